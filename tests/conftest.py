@@ -1,0 +1,74 @@
+"""Who may skip, and a network namespace to play in.
+
+Tests under tests/kernel and tests/e2e need root and skip without it. Under
+ZTPROBE_REQUIRE_KERNEL=1 (set by .ci/run) a skip there is a failure, so that CI cannot
+turn green by testing nothing; a test for a feature that CI's kernel really lacks is
+marked ``optional``.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# Two shared cores: an example's time says nothing about the code.
+hypothesis.settings.register_profile("ztprobe", deadline=None)
+hypothesis.settings.load_profile("ztprobe")
+
+_TESTS = Path(__file__).parent
+_PRIVILEGED = (_TESTS / "kernel", _TESTS / "e2e")
+_REQUIRE = os.environ.get("ZTPROBE_REQUIRE_KERNEL") == "1"
+
+
+def _privileged(path: Path) -> bool:
+    return any(path.is_relative_to(place) for place in _PRIVILEGED)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.geteuid() == 0:
+        return
+    for item in items:
+        if _privileged(item.path):
+            item.add_marker(pytest.mark.skip(reason="not root (CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_BPF)"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    report = yield
+    if _REQUIRE and _privileged(item.path) and item.get_closest_marker("optional") is None:
+        _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector):
+    report = yield
+    if _REQUIRE and _privileged(collector.path):
+        _refuse_skip(report)
+    return report
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if not report.skipped or hasattr(report, "wasxfail"):
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    report.outcome = "failed"
+    report.longrepr = f"ZTPROBE_REQUIRE_KERNEL=1 and yet: {reason}"
+
+
+@pytest.fixture
+def scratch_netns() -> Iterator[Path]:
+    """A network namespace for one test, removed with everything inside."""
+    from ztprobe.netlink import create_netns, remove_netns
+
+    name = f"ztp-t{secrets.token_hex(4)}"
+    path = create_netns(name)
+    try:
+        yield path
+    finally:
+        remove_netns(name)
