@@ -1,0 +1,139 @@
+"""What the containers' environment says, read once and checked.
+
+The same variables on both runtimes; a wrong one ends the process with its name,
+its value and what was expected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+from fl.data import DATASETS
+from fl.errors import ConfigError
+from fl.partition import DISTRIBUTIONS
+from fl.wire import CLIENT_ID_BYTES
+
+__all__ = ("ClientConfig", "ServerConfig", "WorkloadConfig")
+
+# The published rule: a round counts with three clients (or all of them where there are fewer).
+_MIN_CLIENTS = 3
+
+
+class _Common(TypedDict):
+    clients: int
+    seed: int
+    dataset: str
+    data_dir: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkloadConfig:
+    """What server and clients have to agree on."""
+
+    clients: int
+    seed: int
+    dataset: str
+    data_dir: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig(WorkloadConfig):
+    """FL_LISTEN, FL_ROUNDS, FL_EVAL_EVERY, FL_ROUND_DEADLINE_S and the common ones."""
+
+    listen: str
+    rounds: int
+    eval_every: int
+    round_deadline_s: float
+
+    @property
+    def min_clients(self) -> int:
+        """How many updates a round needs."""
+        return min(_MIN_CLIENTS, self.clients)
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> ServerConfig:
+        """:raises ConfigError: a variable is missing or wrong."""
+        return cls(
+            **_common(env),
+            listen=_text(env, "FL_LISTEN", "0.0.0.0:50051"),
+            rounds=_integer(env, "FL_ROUNDS", 10, minimum=1),
+            eval_every=_integer(env, "FL_EVAL_EVERY", 5, minimum=1),
+            round_deadline_s=_seconds(env, "FL_ROUND_DEADLINE_S", 300.0),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientConfig(WorkloadConfig):
+    """POD_NAME, JOB_COMPLETION_INDEX, FL_SERVER, FL_DISTRIBUTION, FL_RECONNECT and the common ones."""
+
+    client_id: str
+    client_index: int
+    server: str
+    distribution: str
+    reconnect: bool
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> ClientConfig:
+        """:raises ConfigError: a variable is missing or wrong."""
+        common = _common(env)
+        index = _integer(env, "JOB_COMPLETION_INDEX", None, minimum=0)
+        if index >= common["clients"]:
+            raise ConfigError(f"JOB_COMPLETION_INDEX={index}: expected below FL_CLIENTS={common['clients']}")
+        name = _text(env, "POD_NAME", None)
+        if len(name.encode()) >= CLIENT_ID_BYTES:
+            raise ConfigError(f"POD_NAME={name}: longer than {CLIENT_ID_BYTES - 1} bytes")
+        return cls(
+            **common,
+            client_id=name,
+            client_index=index,
+            server=_text(env, "FL_SERVER", None),
+            distribution=_choice(env, "FL_DISTRIBUTION", DISTRIBUTIONS),
+            reconnect=_choice(env, "FL_RECONNECT", ("0", "1")) == "1",
+        )
+
+
+def _common(env: Mapping[str, str]) -> _Common:
+    directory = env.get("FL_DATA_DIR", "")
+    return {
+        "clients": _integer(env, "FL_CLIENTS", 5, minimum=1),
+        "seed": _integer(env, "FL_SEED", 0, minimum=0, maximum=2**32 - 1),
+        "dataset": _choice(env, "FL_DATASET", DATASETS),
+        "data_dir": Path(directory) if directory else None,
+    }
+
+
+def _text(env: Mapping[str, str], key: str, default: str | None) -> str:
+    value = env.get(key, "") or default
+    if not value:
+        raise ConfigError(f"{key} is not set")
+    return value
+
+
+def _integer(
+    env: Mapping[str, str], key: str, default: int | None, *, minimum: int, maximum: int = 10**6
+) -> int:
+    text = _text(env, key, None if default is None else str(default))
+    if not text.isascii() or not text.isdigit() or not minimum <= int(text) <= maximum:
+        raise ConfigError(f"{key}={text}: expected a whole number from {minimum} to {maximum}")
+    return int(text)
+
+
+def _seconds(env: Mapping[str, str], key: str, default: float) -> float:
+    text = _text(env, key, str(default))
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ConfigError(f"{key}={text}: expected seconds above 0")
+    return value
+
+
+def _choice(env: Mapping[str, str], key: str, choices: tuple[str, ...]) -> str:
+    text = _text(env, key, choices[0])
+    if text not in choices:
+        raise ConfigError(f"{key}={text}: expected one of {', '.join(choices)}")
+    return text

@@ -1,0 +1,187 @@
+"""The FL server: `python -m fl.server`.
+
+The main thread runs the rounds; gRPC's threads carry the streams and meet it in
+`fl.rendezvous`. A round is open, wait, aggregate, evaluate, back to back, and all of
+it lies between `round_start` and `round_end`. The model is laid out as bytes once a
+round, and every client gets those same bytes.
+
+Events on standard output, in this order within a round: `round_start`, `send_start`
+(bytes ready, streams released), `update_received` per client, `wait_end`,
+`client_missing` per client that the deadline cut off, `aggregate_end`,
+`evaluate_end` (when evaluated), `target_reached` (once), `round_end`. Around the
+rounds: `run_start`, `client_ready`, `run_end`; `update_late` may come at any time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent import futures
+from typing import Any
+
+import grpc
+import torch
+
+from fl import data, rpc, wire
+from fl.aggregation import fedavg
+from fl.config import ServerConfig
+from fl.errors import FLError, RoundError, Terminated, TransportError, WireError
+from fl.events import EventLog
+from fl.model import PARAMETER_COUNT, Model
+from fl.process import raise_on_sigterm
+from fl.rendezvous import Rendezvous
+from fl.training import evaluate
+from fl.wire import Kind
+
+__all__ = ("TARGET_ACCURACY", "main", "run")
+
+TARGET_ACCURACY = 0.95
+# After DONE, how long a client that missed the last deadline may take to fetch it.
+_FAREWELL_S = 10.0
+# After a failure, how long the reason may take to reach those who wait; who trains is cut off.
+_FAILURE_S = 0.5
+
+
+def run(config: ServerConfig, log: EventLog | None = None) -> None:
+    """Serve one run and return when every round is done.
+
+    :raises FLError: the port is taken, too few clients, bad data.
+    """
+    log = log or EventLog()
+    torch.set_num_threads(1)
+    rendezvous = Rendezvous(config.clients, log)
+    # Read before listening: once the port answers, the server is ready.
+    test = data.load(config.dataset, config.data_dir).test
+    model = Model(config.seed)
+    server, port = _listen(config, rendezvous)
+    finished = 0
+    reason = "completed"
+    log.emit(
+        "run_start",
+        0,
+        port=port,
+        parameters=PARAMETER_COUNT,
+        config=dataclasses.asdict(config) | {"data_dir": config.data_dir and str(config.data_dir)},
+    )
+    try:
+        for round_number in _rounds(config, rendezvous, model, test, log):
+            finished = round_number
+        rendezvous.finish(config.rounds)
+        server.stop(_FAREWELL_S).wait()
+    except BaseException as error:
+        reason = str(error) if isinstance(error, FLError) else type(error).__name__
+        rendezvous.fail(reason)
+        server.stop(_FAILURE_S).wait()
+        raise
+    finally:
+        log.emit("run_end", finished, rounds=finished, reason=reason)
+
+
+def _listen(config: ServerConfig, rendezvous: Rendezvous) -> tuple[Any, int]:
+    # Two streams a client, because a new connection may arrive before the old one's end is noticed.
+    workers = futures.ThreadPoolExecutor(2 * config.clients + 4)
+    server = grpc.server(workers, options=rpc.SERVER_OPTIONS)
+    handler = grpc.stream_stream_rpc_method_handler(_Streams(rendezvous).train)
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(rpc.SERVICE, {rpc.METHOD: handler}),)
+    )
+    try:
+        port = server.add_insecure_port(config.listen)
+    except RuntimeError as error:
+        raise TransportError(
+            f"cannot listen on {config.listen}: is the port taken, the address ours?"
+        ) from error
+    server.start()
+    return server, port
+
+
+class _Streams:
+    """The service: each stream alternates between reading a message and answering it."""
+
+    def __init__(self, rendezvous: Rendezvous) -> None:
+        self._rendezvous = rendezvous
+        self._numbers = itertools.count()
+
+    def train(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        number = next(self._numbers)
+        if not context.add_callback(self._rendezvous.wake):
+            return
+        try:
+            for raw in requests:
+                message = wire.decode(raw, PARAMETER_COUNT)
+                answer = self._rendezvous.exchange(message, number, context.is_active)
+                if answer is None:
+                    return
+                yield answer
+                if len(answer) == wire.HEADER_BYTES:  # DONE
+                    return
+        except WireError as error:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except RoundError as error:
+            context.abort(grpc.StatusCode.ABORTED, str(error))
+        except grpc.RpcError:
+            return  # the client went away while we read; its round ends at the deadline
+
+
+def _rounds(
+    config: ServerConfig, rendezvous: Rendezvous, model: Model, test: data.Dataset, log: EventLog
+) -> Iterator[int]:
+    ready = rendezvous.wait_for_clients(config.round_deadline_s)
+    if len(ready) < config.min_clients:
+        raise RoundError(
+            f"{len(ready)} of {config.clients} clients came within {config.round_deadline_s:g} s"
+            f" ({', '.join(ready) or 'none'}), {config.min_clients} are needed"
+        )
+    reached = False
+    edge = None  # a round starts at the instant at which the one before ended
+    first_start_ns = 0
+    for round_number in range(1, config.rounds + 1):
+        deadline_s = time.monotonic() + config.round_deadline_s
+        started = log.emit("round_start", round_number, at=edge)
+        first_start_ns = first_start_ns or started.monotonic_ns
+        encoded = wire.encode(Kind.MODEL, round_number, body=model.vector)
+        log.emit("send_start", round_number, message_bytes=len(encoded))
+        rendezvous.open_round(round_number, encoded)
+        rendezvous.wait_for_updates(deadline_s)
+        updates = rendezvous.close_round()
+        if len(updates) < config.min_clients:
+            came = ", ".join(update.client_id for update in updates) or "none"
+            raise RoundError(
+                f"round {round_number}: {len(updates)} of {config.clients} updates came within"
+                f" {config.round_deadline_s:g} s ({came}), {config.min_clients} are needed"
+            )
+        model.load(fedavg([(update.vector, update.num_examples) for update in updates]))
+        log.emit("aggregate_end", round_number)
+        accuracy: float | None = None
+        if round_number % config.eval_every == 0 or round_number == config.rounds:
+            accuracy, loss = evaluate(model, test)
+            stamp = log.emit("evaluate_end", round_number, accuracy=accuracy, loss=loss)
+            if accuracy >= TARGET_ACCURACY and not reached:
+                reached = True
+                seconds = (stamp.monotonic_ns - first_start_ns) / 1e9
+                log.emit(
+                    "target_reached", round_number, accuracy=accuracy, target=TARGET_ACCURACY, seconds=seconds
+                )
+        edge = log.emit("round_end", round_number, updates=len(updates), accuracy=accuracy)
+        yield round_number
+
+
+def main() -> int:
+    """Run as the environment says; the exit status, with one line on stderr when it is not 0."""
+    try:
+        raise_on_sigterm()
+        run(ServerConfig.from_env(os.environ))
+    except Terminated as end:
+        return end.exit_code
+    except FLError as error:
+        print(f"fl-server: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
