@@ -1,0 +1,1 @@
+/* Deliberately empty: BCC brings its own copy of the BPF interface. */

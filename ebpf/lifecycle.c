@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* TCP state changes, retransmissions and dropped packets, from raw tracepoints. */
+
+static inline void forget(struct conn_key *key)
+{
+    struct conn *conn = socks.lookup(key);
+    if (conn) {
+        close_burst(key, &conn->tx, HOOK_SOCK, DIR_TX, 0);
+        close_burst(key, &conn->rx, HOOK_SOCK, DIR_RX, 0);
+        socks.delete(key);
+    }
+    conn = wire.lookup(key);
+    if (conn) {
+        u32 hook = (key->laddr & 0xff) == 127 ? HOOK_LO : HOOK_ETH; /* network byte order */
+        close_burst(key, &conn->tx, hook, DIR_TX, 0);
+        close_burst(key, &conn->rx, hook, DIR_RX, 0);
+        wire.delete(key);
+    }
+    sendlogs.delete(key);
+}
+
+/* sock:inet_sock_set_state(sk, oldstate, newstate) */
+int raw_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
+{
+    void *sk = (void *)ctx->args[0];
+    struct conn_key key = {};
+    if (!key_of_sock(&key, sk) || read_u16(sk + OFF_SOCK_PROTOCOL) != 6)
+        return 0;
+    int old_state = ctx->args[1], new_state = ctx->args[2];
+    struct point *event = point_of(POINT_STATE, bpf_ktime_get_ns(), &key);
+    if (event) {
+        u64 id = bpf_get_current_pid_tgid(); /* the owner's only while it calls; softirq borrows anybody's */
+        event->a = old_state;
+        event->b = new_state;
+        event->c = read_u16(sk + OFF_SOCK_FAMILY);
+        event->tid = id;
+        event->tgid = id >> 32;
+        submit_point(event);
+    }
+    if (new_state == 7 /* TCP_CLOSE */ && old_state != 7)
+        forget(&key);
+    return 0;
+}
+
+/* tcp:tcp_retransmit_skb(sk, skb, ...) */
+int raw_tcp_retransmit_skb(struct bpf_raw_tracepoint_args *ctx)
+{
+    void *sk = (void *)ctx->args[0], *skb = (void *)ctx->args[1];
+    struct conn_key key = {};
+    if (!key_of_sock(&key, sk))
+        return 0;
+    u32 seq = read_u32(skb + OFF_SKB_CB + OFF_TCPCB_SEQ);
+    u64 now_ns = bpf_ktime_get_ns(), since_ns = 0;
+    struct sendlog *log = sendlogs.lookup(&key);
+    if (log) {
+        u32 slot = (seq >> 10) & (SENDLOG_SLOTS - 1);
+        if (log->slot[slot].seq == seq) {
+            u32 ago_us = (u32)(now_ns / 1000) - log->slot[slot].ts_us;
+            since_ns = now_ns - (u64)ago_us * 1000;
+        }
+    }
+    struct point *event = point_of(POINT_RETRANSMIT, now_ns, &key);
+    if (!event)
+        return 0;
+    event->since_ns = since_ns;
+    event->a = seq;
+    event->b = read_u32(skb + OFF_SKB_CB + OFF_TCPCB_END_SEQ) - seq;
+    u8 state = 0;
+    bpf_probe_read_kernel(&state, 1, sk + OFF_SOCK_STATE);
+    event->c = state;
+    submit_point(event);
+    return 0;
+}
+
+/* skb:kfree_skb(skb, location, reason, ...); consumed packets do not come here. */
+int raw_kfree_skb(struct bpf_raw_tracepoint_args *ctx)
+{
+    void *skb = (void *)ctx->args[0];
+    struct conn_key key = {};
+    void *dev = (void *)read_ptr(skb + OFF_SKB_DEV);
+    if (dev)
+        key.netns = netns_of_dev(dev);
+    if (!key.netns) {
+        void *sk = (void *)read_ptr(skb + OFF_SKB_SK);
+        if (sk)
+            key.netns = netns_of_sock(sk);
+    }
+    if (!key.netns || !pods.lookup(&key.netns))
+        return 0;
+    void *head = (void *)read_ptr(skb + OFF_SKB_HEAD);
+    void *ip = head + read_u16(skb + OFF_SKB_NETWORK_HEADER);
+    u32 first = read_u32(ip);
+    if ((first & 0xf0) != 0x40)
+        return 0;
+    u32 header_bytes = (first & 0x0f) * 4, flags = 0, ports;
+    u32 total_bytes = bpf_ntohs((u16)(first >> 16)), payload = 0;
+    u8 protocol = 0;
+    bpf_probe_read_kernel(&protocol, 1, ip + 9);
+    if (protocol != 6 && protocol != 17)
+        return 0;
+    void *l4 = ip + header_bytes;
+    key.laddr = read_u32(ip + 12);
+    key.raddr = read_u32(ip + 16);
+    ports = read_u32(l4);
+    key.ports = bpf_ntohl(ports);
+    if (protocol == 6) {
+        u16 word = bpf_ntohs(read_u16(l4 + 12));
+        flags = word & 0xff;
+        payload = total_bytes - header_bytes - (word >> 12) * 4;
+    } else {
+        payload = total_bytes - header_bytes - 8;
+    }
+    struct point *event = point_of(POINT_DROP, bpf_ktime_get_ns(), &key);
+    if (!event)
+        return 0;
+    event->a = ctx->args[2];
+    event->b = (u32)protocol << 16 | flags;
+    event->c = payload;
+    submit_point(event);
+    return 0;
+}

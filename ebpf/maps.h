@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Maps and the few helpers that every signal shares.
+ *
+ * No map here evicts: a full map is counted (LOSS_MAP_FULL) and the event is lost in
+ * the open. Struct offsets come as -D OFF_... from the running kernel's BTF. */
+
+#define SMALL_BYTES 256        /* HTTP/2 control frames and TLS tickets stay below (tried: 255) */
+#define TAIL_GAP_NS 2000000ULL /* a small payload this soon after a large one ends the same message */
+#define GAP_NS 500000ULL       /* a pause worth an event of its own */
+#define WAIT_NS 200000ULL      /* a wait for a CPU worth an event of its own */
+#define HEAD_PACKETS 16        /* payloads per direction in which a TLS handshake must be over */
+#define SENDLOG_SLOTS 512      /* covers 512 KiB .. 740 KiB of unacknowledged data */
+
+struct conn_key {
+    u32 netns;
+    u32 laddr;
+    u32 raddr;
+    u32 ports;
+};
+
+/* One direction of a connection at one hook. */
+struct half {
+    u64 first_ns, last_ns, tail_ns;
+    u64 cwnd_ns, rwnd_ns, queue_ns, http2_ns, starved_ns, flight_ns;
+    u64 small_ns;  /* last small payload in this direction */
+    u64 acked_ns;  /* the peer acknowledged everything sent at that time (0: something is in flight) */
+    u32 first_seq, max_seq, tail_seq;
+    u32 bytes, packets, small;
+    u32 snd_max;   /* one past the highest byte ever sent in this direction */
+    u32 acked_seq; /* highest acknowledgement carried in this direction */
+    u32 next_record;  /* TLS: where the next record header stands */
+    u32 handshake_end; /* TLS: one past the last handshake record */
+    u16 heads;
+    u8 why;        /* what held back the sender after its last packet */
+    u8 tls;        /* enum tls_phase */
+};
+
+struct conn {
+    struct half tx, rx;
+};
+
+struct sendlog_slot { u32 seq; u32 ts_us; };
+struct sendlog { struct sendlog_slot slot[SENDLOG_SLOTS]; };
+
+enum tls_phase { NOT_TLS, TLS_HANDSHAKE, TLS_DATA };
+
+enum { WHY_STARVED = 1, WHY_CWND = 2, WHY_RWND = 3, WHY_QUEUE = 4 };
+
+enum { LOSS_BURSTS, LOSS_PACKETS, LOSS_POINTS, LOSS_MAP_FULL, LOSS_PARSE, LOSS_IPV6, EMITTED, LOSS_SLOTS };
+
+enum { PROCESS_APP = 1, PROCESS_PROXY = 2 };
+
+BPF_RINGBUF_OUTPUT(bursts, RING_PAGES);
+BPF_RINGBUF_OUTPUT(packets, RING_PAGES);
+BPF_RINGBUF_OUTPUT(points, RING_PAGES);
+BPF_TABLE("percpu_array", int, u64, counters, 8);
+
+BPF_HASH(pods, u32, u32, 1024);                       /* netns inode -> 1: pod, 2: node */
+BPF_HASH(processes, u32, u32, 4096);                  /* tgid -> PROCESS_... */
+BPF_F_TABLE("hash", struct conn_key, struct conn, wire, 65536, 1 /* BPF_F_NO_PREALLOC */);
+BPF_F_TABLE("hash", struct conn_key, struct conn, socks, 16384, 1);
+BPF_F_TABLE("hash", struct conn_key, struct sendlog, sendlogs, 4096, 1);
+
+static inline void count(int slot)
+{
+    u64 *n = counters.lookup(&slot);
+    if (n)
+        *n += 1;
+}
+
+static inline u64 read_ptr(const void *from)
+{
+    u64 value = 0;
+    bpf_probe_read_kernel(&value, sizeof(value), from);
+    return value;
+}
+
+static inline u32 read_u32(const void *from)
+{
+    u32 value = 0;
+    bpf_probe_read_kernel(&value, sizeof(value), from);
+    return value;
+}
+
+static inline u16 read_u16(const void *from)
+{
+    u16 value = 0;
+    bpf_probe_read_kernel(&value, sizeof(value), from);
+    return value;
+}
+
+static inline u32 netns_of_sock(const void *sk)
+{
+    u64 net = read_ptr(sk + OFF_SOCK_NET);
+    return net ? read_u32((void *)net + OFF_NET_INUM) : 0;
+}
+
+static inline u32 netns_of_dev(const void *dev)
+{
+    u64 net = read_ptr(dev + OFF_DEV_NET);
+    return net ? read_u32((void *)net + OFF_NET_INUM) : 0;
+}
+
+/* Fill the key from a socket that belongs to a traced pod. v4-mapped IPv6 sockets
+ * (gRPC's) keep their IPv4 addresses in the same members. 0: not ours. */
+static inline int key_of_sock(struct conn_key *key, const void *sk)
+{
+    u16 family = read_u16(sk + OFF_SOCK_FAMILY);
+    if (family != 2 && family != 10)
+        return 0;
+    key->netns = netns_of_sock(sk);
+    if (!pods.lookup(&key->netns))
+        return 0;
+    key->laddr = read_u32(sk + OFF_SOCK_LADDR);
+    key->raddr = read_u32(sk + OFF_SOCK_RADDR);
+    u16 rport = read_u16(sk + OFF_SOCK_RPORT);
+    key->ports = (u32)read_u16(sk + OFF_SOCK_LPORT) << 16 | bpf_ntohs(rport);
+    return 1;
+}
+
+static inline void emit_burst(const struct conn_key *key, const struct half *half, u32 hook, u32 dir, u64 id)
+{
+    struct burst *event = bursts.ringbuf_reserve(sizeof(struct burst));
+    if (!event) {
+        count(LOSS_BURSTS);
+        return;
+    }
+    event->first_ns = half->first_ns;
+    event->last_ns = half->last_ns;
+    event->tail_ns = half->tail_ns;
+    event->cwnd_ns = half->cwnd_ns;
+    event->rwnd_ns = half->rwnd_ns;
+    event->queue_ns = half->queue_ns;
+    event->http2_ns = half->http2_ns;
+    event->starved_ns = half->starved_ns;
+    event->flight_ns = half->flight_ns;
+    event->netns = key->netns;
+    event->laddr = key->laddr;
+    event->raddr = key->raddr;
+    event->ports = key->ports;
+    event->first_seq = half->first_seq;
+    event->max_seq = half->max_seq;
+    event->tail_seq = half->tail_seq;
+    event->bytes = half->bytes;
+    event->packets = half->packets;
+    event->small = half->small;
+    event->tid = id;
+    event->tgid = id >> 32;
+    event->hook = hook;
+    event->dir = dir;
+    bursts.ringbuf_submit(event, 0);
+    count(EMITTED);
+}
+
+static inline void reset_burst(struct half *half)
+{
+    half->first_ns = half->last_ns = half->tail_ns = 0;
+    half->cwnd_ns = half->rwnd_ns = half->queue_ns = 0;
+    half->http2_ns = half->starved_ns = half->flight_ns = 0;
+    half->first_seq = half->max_seq = half->tail_seq = 0;
+    half->bytes = half->packets = half->small = 0;
+}
+
+static inline void close_burst(const struct conn_key *key, struct half *half, u32 hook, u32 dir, u64 id)
+{
+    if (!half->bytes)
+        return;
+    emit_burst(key, half, hook, dir, id);
+    reset_burst(half);
+}
+
+static inline struct point *point_of(u32 kind, u64 ts_ns, const struct conn_key *key)
+{
+    struct point *event = points.ringbuf_reserve(sizeof(struct point));
+    if (!event) {
+        count(LOSS_POINTS);
+        return 0;
+    }
+    event->ts_ns = ts_ns;
+    event->since_ns = event->small_ns = 0;
+    event->netns = key->netns;
+    event->laddr = key->laddr;
+    event->raddr = key->raddr;
+    event->ports = key->ports;
+    event->kind = kind;
+    event->a = event->b = event->c = 0;
+    event->tid = event->tgid = 0;
+    return event;
+}
+
+static inline void submit_point(struct point *event)
+{
+    points.ringbuf_submit(event, 0);
+    count(EMITTED);
+}

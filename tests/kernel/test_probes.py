@@ -1,0 +1,242 @@
+"""Known workloads against the probes: what went over the wire is what the events say, to the byte."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+
+import pandas as pd
+import pytest
+
+from tests.kernel.pods import TestPod, two_pods
+from ztprobe.events import Direction, Hook, PacketKind, PointKind
+from ztprobe.netns import entered, inode
+from ztprobe.probes.collector import Collector, coverage
+from ztprobe.probes.kernel import KernelProbes
+
+PORT = 50051
+MESSAGE_BYTES = 1_000_003  # prime
+
+
+@pytest.fixture
+def pods() -> Iterator[tuple[TestPod, TestPod]]:
+    with two_pods() as made:
+        yield made
+
+
+class Watched:
+    """Probes on both pods; `tables` after `stop`."""
+
+    def __init__(self, pods: tuple[TestPod, TestPod]) -> None:
+        self.kernel = KernelProbes()
+        self.kernel.load()
+        self.hooks = self.kernel.attach()
+        self.kernel.enable_stats()
+        for pod in pods:
+            self.kernel.trace_netns(inode(pod.netns))
+            self.kernel.attach_interface(pod.netns, "eth0")
+        self.kernel.trace_process(os.getpid(), proxy=False)
+        self.collector = Collector(self.kernel, {inode(pod.netns): pod.name for pod in pods})
+        self.collector.start()
+
+    def stop(self) -> dict[str, pd.DataFrame]:
+        self.collector.stop()
+        self.tables = self.collector.tables()
+        self.loss = self.collector.loss(self.tables)
+        return self.tables
+
+
+@pytest.fixture
+def watched(pods: tuple[TestPod, TestPod]) -> Iterator[Watched]:
+    watcher = Watched(pods)
+    try:
+        yield watcher
+    finally:
+        watcher.collector.stop()
+        watcher.kernel.close()
+
+
+def _receive(sock: socket.socket, n: int) -> None:
+    while n > 0:
+        n -= len(sock.recv(min(n, 1 << 16)))
+
+
+def _exchange(pods: tuple[TestPod, TestPod], exchanges: int, pause_s: float) -> list[tuple[int, int]]:
+    """A sends, B answers after a pause, so many times; returns B's (had it all, began to answer) in ns."""
+    a, b = pods
+    log: list[tuple[int, int]] = []
+    with entered(b.netns):
+        listener = socket.create_server((b.address, PORT))
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            for _ in range(exchanges):
+                _receive(connection, MESSAGE_BYTES)
+                had_ns = time.monotonic_ns()
+                time.sleep(pause_s)
+                log.append((had_ns, time.monotonic_ns()))
+                connection.sendall(b"d" * MESSAGE_BYTES)
+            connection.recv(1)
+
+    server = threading.Thread(target=serve)
+    server.start()
+    with entered(a.netns):
+        client = socket.create_connection((b.address, PORT))
+    with client:
+        for _ in range(exchanges):
+            client.sendall(b"u" * MESSAGE_BYTES)
+            _receive(client, MESSAGE_BYTES)
+    server.join()
+    listener.close()
+    time.sleep(0.05)
+    return log
+
+
+def test_messages_are_seen_whole_at_every_hop(pods: tuple[TestPod, TestPod], watched: Watched) -> None:
+    exchanges = 7
+    log = _exchange(pods, exchanges, 0.02)
+    bursts = watched.stop()["bursts"]
+    assert watched.loss == dict.fromkeys(watched.loss, 0)
+    for pod, hook, direction in (
+        (pods[0], Hook.ETH, Direction.TX),
+        (pods[1], Hook.ETH, Direction.RX),
+        (pods[1], Hook.SOCK, Direction.RX),
+        (pods[1], Hook.ETH, Direction.TX),
+        (pods[0], Hook.ETH, Direction.RX),
+        (pods[0], Hook.SOCK, Direction.RX),
+    ):
+        seen = bursts[(bursts["pod"] == pod.name) & (bursts["hook"] == hook) & (bursts["dir"] == direction)]
+        assert list(seen["max_seq"] - seen["first_seq"]) == [MESSAGE_BYTES] * exchanges, (
+            pod.name,
+            hook,
+            direction,
+        )
+    reads = bursts[
+        (bursts["pod"] == pods[1].name) & (bursts["hook"] == Hook.SOCK) & (bursts["dir"] == Direction.RX)
+    ]
+    sends = bursts[
+        (bursts["pod"] == pods[1].name) & (bursts["hook"] == Hook.ETH) & (bursts["dir"] == Direction.TX)
+    ]
+    for read_ns, sent_ns, (had_ns, began_ns) in zip(reads["last_ns"], sends["first_ns"], log, strict=True):
+        # The program's own clock reads bracket the kernel's: read before it knew, sent after it began.
+        assert -5_000_000 < read_ns - had_ns <= 0
+        assert 0 <= sent_ns - began_ns < 5_000_000
+
+
+def test_connections_are_counted(pods: tuple[TestPod, TestPod], watched: Watched) -> None:
+    a, b = pods
+    connections = 23
+    with entered(b.netns):
+        listener = socket.create_server((b.address, PORT), backlog=64)
+    for _ in range(connections):
+        with entered(a.netns):
+            client = socket.create_connection((b.address, PORT))
+        accepted, _ = listener.accept()
+        client.close()
+        accepted.close()
+    listener.close()
+    time.sleep(0.05)
+    tables = watched.stop()
+    packets, points = tables["packets"], tables["points"]
+    mine = packets[(packets["pod"] == a.name) & (packets["kind"] == PacketKind.SETUP)]
+    syn = mine[(mine["dir"] == Direction.TX) & (mine["flags"] & 18 == 2)]
+    syn_ack = mine[(mine["dir"] == Direction.RX) & (mine["flags"] & 18 == 18)]
+    assert (len(syn), len(syn_ack)) == (connections, connections)
+    states = points[(points["kind"] == PointKind.STATE) & (points["b"] == 1)]  # TCP_ESTABLISHED
+    assert len(states[states["pod"] == a.name]) == connections  # client side
+    assert len(states[states["pod"] == b.name]) == connections  # server side
+
+
+def test_refused_connection_and_closed_port_drop_are_named(
+    pods: tuple[TestPod, TestPod], watched: Watched
+) -> None:
+    a, b = pods
+    datagrams = 13
+    with entered(a.netns):
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    for _ in range(datagrams):
+        with contextlib.suppress(ConnectionRefusedError):
+            sender.sendto(b"x", (b.address, 9))
+    sender.close()
+    time.sleep(0.05)
+    points = watched.stop()["points"]
+    drops = points[(points["kind"] == PointKind.DROP) & (points["pod"] == b.name)]
+    names = [watched.kernel.reason_names[reason] for reason in drops["a"]]
+    assert names.count("NO_SOCKET") == datagrams
+
+
+def test_filter_drops_equal_the_filters_own_counter(pods: tuple[TestPod, TestPod], watched: Watched) -> None:
+    a, b = pods
+    datagrams = 17
+    rules = "add table ip t; add chain ip t in { type filter hook input priority 0; }; "
+    rules += "add rule ip t in udp dport 7777 counter drop"
+    with entered(b.netns):
+        subprocess.run(["nft", rules], check=True)
+    with entered(a.netns):
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    for _ in range(datagrams):
+        sender.sendto(b"x" * 19, (b.address, 7777))
+    sender.close()
+    time.sleep(0.05)
+    with entered(b.netns):
+        listing = subprocess.run(
+            ["nft", "list", "table", "ip", "t"], check=True, capture_output=True, text=True
+        )
+    counted = int(listing.stdout.split("packets")[1].split()[0])
+    points = watched.stop()["points"]
+    drops = points[(points["kind"] == PointKind.DROP) & (points["pod"] == b.name)]
+    named = [watched.kernel.reason_names[reason] for reason in drops["a"]]
+    assert counted == datagrams == named.count("NETFILTER_DROP")
+    assert set(drops["rport"]) == {7777} and set(drops["c"]) == {19}
+
+
+def test_other_namespaces_leave_no_trace(pods: tuple[TestPod, TestPod], watched: Watched) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(listener.getsockname())
+    accepted, _ = listener.accept()
+    client.sendall(b"x" * 65536)
+    for sock in (client, accepted, listener):
+        sock.close()
+    tables = watched.stop()
+    states = tables["points"][tables["points"]["kind"] == PointKind.STATE]
+    assert states.empty and tables["packets"].empty and tables["bursts"].empty
+
+
+def test_a_full_ring_is_counted_exactly(pods: tuple[TestPod, TestPod]) -> None:
+    """Nobody reads; what is not in the ring afterwards was counted as lost."""
+    a, b = pods
+    kernel = KernelProbes(ring_bytes=4096)
+    try:
+        kernel.load()
+        kernel.attach()
+        for pod in pods:
+            kernel.trace_netns(inode(pod.netns))
+        with entered(a.netns):
+            sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        datagrams = 211
+        for _ in range(datagrams):
+            with contextlib.suppress(ConnectionRefusedError):
+                sender.sendto(b"x", (b.address, 9))
+        sender.close()
+        time.sleep(0.05)
+        collector = Collector(kernel, {inode(pod.netns): pod.name for pod in pods})
+        collector.stop()
+        tables = collector.tables()
+        loss = collector.loss(tables)
+        drops = tables["points"][tables["points"]["kind"] == PointKind.DROP]
+        reasons = [kernel.reason_names[reason] for reason in drops["a"]]
+        assert 0 < len(drops) < datagrams
+        assert reasons.count("NO_SOCKET") + loss["ring_buffer_full"] >= datagrams
+        assert (
+            collector.events_seen + loss["ring_buffer_full"]
+            == sum(kernel.counters()[:3]) + kernel.counters()[6]
+        )
+        assert coverage(collector.events_seen, loss) < 0.95
+    finally:
+        kernel.close()

@@ -1,0 +1,1 @@
+"""Programs in the kernel and the events they send: the only place that knows BCC."""

@@ -1,0 +1,301 @@
+"""The door to BCC: compile the C of ``ebpf/``, load it, attach it, read its maps.
+
+No distribution headers are used: ``ebpf/include`` holds the few things that BCC's
+prelude asks for, and every struct offset is taken from the running kernel's BTF.
+Hooks are chosen by asking whether the kernel has them, never by its version.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+from ztprobe.errors import PreflightError
+from ztprobe.events import Hook
+from ztprobe.netlink import NetlinkError, netlink
+from ztprobe.paths import EBPF_DIR
+from ztprobe.probes.btf import Btf
+
+__all__ = ("KernelProbes", "ProgramCost")
+
+# Concatenated rather than included: BCC rewrites map accesses in the main file only.
+_SOURCES = ("maps.h", "edges.c", "sockets.c", "lifecycle.c", "sched.c")
+
+_OFFSETS = {
+    "SOCK_NET": "sock_common.skc_net.net",
+    "SOCK_FAMILY": "sock_common.skc_family",
+    "SOCK_STATE": "sock_common.skc_state",
+    "SOCK_LADDR": "sock_common.skc_rcv_saddr",
+    "SOCK_RADDR": "sock_common.skc_daddr",
+    "SOCK_LPORT": "sock_common.skc_num",
+    "SOCK_RPORT": "sock_common.skc_dport",
+    "SOCK_PROTOCOL": "sock.sk_protocol",
+    "NET_INUM": "net.ns.inum",
+    "DEV_NET": "net_device.nd_net.net",
+    "SKB_DEV": "sk_buff.dev",
+    "SKB_SK": "sk_buff.sk",
+    "SKB_CB": "sk_buff.cb",
+    "SKB_HEAD": "sk_buff.head",
+    "SKB_NETWORK_HEADER": "sk_buff.network_header",
+    "TCP_COPIED_SEQ": "tcp_sock.copied_seq",
+    "TCP_WRITE_SEQ": "tcp_sock.write_seq",
+    "TCP_SND_UNA": "tcp_sock.snd_una",
+    "TCP_SND_WND": "tcp_sock.snd_wnd",
+    "TCP_SND_CWND": "tcp_sock.snd_cwnd",
+    "TCP_PACKETS_OUT": "tcp_sock.packets_out",
+    "TCP_SACKED_OUT": "tcp_sock.sacked_out",
+    "TCP_LOST_OUT": "tcp_sock.lost_out",
+    "TCP_RETRANS_OUT": "tcp_sock.retrans_out",
+    "TCPCB_SEQ": "tcp_skb_cb.seq",
+    "TCPCB_END_SEQ": "tcp_skb_cb.end_seq",
+    "TASK_PID": "task_struct.pid",
+    "TASK_TGID": "task_struct.tgid",
+    "TASK_STATE": "task_struct.__state",
+}
+
+# signal -> (program, raw tracepoint)
+_RAW_TRACEPOINTS = {
+    "tcp_life_cycle": (("raw_inet_sock_set_state", "inet_sock_set_state"),),
+    "retransmissions": (("raw_tcp_retransmit_skb", "tcp_retransmit_skb"),),
+    "drops": (("raw_kfree_skb", "kfree_skb"),),
+    "run_queue": (
+        ("raw_sched_wakeup", "sched_wakeup"),
+        ("raw_sched_wakeup_new", "sched_wakeup_new"),
+        ("raw_sched_switch", "sched_switch"),
+    ),
+}
+_SOCK_LENGTH = {
+    "app_reads": (("raw_sock_recv_length", "sock_recv_length"),),
+    "app_writes": (("raw_sock_send_length", "sock_send_length"),),
+}
+_SOCK_KPROBES = {"app_reads": "tcp_recvmsg", "app_writes": "tcp_sendmsg"}
+_TC_PROGRAMS = {"tc_eth_out": "tc eth0 egress", "tc_eth_in": "tc eth0 ingress", "tc_lo_out": "tc lo egress"}
+
+_EGRESS, _INGRESS = 0xFFFFFFF3, 0xFFFFFFF2  # TC_H_CLSACT minors, include/uapi/linux/pkt_sched.h
+
+
+class ProgramCost:
+    """What one program has cost since statistics were switched on."""
+
+    def __init__(self, *, signal: str, hook: str, program: str, fd: int) -> None:
+        self.signal, self.hook, self.program, self.fd = signal, hook, program, fd
+        self.run_count = 0
+        self.run_time_ns = 0
+        self.recursion_missed = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For run.json."""
+        names = ("signal", "hook", "program", "run_count", "run_time_ns", "recursion_missed")
+        return {name: getattr(self, name) for name in names}
+
+
+def _bcc() -> Any:
+    # BCC reads the variable when it compiles; its own fallback wants a full header tree.
+    os.environ["BCC_KERNEL_SOURCE"] = str(EBPF_DIR / "include")
+    try:
+        import bcc
+    except ImportError as error:
+        raise PreflightError(
+            f"the BCC Python bindings are missing ({error}); apt-get install python3-bpfcc "
+            "and use a virtual environment that sees system packages (make setup)"
+        ) from error
+    return bcc
+
+
+class KernelProbes:
+    """load -> trace_netns / trace_process -> attach -> (drain) -> close."""
+
+    def __init__(self, *, ring_bytes: int = 8 << 20) -> None:
+        self.ring_bytes = ring_bytes
+        self.costs: list[ProgramCost] = []
+        self.reason_names: dict[int, str] = {}
+        self._bpf: Any = None
+        self._module: Any = None
+        self._libbpf = ctypes.CDLL("libbpf.so.1", use_errno=True)
+        self._stats_fd = -1
+        self._info_offsets: dict[str, int] = {}
+        self._info_bytes = 0
+        self._clsact: list[tuple[Path, int]] = []
+
+    def load(self) -> None:
+        """Compile and load every program the kernel has hooks for.
+
+        :raises PreflightError: BTF, BCC or a struct member that the programs need is missing.
+        """
+        self._module = _bcc()
+        with Btf() as btf:
+            flags = self._flags(btf)
+            prefix = "SKB_DROP_REASON_"
+            self.reason_names = {k: v.removeprefix(prefix) for k, v in btf.enum("skb_drop_reason").items()}
+            self._info_bytes = btf.size("bpf_prog_info")
+            for name in ("run_time_ns", "run_cnt", "recursion_misses"):
+                self._info_offsets[name] = btf.offset(f"bpf_prog_info.{name}")
+            self._has_sock_length = btf.has("btf_trace_sock_recv_length")
+        text = (EBPF_DIR / "events.h").read_text()
+        text += "".join(f'#line 1 "{name}"\n{(EBPF_DIR / name).read_text()}' for name in _SOURCES)
+        try:
+            self._bpf = self._module.BPF(text=text.encode(), cflags=flags)
+        except Exception as error:  # BCC raises bare Exception
+            raise PreflightError(
+                f"BCC could not compile the probes ({error}); run `ztprobe doctor`"
+            ) from error
+
+    def _flags(self, btf: Btf) -> list[str]:
+        flags = ["-Wno-macro-redefined", "-Wno-unused-function", "-Wno-pointer-arith"]
+        flags.append(f"-DRING_PAGES={self.ring_bytes // 4096}")
+        for name, path in _OFFSETS.items():
+            try:
+                flags.append(f"-DOFF_{name}={btf.offset(path)}")
+            except KeyError:
+                raise PreflightError(f"this kernel's BTF has no {path}, which the probes read") from None
+        if btf.has("btf_trace_sock_recv_length"):
+            flags.append("-DHAVE_SOCK_LENGTH")
+        return flags
+
+    def trace_netns(self, inode: int, *, node: bool = False) -> None:
+        """Trace a pod's (or the node's) network namespace from now on."""
+        table = self._bpf[b"pods"]
+        table[table.Key(inode)] = table.Leaf(2 if node else 1)
+
+    def trace_process(self, tgid: int, *, proxy: bool) -> None:
+        """Trace a process of a pod: its reads, writes and waits for a CPU."""
+        table = self._bpf[b"processes"]
+        table[table.Key(tgid)] = table.Leaf(2 if proxy else 1)
+
+    def attach(self) -> dict[str, str]:
+        """Attach what acts on the whole machine. :returns: signal -> hook in use."""
+        hooks: dict[str, str] = {}
+        tracepoints = dict(_RAW_TRACEPOINTS)
+        if self._has_sock_length:
+            tracepoints |= _SOCK_LENGTH
+        for signal, programs in tracepoints.items():
+            for program, tracepoint in programs:
+                fn = self._bpf.load_func(program.encode(), self._module.BPF.RAW_TRACEPOINT)
+                self._bpf.attach_raw_tracepoint(tp=tracepoint.encode(), fn_name=program.encode())
+                hook = f"raw_tracepoint {tracepoint}"
+                self.costs.append(ProgramCost(signal=signal, hook=hook, program=program, fd=fn.fd))
+            hooks[signal] = "raw_tracepoint " + ", ".join(tracepoint for _, tracepoint in programs)
+        if not self._has_sock_length:
+            for signal, function in _SOCK_KPROBES.items():
+                self._attach_kprobes(signal, function)
+                hooks[signal] = f"kprobe and kretprobe {function}"
+        signal = "transfer_edges, tls_phases, dns"
+        for program, hook in _TC_PROGRAMS.items():
+            fn = self._bpf.load_func(program.encode(), self._module.BPF.SCHED_CLS)
+            self.costs.append(ProgramCost(signal=signal, hook=hook, program=program, fd=fn.fd))
+        hooks |= dict.fromkeys(("transfer_edges", "tls_phases", "dns"), "tc clsact on eth0")
+        hooks["transfer_edges"] += " and lo"
+        return hooks
+
+    def _attach_kprobes(self, signal: str, function: str) -> None:
+        for prefix, attach in (
+            ("kprobe", self._bpf.attach_kprobe),
+            ("kretprobe", self._bpf.attach_kretprobe),
+        ):
+            program = f"{prefix}_{function}"
+            fn = self._bpf.load_func(program.encode(), self._module.BPF.KPROBE)
+            attach(event=function.encode(), fn_name=program.encode())
+            self.costs.append(
+                ProgramCost(signal=signal, hook=f"{prefix} {function}", program=program, fd=fn.fd)
+            )
+
+    def attach_interface(self, netns: Path, interface: str) -> None:
+        """Put the packet programs on a pod's interface and its loopback.
+
+        :raises PreflightError: the kernel refuses clsact there.
+        """
+        fds = {cost.program: cost.fd for cost in self.costs}
+        try:
+            with netlink(netns) as ipr:
+                (eth,) = ipr.link_lookup(ifname=interface)
+                (lo,) = ipr.link_lookup(ifname="lo")
+                for index, programs in ((eth, ("tc_eth_out", "tc_eth_in")), (lo, ("tc_lo_out",))):
+                    # tc qdisc add dev IFACE clsact
+                    ipr.tc("add", "clsact", index=index)
+                    self._clsact.append((netns, index))
+                    for program in programs:
+                        # tc filter add dev IFACE egress bpf direct-action fd N
+                        parent = _INGRESS if program.endswith("_in") else _EGRESS
+                        ipr.tc(
+                            "add-filter",
+                            "bpf",
+                            index=index,
+                            parent=parent,
+                            fd=fds[program],
+                            name=program,
+                            direct_action=True,
+                            classid=1,
+                            prio=1,
+                        )
+        except (NetlinkError, ValueError) as error:
+            raise PreflightError(f"cannot attach to {interface} in {netns.name}: {error}") from error
+
+    def enable_stats(self) -> None:
+        """Count runs and run time of every program until `close` (BPF_ENABLE_STATS)."""
+        if self._stats_fd < 0:
+            self._stats_fd = self._libbpf.bpf_enable_stats(0)
+
+    def read_costs(self) -> list[ProgramCost]:
+        """Runs, run time and recursion misses of every program so far."""
+        info = ctypes.create_string_buffer(self._info_bytes)
+        for cost in self.costs:
+            ctypes.memset(info, 0, self._info_bytes)
+            length = ctypes.c_uint32(self._info_bytes)
+            if self._libbpf.bpf_obj_get_info_by_fd(cost.fd, info, ctypes.byref(length)) == 0:
+                read = {n: struct.unpack_from("<Q", info, o)[0] for n, o in self._info_offsets.items()}
+                cost.run_count, cost.run_time_ns = read["run_cnt"], read["run_time_ns"]
+                cost.recursion_missed = read["recursion_misses"]
+        return self.costs
+
+    def ring_fd(self, name: str) -> int:
+        """File descriptor of a ring buffer map (bursts, packets, points)."""
+        return int(self._module.libbcc.lib.bpf_table_fd(self._bpf.module, name.encode()))
+
+    def counters(self) -> list[int]:
+        """Emitted and lost events since load, summed over CPUs, in the order of maps.h."""
+        table = self._bpf[b"counters"]
+        return [int(sum(table[table.Key(slot)])) for slot in range(7)]
+
+    def pairs(self) -> dict[tuple[tuple[int, ...], tuple[int, ...]], int]:
+        """(connection read from, connection written to) -> times, for every proxy thread."""
+
+        def flat(key: Any) -> tuple[int, ...]:
+            return (key.netns, key.laddr, key.raddr, key.ports)
+
+        table = self._bpf[b"pairs"]
+        return {(flat(getattr(key, "from")), flat(key.to)): leaf.value for key, leaf in table.items()}
+
+    def open_bursts(self) -> list[dict[str, int]]:
+        """Bursts that nothing has closed yet, as rows of ``struct burst``: read once, at the end."""
+        rows = []
+        for table, sock in ((b"wire", False), (b"socks", True)):
+            for key, conn in self._bpf[table].items():
+                for direction, half in enumerate((conn.tx, conn.rx)):
+                    if not half.bytes:
+                        continue
+                    lo = key.laddr & 0xFF == 127
+                    row = {name: getattr(half, name) for name, _ in half._fields_}
+                    row |= {"netns": key.netns, "laddr": key.laddr, "raddr": key.raddr, "ports": key.ports}
+                    row |= {"hook": Hook.SOCK if sock else Hook.LO if lo else Hook.ETH, "dir": direction}
+                    rows.append(row)
+        return rows
+
+    def close(self) -> None:
+        """Detach and unload everything; idempotent."""
+        for netns, index in self._clsact:
+            try:
+                with netlink(netns) as ipr:
+                    # tc qdisc del dev IFACE clsact
+                    ipr.tc("del", "clsact", index=index)
+            except (NetlinkError, OSError):
+                continue  # the pod is gone, and its qdiscs with it
+        self._clsact.clear()
+        if self._bpf is not None:
+            self._bpf.cleanup()
+            self._bpf = None
+        if self._stats_fd >= 0:
+            os.close(self._stats_fd)
+            self._stats_fd = -1
