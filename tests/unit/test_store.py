@@ -1,0 +1,203 @@
+"""What is written is read back, and whatever cannot be understood is refused in one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.unit.synthetic_run import make_meta, save_run
+from ztprobe.errors import RunDirError
+from ztprobe.store import RunDir, create_run_dir, dump_json, load_run
+
+BIG = 2**63 - 25  # no float64 holds it
+
+
+def test_events_come_back_as_the_integers_they_were(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {
+            "time_ns": np.array([BIG, 3], dtype=np.int64),
+            "bytes": np.array([2**64 - 1, 0], dtype=np.uint64),
+            "port": np.array([50051, 53], dtype=np.uint16),
+            "gap_ns": pd.array([BIG, None], dtype="Int64"),
+            "pod": ["fl-server", "fl-client-0"],
+        },
+        index=[7, 9],
+    )
+    save_run(tmp_path / "run")
+    RunDir(tmp_path / "run").write_events("transfers", frame)
+    back = load_run(tmp_path / "run").events["transfers"]
+    assert list(back.columns) == list(frame.columns)
+    assert [str(kind) for kind in back.dtypes[:4]] == ["int64", "uint64", "uint16", "Int64"]
+    assert back["time_ns"].tolist() == [BIG, 3]
+    assert back["gap_ns"][0] == BIG
+    assert back["gap_ns"].isna().tolist() == [False, True]
+    assert back["pod"].tolist() == ["fl-server", "fl-client-0"]
+    assert back.index.tolist() == [0, 1]
+
+
+def test_an_empty_table_keeps_its_columns(tmp_path: Path) -> None:
+    run_dir = create_run_dir(tmp_path / "run")
+    run_dir.write_events(
+        "drops", pd.DataFrame({"time_ns": pd.Series(dtype="int64"), "pod": pd.Series(dtype="str")})
+    )
+    run_dir.append_jsonl("rounds.jsonl")
+    run_dir.finish(make_meta())
+    back = load_run(tmp_path / "run").events["drops"]
+    assert list(back.columns) == ["time_ns", "pod"]
+    assert len(back) == 0
+    assert back["time_ns"].dtype == "int64"
+
+
+def test_equal_events_are_equal_bytes(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"time_ns": range(1000), "pod": ["a", "b"] * 500})
+    written = []
+    for name in ("one", "two"):
+        run_dir = create_run_dir(tmp_path / name)
+        run_dir.write_events("transfers", frame)
+        written.append((tmp_path / name / "events" / "transfers.parquet").read_bytes())
+    assert written[0] == written[1]
+    assert b"pandas" not in written[0]
+
+
+def test_a_column_of_mixed_types_is_refused(tmp_path: Path) -> None:
+    run_dir = create_run_dir(tmp_path / "run")
+    with pytest.raises(RunDirError, match="events odd: not a table of plain columns"):
+        run_dir.write_events("odd", pd.DataFrame({"value": [1, "two", object()]}))
+    assert not list((tmp_path / "run" / "events").iterdir())
+
+
+def test_a_run_comes_back_with_both_logs(tmp_path: Path) -> None:
+    run = load_run(save_run(tmp_path / "run"))
+    assert run.name == "net2-sec3"
+    assert run.meta["complete"] is True
+    assert run.meta["schema_version"] == 1
+    assert [one["event"] for one in run.rounds[:2]] == ["round_start", "round_end"]
+    assert run.clients == []
+    assert run.events == {}
+
+
+def test_clients_may_have_logged_nothing(tmp_path: Path) -> None:
+    (save_run(tmp_path / "run") / "clients.jsonl").unlink()
+    assert load_run(tmp_path / "run").clients == []
+
+
+def test_nothing_is_left_beside_a_written_file(tmp_path: Path) -> None:
+    save_run(tmp_path / "run")
+    assert sorted(one.name for one in (tmp_path / "run").iterdir()) == [
+        "clients.jsonl",
+        "events",
+        "logs",
+        "rounds.jsonl",
+        "run.json",
+    ]
+
+
+def test_a_run_never_overwrites_a_run(tmp_path: Path) -> None:
+    save_run(tmp_path / "run")
+    with pytest.raises(RunDirError, match="is not empty"):
+        create_run_dir(tmp_path / "run")
+    create_run_dir(tmp_path / "run" / "baseline")
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(RunDirError, match="is in the way of a directory"):
+            create_run_dir(path)
+
+
+def test_a_run_that_nobody_could_load_is_not_finished(tmp_path: Path) -> None:
+    run_dir = create_run_dir(tmp_path / "run")
+    with pytest.raises(RunDirError, match=r"loss\.map_full: .*-1"):
+        run_dir.finish(make_meta(loss={"map_full": -1}))
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_json_is_the_same_for_equal_data() -> None:
+    assert (
+        dump_json({"b": 0.1, "a": [1]})
+        == dump_json({"a": [1], "b": 0.1})
+        == b'{\n  "a": [\n    1\n  ],\n  "b": 0.1\n}\n'
+    )
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        dump_json(float("nan"))
+
+
+def edit_meta(**changes: object) -> Callable[[Path], object]:
+    def edit(path: Path) -> None:
+        meta = json.loads((path / "run.json").read_text()) | changes
+        (path / "run.json").write_text(
+            json.dumps({key: value for key, value in meta.items() if value is not ...}, default=str)
+        )
+
+    return edit
+
+
+def drop_meta(name: str) -> Callable[[Path], object]:
+    def edit(path: Path) -> None:
+        meta = json.loads((path / "run.json").read_text())
+        del meta[name]
+        (path / "run.json").write_text(json.dumps(meta))
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda path: (path / "run.json").unlink(), "run.json is missing: not a run directory"),
+        (lambda path: (path / "run.json").write_text('{"schema'), "run.json: is not JSON"),
+        (lambda path: (path / "run.json").write_text("[" * 100_000), "run.json: is not JSON"),
+        (lambda path: (path / "run.json").write_text("[]"), "holds a list where an object was expected"),
+        (lambda path: (path / "run.json").write_bytes(b"\xff\xfe\x00"), "run.json: is not text"),
+        (
+            edit_meta(schema_version=2),
+            "schema_version 2 is newer than this ztprobe reads (1); update ztprobe",
+        ),
+        (edit_meta(schema_version="1"), "schema_version is '1', expected 1"),
+        (edit_meta(schema_version=True), "schema_version is True, expected 1"),
+        (drop_meta("schema_version"), "schema_version is None, expected 1"),
+        (edit_meta(complete=False), "the run is incomplete"),
+        (drop_meta("complete"), "the run is incomplete"),
+        (drop_meta("kernel"), "'kernel' is a required property"),
+        (edit_meta(experiment="net2-sec3"), "run.json: experiment: 'net2-sec3' is not of type 'object'"),
+        (edit_meta(clock_samples=[]), "run.json: clock_samples: []"),
+        (edit_meta(probes=[{"signal": "x"}]), "run.json: probes[0]: 'hook' is a required property"),
+        (edit_meta(loss={"map_full": 1.5}), "run.json: loss.map_full: 1.5 is not of type 'integer'"),
+        (lambda path: (path / "rounds.jsonl").unlink(), "rounds.jsonl is missing"),
+        (
+            lambda path: (path / "rounds.jsonl").write_text('{"event": "round_start"}\n'),
+            "rounds.jsonl:1: time_unix_ns is None",
+        ),
+        (lambda path: (path / "rounds.jsonl").write_text('{"event"'), "rounds.jsonl:1: is not JSON"),
+        (lambda path: (path / "rounds.jsonl").write_text("3\n"), "rounds.jsonl:1: expected an object"),
+        (lambda path: (path / "clients.jsonl").write_text("\n"), "clients.jsonl:1: is not JSON"),
+        (lambda path: (path / "events" / "drops.parquet").write_bytes(b"PAR1"), "drops.parquet: is damaged"),
+        (lambda path: (path / "events" / "drops.parquet").mkdir(), "drops.parquet: is damaged"),
+        (lambda path: (path / "events").rmdir(), "events/ is missing"),
+    ],
+)
+def test_a_damaged_run_is_refused_in_one_line(
+    tmp_path: Path, damage: Callable[[Path], object], said: str
+) -> None:
+    path = save_run(tmp_path / "run")
+    damage(path)
+    with pytest.raises(RunDirError) as caught:
+        load_run(path)
+    assert said in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunDirError, match="does not exist"):
+        load_run(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunDirError, match="is not a directory"):
+        load_run(tmp_path / "file")

@@ -1,0 +1,112 @@
+"""What run.json holds, as a JSON schema: the writer and the reader both go by it.
+
+Only what the analysis relies on is pinned; a run may record more. Fields that a run
+cannot be told without are required, the others may be missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ("LOSS_CHANNELS", "problem_in")
+
+# Every way in which an event can fail to reach the ledger.
+LOSS_CHANNELS = (
+    "ring_buffer_full",
+    "map_full",
+    "recursion_missed",
+    "reader_behind",
+    "parse_failure",
+    "unknown_pod",
+)
+
+_TEXT = {"type": "string"}
+_COUNT = {"type": "integer", "minimum": 0}
+_OBJECT = {"type": "object"}
+_PROOFS = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "required": ["name", "expected", "observed", "passed"],
+        "properties": {"name": _TEXT, "expected": _TEXT, "observed": _TEXT, "passed": {"type": "boolean"}},
+    },
+}
+
+_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": [
+        "experiment",
+        "runtime",
+        "kernel",
+        "versions",
+        "hooks",
+        "clock_samples",
+        "loss",
+        "emulation",
+        "enforcement",
+    ],
+    "properties": {
+        "experiment": {
+            "type": "object",
+            "required": ["name"],
+            "properties": {"name": _TEXT, "profile": _TEXT, "distribution": _TEXT},
+        },
+        "options": _OBJECT,
+        "runtime": _TEXT,
+        "kernel": _TEXT,
+        "versions": _OBJECT,
+        "hooks": _OBJECT,
+        "facts": _OBJECT,
+        "probes": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["signal", "hook", "run_count", "run_time_ns"],
+                "properties": {"signal": _TEXT, "hook": _TEXT, "run_count": _COUNT, "run_time_ns": _COUNT},
+            },
+        },
+        "clock_samples": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["time_unix_ns", "time_monotonic_ns"],
+                "properties": {"time_unix_ns": _COUNT, "time_monotonic_ns": _COUNT},
+            },
+        },
+        "loss": {"type": "object", "additionalProperties": _COUNT},
+        "events_seen": _COUNT,
+        "emulation": {
+            "type": "object",
+            "required": ["profile", "backend", "requested", "measured"],
+            "properties": {"profile": _TEXT, "backend": {"type": ["string", "null"]}},
+        },
+        "enforcement": {
+            "type": "object",
+            "required": ["network_policy_expected", "mtls_expected"],
+            "properties": {
+                "network_policy_expected": {"type": "boolean"},
+                "mtls_expected": {"type": "boolean"},
+                "network_policy": _PROOFS,
+                "mtls": _PROOFS,
+                "details": _OBJECT,
+            },
+        },
+        "agent_cpu_ns": _COUNT,
+        "emulator_cpu_ns": _COUNT,
+        "wall_ns": _COUNT,
+        "cores": _COUNT,
+    },
+}
+
+
+def problem_in(meta: Mapping[str, Any]) -> str | None:
+    """The worst thing that is wrong with run.json's content, in one line; None if it is sound."""
+    import jsonschema  # 0.2 s to import
+
+    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(_SCHEMA).iter_errors(meta))
+    if error is None:
+        return None
+    where = error.json_path.removeprefix("$").lstrip(".") or "top level"
+    return f"{where}: {error.message.splitlines()[0][:160]}"
