@@ -1,0 +1,203 @@
+"""One client's way through one round, as segments that each have evidence.
+
+The chain is: server application → (its sidecar) → wire → (the client's sidecar) →
+client application → back. Each instant has one owner, downstream first: the wire
+while the message is on it, else the proxy while it holds bytes, else the
+application. What is cut out of a stretch afterwards (loss stalls and starved time
+out of transmission, connection set-up out of compute) needs an event of its own.
+Where an edge is missing the stretch stays unowned, and shows as residual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from analysis.connections import Topology
+from analysis.handshakes import DnsQuery, Setup
+from analysis.intervals import Interval, Segment, clip, union
+from analysis.timeline import Message
+from ztprobe.events import Direction, Hook, PointKind
+
+__all__ = ("Chain", "chain_of", "setup_overlays")
+
+_SET_UP_OVER = ("compute", "residual", "proxy", "server")
+
+
+@dataclass
+class Chain:
+    """Segments of one client in one round, and what they consist of."""
+
+    client: str
+    down: Message | None
+    up: Message | None
+    arrival_ns: int | None  # the server's application had the whole update
+    base: list[Segment] = field(default_factory=list)
+    overlays: list[Segment] = field(default_factory=list)
+    # transmission only: sub-row -> ns as the sender's socket accounted for it
+    transmission_ns: dict[str, int] = field(default_factory=dict)
+    compute: Interval | None = None  # model read .. update written, set-up not yet cut out
+    retransmissions: int = 0
+
+
+def _loss_stalls(topology: Topology, message: Message, sender: str) -> tuple[list[Interval], int]:
+    """(intervals at the receiver during which a lost original was missing, true retransmissions).
+
+    An original was lost unless the receiver reported its bytes as a duplicate (DSACK, RFC 2883).
+    The hole opens when the original should have arrived and closes with the retransmission.
+    """
+    port = message.path.wire[1]
+    at_server = sender == topology.server
+    ports = {"rport": port, "lport": None} if at_server else {"rport": None, "lport": port}
+    mirrored = {"rport": None, "lport": port} if at_server else {"rport": port, "lport": None}
+    receiver = message.path.client if at_server else topology.server
+    duplicates = [
+        (p.a, p.b)
+        for p in topology.points_of(receiver, PointKind.DSACK, **mirrored)
+        if message.sent.first_ns <= p.ts_ns
+    ]
+    owd_ns = message.one_way_ns
+    end_ns = message.last_arrived_ns or message.sent.last_ns
+    holes = []
+    for point in topology.points_of(sender, PointKind.RETRANSMIT, **ports):
+        if not message.sent.first_ns <= point.ts_ns <= end_ns:
+            continue
+        if any((point.a - start) & 0xFFFFFFFF < length for start, length in duplicates):
+            continue
+        holes.append((int(point.since_ns or point.ts_ns) + owd_ns, int(point.ts_ns) + owd_ns))
+    return union(holes), len(holes)
+
+
+def _starved(topology: Topology, message: Message, sender: str) -> list[Segment]:
+    """Pauses in which the wire had nothing to carry: the sidecar's while it held bytes, else the sender's."""
+    gaps = [
+        p
+        for p in topology.points_of(sender, PointKind.GAP, None, None)
+        if p.b == Hook.ETH
+        and message.path.wire[1] in (p.lport, p.rport)
+        and message.sent.first_ns < p.ts_ns <= message.sent.last_ns
+    ]
+    application = "server" if message.down else "compute"
+    lo = message.path.server_lo if message.down else message.path.client_lo
+    lo_gaps: list[Any] = []
+    if lo is not None:
+        direction = Direction.TX if message.down else Direction.RX
+        lo_gaps = [
+            p
+            for p in topology.points_of(sender, PointKind.GAP, None, None)
+            if p.b == Hook.LO and p.c == direction and {p.lport, p.rport} == {lo[1], lo[2]}
+        ]
+    shift_ns = message.one_way_ns
+    found = []
+    for gap in gaps:
+        start_ns, end_ns = int(gap.since_ns), int(gap.ts_ns)
+        idle = clip([(int(p.since_ns), int(p.ts_ns)) for p in lo_gaps], start_ns, end_ns)
+        owner = "proxy" if lo is not None else application
+        # first match wins: the application's share stands before the proxy's
+        found += [Segment(s + shift_ns, e + shift_ns, application, ("transmission",)) for s, e in idle]
+        found.append(Segment(start_ns + shift_ns, end_ns + shift_ns, owner, ("transmission",)))
+    return found
+
+
+def _small_pauses(message: Message, start_ns: int) -> Segment | None:
+    """The starved time of pauses too short for an event, placed at the message's beginning.
+
+    Their sum is measured, their places are not: only the length matters to the ledger.
+    """
+    starved_ns = int(message.sent.starved_ns)
+    sidecar = message.path.server_lo if message.down else message.path.client_lo
+    owner = "proxy" if sidecar is not None else "server" if message.down else "compute"
+    return Segment(start_ns, start_ns + starved_ns, owner, ("transmission",)) if starved_ns else None
+
+
+def _add_message(chain: Chain, topology: Topology, message: Message, end_ns: int) -> int | None:
+    """Append a message's hops to the chain; returns when the receiving side's socket had it all."""
+    sender = topology.server if message.down else message.path.client
+    base = chain.base
+    sent_ns = int(message.sent.first_ns)
+    has_sidecar = (message.path.server_lo if message.down else message.path.client_lo) is not None
+    if has_sidecar and message.handed is not None:
+        base.append(Segment(message.first_handed_ns, sent_ns, "proxy"))
+    if message.arrived is None or message.last_arrived_ns is None:
+        base.append(Segment(sent_ns, end_ns, "transmission"))
+        return None
+    first_ns, last_ns = int(message.arrived.first_ns), message.last_arrived_ns
+    base.append(Segment(sent_ns, first_ns, "propagation"))
+    base.append(Segment(first_ns, last_ns, "transmission"))
+    stalls, count = _loss_stalls(topology, message, sender)
+    chain.retransmissions += count
+    chain.overlays += [Segment(s, e, "retransmission", ("transmission",)) for s, e in stalls]
+    chain.overlays += _starved(topology, message, sender)
+    if (small := _small_pauses(message, first_ns)) is not None:
+        chain.overlays.append(small)
+    burst = message.sent
+    for name, value in (
+        ("congestion_window", burst.cwnd_ns),
+        ("receive_or_http2_window", burst.rwnd_ns + burst.http2_ns),
+        ("rate_or_queue", burst.queue_ns + max(0, last_ns - first_ns - int(burst.last_ns - burst.first_ns))),
+    ):
+        chain.transmission_ns[name] = chain.transmission_ns.get(name, 0) + int(value)
+    delivered_ns = message.last_delivered_ns
+    if message.path_has_receiving_sidecar and delivered_ns is not None:
+        base.append(Segment(last_ns, max(last_ns, delivered_ns), "proxy"))
+        return max(last_ns, delivered_ns)
+    return None if message.path_has_receiving_sidecar else last_ns
+
+
+def chain_of(
+    topology: Topology, client: str, down: Message | None, up: Message | None, start_ns: int, end_ns: int
+) -> Chain:
+    """A client's segments between ``round_start`` and the end of the round.
+
+    :param down: the message that brought this round's model, if it was seen.
+    :param up: the message that carried this round's update, if it was seen.
+    """
+    chain = Chain(client, down, up, None)
+    if down is None:
+        return chain
+    chain.base.append(Segment(start_ns, down.first_handed_ns, "server"))
+    received_ns = _add_message(chain, topology, down, end_ns)
+    if received_ns is not None:
+        written_ns = up.first_handed_ns if up is not None else end_ns
+        chain.base.append(Segment(received_ns, written_ns, "compute"))
+        chain.compute = (down.last_read_ns or received_ns, written_ns)
+    if up is None:
+        return chain
+    delivered_ns = _add_message(chain, topology, up, end_ns)
+    if delivered_ns is not None:
+        chain.arrival_ns = max(delivered_ns, up.last_read_ns or delivered_ns)
+        chain.base.append(Segment(delivered_ns, end_ns, "server"))
+    return chain
+
+
+def setup_overlays(
+    topology: Topology,
+    message: Message | None,
+    setup: Setup | None,
+    queries: Sequence[DnsQuery],
+    since_ns: int,
+) -> list[Segment]:
+    """What setting up one connection cost, as overlays; nothing for a connection that was there before.
+
+    :param since_ns: look at nothing older (the moment from which the connection could be wanted).
+    """
+    if setup is None or message is None or setup.syn_ns < since_ns:
+        return []
+    found = []
+    path = message.path
+    opened_ns = topology.lo_opened_ns.get(path.client_lo) if path.client_lo is not None else None
+    wanted_ns = max(since_ns, opened_ns) if opened_ns is not None else since_ns
+    for query in queries:
+        if query.pod == path.client and query.answered_ns is not None and query.asked_ns >= wanted_ns:
+            found.append(Segment(query.asked_ns, min(query.answered_ns, setup.syn_ns), "dns", _SET_UP_OVER))
+    if setup.established_ns is not None:
+        found.append(Segment(setup.syn_ns, setup.established_ns, "tcp_handshake", _SET_UP_OVER))
+    if setup.tls is not None and setup.tls.finished_ns is not None:
+        found.append(Segment(setup.tls.client_hello_ns, setup.tls.finished_ns, "tls_handshake", _SET_UP_OVER))
+    if setup.ready_ns is not None and setup.settings_ns is not None:
+        found.append(Segment(setup.ready_ns, setup.settings_ns, "http2_setup", _SET_UP_OVER))
+    if opened_ns is not None and setup.ready_ns is not None:
+        # what is left between the application's connect and a ready wire is the sidecar's own work
+        found.append(Segment(wanted_ns, setup.ready_ns, "proxy", ("compute", "residual")))
+    return found

@@ -1,0 +1,178 @@
+"""One plain sentence: the largest cause, and what to try.
+
+A pure function of the report. Where a baseline was measured and rounds are clearly longer
+than under it, the advice is for what makes them longer; else for the largest part of a
+round. A sub-row is named where it is at least half of its component.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from analysis.wording import PART_NAMES, SUB_ROW_NAMES, human_percent, human_time
+
+__all__ = ("diagnose",)
+
+_DOMINATES = 0.5
+# Below this part of a round, an overhead is not worth more than saying that it is small.
+_NOTEWORTHY = 0.02
+_RESIDUAL_LIMIT = 0.05
+
+_KEEP_CHANNEL = "every round opens its channel anew, so keep it open between rounds"
+_OPENED_AGAIN = "connections are opened within rounds, so find out who closes them (idle timeouts, keepalive)"
+
+_ADVICE: dict[tuple[str, str | None], str] = {
+    ("server", None): "profile what the server does between rounds",
+    ("server", "send_preparation"): "serialise the model once a round instead of once a client",
+    ("server", "behind_other_clients"): "send to all clients at once instead of one after the other",
+    ("server", "aggregation"): "aggregate updates as they arrive, or give the server more CPU",
+    ("server", "evaluation"): "evaluate less often, or beside the round instead of inside it",
+    ("server", "cpu_wait"): "the server's threads wait for a CPU, so give it one of its own",
+    (
+        "compute",
+        None,
+    ): "training itself is the cost, so try fewer local steps, a smaller model or faster clients",
+    (
+        "compute",
+        "cpu_wait",
+    ): "training waits for a CPU, so give the clients more cores or run fewer on one node",
+    ("dns", None): "resolve the name once and keep the channel, end the name with a dot, or lower ndots",
+    ("proxy", None): "give the sidecars more CPU, or let the application do TLS itself",
+    ("proxy", "cpu_wait"): "the sidecars wait for a CPU, so reserve one for them",
+    ("propagation", None): (
+        "every message pays the path's delay once, so only fewer messages a round or a nearer server help"
+    ),
+    ("transmission", None): "send fewer bytes, and look at the path's rate and the congestion control",
+    ("transmission", "rate_or_queue"): (
+        "the path's rate is used up, so send fewer bytes (compressed or quantised updates) or raise the rate"
+    ),
+    ("transmission", "congestion_window"): (
+        "TCP starts slowly again after every idle phase, so keep the window warm "
+        "(tcp_slow_start_after_idle=0), raise the initial window, or send fewer bytes"
+    ),
+    ("transmission", "receive_or_http2_window"): (
+        "the receiver's window stops the sender, so raise tcp_rmem or gRPC's HTTP/2 window"
+    ),
+    ("transmission", "shared_egress"): (
+        "clients queue for the same egress, so raise its rate, send fewer bytes, or stagger the clients"
+    ),
+    ("retransmission", None): (
+        "packets are lost and TCP waits for them, so mend the loss or try a congestion control "
+        "that minds it less (BBR)"
+    ),
+    ("policy_drop", None): (
+        "a NetworkPolicy blocks the path, so compare its ports and selectors with the recorded drops"
+    ),
+    ("residual", None): "nothing seen explains it, so look at coverage and lost events before anything else",
+}
+_WARM_WINDOW = (
+    "the congestion window grows too slowly for this path, so raise the initial window, "
+    "try BBR, or send fewer bytes"
+)
+_MOSTLY = {
+    "behind_other_clients": "waiting behind other clients",
+    "rate_or_queue": "held back by the path's rate or a queue",
+    "congestion_window": "held back by the congestion window",
+    "receive_or_http2_window": "held back by the receiver's window",
+    "shared_egress": "held back by the shared egress",
+}
+_HANDSHAKES = ("tcp_handshake", "tls_handshake", "http2_setup")
+
+
+def diagnose(report: Mapping[str, Any]) -> str:
+    """The largest cause and what to try, from report.json's content, in one sentence."""
+    parts = {**report["components"], "residual": report["residual"]}
+    shares = {name: part.get("share") or 0.0 for name, part in parts.items()}
+    largest = max(shares, key=lambda name: shares[name])
+    size = f"{human_time(parts[largest]['median_s'])}, {human_percent(shares[largest])}"
+    overhead = report["overhead"]
+    longer = _longer_by(report)
+    if overhead is None or longer is None:
+        row = _dominating(report["sub_rows"], largest, "share", shares[largest])
+        clause = f"{_title(largest)} is the largest part of a round ({size}){_mostly(row)}"
+        return (
+            f"{clause}{_no_difference(overhead)}: {_advice(report, largest, row)}{_caveat(report, largest)}."
+        )
+    deltas = {name: entry["delta_s"] for name, entry in overhead["components"].items()}
+    deltas["residual"] = overhead["residual"]["delta_s"]
+    cause = max(deltas, key=lambda name: deltas[name])
+    row = _dominating(overhead["sub_rows"], cause, "delta_s", deltas[cause])
+    how_much = "most" if deltas[cause] > longer / 2 else "the largest part"
+    if cause == largest:
+        clause = (
+            f"{_title(cause)} is the largest part of a round ({size}){_mostly(row)}, and {how_much} of what "
+            f"it takes longer than under {overhead['baseline']} "
+            f"({human_time(deltas[cause])} of {human_time(longer)})"
+        )
+    else:
+        clause = (
+            f"A round takes {human_time(longer)} longer than under {overhead['baseline']}, {how_much} of it "
+            f"{PART_NAMES[cause]} ({human_time(deltas[cause])}){_mostly(row)}, while "
+            f"{PART_NAMES[largest]} remains the largest part of a round ({human_percent(shares[largest])})"
+        )
+    return f"{clause}: {_advice(report, cause, row)}{_caveat(report, cause)}."
+
+
+def _longer_by(report: Mapping[str, Any]) -> float | None:
+    """Seconds a round is longer than under the baseline; None: not clearly or not noticeably so."""
+    if report["overhead"] is None:
+        return None
+    duration = report["overhead"]["duration"]
+    delta_s: float = duration["delta_s"]
+    clear = duration["ci95"] is None or duration["ci95"][0] > 0
+    return delta_s if clear and delta_s > _NOTEWORTHY * report["duration"]["mean_s"] else None
+
+
+def _no_difference(overhead: Mapping[str, Any] | None) -> str:
+    if overhead is None:
+        return ""
+    duration = overhead["duration"]
+    if duration["ci95"] is not None and duration["ci95"][1] < 0:
+        shorter = human_time(-duration["delta_s"])
+        return f", and rounds are {shorter} shorter than under {overhead['baseline']}"
+    return (
+        f", with no clear difference from {overhead['baseline']} "
+        f"({human_time(duration['delta_s'], signed=True)} a round)"
+    )
+
+
+def _dominating(sub_rows: Mapping[str, Any], name: str, key: str, whole: float) -> str | None:
+    rows = {row: entry.get(key) or 0.0 for row, entry in sub_rows.get(name, {}).items()}
+    row = max(rows, key=lambda one: rows[one], default=None)
+    return row if row is not None and whole > 0 and rows[row] >= _DOMINATES * whole else None
+
+
+def _mostly(row: str | None) -> str:
+    return "" if row is None else f", mostly {_MOSTLY.get(row, SUB_ROW_NAMES[row])}"
+
+
+def _title(name: str) -> str:
+    return PART_NAMES[name][0].upper() + PART_NAMES[name][1:]
+
+
+def _advice(report: Mapping[str, Any], name: str, row: str | None) -> str:
+    if name in _HANDSHAKES:
+        reconnects = bool(report["options"].get("reconnect"))
+        advice = _KEEP_CHANNEL if reconnects else _OPENED_AGAIN
+        return advice + (", or allow TLS sessions to be resumed" if name == "tls_handshake" else "")
+    if row == "congestion_window" and _fact(report["facts"], "tcp_slow_start_after_idle") in (0, "0", False):
+        return _WARM_WINDOW
+    return _ADVICE.get((name, row)) or _ADVICE[name, None]
+
+
+def _fact(facts: Mapping[str, Any], name: str) -> Any:
+    """A setting by the end of its name, at the top or one level down; None where it was not recorded."""
+    for key, value in facts.items():
+        if key.endswith(name):
+            return value
+        if isinstance(value, Mapping) and (found := _fact(value, name)) is not None:
+            return found
+    return None
+
+
+def _caveat(report: Mapping[str, Any], cause: str) -> str:
+    share = report["residual"].get("share") or 0.0
+    if cause == "residual" or share <= _RESIDUAL_LIMIT:
+        return ""
+    return f" (but nothing explains {human_percent(share)} of the time)"

@@ -1,0 +1,333 @@
+"""The ledger: each round's wall time on its critical path, in components that close exactly.
+
+Needs the server's ``round_start`` and ``round_end`` and the kernel's events. The server's
+other events only fill sub-rows; the clients' are only compared with.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.connections import Path, Topology, topology_of
+from analysis.critical_path import Chain, chain_of, setup_overlays
+from analysis.handshakes import DnsQuery, Setup, dns_queries, read_setup
+from analysis.intervals import Segment, clip, overlap_ns, paint, total_ns, union
+from analysis.model import COMPONENTS, ClientRound, ConnectionSetup, Ledger, RoundLedger
+from analysis.policy import policy_overlays
+from analysis.timeline import Message, messages_of
+from ztprobe.errors import RunDirError
+from ztprobe.events import PacketKind
+from ztprobe.store import Run
+
+__all__ = ("build_ledger",)
+
+SERVER_PORT = 50051
+# Two updates closer than this cannot be told apart: the reads' own scheduling noise.
+_TIE_NS = 1_000_000
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A round as the server logged it; times in CLOCK_MONOTONIC nanoseconds."""
+
+    number: int
+    start_ns: int
+    end_ns: int
+    marks: dict[str, int]
+    accuracy: float | None
+
+
+def _windows(events: Iterable[dict[str, Any]]) -> list[_Window]:
+    by_round: dict[int, dict[str, Any]] = defaultdict(dict)
+    accuracy: dict[int, float] = {}
+    for event in events:
+        if isinstance(event.get("round"), int):
+            by_round[event["round"]][event["event"]] = event["time_monotonic_ns"]
+            if event["event"] == "evaluate_end" and event.get("accuracy") is not None:
+                accuracy[event["round"]] = float(event["accuracy"])
+    windows = []
+    for number, marks in sorted(by_round.items()):
+        if "round_start" in marks and "round_end" in marks:
+            windows.append(
+                _Window(number, marks["round_start"], marks["round_end"], marks, accuracy.get(number))
+            )
+    return windows
+
+
+class _Builder:
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.topology: Topology = topology_of(run.meta["pods"], run.events, SERVER_PORT)
+        self.windows = _windows(run.rounds)
+        if not self.windows:
+            raise RunDirError(f"{run.path}: rounds.jsonl has no round with both round_start and round_end")
+        self.queries: list[DnsQuery] = dns_queries(self.topology.dns_packets)
+        self.setups: dict[Path, Setup | None] = {
+            path: read_setup(self.topology.packets.get(path.wire, [])) for path in self.topology.paths
+        }
+        self.down: dict[str, list[Message]] = defaultdict(list)
+        self.up: dict[str, list[Message]] = defaultdict(list)
+        for path in self.topology.paths:
+            self.down[path.client] += messages_of(self.topology, path, down=True)
+            self.up[path.client] += messages_of(self.topology, path, down=False)
+        for found in (*self.down.values(), *self.up.values()):
+            found.sort(key=lambda m: m.first_handed_ns)
+        self.policy = policy_overlays(self.topology, run.meta)
+        self.reported = self._reported_training()
+
+    def _reported_training(self) -> dict[tuple[str, int], int]:
+        """(client, round) -> training time as the client logged it."""
+        starts: dict[tuple[str, int], int] = {}
+        found: dict[tuple[str, int], int] = {}
+        for event in self.run.clients:
+            key = (event.get("client_id", ""), event.get("round", -1))
+            if event["event"] == "train_start":
+                starts[key] = event["time_monotonic_ns"]
+            elif event["event"] == "train_end" and key in starts:
+                found[key] = event["time_monotonic_ns"] - starts[key]
+        return found
+
+    def chain(self, client: str, window: _Window) -> Chain:
+        down = next(
+            (m for m in self.down[client] if window.start_ns <= m.first_handed_ns < window.end_ns), None
+        )
+        after_ns = down.first_handed_ns if down is not None else window.start_ns
+        up = next((m for m in self.up[client] if after_ns < m.first_handed_ns < window.end_ns), None)
+        chain = chain_of(self.topology, client, down, up, window.start_ns, window.end_ns)
+        if chain.compute is not None:
+            setup = self.setups.get(up.path) if up is not None else None
+            chain.overlays += setup_overlays(self.topology, up, setup, self.queries, chain.compute[0])
+        chain.overlays = self.policy.get(client, []) + chain.overlays
+        return chain
+
+    def client_round(self, chain: Chain, window: _Window, latest_ns: int) -> ClientRound:
+        end_ns = chain.arrival_ns if chain.arrival_ns is not None else window.end_ns
+        end_ns = min(max(end_ns, window.start_ns), window.end_ns)
+        components, _ = _sums(paint(window.start_ns, end_ns, chain.base, chain.overlays))
+        kernel_ns = None
+        if chain.compute is not None and chain.up is not None:
+            cut = [(s.start_ns, s.end_ns) for s in chain.overlays if "compute" in s.over]
+            kernel_ns = chain.compute[1] - chain.compute[0] - total_ns(union(clip(cut, *chain.compute)))
+        return ClientRound(
+            client=chain.client,
+            arrival_ns=None if chain.arrival_ns is None else chain.arrival_ns - window.start_ns,
+            slack_ns=max(0, latest_ns - end_ns),
+            components_ns=components,
+            compute_kernel_ns=kernel_ns,
+            compute_reported_ns=self.reported.get((chain.client, window.number)),
+            syn_count=self._syn_count(chain.client, window),
+            retransmissions=chain.retransmissions,
+        )
+
+    def _syn_count(self, client: str, window: _Window) -> int:
+        return sum(
+            1
+            for path in self.topology.paths
+            if path.client == client
+            for p in self.topology.packets.get(path.wire, [])
+            if p.kind == PacketKind.SETUP
+            and p.dir == 0
+            and p.flags & 18 == 2
+            and window.start_ns <= p.ts_ns < window.end_ns
+        )
+
+    def round(self, window: _Window) -> RoundLedger:
+        chains = [self.chain(client, window) for client in self.topology.clients]
+        missing = [c for c in chains if c.arrival_ns is None]
+        arrived = sorted((c for c in chains if c.arrival_ns is not None), key=lambda c: c.arrival_ns or 0)
+        # A client whose update never came is what a deadline waited for; otherwise the last to come.
+        deadline = [c for c in missing if c.down is not None and self._timed_out(window)]
+        critical = deadline[-1] if deadline else arrived[-1] if arrived else None
+        latest_ns = (critical.arrival_ns if critical is not None else None) or window.end_ns
+        runner_up = arrived[-2] if len(arrived) > 1 else None
+        pieces = paint(
+            window.start_ns,
+            window.end_ns,
+            critical.base if critical is not None else [],
+            critical.overlays if critical is not None else [],
+        )
+        components, residual_ns = _sums(pieces)
+        return RoundLedger(
+            round=window.number,
+            start_ns=window.start_ns,
+            duration_ns=window.end_ns - window.start_ns,
+            critical_client=critical.client if critical is not None else None,
+            tie=runner_up is not None
+            and critical is not None
+            and not deadline
+            and latest_ns - (runner_up.arrival_ns or 0) < _TIE_NS,
+            components_ns=components,
+            residual_ns=residual_ns,
+            sub_rows_ns=self._sub_rows(critical, chains, window, pieces, components) if critical else {},
+            clients=tuple(self.client_round(c, window, latest_ns) for c in chains),
+            exchanges=self._exchanges(critical.client, window) if critical is not None else 0.0,
+            accuracy=window.accuracy,
+        )
+
+    def _timed_out(self, window: _Window) -> bool:
+        received = {
+            e.get("client_id")
+            for e in self.run.rounds
+            if e["event"] == "update_received" and e.get("round") == window.number
+        }
+        return bool(received) and not set(self.topology.clients) <= received
+
+    def _exchanges(self, client: str, window: _Window) -> float:
+        inside = [
+            m
+            for m in (*self.down[client], *self.up[client])
+            if window.start_ns <= m.first_handed_ns < window.end_ns
+        ]
+        return len(inside) / 2
+
+    def _sub_rows(
+        self,
+        critical: Chain,
+        chains: Sequence[Chain],
+        window: _Window,
+        pieces: Sequence[Segment],
+        components: dict[str, int],
+    ) -> dict[str, dict[str, int]]:
+        def of(component: str) -> list[tuple[int, int]]:
+            return [(p.start_ns, p.end_ns) for p in pieces if p.component == component]
+
+        marks = window.marks
+        rows: dict[str, dict[str, int]] = {"server": {}, "compute": {}, "proxy": {}, "transmission": {}}
+        firsts = [c.down.first_handed_ns for c in chains if c.down is not None]
+        if firsts and critical.down is not None:
+            rows["server"]["send_preparation"] = min(firsts) - window.start_ns
+            rows["server"]["behind_other_clients"] = critical.down.first_handed_ns - min(firsts)
+        for name, begin, end in (
+            ("aggregation", "wait_end", "aggregate_end"),
+            ("evaluation", "aggregate_end", "evaluate_end"),
+        ):
+            if begin in marks and end in marks:
+                rows["server"][name] = overlap_ns(of("server"), [(marks[begin], marks[end])])
+        server = self.topology.server
+        waits = self.topology.waits
+        applications = {
+            "server": _applications(waits, server),
+            "compute": _applications(waits, critical.client),
+            "proxy": [f"{critical.client}/proxy", f"{server}/proxy"],
+        }
+        for component, names in applications.items():
+            rows[component]["cpu_wait"] = sum(
+                _thread_wait_ns(waits.get(name, []), of(component)) for name in names
+            )
+        rows["transmission"] = _transmission_rows(critical, chains, components["transmission"])
+        return rows
+
+    def setup_rows(self) -> list[ConnectionSetup]:
+        rows = []
+        first_start_ns = self.windows[0].start_ns
+        for path in self.topology.paths:
+            setup = self.setups[path]
+            served = [
+                w.number
+                for w in self.windows
+                if any(
+                    m.path == path and w.start_ns <= m.first_handed_ns < w.end_ns
+                    for m in (*self.down[path.client], *self.up[path.client])
+                )
+            ]
+            if setup is None or not served or setup.syn_ns >= first_start_ns:
+                continue
+            rows.append(self._setup_row(path, setup, len(served)))
+        return rows
+
+    def _setup_row(self, path: Path, setup: Setup, served_rounds: int) -> ConnectionSetup:
+        opened_ns = self.topology.lo_opened_ns.get(path.client_lo) if path.client_lo is not None else None
+        queries = [
+            q.asked_ns
+            for q in self.queries
+            if q.pod == path.client and 0 <= setup.syn_ns - q.asked_ns < 10_000_000_000
+        ]
+        start_ns = opened_ns if opened_ns is not None else min([setup.syn_ns, *queries])
+        start_ns = min(start_ns, setup.syn_ns)
+        end_ns = max(setup.settings_ns or 0, setup.ready_ns or 0, setup.syn_ns)
+        message = next((m for m in (*self.down[path.client], *self.up[path.client]) if m.path == path), None)
+        overlays = setup_overlays(self.topology, message, setup, self.queries, start_ns)
+        overlays = list(self.policy.get(path.client, [])) + overlays
+        base = [Segment(s.start_ns, s.end_ns, s.component) for s in overlays]
+        components, residual_ns = _sums(paint(start_ns, end_ns, base, []))
+        tls = setup.tls
+        return ConnectionSetup(
+            client=path.client,
+            components_ns=components,
+            residual_ns=residual_ns,
+            duration_ns=end_ns - start_ns,
+            served_rounds=served_rounds,
+            tls_version=tls.version if tls else None,
+            mutual=tls.mutual if tls else None,
+            resumed=tls.resumed if tls else None,
+            syn_retransmissions=setup.syn_count - 1,
+        )
+
+
+def _sums(pieces: Sequence[Segment]) -> tuple[dict[str, int], int]:
+    components = dict.fromkeys(COMPONENTS, 0)
+    residual_ns = 0
+    for piece in pieces:
+        if piece.component in components:
+            components[piece.component] += piece.end_ns - piece.start_ns
+        else:
+            residual_ns += piece.end_ns - piece.start_ns
+    return components, residual_ns
+
+
+def _applications(waits: Iterable[str], pod: str) -> list[str]:
+    """A pod's processes ("pod/container") other than its sidecar."""
+    return [name for name in waits if name.startswith(f"{pod}/") and not name.endswith("/proxy")]
+
+
+def _thread_wait_ns(waits: Sequence[Any], inside: Sequence[tuple[int, int]]) -> int:
+    """Waiting of the one thread that waited longest inside the intervals: threads wait at the same time."""
+    threads: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for wait in waits:
+        threads[wait.tid].append((int(wait.since_ns), int(wait.ts_ns)))
+    return max((overlap_ns(spans, inside) for spans in threads.values()), default=0)
+
+
+def _transmission_rows(critical: Chain, chains: Sequence[Chain], transmission_ns: int) -> dict[str, int]:
+    """The sender's own accounting, cut to the time that transmission really took on this path."""
+    rows = dict(critical.transmission_ns)
+    queue_ns = rows.get("rate_or_queue", 0)
+    if queue_ns and critical.down is not None:
+        # The server's interface is shared: of the time spent below its socket, other
+        # clients' bytes that left in the same stretch take their part.
+        mine = critical.down.sent
+        others = sum(
+            _shared_bytes(mine, c.down.sent)
+            for c in chains
+            if c.down is not None and c.client != critical.client
+        )
+        shared_ns = int(min(mine.queue_ns, queue_ns) * others / (others + mine.bytes)) if others else 0
+        rows["shared_egress"] = shared_ns
+        rows["rate_or_queue"] = queue_ns - shared_ns
+    total = sum(rows.values())
+    if total > transmission_ns and total:
+        rows = {name: value * transmission_ns // total for name, value in rows.items()}
+    return rows
+
+
+def _shared_bytes(mine: Any, other: Any) -> int:
+    """Bytes of ``other`` that left while ``mine`` was leaving, assuming an even pace."""
+    shared_ns = min(mine.last_ns, other.last_ns) - max(mine.first_ns, other.first_ns)
+    length_ns = max(1, other.last_ns - other.first_ns)
+    return int(other.bytes * max(0, shared_ns) / length_ns)
+
+
+def build_ledger(run: Run) -> Ledger:
+    """Place every round of a saved run on its critical path.
+
+    :raises RunDirError: the run has no complete round, or names no pods.
+    """
+    builder = _Builder(run)
+    return Ledger(
+        rounds=tuple(builder.round(window) for window in builder.windows),
+        setup=tuple(builder.setup_rows()),
+        coverage=float(run.meta.get("coverage", 1.0)),
+    )

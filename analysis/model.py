@@ -1,0 +1,105 @@
+"""What the ledger says of a run: plain values that statistics, figures and the report build on.
+
+All times are integer nanoseconds. For every round, the components of the critical
+path plus the residual equal the duration exactly; `RoundLedger` refuses to exist
+otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ("COMPONENTS", "SUB_ROWS", "ClientRound", "ConnectionSetup", "Ledger", "RoundLedger")
+
+# Exclusive parts of a round's wall time on the critical path, in path order.
+COMPONENTS = (
+    "server",
+    "compute",
+    "dns",
+    "tcp_handshake",
+    "tls_handshake",
+    "http2_setup",
+    "proxy",
+    "propagation",
+    "transmission",
+    "retransmission",
+    "policy_drop",
+)
+
+# Named parts of a component; they never add time, they say what it consists of.
+SUB_ROWS = {
+    "server": ("send_preparation", "behind_other_clients", "aggregation", "evaluation", "cpu_wait"),
+    "compute": ("cpu_wait",),
+    "proxy": ("cpu_wait",),
+    "transmission": ("rate_or_queue", "congestion_window", "receive_or_http2_window", "shared_egress"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientRound:
+    """One client's part of one round; only the critical client's costs the round time."""
+
+    client: str
+    # From round_start to the moment the server had the whole update; None: it never came.
+    arrival_ns: int | None
+    # How much later this client could have been without lengthening the round.
+    slack_ns: int
+    components_ns: dict[str, int]
+    # Training as the kernel saw it (model read .. update written) and as the client logged it.
+    compute_kernel_ns: int | None = None
+    compute_reported_ns: int | None = None
+    syn_count: int = 0
+    retransmissions: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundLedger:
+    """One round's wall time, split on its critical path."""
+
+    round: int
+    start_ns: int  # CLOCK_MONOTONIC
+    duration_ns: int
+    critical_client: str | None
+    # The runner-up was closer than the measurement error, so the name could be either.
+    tie: bool
+    components_ns: dict[str, int]
+    residual_ns: int
+    sub_rows_ns: dict[str, dict[str, int]] = field(default_factory=dict)
+    clients: tuple[ClientRound, ...] = ()
+    # Whole messages exchanged with the critical client inside the round (one down + one up = 1.0).
+    exchanges: float = 0.0
+    accuracy: float | None = None
+
+    def __post_init__(self) -> None:
+        if set(self.components_ns) != set(COMPONENTS):
+            raise ValueError(f"round {self.round}: components are {sorted(self.components_ns)}")
+        total = sum(self.components_ns.values()) + self.residual_ns
+        if total != self.duration_ns:
+            raise ValueError(f"round {self.round}: {total} ns of components in {self.duration_ns} ns")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectionSetup:
+    """What one client's connection cost before it carried its first round."""
+
+    client: str
+    components_ns: dict[str, int]  # dns, tcp_handshake, tls_handshake, http2_setup, proxy, policy_drop...
+    residual_ns: int
+    duration_ns: int
+    served_rounds: int
+    tls_version: str | None = None
+    # "yes", "no", or "not shown again" for a resumed handshake; None without TLS
+    mutual: str | None = None
+    resumed: bool | None = None
+    syn_retransmissions: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """A run's rounds and connection set-up, with what was lost on the way."""
+
+    rounds: tuple[RoundLedger, ...]
+    setup: tuple[ConnectionSetup, ...]
+    # events that reached us / events that happened, 0..1
+    coverage: float
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,218 @@
+"""report.json: everything that the table and the page show, as plain data.
+
+`build_report` is a pure function of saved runs and their ledgers; table, figures and page
+are functions of its result alone, so each of them works for any report.json. Seconds are
+integer nanoseconds divided once, with nine digits; nothing depends on when, where or by
+whom a run is analysed, so analysing it again gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis import sections, statistics
+from analysis.diagnose import diagnose
+from analysis.model import COMPONENTS, SUB_ROWS, ClientRound, Ledger, RoundLedger
+from ztprobe.clock import Clock
+from ztprobe.errors import RunDirError
+from ztprobe.runjson import LOSS_CHANNELS
+from ztprobe.store import SCHEMA_VERSION, Run, dump_json, write_atomically
+
+__all__ = ("build_report", "write_report")
+
+
+def write_report(run_dir: Path) -> dict[str, Any]:
+    """Analyse the saved run in ``run_dir`` (and its ``baseline/``, if there is one) and write
+    ``figures/*.svg``, ``report.html`` and ``report.json`` into it. Returns report.json's content.
+
+    :raises RunDirError: the run is incomplete, damaged or of a newer schema, or cannot be written to.
+    """
+    # matplotlib and jinja2 are for this function alone; the command line should not wait for them.
+    from analysis.figures import draw_figures
+    from analysis.html import render_page
+    from analysis.load import load_analysed
+
+    analysed = load_analysed(run_dir)
+    report = build_report(analysed.run, analysed.ledger, analysed.baseline)
+    figures = draw_figures(report)
+    for name, svg in figures.items():
+        write_atomically(run_dir / "figures" / f"{name}.svg", svg.encode())
+    write_atomically(run_dir / "report.html", render_page(report, figures).encode())
+    write_atomically(run_dir / "report.json", dump_json(report))
+    return report
+
+
+def build_report(run: Run, ledger: Ledger, baseline: tuple[Run, Ledger] | None) -> dict[str, Any]:
+    """The report of ``run``: its rounds, their statistics and, against ``baseline``, its overhead.
+
+    :raises RunDirError: a ledger holds no round.
+    """
+    for one_run, one_ledger in ((run, ledger), *([baseline] if baseline else [])):
+        if not one_ledger.rounds:
+            raise RunDirError(f"{one_run.path}: holds no complete round, so there is nothing to analyse")
+    meta = run.meta
+    counted = statistics.counted_rounds(ledger)
+    in_order = sorted(ledger.rounds, key=lambda one: one.start_ns)
+    first_ns = in_order[0].start_ns
+    report: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "experiment": run.name,
+        "settings": {key: value for key, value in meta["experiment"].items() if key != "name"},
+        "options": meta.get("options", {}),
+        "runtime": meta["runtime"],
+        "kernel": meta["kernel"],
+        "versions": meta["versions"],
+        "hooks": meta["hooks"],
+        "facts": meta.get("facts", {}),
+        "started_unix_s": sections.seconds(Clock.of_run(meta).unix_ns(first_ns)),
+        "rounds": [_round(one, first_ns, one in counted) for one in in_order],
+        "rounds_counted": len(counted),
+        "duration": _summary([one.duration_ns for one in counted]),
+        **_parts(counted),
+        "exchanges": _median([one.exchanges for one in counted]),
+        "critical_clients": dict(sorted(Counter(one.critical_client or "none" for one in counted).items())),
+        "connection_setup": sections.connection_setup(ledger.setup, baseline[1].setup if baseline else ()),
+        "overhead": _overhead(run, counted, baseline) if baseline else None,
+        "compute_check": sections.compute_check(one for each in counted for one in each.clients),
+        "accuracy": sections.accuracy(run, in_order),
+        "emulation": meta["emulation"],
+        "enforcement": sections.enforcement(meta["enforcement"]),
+        "coverage": round(ledger.coverage, 9),
+        "loss": dict.fromkeys(LOSS_CHANNELS, 0) | meta["loss"],
+        "events_seen": meta.get("events_seen"),
+        "probes": meta.get("probes", []),
+        "cpu": sections.cpu(meta),
+    }
+    report["notes"] = sections.notes(run, ledger, report, baseline)
+    report["diagnosis"] = diagnose(report)
+    return report
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return round(float(np.median(values)), 9) if len(values) else None
+
+
+def _round(one: RoundLedger, first_ns: int, counted: bool) -> dict[str, Any]:
+    return {
+        "round": one.round,
+        "counted": counted,
+        "start_s": sections.seconds(one.start_ns - first_ns),
+        "duration_s": sections.seconds(one.duration_ns),
+        "critical_client": one.critical_client,
+        "tie": one.tie,
+        "components": sections.all_seconds(one.components_ns),
+        "residual_s": sections.seconds(one.residual_ns),
+        "sub_rows": {name: sections.all_seconds(rows) for name, rows in one.sub_rows_ns.items()},
+        "exchanges": round(one.exchanges, 9),
+        "accuracy": one.accuracy,
+        "syn_count": sum(client.syn_count for client in one.clients),
+        "retransmissions": sum(client.retransmissions for client in one.clients),
+        "clients": [_client(client, one.critical_client) for client in one.clients],
+    }
+
+
+def _client(one: ClientRound, critical_client: str | None) -> dict[str, Any]:
+    return {
+        "client": one.client,
+        "critical": one.client == critical_client,
+        "arrival_s": sections.seconds(one.arrival_ns),
+        "slack_s": sections.seconds(one.slack_ns),
+        "components": sections.all_seconds(one.components_ns),
+        "compute_kernel_s": sections.seconds(one.compute_kernel_ns),
+        "compute_reported_s": sections.seconds(one.compute_reported_ns),
+        "syn_count": one.syn_count,
+        "retransmissions": one.retransmissions,
+    }
+
+
+def _summary(values_ns: Sequence[int], duration_ns: Sequence[int] | None = None) -> dict[str, Any]:
+    summary: dict[str, Any] = {
+        "median_s": sections.seconds(statistics.median_ns(values_ns)),
+        "mean_s": sections.seconds(statistics.mean_ns(values_ns)),
+        "p99_s": sections.seconds(statistics.p99_ns(values_ns)),
+    }
+    if duration_ns is not None:
+        part = statistics.share(values_ns, duration_ns)
+        summary["share"] = None if part is None else round(part, 9)
+    return summary
+
+
+def _columns(rounds: Sequence[RoundLedger]) -> dict[tuple[str, ...], list[int]]:
+    """Every part's nanoseconds, round by round: ("duration",), (component,) or (component, sub-row)."""
+    columns: dict[tuple[str, ...], list[int]] = {("duration",): [one.duration_ns for one in rounds]}
+    columns |= {(name,): [one.components_ns[name] for one in rounds] for name in COMPONENTS}
+    columns["residual",] = [one.residual_ns for one in rounds]
+    for name, rows in SUB_ROWS.items():
+        for row in rows:
+            columns[name, row] = [one.sub_rows_ns.get(name, {}).get(row, 0) for one in rounds]
+    return columns
+
+
+def _parts(rounds: Sequence[RoundLedger]) -> dict[str, Any]:
+    columns = _columns(rounds)
+    duration_ns = columns["duration",]
+    round_shares = [one.residual_ns / one.duration_ns for one in rounds if one.duration_ns]
+    return {
+        "components": {name: _summary(columns[name,], duration_ns) for name in COMPONENTS},
+        "residual": _summary(columns["residual",], duration_ns) | {"median_share": _median(round_shares)},
+        "sub_rows": {
+            name: {row: _summary(columns[name, row], duration_ns) for row in rows}
+            for name, rows in SUB_ROWS.items()
+        },
+    }
+
+
+def _overhead(run: Run, counted: Sequence[RoundLedger], baseline: tuple[Run, Ledger]) -> dict[str, Any]:
+    counted_baseline = statistics.counted_rounds(baseline[1])
+    columns, columns_baseline = _columns(counted), _columns(counted_baseline)
+    found = dict(
+        zip(
+            columns,
+            statistics.differences(
+                np.array(list(columns.values()), dtype=np.int64).T,
+                np.array(list(columns_baseline.values()), dtype=np.int64).T,
+            ),
+            strict=True,
+        )
+    )
+    entries = {
+        part: {
+            "delta_s": sections.seconds(difference.delta_ns),
+            "ci95": difference.interval_ns and [sections.seconds(edge) for edge in difference.interval_ns],
+        }
+        for part, difference in found.items()
+    }
+    return {
+        "baseline": baseline[0].name,
+        "baseline_rounds_counted": len(counted_baseline),
+        "baseline_duration": _summary(columns_baseline["duration",]),
+        "baseline_components": {
+            name: _summary(columns_baseline[name,], columns_baseline["duration",]) for name in COMPONENTS
+        },
+        "baseline_residual": _summary(columns_baseline["residual",], columns_baseline["duration",]),
+        "duration": entries["duration",],
+        "components": {name: entries[name,] for name in COMPONENTS},
+        "residual": entries["residual",],
+        "sub_rows": {name: {row: entries[name, row] for row in rows} for name, rows in SUB_ROWS.items()},
+        "method": _method(run.name, len(counted), baseline[0].name, len(counted_baseline)),
+    }
+
+
+def _method(name: str, rounds: int, baseline: str, rounds_baseline: int) -> str:
+    what = "Overhead is the difference of mean time a round, so that components and residual add up"
+    if min(rounds, rounds_baseline) < statistics.MIN_ROUNDS_FOR_INTERVAL:
+        return (
+            f"{what}. No interval: {rounds} rounds of {name} and {rounds_baseline} of {baseline} count, "
+            f"and it takes {statistics.MIN_ROUNDS_FOR_INTERVAL} of each (round 1 is left out)."
+        )
+    lengths = sorted({statistics.block_length(rounds), statistics.block_length(rounds_baseline)})
+    return (
+        f"{what}; 95 % interval from a circular block bootstrap over rounds ({statistics.RESAMPLES} "
+        f"resamples, blocks of {' and '.join(map(str, lengths))}, widened for short runs), conditional on "
+        f"this pair of runs: {rounds} rounds of {name}, {rounds_baseline} of {baseline}; round 1 is left out."
+    )

