@@ -71,13 +71,13 @@ class Topology:
             grouped[row.process].append(row)
         return grouped
 
-    def points_of(self, pod: str, kind: PointKind, rport: int | None, lport: int | None) -> list[Any]:
-        """Points of a kind on one connection of a pod (None: any port)."""
-        return [
-            p
-            for p in self._points_by_kind.get((pod, int(kind)), ())
-            if (rport is None or p.rport == rport) and (lport is None or p.lport == lport)
-        ]
+    def points_of(self, pod: str, kind: PointKind) -> list[Any]:
+        """A pod's points of one kind, in time order."""
+        return self._points_by_kind.get((pod, int(kind)), [])
+
+    def wire_points(self, pod: str, kind: PointKind, wire: Wire) -> list[Any]:
+        """... of one wire connection."""
+        return [p for p in self.points_of(pod, kind) if _wire(p, pod == self.server) == wire]
 
     @cached_property
     def _points_by_kind(self) -> dict[tuple[str, int], list[Any]]:

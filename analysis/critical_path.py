@@ -39,44 +39,40 @@ class Chain:
     transmission_ns: dict[str, int] = field(default_factory=dict)
     compute: Interval | None = None  # model read .. update written, set-up not yet cut out
     retransmissions: int = 0
+    needless_retransmissions: int = 0
 
 
-def _loss_stalls(topology: Topology, message: Message, sender: str) -> tuple[list[Interval], int]:
-    """(intervals at the receiver during which a lost original was missing, true retransmissions).
+def _loss_stalls(topology: Topology, message: Message, sender: str) -> tuple[list[Interval], int, int]:
+    """(intervals at the receiver in which a lost original was missing, retransmissions, needless ones).
 
     An original was lost unless the receiver reported its bytes as a duplicate (DSACK, RFC 2883).
     The hole opens when the original should have arrived and closes with the retransmission.
     """
-    port = message.path.wire[1]
-    at_server = sender == topology.server
-    ports = {"rport": port, "lport": None} if at_server else {"rport": None, "lport": port}
-    mirrored = {"rport": None, "lport": port} if at_server else {"rport": port, "lport": None}
-    receiver = message.path.client if at_server else topology.server
+    receiver = message.path.client if sender == topology.server else topology.server
     duplicates = [
         (p.a, p.b)
-        for p in topology.points_of(receiver, PointKind.DSACK, **mirrored)
+        for p in topology.wire_points(receiver, PointKind.DSACK, message.path.wire)
         if message.sent.first_ns <= p.ts_ns
     ]
     owd_ns = message.one_way_ns
     end_ns = message.last_arrived_ns or message.sent.last_ns
-    holes = []
-    for point in topology.points_of(sender, PointKind.RETRANSMIT, **ports):
+    holes, needless = [], 0
+    for point in topology.wire_points(sender, PointKind.RETRANSMIT, message.path.wire):
         if not message.sent.first_ns <= point.ts_ns <= end_ns:
             continue
         if any((point.a - start) & 0xFFFFFFFF < length for start, length in duplicates):
-            continue
-        holes.append((int(point.since_ns or point.ts_ns) + owd_ns, int(point.ts_ns) + owd_ns))
-    return union(holes), len(holes)
+            needless += 1
+        else:
+            holes.append((int(point.since_ns or point.ts_ns) + owd_ns, int(point.ts_ns) + owd_ns))
+    return union(holes), len(holes), needless
 
 
 def _starved(topology: Topology, message: Message, sender: str) -> list[Segment]:
     """Pauses in which the wire had nothing to carry: the sidecar's while it held bytes, else the sender's."""
     gaps = [
         p
-        for p in topology.points_of(sender, PointKind.GAP, None, None)
-        if p.b == Hook.ETH
-        and message.path.wire[1] in (p.lport, p.rport)
-        and message.sent.first_ns < p.ts_ns <= message.sent.last_ns
+        for p in topology.wire_points(sender, PointKind.GAP, message.path.wire)
+        if p.b == Hook.ETH and message.sent.first_ns < p.ts_ns <= message.sent.last_ns
     ]
     application = "server" if message.down else "compute"
     lo = message.path.server_lo if message.down else message.path.client_lo
@@ -85,7 +81,7 @@ def _starved(topology: Topology, message: Message, sender: str) -> list[Segment]
         direction = Direction.TX if message.down else Direction.RX
         lo_gaps = [
             p
-            for p in topology.points_of(sender, PointKind.GAP, None, None)
+            for p in topology.points_of(sender, PointKind.GAP)
             if p.b == Hook.LO and p.c == direction and {p.lport, p.rport} == {lo[1], lo[2]}
         ]
     shift_ns = message.one_way_ns
@@ -125,8 +121,9 @@ def _add_message(chain: Chain, topology: Topology, message: Message, end_ns: int
     first_ns, last_ns = int(message.arrived.first_ns), message.last_arrived_ns
     base.append(Segment(sent_ns, first_ns, "propagation"))
     base.append(Segment(first_ns, last_ns, "transmission"))
-    stalls, count = _loss_stalls(topology, message, sender)
-    chain.retransmissions += count
+    stalls, lost, needless = _loss_stalls(topology, message, sender)
+    chain.retransmissions += lost
+    chain.needless_retransmissions += needless
     chain.overlays += [Segment(s, e, "retransmission", ("transmission",)) for s, e in stalls]
     chain.overlays += _starved(topology, message, sender)
     if (small := _small_pauses(message, first_ns)) is not None:

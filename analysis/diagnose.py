@@ -7,6 +7,7 @@ round. A sub-row is named where it is at least half of its component.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ _DOMINATES = 0.5
 # Below this part of a round, an overhead is not worth more than saying that it is small.
 _NOTEWORTHY = 0.02
 _RESIDUAL_LIMIT = 0.05
+# So many mistaken losses per round shrink the window more than slow start does.
+_REORDERED = 5
 
 _KEEP_CHANNEL = "every round opens its channel anew, so keep it open between rounds"
 _OPENED_AGAIN = "connections are opened within rounds, so find out who closes them (idle timeouts, keepalive)"
@@ -156,9 +159,28 @@ def _advice(report: Mapping[str, Any], name: str, row: str | None) -> str:
         reconnects = bool(report["options"].get("reconnect"))
         advice = _KEEP_CHANNEL if reconnects else _OPENED_AGAIN
         return advice + (", or allow TLS sessions to be resumed" if name == "tls_handshake" else "")
+    needless = _needless(report) if row == "congestion_window" else 0
+    if needless >= _REORDERED:
+        return (
+            f"packets overtake each other, TCP takes that for loss ({needless:.0f} needless retransmissions "
+            "a round in the median) and shrinks its window, so reduce the jitter, try a congestion control "
+            "that minds it less (BBR), or send fewer bytes"
+        )
     if row == "congestion_window" and _fact(report["facts"], "tcp_slow_start_after_idle") in (0, "0", False):
         return _WARM_WINDOW
     return _ADVICE.get((name, row)) or _ADVICE[name, None]
+
+
+def _needless(report: Mapping[str, Any]) -> float:
+    """Retransmissions a round of the critical client that the receiver had no need of, in the median."""
+    counts = [
+        client["needless_retransmissions"]
+        for one in report["rounds"]
+        if one["counted"]
+        for client in one["clients"]
+        if client["critical"]
+    ]
+    return statistics.median(counts) if counts else 0
 
 
 def _fact(facts: Mapping[str, Any], name: str) -> Any:

@@ -75,7 +75,7 @@ class _Builder:
             self.up[path.client] += messages_of(self.topology, path, down=False)
         for found in (*self.down.values(), *self.up.values()):
             found.sort(key=lambda m: m.first_handed_ns)
-        self.policy = policy_overlays(self.topology, run.meta)
+        self.policy = policy_overlays(self.topology, run.meta, SERVER_PORT)
         self.reported = self._reported_training()
 
     def _reported_training(self) -> dict[tuple[str, int], int]:
@@ -120,6 +120,7 @@ class _Builder:
             compute_reported_ns=self.reported.get((chain.client, window.number)),
             syn_count=self._syn_count(chain.client, window),
             retransmissions=chain.retransmissions,
+            needless_retransmissions=chain.needless_retransmissions,
         )
 
     def _syn_count(self, client: str, window: _Window) -> int:

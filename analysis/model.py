@@ -49,7 +49,8 @@ class ClientRound:
     compute_kernel_ns: int | None = None
     compute_reported_ns: int | None = None
     syn_count: int = 0
-    retransmissions: int = 0
+    retransmissions: int = 0  # of originals that never arrived
+    needless_retransmissions: int = 0  # the receiver had the bytes already and said so (DSACK)
 
 
 @dataclass(frozen=True, kw_only=True)

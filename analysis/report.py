@@ -112,6 +112,7 @@ def _round(one: RoundLedger, first_ns: int, counted: bool) -> dict[str, Any]:
         "accuracy": one.accuracy,
         "syn_count": sum(client.syn_count for client in one.clients),
         "retransmissions": sum(client.retransmissions for client in one.clients),
+        "needless_retransmissions": sum(client.needless_retransmissions for client in one.clients),
         "clients": [_client(client, one.critical_client) for client in one.clients],
     }
 
@@ -127,6 +128,7 @@ def _client(one: ClientRound, critical_client: str | None) -> dict[str, Any]:
         "compute_reported_s": sections.seconds(one.compute_reported_ns),
         "syn_count": one.syn_count,
         "retransmissions": one.retransmissions,
+        "needless_retransmissions": one.needless_retransmissions,
     }
 
 

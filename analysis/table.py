@@ -175,9 +175,7 @@ def _enforcement_lines(enforcement: Mapping[str, Any]) -> Iterator[tuple[str, st
         wanted = "in force" if control["expected"] else "none, as asked"
         yield name, f"{wanted}, {verdict}: {passed} of {len(control['proofs'])} checks passed"
         for proof in control["proofs"]:
-            if proof["passed"]:
-                yield "", f"ok  {proof['name']}: {proof['observed']}"
-            else:
+            if not proof["passed"]:
                 yield "", f"FAILED  {proof['name']}: expected {proof['expected']}, saw {proof['observed']}"
 
 
