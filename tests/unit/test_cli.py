@@ -1,0 +1,151 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from ztprobe import __version__
+from ztprobe.cli import main
+from ztprobe.cli.entry import ztprobe
+from ztprobe.errors import EnforcementError, PreflightError, RunDirError, UsageError, WorkloadError
+from ztprobe.interrupts import Interrupted
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch):
+    """Make `ztprobe report x` raise whatever is given."""
+
+    def arrange(error: BaseException) -> None:
+        def callback(**_arguments: object) -> None:
+            raise error
+
+        monkeypatch.setattr(ztprobe.commands["report"], "callback", callback)
+
+    return arrange
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UsageError("no"), 2),
+        (PreflightError("no"), 3),
+        (RunDirError("no"), 4),
+        (EnforcementError("no"), 5),
+        (WorkloadError("no"), 6),
+    ],
+)
+def test_our_errors_are_one_line_and_a_code(failing, capsys, error: Exception, code: int) -> None:
+    failing(error)
+    assert main(["report", "x"]) == code
+    assert capsys.readouterr() == ("", "ztprobe: no\n")
+
+
+def test_several_problems_are_a_line_each(failing, capsys) -> None:
+    failing(PreflightError("not root\nno BTF"))
+    assert main(["report", "x"]) == 3
+    assert capsys.readouterr().err == "ztprobe: not root\nztprobe: no BTF\n"
+
+
+def test_a_bug_is_one_line_and_the_traceback_is_kept(failing, capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    failing(ValueError("seven\nis odd"))
+    assert main(["report", "x"]) == 70
+    (kept,) = tmp_path.iterdir()
+    assert capsys.readouterr().err == f"ztprobe: unexpected ValueError: seven; please report it with {kept}\n"
+    assert "Traceback" in kept.read_text()
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_with_their_code(failing, capsys, signum: int, code: int) -> None:
+    failing(Interrupted(signum))
+    assert main(["report", "x"]) == code
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["trace", "--experiment", "net9-sec0"], "net0, net1, net2, net2a, net3, net4, net4a, net5"),
+        (["trace", "--experiment", "net2-sec7"], "sec0, sec1, sec2, sec3"),
+        (["trace", "--baseline", "fast"], "net<profile>-sec<level>"),
+        (["trace", "--clients", "0"], "--clients"),
+        (["trace", "--rounds", "0"], "--rounds"),
+        (["trace", "--rounds", "many"], "--rounds"),
+        (["trace", "--seed", "4", "--experiment", "net2-sec3-s3"], "--seed"),
+        (["trace", "--seed", "-1"], "--seed"),
+        (["trace", "--dataset", "cifar"], "fashion-mnist"),
+        (["trace", "--dataset", "mnist"], "train-images-idx3-ubyte"),
+        (["trace", "--dataset", "mnist", "--data-dir", "/proc"], "train-images-idx3-ubyte"),
+        (["trace", "--no-baseline", "--baseline", "net0-sec0"], "--no-baseline"),
+        (["trace", "--bogus"], "--bogus"),
+        (["report"], "RUN..."),
+        (["bogus"], "bogus"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_code_2(capsys, arguments: list[str], expected: str) -> None:
+    assert main(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("ztprobe: ")
+    assert shown.err.count("\n") == 1
+    assert expected in shown.err
+
+
+def test_a_used_output_directory_is_refused_before_anything_starts(
+    capsys, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ztprobe.job", None)
+    (tmp_path / "file").touch()
+    assert main(["trace", "--out", str(tmp_path)]) == 3
+    assert f"output directory {tmp_path} is not empty" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_report_on_what_is_no_run_is_one_line(capsys, tmp_path: Path) -> None:
+    assert main(["report", str(tmp_path / "none")]) == 4
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_version(capsys) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"ztprobe {__version__}\n"
+
+
+def test_doctor_says_in_its_last_line_and_its_code_whether_the_main_job_can_run(capsys) -> None:
+    code = main(["doctor"])
+    last_line = capsys.readouterr().out.rstrip().splitlines()[-1]
+    assert (code, last_line) in {(0, "The main job can run."), (3, "The main job cannot run here.")}
+
+
+def test_doctor_json_is_json_alone(capsys) -> None:
+    code = main(["doctor", "--json"])
+    verdict = json.loads(capsys.readouterr().out)
+    assert verdict["can_run"] == (code == 0) == (verdict["problems"] == [])
+    assert {"signal", "hook", "gives", "remedy"} == set(verdict["signals"][0])
+
+
+def test_help_needs_none_of_the_slow_libraries() -> None:
+    code = "import sys, ztprobe.cli as c; c.main(['trace', '--help']); print(*sys.modules, file=sys.stderr)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stderr.split()
+    assert not {"numpy", "pandas", "torch", "bcc", "pyroute2", "matplotlib", "grpc", "rich"} & set(loaded)
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "w") as gone:
+        ended = subprocess.run(
+            [sys.executable, "-m", "ztprobe", "--help"], stdout=gone, stderr=subprocess.PIPE, check=False
+        )
+    assert ended.stderr == b""
+
+
+def test_commands_are_the_ones_we_mean() -> None:
+    assert isinstance(ztprobe, click.Group)
+    assert set(ztprobe.commands) == {"trace", "report", "doctor", "clean"}

@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import pytest
+
+from ztprobe.errors import UsageError
+from ztprobe.job_request import check_data_dir, choose_experiments
+
+PROFILES = ("net0", "net2")
+FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+def choose(name: str, *, baseline: str | None = None, with_baseline: bool = True, seed: int | None = None):
+    experiment, against = choose_experiments(
+        name, PROFILES, baseline_name=baseline, with_baseline=with_baseline, seed=seed
+    )
+    return experiment.name, against and against.name
+
+
+def test_the_baseline_is_on_unless_it_is_the_experiment_itself() -> None:
+    assert choose("net2-sec3") == ("net2-sec3", "net0-sec0")
+    assert choose("net0-sec0") == ("net0-sec0", None)
+    assert choose("net2-sec3", with_baseline=False) == ("net2-sec3", None)
+    assert choose("net0-sec0", baseline="net0-sec0") == ("net0-sec0", "net0-sec0")
+
+
+def test_the_seed_goes_to_both() -> None:
+    assert choose("net2-sec3", seed=7) == ("net2-sec3-s7", "net0-sec0-s7")
+    assert choose("net2-sec3", baseline="net2-sec0", seed=7) == ("net2-sec3-s7", "net2-sec0-s7")
+
+
+def test_a_baseline_cannot_be_both_wanted_and_refused() -> None:
+    with pytest.raises(UsageError, match="contradict"):
+        choose("net2-sec3", baseline="net0-sec0", with_baseline=False)
+
+
+@pytest.mark.parametrize("folder", ["", "FashionMNIST/raw"])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_data_files_are_found_plain_or_packed_in_both_layouts(
+    tmp_path: Path, folder: str, suffix: str
+) -> None:
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        (tmp_path / folder / f"{name}{suffix}").touch()
+    assert check_data_dir("fashion-mnist", tmp_path) == tmp_path
+
+
+def test_a_missing_data_file_is_named(tmp_path: Path) -> None:
+    for name in FILES[:3]:
+        (tmp_path / name).touch()
+    with pytest.raises(UsageError, match=r"1 of the files of mnist .* t10k-labels-idx1-ubyte"):
+        check_data_dir("mnist", tmp_path)
+
+
+def test_files_need_a_directory_and_digits_refuses_one(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"needs --data-dir.*train-images-idx3-ubyte"):
+        check_data_dir("mnist", None)
+    with pytest.raises(UsageError, match="digits is built in"):
+        check_data_dir("digits", tmp_path)
+    assert check_data_dir("digits", None) is None

@@ -1,0 +1,102 @@
+"""The entry point: whatever a command raises becomes one line on standard error and an exit code.
+
+0 done, 1-6 see ztprobe.errors, 2 also for a wrong command line, 70 a bug in ztprobe,
+130 Ctrl-C, 143 SIGTERM. Commands import what they need when they run: help has to
+appear at once, and pandas, bcc and pyroute2 take their time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from ztprobe import __version__
+from ztprobe.cli.clean import clean
+from ztprobe.cli.doctor import doctor
+from ztprobe.cli.report import report
+from ztprobe.cli.trace import trace
+from ztprobe.errors import ZtprobeError
+from ztprobe.interrupts import Interrupted, catching
+
+__all__ = ("main", "ztprobe")
+
+_EX_SOFTWARE = 70  # sysexits.h
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example: ztprobe trace --experiment net2-sec3",
+)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def ztprobe() -> None:
+    """Say where each millisecond of a federated-learning round goes, measured from the kernel."""
+
+
+for _command in (trace, report, doctor, clean):
+    ztprobe.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; raises nothing but SystemExit.
+
+    :param arguments: without the program's name (default: ``sys.argv``).
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        with catching(_say), ztprobe.make_context("ztprobe", arguments) as context:
+            ztprobe.invoke(context)
+            sys.stdout.flush()
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return error.exit_code
+    except click.ClickException as error:
+        _say(_one_line(error))
+        return error.exit_code
+    except ZtprobeError as error:
+        _say(str(error))
+        return error.exit_code
+    except Interrupted as interrupt:
+        _say(f"interrupted ({interrupt}); everything has been cleaned up")
+        return interrupt.exit_code
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`): not an error, and no second one at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        _say(f"unexpected {type(error).__name__}: {_first_line(error)}; {_save_traceback()}")
+        return _EX_SOFTWARE
+    return 0
+
+
+def _say(text: str) -> None:
+    for line in text.splitlines() or [""]:
+        print(f"ztprobe: {line}", file=sys.stderr, flush=True)
+
+
+def _one_line(error: click.ClickException) -> str:
+    message = " ".join(error.format_message().split())
+    context = getattr(error, "ctx", None)
+    return f"{message} (see '{context.command_path} --help')" if context is not None else message
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ["no message"])[0]
+
+
+def _save_traceback() -> str:
+    # Called while the exception is being handled.
+    try:
+        descriptor, path = tempfile.mkstemp(prefix="ztprobe-traceback-", suffix=".txt")
+        with os.fdopen(descriptor, "w") as file:
+            traceback.print_exc(file=file)
+    except OSError:
+        traceback.print_exc()
+        return "the traceback is above"
+    return f"please report it with {path}"

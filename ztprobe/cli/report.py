@@ -1,0 +1,32 @@
+"""``ztprobe report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+__all__ = ("report",)
+
+
+@click.command(epilog="Example: ztprobe report runs/net2-sec3-20260131-120000")
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print report.json instead (a list, for several RUNs).")
+def report(runs: tuple[Path, ...], as_json: bool) -> None:
+    """Analyse saved runs again, without root.
+
+    Writes report.json, report.html and figures/ into each, the same bytes every time, and prints the
+    table.
+    """
+    from analysis.report import write_report
+    from analysis.table import print_report
+    from ztprobe.store import dump_json
+
+    reports = [write_report(run) for run in runs]
+    if as_json:
+        click.echo(dump_json(reports[0] if len(reports) == 1 else reports), nl=False)
+        return
+    for run, content in zip(runs, reports, strict=True):
+        if len(runs) > 1:
+            click.echo(f"\n{run}")
+        print_report(content)

@@ -1,0 +1,125 @@
+"""Signal by signal: which hook this kernel offers. Pure; the most stable hook comes first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ztprobe.preflight.features import KernelFeatures
+
+__all__ = ("SIGNALS", "SignalHook", "choose_hooks")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Hook:
+    name: str
+    offered: Callable[[KernelFeatures], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Signal:
+    name: str
+    gives: str
+    hooks: tuple[_Hook, ...]
+    remedy: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignalHook:
+    """The verdict on one signal."""
+
+    signal: str
+    gives: str  # what the ledger has it for
+    hook: str | None  # None: this kernel has none of them
+    remedy: str  # what would provide it; empty when it is there
+
+
+def _raw(*names: str) -> _Hook:
+    return _Hook(
+        name="raw_tp " + ", ".join(names),
+        offered=lambda kernel: kernel.bpf is not False and kernel.raw_tracepoints.issuperset(names),
+    )
+
+
+def _kprobe(name: str) -> _Hook:
+    return _Hook(name=name, offered=lambda kernel: kernel.bpf is not False and kernel.kprobes)
+
+
+def _tc(*interfaces: str) -> _Hook:
+    # Not tried without root counts as offered: the doctor says elsewhere that it could not try.
+    return _Hook(
+        name="tc clsact " + ", ".join(interfaces), offered=lambda kernel: kernel.network.tc_bpf is not False
+    )
+
+
+def _both(first: _Hook, second: _Hook) -> _Hook:
+    return _Hook(
+        name=f"{first.name} + {second.name}",
+        offered=lambda kernel: first.offered(kernel) and second.offered(kernel),
+    )
+
+
+def _with_reasons(hook: _Hook) -> _Hook:
+    return _Hook(name=f"{hook.name} (reasons from BTF)", offered=lambda k: hook.offered(k) and k.drop_reasons)
+
+
+_TC_REMEDY = "a kernel with CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS"
+
+SIGNALS = (
+    _Signal(
+        name="tcp_life_cycle",
+        gives="TCP handshakes, connection ends",
+        hooks=(_raw("inet_sock_set_state"), _kprobe("kprobe tcp_set_state")),
+        remedy="Linux 4.16 or newer, or CONFIG_KPROBES",
+    ),
+    _Signal(name="tls_phases", gives="TLS handshake phases", hooks=(_tc("eth0"),), remedy=_TC_REMEDY),
+    _Signal(
+        name="transfer_edges",
+        gives="first and last byte of each message",
+        hooks=(_tc("eth0", "lo"),),
+        remedy=_TC_REMEDY,
+    ),
+    _Signal(
+        name="app_reads",
+        gives="when the application has a message",
+        hooks=(_raw("sock_recv_length"), _kprobe("kretprobe tcp_recvmsg")),
+        remedy="Linux 6.3 or newer, or CONFIG_KPROBES",
+    ),
+    _Signal(
+        name="app_writes",
+        gives="when the application hands a message over",
+        hooks=(_raw("sock_send_length"), _kprobe("kprobe tcp_sendmsg")),
+        remedy="Linux 6.3 or newer, or CONFIG_KPROBES",
+    ),
+    _Signal(
+        name="retransmissions",
+        gives="what loss cost",
+        hooks=(_both(_tc("eth0"), _raw("tcp_retransmit_skb")),),
+        remedy=f"Linux 4.15 or newer, and {_TC_REMEDY}",
+    ),
+    _Signal(
+        name="drops",
+        gives="dropped packets with the reason",
+        hooks=(_with_reasons(_raw("kfree_skb")),),
+        remedy="Linux 5.17 or newer",
+    ),
+    _Signal(name="dns", gives="name resolution", hooks=(_tc("eth0"),), remedy=_TC_REMEDY),
+    _Signal(
+        name="run_queue",
+        gives="waiting for a CPU",
+        hooks=(_raw("sched_switch", "sched_wakeup", "sched_wakeup_new"),),
+        remedy="a kernel with CONFIG_TRACEPOINTS and CONFIG_DEBUG_INFO_BTF",
+    ),
+)
+
+
+def choose_hooks(kernel: KernelFeatures, signals: Sequence[_Signal] = SIGNALS) -> tuple[SignalHook, ...]:
+    """The best hook on offer for each signal, in the order of ``signals``."""
+    return tuple(_choose(signal, kernel) for signal in signals)
+
+
+def _choose(signal: _Signal, kernel: KernelFeatures) -> SignalHook:
+    hook = next((hook.name for hook in signal.hooks if hook.offered(kernel)), None)
+    return SignalHook(
+        signal=signal.name, gives=signal.gives, hook=hook, remedy="" if hook is not None else signal.remedy
+    )
