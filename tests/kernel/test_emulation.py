@@ -1,0 +1,323 @@
+"""Profiles on a small node of our own: what packets really get, counted independently."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import os
+import secrets
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ztprobe.emulation.emulator import Emulator
+from ztprobe.emulation.netem import netem_supported
+from ztprobe.emulation.qdisc import HANDLE, root_qdisc
+from ztprobe.errors import EnforcementError
+from ztprobe.netlink import create_netns, netlink, remove_netns
+from ztprobe.netns import entered
+from ztprobe.profile import Profile, load_profile
+
+PORT = 5001
+_TCP_CONGESTION = 13
+_SO_RCVBUFFORCE, _SO_TIMESTAMPNS = 33, 35
+
+
+@dataclass(frozen=True)
+class EmulatedPod:
+    """As much of a pod as emulation wants to know."""
+
+    name: str
+    address: str
+    netns: Path
+    interface: str
+    host_interface: str
+
+
+@dataclass(frozen=True)
+class Node:
+    """A namespace with a bridge, and two pods on it."""
+
+    netns: Path
+    pods: tuple[EmulatedPod, EmulatedPod]
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    """Built for one test, offloads on, and removed with everything inside."""
+    tag = f"ztp-t{secrets.token_hex(3)}"
+    names = [f"{tag}n", f"{tag}a", f"{tag}b"]
+    with contextlib.ExitStack() as stack:
+        paths = []
+        for name in names:
+            paths.append(create_netns(name))
+            stack.callback(remove_netns, name)
+        pods = tuple(
+            EmulatedPod(f"pod-{letter}", f"10.99.0.{i}", paths[i], "eth0", f"veth{i}")
+            for i, letter in enumerate("ab", 1)
+        )
+        with netlink(paths[0]) as ipr:
+            ipr.link("add", ifname="br0", kind="bridge")
+            (bridge,) = ipr.link_lookup(ifname="br0")
+            ipr.link("set", index=bridge, state="up")
+            for pod in pods:
+                peer = {"ifname": "eth0", "net_ns_fd": str(pod.netns)}
+                ipr.link("add", ifname=pod.host_interface, kind="veth", peer=peer)
+                (index,) = ipr.link_lookup(ifname=pod.host_interface)
+                ipr.link("set", index=index, master=bridge, state="up")
+        for pod in pods:
+            with netlink(pod.netns) as ipr:
+                (index,) = ipr.link_lookup(ifname="eth0")
+                ipr.addr("add", index=index, address=pod.address, prefixlen=24)
+                ipr.link("set", index=index, state="up")
+        yield Node(paths[0], (pods[0], pods[1]))
+
+
+def delays_ms(a: EmulatedPod, b: EmulatedPod, count: int, gap_s: float) -> list[float]:
+    """One-way delays from a to b, by UDP; the receiving time is the kernel's."""
+    delays: list[float] = []
+    with contextlib.ExitStack() as stack:
+        ends = []
+        for pod in (a, b):
+            with entered(pod.netns):
+                ends.append(stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))
+            ends[-1].bind((pod.address, 0))
+        ends[1].setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        ends[1].settimeout(1.0)
+
+        def receive() -> None:
+            with contextlib.suppress(TimeoutError):
+                while len(delays) < count:
+                    data, ((_, _, stamp),), _, _ = ends[1].recvmsg(64, 64)
+                    seconds, nanoseconds = (int.from_bytes(stamp[i : i + 8], "little") for i in (0, 8))
+                    delays.append((seconds * 10**9 + nanoseconds - int(data)) / 1e6)
+
+        thread = threading.Thread(target=receive)
+        thread.start()
+        for _ in range(count):
+            ends[0].sendto(str(time.time_ns()).encode(), ends[1].getsockname())
+            time.sleep(gap_s)
+        thread.join()
+    return delays
+
+
+def bulk_s(a: EmulatedPod, b: EmulatedPod, size_bytes: int) -> float:
+    """Seconds for one cubic connection to carry ``size_bytes`` from a to b, set-up not included."""
+    with entered(b.netns):
+        listener = socket.create_server((b.address, PORT))
+    # A fixed receive buffer: how fast Linux grows its own varies from 0.3 s to 2 s for 4.8 MB.
+    listener.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 8 << 20)
+    with entered(a.netns):
+        sender = socket.socket()
+    with listener, sender:
+        sender.setsockopt(socket.IPPROTO_TCP, _TCP_CONGESTION, b"cubic")
+        sender.settimeout(20)
+        sender.connect((b.address, PORT))
+        receiver, _ = listener.accept()
+        receiver.settimeout(20)
+        payload = bytes(size_bytes)
+        with receiver:
+            started = time.monotonic()
+            thread = threading.Thread(target=sender.sendall, args=(payload,))
+            thread.start()
+            received = 0
+            while received < size_bytes:
+                chunk = receiver.recv(1 << 20)
+                assert chunk, "the connection ended early"
+                received += len(chunk)
+            took_s = time.monotonic() - started
+            thread.join()
+    return took_s
+
+
+def datagrams_received(pod: EmulatedPod) -> int:
+    """UDP datagrams that the pod's namespace has received, by the kernel's own counter."""
+    with entered(pod.netns):
+        lines = Path("/proc/thread-self/net/snmp").read_text().splitlines()
+    names, values = (line.split() for line in lines if line.startswith("Udp:"))
+    return int(values[names.index("InDatagrams")])
+
+
+def emulate(node: Node, tmp_path: Path, backend: str | None = None, **profile: object) -> Emulator:
+    return Emulator(Profile(name="test", **profile), node.pods, node.netns, tmp_path, 1, backend=backend)
+
+
+@pytest.fixture(params=["nfqueue", pytest.param("netem", marks=pytest.mark.optional)])
+def delay_backend(request: pytest.FixtureRequest) -> str:
+    """Both ways to delay; netem where the kernel has it."""
+    if request.param == "netem" and not netem_supported():
+        pytest.skip("no netem (CONFIG_NET_SCH_NETEM)")
+    return str(request.param)
+
+
+def test_normal_jitter_has_its_mean_spread_and_shape(node: Node, tmp_path: Path, delay_backend: str) -> None:
+    with emulate(node, tmp_path, delay_backend, delay_ms=80, jitter_ms=20, distribution="normal") as emulator:
+        emulator.apply()
+        delays = sorted(delays_ms(*node.pods, count=1201, gap_s=0.0015))
+        assert len(delays) == 1201
+        assert statistics.fmean(delays) == pytest.approx(80, abs=2.5)  # 4 standard errors
+        assert statistics.stdev(delays) == pytest.approx(20, rel=0.09)
+        normal = statistics.NormalDist(80, 20)
+        distance = max(abs((i + 0.5) / len(delays) - normal.cdf(value)) for i, value in enumerate(delays))
+        assert distance < 1.95 / math.sqrt(len(delays))  # Kolmogorov-Smirnov, 99.9 %
+
+
+def test_jitter_reorders_as_independent_draws_do(node: Node, tmp_path: Path, delay_backend: str) -> None:
+    with emulate(node, tmp_path, delay_backend, delay_ms=20, jitter_ms=5, distribution="uniform") as emulator:
+        emulator.apply()
+        delays = delays_ms(*node.pods, count=401, gap_s=0.002)
+    assert statistics.stdev(delays) == pytest.approx(5 / math.sqrt(3), rel=0.12)
+    # In the order of arrival, sending times that go backwards: delays that grow by more than the gap.
+    assert sum(later - earlier > 2 for earlier, later in itertools.pairwise(delays)) > 50
+
+
+def test_constant_delay_is_exact_both_ways(node: Node, tmp_path: Path, delay_backend: str) -> None:
+    with emulate(node, tmp_path, delay_backend, delay_ms=20) as emulator:
+        emulator.apply()
+        for a, b in (node.pods, node.pods[::-1]):
+            assert statistics.median(delays_ms(a, b, count=101, gap_s=0.003)) == pytest.approx(20, abs=0.5)
+
+
+def test_loss_is_counted_alike_by_the_receiver(node: Node, tmp_path: Path) -> None:
+    a, b = node.pods
+    with emulate(node, tmp_path, "nfqueue", loss_pct=5) as emulator:
+        emulator.apply()
+        before = datagrams_received(b)
+        sent = 3001
+        arrived = len(delays_ms(a, b, count=sent, gap_s=0.0002))
+        counted = datagrams_received(b) - before
+        time.sleep(1.1)  # the counters are written once a second
+        line = emulator.stats()["delay_line"]
+    assert arrived == counted == sent - line["dropped"][a.name]
+    assert 95 <= sent - arrived <= 210  # 150 +- 5 standard deviations
+    assert line["queue_dropped"] == line["user_dropped"] == line["verdict_errors"] == 0
+
+
+def test_token_bucket_holds_its_rate_over_tcp(node: Node, tmp_path: Path) -> None:
+    profile = load_profile("net5")
+    size = 1_200_000
+    # 1448 bytes of payload in a frame of 1514, and the bucket starts full
+    expected_s = (size * 1514 / 1448 - profile.burst_bytes) * 8 / 10e6
+    with Emulator(profile, node.pods, node.netns, tmp_path, 1) as emulator:
+        emulator.apply()
+        assert emulator.backend == "tbf"
+        assert bulk_s(*node.pods, size) == pytest.approx(expected_s, rel=0.02)
+
+
+def test_bulk_tcp_flows_through_a_delay(node: Node, tmp_path: Path, delay_backend: str) -> None:
+    with emulate(node, tmp_path, delay_backend, delay_ms=20) as emulator:
+        emulator.apply()
+        took_s = bulk_s(*node.pods, 4_800_000)
+        assert 0.04 < took_s < 1.5
+
+
+def test_rate_and_delay_together(node: Node, tmp_path: Path) -> None:
+    profile = load_profile("net2a")
+    with Emulator(profile, node.pods, node.netns, tmp_path, 1) as emulator:
+        emulator.apply()
+        a, b = node.pods
+        measured = emulator.measure(a, [b])
+    assert measured.problems(profile) == []
+    assert measured.as_dict()["rate_mbit"] == pytest.approx(20, rel=0.03)
+    assert measured.as_dict()["delay_ms"] == pytest.approx(50, abs=0.6)
+
+
+@pytest.mark.parametrize("name", ["net0", "net1", "net3", "net4a"])
+def test_shipped_profiles_measure_as_they_ask(node: Node, tmp_path: Path, name: str) -> None:
+    profile = load_profile(name)
+    a, b = node.pods
+    with Emulator(profile, node.pods, node.netns, tmp_path, 1) as emulator:
+        emulator.apply()
+        assert emulator.measure(a, [b]).problems(profile) == []
+
+
+def test_measuring_notices_a_profile_that_is_not_in_force(node: Node, tmp_path: Path) -> None:
+    a, b = node.pods
+    with emulate(node, tmp_path, "none", delay_ms=20, jitter_ms=5, distribution="normal") as nothing:
+        nothing.apply()
+        problems = nothing.measure(a, [b]).problems(nothing.profile)
+    assert any("not on the path" in problem for problem in problems)
+    assert any("standard deviation" in problem for problem in problems)
+
+
+def test_traffic_flows_on_when_the_delay_line_dies(node: Node, tmp_path: Path) -> None:
+    with emulate(node, tmp_path, "nfqueue", delay_ms=50) as emulator:
+        emulator.apply()
+        assert statistics.median(delays_ms(*node.pods, count=11, gap_s=0.005)) > 49
+        pid = emulator.delay_line_pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 2
+        while emulator.stats()["alive"] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert emulator.stats()["alive"] is False
+        delays = delays_ms(*node.pods, count=11, gap_s=0.005)
+    assert len(delays) == 11
+    assert statistics.median(delays) < 5
+
+
+def test_delay_line_ends_with_its_parent(node: Node, tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from types import SimpleNamespace as S;"
+        "from ztprobe.emulation.emulator import Emulator; from ztprobe.profile import Profile;"
+        "node, a, address, state = sys.argv[1:];"
+        "pod = S(name='a', address=address, netns=Path(a), interface='eth0');"
+        "e = Emulator(Profile(name='x', delay_ms=5), [pod], Path(node), Path(state), 1, backend='nfqueue');"
+        "e.apply(); print(e.delay_line_pid, flush=True); time.sleep(30)"
+    )
+    a = node.pods[0]
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(node.netns), str(a.netns), a.address, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 3
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_clear_leaves_nothing_and_can_be_repeated(node: Node, tmp_path: Path) -> None:
+    emulator = emulate(node, tmp_path, "nfqueue+tbf", delay_ms=5, rate_mbit=50)
+    emulator.apply()
+    pid = emulator.delay_line_pid
+    emulator.clear()
+    emulator.clear()
+    assert not Path(f"/proc/{pid}").exists()
+    with entered(node.netns):
+        rules = subprocess.run(["iptables-save"], capture_output=True, text=True, check=True).stdout
+    assert "NFQUEUE" not in rules
+    assert "ZTPROBE" not in rules
+    for pod in node.pods:
+        with netlink(pod.netns) as ipr:
+            (index,) = ipr.link_lookup(ifname="eth0")
+            found = root_qdisc(ipr, index)
+        assert found is None or found.handle == 0
+
+
+def test_someone_elses_qdisc_is_refused_and_left_alone(node: Node, tmp_path: Path) -> None:
+    pod = node.pods[1]
+    with netlink(pod.netns) as ipr:
+        (index,) = ipr.link_lookup(ifname="eth0")
+        ipr.tc("add", "tbf", index, 0x70000, rate=1_000_000, burst=10_000, latency="50ms")
+        refused = pytest.raises(EnforcementError, match=r"pod-b: .* already has the qdisc tbf 7:")
+        with emulate(node, tmp_path, rate_mbit=10) as emulator, refused:
+            emulator.apply()
+        found = root_qdisc(ipr, index)
+    assert found is not None
+    assert found.handle == 0x70000 != HANDLE

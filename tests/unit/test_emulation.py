@@ -1,0 +1,235 @@
+"""What emulation computes: the delay line's draws and order, netem's fields, and the judgement on probes."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from ztprobe.emulation.delayline import Config, DelayLine, ErrorHistogram
+from ztprobe.emulation.measured import Measured, Rate, direction
+from ztprobe.emulation.netem import netem_options, normal_table
+from ztprobe.emulation.nfqueue import ACCEPT, DROP
+from ztprobe.profile import Profile, load_profile
+
+MS = 1_000_000
+
+
+class Verdicts:
+    """What a queue socket was told, in order."""
+
+    def __init__(self) -> None:
+        self.verdict_errors = 0
+        self.given: list[tuple[int, int, int]] = []
+        self.up_to: list[tuple[int, int]] = []
+
+    def verdict(self, packets: Iterable[tuple[int, int]], verdict: int) -> None:
+        self.given += [(queue, packet, verdict) for queue, packet in packets]
+
+    def accept_up_to(self, packets: Iterable[tuple[int, int]]) -> None:
+        self.up_to += list(packets)
+
+
+def delay_line(**changes: object) -> tuple[DelayLine, Verdicts]:
+    config = {
+        "netns": "", "pods": {"a": 100, "b": 101}, "delay_ns": 20 * MS, "jitter_ns": 0,
+        "distribution": "none", "loss_probability": 0.0, "max_packets": 1000, "seed": 3,
+        "stats_path": "", "parent_pid": 1,
+    }  # fmt: skip
+    verdicts = Verdicts()
+    return DelayLine(Config(**(config | changes)), verdicts), verdicts  # type: ignore[arg-type]
+
+
+def start_ns(line: DelayLine) -> int:
+    return line._zero_ns
+
+
+def test_a_packet_leaves_when_due_and_not_before() -> None:
+    line, verdicts = delay_line()
+    now = start_ns(line) + MS
+    line.take([(100, 1, 0)], now, 0)
+    assert line.next_due_ns == pytest.approx(now + 20 * MS, abs=1000)
+    assert not line.release(now + 20 * MS - 2000)
+    assert verdicts.up_to == []
+    line.release(now + 20 * MS + 1000)
+    assert verdicts.up_to == [(100, 1)]
+    assert line.pending == 0
+
+
+def test_delay_runs_from_the_kernels_stamp_unless_it_is_implausible() -> None:
+    line, _ = delay_line()
+    now = start_ns(line) + 50 * MS
+    wall_ahead = 10**18
+    for stamp, expected in [
+        (now - 3 * MS, now - 3 * MS),
+        (now + 5 * MS, now),  # from the future
+        (now - 9_000 * MS, now),  # a stepped clock
+    ]:
+        line.take([(100, 1, stamp + wall_ahead)], now, -wall_ahead)
+        assert line.next_due_ns == pytest.approx(expected + 20 * MS, abs=1000)
+        line.flush()
+
+
+def test_in_order_release_never_leaves_a_packet_behind() -> None:
+    # Two CPUs stamped packets 7 and 8 out of order: the later id is due first.
+    line, verdicts = delay_line()
+    now = start_ns(line) + 50 * MS
+    line.take([(100, 7, now - 10_000), (100, 8, now - 20_000), (101, 1, now - 15_000)], now, 0)
+    line.release(now + 30 * MS)
+    assert sorted(verdicts.up_to) == [(100, 8), (101, 1)]
+
+
+def test_packet_ids_survive_the_modulus() -> None:
+    line, verdicts = delay_line(jitter_ns=MS, distribution="uniform")
+    now = start_ns(line) + MS
+    ids = [2**20 - 1, 2**20, 2**20 + 1, 3 * 2**20 + 5]
+    line.take([(101, packet, 0) for packet in ids[:3]], now, 0)
+    line.flush()
+    line.take([(101, ids[3], 0)], now, 0)
+    line.flush()
+    assert sorted(packet for _, packet, verdict in verdicts.given if verdict == ACCEPT) == ids
+
+
+def test_normal_draws_are_independent_seeded_and_never_negative() -> None:
+    line, _ = delay_line(delay_ns=80 * MS, jitter_ns=20 * MS, distribution="normal")
+    draws = [line.draw_ns() for _ in range(20_000)]
+    assert statistics.fmean(draws) / MS == pytest.approx(80, abs=0.6)
+    assert statistics.stdev(draws) / MS == pytest.approx(20, rel=0.025)
+    assert abs(statistics.correlation(draws[:-1], draws[1:])) < 0.03
+    again, _ = delay_line(delay_ns=80 * MS, jitter_ns=20 * MS, distribution="normal")
+    assert [again.draw_ns() for _ in range(100)] == draws[:100]
+    wide, _ = delay_line(delay_ns=MS, jitter_ns=MS, distribution="normal")
+    assert min(wide.draw_ns() for _ in range(1000)) == 0
+
+
+def test_loss_is_a_drop_verdict_at_once_and_counted_per_pod() -> None:
+    line, verdicts = delay_line(loss_probability=0.1)
+    now = start_ns(line) + MS
+    for packet in range(1, 5004):
+        line.take([(100, packet, 0)], now, 0)
+    dropped = [packet for _, packet, verdict in verdicts.given if verdict == DROP]
+    assert line.dropped == [len(dropped), 0]
+    assert line.packets == [5003, 0]
+    assert line.pending == 5003 - len(dropped)
+    assert len(dropped) == pytest.approx(500, abs=110)  # 5 standard deviations
+
+
+def test_error_histogram_tells_quantiles() -> None:
+    histogram = ErrorHistogram()
+    assert histogram.quantile_us(0.5) is None
+    histogram.add([3] * 90 + [-205] * 9 + [10**9])
+    assert histogram.quantile_us(0.5) == 5
+    assert histogram.quantile_us(0.95) == 205
+    assert histogram.max_us == 10**9
+
+
+def test_normal_table_is_iproute2s() -> None:
+    ours = struct.unpack("=4096h", normal_table())
+    assert statistics.fmean(ours) == pytest.approx(0, abs=10)
+    assert statistics.pstdev(ours) == pytest.approx(8192, rel=0.001)
+    installed = next(Path("/usr/lib").glob("**/tc/normal.dist"), None)
+    if installed is None:
+        pytest.skip("no normal.dist (package iproute2)")
+    lines = [line for line in installed.read_text().splitlines() if not line.startswith("#")]
+    theirs = [int(word) for line in lines for word in line.split()]
+    # normal.c steps by 0.00005 sigma, so the last digit differs now and then.
+    assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) <= 1
+
+
+def test_netem_options_carry_full_precision() -> None:
+    options = netem_options(load_profile("net2"))
+    attributes = dict(options["attrs"])
+    assert attributes["TCA_NETEM_LATENCY64"] == 80 * MS
+    assert attributes["TCA_NETEM_JITTER64"] == 20 * MS
+    assert len(attributes["TCA_NETEM_DELAY_DIST"]) == 8192
+    assert netem_options(load_profile("net3"))["loss"] == round(0.005 * (2**32 - 1))
+    rate = dict(netem_options(load_profile("net2a"))["attrs"])["TCA_NETEM_RATE"]
+    assert rate["rate"] == 2_500_000
+    uniform = Profile(name="x", delay_ms=5, jitter_ms=1, distribution="uniform")
+    assert "TCA_NETEM_DELAY_DIST" not in dict(netem_options(uniform)["attrs"])
+
+
+def probes(
+    mean_ms: float, sd_ms: float, *, lost: int = 0, sent: int = 500, uniform: bool = False
+) -> Measured:
+    """Both directions to five clients."""
+    draws = random.Random(1)
+    directions = []
+    for client in range(5):
+        for a, b in ((f"c{client}", "server"), ("server", f"c{client}")):
+            half = sd_ms * math.sqrt(3)
+            delays = [
+                draws.uniform(mean_ms - half, mean_ms + half) if uniform else draws.gauss(mean_ms, sd_ms)
+                for _ in range(sent - lost)
+            ]
+            directions.append(direction(a, b, sent, delays))
+    return Measured(directions=tuple(directions))
+
+
+@pytest.mark.parametrize(
+    ("profile", "measured"),
+    [
+        ("net0", probes(0.03, 0.01)),
+        ("net1", probes(20.1, 5)),
+        ("net2", probes(80.2, 20.3)),
+        ("net3", probes(0.1, 0.05, lost=2)),
+        ("net4", probes(150.1, 0.1)),
+        ("net4a", probes(50.1, 10, lost=9)),
+    ],
+)
+def test_a_healthy_measurement_has_no_problems(profile: str, measured: Measured) -> None:
+    assert measured.problems(load_profile(profile)) == []
+
+
+def test_healthy_pods_do_not_fail_by_chance() -> None:
+    profile, draws = load_profile("net4a"), random.Random(5)
+    for _ in range(30):
+        directions = [
+            direction("a", "b", 500, [draws.gauss(50, 10) for _ in range(500) if draws.random() > 0.01])
+            for _ in range(10)
+        ]
+        assert Measured(directions=tuple(directions)).problems(profile) == []
+
+
+@pytest.mark.parametrize(
+    ("profile", "measured", "words"),
+    [
+        ("net2", probes(0.05, 0.02), "the profile is not on the path"),
+        ("net1", probes(40, 7), "applied twice, or at both ends"),
+        ("net1", probes(15, 5), "less than asked for"),
+        ("net4", probes(157, 0.1), "too busy"),
+        ("net2", probes(80, 20 / math.sqrt(3), uniform=True), "looks uniform"),
+        ("net4", probes(150, 20), "where no jitter is asked for"),
+        ("net3", probes(0.1, 0.05, lost=50), r"50 of 500 probes lost \(10.00 %\) instead of 0.5 %"),
+        ("net4a", probes(50, 10, lost=500), "none of 500 probes arrived"),
+        ("net4a", probes(50, 10, sent=5000), "0 of 5000 probes lost"),
+    ],
+)
+def test_a_profile_that_is_not_in_force_is_named(profile: str, measured: Measured, words: str) -> None:
+    import re
+
+    problems = measured.problems(load_profile(profile))
+    assert any(re.search(words, problem) for problem in problems), problems
+    assert all("\n" not in problem for problem in problems)
+
+
+def test_rate_is_judged_where_it_could_be_told() -> None:
+    quiet = probes(0.02, 0.01).directions
+    for goodput_mbit, wrong in ((10.2, False), (9.5, True), (None, False), (940.0, True)):
+        rates = (Rate(sender="server", goodput_mbit=goodput_mbit, frames=400),)
+        problems = Measured(directions=quiet, rates=rates).problems(load_profile("net5"))
+        assert bool(problems) == wrong
+
+
+def test_overall_values_use_the_names_that_are_asked_for() -> None:
+    measured = probes(80, 20)
+    assert set(measured.as_dict()) == {"delay_ms", "jitter_ms", "loss_pct", "rate_mbit"}
+    assert measured.as_dict()["delay_ms"] == pytest.approx(80, abs=2)
+    assert measured.as_dict()["rate_mbit"] is None
+    assert len(measured.details()["directions"]) == 10
+    assert "5000 probes" in measured.summary()

@@ -1,0 +1,150 @@
+"""Profiles: the shipped ones say what the table says, and a wrong one is refused in one clear line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from ztprobe.errors import UsageError
+from ztprobe.paths import NETPROFILES_DIR
+from ztprobe.profile import Profile, load_profile, profile_names
+
+TABLE = {  # delay_ms, jitter_ms, distribution, loss_pct, rate_mbit, per_packet
+    "net0": (0, 0, "none", 0, None, False),
+    "net1": (20, 5, "normal", 0, None, True),
+    "net2": (80, 20, "normal", 0, None, True),
+    "net2a": (50, 0, "none", 0, 20, False),
+    "net3": (0, 0, "none", 0.5, None, True),
+    "net4": (150, 0, "none", 0, None, False),
+    "net4a": (50, 10, "normal", 1, None, True),
+    "net5": (0, 0, "none", 0, 10, False),
+}
+
+
+def test_exactly_the_published_profiles_come_along() -> None:
+    assert profile_names() == sorted(TABLE)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_shipped_profile_is_the_published_one(name: str) -> None:
+    p = load_profile(name)
+    got = (p.delay_ms, p.jitter_ms, p.distribution, p.loss_pct, p.rate_mbit, p.per_packet)
+    assert (p.name, got) == (name, TABLE[name])
+    assert p.description
+    assert p.source
+    assert p.is_empty == (name == "net0")
+
+
+def test_our_own_number_says_so() -> None:
+    assert "own choice" in load_profile("net2a").source["rate_mbit"]
+
+
+def test_schema_is_valid_and_explains_every_key() -> None:
+    schema = json.loads((NETPROFILES_DIR / "schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    for key in (*schema["properties"].values(), *schema["properties"]["source"]["properties"].values()):
+        assert key["description"]
+
+
+def test_limits_hold_what_is_under_way() -> None:
+    net2a, net5 = load_profile("net2a"), load_profile("net5")
+    assert net2a.queue_limit_bytes >= 20e6 / 8 * 0.050
+    assert net2a.queue_limit_packets * 1514 >= net2a.queue_limit_bytes
+    assert net5.burst_bytes == 3 * 1514
+    assert Profile(name="x", rate_mbit=1000).burst_bytes == 125_000
+    assert load_profile("net4").queue_limit_packets > 100_000  # netem's default of 1000 would drop
+    assert Profile(name="x", rate_mbit=1, queue_limit_packets=7).queue_limit_packets == 7
+
+
+def test_uniform_jitter_is_a_half_width() -> None:
+    assert Profile(name="x", delay_ms=9, jitter_ms=3, distribution="uniform").sd_ms == pytest.approx(
+        3 / 3**0.5
+    )
+
+
+def test_profiles_are_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        load_profile("net2").delay_ms = 1  # type: ignore[misc]
+
+
+def test_unknown_profile_lists_the_valid_ones() -> None:
+    with pytest.raises(
+        UsageError, match="'net9'; valid ones: net0, net1, net2, net2a, net3, net4, net4a, net5"
+    ):
+        load_profile("net9")
+
+
+def test_a_path_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\ndescription: d\ndelay_ms: 3\nsource: {delay_ms: me}\n")
+    assert load_profile(path) == load_profile(str(path))
+    assert load_profile(path).delay_ms == 3
+
+
+HEAD = "name: x\ndescription: d\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        (
+            HEAD + "delay_ms: abc\nsource: {delay_ms: a}\n",
+            3,
+            'delay_ms: expected a one-way delay in milli.*"abc"',
+        ),
+        (HEAD + "loss_pct: 101\nsource: {loss_pct: a}\n", 3, "loss_pct: expected an independent loss.*101"),
+        (HEAD + "delay_ms: -1\nsource: {delay_ms: a}\n", 3, "delay_ms: expected .*-1"),
+        (HEAD + "delay_ms: .nan\nsource: {delay_ms: a}\n", 3, "delay_ms: expected a finite number"),
+        (HEAD + "delay_ms: true\nsource: {delay_ms: a}\n", 3, "delay_ms: expected .*true"),
+        (
+            HEAD + "delay_ms: 3\nsource: {jitter_ms: a}\n",
+            4,
+            "source.delay_ms: expected a text that says where",
+        ),
+        (HEAD + "delay: 3\nsource: {delay_ms: a}\n", 3, "delay: expected one of the keys name, "),
+        (HEAD + "source:\n  delay_ms: a\n  latency: b\n", 5, "source.latency: expected one of the keys"),
+        (HEAD + "distribution: cauchy\nsource: {delay_ms: a}\n", 3, "expected one of none, uniform, normal"),
+        (
+            HEAD + "delay_ms: 9\njitter_ms: 2\nsource: {delay_ms: a, jitter_ms: b}\n",
+            4,
+            "expected a distribution",
+        ),
+        (
+            HEAD + "jitter_ms: 2\ndistribution: normal\nsource: {jitter_ms: b}\n",
+            3,
+            "jitter_ms: expected at most delay_ms",
+        ),
+        (
+            HEAD + "burst_bytes: 2000\nsource: {burst_bytes: b}\n",
+            3,
+            "burst_bytes: expected rate_mbit beside it",
+        ),
+        (HEAD, 1, "source: expected a mapping"),
+        ("name: x\nname: y\n", 2, "name: expected each key once, found on line 1 too"),
+        ("name: x\n- a\n", 2, "expected YAML"),
+        ("- a\n", 1, "profile: expected a mapping of profile keys"),
+        ("", 1, "expected a mapping of profile keys, found an empty file"),
+        (HEAD + "1: 2\nsource: {delay_ms: a}\n", 3, "1: expected one of the keys"),
+    ],
+)
+def test_a_wrong_profile_gets_file_line_key_and_expectation(
+    tmp_path: Path, text: str, line: int, message: str
+) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message) as raised:
+        load_profile(path)
+    assert str(raised.value).startswith(f"{path}:{line}: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_an_unreadable_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot read this network profile: No such file"):
+        load_profile(tmp_path / "none.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        load_profile(tmp_path / "binary.yaml")

@@ -1,0 +1,152 @@
+"""netem on a pod's interface: the kernel's own delay, jitter, loss and rate.
+
+pyroute2 0.9.7 encodes neither a delay distribution nor 64-bit times, and drops an unknown
+keyword silently, so this module hands it a plug-in of its own for ``netem`` (the registry
+that ``IPRoute.tc("modules")`` returns) and computes every field itself, from
+include/uapi/linux/pkt_sched.h. The normal table is that of iproute2's netem/normal.c,
+computed, not copied: it walks x in small steps and keeps the last x for every
+``rint(16384 * cdf(x))``, which is the inverse of the distribution at ``(i + 0.5) / 16384``;
+every fourth value is printed, times 8192, cut to 16 bits.
+
+netem's loss and delay meet ARP too: resolve neighbours first.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+import threading
+from statistics import NormalDist
+from types import SimpleNamespace
+from typing import Any
+
+from ztprobe import netns
+from ztprobe.emulation.qdisc import HANDLE, root_qdisc
+from ztprobe.errors import EnforcementError
+from ztprobe.netlink import IPRoute, NetlinkError, netlink
+from ztprobe.profile import Profile
+
+__all__ = ("netem_options", "netem_supported", "normal_table", "set_netem")
+
+_LOOPBACK = 1
+_DIST_SCALE = 8192  # NETEM_DIST_SCALE
+_TABLE_SIZE = 16384
+_UINT32 = 2**32 - 1
+_TICK_SHIFT = 6  # PSCHED_SHIFT: a scheduler tick is 64 ns
+
+_ATTRIBUTES = (
+    ("TCA_NETEM_UNSPEC", "none"),
+    ("TCA_NETEM_CORR", "none"),
+    ("TCA_NETEM_DELAY_DIST", "cdata"),
+    ("TCA_NETEM_REORDER", "none"),
+    ("TCA_NETEM_CORRUPT", "none"),
+    ("TCA_NETEM_LOSS", "none"),
+    ("TCA_NETEM_RATE", "netem_rate"),
+    ("TCA_NETEM_ECN", "none"),
+    ("TCA_NETEM_RATE64", "uint64"),
+    ("TCA_NETEM_PAD", "none"),
+    ("TCA_NETEM_LATENCY64", "uint64"),
+    ("TCA_NETEM_JITTER64", "uint64"),
+)
+
+
+@functools.cache
+def normal_table() -> bytes:
+    """4096 signed 16-bit samples of N(0, 1), scale 8192, as ``TCA_NETEM_DELAY_DIST`` wants them."""
+    inverse = NormalDist().inv_cdf
+    samples = (round(_DIST_SCALE * inverse((i + 0.5) / _TABLE_SIZE)) for i in range(0, _TABLE_SIZE, 4))
+    return struct.pack("=4096h", *(max(-32768, min(32767, sample)) for sample in samples))
+
+
+def netem_options(profile: Profile) -> dict[str, Any]:
+    """``struct tc_netem_qopt`` and its attributes for a profile."""
+    delay_ns, jitter_ns = round(profile.delay_ms * 1e6), round(profile.jitter_ms * 1e6)
+    attributes: list[tuple[str, Any]] = [("TCA_NETEM_LATENCY64", delay_ns), ("TCA_NETEM_JITTER64", jitter_ns)]
+    if profile.distribution == "normal":
+        attributes.append(("TCA_NETEM_DELAY_DIST", normal_table()))
+    if profile.rate_mbit is not None:
+        rate_bytes_per_s = round(profile.rate_mbit * 1e6 / 8)
+        rate = {"rate": rate_bytes_per_s, "packet_overhead": 0, "cell_size": 0, "cell_overhead": 0}
+        attributes.append(("TCA_NETEM_RATE", rate))
+    return {
+        # The old 32-bit fields, for a kernel without the 64-bit ones (before 4.15).
+        "delay": min(delay_ns >> _TICK_SHIFT, _UINT32),
+        "limit": profile.queue_limit_packets,
+        "loss": round(profile.loss_pct / 100 * _UINT32),
+        "gap": 0,
+        "duplicate": 0,
+        "jitter": min(jitter_ns >> _TICK_SHIFT, _UINT32),
+        "attrs": attributes,
+    }
+
+
+def set_netem(ipr: IPRoute, index: int, profile: Profile, where: str) -> None:
+    """Put netem on the root of link ``index`` and read it back.
+
+    :param where: the pod, for messages.
+    :raises EnforcementError: the kernel holds other values than were set.
+    """
+    _install_plugin(ipr)
+    options = netem_options(profile)
+    # tc qdisc add dev eth0 root handle 5a70: netem limit N delay D J distribution normal loss P rate R
+    ipr.tc("add", "netem", index, HANDLE, netem_options=options)
+    found = root_qdisc(ipr, index)
+    wanted = _summary(options)
+    got = _summary(found.options) if found is not None and found.kind == "netem" else None
+    # The kernel never says which table it has; only the measured spread tells.
+    if got != wanted:
+        raise EnforcementError(f"{where}: netem was set to {wanted} and read back as {got}")
+
+
+@functools.cache
+def netem_supported() -> bool:
+    """Whether this kernel has sch_netem: tried on a namespace that nobody else can see (needs root)."""
+    result: list[bool] = []
+
+    def attempt() -> None:
+        netns.unshare(netns.CLONE_NEWNET)
+        with netlink() as ipr:
+            _install_plugin(ipr)
+            try:
+                ipr.tc("add", "netem", _LOOPBACK, HANDLE, netem_options=netem_options(Profile(name="trial")))
+                result.append(True)
+            except NetlinkError:
+                result.append(False)
+
+    # The namespace ends with its thread.
+    thread = threading.Thread(target=attempt, name="netem-trial")
+    thread.start()
+    thread.join()
+    return bool(result and result[0])
+
+
+def _summary(options: Any) -> dict[str, int]:
+    attributes = dict(tuple(item)[:2] for item in options["attrs"])
+    rate = attributes.get("TCA_NETEM_RATE")
+    return {
+        "delay_ns": int(attributes.get("TCA_NETEM_LATENCY64", options["delay"] << _TICK_SHIFT)),
+        "jitter_ns": int(attributes.get("TCA_NETEM_JITTER64", options["jitter"] << _TICK_SHIFT)),
+        "limit_packets": options["limit"],
+        "loss_of_2_32": options["loss"],
+        "rate_bytes_per_s": rate["rate"] if rate else 0,
+    }
+
+
+def _install_plugin(ipr: IPRoute) -> None:
+    modules = ipr.tc("modules")
+    stock = modules["netem"]
+    if getattr(stock, "is_ztprobe", False):
+        return
+    (nla,) = stock.options.__bases__
+    names = {
+        "nla_map": _ATTRIBUTES,
+        "fields": stock.options.fields,
+        "netem_rate": stock.options.netem_rate,
+    }
+    options = type("options", (nla,), names)
+    modules["netem"] = SimpleNamespace(
+        is_ztprobe=True,
+        parent=stock.parent,
+        options=options,
+        get_parameters=lambda keywords: keywords["netem_options"],
+    )

@@ -1,0 +1,63 @@
+"""The root qdisc of a pod's interface: seen, refused when it is someone else's, removed when it is ours.
+
+Ours carry the handle 5a70: ("Zp"). A fresh veth has no qdisc of its own (handle 0).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ztprobe.errors import EnforcementError
+from ztprobe.netlink import IPRoute
+
+__all__ = ("HANDLE", "RootQdisc", "refuse_foreign", "remove_ours", "root_qdisc")
+
+HANDLE = 0x5A70_0000
+_ROOT = 0xFFFF_FFFF
+
+
+@dataclass(frozen=True, kw_only=True)
+class RootQdisc:
+    """What stands at the root of a link's egress."""
+
+    kind: str
+    handle: int
+    options: Any  # as pyroute2 decodes TCA_OPTIONS
+    packets: int
+    drops: int
+    overlimits: int
+
+
+def root_qdisc(ipr: IPRoute, index: int) -> RootQdisc | None:
+    """The root qdisc of link ``index``; None: the kernel shows none."""
+    # tc -s qdisc show dev eth0 root
+    for message in ipr.tc("dump", index=index):
+        if message["index"] == index and message["parent"] == _ROOT:
+            stats = message.get_attr("TCA_STATS") or {}
+            return RootQdisc(
+                kind=message.get_attr("TCA_KIND"),
+                handle=message["handle"],
+                options=message.get_attr("TCA_OPTIONS"),
+                packets=stats.get("packets", 0),
+                drops=stats.get("drop", 0),
+                overlimits=stats.get("overlimits", 0),
+            )
+    return None
+
+
+def refuse_foreign(ipr: IPRoute, index: int, where: str) -> None:
+    """:raises EnforcementError: somebody has put a qdisc there (a shaped interface, or a leftover)."""
+    found = root_qdisc(ipr, index)
+    if found is not None and found.handle:
+        raise EnforcementError(
+            f"{where}: its interface already has the qdisc {found.kind} {found.handle >> 16:x}:; "
+            "remove it (tc qdisc del dev ... root) or leave that pod out"
+        )
+
+
+def remove_ours(ipr: IPRoute, index: int) -> None:
+    """Remove the root qdisc if it is ours; idempotent."""
+    found = root_qdisc(ipr, index)
+    if found is not None and found.handle == HANDLE:
+        ipr.tc("del", index=index, handle=HANDLE, root=True)
