@@ -1,0 +1,338 @@
+"""Policies against a second reading of Kubernetes' rules, and against the filter's own text."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ztprobe.errors import UsageError
+from ztprobe.policy import NFT_TABLE, PolicyPod, compile_policies, to_nft
+
+NAMESPACE_LABEL = "kubernetes.io/metadata.name"
+PORTS = (53, 80, 50051)
+NAMES = ("dns", "web", "grpc")
+
+
+def pod(
+    name: str,
+    address: str,
+    namespace: str = "fl",
+    ports: dict[tuple[str, str], int] | None = None,
+    **labels: str,
+) -> PolicyPod:
+    return PolicyPod(name=name, namespace=namespace, labels=labels, address=address, ports=ports or {})
+
+
+def document(name: str, spec: dict[str, Any], namespace: str = "fl") -> dict[str, Any]:
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": spec,
+    }
+
+
+# -- a naive reading of the API's documentation, straight from the documents --------------------
+
+
+def label_selector_matches(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    for key, value in selector.get("matchLabels", {}).items():
+        if labels.get(key) != value:
+            return False
+    for expression in selector.get("matchExpressions", []):
+        key, values = expression["key"], expression.get("values", [])
+        holds = {
+            "In": key in labels and labels[key] in values,
+            "NotIn": key not in labels or labels[key] not in values,
+            "Exists": key in labels,
+            "DoesNotExist": key not in labels,
+        }[expression["operator"]]
+        if not holds:
+            return False
+    return True
+
+
+def peer_matches(peer: dict[str, Any], other: PolicyPod, policy_namespace: str) -> bool:
+    if "namespaceSelector" in peer:
+        if not label_selector_matches(peer["namespaceSelector"], {NAMESPACE_LABEL: other.namespace}):
+            return False
+    elif other.namespace != policy_namespace:
+        return False
+    return label_selector_matches(peer.get("podSelector", {}), dict(other.labels))
+
+
+def port_matches(entry: dict[str, Any], receiver: PolicyPod, protocol: str, port: int) -> bool:
+    if entry.get("protocol", "TCP") != protocol:
+        return False
+    wanted = entry.get("port")
+    if isinstance(wanted, str):
+        wanted = receiver.ports.get((protocol, wanted), -1)
+    return wanted is None or wanted == port
+
+
+def naive(documents: list[dict[str, Any]], src: PolicyPod, dst: PolicyPod, protocol: str, port: int) -> bool:
+    if src is dst:
+        return True
+    for direction, side, subject, other in (("Egress", "to", src, dst), ("Ingress", "from", dst, src)):
+        selected, permitted = False, False
+        for item in documents:
+            spec, namespace = item["spec"], item["metadata"]["namespace"]
+            key = direction.lower()
+            types = spec.get("policyTypes", ["Ingress", "Egress"] if "egress" in spec else ["Ingress"])
+            if direction not in types or subject.namespace != namespace:
+                continue
+            if not label_selector_matches(spec["podSelector"], dict(subject.labels)):
+                continue
+            selected = True
+            for rule in spec.get(key, []):
+                peers, ports = rule.get(side, []), rule.get("ports", [])
+                if peers and not any(peer_matches(peer, other, namespace) for peer in peers):
+                    continue
+                if ports and not any(port_matches(entry, dst, protocol, port) for entry in ports):
+                    continue
+                permitted = True
+        if selected and not permitted:
+            return False
+    return True
+
+
+# -- the filter's text, interpreted -------------------------------------------------------------
+
+
+def filtered(rules: str, src: str, dst: str, protocol: str, port: int) -> bool:
+    """What nft would do with a new connection's first packet; knows only what to_nft writes."""
+    chains = {
+        name: [line.strip() for line in body.strip().splitlines()]
+        for name, body in re.findall(r"  chain (\w+) \{\n(.*?)\n  \}", rules, re.S)
+    }
+
+    def drops(chain: str) -> bool:
+        for line in chains[chain]:
+            match = re.fullmatch(
+                r"(?:ip [ds]addr \{ (?P<peers>[^}]*) \} ?)?"
+                r"(?:meta l4proto (?P<all>\w+) ?|(?P<protocol>tcp|udp) dport (?P<port>\d+) ?)?counter return",
+                line,
+            )
+            if match is None:
+                assert line.startswith(("update @dropped", "counter name drop_")), line
+                if line.endswith(" drop"):
+                    return True
+                continue
+            peer = dst if chain.startswith("egress") else src
+            if match["peers"] is not None and peer not in match["peers"].split(", "):
+                continue
+            if (match["all"] or match["protocol"] or protocol) != protocol:
+                continue
+            if match["port"] is None or int(match["port"]) == port:
+                return False
+        raise AssertionError(f"{chain} ends without a drop")
+
+    for line in chains["forward"][2:]:
+        field, elements = re.fullmatch(r"ip (saddr|daddr) vmap \{ (.*) \}", line).groups()
+        jumps = dict(element.split(" : jump ") for element in elements.split(", "))
+        chain = jumps.get(src if field == "saddr" else dst)
+        if chain is not None and drops(chain):
+            return False
+    return True
+
+
+# -- arbitrary clusters -------------------------------------------------------------------------
+
+labels = st.dictionaries(st.sampled_from(("app", "tier")), st.sampled_from(("a", "b")), max_size=2)
+expressions = st.one_of(
+    st.fixed_dictionaries(
+        {
+            "key": st.sampled_from(("app", "tier")),
+            "operator": st.sampled_from(("In", "NotIn")),
+            "values": st.lists(st.sampled_from(("a", "b")), min_size=1, max_size=2, unique=True),
+        }
+    ),
+    st.fixed_dictionaries(
+        {
+            "key": st.sampled_from(("app", "tier")),
+            "operator": st.sampled_from(("Exists", "DoesNotExist")),
+        }
+    ),
+)
+selectors = st.fixed_dictionaries(
+    {}, optional={"matchLabels": labels, "matchExpressions": st.lists(expressions, max_size=2)}
+)
+namespace_selectors = st.one_of(
+    st.just({}),
+    st.sampled_from(("fl", "other")).map(lambda name: {"matchLabels": {NAMESPACE_LABEL: name}}),
+)
+peers = st.one_of(
+    st.fixed_dictionaries({"podSelector": selectors}, optional={"namespaceSelector": namespace_selectors}),
+    st.fixed_dictionaries({"namespaceSelector": namespace_selectors}),
+)
+port_entries = st.fixed_dictionaries(
+    {},
+    optional={
+        "protocol": st.sampled_from(("TCP", "UDP")),
+        "port": st.one_of(st.sampled_from(PORTS), st.sampled_from(NAMES)),
+    },
+)
+
+
+def allow_rules(side: str) -> st.SearchStrategy[list[dict[str, Any]]]:
+    rule = st.fixed_dictionaries(
+        {}, optional={side: st.lists(peers, max_size=2), "ports": st.lists(port_entries, max_size=2)}
+    )
+    return st.lists(rule, min_size=1, max_size=2)
+
+
+specs = st.fixed_dictionaries(
+    {"podSelector": selectors},
+    optional={
+        "policyTypes": st.lists(st.sampled_from(("Ingress", "Egress")), min_size=1, unique=True),
+        "ingress": allow_rules("from"),
+        "egress": allow_rules("to"),
+    },
+)
+documents = st.lists(st.tuples(specs, st.sampled_from(("fl", "other"))), min_size=1, max_size=4).map(
+    lambda found: [document(f"p{n}", spec, namespace) for n, (spec, namespace) in enumerate(found)]
+)
+port_names = st.dictionaries(
+    st.tuples(st.sampled_from(("TCP", "UDP")), st.sampled_from(NAMES)), st.sampled_from(PORTS), max_size=3
+)
+clusters = st.lists(
+    st.tuples(st.sampled_from(("fl", "other")), labels, port_names), min_size=2, max_size=4
+).map(
+    lambda found: [
+        pod(f"pod-{n}", f"10.0.0.{n + 1}", namespace, ports, **chosen)
+        for n, (namespace, chosen, ports) in enumerate(found)
+    ]
+)
+
+
+@settings(max_examples=400)
+@given(documents=documents, pods=clusters)
+def test_verdicts_follow_kubernetes_and_the_filter_follows_the_verdicts(
+    documents: list[dict[str, Any]], pods: list[PolicyPod]
+) -> None:
+    before = copy.deepcopy(documents)
+    ruleset = compile_policies(documents, pods)
+    assert documents == before
+    rules = to_nft(ruleset)
+    assert not re.search(r"\{ *\}", rules.replace("{ }\n", "")), "nft has no empty sets"
+    for src in pods:
+        for dst in pods:
+            for protocol in ("TCP", "UDP"):
+                for port in (*PORTS, 9):
+                    verdict = ruleset.allows(src.name, dst.name, protocol, port)
+                    assert verdict.allowed == naive(documents, src, dst, protocol, port)
+                    assert (verdict.direction is None) == verdict.allowed
+                    assert verdict.allowed or verdict.policies
+                    if src is not dst:
+                        seen = filtered(rules, src.address, dst.address, protocol.lower(), port)
+                        assert seen == verdict.allowed
+
+
+# -- single rules, told apart -------------------------------------------------------------------
+
+SERVER = pod("server", "10.0.0.1", ports={("TCP", "grpc"): 50051}, app="server")
+CLIENT = pod("client", "10.0.0.2", app="client")
+STRANGER = pod("stranger", "10.0.0.3", namespace="default", app="client")
+PODS = (SERVER, CLIENT, STRANGER)
+FROM_CLIENTS = document(
+    "from-clients",
+    {
+        "podSelector": {"matchLabels": {"app": "server"}},
+        "ingress": [
+            {"from": [{"podSelector": {"matchLabels": {"app": "client"}}}], "ports": [{"port": "grpc"}]}
+        ],
+    },
+)
+
+
+def test_a_pod_selector_alone_means_the_policys_own_namespace() -> None:
+    rules = compile_policies([FROM_CLIENTS], PODS)
+    assert rules.allows("client", "server", "tcp", 50051).policies == ("from-clients",)
+    denied = rules.allows("stranger", "server", "TCP", 50051)
+    assert (denied.allowed, denied.policies, denied.direction) == (False, ("from-clients",), "ingress")
+
+
+def test_two_selectors_in_one_peer_both_have_to_hold() -> None:
+    both = {"podSelector": {"matchLabels": {"app": "client"}}, "namespaceSelector": {}}
+    policy = document("p", {"podSelector": {}, "ingress": [{"from": [both]}]})
+    rules = compile_policies([policy], PODS)
+    assert rules.allows("stranger", "server", "UDP", 1).allowed
+    assert not rules.allows("server", "client", "UDP", 1).allowed
+
+
+def test_policies_add_up() -> None:
+    deny = document("deny", {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]})
+    rules = compile_policies([deny, FROM_CLIENTS], PODS)
+    verdict = rules.allows("client", "server", "TCP", 50051)
+    assert (verdict.allowed, verdict.policies, verdict.direction) == (False, ("deny",), "egress")
+    out = document("out", {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]})
+    verdict = compile_policies([deny, FROM_CLIENTS, out], PODS).allows("client", "server", "TCP", 50051)
+    assert (verdict.allowed, verdict.policies) == (True, ("out", "from-clients"))
+
+
+def test_no_policy_filters_nothing() -> None:
+    rules = compile_policies([], PODS)
+    assert rules.allows("stranger", "server", "TCP", 1).policies == ()
+    assert "vmap" not in to_nft(rules)
+
+
+def test_the_table_is_ours_and_only_drops() -> None:
+    text = to_nft(compile_policies([FROM_CLIENTS], PODS))
+    assert text.startswith(f"table ip {NFT_TABLE} {{\n")
+    assert "flush" not in text
+    assert "priority -160; policy accept;" in text
+    # A full set must not turn the drop off with it.
+    assert not re.search(r"update @dropped.*drop$", text, re.M)
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "problem"),
+    [
+        (
+            {"ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}]},
+            "spec.ingress[0].from[0].ipBlock",
+            "not supp",
+        ),
+        ({"egress": [{"ports": [{"port": 1, "endPort": 9}]}]}, "spec.egress[0].ports[0].endPort", "not supp"),
+        ({"ingress": [{"ports": [{"protocol": "SCTP"}]}]}, "spec.ingress[0].ports[0].protocol", "'SCTP'"),
+        ({"ingress": [{"ports": [{"port": 65536}]}]}, "spec.ingress[0].ports[0].port", "65536"),
+        ({"ingress": [{"ports": [{"port": True}]}]}, "spec.ingress[0].ports[0].port", "True"),
+        ({"ingress": [{"from": [{}]}]}, "spec.ingress[0].from[0]", "empty"),
+        ({"ingress": {}, "policyTypes": ["Both"]}, "spec.policyTypes", "'Both'"),
+        ({"ingress": {"from": []}}, "spec.ingress", "a list"),
+        ({"priority": 1}, "spec.priority", "not supported"),
+        ({"podSelector": {"matchName": "x"}}, "spec.podSelector.matchName", "not supported"),
+        (
+            {"podSelector": {"matchExpressions": [{"key": "a", "operator": "Gt", "values": ["1"]}]}},
+            "spec.podSelector.matchExpressions[0].operator",
+            "'Gt'",
+        ),
+        (
+            {"ingress": [{"from": [{"namespaceSelector": {"matchLabels": {"team": "x"}}}]}]},
+            "spec.ingress[0].from[0].namespaceSelector",
+            "team",
+        ),
+    ],
+)
+def test_an_unsupported_field_is_named(change: dict[str, Any], field: str, problem: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        compile_policies([document("mine", {"podSelector": {}} | change)], PODS)
+    assert str(raised.value).startswith(f"NetworkPolicy mine: field `{field}` ")
+    assert problem in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_another_kind_of_policy_is_refused() -> None:
+    cilium = {
+        "apiVersion": "cilium.io/v2",
+        "kind": "CiliumNetworkPolicy",
+        "metadata": {"name": "c"},
+        "spec": {},
+    }
+    with pytest.raises(UsageError, match=r"NetworkPolicy c: is cilium.io/v2 CiliumNetworkPolicy"):
+        compile_policies([cilium], PODS)

@@ -1,0 +1,1 @@
+"""Where pods run: network namespaces of this machine (`local`); Kubernetes will be the other."""

@@ -1,0 +1,108 @@
+"""A certificate authority for one run, and the workload's certificates from it.
+
+Identities are SPIFFE names of the Kubernetes service accounts. Everything is ECDSA
+P-256 (what service meshes use), is valid for the run's day at most, and is written
+where only root reads; the authority's own key never reaches the disk.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+__all__ = ("LIFETIME", "Authority", "spiffe_id")
+
+LIFETIME = datetime.timedelta(hours=24)
+# Clocks of one machine agree; this is for the second that validity is rounded to.
+_BACKDATE = datetime.timedelta(minutes=1)
+
+
+def spiffe_id(namespace: str, service_account: str) -> str:
+    """The identity that a certificate carries as its URI name."""
+    return f"spiffe://cluster.local/ns/{namespace}/sa/{service_account}"
+
+
+class Authority:
+    """Signs certificates as long as this object lives."""
+
+    def __init__(self, name: str) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._subject = _name(f"ztprobe run {name}")
+        self.not_after = _now() + LIFETIME
+        builder = self._builder(self._subject, self._key.public_key())
+        self._certificate = (
+            builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(signs_certificates=True), critical=True)
+            .sign(self._key, hashes.SHA256())
+        )
+
+    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._subject)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(_now() - _BACKDATE)
+            .not_valid_after(self.not_after)
+        )
+
+    def issue(self, directory: Path, namespace: str, service_account: str, dns_names: Sequence[str]) -> None:
+        """Write tls.crt, tls.key and ca.crt, as a Secret of type kubernetes.io/tls holds them."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        names: list[x509.GeneralName] = [
+            x509.UniformResourceIdentifier(spiffe_id(namespace, service_account)),
+            *(x509.DNSName(name) for name in dns_names),
+        ]
+        certificate = (
+            self._builder(_name(service_account), key.public_key())
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(signs_certificates=False), critical=True)
+            .add_extension(
+                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
+                critical=False,
+            )
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        for name, content in (
+            ("tls.crt", certificate.public_bytes(serialization.Encoding.PEM)),
+            ("tls.key", private),
+            ("ca.crt", self._certificate.public_bytes(serialization.Encoding.PEM)),
+        ):
+            fd = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o400)
+            with open(fd, "wb") as file:
+                file.write(content)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
