@@ -1,0 +1,111 @@
+"""Everything that touches a node, as one unit: probes, and the network profile on its pods.
+
+The local runtime starts one agent for its machine; a DaemonSet can host the same
+class on every node. It is told about pods (`ztprobe.runtime.base.Pod`) and
+processes, and hands back tables and an account of its own cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ztprobe.netns import inode
+from ztprobe.probes.collector import Collector, coverage
+from ztprobe.probes.kernel import KernelProbes
+from ztprobe.runtime.base import Pod
+
+__all__ = ("Agent", "Observation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """What the probes saw, and what seeing it cost."""
+
+    tables: dict[str, pd.DataFrame]
+    hooks: dict[str, str]
+    probes: list[dict[str, Any]]
+    loss: dict[str, int]
+    coverage: float
+    events_seen: int
+    reader_cpu_ns: int
+    drop_reasons: dict[int, str] = field(default_factory=dict)
+
+
+class Agent:
+    """prepare -> attach -> watch -> stop; a context manager that always detaches."""
+
+    def __init__(self) -> None:
+        self._kernel = KernelProbes()
+        self._collector: Collector | None = None
+        self._processes: dict[int, tuple[str, str]] = {}
+        self.hooks: dict[str, str] = {}
+
+    def __enter__(self) -> Agent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def prepare(self) -> None:
+        """Compile and load; takes about a second and needs no pods yet."""
+        self._kernel.load()
+
+    def attach(self, pods: Sequence[Pod], node_netns: Path) -> dict[str, str]:
+        """Trace these pods from now on. :returns: signal -> hook in use."""
+        for pod in pods:
+            self._kernel.trace_netns(pod.netns_inode)
+        self._kernel.trace_netns(inode(node_netns), node=True)
+        self.hooks = self._kernel.attach()
+        self._kernel.enable_stats()
+        for pod in pods:
+            self._kernel.attach_interface(pod.netns, pod.interface)
+        names = {pod.netns_inode: pod.name for pod in pods}
+        names[inode(node_netns)] = "node"
+        self._collector = Collector(self._kernel, names)
+        self._collector.start()
+        return self.hooks
+
+    def watch(self, processes: dict[int, tuple[str, str]]) -> None:
+        """Trace reads, writes and CPU waits of these processes; call again as they come.
+
+        :param processes: pid -> (pod, container).
+        """
+        for pid, (pod, container) in processes.items():
+            if self._processes.get(pid) != (pod, container):
+                self._kernel.trace_process(pid, proxy=container == "proxy")
+                self._processes[pid] = (pod, container)
+
+    def stop(self) -> Observation:
+        """Stop watching and hand over what was seen."""
+        if self._collector is None:
+            raise RuntimeError("stop before attach")
+        self._collector.stop()
+        tables = self._collector.tables()
+        points = tables["points"]
+        owners = {pid: f"{pod}/{container}" for pid, (pod, container) in self._processes.items()}
+        points["process"] = [owners.get(tgid, "") for tgid in points["tgid"]]
+        bursts = tables["bursts"]
+        bursts["process"] = [owners.get(tgid, "") for tgid in bursts["tgid"]]
+        loss = self._collector.loss(tables)
+        seen = self._collector.events_seen
+        return Observation(
+            tables=tables,
+            hooks=self.hooks,
+            probes=[cost.as_dict() for cost in self._kernel.read_costs()],
+            loss=loss,
+            coverage=coverage(seen, loss),
+            events_seen=seen,
+            reader_cpu_ns=self._collector.cpu_ns,
+            drop_reasons=self._kernel.reason_names,
+        )
+
+    def close(self) -> None:
+        """Detach everything; idempotent."""
+        if self._collector is not None:
+            self._collector.stop()
+        self._kernel.close()

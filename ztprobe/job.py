@@ -1,0 +1,277 @@
+"""One traced job: baseline and experiment, each brought up, watched, written down and taken away.
+
+The order matters and is the same on every runtime: pods, probes, profile (applied,
+then measured while nothing blocks the way), security (in force, then proven), server,
+clients, rounds. Everything is a context manager, so whatever ends the job early
+(an error, Ctrl-C) undoes what is there; SIGKILL leaves a journal for `ztprobe clean`.
+Results are written beside their place and renamed at the end: a run directory is
+either whole or not there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ztprobe import __version__
+from ztprobe.agent import Agent
+from ztprobe.clock import take_sample
+from ztprobe.emulation.emulator import Emulator
+from ztprobe.errors import EnforcementError, WorkloadError
+from ztprobe.experiment import Experiment
+from ztprobe.interrupts import shielded
+from ztprobe.job_request import TraceRequest
+from ztprobe.paths import STATE_DIR
+from ztprobe.profile import load_profile
+from ztprobe.progress import Progress
+from ztprobe.runtime.base import Pod, Runtime, WorkloadOptions
+from ztprobe.runtime.journal import clean_leftovers
+from ztprobe.runtime.local import LocalRuntime
+from ztprobe.store import BASELINE_DIR, RunDir, create_run_dir
+
+__all__ = ("run_trace",)
+
+_POLL_S = 0.1
+_CLOCK_SAMPLE_S = 5.0
+_VERSIONS = ("grpcio", "torch", "numpy", "pandas", "pyroute2")
+
+
+def run_trace(request: TraceRequest, progress: Progress) -> Path:
+    """Run what was asked for and return the run directory, ready to be analysed.
+
+    :raises ZtprobeError: something could not be set up, was not in force, or failed on the way.
+    """
+    for line in clean_leftovers():
+        progress.note(f"left by an interrupted run: {line}")
+    partial = request.out.with_name(f".{request.out.name}.partial-{os.getpid()}")
+    try:
+        outcome = create_run_dir(partial)
+        # All runs of a call see packets of the same size, or the offloads would pass for the profile's cost.
+        per_packet = any(load_profile(e.profile).per_packet for e in request.experiments)
+        for experiment in request.experiments:
+            is_baseline = experiment is not request.experiment
+            target = create_run_dir(partial / BASELINE_DIR) if is_baseline else outcome
+            progress.note(f"{experiment.name}{' (baseline)' if is_baseline else ''}")
+            _Job(request, experiment, target, progress, offloads=not per_packet).run()
+        if request.out.exists():
+            request.out.rmdir()  # empty: the request was checked
+        partial.rename(request.out)
+    except BaseException:
+        with shielded():
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return request.out
+
+
+class _Job:
+    """One run of one experiment."""
+
+    def __init__(
+        self,
+        request: TraceRequest,
+        experiment: Experiment,
+        target: RunDir,
+        progress: Progress,
+        *,
+        offloads: bool,
+    ) -> None:
+        self.request = request
+        self.experiment = experiment
+        self.target = target
+        self.progress = progress
+        self.profile = load_profile(experiment.profile)
+        self.run_id = secrets.token_hex(3)
+        self.options = WorkloadOptions(
+            rounds=request.rounds,
+            clients=request.clients,
+            seed=experiment.seed,
+            distribution=experiment.distribution,
+            dataset=request.dataset,
+            data_dir=request.data_dir,
+            reconnect=request.reconnect,
+            level=experiment.level,
+        )
+        self.runtime: Runtime = LocalRuntime(
+            self.options, run_id=self.run_id, log_dir=target.path / "logs", offloads=offloads
+        )
+        self.clock_samples = [dataclasses.asdict(take_sample())]
+        self.meta: dict[str, Any] = {}
+
+    def run(self) -> None:
+        """Everything from pods to run.json."""
+        started_ns = time.monotonic_ns()
+        with self._runtime_up() as runtime, Agent() as agent:
+            agent.prepare()
+            fl_pods = [pod for pod in runtime.pods if pod.labels.get("app", "").startswith("fl-")]
+            self.progress.done(f"{len(runtime.pods)} pods on one node")
+            self._attach(agent, runtime, fl_pods)
+            state_dir = STATE_DIR / self.run_id
+            with Emulator(
+                self.profile, fl_pods, runtime.node_netns, state_dir, self.experiment.seed
+            ) as emulator:
+                self._emulate(emulator, fl_pods)
+                self._secure(runtime, agent)
+                self._rounds(runtime, agent)
+                emulation_stats = emulator.stats()
+                observation = agent.stop()
+            self.meta["emulation"]["stats"] = emulation_stats
+            self.meta["emulator_cpu_ns"] = int(emulation_stats.get("cpu_ns", 0))
+            self.meta["facts"] = runtime.facts()
+            self.meta["pods"] = [_pod_record(pod) for pod in runtime.pods]
+            self._save_logs(runtime, fl_pods)
+        for name, table in observation.tables.items():
+            self.target.write_events(name, table)
+        self.clock_samples.append(dataclasses.asdict(take_sample()))
+        run_time_ns = sum(probe["run_time_ns"] for probe in observation.probes)
+        record = self.meta | {
+            "experiment": dataclasses.asdict(self.experiment) | {"name": self.experiment.name},
+            "options": dataclasses.asdict(self.options) | {"data_dir": str(self.options.data_dir or "")},
+            "runtime": "local",
+            "kernel": platform.release(),
+            "machine": platform.machine(),
+            "versions": _versions(),
+            "hooks": observation.hooks,
+            "probes": observation.probes,
+            "drop_reasons": {str(number): name for number, name in observation.drop_reasons.items()},
+            "clock_samples": self.clock_samples,
+            "loss": observation.loss,
+            "coverage": observation.coverage,
+            "events_seen": observation.events_seen,
+            "agent_cpu_ns": run_time_ns + observation.reader_cpu_ns,
+            "wall_ns": time.monotonic_ns() - started_ns,
+            "cores": os.cpu_count() or 1,
+        }
+        self.target.finish(json.loads(json.dumps(record)))  # tuples become lists, as they will be read back
+
+    @contextlib.contextmanager
+    def _runtime_up(self) -> Iterator[Runtime]:
+        self.progress.stage("pods", f"{self.request.clients} clients, one server, DNS")
+        try:
+            self.runtime.create()
+            yield self.runtime
+        finally:
+            with shielded():
+                self.runtime.down()
+
+    def _attach(self, agent: Agent, runtime: Runtime, fl_pods: list[Pod]) -> None:
+        self.progress.stage("probes")
+        hooks = agent.attach(fl_pods, runtime.node_netns)
+        self.progress.done(f"{len(hooks)} signals attached")
+        for signal, hook in hooks.items():
+            self.progress.note(f"  {signal:<16} {hook}")
+
+    def _emulate(self, emulator: Emulator, fl_pods: list[Pod]) -> None:
+        server = next(pod for pod in fl_pods if pod.labels["app"] == "fl-server")
+        clients = [pod for pod in fl_pods if pod is not server]
+        self.progress.stage("network profile", self.profile.name)
+        emulator.apply()
+        measured = emulator.measure(server, clients)
+        if problems := measured.problems(self.profile):
+            raise EnforcementError(
+                f"{self.profile.name} is not what the pods got: {'; '.join(problems)}; nothing was measured"
+            )
+        self.meta["emulation"] = {
+            "profile": self.profile.name,
+            "backend": emulator.backend,
+            "requested": emulator.requested(),
+            "measured": measured.as_dict(),
+            "details": measured.details(),
+        }
+        self.progress.done(f"{self.profile.name} by {emulator.backend}: {measured.summary()}")
+
+    def _secure(self, runtime: Runtime, agent: Agent) -> None:
+        self.progress.stage("security", f"sec{self.experiment.level}")
+        runtime.secure()
+        runtime.start_server()
+        agent.watch(runtime.processes())
+        enforcement = runtime.prove()
+        self.meta["enforcement"] = dataclasses.asdict(enforcement)
+        proofs = (*enforcement.network_policy, *enforcement.mtls)
+        self.progress.done(
+            f"sec{self.experiment.level}: {len(proofs)} checks passed" if proofs else "sec0: none"
+        )
+        for proof in proofs:
+            self.progress.note(f"  {proof.name}: {proof.observed}")
+
+    def _rounds(self, runtime: Runtime, agent: Agent) -> None:
+        self.progress.stage("rounds", f"{self.request.rounds} rounds")
+        runtime.start_clients()
+        log = runtime.log_path("fl-server", "server")
+        offset, starts, next_sample = 0, {}, time.monotonic() + _CLOCK_SAMPLE_S
+        while True:
+            finished = runtime.finished()
+            agent.watch(runtime.processes())
+            offset, events = _new_events(log, offset)
+            for event in events:
+                number = event.get("round")
+                if event["event"] == "round_start":
+                    starts[number] = event["time_monotonic_ns"]
+                elif event["event"] == "round_end" and number in starts:
+                    duration_s = (event["time_monotonic_ns"] - starts[number]) / 1e9
+                    self.progress.round_done(int(number or 0), self.request.rounds, duration_s)
+            if finished:
+                break
+            runtime.check()
+            if time.monotonic() > next_sample:
+                self.clock_samples.append(dataclasses.asdict(take_sample()))
+                next_sample += _CLOCK_SAMPLE_S
+            time.sleep(_POLL_S)
+        self.progress.done(f"{len(starts)} rounds")
+
+    def _save_logs(self, runtime: Runtime, fl_pods: list[Pod]) -> None:
+        for pod in fl_pods:
+            role = pod.labels["app"].removeprefix("fl-")  # also the container's name in the manifests
+            _, events = _new_events(runtime.log_path(pod.name, role), 0)
+            name = "rounds.jsonl" if role == "server" else "clients.jsonl"
+            self.target.append_jsonl(name, *events)
+
+
+def _new_events(log: Path, offset: int) -> tuple[int, list[dict[str, Any]]]:
+    """Whole JSON lines behind ``offset``; a half-written last line is left for the next call."""
+    try:
+        with log.open("rb") as stream:
+            stream.seek(offset)
+            text = stream.read()
+    except FileNotFoundError:
+        return offset, []
+    whole = text[: text.rfind(b"\n") + 1]
+    events = []
+    for line in whole.splitlines():
+        if not line.startswith(b"{"):
+            continue
+        try:
+            event = json.loads(line)
+        except ValueError as error:
+            raise WorkloadError(f"{log.name}: not a JSON event: {line[:80]!r}") from error
+        if "event" in event:
+            events.append(event)
+    return offset + len(whole), events
+
+
+def _pod_record(pod: Pod) -> dict[str, Any]:
+    return {
+        "name": pod.name,
+        "namespace": pod.namespace,
+        "labels": pod.labels,
+        "address": pod.address,
+        "netns_inode": pod.netns_inode,
+        "interface": pod.interface,
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"ztprobe": __version__, "python": platform.python_version()}
+    for name in _VERSIONS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
