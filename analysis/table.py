@@ -19,6 +19,7 @@ from rich.text import Text
 
 from analysis.wording import (
     CPU_ROW_NAMES,
+    NOTHING,
     PART_NAMES,
     SUB_ROW_NAMES,
     emulation_pairs,
@@ -184,7 +185,9 @@ def _emulation_sentence(emulation: Mapping[str, Any]) -> str:
     pairs = emulation_pairs(emulation)
     if not pairs:
         return f"{emulation['profile']}: nothing"
-    values = ", ".join(f"{name} {asked} (measured {got})" for name, asked, got in pairs)
+    values = ", ".join(
+        f"{name} {asked}" + (f" (measured {got})" if got != NOTHING else "") for name, asked, got in pairs
+    )
     return f"{emulation['profile']} by {emulation['backend'] or 'nothing'}: {values}"
 
 

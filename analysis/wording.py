@@ -7,6 +7,7 @@ from typing import Any
 
 __all__ = (
     "CPU_ROW_NAMES",
+    "NOTHING",
     "PART_NAMES",
     "SUB_ROW_NAMES",
     "emulation_pairs",
@@ -17,6 +18,8 @@ __all__ = (
     "shown_sub_rows",
     "tls_words",
 )
+
+NOTHING = "–"  # where a value would stand
 
 PART_NAMES = {
     "server": "server",
@@ -56,7 +59,7 @@ SUB_ROW_NAMES = {
 def human_time(seconds: float | None, *, signed: bool = False) -> str:
     """Three digits with a unit: ``12.3 s``, ``1.90 s``, ``160 ms``, ``0.42 ms``; an en dash for None."""
     if seconds is None:
-        return "–"
+        return NOTHING
     size = abs(seconds)
     if size >= 0.9995:
         digits, unit, value = (2 if size < 9.995 else 1 if size < 99.95 else 0), "s", size
@@ -72,7 +75,7 @@ def human_time(seconds: float | None, *, signed: bool = False) -> str:
 
 def human_percent(share: float | None) -> str:
     """A share as per cent with one digit; an en dash for None."""
-    return "–" if share is None else f"{100 * share:.1f} %"
+    return NOTHING if share is None else f"{100 * share:.1f} %"
 
 
 def plural(count: int, word: str) -> str:
@@ -114,16 +117,16 @@ def emulation_pairs(emulation: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def tls_words(client: Mapping[str, Any]) -> str:
-    """``TLSv1.3, mutual: yes`` of one client's connection; empty without TLS."""
+    """``TLS 1.3, mutual: yes`` of one client's connection; empty without TLS."""
     if not client["tls_version"]:
         return ""
     mutual = client["mutual"] or "not seen"
-    return f"{client['tls_version']}, mutual: {mutual}{', resumed' if client['resumed'] else ''}"
+    return f"TLS {client['tls_version']}, mutual: {mutual}{', resumed' if client['resumed'] else ''}"
 
 
 def _with_unit(value: Any, unit: str) -> str:
     if value is None:
-        return "–"
+        return NOTHING
     if isinstance(value, Mapping):
         return ", ".join(f"{key.replace('_', ' ')} {_with_unit(one, unit)}" for key, one in value.items())
     if isinstance(value, (list, tuple)):

@@ -135,7 +135,7 @@ def make_ledger(
                 residual_ns=1 * MS,
                 duration_ns=sum(spent_ns.values()) + MS,
                 served_rounds=rounds,
-                tls_version="TLSv1.3" if tls else None,
+                tls_version="1.3" if tls else None,
                 mutual="yes" if tls else None,
                 resumed=False if tls else None,
             )
