@@ -54,6 +54,7 @@ class Topology:
     lo_opened_ns: dict[LoKey, int]
     points: pd.DataFrame
     dns_packets: list[Any]
+    jitter_only: bool = False  # the emulated path delays packets unevenly, and has no rate to queue at
 
     def messages(self, key: tuple[Any, ...], direction: int) -> list[Any]:
         """Bursts of a connection at a hook that are whole messages, not control traffic."""

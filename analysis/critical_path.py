@@ -129,10 +129,13 @@ def _add_message(chain: Chain, topology: Topology, message: Message, end_ns: int
     if (small := _small_pauses(message, first_ns)) is not None:
         chain.overlays.append(small)
     burst = message.sent
+    active_ns = int(burst.last_ns - burst.first_ns)
     for name, value in (
         ("congestion_window", burst.cwnd_ns),
         ("receive_or_http2_window", burst.rwnd_ns + burst.http2_ns),
-        ("rate_or_queue", burst.queue_ns + max(0, last_ns - first_ns - int(burst.last_ns - burst.first_ns))),
+        ("rate_or_queue", burst.queue_ns),
+        # Later than it left by more than the first byte: a queue below the sender's hook, or jitter.
+        ("jitter" if topology.jitter_only else "rate_or_queue", max(0, last_ns - first_ns - active_ns)),
     ):
         chain.transmission_ns[name] = chain.transmission_ns.get(name, 0) + int(value)
     delivered_ns = message.last_delivered_ns

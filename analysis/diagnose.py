@@ -60,6 +60,7 @@ _ADVICE: dict[tuple[str, str | None], str] = {
     ("transmission", "shared_egress"): (
         "clients queue for the same egress, so raise its rate, send fewer bytes, or stagger the clients"
     ),
+    ("transmission", "jitter"): "late packets hold back the rest, so only a steadier path helps",
     ("retransmission", None): (
         "packets are lost and TCP waits for them, so mend the loss or try a congestion control "
         "that minds it less (BBR)"
@@ -79,6 +80,7 @@ _MOSTLY = {
     "congestion_window": "held back by the congestion window",
     "receive_or_http2_window": "held back by the receiver's window",
     "shared_egress": "held back by the shared egress",
+    "jitter": "waiting for packets that jitter made late",
 }
 _HANDSHAKES = ("tcp_handshake", "tls_handshake", "http2_setup")
 

@@ -61,6 +61,8 @@ class _Builder:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.topology: Topology = topology_of(run.meta["pods"], run.events, SERVER_PORT)
+        requested = run.meta["emulation"]["requested"] or {}
+        self.topology.jitter_only = bool(requested.get("jitter_ms")) and not requested.get("rate_mbit")
         self.windows = _windows(run.rounds)
         if not self.windows:
             raise RunDirError(f"{run.path}: rounds.jsonl has no round with both round_start and round_end")

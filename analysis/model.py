@@ -31,7 +31,13 @@ SUB_ROWS = {
     "server": ("send_preparation", "behind_other_clients", "aggregation", "evaluation", "cpu_wait"),
     "compute": ("cpu_wait",),
     "proxy": ("cpu_wait",),
-    "transmission": ("rate_or_queue", "congestion_window", "receive_or_http2_window", "shared_egress"),
+    "transmission": (
+        "rate_or_queue",
+        "congestion_window",
+        "receive_or_http2_window",
+        "shared_egress",
+        "jitter",  # the last byte was delayed by more than the first, on a path that has jitter and no rate
+    ),
 }
 
 

@@ -53,6 +53,7 @@ SUB_ROW_NAMES = {
     "congestion_window": "congestion window",
     "receive_or_http2_window": "receive or HTTP/2 window",
     "shared_egress": "shared egress",
+    "jitter": "jitter",
 }
 
 
