@@ -80,7 +80,27 @@ def node() -> Iterator[Node]:
                 (index,) = ipr.link_lookup(ifname="eth0")
                 ipr.addr("add", index=index, address=pod.address, prefixlen=24)
                 ipr.link("set", index=index, state="up")
+        wait_until_reachable(*pods)
         yield Node(paths[0], (pods[0], pods[1]))
+
+
+def wait_until_reachable(a: EmulatedPod, b: EmulatedPod) -> None:
+    """Both ways: a bridge port forwards only once its carrier is noticed, and a lost ARP costs a second."""
+    for sender, receiver in ((a, b), (b, a)):
+        with entered(receiver.netns):
+            listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with entered(sender.netns):
+            caller = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with listener, caller:
+            listener.bind((receiver.address, 0))
+            listener.settimeout(0.05)
+            for _ in range(100):
+                caller.sendto(b"there?", listener.getsockname())
+                with contextlib.suppress(TimeoutError):
+                    listener.recv(16)
+                    break
+            else:
+                pytest.fail(f"{receiver.name} cannot be reached from {sender.name}")
 
 
 def delays_ms(a: EmulatedPod, b: EmulatedPod, count: int, gap_s: float) -> list[float]:
