@@ -56,6 +56,18 @@ class Topology:
     dns_packets: list[Any]
     jitter_only: bool = False  # the emulated path delays packets unevenly, and has no rate to queue at
 
+    def expect_sidecars(self) -> None:
+        """Both ends have one: a path without loopback connections has lost them, and is no direct way."""
+        self.paths = [
+            Path(
+                path.client,
+                path.wire,
+                path.client_lo or (path.client, 0, 0),
+                path.server_lo or (self.server, 0, 0),
+            )
+            for path in self.paths
+        ]
+
     def messages(self, key: tuple[Any, ...], direction: int) -> list[Any]:
         """Bursts of a connection at a hook that are whole messages, not control traffic."""
         found = self.bursts.get(key, {}).get(direction, [])

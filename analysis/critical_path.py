@@ -35,8 +35,8 @@ class Chain:
     arrival_ns: int | None  # the server's application had the whole update
     base: list[Segment] = field(default_factory=list)
     overlays: list[Segment] = field(default_factory=list)
-    # transmission only: sub-row -> ns as the sender's socket accounted for it
-    transmission_ns: dict[str, int] = field(default_factory=dict)
+    # transmission only: what the sender's socket accounted for, message by message (sub-row -> ns)
+    transmissions: list[tuple[Message, dict[str, int]]] = field(default_factory=list)
     compute: Interval | None = None  # model read .. update written, set-up not yet cut out
     retransmissions: int = 0
     needless_retransmissions: int = 0
@@ -107,7 +107,9 @@ def _small_pauses(message: Message, start_ns: int) -> Segment | None:
     return Segment(start_ns, start_ns + starved_ns, owner, ("transmission",)) if starved_ns else None
 
 
-def _add_message(chain: Chain, topology: Topology, message: Message, end_ns: int) -> int | None:
+def _add_message(
+    chain: Chain, topology: Topology, message: Message, end_ns: int, open_ended: bool
+) -> int | None:
     """Append a message's hops to the chain; returns when the receiving side's socket had it all."""
     sender = topology.server if message.down else message.path.client
     base = chain.base
@@ -116,7 +118,8 @@ def _add_message(chain: Chain, topology: Topology, message: Message, end_ns: int
     if has_sidecar and message.handed is not None:
         base.append(Segment(message.first_handed_ns, sent_ns, "proxy"))
     if message.arrived is None or message.last_arrived_ns is None:
-        base.append(Segment(sent_ns, end_ns, "transmission"))
+        if open_ended:
+            base.append(Segment(sent_ns, end_ns, "transmission"))
         return None
     first_ns, last_ns = int(message.arrived.first_ns), message.last_arrived_ns
     base.append(Segment(sent_ns, first_ns, "propagation"))
@@ -130,14 +133,15 @@ def _add_message(chain: Chain, topology: Topology, message: Message, end_ns: int
         chain.overlays.append(small)
     burst = message.sent
     active_ns = int(burst.last_ns - burst.first_ns)
-    for name, value in (
-        ("congestion_window", burst.cwnd_ns),
-        ("receive_or_http2_window", burst.rwnd_ns + burst.http2_ns),
-        ("rate_or_queue", burst.queue_ns),
-        # Later than it left by more than the first byte: a queue below the sender's hook, or jitter.
-        ("jitter" if topology.jitter_only else "rate_or_queue", max(0, last_ns - first_ns - active_ns)),
-    ):
-        chain.transmission_ns[name] = chain.transmission_ns.get(name, 0) + int(value)
+    rows = {
+        "congestion_window": int(burst.cwnd_ns),
+        "receive_or_http2_window": int(burst.rwnd_ns + burst.http2_ns),
+        "rate_or_queue": int(burst.queue_ns),
+    }
+    # Later than it left by more than the first byte: a queue below the sender's hook, or jitter.
+    late = "jitter" if topology.jitter_only else "rate_or_queue"
+    rows[late] = rows.get(late, 0) + max(0, last_ns - first_ns - active_ns)
+    chain.transmissions.append((message, rows))
     delivered_ns = message.last_delivered_ns
     if message.path_has_receiving_sidecar and delivered_ns is not None:
         base.append(Segment(last_ns, max(last_ns, delivered_ns), "proxy"))
@@ -146,25 +150,38 @@ def _add_message(chain: Chain, topology: Topology, message: Message, end_ns: int
 
 
 def chain_of(
-    topology: Topology, client: str, down: Message | None, up: Message | None, start_ns: int, end_ns: int
+    topology: Topology,
+    client: str,
+    down: Message | None,
+    up: Message | None,
+    start_ns: int,
+    end_ns: int,
+    *,
+    open_ended: bool = True,
 ) -> Chain:
     """A client's segments between ``round_start`` and the end of the round.
 
     :param down: the message that brought this round's model, if it was seen.
     :param up: the message that carried this round's update, if it was seen.
+    :param open_ended: what was not seen did not happen before the round's end, so that the state the
+        client was in lasted until then; otherwise the evidence may be lost and nobody owns the time.
     """
     chain = Chain(client, down, up, None)
-    if down is None:
-        return chain
-    chain.base.append(Segment(start_ns, down.first_handed_ns, "server"))
-    received_ns = _add_message(chain, topology, down, end_ns)
-    if received_ns is not None:
-        written_ns = up.first_handed_ns if up is not None else end_ns
-        chain.base.append(Segment(received_ns, written_ns, "compute"))
-        chain.compute = (down.last_read_ns or received_ns, written_ns)
+    if down is not None:
+        if down.beginning_is_known:
+            chain.base.append(Segment(start_ns, down.first_handed_ns, "server"))
+        received_ns = _add_message(chain, topology, down, end_ns, open_ended and up is None)
+        written_ns = None
+        if up is None:
+            written_ns = end_ns if open_ended else None
+        elif up.beginning_is_known:
+            written_ns = up.first_handed_ns
+        if received_ns is not None and written_ns is not None:
+            chain.base.append(Segment(received_ns, written_ns, "compute"))
+            chain.compute = (down.last_read_ns or received_ns, written_ns)
     if up is None:
         return chain
-    delivered_ns = _add_message(chain, topology, up, end_ns)
+    delivered_ns = _add_message(chain, topology, up, end_ns, open_ended)
     if delivered_ns is not None:
         chain.arrival_ns = max(delivered_ns, up.last_read_ns or delivered_ns)
         chain.base.append(Segment(delivered_ns, end_ns, "server"))

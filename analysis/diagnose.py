@@ -87,6 +87,11 @@ _HANDSHAKES = ("tcp_handshake", "tls_handshake", "http2_setup")
 
 def diagnose(report: Mapping[str, Any]) -> str:
     """The largest cause and what to try, from report.json's content, in one sentence."""
+    if not report.get("rounds_counted", 1):
+        return (
+            f"No round has a breakdown, because less than {100 * report['coverage_floor']:g} % of events "
+            "were seen: look at the channels on which events were lost before anything else."
+        )
     parts = {**report["components"], "residual": report["residual"]}
     shares = {name: part.get("share") or 0.0 for name, part in parts.items()}
     largest = max(shares, key=lambda name: shares[name])
@@ -144,6 +149,10 @@ def _no_difference(overhead: Mapping[str, Any] | None) -> str:
 
 def _dominating(sub_rows: Mapping[str, Any], name: str, key: str, whole: float) -> str | None:
     rows = {row: entry.get(key) or 0.0 for row, entry in sub_rows.get(name, {}).items()}
+    # A rate that is used up shows as both: its own queue, and the others' bytes in it.
+    narrow = {one: rows[one] for one in ("rate_or_queue", "shared_egress") if one in rows}
+    if whole > 0 and sum(narrow.values()) >= _DOMINATES * whole:
+        return max(narrow, key=lambda one: narrow[one])
     row = max(rows, key=lambda one: rows[one], default=None)
     return row if row is not None and whole > 0 and rows[row] >= _DOMINATES * whole else None
 
@@ -161,7 +170,12 @@ def _advice(report: Mapping[str, Any], name: str, row: str | None) -> str:
         reconnects = bool(report["options"].get("reconnect"))
         advice = _KEEP_CHANNEL if reconnects else _OPENED_AGAIN
         return advice + (", or allow TLS sessions to be resumed" if name == "tls_handshake" else "")
-    needless = _needless(report) if row == "congestion_window" else 0
+    lost, needless = _retransmitted(report) if row == "congestion_window" else (0, 0)
+    if lost >= max(_REORDERED, needless):
+        return (
+            f"lost packets ({lost:.0f} a round in the median) keep the window small, so mend the loss, try a "
+            "congestion control that minds it less (BBR), or send fewer bytes"
+        )
     if needless >= _REORDERED:
         return (
             f"packets overtake each other, TCP takes that for loss ({needless:.0f} needless retransmissions "
@@ -173,16 +187,20 @@ def _advice(report: Mapping[str, Any], name: str, row: str | None) -> str:
     return _ADVICE.get((name, row)) or _ADVICE[name, None]
 
 
-def _needless(report: Mapping[str, Any]) -> float:
-    """Retransmissions a round of the critical client that the receiver had no need of, in the median."""
-    counts = [
-        client["needless_retransmissions"]
+def _retransmitted(report: Mapping[str, Any]) -> tuple[float, float]:
+    """The critical client's retransmissions a round, in the median: of lost packets, and needless ones."""
+    critical = [
+        client
         for one in report["rounds"]
         if one["counted"]
         for client in one["clients"]
         if client["critical"]
     ]
-    return statistics.median(counts) if counts else 0
+    if not critical:
+        return 0, 0
+    counted = ("retransmissions", "needless_retransmissions")
+    lost, needless = (statistics.median(client[name] for client in critical) for name in counted)
+    return lost, needless
 
 
 def _fact(facts: Mapping[str, Any], name: str) -> Any:

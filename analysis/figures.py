@@ -131,15 +131,15 @@ def _draw_breakdown(report: Mapping[str, Any]) -> Figure:
         rows += [(name, row, part) for row, part in shown_sub_rows(report, name)]
     rows.append(("residual", None, report["residual"]))
     figure, axes = _figure(0.75 + sum(0.30 if row is None else 0.20 for _, row, _ in rows))
-    axes.set_xlim(0, 1.22 * max(part["median_s"] for _, _, part in rows) or 1)
+    axes.set_xlim(0, 1.22 * max(part["median_s"] or 0.0 for _, _, part in rows) or 1)
     y, ticks = 0.0, []
     for name, row, part in rows:
         height = 0.30 if row is None else 0.20
         y -= height / 2
-        value = part["median_s"]
+        value = part["median_s"] or 0.0
         if row is None:
             axes.barh(y, value, height=0.22, **_bar_style(name))
-            note, size = f"{human_time(value)} · {human_percent(part['share'])}", 8.5
+            note, size = f"{human_time(part['median_s'])} · {human_percent(part['share'])}", 8.5
             ticks.append((y, PART_NAMES[name]))
             if name in baseline:
                 before = baseline[name]["median_s"]
@@ -172,14 +172,22 @@ def _draw_rounds(report: Mapping[str, Any]) -> Figure:
     below = [0.0] * len(rounds)
     used = [name for name in report["components"] if any(one["components"][name] for one in rounds)]
     for name in [*used, "residual"]:
-        values = [one["residual_s"] if name == "residual" else one["components"][name] for one in rounds]
+        values = [
+            (one["residual_s"] if name == "residual" else one["components"][name]) or 0.0 for one in rounds
+        ]
         style = _bar_style(name) | ({"linewidth": 0} if len(rounds) > 60 else {})
         axes.bar(numbers, values, bottom=below, width=0.82, label=PART_NAMES[name], **style)
         below = [low + value for low, value in zip(below, values, strict=True)]
+    if withheld := [one for one in rounds if one.get("withheld")]:
+        style = {"facecolor": "none", "edgecolor": INK, "hatch": "////", "linewidth": 0.6}
+        durations = [one["duration_s"] for one in withheld]
+        axes.bar([one["round"] for one in withheld], durations, width=0.82, label="withheld", **style)
+        below = [max(top, one["duration_s"]) for top, one in zip(below, rounds, strict=True)]
     for one, top in zip(rounds, below, strict=True):
         if not one["counted"]:
             side = "left" if len(rounds) > 20 else "center"
-            axes.text(one["round"], top, "left out", ha=side, va="bottom", fontsize=7, style="italic")
+            why = "withheld" if one.get("withheld") else "left out"
+            axes.text(one["round"], top, why, ha=side, va="bottom", fontsize=7, style="italic")
     axes.set_xlabel("round")
     axes.set_ylabel("duration [s]")
     axes.set_xlim(min(numbers) - 0.7, max(numbers) + 0.7)

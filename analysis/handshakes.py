@@ -21,7 +21,10 @@ __all__ = ("DnsQuery", "Setup", "TlsHandshake", "dns_queries", "read_setup")
 
 _SYN, _ACK, _FIN, _RST = 2, 16, 1, 4
 _HANDSHAKE, _CHANGE_CIPHER_SPEC, _ALERT, _APPLICATION_DATA = 22, 20, 21, 23
-_SUPPORTED_VERSIONS, _PRE_SHARED_KEY = 43, 41
+_SUPPORTED_VERSIONS, _PRE_SHARED_KEY, _KEY_SHARE = 43, 41, 51
+_SERVER_HELLO, _CERTIFICATE = 2, 11
+# A ServerHello with this random is a HelloRetryRequest (RFC 8446, 4.1.3): the client says hello again.
+_RETRY = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
 # A TLS 1.3 Finished record: 4 + 32..48 bytes of HMAC, 1 content type, 16 tag (RFC 8446, 4.4.4 and 5.2).
 _FINISHED_MAX_BYTES = 100
 
@@ -82,11 +85,18 @@ def _hello(data: bytes) -> tuple[int, bool]:
     at += 2
     while at + 4 <= end:
         kind, length = struct.unpack_from(">HH", data, at)
-        if kind == _SUPPORTED_VERSIONS:
+        if kind == _KEY_SHARE:
+            # 1.3 only; a post-quantum share may push supported_versions out of what was kept
+            version = 0x0304
+        elif kind == _SUPPORTED_VERSIONS:
             version = struct.unpack_from(">H", data, at + 4)[0]
         resumed = resumed or kind == _PRE_SHARED_KEY
         at += 4 + length
     return version, resumed
+
+
+def _is_server_hello(data: bytes) -> bool:
+    return len(data) > 50 and data[0] == _HANDSHAKE and data[5] == _SERVER_HELLO and data[11:43] != _RETRY
 
 
 def _read_tls(payloads: Sequence[Any]) -> TlsHandshake | None:
@@ -95,9 +105,7 @@ def _read_tls(payloads: Sequence[Any]) -> TlsHandshake | None:
     if not client or len(client[0].data) < 6 or client[0].data[0] != _HANDSHAKE or client[0].data[5] != 1:
         return None
     hello_ns = int(client[0].ts_ns)
-    answer = next(
-        (p for p in server if len(p.data) > 50 and p.data[0] == _HANDSHAKE and p.data[5] == 2), None
-    )
+    answer = next((p for p in server if _is_server_hello(p.data)), None)
     alert = any(kind == _ALERT for p in payloads for kind, _ in _records(p))
     if answer is None:
         return TlsHandshake(
@@ -117,15 +125,18 @@ def _read_tls(payloads: Sequence[Any]) -> TlsHandshake | None:
     # The ClientHello may span packets; the flight that answers the server begins after ServerHello.
     flight = [p for p in client if p.ts_ns > answer.ts_ns]
     finished_ns = int(flight[0].ts_ns) if flight else None
-    first_reply = [r for p in flight[:1] for r in _records(p)]
+    reply = [r for p in flight for r in _records(p)]
     if version == "1.3":
-        encrypted = [length for kind, length in first_reply if kind == _APPLICATION_DATA]
+        # Some libraries send ChangeCipherSpec in a packet of its own.
+        encrypted = [length for kind, length in reply if kind == _APPLICATION_DATA]
         mutual = "unknown" if not encrypted else "yes" if encrypted[0] > _FINISHED_MAX_BYTES else "no"
     else:
         # TLS 1.2: Certificate is message type 11, in clear.
         data = flight[0].data if flight else b""
-        mutual = "unknown" if len(data) < 6 else "yes" if data[5] == 11 else "no"
-        resumed = bool(first_reply) and first_reply[0][0] == _CHANGE_CIPHER_SPEC
+        # A client without one answers a request with an empty list of certificates.
+        shown = len(data) >= 9 and data[5] == _CERTIFICATE and data[6:9] != b"\0\0\3"
+        mutual = "unknown" if len(data) < 9 else "yes" if shown else "no"
+        resumed = bool(reply) and reply[0][0] == _CHANGE_CIPHER_SPEC
     if resumed:
         mutual = "not shown again"
     return TlsHandshake(

@@ -12,21 +12,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.connections import Path, Topology, topology_of
+from analysis.coverage import losses_of
 from analysis.critical_path import Chain, chain_of, setup_overlays
 from analysis.handshakes import DnsQuery, Setup, dns_queries, read_setup
-from analysis.intervals import Segment, clip, overlap_ns, paint, total_ns, union
+from analysis.intervals import Segment, clip, overlap_ns, paint
 from analysis.model import COMPONENTS, ClientRound, ConnectionSetup, Ledger, RoundLedger
-from analysis.policy import policy_overlays
+from analysis.policy import policy_waits, wait_overlays
+from analysis.tables import checked
 from analysis.timeline import Message, messages_of
 from ztprobe.errors import RunDirError
 from ztprobe.events import PacketKind
 from ztprobe.store import Run
 
-__all__ = ("build_ledger",)
+__all__ = ("build_ledger", "client_pieces")
 
 SERVER_PORT = 50051
+_SIDECARS_FROM_LEVEL = 2
 # Two updates closer than this cannot be told apart: the reads' own scheduling noise.
 _TIE_NS = 1_000_000
+# Of the emulated rate: an interface that carries more has no capacity left.
+_SATURATED = 0.8
 
 
 @dataclass(frozen=True)
@@ -59,13 +64,21 @@ def _windows(events: Iterable[dict[str, Any]]) -> list[_Window]:
 
 class _Builder:
     def __init__(self, run: Run) -> None:
+        run, self.notes = checked(run)
         self.run = run
         self.topology: Topology = topology_of(run.meta["pods"], run.events, SERVER_PORT)
         requested = run.meta["emulation"]["requested"] or {}
+        self.rate_mbit: float | None = requested.get("rate_mbit")
         self.topology.jitter_only = bool(requested.get("jitter_ms")) and not requested.get("rate_mbit")
+        if int(run.meta["experiment"].get("level", 0)) >= _SIDECARS_FROM_LEVEL:
+            self.topology.expect_sidecars()
         self.windows = _windows(run.rounds)
         if not self.windows:
             raise RunDirError(f"{run.path}: rounds.jsonl has no round with both round_start and round_end")
+        losses = losses_of(run, [(window.start_ns, window.end_ns) for window in self.windows])
+        self.losses = dict(zip((window.number for window in self.windows), losses, strict=True))
+        # What a client pod sent before was our own: the proof that the controls are in force.
+        self.clients_started_ns = int(run.meta.get("clients_started_ns", 0))
         self.queries: list[DnsQuery] = dns_queries(self.topology.dns_packets)
         self.setups: dict[Path, Setup | None] = {
             path: read_setup(self.topology.packets.get(path.wire, [])) for path in self.topology.paths
@@ -77,8 +90,13 @@ class _Builder:
             self.up[path.client] += messages_of(self.topology, path, down=False)
         for found in (*self.down.values(), *self.up.values()):
             found.sort(key=lambda m: m.first_handed_ns)
-        self.policy = policy_overlays(self.topology, run.meta, SERVER_PORT)
+        self.policy = policy_waits(self.topology, run.meta, SERVER_PORT)
         self.reported = self._reported_training()
+        # round -> client -> when the server logged that it had the update, where it does
+        self.received: dict[int, dict[str, int]] = defaultdict(dict)
+        for event in run.rounds:
+            if event["event"] == "update_received" and event.get("client_id") in self.topology.clients:
+                self.received[event.get("round", -1)][event["client_id"]] = event["time_monotonic_ns"]
 
     def _reported_training(self) -> dict[tuple[str, int], int]:
         """(client, round) -> training time as the client logged it."""
@@ -98,11 +116,20 @@ class _Builder:
         )
         after_ns = down.first_handed_ns if down is not None else window.start_ns
         up = next((m for m in self.up[client] if after_ns < m.first_handed_ns < window.end_ns), None)
-        chain = chain_of(self.topology, client, down, up, window.start_ns, window.end_ns)
+        chain = chain_of(
+            self.topology,
+            client,
+            down,
+            up,
+            window.start_ns,
+            window.end_ns,
+            open_ended=self._never_came(client, window),
+        )
         if chain.compute is not None:
             setup = self.setups.get(up.path) if up is not None else None
             chain.overlays += setup_overlays(self.topology, up, setup, self.queries, chain.compute[0])
-        chain.overlays = self.policy.get(client, []) + chain.overlays
+        waits = wait_overlays(self.policy.get(client, ()), (down, up), window.end_ns)
+        chain.overlays = waits + chain.overlays
         return chain
 
     def client_round(self, chain: Chain, window: _Window, latest_ns: int) -> ClientRound:
@@ -112,7 +139,11 @@ class _Builder:
         kernel_ns = None
         if chain.compute is not None and chain.up is not None:
             cut = [(s.start_ns, s.end_ns) for s in chain.overlays if "compute" in s.over]
-            kernel_ns = chain.compute[1] - chain.compute[0] - total_ns(union(clip(cut, *chain.compute)))
+            begin_ns, end_of_compute_ns = chain.compute
+            opened = clip(cut, begin_ns, end_of_compute_ns)
+            # Where a connection is opened for the update, training had ended before that began.
+            trained_ns = min((start for start, _ in opened), default=end_of_compute_ns)
+            kernel_ns = trained_ns - begin_ns if trained_ns >= begin_ns else None
         return ClientRound(
             client=chain.client,
             arrival_ns=None if chain.arrival_ns is None else chain.arrival_ns - window.start_ns,
@@ -142,8 +173,13 @@ class _Builder:
         missing = [c for c in chains if c.arrival_ns is None]
         arrived = sorted((c for c in chains if c.arrival_ns is not None), key=lambda c: c.arrival_ns or 0)
         # A client whose update never came is what a deadline waited for; otherwise the last to come.
-        deadline = [c for c in missing if c.down is not None and self._timed_out(window)]
+        received = self.received[window.number]
+        deadline = [c for c in missing if c.down is not None and received and c.client not in received]
         critical = deadline[-1] if deadline else arrived[-1] if arrived else None
+        if not deadline and any(not self._never_came(c.client, window) for c in missing):
+            # Somebody's way was not seen to the end; who came last then only the server's log can tell.
+            last = max(received, key=lambda client: received[client], default=None)
+            critical = next((c for c in chains if c.client == last), None)
         latest_ns = (critical.arrival_ns if critical is not None else None) or window.end_ns
         runner_up = arrived[-2] if len(arrived) > 1 else None
         pieces = paint(
@@ -153,6 +189,7 @@ class _Builder:
             critical.overlays if critical is not None else [],
         )
         components, residual_ns = _sums(pieces)
+        loss = self.losses[window.number]
         return RoundLedger(
             round=window.number,
             start_ns=window.start_ns,
@@ -168,15 +205,16 @@ class _Builder:
             clients=tuple(self.client_round(c, window, latest_ns) for c in chains),
             exchanges=self._exchanges(critical.client, window) if critical is not None else 0.0,
             accuracy=window.accuracy,
+            lost_events=loss.lost_events,
+            coverage=loss.coverage,
+            uncertainty_ns=loss.uncertainty_ns(window.end_ns - window.start_ns, residual_ns),
         )
 
-    def _timed_out(self, window: _Window) -> bool:
-        received = {
-            e.get("client_id")
-            for e in self.run.rounds
-            if e["event"] == "update_received" and e.get("round") == window.number
-        }
-        return bool(received) and not set(self.topology.clients) <= received
+    def _never_came(self, client: str, window: _Window) -> bool:
+        """Whether an update that was not seen did not come: by the server's log, else if nothing was lost."""
+        if any(self.received.values()):
+            return client not in self.received[window.number]
+        return not self.losses[window.number].lost_events
 
     def _exchanges(self, client: str, window: _Window) -> float:
         inside = [
@@ -220,7 +258,9 @@ class _Builder:
             rows[component]["cpu_wait"] = sum(
                 _thread_wait_ns(waits.get(name, []), of(component)) for name in names
             )
-        rows["transmission"] = _transmission_rows(critical, chains, components["transmission"])
+        rows["transmission"] = _transmission_rows(
+            critical, chains, components["transmission"], self.rate_mbit
+        )
         return rows
 
     def setup_rows(self) -> list[ConnectionSetup]:
@@ -246,14 +286,14 @@ class _Builder:
         queries = [
             q.asked_ns
             for q in self.queries
-            if q.pod == path.client and 0 <= setup.syn_ns - q.asked_ns < 10_000_000_000
+            if q.pod == path.client and self.clients_started_ns <= q.asked_ns <= setup.syn_ns
         ]
         start_ns = opened_ns if opened_ns is not None else min([setup.syn_ns, *queries])
         start_ns = min(start_ns, setup.syn_ns)
         end_ns = max(setup.settings_ns or 0, setup.ready_ns or 0, setup.syn_ns)
         message = next((m for m in (*self.down[path.client], *self.up[path.client]) if m.path == path), None)
         overlays = setup_overlays(self.topology, message, setup, self.queries, start_ns)
-        overlays = list(self.policy.get(path.client, [])) + overlays
+        overlays = wait_overlays(self.policy.get(path.client, ()), (message,), end_ns) + overlays
         base = [Segment(s.start_ns, s.end_ns, s.component) for s in overlays]
         components, residual_ns = _sums(paint(start_ns, end_ns, base, []))
         tls = setup.tls
@@ -294,26 +334,35 @@ def _thread_wait_ns(waits: Sequence[Any], inside: Sequence[tuple[int, int]]) -> 
     return max((overlap_ns(spans, inside) for spans in threads.values()), default=0)
 
 
-def _transmission_rows(critical: Chain, chains: Sequence[Chain], transmission_ns: int) -> dict[str, int]:
-    """The sender's own accounting, cut to the time that transmission really took on this path."""
-    rows = dict(critical.transmission_ns)
-    queue_ns = rows.get("rate_or_queue", 0)
-    if queue_ns and critical.down is not None:
-        # The server's interface is shared: of the time spent below its socket, other
-        # clients' bytes that left in the same stretch take their part.
-        mine = critical.down.sent
-        others = sum(
-            _shared_bytes(mine, c.down.sent)
-            for c in chains
-            if c.down is not None and c.client != critical.client
-        )
-        shared_ns = int(min(mine.queue_ns, queue_ns) * others / (others + mine.bytes)) if others else 0
-        rows["shared_egress"] = shared_ns
-        rows["rate_or_queue"] = queue_ns - shared_ns
+def _transmission_rows(
+    critical: Chain, chains: Sequence[Chain], transmission_ns: int, rate_mbit: float | None
+) -> dict[str, int]:
+    """The senders' own accounting, cut to the time that transmission really took on this path."""
+    rows: dict[str, int] = defaultdict(int)
+    for message, accounted in critical.transmissions:
+        mine = message.sent
+        # The server's interface is shared by all clients' messages, a client's is its own.
+        beside = [c.down.sent for c in chains if c.down is not None and c.client != critical.client]
+        others_bytes = sum(_shared_bytes(mine, other) for other in beside) if message.down else 0
+        part = dict(accounted)
+        if rate_mbit and _used_mbit(mine, others_bytes) >= _SATURATED * rate_mbit:
+            # The interface sends all it may: a window that is full of queued packets limits nothing.
+            part["rate_or_queue"] += part.pop("congestion_window")
+        shared_ns = part["rate_or_queue"] * others_bytes // (others_bytes + int(mine.bytes))
+        part["rate_or_queue"] -= shared_ns
+        part["shared_egress"] = shared_ns
+        for name, value in part.items():
+            rows[name] += value
     total = sum(rows.values())
     if total > transmission_ns and total:
-        rows = {name: value * transmission_ns // total for name, value in rows.items()}
-    return rows
+        return {name: value * transmission_ns // total for name, value in rows.items()}
+    return dict(rows)
+
+
+def _used_mbit(mine: Any, others_bytes: int) -> float:
+    """Mbit/s that left the sender's interface while ``mine`` was leaving (payload and 66 bytes a packet)."""
+    wire_bytes = (mine.bytes + others_bytes) * (1 + 66 * mine.packets / max(1, mine.bytes))
+    return float(wire_bytes * 8e3 / max(1, mine.last_ns - mine.first_ns))
 
 
 def _shared_bytes(mine: Any, other: Any) -> int:
@@ -333,4 +382,23 @@ def build_ledger(run: Run) -> Ledger:
         rounds=tuple(builder.round(window) for window in builder.windows),
         setup=tuple(builder.setup_rows()),
         coverage=float(run.meta.get("coverage", 1.0)),
+        notes=builder.notes,
     )
+
+
+def client_pieces(run: Run) -> dict[int, dict[str, list[Segment]]]:
+    """Round -> client -> that client's way through the whole round, in pieces that leave no hole.
+
+    The critical client's pieces are what the round's components are the sums of.
+
+    :raises RunDirError: the run has no complete round, or names no pods.
+    """
+    builder = _Builder(run)
+    pieces: dict[int, dict[str, list[Segment]]] = {}
+    for window in builder.windows:
+        chains = [builder.chain(client, window) for client in builder.topology.clients]
+        pieces[window.number] = {
+            chain.client: paint(window.start_ns, window.end_ns, chain.base, chain.overlays)
+            for chain in chains
+        }
+    return pieces

@@ -76,6 +76,11 @@ class RoundLedger:
     # Whole messages exchanged with the critical client inside the round (one down + one up = 1.0).
     exchanges: float = 0.0
     accuracy: float | None = None
+    # Events of this round that were lost, those that were seen over all, and by how much that makes
+    # each component uncertain (analysis/coverage.py).
+    lost_events: int = 0
+    coverage: float = 1.0
+    uncertainty_ns: int = 0
 
     def __post_init__(self) -> None:
         if set(self.components_ns) != set(COMPONENTS):

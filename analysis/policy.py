@@ -1,59 +1,221 @@
-"""Time that a network policy cost: from a flow's first blocked packet to its first that passes.
+"""Time that a network policy cost: from a flow's first blocked attempt to its first that passes.
 
 A drop counts as policy only with the kernel's reason for a packet filter's verdict
 (SKB_DROP_REASON_NETFILTER_DROP) and in the node's namespace, where the policy's rules
-are; emulated loss has another reason and is never policy.
+are; emulated loss has another reason and is never policy. An attempt is what the pod
+sent (a SYN, a question, a retransmission), at the moment when it sent it: the drop itself
+may happen a profile's delay later. That a peer answers on another connection, which
+was there before, proves nothing. Blocked packets of an established connection can only
+cost the time of its own messages: while a client computes, nobody waits for them.
 """
 
 from __future__ import annotations
 
+import struct
+from bisect import bisect_right
 from collections import defaultdict
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from analysis.connections import Topology
+from analysis.connections import Topology, Wire
+from analysis.handshakes import read_setup
 from analysis.intervals import Segment
+from analysis.timeline import Message
 from ztprobe.events import Direction, PacketKind, PointKind, address_number
 
-__all__ = ("policy_overlays",)
+__all__ = ("PolicyWait", "policy_waits", "wait_overlays")
 
 _REASON = "NETFILTER_DROP"
 _NEVER_NS = 1 << 62
-_ANSWERS = (PacketKind.SETUP, PacketKind.PAYLOAD, PacketKind.DNS)
+_SYN, _ACK = 2, 16
+_UDP = 17
+# From the first answer to a name, through the rest of the search list, to the connection it was for.
+_RESOLVING_NS = 5_000_000_000
+# Longer than any profile's delay: what was sent earlier is not what is dropped now.
+_ON_ITS_WAY_NS = 500_000_000
+_HANDSHAKING = (2, 3)  # TCP_SYN_SENT, TCP_SYN_RECV
+_MESSAGE = ("propagation", "transmission", "proxy", "residual")
 
 
-def policy_overlays(topology: Topology, meta: dict[str, Any], server_port: int) -> dict[str, list[Segment]]:
+class _Flow(NamedTuple):
+    """What was blocked; ``wire`` None: attempts to connect or to resolve, whatever the pod's own port."""
+
+    client: str
+    peer: str
+    port: int
+    udp: bool
+    wire: Wire | None
+    sender: str
+
+
+class _Attempts(NamedTuple):
+    tried_ns: list[int]
+    passed_ns: list[int]
+
+
+class PolicyWait(NamedTuple):
+    """A stretch during which policy blocked a client; ``wire``: only that connection's messages."""
+
+    segment: Segment
+    wire: Wire | None
+
+
+def policy_waits(topology: Topology, meta: dict[str, Any], server_port: int) -> dict[str, list[PolicyWait]]:
     """Client -> stretches during which policy blocked its traffic with a peer that it reached later.
 
     :param meta: run.json; ``drop_reasons`` names the kernel's reason numbers.
     """
+    waits: dict[str, list[PolicyWait]] = defaultdict(list)
+    for flow, drops_ns in sorted(_blocked(topology, meta).items(), key=lambda item: item[1][0]):
+        attempts = _attempts(topology, meta, flow, drops_ns)
+        # What never passes again is nobody's wait, unless it is the way to the server: our own
+        # probes knock at doors that stay shut.
+        for_good = (flow.peer, flow.port) == (topology.server, server_port)
+        end_ns = 0
+        for drop_ns in drops_ns:
+            # Of an established connection, a drop may be an acknowledgement, which no event shows leaving.
+            start_ns = _attempt_ns(attempts.tried_ns, drop_ns) if flow.wire is None else drop_ns
+            if start_ns < end_ns:
+                continue
+            following = bisect_right(attempts.passed_ns, start_ns)
+            if following < len(attempts.passed_ns):
+                end_ns = attempts.passed_ns[following]
+            elif for_good:
+                end_ns = _NEVER_NS
+            else:
+                continue
+            if not flow.udp or _connected_after(topology, flow.client, end_ns):
+                over = () if flow.wire is None else _costs(topology, flow.wire, start_ns)
+                waits[flow.client].append(
+                    PolicyWait(Segment(start_ns, end_ns, "policy_drop", over), flow.wire)
+                )
+    return dict(waits)
+
+
+def wait_overlays(
+    waits: Sequence[PolicyWait], messages: Sequence[Message | None], end_ns: int
+) -> list[Segment]:
+    """What of a client's waits counts for these messages (of a round that ends at ``end_ns``)."""
+    found = []
+    for segment, wire in waits:
+        if wire is None:
+            found.append(segment)
+            continue
+        for message in messages:
+            if message is None or message.path.wire != wire:
+                continue
+            if not segment.over:
+                found.append(segment)
+                continue
+            until_ns = message.last_arrived_ns or end_ns
+            start_ns, stop_ns = max(segment.start_ns, message.first_handed_ns), min(segment.end_ns, until_ns)
+            if start_ns < stop_ns:
+                found.append(Segment(start_ns, stop_ns, segment.component, segment.over))
+    return found
+
+
+def _attempt_ns(tried_ns: Sequence[int], drop_ns: int) -> int:
+    """When that was sent which was dropped: the last attempt before, if it can have taken so long."""
+    at = bisect_right(tried_ns, drop_ns)
+    return tried_ns[at - 1] if at and drop_ns - tried_ns[at - 1] < _ON_ITS_WAY_NS else drop_ns
+
+
+def _blocked(topology: Topology, meta: dict[str, Any]) -> dict[_Flow, list[int]]:
+    """Flow -> times at which the node dropped packets of it, sorted."""
     reasons = {int(number) for number, name in meta.get("drop_reasons", {}).items() if name == _REASON}
-    addresses = {address_number(p["address"]): p["name"] for p in meta["pods"]}
-    blocked: dict[tuple[str, str, int], list[int]] = defaultdict(list)  # client, peer, peer's port
+    pods = _pods(meta)
+    found: dict[_Flow, list[int]] = defaultdict(list)
     for point in topology.points_of("node", PointKind.DROP):
-        source, target = addresses.get(point.laddr), addresses.get(point.raddr)
+        source, target = pods.get(point.laddr), pods.get(point.raddr)
         if point.a not in reasons or source is None or target is None:
             continue
         if source in topology.clients:
-            blocked[source, target, point.rport].append(int(point.ts_ns))
+            client, peer, port, wire = source, target, point.rport, (point.laddr, point.lport)
         elif target in topology.clients:
-            blocked[target, source, point.lport].append(int(point.ts_ns))
-    passed: dict[tuple[str, str, int], list[int]] = defaultdict(list)
-    answers = [packet for packets in topology.packets.values() for packet in packets]
-    for packet in (*answers, *topology.dns_packets):
-        if packet.dir == Direction.RX and packet.kind in _ANSWERS:
-            passed[packet.pod, addresses.get(packet.raddr, ""), packet.rport].append(int(packet.ts_ns))
-    overlays: dict[str, list[Segment]] = defaultdict(list)
-    for (client, peer, port), times in blocked.items():
-        # What never passes again is nobody's wait, unless it is the way to the server: our own
-        # probes knock at doors that stay shut.
-        for_good = (peer, port) == (topology.server, server_port)
-        ends = sorted(passed.get((client, peer, port), ()))
-        end_ns = 0
-        for start_ns in sorted(times):
-            following = next((t for t in ends if t > start_ns), None)
-            if following is None and for_good:
-                following = _NEVER_NS
-            if start_ns >= end_ns and following is not None:
-                end_ns = following
-                overlays[client].append(Segment(start_ns, end_ns, "policy_drop"))
-    return dict(overlays)
+            client, peer, port, wire = target, source, point.lport, (point.raddr, point.rport)
+        else:
+            continue
+        udp = point.b >> 16 == _UDP
+        connecting = udp or bool(point.b & _SYN)
+        flow = _Flow(client, peer, port, udp, None if connecting else wire, client if connecting else source)
+        found[flow].append(int(point.ts_ns))
+    return {flow: sorted(times) for flow, times in found.items()}
+
+
+def _pods(meta: dict[str, Any]) -> dict[int, str]:
+    return {address_number(pod["address"]): pod["name"] for pod in meta["pods"]}
+
+
+def _attempts(topology: Topology, meta: dict[str, Any], flow: _Flow, drops_ns: Sequence[int]) -> _Attempts:
+    if flow.udp:
+        return _questions(topology, meta, flow)
+    if flow.wire is None:
+        return _connects(topology, meta, flow)
+    return _retransmissions(topology, flow.wire, flow.sender, drops_ns)
+
+
+def _questions(topology: Topology, meta: dict[str, Any], flow: _Flow) -> _Attempts:
+    pods = _pods(meta)
+    tried: list[int] = []
+    passed: list[int] = []
+    latest: dict[tuple[int, int], int] = {}
+    for packet in topology.dns_packets:
+        if packet.pod != flow.client or pods.get(packet.raddr) != flow.peer or len(packet.data) < 4:
+            continue
+        key = (int(packet.lport), struct.unpack_from(">H", packet.data)[0])
+        if packet.dir == Direction.TX:
+            tried.append(int(packet.ts_ns))
+            latest[key] = int(packet.ts_ns)
+        elif key in latest:
+            passed.append(latest.pop(key))
+    return _Attempts(sorted(tried), sorted(passed))
+
+
+def _connects(topology: Topology, meta: dict[str, Any], flow: _Flow) -> _Attempts:
+    pods = _pods(meta)
+    tried: list[int] = []
+    passed: list[int] = []
+    for packets in topology.packets.values():
+        latest_ns = None
+        for packet in packets:
+            if packet.kind != PacketKind.SETUP or packet.pod != flow.client or not packet.flags & _SYN:
+                continue
+            if pods.get(packet.raddr) != flow.peer or packet.rport != flow.port:
+                break
+            if packet.dir == Direction.TX:
+                latest_ns = int(packet.ts_ns)
+                tried.append(latest_ns)
+            elif packet.flags & _ACK and latest_ns is not None:
+                passed.append(latest_ns)
+                break
+    return _Attempts(sorted(tried), sorted(passed))
+
+
+def _retransmissions(topology: Topology, wire: Wire, sender: str, drops_ns: Sequence[int]) -> _Attempts:
+    tried = sorted(
+        int(point.ts_ns)
+        for point in topology.wire_points(sender, PointKind.RETRANSMIT, wire)
+        if point.c not in _HANDSHAKING
+    )
+    blocked = {_attempt_ns(tried, drop_ns) for drop_ns in drops_ns}
+    return _Attempts(tried, [at_ns for at_ns in tried if at_ns > drops_ns[0] and at_ns not in blocked])
+
+
+def _connected_after(topology: Topology, client: str, answered_ns: int) -> bool:
+    """Whether a name was resolved for somebody: a connection to the server follows."""
+    return any(
+        packet.pod == client
+        and packet.kind == PacketKind.SETUP
+        and packet.dir == Direction.TX
+        and packet.flags & (_SYN | _ACK) == _SYN
+        and 0 <= packet.ts_ns - answered_ns < _RESOLVING_NS
+        for packets in topology.packets.values()
+        for packet in packets[:1]
+    )
+
+
+def _costs(topology: Topology, wire: Wire, start_ns: int) -> tuple[str, ...]:
+    """Whose time blocked data of a connection may take; anybody's while the connection is being set up."""
+    setup = read_setup(topology.packets.get(wire, []))
+    being_set_up = setup is not None and setup.syn_ns <= start_ns < (setup.settings_ns or _NEVER_NS)
+    return () if being_set_up else _MESSAGE

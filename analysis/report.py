@@ -8,6 +8,7 @@ whom a run is analysed, so analysing it again gives the same bytes.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from analysis import sections, statistics
+from analysis.coverage import COVERAGE_FLOOR
 from analysis.diagnose import diagnose
 from analysis.model import COMPONENTS, SUB_ROWS, ClientRound, Ledger, RoundLedger
 from ztprobe.clock import Clock
@@ -26,28 +28,41 @@ from ztprobe.store import SCHEMA_VERSION, Run, dump_json, write_atomically
 __all__ = ("build_report", "write_report")
 
 
-def write_report(run_dir: Path) -> dict[str, Any]:
+def write_report(
+    run_dir: Path, *, out: Path | None = None, coverage_floor: float = COVERAGE_FLOOR
+) -> dict[str, Any]:
     """Analyse the saved run in ``run_dir`` (and its ``baseline/``, if there is one) and write
-    ``figures/*.svg``, ``report.html`` and ``report.json`` into it. Returns report.json's content.
+    ``figures/*.svg``, ``report.html`` and ``report.json`` into ``out``, or into the run itself.
+    Returns report.json's content.
 
+    :param coverage_floor: rounds of which a smaller share (0..1) of events was seen get no breakdown.
     :raises RunDirError: the run is incomplete, damaged or of a newer schema, or cannot be written to.
     """
+    # It would like a directory in the user's home for fonts, warns where there is none, and needs none.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     # matplotlib and jinja2 are for this function alone; the command line should not wait for them.
     from analysis.figures import draw_figures
     from analysis.html import render_page
     from analysis.load import load_analysed
 
     analysed = load_analysed(run_dir)
-    report = build_report(analysed.run, analysed.ledger, analysed.baseline)
+    report = build_report(analysed.run, analysed.ledger, analysed.baseline, coverage_floor=coverage_floor)
     figures = draw_figures(report)
+    target = run_dir if out is None else out
     for name, svg in figures.items():
-        write_atomically(run_dir / "figures" / f"{name}.svg", svg.encode())
-    write_atomically(run_dir / "report.html", render_page(report, figures).encode())
-    write_atomically(run_dir / "report.json", dump_json(report))
+        write_atomically(target / "figures" / f"{name}.svg", svg.encode())
+    write_atomically(target / "report.html", render_page(report, figures).encode())
+    write_atomically(target / "report.json", dump_json(report))
     return report
 
 
-def build_report(run: Run, ledger: Ledger, baseline: tuple[Run, Ledger] | None) -> dict[str, Any]:
+def build_report(
+    run: Run,
+    ledger: Ledger,
+    baseline: tuple[Run, Ledger] | None,
+    *,
+    coverage_floor: float = COVERAGE_FLOOR,
+) -> dict[str, Any]:
     """The report of ``run``: its rounds, their statistics and, against ``baseline``, its overhead.
 
     :raises RunDirError: a ledger holds no round.
@@ -56,7 +71,7 @@ def build_report(run: Run, ledger: Ledger, baseline: tuple[Run, Ledger] | None) 
         if not one_ledger.rounds:
             raise RunDirError(f"{one_run.path}: holds no complete round, so there is nothing to analyse")
     meta = run.meta
-    counted = statistics.counted_rounds(ledger)
+    counted = statistics.counted_rounds(ledger, coverage_floor)
     in_order = sorted(ledger.rounds, key=lambda one: one.start_ns)
     first_ns = in_order[0].start_ns
     report: dict[str, Any] = {
@@ -70,20 +85,24 @@ def build_report(run: Run, ledger: Ledger, baseline: tuple[Run, Ledger] | None) 
         "hooks": meta["hooks"],
         "facts": meta.get("facts", {}),
         "started_unix_s": sections.seconds(Clock.of_run(meta).unix_ns(first_ns)),
-        "rounds": [_round(one, first_ns, one in counted) for one in in_order],
+        "rounds": [_round(one, first_ns, one in counted, coverage_floor) for one in in_order],
         "rounds_counted": len(counted),
-        "duration": _summary([one.duration_ns for one in counted]),
+        "rounds_withheld": sum(one.coverage < coverage_floor for one in in_order),
+        "coverage_floor": round(coverage_floor, 9),
+        # Without a round to break down, the durations are still the server's own.
+        "duration": _summary([one.duration_ns for one in counted or statistics.warm_rounds(ledger)]),
         **_parts(counted),
         "exchanges": _median([one.exchanges for one in counted]),
         "critical_clients": dict(sorted(Counter(one.critical_client or "none" for one in counted).items())),
         "connection_setup": sections.connection_setup(ledger.setup, baseline[1].setup if baseline else ()),
-        "overhead": _overhead(run, counted, baseline) if baseline else None,
+        "overhead": _overhead(run, counted, baseline, coverage_floor) if baseline else None,
         "compute_check": sections.compute_check(one for each in counted for one in each.clients),
         "accuracy": sections.accuracy(run, in_order),
         "emulation": meta["emulation"],
         "enforcement": sections.enforcement(meta["enforcement"]),
         "coverage": round(ledger.coverage, 9),
         "loss": dict.fromkeys(LOSS_CHANNELS, 0) | meta["loss"],
+        "loss_log": sections.loss_log(meta.get("loss_log", []), first_ns),
         "events_seen": meta.get("events_seen"),
         "probes": meta.get("probes", []),
         "cpu": sections.cpu(meta),
@@ -97,7 +116,8 @@ def _median(values: Sequence[float]) -> float | None:
     return round(float(np.median(values)), 9) if len(values) else None
 
 
-def _round(one: RoundLedger, first_ns: int, counted: bool) -> dict[str, Any]:
+def _round(one: RoundLedger, first_ns: int, counted: bool, floor: float) -> dict[str, Any]:
+    withheld = one.coverage < floor
     return {
         "round": one.round,
         "counted": counted,
@@ -105,25 +125,31 @@ def _round(one: RoundLedger, first_ns: int, counted: bool) -> dict[str, Any]:
         "duration_s": sections.seconds(one.duration_ns),
         "critical_client": one.critical_client,
         "tie": one.tie,
-        "components": sections.all_seconds(one.components_ns),
-        "residual_s": sections.seconds(one.residual_ns),
-        "sub_rows": {name: sections.all_seconds(rows) for name, rows in one.sub_rows_ns.items()},
+        "lost_events": one.lost_events,
+        "coverage": round(one.coverage, 9),
+        "uncertainty_s": sections.seconds(one.uncertainty_ns),
+        "withheld": withheld,
+        "components": dict.fromkeys(COMPONENTS) if withheld else sections.all_seconds(one.components_ns),
+        "residual_s": None if withheld else sections.seconds(one.residual_ns),
+        "sub_rows": {}
+        if withheld
+        else {name: sections.all_seconds(rows) for name, rows in one.sub_rows_ns.items()},
         "exchanges": round(one.exchanges, 9),
         "accuracy": one.accuracy,
         "syn_count": sum(client.syn_count for client in one.clients),
         "retransmissions": sum(client.retransmissions for client in one.clients),
         "needless_retransmissions": sum(client.needless_retransmissions for client in one.clients),
-        "clients": [_client(client, one.critical_client) for client in one.clients],
+        "clients": [_client(client, one.critical_client, withheld) for client in one.clients],
     }
 
 
-def _client(one: ClientRound, critical_client: str | None) -> dict[str, Any]:
+def _client(one: ClientRound, critical_client: str | None, withheld: bool) -> dict[str, Any]:
     return {
         "client": one.client,
         "critical": one.client == critical_client,
         "arrival_s": sections.seconds(one.arrival_ns),
         "slack_s": sections.seconds(one.slack_ns),
-        "components": sections.all_seconds(one.components_ns),
+        "components": dict.fromkeys(COMPONENTS) if withheld else sections.all_seconds(one.components_ns),
         "compute_kernel_s": sections.seconds(one.compute_kernel_ns),
         "compute_reported_s": sections.seconds(one.compute_reported_ns),
         "syn_count": one.syn_count,
@@ -169,8 +195,12 @@ def _parts(rounds: Sequence[RoundLedger]) -> dict[str, Any]:
     }
 
 
-def _overhead(run: Run, counted: Sequence[RoundLedger], baseline: tuple[Run, Ledger]) -> dict[str, Any]:
-    counted_baseline = statistics.counted_rounds(baseline[1])
+def _overhead(
+    run: Run, counted: Sequence[RoundLedger], baseline: tuple[Run, Ledger], coverage_floor: float
+) -> dict[str, Any] | None:
+    counted_baseline = statistics.counted_rounds(baseline[1], coverage_floor)
+    if not counted or not counted_baseline:
+        return None
     columns, columns_baseline = _columns(counted), _columns(counted_baseline)
     found = dict(
         zip(
@@ -182,6 +212,10 @@ def _overhead(run: Run, counted: Sequence[RoundLedger], baseline: tuple[Run, Led
             strict=True,
         )
     )
+    uncertain_ns = sum(
+        sum(one.uncertainty_ns for one in rounds) / len(rounds) for rounds in (counted, counted_baseline)
+    )
+    found = {part: one if part == ("duration",) else one.widened(uncertain_ns) for part, one in found.items()}
     entries = {
         part: {
             "delta_s": sections.seconds(difference.delta_ns),
@@ -201,20 +235,26 @@ def _overhead(run: Run, counted: Sequence[RoundLedger], baseline: tuple[Run, Led
         "components": {name: entries[name,] for name in COMPONENTS},
         "residual": entries["residual",],
         "sub_rows": {name: {row: entries[name, row] for row in rows} for name, rows in SUB_ROWS.items()},
-        "method": _method(run.name, len(counted), baseline[0].name, len(counted_baseline)),
+        "method": _method(run.name, len(counted), baseline[0].name, len(counted_baseline), uncertain_ns),
     }
 
 
-def _method(name: str, rounds: int, baseline: str, rounds_baseline: int) -> str:
+def _method(name: str, rounds: int, baseline: str, rounds_baseline: int, uncertain_ns: float) -> str:
     what = "Overhead is the difference of mean time a round, so that components and residual add up"
     if min(rounds, rounds_baseline) < statistics.MIN_ROUNDS_FOR_INTERVAL:
         return (
             f"{what}. No interval: {rounds} rounds of {name} and {rounds_baseline} of {baseline} count, "
             f"and it takes {statistics.MIN_ROUNDS_FOR_INTERVAL} of each (round 1 is left out)."
         )
+    lost = (
+        f"; lost events widen it by {uncertain_ns / 1e6:.3g} ms at each end but for the round's duration"
+        if uncertain_ns
+        else ""
+    )
     lengths = sorted({statistics.block_length(rounds), statistics.block_length(rounds_baseline)})
     return (
         f"{what}; 95 % interval from a circular block bootstrap over rounds ({statistics.RESAMPLES} "
         f"resamples, blocks of {' and '.join(map(str, lengths))}, widened for short runs), conditional on "
-        f"this pair of runs: {rounds} rounds of {name}, {rounds_baseline} of {baseline}; round 1 is left out."
+        f"this pair of runs: {rounds} rounds of {name}, {rounds_baseline} of {baseline}{lost}; round 1 is "
+        "left out."
     )

@@ -22,6 +22,7 @@ __all__ = (
     "connection_setup",
     "cpu",
     "enforcement",
+    "loss_log",
     "notes",
     "seconds",
 )
@@ -163,6 +164,19 @@ def cpu(meta: Mapping[str, Any]) -> dict[str, Any]:
     return {"wall_s": seconds(meta.get("wall_ns")), "cores": meta.get("cores"), "rows": rows}
 
 
+def loss_log(recorded: Sequence[Mapping[str, Any]], first_ns: int) -> list[dict[str, Any]]:
+    """When what was lost, in seconds since the first round began."""
+    return [
+        {
+            "channel": entry["channel"],
+            "count": entry["count"],
+            "from_s": seconds(entry["from_ns"] - first_ns),
+            "to_s": seconds(entry["to_ns"] - first_ns),
+        }
+        for entry in recorded
+    ]
+
+
 def notes(
     run: Run, ledger: Ledger, report: Mapping[str, Any], baseline: tuple[Run, Ledger] | None
 ) -> list[str]:
@@ -173,8 +187,9 @@ def notes(
         said.append(f"{ended - len(ledger.rounds)} of {ended} finished rounds could not be placed.")
     if len(ledger.rounds) == 1:
         said.append("The only round counts although it warms everything up; run more rounds.")
-    if lost := sum(report["loss"].values()):
-        said.append(f"{lost} events were lost or unreadable, so parts of rounds may be missing.")
+    said += _loss_notes("", report["loss"], ledger, report["coverage_floor"])
+    if unread := run.meta.get("events_unread"):
+        said.append(f"{unread} events were handed over by the kernel and never read; please report this.")
     check = report["compute_check"]
     if check and not check["within_limit"]:
         said.append(
@@ -188,12 +203,35 @@ def notes(
         )
     if baseline:
         said += [f"Baseline: {note}" for note in baseline[1].notes]
-        if lost := sum(baseline[0].meta["loss"].values()):
-            said.append(f"Baseline: {lost} events were lost or unreadable.")
+        said += _loss_notes("Baseline: ", baseline[0].meta["loss"], baseline[1], report["coverage_floor"])
+        if report["overhead"] is None:
+            said.append("No overhead: no round of this run or none of its baseline has a breakdown.")
         mine, theirs = run.meta.get("options", {}), baseline[0].meta.get("options", {})
         said += [
             f"The baseline differs in --{name}: {theirs[name]} instead of {mine[name]}."
             for name in _COMPARABLE_OPTIONS
             if name in mine and name in theirs and mine[name] != theirs[name]
         ]
+    return said
+
+
+def _loss_notes(whose: str, loss: Mapping[str, int], ledger: Ledger, floor: float) -> list[str]:
+    said = []
+    lost = sum(count for channel, count in loss.items() if channel != "reader_behind")
+    touched = [one for one in ledger.rounds if one.lost_events]
+    if lost and touched:
+        numbers = ", ".join(str(one.round) for one in touched[:10]) + (", …" if touched[10:] else "")
+        rounds = f"round {numbers}" if len(touched) == 1 else f"rounds {numbers}"
+        said.append(f"{whose}{lost} events were lost or unreadable, so {rounds} may lack evidence.")
+    elif lost:
+        said.append(f"{whose}{lost} events were lost or unreadable, all outside of rounds.")
+    if loss.get("reader_behind"):
+        said.append(
+            f"{whose}the reader fell behind {loss['reader_behind']} times; nothing is lost by that alone."
+        )
+    if withheld := [one for one in ledger.rounds if one.coverage < floor]:
+        said.append(
+            f"{whose}{len(withheld)} of {len(ledger.rounds)} rounds have no breakdown: less than "
+            f"{100 * floor:g} % of their events were seen."
+        )
     return said

@@ -18,7 +18,10 @@ correlated by 0.3 / by 0.5) the 95 % intervals then cover 96 / 94 / 93 % at 50 r
 97 / 94 / 89 % at 9, where plain percentiles give 93 / 89 / 88 % and 83 / 75 / 69 %. The
 interval speaks of these two runs alone: how another pair would differ, one pair cannot tell.
 
-A run's first round warms everything up and is left out, unless it is the only one.
+A run's first round warms everything up and is left out, unless it is the only one. Rounds
+whose breakdown is withheld (too many of their events were lost, analysis/coverage.py) are
+left out as well; what is uncertain about the others widens every interval but that of the
+duration, which the server's own log gives.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ __all__ = (
     "median_ns",
     "p99_ns",
     "share",
+    "warm_rounds",
 )
 
 LEVEL = 0.95
@@ -62,11 +66,23 @@ class Difference:
     delta_ns: float
     interval_ns: tuple[float, float] | None
 
+    def widened(self, uncertainty_ns: float) -> Difference:
+        """The same with so much more room at both ends."""
+        if self.interval_ns is None:
+            return self
+        low, high = self.interval_ns
+        return Difference(delta_ns=self.delta_ns, interval_ns=(low - uncertainty_ns, high + uncertainty_ns))
 
-def counted_rounds(ledger: Ledger) -> tuple[RoundLedger, ...]:
-    """The rounds that statistics are made of: all but the first, or the only one."""
+
+def warm_rounds(ledger: Ledger) -> tuple[RoundLedger, ...]:
+    """All rounds but the first, or the only one, in order."""
     in_order = tuple(sorted(ledger.rounds, key=lambda one: one.start_ns))
     return in_order[1:] if len(in_order) > 1 else in_order
+
+
+def counted_rounds(ledger: Ledger, floor: float = 0.0) -> tuple[RoundLedger, ...]:
+    """The rounds that statistics are made of: warm ones whose coverage is not below the floor."""
+    return tuple(one for one in warm_rounds(ledger) if one.coverage >= floor)
 
 
 def median_ns(values_ns: Sequence[int]) -> float | None:

@@ -66,8 +66,10 @@ def _headline(report: Mapping[str, Any]) -> Text:
     counted = report["rounds_counted"]
     text = Text(report["experiment"], style="bold")
     text.append(f" on {report['runtime']}: median of {plural(counted, 'round')}", style="not bold")
-    if len(report["rounds"]) > counted:
+    if len(report["rounds"]) > 1:
         text.append(f" (round {report['rounds'][0]['round']} left out)", style="not bold")
+    if withheld := report.get("rounds_withheld"):
+        text.append(f", breakdown of {plural(withheld, 'round')} withheld", style="bold")
     if report["overhead"]:
         text.append(f", overhead against {report['overhead']['baseline']}", style="not bold")
     return text

@@ -40,7 +40,10 @@ class Message:
     @property
     def first_handed_ns(self) -> int:
         """The sending application's first byte."""
-        return int(self.handed.first_ns if self.handed is not None else self.sent.first_ns)
+        if self.handed is None:
+            return int(self.sent.first_ns)
+        # On a new connection the sidecar's wire begins with frames that went ahead of the message.
+        return int(min(self.handed.first_ns, self.sent.first_ns))
 
     @property
     def last_arrived_ns(self) -> int | None:
@@ -61,6 +64,16 @@ class Message:
             return None
         before = self.delivered if self.delivered is not None else self.sent
         return _end_ns(self.read, int(before.max_seq))
+
+    @property
+    def path_has_sending_sidecar(self) -> bool:
+        """Whether a proxy stands behind the sending application."""
+        return (self.path.server_lo if self.down else self.path.client_lo) is not None
+
+    @property
+    def beginning_is_known(self) -> bool:
+        """Whether the sending application's first byte was seen, not only its sidecar's."""
+        return self.handed is not None or not self.path_has_sending_sidecar
 
     @property
     def path_has_receiving_sidecar(self) -> bool:
@@ -89,13 +102,20 @@ def _overlaps(sent: Any, arrived: Any) -> bool:
     return bool(inside < span or before < (arrived.max_seq - arrived.first_seq) & 0xFFFFFFFF)
 
 
-def _last_before(bursts: list[Any], first_ns: int) -> Any | None:
-    found = [b for b in bursts if b.first_ns <= first_ns + _ORDER_SLACK_NS]
+def _overlapping(reads: list[Any], before: Any) -> Any | None:
+    """The reads of the same bytes: an application's sequence numbers are its connection's."""
+    return next((read for read in reads if _overlaps(before, read)), None)
+
+
+def _last_before(bursts: list[Any], first_ns: int, since_ns: int) -> Any | None:
+    """... but not from before the message that went ahead of this one: that one's is another's."""
+    found = [b for b in bursts if since_ns < b.first_ns <= first_ns + _ORDER_SLACK_NS]
     return found[-1] if found else None
 
 
-def _first_after(bursts: list[Any], first_ns: int) -> Any | None:
-    return next((b for b in bursts if b.first_ns >= first_ns - _ORDER_SLACK_NS), None)
+def _first_after(bursts: list[Any], first_ns: int, until_ns: int) -> Any | None:
+    """... but not from after the message that comes next."""
+    return next((b for b in bursts if first_ns - _ORDER_SLACK_NS <= b.first_ns < until_ns), None)
 
 
 def _application_reads(topology: Topology, path: Path, pod: str) -> list[Any]:
@@ -118,20 +138,30 @@ def messages_of(topology: Topology, path: Path, down: bool) -> list[Message]:
     handed = topology.messages(lo_key(Hook.LO, sender_lo), lo_direction) if sender_lo else []
     delivered = topology.messages(lo_key(Hook.LO, receiver_lo), lo_direction) if receiver_lo else []
     reads = _application_reads(topology, path, receiver)
+    # Messages of both directions, at both ends: what belongs to one lies between its neighbours.
+    answers = [
+        burst
+        for pod, direction in ((sender, Direction.RX), (receiver, Direction.TX))
+        for burst in topology.messages(eth_key(pod, Hook.ETH, path.wire), direction)
+    ]
     found = []
     for burst in sent:
         arrival = next((a for a in arrived if _overlaps(burst, a) and a.first_ns >= burst.first_ns), None)
-        delivery = _first_after(delivered, arrival.first_ns) if arrival is not None else None
+        edges = [int(b.first_ns) for b in (*sent, *arrived, *answers) if b is not burst and b is not arrival]
+        since_ns = max((edge for edge in edges if edge < burst.first_ns), default=-1)
+        until_ns = min((edge for edge in edges if edge > burst.first_ns), default=1 << 62)
+        delivery = _first_after(delivered, arrival.first_ns, until_ns) if arrival is not None else None
         before = delivery if delivery is not None else arrival if not receiver_lo else None
         found.append(
             Message(
                 path=path,
                 down=down,
-                handed=_last_before(handed, burst.first_ns),
+                handed=_last_before(handed, burst.first_ns, since_ns)
+                or _first_after(handed, burst.first_ns, min(until_ns, int(burst.last_ns))),
                 sent=burst,
                 arrived=arrival,
                 delivered=delivery,
-                read=_first_after(reads, before.first_ns) if before is not None else None,
+                read=_overlapping(reads, before) if before is not None else None,
             )
         )
     return found

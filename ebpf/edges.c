@@ -71,13 +71,63 @@ static inline int parse(struct __sk_buff *ctx, struct seen *seen, int egress, in
         seen->payload_offset = 34 + seen->header_bytes;
         seen->payload_bytes = ctx->len > seen->payload_offset ? ctx->len - seen->payload_offset : 0;
     }
-    void *dev = (void *)read_ptr((void *)ctx + OFF_SKB_DEV);
-    seen->key.netns = netns_of_dev(dev);
-    return pods.lookup(&seen->key.netns) != 0;
+    /* Each filter carries a number of its own: the way from the packet to its namespace is longer. */
+    int number = ctx->tc_classid;
+    u32 *netns = interfaces.lookup(&number);
+    if (!netns || !*netns)
+        return 0;
+    seen->key.netns = *netns;
+    return 1;
 }
 
-static inline void emit_packet(struct __sk_buff *ctx, struct seen *seen, u64 now_ns, u32 kind, struct half *mine)
+/* Walk the record headers (RFC 8446, section 5.1): a record may begin in an earlier packet.
+ *
+ * A message begins with the first long record that can be data. Certificates are no message: what the
+ * server sends before the client has answered, and the client's first encrypted record, belong to the
+ * handshake however long they are (TLS 1.2 hides nothing before its data). Session tickets that carry
+ * certificates look like data, and stay below BULK_RECORD_BYTES. */
+static inline void walk_records(struct __sk_buff *ctx, struct seen *seen, struct packet *event, struct half *mine,
+                                struct half *other)
 {
+    u32 at = mine->next_record - seen->seq;
+#pragma unroll
+    for (int i = 0; i < 12; i++) {
+        u8 header[5];
+        if (at > 65535 || at + 5 > seen->payload_bytes)
+            break;
+        if (bpf_skb_load_bytes(ctx, seen->payload_offset + at, header, 5))
+            break;
+        u32 length = header[3] << 8 | header[4];
+        u32 record = (u32)header[0] << 24 | length;
+        if (i == 0) event->record0 = record;
+        if (i == 1) event->record1 = record;
+        if (i == 2) event->record2 = record;
+        if (i == 3) event->record3 = record;
+        if (i == 4) event->record4 = record;
+        if (i == 5) event->record5 = record;
+        event->records++;
+        if (header[0] == 20) {
+            mine->changed_cipher = 1;
+        } else if (header[0] == 22 && mine->changed_cipher) {
+            mine->sealed = 1; /* TLS 1.2: an encrypted Finished */
+        } else if (header[0] == 23) {
+            int data = mine->is_client ? mine->sealed : other->sealed;
+            if (data && length >= BULK_RECORD_BYTES) {
+                mine->tls = TLS_DATA;
+                mine->handshake_end = seen->seq + at;
+                break;
+            }
+            mine->sealed = 1;
+        }
+        at += 5 + length;
+        mine->next_record = seen->seq + at;
+    }
+}
+
+static inline void emit_packet(struct __sk_buff *ctx, struct seen *seen, u64 now_ns, u32 kind, struct half *mine,
+                               struct half *other)
+{
+    count(TRIED);
     struct packet *event = packets.ringbuf_reserve(sizeof(struct packet));
     if (!event) {
         count(LOSS_PACKETS);
@@ -111,43 +161,15 @@ static inline void emit_packet(struct __sk_buff *ctx, struct seen *seen, u64 now
             event->data_bytes = bytes;
     }
     if (kind == PACKET_PAYLOAD && mine) {
-        if (mine->heads == 0 && event->data_bytes >= 5 && event->data[0] == 22 && event->data[1] == 3) {
+        if (mine->heads == 0 && event->data_bytes >= 6 && event->data[0] == 22 && event->data[1] == 3) {
             mine->tls = TLS_HANDSHAKE;
+            mine->is_client = event->data[5] == 1;
             mine->next_record = seen->seq;
         }
-        /* Walk the record headers (RFC 8446, section 5.1): a record may begin in an earlier packet. */
-        if (mine->tls == TLS_HANDSHAKE) {
-            int of_handshake = after(mine->handshake_end, seen->seq);
-            u32 at = mine->next_record - seen->seq;
-#pragma unroll
-            for (int i = 0; i < 6; i++) {
-                u8 header[5];
-                if (at > 65535 || at + 5 > seen->payload_bytes)
-                    break;
-                if (bpf_skb_load_bytes(ctx, offset + at, header, 5))
-                    break;
-                u32 length = header[3] << 8 | header[4];
-                u32 record = (u32)header[0] << 24 | length;
-                if (i == 0) {
-                    event->record0 = record;
-                    /* A flight begins with a record in clear; what is encrypted in the same packet
-                     * (TLS 1.3: Certificate, Finished) belongs to it. */
-                    of_handshake |= header[0] >= 20 && header[0] <= 22;
-                }
-                if (i == 1) event->record1 = record;
-                if (i == 2) event->record2 = record;
-                if (i == 3) event->record3 = record;
-                if (i == 4) event->record4 = record;
-                if (i == 5) event->record5 = record;
-                event->records++;
-                at += 5 + length;
-                mine->next_record = seen->seq + at;
-            }
-            if (of_handshake)
-                mine->handshake_end = mine->next_record;
-        }
+        if (mine->tls == TLS_HANDSHAKE)
+            walk_records(ctx, seen, event, mine, other);
     }
-    packets.ringbuf_submit(event, 0);
+    packets.ringbuf_submit(event, RINGBUF_FLAGS);
     count(EMITTED);
 }
 
@@ -167,15 +189,19 @@ static inline struct conn *conn_of(struct conn_key *key, int may_create)
 
 /* What holds the sender back now, from the socket's own counters (net/ipv4/tcp_output.c,
  * tcp_write_xmit: the packet that we see is not yet counted in packets_out). */
-static inline u8 sender_limit(void *sk, u32 end_seq, u32 segments)
+static inline u8 sender_limit(struct __sk_buff *ctx, u32 end_seq, u32 segments)
 {
-    if (!sk || read_u32(sk + OFF_TCP_WRITE_SEQ) == end_seq)
+    void *sk = ctx->sk;
+    if (!sk)
         return WHY_STARVED;
-    u32 in_flight = read_u32(sk + OFF_TCP_PACKETS_OUT) + segments + read_u32(sk + OFF_TCP_RETRANS_OUT)
-                    - read_u32(sk + OFF_TCP_SACKED_OUT) - read_u32(sk + OFF_TCP_LOST_OUT);
-    if (in_flight >= read_u32(sk + OFF_TCP_SND_CWND))
+    void *tp = bpf_skc_to_tcp_sock(sk);
+    if (!tp || (u32)LOAD(u32, tp, OFF_TCP_WRITE_SEQ) == end_seq)
+        return WHY_STARVED;
+    u32 in_flight = LOAD(u32, tp, OFF_TCP_PACKETS_OUT) + segments + LOAD(u32, tp, OFF_TCP_RETRANS_OUT)
+                    - LOAD(u32, tp, OFF_TCP_SACKED_OUT) - LOAD(u32, tp, OFF_TCP_LOST_OUT);
+    if (in_flight >= (u32)LOAD(u32, tp, OFF_TCP_SND_CWND))
         return WHY_CWND;
-    if (after(end_seq + 1448, read_u32(sk + OFF_TCP_SND_UNA) + read_u32(sk + OFF_TCP_SND_WND)))
+    if (after(end_seq + 1448, LOAD(u32, tp, OFF_TCP_SND_UNA) + LOAD(u32, tp, OFF_TCP_SND_WND)))
         return WHY_RWND;
     return WHY_QUEUE;
 }
@@ -274,7 +300,8 @@ static inline void account_bulk(struct __sk_buff *ctx, struct seen *seen, struct
         mine->first_ns = now_ns;
         mine->first_seq = seen->seq;
     } else if (hook == HOOK_LO) {
-        if (now_ns - mine->last_ns >= GAP_NS)
+        /* Held back by a reader that does not read (the wire's backlog) is not a pause of the writer's. */
+        if (mine->why == WHY_STARVED && now_ns - mine->last_ns >= GAP_NS)
             emit_gap(seen, mine->last_ns, now_ns, other->small_ns, HOOK_LO);
     } else if (egress) {
         charge_pause(seen, mine, other, now_ns);
@@ -288,13 +315,14 @@ static inline void account_bulk(struct __sk_buff *ctx, struct seen *seen, struct
         mine->tail_seq = mine->tail_ns = 0;
     if (hook == HOOK_ETH && egress) {
         log_send(seen, now_ns);
-        mine->why = sender_limit((void *)read_ptr((void *)ctx + OFF_SKB_SK), end_seq, segments);
     }
+    if (egress)
+        mine->why = sender_limit(ctx, end_seq, segments);
 }
 
 /* A receiver that gets bytes twice says so in the first SACK block (RFC 2883). Linux puts
  * NOP NOP TIMESTAMP NOP NOP SACK, so the block stands at a fixed place. */
-static inline void look_for_dsack(struct __sk_buff *ctx, struct seen *seen, u64 now_ns)
+static inline void look_for_dsack(struct __sk_buff *ctx, struct seen *seen)
 {
     void *data = (void *)(long)ctx->data;
     void *end = (void *)(long)ctx->data_end;
@@ -308,7 +336,7 @@ static inline void look_for_dsack(struct __sk_buff *ctx, struct seen *seen, u64 
     }
     if (!inside && after(to, seen->ack))
         return;
-    struct point *event = point_of(POINT_DSACK, now_ns, &seen->key);
+    struct point *event = point_of(POINT_DSACK, bpf_ktime_get_ns(), &seen->key);
     if (!event)
         return;
     event->a = from;
@@ -316,41 +344,62 @@ static inline void look_for_dsack(struct __sk_buff *ctx, struct seen *seen, u64 
     submit_point(event);
 }
 
+/* Half of all packets, and most of them change nothing. */
+static inline void account_ack(struct __sk_buff *ctx, struct seen *seen, int egress)
+{
+    struct conn *conn = wire.lookup(&seen->key);
+    if (!conn)
+        return;
+    if (egress) {
+        if (after(seen->ack, conn->tx.acked_seq) || !conn->tx.acked_seq)
+            conn->tx.acked_seq = seen->ack;
+        if (seen->header_bytes >= 44)
+            look_for_dsack(ctx, seen);
+    } else if (conn->tx.snd_max && !conn->tx.acked_ns && !after(conn->tx.snd_max, seen->ack)) {
+        conn->tx.acked_ns = bpf_ktime_get_ns();
+    }
+}
+
 static inline int account_eth(struct __sk_buff *ctx, int egress)
 {
     struct seen seen = {};
-    u64 now_ns = bpf_ktime_get_ns();
     if (!parse(ctx, &seen, egress, 0))
         return -1;
     if (seen.udp) {
-        emit_packet(ctx, &seen, now_ns, PACKET_DNS, 0);
+        emit_packet(ctx, &seen, bpf_ktime_get_ns(), PACKET_DNS, 0, 0);
         return -1;
     }
     u32 payload = seen.payload_bytes;
+    if (!payload && !(seen.flags & (FLAG_SYN | FLAG_FIN | FLAG_RST))) {
+        account_ack(ctx, &seen, egress);
+        return -1;
+    }
     struct conn *conn = conn_of(&seen.key, (seen.flags & FLAG_SYN) || payload >= SMALL_BYTES);
     if (!conn)
         return -1;
+    u64 now_ns = bpf_ktime_get_ns();
     struct half *mine = egress ? &conn->tx : &conn->rx;
     struct half *other = egress ? &conn->rx : &conn->tx;
     if (seen.flags & FLAG_ACK) {
-        if (after(seen.ack, mine->acked_seq) || !mine->acked_seq)
+        if (egress && (after(seen.ack, mine->acked_seq) || !mine->acked_seq))
             mine->acked_seq = seen.ack;
         if (!egress && other->snd_max && !other->acked_ns && !after(other->snd_max, seen.ack))
             other->acked_ns = now_ns;
-        if (egress && !payload && seen.header_bytes >= 44)
-            look_for_dsack(ctx, &seen, now_ns);
     }
     if (seen.flags & (FLAG_SYN | FLAG_FIN | FLAG_RST))
-        emit_packet(ctx, &seen, now_ns, PACKET_SETUP, 0);
+        emit_packet(ctx, &seen, now_ns, PACKET_SETUP, 0, 0);
     else if (payload && mine->heads < HEAD_PACKETS) {
-        emit_packet(ctx, &seen, now_ns, PACKET_PAYLOAD, mine);
+        emit_packet(ctx, &seen, now_ns, PACKET_PAYLOAD, mine, other);
         mine->heads++;
     }
-    if (payload && mine->tls == TLS_HANDSHAKE && mine->handshake_end) {
-        if (after(mine->handshake_end, seen.seq))
-            payload = 0; /* certificates are no message */
-        else if (payload >= SMALL_BYTES)
-            mine->tls = TLS_DATA;
+    if (payload >= SMALL_BYTES && mine->tls) {
+        u32 skip = mine->handshake_end - seen.seq;
+        if (mine->tls == TLS_HANDSHAKE && mine->heads < HEAD_PACKETS) {
+            payload = 0;
+        } else if (mine->handshake_end && skip - 1 < payload) {
+            seen.seq += skip; /* data behind the end of the handshake, in the same packet */
+            seen.payload_bytes = payload -= skip;
+        }
     }
     if (payload >= SMALL_BYTES)
         account_bulk(ctx, &seen, mine, other, now_ns, HOOK_ETH, egress);
@@ -364,6 +413,11 @@ static inline int account_eth(struct __sk_buff *ctx, int egress)
     }
     if (seen.flags & (FLAG_FIN | FLAG_RST))
         close_burst(&seen.key, mine, HOOK_ETH, seen.dir, 0);
+    if (seen.flags & FLAG_RST) {
+        /* A refused connection has no socket whose end would call forget(). */
+        close_burst(&seen.key, other, HOOK_ETH, !seen.dir, 0);
+        wire.delete(&seen.key);
+    }
     return -1;
 }
 
@@ -380,19 +434,21 @@ int tc_eth_in(struct __sk_buff *ctx)
 int tc_lo_out(struct __sk_buff *ctx)
 {
     struct seen seen = {};
-    u64 now_ns = bpf_ktime_get_ns();
     if (!parse(ctx, &seen, 1, 1) || seen.udp)
         return -1;
     u32 payload = seen.payload_bytes;
+    if (!payload && !(seen.flags & (FLAG_SYN | FLAG_FIN | FLAG_RST)))
+        return -1;
     struct conn *conn = conn_of(&seen.key, (seen.flags & FLAG_SYN) || payload >= SMALL_BYTES);
     if (!conn)
         return -1;
+    u64 now_ns = bpf_ktime_get_ns();
     struct half *mine = seen.dir == DIR_TX ? &conn->tx : &conn->rx;
     struct half *other = seen.dir == DIR_TX ? &conn->rx : &conn->tx;
     if (seen.flags & (FLAG_SYN | FLAG_FIN | FLAG_RST))
-        emit_packet(ctx, &seen, now_ns, PACKET_SETUP, 0);
+        emit_packet(ctx, &seen, now_ns, PACKET_SETUP, 0, 0);
     else if (payload && mine->heads < 2) {
-        emit_packet(ctx, &seen, now_ns, PACKET_PAYLOAD, mine);
+        emit_packet(ctx, &seen, now_ns, PACKET_PAYLOAD, mine, other);
         mine->heads++;
     }
     if (payload >= SMALL_BYTES)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* TCP state changes, retransmissions and dropped packets, from raw tracepoints. */
+/* TCP state changes, retransmissions and dropped packets, from BTF tracepoints. */
 
 static inline void forget(struct conn_key *key)
 {
@@ -24,7 +24,7 @@ int raw_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 {
     void *sk = (void *)ctx->args[0];
     struct conn_key key = {};
-    if (!key_of_sock(&key, sk) || read_u16(sk + OFF_SOCK_PROTOCOL) != 6)
+    if (!key_of_sock(&key, sk))
         return 0;
     int old_state = ctx->args[1], new_state = ctx->args[2];
     struct point *event = point_of(POINT_STATE, bpf_ktime_get_ns(), &key);
@@ -32,7 +32,7 @@ int raw_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
         u64 id = bpf_get_current_pid_tgid(); /* the owner's only while it calls; softirq borrows anybody's */
         event->a = old_state;
         event->b = new_state;
-        event->c = read_u16(sk + OFF_SOCK_FAMILY);
+        event->c = LOAD(u16, sk, OFF_SOCK_FAMILY);
         event->tid = id;
         event->tgid = id >> 32;
         submit_point(event);
@@ -42,11 +42,15 @@ int raw_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
     return 0;
 }
 
-/* tcp:tcp_retransmit_skb(sk, skb, ...) */
+/* tcp:tcp_retransmit_skb(sk, skb[, error]) */
 int raw_tcp_retransmit_skb(struct bpf_raw_tracepoint_args *ctx)
 {
     void *sk = (void *)ctx->args[0], *skb = (void *)ctx->args[1];
     struct conn_key key = {};
+#ifdef HAVE_RETRANSMIT_ERROR
+    if ((int)ctx->args[2])
+        return 0; /* since 6.16 failed attempts come here too, most often because the original is still queued */
+#endif
     if (!key_of_sock(&key, sk))
         return 0;
     u32 seq = read_u32(skb + OFF_SKB_CB + OFF_TCPCB_SEQ);
@@ -57,6 +61,9 @@ int raw_tcp_retransmit_skb(struct bpf_raw_tracepoint_args *ctx)
         if (log->slot[slot].seq == seq) {
             u32 ago_us = (u32)(now_ns / 1000) - log->slot[slot].ts_us;
             since_ns = now_ns - (u64)ago_us * 1000;
+        } else if (log->slot[slot].ts_us && log->slot[slot].seq - seq - 1 < 1U << 31
+                   && log->slot[slot].seq - seq >= (SENDLOG_SLOTS - 1) << 10) {
+            count(LOSS_MAP_FULL); /* later data took the slot: when this was first sent is gone */
         }
     }
     struct point *event = point_of(POINT_RETRANSMIT, now_ns, &key);
@@ -77,13 +84,18 @@ int raw_kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 {
     void *skb = (void *)ctx->args[0];
     struct conn_key key = {};
-    void *dev = (void *)read_ptr(skb + OFF_SKB_DEV);
+    void *net = 0;
+    void *dev = (void *)LOAD(u64, skb, OFF_SKB_DEV);
     if (dev)
-        key.netns = netns_of_dev(dev);
+        net = (void *)LOAD(u64, dev, OFF_DEV_NET);
+    if (dev && net)
+        key.netns = LOAD(u32, net, OFF_NET_INUM);
     if (!key.netns) {
-        void *sk = (void *)read_ptr(skb + OFF_SKB_SK);
-        if (sk)
-            key.netns = netns_of_sock(sk);
+        void *sk = (void *)LOAD(u64, skb, OFF_SKB_SK);
+        if (sk) {
+            net = (void *)LOAD(u64, sk, OFF_SOCK_NET);
+            key.netns = LOAD(u32, net, OFF_NET_INUM);
+        }
     }
     if (!key.netns || !pods.lookup(&key.netns))
         return 0;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* When the application has it: bytes that a pod's process read from or handed to TCP.
  *
- * Raw tracepoints sock:sock_recv_length and sock:sock_send_length (Linux 6.3, commit
+ * Tracepoints sock:sock_recv_length and sock:sock_send_length (Linux 6.3, commit
  * 6e6eda44b939); older kernels: kretprobes on tcp_recvmsg and tcp_sendmsg. A write only means
  * "handed to the kernel", so messages are placed by tc; writes close bursts, and tie
  * a proxy's two connections together: within one thread, a receive on one side and
@@ -11,8 +11,14 @@ struct pair_key {
     struct conn_key from, to;
 };
 
-BPF_HASH(last_read, u32, struct conn_key, 4096);
-BPF_HASH(pairs, struct pair_key, u64, 16384);
+#ifdef HAVE_SOCK_LENGTH
+#define SOCK_KEY key_of_sock
+#else
+#define SOCK_KEY key_of_untyped_sock
+#endif
+
+BPF_HASH(last_read, u32, struct conn_key, LAST_READ_ENTRIES);
+BPF_HASH(pairs, struct pair_key, u64, PAIRS_ENTRIES);
 BPF_TABLE("percpu_array", int, struct conn, fresh_sock, 1);
 
 static inline struct conn *sock_conn_of(struct conn_key *key, int may_create)
@@ -35,11 +41,16 @@ static inline void account_sock(void *sk, int bytes, u32 dir)
     u64 id = bpf_get_current_pid_tgid();
     u32 tgid = id >> 32, tid = id;
     u32 *process = processes.lookup(&tgid);
-    if (!process || !key_of_sock(&key, sk) || read_u16(sk + OFF_SOCK_PROTOCOL) != 6)
+    /* A process that nobody has named yet is an application: it may read before it is named. */
+    if (!SOCK_KEY(&key, sk))
         return;
-    if (*process == PROCESS_PROXY) {
+    if (process && *process == PROCESS_PROXY) {
         if (dir == DIR_RX) {
-            last_read.update(&tid, &key);
+            struct conn_key *last = last_read.lookup(&tid);
+            if (last)
+                *last = key;
+            else if (last_read.update(&tid, &key))
+                count(LOSS_MAP_FULL);
             return;
         }
         struct conn_key *from = last_read.lookup(&tid);

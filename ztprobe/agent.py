@@ -30,16 +30,23 @@ class Observation:
     hooks: dict[str, str]
     probes: list[dict[str, Any]]
     loss: dict[str, int]
+    # when: from_ns, to_ns (CLOCK_MONOTONIC), channel, count
+    loss_log: list[dict[str, Any]]
     coverage: float
     events_seen: int
+    events_unread: int
     reader_cpu_ns: int
     drop_reasons: dict[int, str] = field(default_factory=dict)
 
 
 class Agent:
-    """prepare -> attach -> watch -> stop; a context manager that always detaches."""
+    """prepare -> attach -> watch -> stop; a context manager that always detaches.
 
-    def __init__(self) -> None:
+    :param statistics: have the kernel count runs and run time of every program (costs a little).
+    """
+
+    def __init__(self, *, statistics: bool = True) -> None:
+        self._statistics = statistics
         self._kernel = KernelProbes()
         self._collector: Collector | None = None
         self._processes: dict[int, tuple[str, str]] = {}
@@ -61,7 +68,8 @@ class Agent:
             self._kernel.trace_netns(pod.netns_inode)
         self._kernel.trace_netns(inode(node_netns), node=True)
         self.hooks = self._kernel.attach()
-        self._kernel.enable_stats()
+        if self._statistics:
+            self._kernel.enable_stats()
         for pod in pods:
             self._kernel.attach_interface(pod.netns, pod.interface)
         names = {pod.netns_inode: pod.name for pod in pods}
@@ -91,15 +99,17 @@ class Agent:
         points["process"] = [owners.get(tgid, "") for tgid in points["tgid"]]
         bursts = tables["bursts"]
         bursts["process"] = [owners.get(tgid, "") for tgid in bursts["tgid"]]
-        loss = self._collector.loss(tables)
+        loss = self._collector.loss()
         seen = self._collector.events_seen
         return Observation(
             tables=tables,
             hooks=self.hooks,
             probes=[cost.as_dict() for cost in self._kernel.read_costs()],
             loss=loss,
-            coverage=coverage(seen, loss),
+            loss_log=self._collector.loss_log,
+            coverage=coverage(seen, loss, unread=self._collector.events_unread),
             events_seen=seen,
+            events_unread=self._collector.events_unread,
             reader_cpu_ns=self._collector.cpu_ns,
             drop_reasons=self._kernel.reason_names,
         )

@@ -50,7 +50,12 @@ _SCHEMA: dict[str, Any] = {
         "experiment": {
             "type": "object",
             "required": ["name"],
-            "properties": {"name": _TEXT, "profile": _TEXT, "distribution": _TEXT},
+            "properties": {
+                "name": _TEXT,
+                "profile": _TEXT,
+                "distribution": _TEXT,
+                "level": {"type": "integer"},
+            },
         },
         "options": _OBJECT,
         "runtime": _TEXT,
@@ -76,7 +81,23 @@ _SCHEMA: dict[str, Any] = {
             },
         },
         "loss": {"type": "object", "additionalProperties": _COUNT},
+        "loss_log": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["from_ns", "to_ns", "channel", "count"],
+                "properties": {
+                    "from_ns": _COUNT,
+                    "to_ns": _COUNT,
+                    "channel": {"enum": list(LOSS_CHANNELS)},
+                    "count": _COUNT,
+                    "ring": _TEXT,
+                },
+            },
+        },
+        "table_rows": {"type": "object", "additionalProperties": _COUNT},
         "events_seen": _COUNT,
+        "events_unread": _COUNT,
         "emulation": {
             "type": "object",
             "required": ["profile", "backend", "requested", "measured"],

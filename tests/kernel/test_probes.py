@@ -19,6 +19,9 @@ from ztprobe.netns import entered, inode
 from ztprobe.probes.collector import Collector, coverage
 from ztprobe.probes.kernel import KernelProbes
 
+# More where a whole CPU is emulated in software (tools/test-vm).
+_APART_NS = 5_000_000 * float(os.environ.get("ZTPROBE_TEST_PATIENCE", "1"))
+
 PORT = 50051
 MESSAGE_BYTES = 1_000_003  # prime
 
@@ -47,7 +50,7 @@ class Watched:
     def stop(self) -> dict[str, pd.DataFrame]:
         self.collector.stop()
         self.tables = self.collector.tables()
-        self.loss = self.collector.loss(self.tables)
+        self.loss = self.collector.loss()
         return self.tables
 
 
@@ -125,8 +128,8 @@ def test_messages_are_seen_whole_at_every_hop(pods: tuple[TestPod, TestPod], wat
     ]
     for read_ns, sent_ns, (had_ns, began_ns) in zip(reads["last_ns"], sends["first_ns"], log, strict=True):
         # The program's own clock reads bracket the kernel's: read before it knew, sent after it began.
-        assert -5_000_000 < read_ns - had_ns <= 0
-        assert 0 <= sent_ns - began_ns < 5_000_000
+        assert -_APART_NS < read_ns - had_ns <= 0
+        assert 0 <= sent_ns - began_ns < _APART_NS
 
 
 def test_connections_are_counted(pods: tuple[TestPod, TestPod], watched: Watched) -> None:
@@ -228,15 +231,12 @@ def test_a_full_ring_is_counted_exactly(pods: tuple[TestPod, TestPod]) -> None:
         collector = Collector(kernel, {inode(pod.netns): pod.name for pod in pods})
         collector.stop()
         tables = collector.tables()
-        loss = collector.loss(tables)
+        loss = collector.loss()
         drops = tables["points"][tables["points"]["kind"] == PointKind.DROP]
         reasons = [kernel.reason_names[reason] for reason in drops["a"]]
         assert 0 < len(drops) < datagrams
         assert reasons.count("NO_SOCKET") + loss["ring_buffer_full"] >= datagrams
-        assert (
-            collector.events_seen + loss["ring_buffer_full"]
-            == sum(kernel.counters()[:3]) + kernel.counters()[6]
-        )
+        assert collector.events_seen + loss["ring_buffer_full"] == kernel.counters()["tried"]
         assert coverage(collector.events_seen, loss) < 0.95
     finally:
         kernel.close()

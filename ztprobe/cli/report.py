@@ -6,23 +6,34 @@ from pathlib import Path
 
 import click
 
+from ztprobe.cli.options import coverage_floor_option
+from ztprobe.errors import UsageError
+
 __all__ = ("report",)
 
 
 @click.command(epilog="Example: ztprobe report runs/net2-sec3-20260131-120000")
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead (a list, for several RUNs).")
-def report(runs: tuple[Path, ...], as_json: bool) -> None:
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Write the analysis here and leave the run as it is (of one RUN).",
+)
+@coverage_floor_option
+def report(runs: tuple[Path, ...], as_json: bool, out: Path | None, coverage_floor: float) -> None:
     """Analyse saved runs again, without root.
 
     Writes report.json, report.html and figures/ into each, the same bytes every time, and prints the
     table.
     """
+    if out is not None and len(runs) > 1:
+        raise UsageError(f"--out {out}: takes one RUN, and {len(runs)} were given")
     from analysis.report import write_report
     from analysis.table import print_report
     from ztprobe.store import dump_json
 
-    reports = [write_report(run) for run in runs]
+    reports = [write_report(run, out=out, coverage_floor=coverage_floor / 100) for run in runs]
     if as_json:
         click.echo(dump_json(reports[0] if len(reports) == 1 else reports), nl=False)
         return

@@ -82,6 +82,20 @@ class Btf:
         """Whether a struct or typedef of that name exists (``btf_trace_X`` is tracepoint X)."""
         return any(self._find(name, kind) > 0 for kind in (_KIND_STRUCT, _KIND_TYPEDEF))
 
+    def tracepoint_id(self, name: str) -> int:
+        """Type id of ``btf_trace_NAME``. :raises KeyError: this kernel has no such tracepoint."""
+        type_id = self._find(f"btf_trace_{name}", _KIND_TYPEDEF)
+        if type_id <= 0:
+            raise KeyError(name)
+        return type_id
+
+    def tracepoint_arguments(self, name: str) -> int:
+        """How many arguments a tracepoint's programs get. :raises KeyError: no such tracepoint."""
+        pointer = self._type(self.tracepoint_id(name))
+        for _ in range(2):  # typedef -> pointer -> function
+            pointer = self._type(pointer.contents.size_or_type)
+        return int(pointer.contents.info & 0xFFFF) - 1  # without the tracepoint's own data
+
     def offset(self, path: str) -> int:
         """Byte offset of ``struct.member[.member...]``.
 

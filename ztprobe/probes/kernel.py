@@ -8,18 +8,33 @@ Hooks are chosen by asking whether the kernel has them, never by its version.
 from __future__ import annotations
 
 import ctypes
+import functools
+import mmap
 import os
 import struct
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ztprobe.errors import PreflightError
 from ztprobe.events import Hook
 from ztprobe.netlink import NetlinkError, netlink
+from ztprobe.netns import inode
 from ztprobe.paths import EBPF_DIR
 from ztprobe.probes.btf import Btf
+from ztprobe.probes.tracing import attach_tracing_program
 
-__all__ = ("KernelProbes", "ProgramCost")
+__all__ = ("COUNTERS", "KernelProbes", "ProgramCost")
+
+# The counters of maps.h, in its order: events that found a ring full (per ring), insertions that
+# found a map full, packets that could not be parsed, packets of IPv6, events that went into a ring,
+# and events that wanted to.
+COUNTERS = ("bursts", "packets", "points", "map_full", "parse", "ipv6", "emitted", "tried")
+_COUNTER_SLOTS = 16  # COUNTER_SLOTS of maps.h
+_POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
 
 # Concatenated rather than included: BCC rewrites map accesses in the main file only.
 _SOURCES = ("maps.h", "edges.c", "sockets.c", "lifecycle.c", "sched.c")
@@ -54,10 +69,11 @@ _OFFSETS = {
     "TASK_PID": "task_struct.pid",
     "TASK_TGID": "task_struct.tgid",
     "TASK_STATE": "task_struct.__state",
+    "TASK_FLAGS": "task_struct.flags",
 }
 
-# signal -> (program, raw tracepoint)
-_RAW_TRACEPOINTS = {
+# signal -> (program, tracepoint)
+_TRACEPOINTS: dict[str, tuple[tuple[str, str], ...]] = {
     "tcp_life_cycle": (("raw_inet_sock_set_state", "inet_sock_set_state"),),
     "retransmissions": (("raw_tcp_retransmit_skb", "tcp_retransmit_skb"),),
     "drops": (("raw_kfree_skb", "kfree_skb"),),
@@ -67,12 +83,15 @@ _RAW_TRACEPOINTS = {
         ("raw_sched_switch", "sched_switch"),
     ),
 }
-_SOCK_LENGTH = {
+_SOCK_LENGTH: dict[str, tuple[tuple[str, str], ...]] = {
     "app_reads": (("raw_sock_recv_length", "sock_recv_length"),),
     "app_writes": (("raw_sock_send_length", "sock_send_length"),),
 }
 _SOCK_KPROBES = {"app_reads": "tcp_recvmsg", "app_writes": "tcp_sendmsg"}
 _TC_PROGRAMS = {"tc_eth_out": "tc eth0 egress", "tc_eth_in": "tc eth0 ingress", "tc_lo_out": "tc lo egress"}
+
+# A program's run lasts microseconds; those that saw the old maps are over after this.
+_LAST_RUN_S = 0.005
 
 _EGRESS, _INGRESS = 0xFFFFFFF3, 0xFFFFFFF2  # TC_H_CLSACT minors, include/uapi/linux/pkt_sched.h
 
@@ -92,6 +111,12 @@ class ProgramCost:
         return {name: getattr(self, name) for name in names}
 
 
+@functools.cache
+def _possible_cpus() -> int:
+    """How many CPUs this kernel can ever have: one more than the highest number of "0-3" or "0,2-5"."""
+    return int(_POSSIBLE_CPUS.read_text().strip().replace(",", "-").split("-")[-1]) + 1
+
+
 def _bcc() -> Any:
     # BCC reads the variable when it compiles; its own fallback wants a full header tree.
     os.environ["BCC_KERNEL_SOURCE"] = str(EBPF_DIR / "include")
@@ -106,10 +131,15 @@ def _bcc() -> Any:
 
 
 class KernelProbes:
-    """load -> trace_netns / trace_process -> attach -> (drain) -> close."""
+    """load -> trace_netns / trace_process -> attach -> (drain) -> quiesce -> close.
 
-    def __init__(self, *, ring_bytes: int = 8 << 20) -> None:
+    :param map_entries: other sizes for maps.h's ``*_ENTRIES``, by lower-case name (``wire``).
+    """
+
+    def __init__(self, *, ring_bytes: int = 8 << 20, map_entries: Mapping[str, int] | None = None) -> None:
         self.ring_bytes = ring_bytes
+        self._map_entries = dict(map_entries or {})
+        self._counter_map: mmap.mmap | None = None
         self.costs: list[ProgramCost] = []
         self.reason_names: dict[int, str] = {}
         self._bpf: Any = None
@@ -119,6 +149,9 @@ class KernelProbes:
         self._info_offsets: dict[str, int] = {}
         self._info_bytes = 0
         self._clsact: list[tuple[Path, int]] = []
+        self._tracepoint_ids: dict[str, int] = {}
+        self._fds: list[int] = []
+        self._interfaces = 0
 
     def load(self) -> None:
         """Compile and load every program the kernel has hooks for.
@@ -134,6 +167,11 @@ class KernelProbes:
             for name in ("run_time_ns", "run_cnt", "recursion_misses"):
                 self._info_offsets[name] = btf.offset(f"bpf_prog_info.{name}")
             self._has_sock_length = btf.has("btf_trace_sock_recv_length")
+            for _, tracepoint in self._tracepoints():
+                try:
+                    self._tracepoint_ids[tracepoint] = btf.tracepoint_id(tracepoint)
+                except KeyError:
+                    raise PreflightError(f"this kernel has no tracepoint {tracepoint}") from None
         text = (EBPF_DIR / "events.h").read_text()
         text += "".join(f'#line 1 "{name}"\n{(EBPF_DIR / name).read_text()}' for name in _SOURCES)
         try:
@@ -142,10 +180,14 @@ class KernelProbes:
             raise PreflightError(
                 f"BCC could not compile the probes ({error}); run `ztprobe doctor`"
             ) from error
+        size = -(-8 * _COUNTER_SLOTS * _possible_cpus() // mmap.PAGESIZE) * mmap.PAGESIZE
+        self._counter_map = mmap.mmap(self.map_fd("counters"), size, mmap.MAP_SHARED, mmap.PROT_READ)
 
     def _flags(self, btf: Btf) -> list[str]:
         flags = ["-Wno-macro-redefined", "-Wno-unused-function", "-Wno-pointer-arith"]
         flags.append(f"-DRING_PAGES={self.ring_bytes // 4096}")
+        flags.append(f"-DCPUS={_possible_cpus()}")
+        flags += [f"-D{name.upper()}_ENTRIES={entries}" for name, entries in self._map_entries.items()]
         for name, path in _OFFSETS.items():
             try:
                 flags.append(f"-DOFF_{name}={btf.offset(path)}")
@@ -153,6 +195,8 @@ class KernelProbes:
                 raise PreflightError(f"this kernel's BTF has no {path}, which the probes read") from None
         if btf.has("btf_trace_sock_recv_length"):
             flags.append("-DHAVE_SOCK_LENGTH")
+        if btf.tracepoint_arguments("tcp_retransmit_skb") > 2:
+            flags.append("-DHAVE_RETRANSMIT_ERROR")
         return flags
 
     def trace_netns(self, inode: int, *, node: bool = False) -> None:
@@ -168,16 +212,12 @@ class KernelProbes:
     def attach(self) -> dict[str, str]:
         """Attach what acts on the whole machine. :returns: signal -> hook in use."""
         hooks: dict[str, str] = {}
-        tracepoints = dict(_RAW_TRACEPOINTS)
-        if self._has_sock_length:
-            tracepoints |= _SOCK_LENGTH
-        for signal, programs in tracepoints.items():
+        for signal, programs in self._signals().items():
             for program, tracepoint in programs:
-                fn = self._bpf.load_func(program.encode(), self._module.BPF.RAW_TRACEPOINT)
-                self._bpf.attach_raw_tracepoint(tp=tracepoint.encode(), fn_name=program.encode())
-                hook = f"raw_tracepoint {tracepoint}"
-                self.costs.append(ProgramCost(signal=signal, hook=hook, program=program, fd=fn.fd))
-            hooks[signal] = "raw_tracepoint " + ", ".join(tracepoint for _, tracepoint in programs)
+                fd = self._attach_tracepoint(program, tracepoint)
+                hook = f"tp_btf {tracepoint}"
+                self.costs.append(ProgramCost(signal=signal, hook=hook, program=program, fd=fd))
+            hooks[signal] = "tp_btf " + ", ".join(tracepoint for _, tracepoint in programs)
         if not self._has_sock_length:
             for signal, function in _SOCK_KPROBES.items():
                 self._attach_kprobes(signal, function)
@@ -189,6 +229,26 @@ class KernelProbes:
         hooks |= dict.fromkeys(("transfer_edges", "tls_phases", "dns"), "tc clsact on eth0")
         hooks["transfer_edges"] += " and lo"
         return hooks
+
+    def _signals(self) -> dict[str, tuple[tuple[str, str], ...]]:
+        return _TRACEPOINTS | (_SOCK_LENGTH if self._has_sock_length else {})
+
+    def _tracepoints(self) -> Iterator[tuple[str, str]]:
+        for programs in self._signals().values():
+            yield from programs
+
+    def _attach_tracepoint(self, program: str, tracepoint: str) -> int:
+        bcc, module, name = self._module.libbcc.lib, self._bpf.module, program.encode()
+        program_fd, link_fd = attach_tracing_program(
+            self._libbpf,
+            name=program,
+            instructions=bcc.bpf_function_start(module, name),
+            instruction_bytes=bcc.bpf_function_size(module, name),
+            tracepoint=tracepoint,
+            btf_id=self._tracepoint_ids[tracepoint],
+        )
+        self._fds += [link_fd, program_fd]
+        return program_fd
 
     def _attach_kprobes(self, signal: str, function: str) -> None:
         for prefix, attach in (
@@ -208,6 +268,9 @@ class KernelProbes:
         :raises PreflightError: the kernel refuses clsact there.
         """
         fds = {cost.program: cost.fd for cost in self.costs}
+        self._interfaces += 1
+        table = self._bpf[b"interfaces"]
+        table[table.Key(self._interfaces)] = table.Leaf(inode(netns))
         try:
             with netlink(netns) as ipr:
                 (eth,) = ipr.link_lookup(ifname=interface)
@@ -227,7 +290,7 @@ class KernelProbes:
                             fd=fds[program],
                             name=program,
                             direct_action=True,
-                            classid=1,
+                            classid=self._interfaces,
                             prio=1,
                         )
         except (NetlinkError, ValueError) as error:
@@ -250,14 +313,30 @@ class KernelProbes:
                 cost.recursion_missed = read["recursion_misses"]
         return self.costs
 
-    def ring_fd(self, name: str) -> int:
-        """File descriptor of a ring buffer map (bursts, packets, points)."""
+    def recursion_missed(self) -> int:
+        """Runs that the kernel left out because the program was running already on that CPU."""
+        return sum(cost.recursion_missed for cost in self.read_costs())
+
+    def map_fd(self, name: str) -> int:
+        """File descriptor of a map: a ring buffer (bursts, packets, points) or the counters."""
         return int(self._module.libbcc.lib.bpf_table_fd(self._bpf.module, name.encode()))
 
-    def counters(self) -> list[int]:
-        """Emitted and lost events since load, summed over CPUs, in the order of maps.h."""
-        table = self._bpf[b"counters"]
-        return [int(sum(table[table.Key(slot)])) for slot in range(7)]
+    def counters(self) -> dict[str, int]:
+        """`COUNTERS` since load, summed over CPUs."""
+        if self._counter_map is None:
+            raise RuntimeError("counters are there from load to close")
+        slots = np.frombuffer(self._counter_map, np.uint64, _COUNTER_SLOTS * _possible_cpus())
+        sums = slots.reshape(-1, _COUNTER_SLOTS).sum(axis=0)
+        return {name: int(sums[slot]) for slot, name in enumerate(COUNTERS)}
+
+    def quiesce(self) -> None:
+        """Trace nothing any more, so that nothing moves while the last events are read."""
+        for name in (b"pods", b"processes"):
+            self._bpf[name].clear()
+        interfaces = self._bpf[b"interfaces"]
+        for number in range(1, self._interfaces + 1):
+            interfaces[interfaces.Key(number)] = interfaces.Leaf(0)
+        time.sleep(_LAST_RUN_S)
 
     def pairs(self) -> dict[tuple[tuple[int, ...], tuple[int, ...]], int]:
         """(connection read from, connection written to) -> times, for every proxy thread."""
@@ -293,6 +372,12 @@ class KernelProbes:
             except (NetlinkError, OSError):
                 continue  # the pod is gone, and its qdiscs with it
         self._clsact.clear()
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
+        if self._counter_map is not None:
+            self._counter_map.close()
+            self._counter_map = None
         if self._bpf is not None:
             self._bpf.cleanup()
             self._bpf = None

@@ -10,7 +10,6 @@ costs 1.5 us and loses most events of a burst.
 from __future__ import annotations
 
 import mmap
-import struct
 
 import numpy as np
 
@@ -35,12 +34,15 @@ class Ring:
         self._stride = _HEADER_BYTES + (dtype.itemsize + 7) // 8 * 8
         self._consumer = mmap.mmap(fd, _PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._producer = mmap.mmap(fd, _PAGE + 2 * data_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE)
+        # numpy moves all 8 bytes of a position at once; struct.pack_into does not (it even clears them
+        # first), and a kernel that looks in between takes the ring for full.
+        self._consumed = np.ndarray(1, np.uint64, self._consumer)
+        self._produced = np.ndarray(1, np.uint64, self._producer)
         self.highest_fill = 0.0
 
     def drain(self) -> np.ndarray:
         """Every record submitted so far (a copy), in order; the space is given back to the kernel."""
-        (consumed,) = struct.unpack_from("<Q", self._consumer, 0)
-        (produced,) = struct.unpack_from("<Q", self._producer, 0)
+        consumed, produced = int(self._consumed[0]), int(self._produced[0])
         count = (produced - consumed) // self._stride
         self.highest_fill = max(self.highest_fill, (produced - consumed) / self.data_bytes)
         if count == 0:
@@ -57,10 +59,11 @@ class Ring:
         ).copy()
         rows = rows[(headers & _DISCARD) == 0]
         del headers
-        struct.pack_into("<Q", self._consumer, 0, consumed + count * self._stride)
+        self._consumed[0] = consumed + count * self._stride
         return rows
 
     def close(self) -> None:
         """Unmap."""
+        del self._consumed, self._produced
         self._consumer.close()
         self._producer.close()

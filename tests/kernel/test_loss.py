@@ -1,0 +1,495 @@
+"""Overload, channel by channel: what is reported as lost is what was lost, to the event.
+
+The truth never comes from the number under test: it is the kernel's own protocol counters
+(`/proc/net/snmp`), a packet filter's counter, the number of things done to the pods, or the
+programs' count of what they tried to hand over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tests.kernel.pods import TestPod, two_pods
+from ztprobe.events import Direction, Hook, PacketKind, PointKind, dtype_of
+from ztprobe.netns import entered, inode
+from ztprobe.probes.collector import LOSS_CHANNELS, Collector, coverage
+from ztprobe.probes.kernel import KernelProbes
+
+CLOSED_PORT = 9
+OPEN_PORT = 50051
+Pods = tuple[TestPod, TestPod]
+
+
+@pytest.fixture
+def pods() -> Iterator[Pods]:
+    with two_pods() as made:
+        yield made
+
+
+@contextlib.contextmanager
+def probes(
+    pods: Pods, *, interfaces: bool = False, hooks: bool = True, **options: Any
+) -> Iterator[tuple[KernelProbes, Collector]]:
+    """Probes on both pods with a collector that drains only when it is told to."""
+    kernel = KernelProbes(**options)
+    collector = None
+    try:
+        kernel.load()
+        for pod in pods:
+            kernel.trace_netns(inode(pod.netns))
+        if hooks:
+            kernel.attach()
+        if interfaces:
+            for pod in pods:
+                kernel.attach_interface(pod.netns, "eth0")
+        collector = Collector(kernel, {inode(pod.netns): pod.name for pod in pods})
+        yield kernel, collector
+    finally:
+        if collector is not None:
+            collector.stop()
+        kernel.close()
+
+
+def knock(pods: Pods, datagrams: int) -> None:
+    """Datagrams from the first pod to a closed port of the second: one dropped packet each."""
+    with entered(pods[0].netns), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for _ in range(datagrams):
+            with contextlib.suppress(ConnectionRefusedError):
+                sender.sendto(b"x", (pods[1].address, CLOSED_PORT))
+
+
+def snmp(pod: TestPod, protocol: str, name: str) -> int:
+    """A counter of the kernel's own, of one pod."""
+    with entered(pod.netns):
+        # /proc/net is the reading thread's namespace only under its own directory
+        lines = Path("/proc/thread-self/net/snmp").read_text().splitlines()
+    names, values = (line.split()[1:] for line in lines if line.startswith(f"{protocol}:"))
+    return int(dict(zip(names, values, strict=True))[name])
+
+
+def drops(kernel: KernelProbes, tables: dict[str, pd.DataFrame], pod: TestPod, reason: str) -> int:
+    points = tables["points"]
+    mine = points[(points["kind"] == PointKind.DROP) & (points["pod"] == pod.name)]
+    return sum(kernel.reason_names[number] == reason for number in mine["a"])
+
+
+def logged(collector: Collector, channel: str) -> int:
+    return sum(entry["count"] for entry in collector.loss_log if entry["channel"] == channel)
+
+
+def only(channel: str, count: int) -> dict[str, int]:
+    return dict.fromkeys(LOSS_CHANNELS, 0) | {channel: count}
+
+
+def test_ring_buffer_full(pods: Pods) -> None:
+    """Nobody reads a ring of one page: what the kernel dropped and we did not see was counted, exactly."""
+    datagrams = 1511
+    with probes(pods, ring_bytes=4096) as (kernel, collector):
+        before = snmp(pods[1], "Udp", "NoPorts")
+        knock(pods, datagrams)
+        time.sleep(0.05)
+        true = snmp(pods[1], "Udp", "NoPorts") - before
+        collector.stop()
+        seen = drops(kernel, collector.tables(), pods[1], "NO_SOCKET")
+        loss = collector.loss()
+        assert true == datagrams
+        assert 0 < seen < datagrams
+        assert loss["ring_buffer_full"] == true - seen
+        counters = kernel.counters()
+        assert counters["tried"] == collector.events_seen + loss["ring_buffer_full"]
+        assert counters["emitted"] == collector.events_seen
+        assert logged(collector, "ring_buffer_full") == loss["ring_buffer_full"]
+        assert coverage(collector.events_seen, loss) == pytest.approx(seen / true)
+
+
+def test_ring_buffer_full_from_two_cpus_at_once(pods: Pods) -> None:
+    """Two senders race for the ring, the reader drains all the time; still nothing is miscounted."""
+    datagrams = 20_000
+    with probes(pods, ring_bytes=4096) as (kernel, collector):
+        before = snmp(pods[1], "Udp", "NoPorts")
+        collector.start()
+        senders = [threading.Thread(target=knock, args=(pods, datagrams)) for _ in range(2)]
+        for sender in senders:
+            sender.start()
+        for sender in senders:
+            sender.join()
+        time.sleep(0.05)
+        true = snmp(pods[1], "Udp", "NoPorts") - before
+        collector.stop()
+        loss = collector.loss()
+        seen = drops(kernel, collector.tables(), pods[1], "NO_SOCKET")
+        assert true == 2 * datagrams
+        assert loss["ring_buffer_full"] + loss["recursion_missed"] == true - seen
+        assert collector.events_unread == 0
+
+
+def test_reader_behind(pods: Pods) -> None:
+    """One count for every drain that found a ring more than 90 % full: not at 90 %, and not for less."""
+    stride = 8 + (dtype_of("point").itemsize + 7) // 8 * 8
+    limit = int(0.9 * 4096 / stride)  # the last number of events that is not above it
+    with probes(pods, ring_bytes=4096) as (_, collector):
+        for events, behind in ((limit, 0), (limit + 1, 1), (1, 1), (limit + 1, 2)):
+            knock(pods, events)
+            time.sleep(0.02)
+            assert collector.drain() == events
+            assert collector.loss()["reader_behind"] == behind
+        collector.stop()
+        assert collector.loss() == only("reader_behind", 2)
+        assert [entry["ring"] for entry in collector.loss_log] == ["points", "points"]
+        # it is a warning, not a loss
+        assert coverage(collector.events_seen, collector.loss()) == 1.0
+
+
+def test_parse_failure(pods: Pods) -> None:
+    """IP options, fragments and IPv6: each packet that cannot be followed is one count at each end."""
+    a, b = pods
+    with probes(pods, interfaces=True) as (_, collector):
+        knock(pods, 1)  # resolves the neighbour
+        with entered(a.netns), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, b"\x01\x01\x01\x00")
+            for _ in range(7):
+                with contextlib.suppress(ConnectionRefusedError):
+                    sender.sendto(b"options", (b.address, CLOSED_PORT))
+            sender.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, b"")
+            with contextlib.suppress(ConnectionRefusedError):
+                sender.sendto(bytes(4000), (b.address, CLOSED_PORT))  # in three fragments
+        time.sleep(0.05)
+        collector.stop()
+        # A first fragment looks like a whole packet but for its flag, and counts as one that it cannot read.
+        assert collector.loss() == only("parse_failure", 2 * 7 + 2 * 2)
+        assert logged(collector, "parse_failure") == 18
+
+
+def test_ipv6_is_counted_as_unread(pods: Pods) -> None:
+    """On loopback, where IPv6 needs no set-up: every packet of it is a parse failure."""
+    a = pods[0]
+    with entered(a.netns):
+        if not Path("/proc/sys/net/ipv6/conf/lo/disable_ipv6").exists():
+            pytest.skip("kernel without IPv6")
+        Path("/proc/sys/net/ipv6/conf/lo/disable_ipv6").write_text("0")
+    with probes(pods, interfaces=True) as (_, collector):
+        datagrams = 29
+        with entered(a.netns), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as receiver:
+            receiver.bind(("::1", 7777))
+            with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sender:
+                for _ in range(datagrams):
+                    sender.sendto(b"six", ("::1", 7777))
+        time.sleep(0.02)
+        collector.stop()
+        assert collector.loss()["parse_failure"] == datagrams
+
+
+def test_unknown_pod(pods: Pods) -> None:
+    """A traced namespace that nobody named: all of its events are unknown, and only those."""
+    a, b = pods
+    datagrams = 83
+    with probes(pods) as (kernel, collector):
+        collector.stop()  # another reader takes its place
+    with probes(pods) as (kernel, _):
+        collector = Collector(kernel, {inode(a.netns): a.name})
+        knock((a, b), datagrams)  # dropped in b
+        knock((b, a), 31)  # dropped in a
+        time.sleep(0.05)
+        collector.stop()
+        assert collector.loss() == only("unknown_pod", datagrams)
+        assert drops(kernel, collector.tables(), a, "NO_SOCKET") == 31
+        assert coverage(collector.events_seen, collector.loss()) == pytest.approx(31 / (31 + datagrams))
+
+
+def _refused(pods: Pods, connections: int) -> None:
+    with entered(pods[0].netns):
+        for _ in range(connections):
+            with socket.socket() as client, contextlib.suppress(ConnectionRefusedError):
+                client.connect((pods[1].address, CLOSED_PORT))
+
+
+def test_map_full_wire(pods: Pods) -> None:
+    """More connections at once than the map holds: one failed insertion for each SYN that found it full."""
+    a, b = pods
+    room, connections = 6, 20
+    with probes(pods, interfaces=True, map_entries={"wire": room}) as (_, collector):
+        with entered(b.netns):
+            listener = socket.create_server((b.address, OPEN_PORT), backlog=64)
+        clients = []
+        with entered(a.netns):
+            for _ in range(connections):
+                clients.append(socket.create_connection((b.address, OPEN_PORT)))
+        time.sleep(0.05)
+        collector.drain()
+        # SYN and SYN-ACK, each seen at both ends; a connection that has its entry tries no second time.
+        # Entries are per end: the first connections take two each.
+        held = room // 2
+        true = 4 * (connections - held)
+        assert collector.loss() == only("map_full", true)
+        setups = pd.concat([collector.tables()["packets"]])
+        assert len(setups[setups["kind"] == PacketKind.SETUP]) == 4 * held
+        for client in clients:
+            client.close()
+        listener.close()
+
+
+def test_refused_connections_leave_nothing_behind(pods: Pods) -> None:
+    """Far more refused connections than the map holds, one after the other: nothing is lost."""
+    with probes(pods, interfaces=True, map_entries={"wire": 8}) as (_, collector):
+        _refused(pods, 100)
+        time.sleep(0.02)
+        collector.stop()
+        assert collector.loss() == dict.fromkeys(LOSS_CHANNELS, 0)
+        packets = collector.tables()["packets"]
+        assert len(packets[packets["flags"] & 18 == 2]) == 2 * 100
+
+
+def _transfer(pods: Pods, connections: int, writes: int, chunk: bytes) -> None:
+    """Open connections, then write on each in turn; all stay open until everything arrived."""
+    a, b = pods
+    with entered(b.netns):
+        listener = socket.create_server((b.address, OPEN_PORT), backlog=64)
+    pairs = []
+    for _ in range(connections):
+        with entered(a.netns):
+            client = socket.create_connection((b.address, OPEN_PORT))
+        pairs.append((client, listener.accept()[0]))
+    for client, server in pairs:
+        for _ in range(writes):
+            client.sendall(chunk)
+            left = len(chunk)
+            while left:
+                left -= len(server.recv(left, socket.MSG_WAITALL))
+    listener.close()
+    time.sleep(0.02)
+    for client, server in pairs:
+        client.close()
+        server.close()
+
+
+def test_map_full_socks(pods: Pods) -> None:
+    """Reads and writes of more connections than the map holds; each one that has no entry is counted."""
+    room, connections, writes = 4, 9, 5
+    with probes(pods, map_entries={"socks": room}) as (kernel, collector):
+        kernel.trace_process(os.getpid(), proxy=False)
+        _transfer(pods, connections, writes, b"x" * 1000)
+        collector.stop()
+        # one entry for each end, one write and one read for each chunk
+        assert collector.loss()["map_full"] == 2 * writes * (connections - room // 2)
+        bursts = collector.tables()["bursts"]
+        assert bursts[bursts["hook"] == Hook.SOCK]["packets"].sum() == 2 * writes * (room // 2)
+
+
+def test_map_full_sendlogs(pods: Pods) -> None:
+    """A sender whose log found no room: one count for each large packet it sent."""
+    room, connections, writes = 2, 5, 3
+    with probes(pods, interfaces=True, map_entries={"sendlogs": room}) as (_, collector):
+        _transfer(pods, connections, writes, b"x" * 1000)
+        collector.stop()
+        assert collector.loss()["map_full"] == writes * (connections - room)
+        bursts = collector.tables()["bursts"]
+        sent = bursts[(bursts["hook"] == Hook.ETH) & (bursts["dir"] == Direction.TX)]
+        assert sent["packets"].sum() == writes * connections
+
+
+def test_map_full_last_read_and_pairs(pods: Pods) -> None:
+    """A proxy of many threads in a map for few of them, then of many pairs in a map for few."""
+    room, threads = 3, 8
+    with probes(pods, map_entries={"last_read": room}) as (kernel, collector):
+        kernel.trace_process(os.getpid(), proxy=True)
+        _relay(pods, threads)
+        collector.stop()
+        assert collector.loss()["map_full"] == threads - room
+        assert collector.tables()["pairs"]["count"].sum() == room
+    with probes(pods, map_entries={"pairs": room}) as (kernel, collector):
+        kernel.trace_process(os.getpid(), proxy=True)
+        _relay(pods, threads)
+        collector.stop()
+        assert collector.loss()["map_full"] == threads - room
+        assert len(collector.tables()["pairs"]) == room
+
+
+def _relay(pods: Pods, threads: int) -> None:
+    """Each thread reads once from one connection and writes once to another; all live at the same time."""
+    a, b = pods
+    with entered(b.netns):
+        listener = socket.create_server((b.address, OPEN_PORT), backlog=64)
+    ends = []
+    for _ in range(2 * threads):
+        with entered(a.netns):
+            client = socket.create_connection((b.address, OPEN_PORT))
+        ends.append((client, listener.accept()[0]))
+    everybody = threading.Barrier(threads)
+
+    def relay(number: int) -> None:
+        (_, source), (_, target) = ends[2 * number], ends[2 * number + 1]
+        source.recv(100)
+        target.sendall(b"y")
+        everybody.wait(timeout=10)
+
+    running = [threading.Thread(target=relay, args=(number,)) for number in range(threads)]
+    for thread in running:
+        thread.start()
+    # The main thread's writes come before any read of its own, so they make no pair.
+    for client, _ in ends[::2]:
+        client.sendall(b"x")
+    for thread in running:
+        thread.join()
+    listener.close()
+    for client, server in ends:
+        client.close()
+        server.close()
+
+
+def test_map_full_runnable(pods: Pods) -> None:
+    """Threads that are woken while the map is full are counted, and their waits are not made up."""
+    with probes(pods, map_entries={"runnable": 1}) as (kernel, collector):
+        competitor = subprocess.Popen(
+            ["python3", "-c", _COMPETITION], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert competitor.stdin is not None and competitor.stdout is not None
+        kernel.trace_process(competitor.pid, proxy=False)
+        competitor.stdin.write("go\n")
+        competitor.stdin.flush()
+        competitor.wait(timeout=20)
+        collector.stop()
+        assert collector.loss()["map_full"] > 0
+        assert logged(collector, "map_full") == kernel.counters()["map_full"]
+
+
+# Many threads of one process that all want the same CPU and sleep in between.
+_COMPETITION = """
+import os, sys, threading, time
+sys.stdin.readline()
+os.sched_setaffinity(0, {0})
+def run():
+    end = time.monotonic() + 0.3
+    while time.monotonic() < end:
+        sum(range(2000))
+        time.sleep(0)
+threads = [threading.Thread(target=run) for _ in range(8)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+"""
+
+
+def test_no_map_of_the_probes_evicts(pods: Pods) -> None:
+    """What the kernel says of the loaded maps: none is of a kind that drops entries to make room."""
+    plain_hash = 1  # BPF_MAP_TYPE_HASH; 9 and 10 are the ones that evict (LRU)
+    with probes(pods, hooks=False) as (kernel, _):
+        for name in (
+            "wire",
+            "socks",
+            "sendlogs",
+            "last_read",
+            "pairs",
+            "runnable_since",
+            "pods",
+            "processes",
+        ):
+            info = Path(f"/proc/self/fdinfo/{kernel.map_fd(name)}").read_text()
+            fields = dict(line.split(":", 1) for line in info.splitlines())
+            assert int(fields["map_type"]) == plain_hash, name
+
+
+@contextlib.contextmanager
+def _receive_on(pod: TestPod, cpu: int) -> Iterator[None]:
+    """What arrives at the pod's eth0 is processed on one CPU, in an interrupt (receive packet steering)."""
+    path = "class/net/eth0/queues/rx-0/rps_cpus"
+    with entered(pod.netns):
+        # sysfs shows the namespace it was mounted in, so it takes a mount of its own
+        done = subprocess.run(
+            [
+                "unshare",
+                "--mount",
+                "sh",
+                "-c",
+                f"mount -t sysfs sysfs /sys && echo {1 << cpu:x} > /sys/{path}",
+            ],
+            capture_output=True,
+            text=True,
+        )
+    if done.returncode:
+        pytest.skip(f"receive packet steering cannot be set: {done.stderr.strip()}")
+    yield
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="takes an interrupt from another CPU")
+def test_recursion_missed(pods: Pods) -> None:
+    """A program that is interrupted by its own tracepoint is not run for it: the kernel counts, and so do we.
+
+    On one CPU, a thread has its datagrams refused by a filter (a drop in its own system call) while packets
+    from another CPU arrive for a closed port (drops in an interrupt). The filter and UDP count theirs.
+    """
+    a, b = pods
+    with entered(a.netns):
+        rules = "add table ip t; add chain ip t out { type filter hook output priority 0; }; "
+        subprocess.run(["nft", rules + "add rule ip t out udp dport 7777 counter drop"], check=True)
+    over = threading.Event()
+
+    def flood() -> None:
+        os.sched_setaffinity(0, {1})
+        while not over.is_set():
+            knock(pods, 500)
+
+    with _receive_on(b, 0), probes(pods, ring_bytes=32 << 20) as (kernel, collector):
+        before = snmp(b, "Udp", "NoPorts")
+        flooder = threading.Thread(target=flood)
+        flooder.start()
+        refused = _refused_by_filter(pods, seconds=1.5)
+        over.set()
+        flooder.join()
+        time.sleep(0.1)
+        true = snmp(b, "Udp", "NoPorts") - before + refused
+        collector.stop()
+        loss = collector.loss()
+        tables = collector.tables()
+        seen = drops(kernel, tables, b, "NO_SOCKET") + drops(kernel, tables, a, "NETFILTER_DROP")
+        listed = _missed_says_bpftool(kernel)
+    assert loss["recursion_missed"] > 0
+    assert set(listed) == {"raw_kfree_skb"} and sum(listed.values()) == loss["recursion_missed"]
+    assert logged(collector, "recursion_missed") == loss["recursion_missed"]
+    # The kernel is the judge here: it counts some too few when the program itself was preempted (seen on
+    # 6.18), and a few of other namespaces, since a tracepoint is the whole machine's.
+    assert loss["recursion_missed"] <= true - seen + 50
+    assert loss["ring_buffer_full"] == 0
+
+
+def _missed_says_bpftool(kernel: KernelProbes) -> dict[str, int]:
+    """Program -> recursion misses, as another reader of the kernel's numbers has them."""
+    found = {}
+    for cost in kernel.read_costs():
+        fields = Path(f"/proc/self/fdinfo/{cost.fd}").read_text().splitlines()
+        number = next(line.split()[1] for line in fields if line.startswith("prog_id"))
+        shown = subprocess.run(
+            ["bpftool", "-j", "prog", "show", "id", number], check=True, capture_output=True, text=True
+        )
+        found[cost.program] = json.loads(shown.stdout).get("recursion_misses", 0)
+    return {program: missed for program, missed in found.items() if missed}
+
+
+def _refused_by_filter(pods: Pods, seconds: float) -> int:
+    """Send what the filter drops, from CPU 0, in a process of its own. :returns: how many were dropped."""
+    script = f"""
+import os, socket, time
+os.sched_setaffinity(0, {{0}})
+sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+end, refused = time.monotonic() + {seconds}, 0
+while time.monotonic() < end:
+    for _ in range(100):
+        try:
+            sender.sendto(b"x", ("{pods[1].address}", 7777))
+        except PermissionError:
+            refused += 1
+print(refused)
+"""
+    with entered(pods[0].netns):
+        done = subprocess.run(["python3", "-c", script], check=True, capture_output=True, text=True)
+    return int(done.stdout)

@@ -1,0 +1,297 @@
+"""One run seen by others at the same time: a packet capture, `ss`, the kernel's own counters, nft."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.handshakes import read_setup
+from bench.traffic import measure_connections
+from tests.kernel.pods import TestPod, two_pods
+from tests.kernel.test_probes import Watched
+from ztprobe.events import Direction, Hook, PacketKind, PointKind
+from ztprobe.netlink import netlink
+from ztprobe.netns import entered
+
+PORT = 50051
+MSS = 1448  # 1500 bytes without the headers of IPv4 and TCP with time stamps
+P99_ERROR_NS = 50_000
+_SO_TIMESTAMPNS = 35  # include/uapi/asm-generic/socket.h; the socket module does not name it
+_ETH_P_ALL = 3
+_SYN, _ACK = 2, 16
+_ESTABLISHED = 1
+
+
+@pytest.fixture
+def pods() -> Iterator[tuple[TestPod, TestPod]]:
+    with two_pods() as made:
+        for pod in made:
+            # Retransmissions are counted by segment, and traced by packet.
+            with netlink(pod.netns) as ipr:
+                (index,) = ipr.link_lookup(ifname="eth0")
+                ipr.link("set", index=index, gso_max_segs=1)
+        yield made
+
+
+@pytest.fixture
+def watched(pods: tuple[TestPod, TestPod]) -> Iterator[Watched]:
+    watcher = Watched(pods)
+    try:
+        yield watcher
+    finally:
+        watcher.collector.stop()
+        watcher.kernel.close()
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A TCP packet as an AF_PACKET socket saw it; time from the kernel, CLOCK_REALTIME."""
+
+    time_ns: int
+    source: tuple[str, int]
+    target: tuple[str, int]
+    flags: int
+    payload_bytes: int
+
+
+class Capture:
+    """Everything on a pod's eth0, with the kernel's time stamps."""
+
+    def __init__(self, pod: TestPod) -> None:
+        with entered(pod.netns):
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
+            self._socket.bind(("eth0", _ETH_P_ALL))
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        self._socket.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
+
+    def stop(self) -> list[Captured]:
+        """What came by, in order."""
+        packets = []
+        self._socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data, control, _, _ = self._socket.recvmsg(96, socket.CMSG_SPACE(16))
+                if data[12:14] != b"\x08\x00" or data[23] != 6:
+                    continue
+                seconds, nanoseconds = struct.unpack("qq", control[0][2])
+                sport, dport = struct.unpack_from(">HH", data, 34)
+                total_bytes = struct.unpack_from(">H", data, 16)[0]
+                packets.append(
+                    Captured(
+                        seconds * 1_000_000_000 + nanoseconds,
+                        (socket.inet_ntoa(data[26:30]), sport),
+                        (socket.inet_ntoa(data[30:34]), dport),
+                        data[47],
+                        total_bytes - 20 - (data[46] >> 4) * 4,
+                    )
+                )
+        self._socket.close()
+        return packets
+
+
+def _first(packets: list[Captured], client_port: int, *, from_client: bool, flags: int) -> int:
+    return next(
+        p.time_ns
+        for p in packets
+        if (p.source if from_client else p.target)[1] == client_port and p.flags & (_SYN | _ACK) == flags
+    )
+
+
+def _p99(values: list[int]) -> int:
+    return sorted(values)[int(0.99 * (len(values) - 1))]
+
+
+def test_tcp_handshakes_last_as_long_as_in_a_capture(pods: tuple[TestPod, TestPod], watched: Watched) -> None:
+    """SYN to SYN-ACK at the client; SYN to the acknowledgement that establishes it at the server."""
+    a, b = pods
+    connections = 300
+    captures = [Capture(pod) for pod in pods]
+    with entered(b.netns):
+        listener = socket.create_server((b.address, PORT), backlog=64)
+    ports = []
+    for _ in range(connections):
+        with entered(a.netns):
+            client = socket.create_connection((b.address, PORT))
+        ports.append(client.getsockname()[1])
+        accepted, _ = listener.accept()
+        client.close()
+        accepted.close()
+    listener.close()
+    time.sleep(0.05)
+    tables = watched.stop()
+    at_client, at_server = (capture.stop() for capture in captures)
+    packets, points = tables["packets"], tables["points"]
+    mine = dict(list(packets[packets["pod"] == a.name].groupby("lport")))
+    theirs = packets[(packets["pod"] == b.name) & (packets["dir"] == Direction.RX)]
+    theirs = theirs[theirs["flags"] & (_SYN | _ACK) == _SYN].set_index("rport")["ts_ns"]
+    up = points[(points["pod"] == b.name) & (points["kind"] == PointKind.STATE)]
+    up = up[up["b"] == _ESTABLISHED].set_index("rport")["ts_ns"]
+    client_errors, server_errors = [], []
+    for port in ports:
+        setup = read_setup(list(mine[port].itertuples()))
+        assert setup is not None and setup.established_ns is not None and setup.syn_count == 1
+        truth_ns = _first(at_client, port, from_client=False, flags=_SYN | _ACK) - _first(
+            at_client, port, from_client=True, flags=_SYN
+        )
+        client_errors.append(abs(setup.established_ns - setup.syn_ns - truth_ns))
+        truth_ns = _first(at_server, port, from_client=True, flags=_ACK) - _first(
+            at_server, port, from_client=True, flags=_SYN
+        )
+        server_errors.append(abs(int(up[port]) - int(theirs[port]) - truth_ns))
+    print(f"p99 error: client {_p99(client_errors)} ns, server {_p99(server_errors)} ns")
+    assert _p99(client_errors) <= P99_ERROR_NS
+    assert _p99(server_errors) <= P99_ERROR_NS
+
+
+def _ss(pod: TestPod) -> dict[str, int]:
+    """The pod's only established connection to or from PORT, from `ss -ti`."""
+    command = ["ss", "-tinHO", "state", "established", f"( sport = :{PORT} or dport = :{PORT} )"]
+    with entered(pod.netns):
+        listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert listing.count("\n") == 1, listing
+    return {
+        name: int(value)
+        for name, _, value in (word.partition(":") for word in listing.split())
+        if value.isdigit() and name.startswith("bytes_")
+    }
+
+
+def _retransmitted(pod: TestPod) -> int:
+    """TcpRetransSegs, as `nstat` reads it."""
+    with entered(pod.netns):
+        lines = [line.split() for line in Path("/proc/thread-self/net/snmp").read_text().splitlines()]
+    names, values = (line for line in lines if line[0] == "Tcp:")
+    return int(values[names.index("RetransSegs")])
+
+
+def _nft(pod: TestPod, rules: str) -> str:
+    with entered(pod.netns):
+        done = subprocess.run(["nft", "-f", "-"], input=rules, check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+_LOSS = """
+table ip t {
+  counter lost { }
+  chain in {
+    type filter hook prerouting priority 0;
+    tcp dport 50051 ip length > 500 numgen random mod 1000 < %d counter name "lost" drop
+  }
+}
+"""
+
+
+def _receive(sock: socket.socket, n: int) -> None:
+    while n > 0:
+        n -= len(sock.recv(min(n, 1 << 16)))
+
+
+@pytest.mark.parametrize("per_mille", [0, 20])
+def test_bytes_retransmissions_and_drops_equal_the_kernels_own(
+    pods: tuple[TestPod, TestPod], watched: Watched, per_mille: int
+) -> None:
+    a, b = pods
+    sizes = [300, 1_447, 1_448, 1_449, 65_536, 1_000_003, 3_000_017]
+    _nft(b, _LOSS % per_mille)
+    with entered(b.netns):
+        listener = socket.create_server((b.address, PORT))
+    retransmitted = [-_retransmitted(pod) for pod in pods]
+    with entered(a.netns):
+        client = socket.create_connection((b.address, PORT))
+    server, _ = listener.accept()
+    with client, server:
+        for size in sizes:
+            sender = threading.Thread(target=client.sendall, args=(bytes(size),))
+            sender.start()
+            _receive(server, size)
+            sender.join()
+            server.sendall(b"r" * 400)
+            _receive(client, 400)
+        time.sleep(0.3)
+        told = {pod.name: _ss(pod) for pod in pods}
+        retransmitted = [n + _retransmitted(pod) for n, pod in zip(retransmitted, pods, strict=True)]
+    listener.close()
+    with entered(b.netns):
+        counters = subprocess.run(["nft", "list", "counters"], check=True, capture_output=True, text=True)
+    dropped = int(counters.stdout.split("packets")[1].split()[0])
+    time.sleep(0.05)
+    tables = watched.stop()
+    assert watched.loss == dict.fromkeys(watched.loss, 0)
+    assert (dropped > 0) == (per_mille > 0)
+
+    bursts = tables["bursts"]
+
+    def moved(pod: TestPod, hook: Hook, direction: Direction) -> list[int]:
+        rows = bursts[(bursts["pod"] == pod.name) & (bursts["hook"] == hook) & (bursts["dir"] == direction)]
+        # On arrival a last packet of a few bytes is kept apart: it could be a control frame.
+        ends = rows["tail_seq"].where(rows["tail_seq"] > 0, rows["max_seq"])
+        return [int(n) & 0xFFFFFFFF for n in ends - rows["first_seq"]]
+
+    assert moved(a, Hook.ETH, Direction.TX) == sizes
+    assert moved(b, Hook.ETH, Direction.RX) == sizes
+    assert moved(b, Hook.ETH, Direction.TX) == moved(a, Hook.ETH, Direction.RX) == [400] * len(sizes)
+    # ss counts the SYN among what was acknowledged to its sender.
+    assert told[a.name]["bytes_acked"] - 1 == sum(sizes) == told[b.name]["bytes_received"]
+    sent = told[a.name]["bytes_sent"] - told[a.name].get("bytes_retrans", 0)
+    assert sent == sum(moved(a, Hook.ETH, Direction.TX))
+
+    points = tables["points"]
+    again = points[points["kind"] == PointKind.RETRANSMIT]
+    # An event is a packet, which the kernel may have made of two segments again.
+    segments = -(-again["b"] // MSS)
+    assert [int(segments[again["pod"] == pod.name].sum()) for pod in pods] == retransmitted
+    assert int(again[again["pod"] == a.name]["b"].sum()) == told[a.name].get("bytes_retrans", 0)
+    drops = points[(points["kind"] == PointKind.DROP) & (points["pod"] == b.name)]
+    named = [watched.kernel.reason_names[reason] for reason in drops["a"]]
+    assert named.count("NETFILTER_DROP") == dropped
+    payloads = [
+        row.c for row, name in zip(drops.itertuples(), named, strict=True) if name == "NETFILTER_DROP"
+    ]
+    assert all(0 < n <= 1460 for n in payloads)
+
+
+def test_packets_of_a_connection_are_those_of_a_capture(
+    pods: tuple[TestPod, TestPod], watched: Watched
+) -> None:
+    """Set-up packets one by one: the same flags in the same order, as far apart as in the capture."""
+    a, b = pods
+    capture = Capture(a)
+    with entered(b.netns):
+        listener = socket.create_server((b.address, PORT))
+    for _ in range(20):
+        with entered(a.netns):
+            client = socket.create_connection((b.address, PORT))
+        accepted, _ = listener.accept()
+        client.shutdown(socket.SHUT_WR)
+        accepted.recv(1)
+        accepted.close()
+        client.recv(1)
+        client.close()
+    listener.close()
+    time.sleep(0.05)
+    packets: Any = watched.stop()["packets"]
+    seen = packets[(packets["pod"] == a.name) & (packets["kind"] == PacketKind.SETUP)]
+    truth = [p for p in capture.stop() if p.flags & 7]  # FIN, SYN, RST
+    assert list(seen["flags"]) == [p.flags for p in truth]
+    offsets = [p.time_ns - int(ts_ns) for p, ts_ns in zip(truth, seen["ts_ns"], strict=True)]
+    assert _p99([abs(offset - sorted(offsets)[len(offsets) // 2]) for offset in offsets]) <= P99_ERROR_NS
+
+
+def test_a_flood_of_connections_loses_no_event(pods: tuple[TestPod, TestPod]) -> None:
+    """As many short connections as this machine opens: each has its events, and no ring was found full."""
+    found = measure_connections(pods, 2.0, rate=12_000)
+    print(f"{found.rate:.0f} connections a second, {found.events} events")
+    assert found.opened == found.accepted > 1000
+    assert found.seen["client_established"] == found.seen["server_established"] == found.opened
+    assert found.opened <= found.seen["syn"] <= found.opened + found.retransmitted
+    assert found.loss["ring_buffer_full"] == found.loss["map_full"] == found.loss["unknown_pod"] == 0
