@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-__all__ = ("EBPF_DIR", "MANIFESTS_DIR", "NETPROFILES_DIR", "REPO_DIR", "STATE_DIR")
+__all__ = ("EBPF_DIR", "LEASES", "MANIFESTS_DIR", "NETPROFILES_DIR", "REPO_DIR", "STATE_DIR")
 
 REPO_DIR = Path(__file__).resolve().parents[1]
 EBPF_DIR = REPO_DIR / "ebpf"
@@ -13,4 +14,7 @@ MANIFESTS_DIR = REPO_DIR / "manifests"
 
 # One directory per live run: the journal that `ztprobe clean` undoes after SIGKILL.
 # /run is emptied by a reboot, as are the namespaces, queues and processes it describes.
-STATE_DIR = Path("/run/ztprobe")
+# (ZTPROBE_STATE_DIR is for tests, which must not meet other people's runs.)
+STATE_DIR = Path(os.environ.get("ZTPROBE_STATE_DIR", "/run/ztprobe"))
+# The one directory in there that is no run's: what `ztprobe profile apply` has put on pods.
+LEASES = "leases"

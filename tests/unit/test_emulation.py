@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import statistics
@@ -12,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from ztprobe.emulation.delayline import Config, DelayLine, ErrorHistogram
-from ztprobe.emulation.measured import Measured, Rate, direction
+from ztprobe.emulation.measured import Measured, Rate, direction, shape_distance
 from ztprobe.emulation.netem import netem_options, normal_table
 from ztprobe.emulation.nfqueue import ACCEPT, DROP
-from ztprobe.profile import Profile, load_profile
+from ztprobe.profile import GilbertElliott, Profile, load_profile
 
 MS = 1_000_000
 
@@ -220,7 +221,7 @@ def test_a_profile_that_is_not_in_force_is_named(profile: str, measured: Measure
 
 def test_rate_is_judged_where_it_could_be_told() -> None:
     quiet = probes(0.02, 0.01).directions
-    for goodput_mbit, wrong in ((10.2, False), (9.5, True), (None, False), (940.0, True)):
+    for goodput_mbit, wrong in ((10.15, False), (9.5, True), (None, False), (940.0, True)):
         rates = (Rate(sender="server", goodput_mbit=goodput_mbit, frames=400),)
         problems = Measured(directions=quiet, rates=rates).problems(load_profile("net5"))
         assert bool(problems) == wrong
@@ -233,3 +234,67 @@ def test_overall_values_use_the_names_that_are_asked_for() -> None:
     assert measured.as_dict()["rate_mbit"] is None
     assert len(measured.details()["directions"]) == 10
     assert "5000 probes" in measured.summary()
+
+
+def test_netem_gets_every_model() -> None:
+    bursts = GilbertElliott(good_to_bad_pct=1, bad_to_good_pct=10, loss_in_bad_pct=75)
+    profile = Profile(
+        name="x", delay_ms=20, jitter_ms=5, distribution="pareto", loss_gilbert_elliott=bursts,
+        duplicate_pct=2, corrupt_pct=3, reorder_pct=4,
+    )  # fmt: skip
+    options = netem_options(profile)
+    attributes = dict(options["attrs"])
+    assert (options["loss"], options["gap"]) == (0, 1)
+    assert options["duplicate"] == round(0.02 * (2**32 - 1))
+    length, kind, *model = struct.unpack("=HH4I", attributes["TCA_NETEM_LOSS"])
+    assert (length, kind) == (20, 2)
+    assert [value / (2**32 - 1) for value in model] == pytest.approx([0.01, 0.10, 0.25, 0])
+    assert len(attributes["TCA_NETEM_DELAY_DIST"]) == 8192
+    assert struct.unpack("=II", attributes["TCA_NETEM_REORDER"]) == (round(0.04 * (2**32 - 1)), 0)
+
+
+def test_the_delay_line_loses_in_bursts() -> None:
+    line, verdicts = delay_line(loss_states=[0.01, 0.1, 1.0, 0.0], pods={"a": 100})
+    line.take([(100, number, 0) for number in range(1, 50_001)], start_ns(line) + MS, 0)
+    lost = sorted(packet for _, packet, _ in verdicts.given)
+    assert len(lost) / 50_000 == pytest.approx(0.01 / 0.11, rel=0.15)
+    bursts = 1 + sum(b - a > 1 for a, b in itertools.pairwise(lost))
+    assert len(lost) / bursts == pytest.approx(10, rel=0.15)
+
+
+@pytest.mark.parametrize("distribution", ["normal", "uniform", "pareto"])
+def test_correlated_draws_keep_their_distribution(distribution: str) -> None:
+    profile = Profile(name="x", delay_ms=50, jitter_ms=10, distribution=distribution)
+    samples = list(profile.delay_samples) if distribution == "pareto" else []
+    line, _ = delay_line(
+        delay_ns=50 * MS, jitter_ns=10 * MS, distribution=distribution, delay_correlation=0.8, samples=samples
+    )
+    draws = [line.draw_ns() / MS for _ in range(40_000)]
+    assert statistics.fmean(draws) == pytest.approx(profile.mean_ms, abs=0.6)
+    assert statistics.pstdev(draws) == pytest.approx(profile.sd_ms, rel=0.06)
+    assert statistics.correlation(draws[:-1], draws[1:]) == pytest.approx(0.78, abs=0.07)
+
+
+def test_some_packets_go_ahead() -> None:
+    line, _ = delay_line(reorder_probability=0.25)
+    draws = [line.draw_ns() for _ in range(10_000)]
+    assert sum(draw == 0 for draw in draws) == pytest.approx(2500, abs=200)
+    assert set(draws) == {0, 20 * MS}
+
+
+def test_shape_distance_is_kolmogorovs() -> None:
+    expected = [float(i) for i in range(100)]
+    assert shape_distance(expected, expected) == pytest.approx(0.01)
+    assert shape_distance([200.0] * 5, expected) == 1.0
+    assert shape_distance([i + 10.0 for i in range(100)], expected) == pytest.approx(0.11, abs=0.011)
+    assert shape_distance([5.1] * 50, [5.0] * 50) == 1.0
+    assert shape_distance([5.1] * 50, [5.0] * 50, slack=0.2) == 0.0
+
+
+def test_a_wrong_shape_with_the_right_mean_and_spread_is_noticed() -> None:
+    profile = Profile(name="x", delay_ms=50, jitter_ms=10, distribution="normal")
+    draws = random.Random(1)
+    half = 10 * math.sqrt(3)
+    delays = [50 + draws.uniform(-half, half) for _ in range(4000)]
+    (problem,) = Measured(directions=(direction("a", "b", 4000, delays, profile=profile),)).problems(profile)
+    assert "not distributed as asked" in problem

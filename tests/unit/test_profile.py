@@ -11,7 +11,7 @@ import pytest
 
 from ztprobe.errors import UsageError
 from ztprobe.paths import NETPROFILES_DIR
-from ztprobe.profile import Profile, load_profile, profile_names
+from ztprobe.profile import GilbertElliott, Profile, load_profile, profile_names
 
 TABLE = {  # delay_ms, jitter_ms, distribution, loss_pct, rate_mbit, per_packet
     "net0": (0, 0, "none", 0, None, False),
@@ -148,3 +148,66 @@ def test_an_unreadable_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="not UTF-8"):
         load_profile(tmp_path / "binary.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("loss_correlation_pct: 20", 3, "loss_correlation_pct: expected loss_pct beside it"),
+        ("delay_correlation_pct: 101", 3, "expected how much of a packet's draw"),
+        ("loss_gilbert_elliott: {good_to_bad_pct: 1}", 3, "bad_to_good_pct: expected"),
+        (
+            "loss_gilbert_elliott: {good_to_bad_pct: 1, bad_to_good_pct: 2, h: 3}",
+            3,
+            "expected one of the keys",
+        ),
+        ("duplicate_pct: many", 3, "expected a share of packets that arrive twice in percent"),
+        ("reorder_pct: 5", 3, "reorder_pct: expected delay_ms beside it"),
+        ("distribution: samples", 3, "samples_ms or samples_file beside it"),
+        ("samples_ms: [1, 2, 3]", 3, "expected a list of at least 16"),
+        ("samples_file: nowhere.txt", 3, "samples_file: expected a readable file, found .*nowhere.txt"),
+    ],
+)
+def test_every_kind_of_impairment_is_checked(tmp_path: Path, text: str, line: int, message: str) -> None:
+    path = tmp_path / "wrong.yaml"
+    key = text.partition(":")[0]
+    source = "samples" if key.startswith("samples") else key
+    extra = "distribution: samples\n" if key.startswith("samples") else ""
+    path.write_text(f"name: x\ndescription: y\n{text}\n{extra}source: {{{source}: z}}\n")
+    with pytest.raises(UsageError, match=message) as raised:
+        load_profile(path)
+    assert str(raised.value).startswith(f"{path}:{line}: ")
+
+
+def test_measured_samples_are_a_distribution(tmp_path: Path) -> None:
+    (tmp_path / "trace.txt").write_text("# ms\n" + "\n".join(str(10 + i % 7) for i in range(70)) + "\n")
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "name: x\ndescription: y\ndistribution: samples\nsamples_file: trace.txt\nsource: {samples: z}\n"
+    )
+    profile = load_profile(path)
+    assert profile.delay_ms == pytest.approx(13)
+    assert profile.sd_ms == pytest.approx(2, rel=0.01)
+    assert set(map(round, profile.expected_delays_ms)) == {10, 11, 12, 13, 14, 15, 16}
+    (tmp_path / "trace.txt").write_text("1\nfast\n")
+    with pytest.raises(UsageError, match=r"trace.txt:2: expected a delay in milliseconds.*'fast'"):
+        load_profile(path)
+
+
+def test_loss_models_have_the_share_they_say() -> None:
+    bursts = GilbertElliott(good_to_bad_pct=1, bad_to_good_pct=9, loss_in_bad_pct=50, loss_in_good_pct=1)
+    assert Profile(name="x", loss_gilbert_elliott=bursts).mean_loss_pct == pytest.approx(0.1 * 50 + 0.9)
+    correlated = Profile(name="x", loss_pct=10, loss_correlation_pct=50)
+    assert correlated.loss_states is not None
+    assert correlated.loss_states.mean_pct == pytest.approx(10)
+    chain = correlated.loss_states
+    assert 1 - (chain.good_to_bad_pct + chain.bad_to_good_pct) / 100 == pytest.approx(0.5)
+
+
+def test_what_leaves_at_once_counts_in_the_mean() -> None:
+    profile = Profile(name="x", delay_ms=20, reorder_pct=25)
+    assert profile.mean_ms == pytest.approx(15, rel=0.001)
+    assert profile.per_packet
+    assert Profile(name="x", delay_ms=9, jitter_ms=3, distribution="pareto").sd_ms == pytest.approx(
+        2.46, abs=0.01
+    )

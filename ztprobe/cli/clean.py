@@ -15,16 +15,17 @@ __all__ = ("clean",)
 def clean() -> None:
     """Remove whatever an interrupted run left.
 
-    That is namespaces, links, queues, mounts, cgroups and processes; runs that are still going on are
-    left alone.
+    That is namespaces, links, queues, mounts, cgroups and processes, and network profiles that nobody
+    keeps any more; runs that are still going on, and leases in force, are left alone.
     """
     if os.geteuid() != 0:
         raise PreflightError("not root: removing network namespaces needs it; run it with sudo")
     from ztprobe.interrupts import shielded
+    from ztprobe.keeper import sweep
     from ztprobe.runtime.journal import clean_leftovers
 
     with shielded():
-        removed = clean_leftovers()
+        removed = sweep() + clean_leftovers()
     for line in removed:
         click.echo(line)
     if not removed:

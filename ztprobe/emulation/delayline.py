@@ -23,6 +23,7 @@ import ctypes
 import gc
 import heapq
 import json
+import math
 import os
 import random
 import select
@@ -31,7 +32,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,6 +55,7 @@ _MAX_EARLY_NS = 150_000
 _OLDEST_NS = 2_000_000_000  # no packet waits longer than this to be read
 _NAP_NS = 500_000  # longest that an arrival waits to be read
 _STATS_EVERY_NS = 1_000_000_000
+_SAMPLE_SCALE = 8192
 _PRIORITY = 2  # above the probing threads (1), which are busy where it is mostly asleep
 _NICE = -10  # where real-time scheduling is refused
 _PR_SET_TIMERSLACK = 29
@@ -73,6 +75,11 @@ class Config:
     seed: int
     stats_path: str
     parent_pid: int
+    # by which the delay is drawn instead: delay + jitter * sample / 8192
+    samples: list[int] = field(default_factory=list)
+    delay_correlation: float = 0.0
+    loss_states: list[float] | None = None  # Gilbert-Elliott: good to bad, bad to good, lost in bad, in good
+    reorder_probability: float = 0.0
 
 
 class Verdicts(Protocol):
@@ -132,8 +139,12 @@ class DelayLine:
         self._last_id = [0] * len(config.pods)
         self._heap: list[int] = []
         self._random = random.Random(config.seed)
-        self._in_order = not config.jitter_ns
+        # Of every pod its own: the last draw (standard normal), and whether its path is in the bad state.
+        self._last_draw = [0.0] * len(config.pods)
+        self._bad = [False] * len(config.pods)
+        self._in_order = not (config.jitter_ns or config.reorder_probability)
         self._zero_ns = time.monotonic_ns()
+        self._ascending = sorted(config.samples)
         self.scheduling = "normal"
 
     @property
@@ -149,16 +160,48 @@ class DelayLine:
     @property
     def shortest_ns(self) -> int:
         """A delay that hardly any draw falls below (4 sigma)."""
+        if self.config.reorder_probability:
+            return 0
         return self.config.delay_ns - 4 * self.config.jitter_ns
 
-    def draw_ns(self) -> int:
-        """One packet's delay, independent of the others and never negative, as netem draws it."""
+    def draw_ns(self, pod: int = 0) -> int:
+        """One packet's delay, never negative, as netem draws it.
+
+        Correlated draws keep their distribution: a normal variable that remembers its predecessor
+        picks the quantile. (netem's own correlation does not survive its table.)
+        """
         delay, jitter = self.config.delay_ns, self.config.jitter_ns
+        if self.config.reorder_probability and self._random.random() < self.config.reorder_probability:
+            return 0
         if not jitter:
             return delay
+        if self.config.delay_correlation:
+            return max(0, delay + int(jitter * self._correlated(pod)))
+        if self.config.samples:
+            return max(0, delay + jitter * self._random.choice(self.config.samples) // _SAMPLE_SCALE)
         if self.config.distribution == "uniform":
             return max(0, delay + int(jitter * self._random.uniform(-1.0, 1.0)))
         return max(0, int(self._random.gauss(delay, jitter)))
+
+    def _correlated(self, pod: int) -> float:
+        rho = self.config.delay_correlation
+        draw = rho * self._last_draw[pod] + math.sqrt(1 - rho * rho) * self._random.gauss(0.0, 1.0)
+        self._last_draw[pod] = draw
+        if self.config.distribution == "normal":
+            return draw
+        quantile = (1 + math.erf(draw / math.sqrt(2))) / 2
+        if self.config.distribution == "uniform":
+            return 2 * quantile - 1
+        samples = self._ascending
+        return samples[min(int(quantile * len(samples)), len(samples) - 1)] / _SAMPLE_SCALE
+
+    def _lost(self, pod: int) -> bool:
+        states = self.config.loss_states
+        draw = self._random.random
+        if states is None:
+            return draw() < self.config.loss_probability
+        self._bad[pod] ^= draw() < states[self._bad[pod]]
+        return draw() < (states[2] if self._bad[pod] else states[3])
 
     def take(self, packets: list[Packet], now_ns: int, unix_to_monotonic_ns: int) -> None:
         """Decide loss, and when each of the others is due.
@@ -166,20 +209,20 @@ class DelayLine:
         :param now_ns: CLOCK_MONOTONIC at which they were read, used where a stamp is missing or
             implausible (a stepped wall clock must not hold or rush packets).
         """
-        probability = self.config.loss_probability
+        may_lose = bool(self.config.loss_probability or self.config.loss_states)
         lost = []
         for number, packet, unix_ns in packets:
             pod = self._pod_of[number]
             self.packets[pod] += 1
             self._last_id[pod] = packet
-            if probability and self._random.random() < probability:
+            if may_lose and self._lost(pod):
                 self.dropped[pod] += 1
                 lost.append((number, packet))
                 continue
             arrived_ns = unix_ns + unix_to_monotonic_ns
             if not unix_ns or not now_ns - _OLDEST_NS < arrived_ns <= now_ns:
                 arrived_ns = now_ns
-            due_us = max(0, arrived_ns + self.draw_ns() - self._zero_ns) // 1000
+            due_us = max(0, arrived_ns + self.draw_ns(pod) - self._zero_ns) // 1000
             heapq.heappush(self._heap, due_us << _KEY_BITS | pod << _ID_BITS | packet & _ID_MASK)
         if lost:
             self._queue.verdict(lost, DROP)
@@ -323,12 +366,13 @@ def main(argv: list[str] | None = None) -> int:
     scheduling = _go_first()
     ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
     gc.disable()
+    reorders = config.reorder_probability > 0
     with netns.entered(Path(config.netns)):
         try:
             queue = QueueSocket(
                 list(config.pods.values()),
                 max_packets=min(config.max_packets, MAX_PENDING - 1),
-                whole_gso=not (config.jitter_ns or config.loss_probability),
+                whole_gso=not any((config.jitter_ns, config.loss_probability, config.loss_states, reorders)),
             )
         except OSError as error:
             print(error, flush=True)

@@ -20,9 +20,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ztprobe.emulation import backends
+from ztprobe.emulation.backends import BACKENDS, choose_backend
 from ztprobe.emulation.measured import Measured
 from ztprobe.emulation.netem import netem_supported, set_netem
-from ztprobe.emulation.nodequeue import NodeQueue
+from ztprobe.emulation.nodequeue import NodeQueue, Queued
 from ztprobe.emulation.probing import PROBES, probe_delays, probe_rates, warm_up
 from ztprobe.emulation.qdisc import refuse_foreign, remove_ours, root_qdisc
 from ztprobe.emulation.target import Target
@@ -34,7 +36,6 @@ from ztprobe.profile import Profile
 __all__ = ("BACKENDS", "Emulator")
 
 _ATTEMPTS = 3
-BACKENDS = ("none", "netem", "nfqueue", "nfqueue+tbf", "tbf")
 
 
 class Emulator:
@@ -61,8 +62,9 @@ class Emulator:
         self.profile = profile
         self._pods = list(pods)
         self.backend = backend or _choose(profile)
+        queued = [Queued(name=pod.name, address=pod.address) for pod in self._pods]
         self._queue = (
-            NodeQueue(profile, self._pods, node_netns, state_dir, seed) if "nfqueue" in self.backend else None
+            NodeQueue(profile, queued, node_netns, state_dir, seed) if "nfqueue" in self.backend else None
         )
 
     def __enter__(self) -> Emulator:
@@ -157,14 +159,7 @@ class Emulator:
 
 
 def _choose(profile: Profile) -> str:
-    if profile.is_empty:
-        return "none"
-    if not (profile.delay_ms or profile.loss_pct):
-        # The same on every kernel, and segments GSO packets, which netem's rate does not.
-        return "tbf"
-    if netem_supported():
-        return "netem"
-    return "nfqueue" if profile.rate_mbit is None else "nfqueue+tbf"
+    return choose_backend(profile, netem=backends.only_rate(profile) or netem_supported())
 
 
 def _index(ipr: IPRoute, pod: Target) -> int:

@@ -6,6 +6,7 @@ A figure fails only when its 99.9 % interval, corrected for the number of figure
 
 from __future__ import annotations
 
+import bisect
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -14,18 +15,19 @@ from typing import Any
 
 from ztprobe.profile import Profile
 
-__all__ = ("Direction", "Measured", "Rate", "direction")
+__all__ = ("Direction", "Measured", "Rate", "direction", "shape_distance")
 
 _CONFIDENCE = 0.999
 _MEAN_TOLERANCE = 0.01
-_MEAN_TOLERANCE_MS = 0.5
-_SD_TOLERANCE = 0.075
-_SD_TOLERANCE_MS = 0.3
+_MEAN_TOLERANCE_MS = 0.2
+_SD_TOLERANCE = 0.05
+_SD_TOLERANCE_MS = 0.2
+_SHAPE_TOLERANCE = 0.03  # Kolmogorov-Smirnov distance
 # Half of the packets of a profile without jitter lie within about this, on a busy machine.
 _STEADY_MS = 1.0
 _STEADY = 0.05
 _LOSS_TOLERANCE_PCT = 0.1
-_RATE_TOLERANCE = 0.03
+_RATE_TOLERANCE = 0.02
 _TOO_FEW = 20
 
 
@@ -41,6 +43,8 @@ class Direction:
     sd_ms: float
     spread_ms: float  # interquartile range / 1.349: the sd of a normal sample, without its outliers
     min_ms: float
+    duplicates: int = 0
+    shape_distance: float | None = None  # Kolmogorov-Smirnov, from the profile's distribution
 
     @property
     def loss_pct(self) -> float:
@@ -111,8 +115,9 @@ class Measured:
 
     def problems(self, profile: Profile) -> list[str]:
         """Why the profile is evidently not in force, one line per kind; empty: nothing says so."""
-        figures = 3 * len(self.directions) + len(self.rates)
-        z = statistics.NormalDist().inv_cdf(1 - (1 - _CONFIDENCE) / 2 / max(figures, 1))
+        figures = max(5 * len(self.directions) + len(self.rates), 1)
+        doubt = (1 - _CONFIDENCE) / figures
+        z = statistics.NormalDist().inv_cdf(1 - doubt / 2)
         found: dict[str, list[str]] = {}
 
         def note(kind: str, text: str) -> None:
@@ -121,8 +126,12 @@ class Measured:
         for d in self.directions:
             if problem := _loss_problem(d, profile, z):
                 note("loss", f"{d}: {problem}")
+            if problem := _duplicate_problem(d, profile, z):
+                note("duplication", f"{d}: {problem}")
             if d.received < _TOO_FEW:
                 continue
+            if problem := _shape_problem(d, profile, doubt):
+                note("shape", f"{d}: {problem}")
             if problem := _delay_problem(d, profile, z):
                 note("delay", f"{d}: {problem}")
             if problem := _jitter_problem(d, profile, z):
@@ -136,8 +145,28 @@ class Measured:
         ]
 
 
-def direction(sender: str, receiver: str, sent: int, delays_ms: Sequence[float]) -> Direction:
-    """Summarise the one-way delays of the probes that arrived."""
+def direction(
+    sender: str,
+    receiver: str,
+    sent: int,
+    delays_ms: Sequence[float],
+    *,
+    duplicates: int = 0,
+    profile: Profile | None = None,
+) -> Direction:
+    """Summarise the one-way delays of the probes that arrived, each counted once.
+
+    :param profile: compare their distribution with this one's.
+    """
+    distance = None
+    if profile is not None and (profile.jitter_ms or profile.reorder_pct) and delays_ms:
+        ordered, expected = sorted(delays_ms), profile.expected_delays_ms
+        slack_ms = 0.0
+        if profile.reorder_pct or profile.samples_ms:
+            # Where many packets share one value, the path's own delay would pass for another shape.
+            tolerance_ms = max(_MEAN_TOLERANCE_MS, _MEAN_TOLERANCE * profile.mean_ms)
+            slack_ms = tolerance_ms + max(0.0, ordered[0] - expected[0])
+        distance = shape_distance(ordered, expected, slack_ms)
     nothing = math.nan
     quartiles = statistics.quantiles(delays_ms, n=4) if len(delays_ms) > 1 else [nothing] * 3
     return Direction(
@@ -149,12 +178,25 @@ def direction(sender: str, receiver: str, sent: int, delays_ms: Sequence[float])
         sd_ms=statistics.stdev(delays_ms) if len(delays_ms) > 1 else nothing,
         spread_ms=(quartiles[2] - quartiles[0]) / 1.349,
         min_ms=min(delays_ms, default=nothing),
+        duplicates=duplicates,
+        shape_distance=None if distance is None else round(distance, 5),
     )
 
 
+def shape_distance(measured: Sequence[float], expected: Sequence[float], slack: float = 0.0) -> float:
+    """The Kolmogorov-Smirnov distance of two ascending samples, which may be apart by ``slack``."""
+    count, steps = len(measured), len(expected)
+    largest = 0.0
+    for i, value in enumerate(measured):
+        below = bisect.bisect_right(expected, value - slack) / steps
+        up_to = bisect.bisect_right(expected, value + slack) / steps
+        largest = max(largest, (i + 1) / count - up_to, below - i / count)
+    return largest
+
+
 def _delay_problem(d: Direction, profile: Profile, z: float) -> str | None:
-    wanted = profile.delay_ms
-    half = z * d.sd_ms / math.sqrt(d.received)
+    wanted = profile.mean_ms
+    half = z * d.sd_ms / math.sqrt(_independent(d.received, profile.delay_correlation_pct / 100))
     if abs(d.mean_ms - wanted) - half <= max(_MEAN_TOLERANCE * wanted, _MEAN_TOLERANCE_MS):
         return None
     cause = "something else delays packets too, or this CPU is too busy to tell"
@@ -171,9 +213,13 @@ def _jitter_problem(d: Direction, profile: Profile, z: float) -> str | None:
     wanted = profile.sd_ms
     if not wanted:
         # Outliers of a busy machine are no jitter, a wide body of the distribution is.
+        if profile.reorder_pct:
+            return None
         jittery = d.spread_ms > max(_STEADY_MS, _STEADY * profile.delay_ms)
         return f"spread {d.spread_ms:.2f} ms where no jitter is asked for" if jittery else None
-    half = z * d.sd_ms / math.sqrt(2 * (d.received - 1))
+    # The spread of a sample's standard deviation grows with the tails (kurtosis 3 if normal).
+    count = _independent(d.received - 1, profile.delay_correlation_pct / 100)
+    half = z * d.sd_ms * math.sqrt((profile.kurtosis - 1) / 4 / count)
     if abs(d.sd_ms - wanted) - half <= max(_SD_TOLERANCE * wanted, _SD_TOLERANCE_MS):
         return None
     uniform = profile.jitter_ms / math.sqrt(3)
@@ -183,15 +229,44 @@ def _jitter_problem(d: Direction, profile: Profile, z: float) -> str | None:
     return f"standard deviation {d.sd_ms:.2f} ms instead of {wanted:.2f} ms{cause}"
 
 
+def _shape_problem(d: Direction, profile: Profile, doubt: float) -> str | None:
+    if d.shape_distance is None:
+        return None
+    count = _independent(d.received, profile.delay_correlation_pct / 100)
+    chance = math.sqrt(math.log(2 / doubt) / (2 * count))
+    if d.shape_distance - chance <= _SHAPE_TOLERANCE:
+        return None
+    return f"the delays are not distributed as asked (Kolmogorov-Smirnov distance {d.shape_distance:.3f})"
+
+
+def _duplicate_problem(d: Direction, profile: Profile, z: float) -> str | None:
+    low, high = (100 * p for p in _wilson(d.duplicates, d.sent, z))
+    tolerance = max(_LOSS_TOLERANCE_PCT, 0.05 * profile.duplicate_pct)
+    if low <= profile.duplicate_pct + tolerance and high >= profile.duplicate_pct - tolerance:
+        return None
+    return f"{d.duplicates} of {d.sent} probes came twice instead of {profile.duplicate_pct:g} %"
+
+
+def _independent(count: float, correlation: float) -> float:
+    # So many independent draws tell as much as that many correlated ones.
+    return max(count * (1 - correlation) / (1 + correlation), 1.0)
+
+
 def _loss_problem(d: Direction, profile: Profile, z: float) -> str | None:
-    low, high = (100 * p for p in _wilson(d.sent - d.received, d.sent, z))
-    tolerance = max(_LOSS_TOLERANCE_PCT, 0.05 * profile.loss_pct)
-    if low <= profile.loss_pct + tolerance and high >= profile.loss_pct - tolerance:
+    wanted = profile.missing_pct
+    states = profile.loss_states
+    memory = 0.0
+    if states is not None:
+        memory = max(0.0, 1 - (states.good_to_bad_pct + states.bad_to_good_pct) / 100)
+    weight = _independent(d.sent, memory) / d.sent
+    low, high = (100 * p for p in _wilson((d.sent - d.received) * weight, d.sent * weight, z))
+    tolerance = max(_LOSS_TOLERANCE_PCT, 0.05 * wanted)
+    if low <= wanted + tolerance and high >= wanted - tolerance:
         return None
     if not d.received:
         return f"none of {d.sent} probes arrived: no path between them, or a filter is in force already"
     lost = f"{d.sent - d.received} of {d.sent} probes lost ({d.loss_pct:.2f} %)"
-    return f"{lost} instead of {profile.loss_pct:g} %"
+    return f"{lost} instead of {wanted:.4g} %"
 
 
 def _rate_problem(rate: Rate, profile: Profile) -> str | None:
@@ -202,7 +277,7 @@ def _rate_problem(rate: Rate, profile: Profile) -> str | None:
     return f"rate {rate.goodput_mbit:.2f} Mbit/s instead of {profile.rate_mbit:g} Mbit/s"
 
 
-def _wilson(lost: int, sent: int, z: float) -> tuple[float, float]:
+def _wilson(lost: float, sent: float, z: float) -> tuple[float, float]:
     share, z2 = lost / sent, z * z
     centre = (share + z2 / (2 * sent)) / (1 + z2 / sent)
     half = z / (1 + z2 / sent) * math.sqrt(share * (1 - share) / sent + z2 / (4 * sent * sent))

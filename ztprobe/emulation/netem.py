@@ -4,9 +4,8 @@ pyroute2 0.9.7 encodes neither a delay distribution nor 64-bit times, and drops 
 keyword silently, so this module hands it a plug-in of its own for ``netem`` (the registry
 that ``IPRoute.tc("modules")`` returns) and computes every field itself, from
 include/uapi/linux/pkt_sched.h. The normal table is that of iproute2's netem/normal.c,
-computed, not copied: it walks x in small steps and keeps the last x for every
-``rint(16384 * cdf(x))``, which is the inverse of the distribution at ``(i + 0.5) / 16384``;
-every fourth value is printed, times 8192, cut to 16 bits.
+computed, not copied (``ztprobe.distributions``), and so are the others. Loss in bursts and
+correlated loss are the kernel's Gilbert-Elliott model.
 
 netem's loss and delay meet ARP too: resolve neighbours first.
 """
@@ -16,12 +15,11 @@ from __future__ import annotations
 import functools
 import struct
 import threading
-from statistics import NormalDist
 from types import SimpleNamespace
 from typing import Any
 
-from ztprobe import netns
-from ztprobe.emulation.qdisc import HANDLE, root_qdisc
+from ztprobe import distributions, netns
+from ztprobe.emulation.qdisc import HANDLE, ROOT, qdisc_at
 from ztprobe.errors import EnforcementError
 from ztprobe.netlink import IPRoute, NetlinkError, netlink
 from ztprobe.profile import Profile
@@ -29,8 +27,7 @@ from ztprobe.profile import Profile
 __all__ = ("netem_options", "netem_supported", "normal_table", "set_netem")
 
 _LOOPBACK = 1
-_DIST_SCALE = 8192  # NETEM_DIST_SCALE
-_TABLE_SIZE = 16384
+_LOSS_GE = 2  # NETEM_LOSS_GE
 _UINT32 = 2**32 - 1
 _TICK_SHIFT = 6  # PSCHED_SHIFT: a scheduler tick is 64 ns
 
@@ -38,9 +35,9 @@ _ATTRIBUTES = (
     ("TCA_NETEM_UNSPEC", "none"),
     ("TCA_NETEM_CORR", "none"),
     ("TCA_NETEM_DELAY_DIST", "cdata"),
-    ("TCA_NETEM_REORDER", "none"),
-    ("TCA_NETEM_CORRUPT", "none"),
-    ("TCA_NETEM_LOSS", "none"),
+    ("TCA_NETEM_REORDER", "cdata"),
+    ("TCA_NETEM_CORRUPT", "cdata"),
+    ("TCA_NETEM_LOSS", "cdata"),
     ("TCA_NETEM_RATE", "netem_rate"),
     ("TCA_NETEM_ECN", "none"),
     ("TCA_NETEM_RATE64", "uint64"),
@@ -53,17 +50,34 @@ _ATTRIBUTES = (
 @functools.cache
 def normal_table() -> bytes:
     """4096 signed 16-bit samples of N(0, 1), scale 8192, as ``TCA_NETEM_DELAY_DIST`` wants them."""
-    inverse = NormalDist().inv_cdf
-    samples = (round(_DIST_SCALE * inverse((i + 0.5) / _TABLE_SIZE)) for i in range(0, _TABLE_SIZE, 4))
-    return struct.pack("=4096h", *(max(-32768, min(32767, sample)) for sample in samples))
+    return _packed(distributions.table("normal"))
+
+
+def _packed(samples: tuple[int, ...]) -> bytes:
+    return struct.pack(f"={len(samples)}h", *samples)
 
 
 def netem_options(profile: Profile) -> dict[str, Any]:
     """``struct tc_netem_qopt`` and its attributes for a profile."""
     delay_ns, jitter_ns = round(profile.delay_ms * 1e6), round(profile.jitter_ms * 1e6)
     attributes: list[tuple[str, Any]] = [("TCA_NETEM_LATENCY64", delay_ns), ("TCA_NETEM_JITTER64", jitter_ns)]
-    if profile.distribution == "normal":
-        attributes.append(("TCA_NETEM_DELAY_DIST", normal_table()))
+    if profile.distribution not in ("none", "uniform"):  # uniform is what netem does without a table
+        attributes.append(("TCA_NETEM_DELAY_DIST", _packed(profile.delay_samples)))
+    if profile.reorder_pct:
+        attributes.append(("TCA_NETEM_REORDER", struct.pack("=II", _share(profile.reorder_pct), 0)))
+    if profile.corrupt_pct:
+        attributes.append(("TCA_NETEM_CORRUPT", struct.pack("=II", _share(profile.corrupt_pct), 0)))
+    states = profile.loss_states
+    if states is not None:
+        # struct tc_netem_gemodel: p, r, h (delivered in the bad state), k1 (lost in the good state)
+        shares = (
+            states.good_to_bad_pct,
+            states.bad_to_good_pct,
+            100 - states.loss_in_bad_pct,
+            states.loss_in_good_pct,
+        )
+        model = struct.pack("=HH4I", 20, _LOSS_GE, *map(_share, shares))
+        attributes.append(("TCA_NETEM_LOSS", model))
     if profile.rate_mbit is not None:
         rate_bytes_per_s = round(profile.rate_mbit * 1e6 / 8)
         rate = {"rate": rate_bytes_per_s, "packet_overhead": 0, "cell_size": 0, "cell_overhead": 0}
@@ -72,16 +86,28 @@ def netem_options(profile: Profile) -> dict[str, Any]:
         # The old 32-bit fields, for a kernel without the 64-bit ones (before 4.15).
         "delay": min(delay_ns >> _TICK_SHIFT, _UINT32),
         "limit": profile.queue_limit_packets,
-        "loss": round(profile.loss_pct / 100 * _UINT32),
-        "gap": 0,
-        "duplicate": 0,
+        "loss": _share(profile.loss_pct) if states is None else 0,
+        "gap": 1 if profile.reorder_pct else 0,
+        "duplicate": _share(profile.duplicate_pct),
         "jitter": min(jitter_ns >> _TICK_SHIFT, _UINT32),
         "attrs": attributes,
     }
 
 
-def set_netem(ipr: IPRoute, index: int, profile: Profile, where: str) -> None:
-    """Put netem on the root of link ``index`` and read it back.
+def _share(pct: float) -> int:
+    return round(pct / 100 * _UINT32)
+
+
+def set_netem(
+    ipr: IPRoute,
+    index: int,
+    profile: Profile,
+    where: str,
+    *,
+    parent: int = ROOT,
+    handle: int = HANDLE,
+) -> None:
+    """Put netem on link ``index``, at its root unless told otherwise, and read it back.
 
     :param where: the pod, for messages.
     :raises EnforcementError: the kernel holds other values than were set.
@@ -89,8 +115,8 @@ def set_netem(ipr: IPRoute, index: int, profile: Profile, where: str) -> None:
     _install_plugin(ipr)
     options = netem_options(profile)
     # tc qdisc add dev eth0 root handle 5a70: netem limit N delay D J distribution normal loss P rate R
-    ipr.tc("add", "netem", index, HANDLE, netem_options=options)
-    found = root_qdisc(ipr, index)
+    ipr.tc("add", "netem", index, handle, parent=parent, netem_options=options)
+    found = qdisc_at(ipr, index, parent)
     wanted = _summary(options)
     got = _summary(found.options) if found is not None and found.kind == "netem" else None
     # The kernel never says which table it has; only the measured spread tells.
@@ -120,10 +146,22 @@ def netem_supported() -> bool:
     return bool(result and result[0])
 
 
-def _summary(options: Any) -> dict[str, int]:
+def _plain(value: Any) -> bytes:
+    return bytes(value) if value is not None else b""
+
+
+def _first_uint32(value: Any) -> int:
+    return int.from_bytes(_plain(value)[:4], "little")
+
+
+def _summary(options: Any) -> dict[str, Any]:
     attributes = dict(tuple(item)[:2] for item in options["attrs"])
     rate = attributes.get("TCA_NETEM_RATE")
     return {
+        "reorder_of_2_32": _first_uint32(attributes.get("TCA_NETEM_REORDER")),
+        "corrupt_of_2_32": _first_uint32(attributes.get("TCA_NETEM_CORRUPT")),
+        "duplicate_of_2_32": options["duplicate"],
+        "loss_model": _plain(attributes.get("TCA_NETEM_LOSS")).hex(),
         "delay_ns": int(attributes.get("TCA_NETEM_LATENCY64", options["delay"] << _TICK_SHIFT)),
         "jitter_ns": int(attributes.get("TCA_NETEM_JITTER64", options["jitter"] << _TICK_SHIFT)),
         "limit_packets": options["limit"],

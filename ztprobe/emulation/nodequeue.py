@@ -1,9 +1,10 @@
 """The node's side of the delay line: the rules that queue pods' packets, and the process that answers.
 
-The rules stand in a chain of their own in ``mangle FORWARD`` of the node's namespace, one
-per pod by source address; br_netfilter shows bridged packets to iptables. The process
-starts first and the rules go first, so a queue never has nobody behind it, and
-``--queue-bypass`` lets packets pass if it dies.
+The rules stand in chains of their own in the ``mangle`` table of the node's namespace:
+egress of a pod in FORWARD by source address, ingress in POSTROUTING by destination, so that
+a packet between two such pods meets both, as it would meet two qdiscs. br_netfilter shows
+bridged packets to iptables. The process starts first and the rules go first, so a queue
+never has nobody behind it, and ``--queue-bypass`` lets packets pass if it dies.
 """
 
 from __future__ import annotations
@@ -14,35 +15,64 @@ import select
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ztprobe.emulation.delayline import Config, to_json
-from ztprobe.emulation.target import Target
 from ztprobe.errors import EnforcementError, PreflightError
 from ztprobe.netns import entered
 from ztprobe.paths import REPO_DIR
-from ztprobe.profile import Profile
+from ztprobe.profile import GilbertElliott, Profile
 
-__all__ = ("CHAIN", "FIRST_QUEUE", "NodeQueue")
+__all__ = ("CHAIN", "FIRST_QUEUE", "NodeQueue", "Queued", "queued_by", "remove_rules", "rules_in_force")
 
 CHAIN = "ZTPROBE-DELAY"
 FIRST_QUEUE = 100  # queues are numbered per network namespace; this leaves room for others'
 
 _BRIDGE_CALL = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 _LEAST_PACKETS = 16_384
+_BY_TABLE = ("pareto", "paretonormal", "samples")  # the others are drawn from a formula
+_SUFFIX = {"egress": "", "ingress": "-IN"}
 _READY_S = 10.0
 _STOP_S = 3.0
 _NEEDS = "boot a kernel with NFQUEUE and br_netfilter, or with netem, and install the package iptables"
 
 
+_HOOKS = {"egress": ("FORWARD", "-s", "-d"), "ingress": ("POSTROUTING", "-d", "-s")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queued:
+    """Whose packets one queue gets."""
+
+    name: str  # of the pod
+    address: str
+    directions: tuple[str, ...] = ("egress",)
+    peers: tuple[str, ...] | None = None  # addresses; None: any
+
+
 class NodeQueue:
-    """start -> stop; both can be called at any time, and stop again."""
+    """start -> stop; both can be called at any time, and stop again.
+
+    :param queued: whose packets are held; nothing else is.
+    :param chain: begins the names of the chains; unique in the node's namespace.
+    :param first_queue: queues are numbered from here on.
+    """
 
     def __init__(
-        self, profile: Profile, pods: Sequence[Target], node_netns: Path, state_dir: Path, seed: int
+        self,
+        profile: Profile,
+        queued: Sequence[Queued],
+        node_netns: Path,
+        state_dir: Path,
+        seed: int,
+        *,
+        chain: str = CHAIN,
+        first_queue: int = FIRST_QUEUE,
     ) -> None:
-        self._pods = pods
+        self._queued = queued
+        self._chain = chain
         self._node = node_netns
         self._config_path = state_dir / "delayline.json"
         self._stats_path = state_dir / "delayline-stats.json"
@@ -51,11 +81,15 @@ class NodeQueue:
         self._rules = False
         self._config = Config(
             netns=str(node_netns),
-            pods={pod.name: FIRST_QUEUE + index for index, pod in enumerate(pods)},
+            pods={pod.name: first_queue + index for index, pod in enumerate(queued)},
             delay_ns=round(profile.delay_ms * 1e6),
             jitter_ns=round(profile.jitter_ms * 1e6),
             distribution=profile.distribution,
             loss_probability=profile.loss_pct / 100,
+            loss_states=_shares(profile.loss_states),
+            samples=list(profile.delay_samples) if profile.distribution in _BY_TABLE else [],
+            delay_correlation=profile.delay_correlation_pct / 100,
+            reorder_probability=profile.reorder_pct / 100,
             # A rate's queue is the token bucket's; this one only has to hold what is under way.
             max_packets=max(profile.queue_limit_packets, _LEAST_PACKETS),
             seed=seed,
@@ -75,19 +109,27 @@ class NodeQueue:
         """
         self._see_bridged_packets()
         self._start_process()
-        lines = [f":{CHAIN} - [0:0]"]
-        lines += [
+        rules, jumps = [], []
+        for direction, (hook, own, other) in _HOOKS.items():
+            chain = f"{self._chain}{_SUFFIX[direction]}"
             # Nothing but the addresses given: DNS and everyone else pass by.
-            f"-A {CHAIN} -s {pod.address}/32 -j NFQUEUE --queue-num {number} --queue-bypass"
-            for pod, number in zip(self._pods, self._config.pods.values(), strict=True)
-        ]
+            here = [
+                f"-A {chain} {own} {pod.address}/32{f' {other} {peer}/32' if peer else ''}"
+                f" -j NFQUEUE --queue-num {number} --queue-bypass"
+                for pod, number in zip(self._queued, self._config.pods.values(), strict=True)
+                if direction in pod.directions
+                for peer in pod.peers or (None,)
+            ]
+            if here:
+                rules += [f":{chain} - [0:0]", *here]
+                jumps.append(f"-I {hook} 1 -j {chain}")
         self._rules = True
-        self._restore([*lines, f"-I FORWARD 1 -j {CHAIN}"])
+        _restore(self._node, [*rules, *jumps])
 
     def stop(self) -> None:
         """Remove the rules, then end the process, which first lets go of what it holds."""
         if self._rules and self._node.exists():
-            self._restore([f"-D FORWARD -j {CHAIN}", f"-F {CHAIN}", f"-X {CHAIN}"], check=False)
+            remove_rules(self._node, self._chain)
         self._rules = False
         process, self._process = self._process, None
         if process is None:
@@ -142,16 +184,62 @@ class NodeQueue:
             lines = self._errors_path.read_text().splitlines() or ["no reason given"]
             raise PreflightError(f"the delay line did not start: {answer or lines[-1]}; {_NEEDS}")
 
-    def _restore(self, lines: list[str], *, check: bool = True) -> None:
-        text = "\n".join(["*mangle", *lines, "COMMIT", ""])
-        try:
-            # A child inherits the namespace of the thread that starts it.
-            with entered(self._node):
-                done = subprocess.run(
-                    ["iptables-restore", "--noflush"], input=text, capture_output=True, text=True, check=False
-                )
-        except FileNotFoundError as error:
-            raise PreflightError(f"iptables-restore is missing; {_NEEDS}") from error
-        if check and done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["no reason given"])[0]
-            raise EnforcementError(f"the delay line's rules were refused: {reason}; {_NEEDS}")
+
+def remove_rules(node_netns: Path, chain: str) -> bool:
+    """Take the chains of that name away, whoever made them; says whether there were any. Idempotent."""
+    found = False
+    for direction, (hook, _, _) in _HOOKS.items():
+        name = f"{chain}{_SUFFIX[direction]}"
+        lines = [f"-D {hook} -j {name}", f"-F {name}", f"-X {name}"]
+        found |= _restore(node_netns, lines, check=False)
+    return found
+
+
+def queued_by(node_netns: Path, chain: str) -> set[str]:
+    """The addresses whose egress that chain queues now."""
+    rules = (line.split() for line in _rules(node_netns) if line.startswith(f"-A {chain} "))
+    return {rule[index + 1].partition("/")[0] for rule in rules for index, w in enumerate(rule) if w == "-s"}
+
+
+def rules_in_force(node_netns: Path, chain: str) -> int:
+    """How many rules queue packets in the chains of that name, 0 if nothing leads to them."""
+    lines = _rules(node_netns)
+    found = 0
+    for direction, (hook, _, _) in _HOOKS.items():
+        name = f"{chain}{_SUFFIX[direction]}"
+        if f"-A {hook} -j {name}" in lines:
+            found += sum(line.startswith(f"-A {name} ") and "NFQUEUE" in line for line in lines)
+    return found
+
+
+def _rules(node_netns: Path) -> list[str]:
+    with entered(node_netns):
+        done = subprocess.run(["iptables-save", "-t", "mangle"], capture_output=True, text=True, check=False)
+    return done.stdout.splitlines()
+
+
+def _shares(states: GilbertElliott | None) -> list[float] | None:
+    if states is None:
+        return None
+    return [
+        states.good_to_bad_pct / 100,
+        states.bad_to_good_pct / 100,
+        states.loss_in_bad_pct / 100,
+        states.loss_in_good_pct / 100,
+    ]
+
+
+def _restore(node_netns: Path, lines: list[str], *, check: bool = True) -> bool:
+    text = "\n".join(["*mangle", *lines, "COMMIT", ""])
+    try:
+        # A child inherits the namespace of the thread that starts it.
+        with entered(node_netns):
+            done = subprocess.run(
+                ["iptables-restore", "--noflush"], input=text, capture_output=True, text=True, check=False
+            )
+    except FileNotFoundError as error:
+        raise PreflightError(f"iptables-restore is missing; {_NEEDS}") from error
+    if check and done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[0]
+        raise EnforcementError(f"the delay line's rules were refused: {reason}; {_NEEDS}")
+    return done.returncode == 0

@@ -24,7 +24,7 @@ from ztprobe.emulation.target import Target
 from ztprobe.netns import entered
 from ztprobe.profile import FRAME_BYTES, Profile
 
-__all__ = ("PROBES", "probe_delays", "probe_rates", "warm_up")
+__all__ = ("PROBES", "probe_delays", "probe_flows", "probe_rates", "rate_flows", "warm_up")
 
 _SO_RCVBUFFORCE, _SO_TIMESTAMPNS = 33, 35
 _RECEIVE_BUFFER_BYTES = 4 << 20
@@ -94,14 +94,56 @@ def probe_delays(
 
     :param probes: per direction; a slow machine wants fewer.
     """
-    with _ends([server, *clients]) as ends, _undisturbed():
-        flows = [pair for index in range(1, len(ends)) for pair in ((index, 0), (0, index))]
-        _run_probes(ends, flows, profile, probes)
+    flows = [pair for client in clients for pair in ((client, server), (server, client))]
+    return probe_flows(flows, profile, probes=probes)
+
+
+def probe_flows(
+    flows: Sequence[tuple[Target, Target]],
+    profile: Profile,
+    *,
+    probes: int = PROBES,
+    seconds: float = _PROBING_S,
+) -> tuple[Direction, ...]:
+    """Send small datagrams along each (sender, receiver), all in parallel, within so many seconds."""
+    pods = list({id(pod): pod for flow in flows for pod in flow}.values())
+    places = {id(pod): index for index, pod in enumerate(pods)}
+    with _ends(pods) as ends, _undisturbed():
+        pairs = [(places[id(sender)], places[id(receiver)]) for sender, receiver in flows]
+        _run_probes(ends, pairs, profile, probes, seconds)
         directions = []
-        for sender, receiver in flows:
-            delays = [(got - sent) / 1e6 for who, sent, got in ends[receiver].arrived if who == sender]
-            directions.append(direction(ends[sender].pod.name, ends[receiver].pod.name, probes, delays))
+        for sender, receiver in pairs:
+            arrived = [(sent, got) for who, sent, got in ends[receiver].arrived if who == sender]
+            first = dict(reversed(arrived))  # of a probe that came twice
+            directions.append(
+                direction(
+                    ends[sender].pod.name,
+                    ends[receiver].pod.name,
+                    probes,
+                    [(got - sent) / 1e6 for sent, got in first.items()],
+                    duplicates=len(arrived) - len(first),
+                    profile=profile,
+                )
+            )
         return tuple(directions)
+
+
+def rate_flows(flows: Sequence[tuple[Target, Target]], profile: Profile) -> tuple[Rate, ...]:
+    """Offer 1.5 times the rate along each (sender, receiver) in turn, and count frames where they arrive.
+
+    A rate beyond what one thread surely sends is not measured (None).
+    """
+    if profile.rate_mbit is None:
+        return ()
+    if profile.rate_mbit * _OFFER > _OFFER_LIMIT_MBIT:
+        return tuple(Rate(sender=sender.name, goodput_mbit=None, frames=0) for sender, _ in flows)
+    found = []
+    for sender, receiver in flows:
+        with _ends([receiver, sender]) as ends, _undisturbed():
+            _run_load(ends, profile, senders=[1])
+            times = sorted(received_ns for _, _, received_ns in ends[0].arrived)
+            found.append(_rate(sender.name, times))
+    return tuple(found)
 
 
 def probe_rates(server: Target, clients: Sequence[Target], profile: Profile) -> tuple[Rate, ...]:
@@ -139,9 +181,11 @@ def _ends(pods: Sequence[Target]) -> Iterator[list[_End]]:
         yield ends
 
 
-def _run_probes(ends: list[_End], flows: list[tuple[int, int]], profile: Profile, probes: int) -> None:
+def _run_probes(
+    ends: list[_End], flows: list[tuple[int, int]], profile: Profile, probes: int, seconds: float
+) -> None:
     moments = random.Random(0)
-    interval_s = _PROBING_S / probes
+    interval_s = seconds / probes
     start_s = time.monotonic() + 0.005
     schedule = [
         (start_s + (number + moments.random()) * interval_s, sender, receiver)
@@ -150,7 +194,7 @@ def _run_probes(ends: list[_End], flows: list[tuple[int, int]], profile: Profile
     ]
     heapq.heapify(schedule)
     padding = bytes(_PROBE_BYTES - _PROBE.size)
-    end_s = start_s + _PROBING_S + (profile.delay_ms + 5 * profile.jitter_ms) / 1e3 + _TAIL_S
+    end_s = start_s + seconds + (profile.delay_ms + 5 * profile.jitter_ms) / 1e3 + _TAIL_S
     expected = len(schedule)
     with _selector(ends) as selector:
         while (now_s := time.monotonic()) < end_s:
@@ -161,16 +205,18 @@ def _run_probes(ends: list[_End], flows: list[tuple[int, int]], profile: Profile
                     ends[sender].socket.sendto(payload, ends[receiver].address)
                 now_s = time.monotonic()
             _drain(selector, (schedule[0][0] if schedule else end_s) - now_s)
-            if not schedule and sum(len(end.arrived) for end in ends) == expected:
+            everything = sum(len(end.arrived) for end in ends) >= expected
+            if not schedule and everything and not profile.mutates:
                 return
 
 
-def _run_load(ends: list[_End], profile: Profile) -> None:
+def _run_load(ends: list[_End], profile: Profile, senders: Sequence[int] | None = None) -> None:
+    senders = range(len(ends)) if senders is None else senders
     assert profile.rate_mbit is not None
     gap_s = FRAME_BYTES * 8 / (profile.rate_mbit * _OFFER * 1e6)
     start_s = time.monotonic()
     stop_s = start_s + _RATE_S
-    schedule = [(start_s + gap_s * index / len(ends), index) for index in range(len(ends))]
+    schedule = [(start_s + gap_s * index / len(ends), index) for index in senders]
     heapq.heapify(schedule)
     padding = bytes(_UDP_PAYLOAD_BYTES - _PROBE.size)
     turn = 0
@@ -195,6 +241,8 @@ def _run_load(ends: list[_End], profile: Profile) -> None:
 
 
 def _rate(sender: str, times_ns: list[int]) -> Rate:
+    if not times_ns:
+        return Rate(sender=sender, goodput_mbit=0.0, frames=0)
     steady = [t for t in times_ns if t >= times_ns[0] + _RATE_SETTLE_S * 1e9]
     if len(steady) < 10:
         return Rate(sender=sender, goodput_mbit=0.0, frames=len(steady))

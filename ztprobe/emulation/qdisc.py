@@ -11,10 +11,10 @@ from typing import Any
 from ztprobe.errors import EnforcementError
 from ztprobe.netlink import IPRoute
 
-__all__ = ("HANDLE", "RootQdisc", "refuse_foreign", "remove_ours", "root_qdisc")
+__all__ = ("HANDLE", "ROOT", "RootQdisc", "qdisc_at", "refuse_foreign", "remove_ours", "root_qdisc")
 
 HANDLE = 0x5A70_0000
-_ROOT = 0xFFFF_FFFF
+ROOT = 0xFFFF_FFFF
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,14 @@ class RootQdisc:
 
 def root_qdisc(ipr: IPRoute, index: int) -> RootQdisc | None:
     """The root qdisc of link ``index``; None: the kernel shows none."""
-    # tc -s qdisc show dev eth0 root
+    return qdisc_at(ipr, index, ROOT)
+
+
+def qdisc_at(ipr: IPRoute, index: int, parent: int) -> RootQdisc | None:
+    """The qdisc of link ``index`` below ``parent`` (a class, or `ROOT`); None: there is none."""
+    # tc -s qdisc show dev eth0 parent 5a71:2
     for message in ipr.tc("dump", index=index):
-        if message["index"] == index and message["parent"] == _ROOT:
+        if message["index"] == index and message["parent"] == parent:
             stats = message.get_attr("TCA_STATS") or {}
             return RootQdisc(
                 kind=message.get_attr("TCA_KIND"),
@@ -56,8 +61,10 @@ def refuse_foreign(ipr: IPRoute, index: int, where: str) -> None:
         )
 
 
-def remove_ours(ipr: IPRoute, index: int) -> None:
-    """Remove the root qdisc if it is ours; idempotent."""
+def remove_ours(ipr: IPRoute, index: int, handle: int = HANDLE) -> bool:
+    """Remove the root qdisc and what stands below it if it is ours; says whether it was. Idempotent."""
     found = root_qdisc(ipr, index)
-    if found is not None and found.handle == HANDLE:
-        ipr.tc("del", index=index, handle=HANDLE, root=True)
+    if found is None or found.handle != handle:
+        return False
+    ipr.tc("del", index=index, handle=handle, root=True)
+    return True

@@ -10,7 +10,7 @@ few packets there, as behind any router (12 of 3,300 frames in such a transfer).
 
 from __future__ import annotations
 
-from ztprobe.emulation.qdisc import HANDLE, root_qdisc
+from ztprobe.emulation.qdisc import HANDLE, ROOT, qdisc_at
 from ztprobe.errors import EnforcementError
 from ztprobe.netlink import IPRoute
 from ztprobe.profile import FRAME_BYTES, Profile
@@ -18,8 +18,16 @@ from ztprobe.profile import FRAME_BYTES, Profile
 __all__ = ("set_tbf",)
 
 
-def set_tbf(ipr: IPRoute, index: int, profile: Profile, where: str) -> None:
-    """Limit link ``index`` to the profile's rate and read it back.
+def set_tbf(
+    ipr: IPRoute,
+    index: int,
+    profile: Profile,
+    where: str,
+    *,
+    parent: int = ROOT,
+    handle: int = HANDLE,
+) -> None:
+    """Limit link ``index`` to the profile's rate, at its root unless told otherwise, and read it back.
 
     :param where: the pod, for messages.
     :raises EnforcementError: the kernel holds other values than were set.
@@ -29,9 +37,18 @@ def set_tbf(ipr: IPRoute, index: int, profile: Profile, where: str) -> None:
     rate_bytes_per_s = round(profile.rate_mbit * 1e6 / 8)
     limit_bytes = profile.queue_limit_packets * FRAME_BYTES
     # tc qdisc add dev eth0 root handle 5a70: tbf rate R burst B limit L
-    ipr.tc("add", "tbf", index, HANDLE, rate=rate_bytes_per_s, burst=profile.burst_bytes, limit=limit_bytes)
+    ipr.tc(
+        "add",
+        "tbf",
+        index,
+        handle,
+        parent=parent,
+        rate=rate_bytes_per_s,
+        burst=profile.burst_bytes,
+        limit=limit_bytes,
+    )
     wanted = {"rate_bytes_per_s": rate_bytes_per_s, "limit_bytes": limit_bytes}
-    found = root_qdisc(ipr, index)
+    found = qdisc_at(ipr, index, parent)
     got = None
     if found is not None and found.kind == "tbf":
         parameters = found.options.get_attr("TCA_TBF_PARMS")

@@ -27,6 +27,8 @@ class WorkloadOptions:
     data_dir: Path | None
     reconnect: bool
     level: int  # security level 0..3
+    # more environment for the workload's containers (ztprobe validate puts known costs there)
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,12 +26,15 @@ from typing import Any
 
 from ztprobe import netlink, paths
 from ztprobe.errors import UsageError, ZtprobeError
+from ztprobe.identity import started_ticks
 from ztprobe.runtime import cgroups, mounts
+from ztprobe.runtime.base import Pod
 
 __all__ = ("Journal", "clean_leftovers", "locked", "started_ticks", "undo")
 
 _FILE = "journal.json"
 _REAPED_S = 2.0
+_CLAIMS = 10
 # Where namespaces are bound. Whoever first uses it has to mount it, and nobody else takes it away.
 _NETNS_DIR = Path("/run/netns")
 _NETNS_MARK = ".netns-directory-is-ours"
@@ -58,8 +61,7 @@ class Journal:
             "settings": [],
         }
         try:
-            paths.STATE_DIR.mkdir(mode=0o755, parents=True, exist_ok=True)
-            self.directory.mkdir(mode=0o700)
+            self._claim()
             self._write()
         except FileExistsError as error:
             raise UsageError(
@@ -67,6 +69,15 @@ class Journal:
             ) from error
         except OSError as error:
             raise ZtprobeError(f"{self.directory} cannot be written: {error.strerror}") from error
+
+    def _claim(self) -> None:
+        for _ in range(_CLAIMS):
+            paths.STATE_DIR.mkdir(mode=0o755, parents=True, exist_ok=True)
+            # Another run that ends takes the empty state directory with it, maybe right now.
+            with contextlib.suppress(FileNotFoundError):
+                self.directory.mkdir(mode=0o700)
+                return
+        self.directory.mkdir(mode=0o700)
 
     def _write(self) -> None:
         fresh = self.directory / f".{_FILE}"
@@ -83,6 +94,29 @@ class Journal:
     def cgroups(self, tops: Iterable[Path]) -> None:
         """These cgroups, and whatever comes below them, are about to be made."""
         self._entries["cgroups"] += [str(top) for top in tops]
+        self._write()
+
+    def pods(self, node_netns: Path, pods: Iterable[Pod]) -> None:
+        """These pods run now, for other commands to find (`ztprobe.pods.local_pods`)."""
+        self._entries["pods"] = [
+            {
+                "name": pod.name,
+                "namespace": pod.namespace,
+                "labels": pod.labels,
+                "address": pod.address,
+                "netns": str(pod.netns),
+                "netns_inode": pod.netns_inode,
+                "interface": pod.interface,
+                "host_interface": pod.host_interface,
+                "node_netns": str(node_netns),
+            }
+            for pod in pods
+        ]
+        self._write()
+
+    def scratch(self, directory: Path) -> None:
+        """This directory holds unfinished results: whatever undoes the run removes it."""
+        self._entries["scratch"] = str(directory)
         self._write()
 
     def process(self, pid: int) -> None:
@@ -121,15 +155,6 @@ class Journal:
         return undo(self.directory)
 
 
-def started_ticks(pid: int) -> int:
-    """When the process started, in clock ticks since boot: with the pid, its identity.
-
-    :raises OSError: no such process.
-    """
-    # The second field is the command in parentheses and may contain anything.
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-
-
 @contextlib.contextmanager
 def locked() -> Iterator[None]:
     """Hold the machine-wide lock on runs' shared state (cleaning, machine-wide settings)."""
@@ -150,8 +175,10 @@ def clean_leftovers(force: bool = False) -> list[str]:
     if not paths.STATE_DIR.is_dir():
         return []
     report: list[str] = []
-    with locked():
-        for directory in sorted(p for p in paths.STATE_DIR.iterdir() if p.is_dir()):
+    with contextlib.suppress(FileNotFoundError), locked():  # gone: its last run has just ended
+        for directory in sorted(
+            p for p in paths.STATE_DIR.iterdir() if p.is_dir() and p.name != paths.LEASES
+        ):
             entries = _read(directory)
             owner = entries.get("owner")
             if owner is not None and _alive(owner) and not force:
@@ -185,6 +212,10 @@ def undo(directory: Path) -> list[str]:
     for setting in entries.get("settings", ()):
         if _restore(setting):
             report.append(f"{setting['file']} set back to {setting['old']!r}")
+    scratch = Path(entries.get("scratch", "/nonexistent"))
+    if scratch.is_dir():
+        shutil.rmtree(scratch, ignore_errors=True)
+        report.append(f"unfinished results in {scratch} removed")
     shutil.rmtree(directory, ignore_errors=True)
     _release_netns_directory()
     with contextlib.suppress(OSError):

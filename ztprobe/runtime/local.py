@@ -162,6 +162,7 @@ class LocalRuntime:
             self._node.introduce([(pod, self._placed[name]) for name, pod in self._pods.items()])
             transport.choose(journal, [pod.netns for pod in self._pods.values()], self._congestion_control)
             self._start_dns(self._containers)
+            journal.pods(self._node.netns, self.pods)
 
     def _preflight(self) -> None:
         if os.geteuid() != 0:

@@ -77,7 +77,10 @@ def addresses(count: int) -> None:
     """
     room = _LAST_HOST - _FIRST_HOST + 1
     if count > room:
-        raise UsageError(f"{count} pods do not fit the node's network: {room} addresses in {_NETWORK}.0/24")
+        raise UsageError(
+            f"{count} pods do not fit the node's network ({room} addresses in {_NETWORK}.0/24): "
+            f"--clients can be at most {room - 3} here"
+        )
 
 
 def write_sysctl(netns: Path, name: str, value: str) -> None:

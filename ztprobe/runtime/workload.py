@@ -168,6 +168,7 @@ def _settings(options: WorkloadOptions) -> dict[str, str]:
         "FL_DATASET": options.dataset,
         "FL_DATA_DIR": "" if options.data_dir is None else str(options.data_dir.resolve()),
         "FL_RECONNECT": "1" if options.reconnect else "0",
+        **options.environment,
     }
 
 

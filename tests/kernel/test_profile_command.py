@@ -1,0 +1,386 @@
+"""`ztprobe profile` on pods that run: applied, verified, ended, and nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kernel.test_emulation import EmulatedPod, bulk_s, delays_ms
+from ztprobe.emulation.emulator import Emulator
+from ztprobe.emulation.netem import netem_supported
+from ztprobe.netlink import create_netns, netlink, remove_netns
+from ztprobe.netns import entered
+from ztprobe.paths import REPO_DIR
+from ztprobe.profile import Profile
+
+NAMES = ("server", "client-0", "client-1")
+# Software emulation of a CPU takes ten times as long for everything.
+PATIENCE = float(os.environ.get("ZTPROBE_TEST_PATIENCE", "1"))
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A node with three pods, registered as a live run in a state directory of its own."""
+
+    state: Path
+    node: Path
+    pods: dict[str, EmulatedPod]
+
+    def ztprobe(self, *words: str, fails: int | None = 0) -> subprocess.CompletedProcess[str]:
+        """Run a command; it must exit with that status (None: with any)."""
+        done = subprocess.run(
+            [sys.executable, "-m", "ztprobe", *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=REPO_DIR,
+            env={**os.environ, "ZTPROBE_STATE_DIR": str(self.state)},
+        )
+        assert fails in (None, done.returncode), (words, done.stdout, done.stderr)
+        return done
+
+    def profile(self, *words: str, fails: int = 0) -> Any:
+        """Run `ztprobe profile ... --json`."""
+        done = self.ztprobe("profile", *words, "--json", fails=None if words[0] == "verify" else fails)
+        return json.loads(done.stdout)
+
+    def delay_ms(self, a: str, b: str, count: int = 21) -> float:
+        """Median one-way delay, counted independently."""
+        return statistics.median(delays_ms(self.pods[a], self.pods[b], count=count, gap_s=0.003))
+
+    def keeper(self, lease: str) -> int:
+        """The process that keeps a lease."""
+        text = (self.state / "leases" / lease / "lease.json").read_text()
+        return int(json.loads(text)["owner"]["pid"])
+
+    def marks(self) -> list[str]:
+        """What is on interfaces and in tables, besides the kernel's defaults."""
+        found = []
+        for place in (self.node, *(pod.netns for pod in self.pods.values())):
+            with entered(place):
+                for command in (["tc", "qdisc", "show"], ["iptables-save"]):
+                    text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+                    found += [
+                        line
+                        for line in text.splitlines()
+                        if "ZTPROBE" in line or "NFQUEUE" in line or "5a7" in line
+                    ]
+        return found
+
+    def await_nothing(self, seconds: float) -> None:
+        """Until nothing is left, or fail."""
+        deadline = time.monotonic() + seconds * PATIENCE
+        while (self.marks() or (self.state / "leases").exists()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert self.marks() == []
+        assert not (self.state / "leases").exists()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """Made for one test, and removed with everything inside."""
+    tag = f"ztp-t{secrets.token_hex(3)}"
+    with contextlib.ExitStack() as stack:
+        spaces = {}
+        for name in ("node", *NAMES):
+            spaces[name] = create_netns(f"{tag}-{name}")
+            stack.callback(remove_netns, f"{tag}-{name}")
+        pods = {
+            name: EmulatedPod(name, f"10.99.0.{i}", spaces[name], "eth0", f"v-{name}")
+            for i, name in enumerate(NAMES, 1)
+        }
+        with netlink(spaces["node"]) as ipr:
+            ipr.link("add", ifname="cni0", kind="bridge")
+            (bridge,) = ipr.link_lookup(ifname="cni0")
+            ipr.link("set", index=bridge, state="up")
+            for pod in pods.values():
+                peer = {"ifname": "eth0", "net_ns_fd": str(pod.netns)}
+                ipr.link("add", ifname=pod.host_interface, kind="veth", peer=peer)
+                (index,) = ipr.link_lookup(ifname=pod.host_interface)
+                ipr.link("set", index=index, master=bridge, state="up")
+        for pod in pods.values():
+            with netlink(pod.netns) as ipr:
+                (index,) = ipr.link_lookup(ifname="eth0")
+                ipr.addr("add", index=index, address=pod.address, prefixlen=24)
+                ipr.link("set", index=index, state="up")
+        run = tmp_path / "state" / tag
+        run.mkdir(parents=True)
+        journal = {
+            "owner": {"pid": os.getpid(), "started_ticks": _ticks(os.getpid())},
+            "pods": [
+                {
+                    "name": pod.name,
+                    "namespace": "fl",
+                    "labels": {"app": pod.name.partition("-")[0], "pod": pod.name},
+                    "address": pod.address,
+                    "netns": str(pod.netns),
+                    "netns_inode": pod.netns.stat().st_ino,
+                    "interface": "eth0",
+                    "host_interface": pod.host_interface,
+                    "node_netns": str(spaces["node"]),
+                }
+                for pod in pods.values()
+            ],
+        }
+        (run / "journal.json").write_text(json.dumps(journal))
+        made = Cluster(tmp_path / "state", spaces["node"], pods)
+        try:
+            yield made
+        finally:
+            made.ztprobe("profile", "clear")
+
+
+def _ticks(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+
+
+@pytest.fixture(params=["nfqueue", pytest.param("netem", marks=pytest.mark.optional)])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Both ways to delay; netem where the kernel has it."""
+    if request.param == "netem" and not netem_supported():
+        pytest.skip("no netem (CONFIG_NET_SCH_NETEM)")
+    return str(request.param)
+
+
+def test_egress_is_delayed_verified_and_undone(cluster: Cluster, backend: str) -> None:
+    lease = cluster.profile("apply", "net1", "-l", "app=client", "--for", "5m", "--backend", backend)
+    assert lease["backend"] == backend
+    assert lease["pods"] == ["fl/client-0", "fl/client-1"]
+    assert cluster.delay_ms("client-0", "server", count=61) == pytest.approx(20, abs=3)
+    assert cluster.delay_ms("server", "client-0") < 5
+    (verdict,) = cluster.profile("verify", "--probes", "600")
+    assert verdict["passed"], verdict["problems"]
+    (status,) = cluster.profile("status")
+    assert status["in_force"] == "yes"
+    assert status["packets"] > 500  # of the delay line, up to a second ago
+    cluster.profile("clear", lease["lease"])
+    cluster.await_nothing(2)
+    assert cluster.delay_ms("client-0", "server") < 5
+
+
+def test_ingress_and_both(cluster: Cluster, backend: str, tmp_path: Path) -> None:
+    profile = _profile(tmp_path, "delay_ms: 30")
+    base = ("-l", "pod=client-0", "--backend", backend)
+    cluster.profile("apply", profile, *base, "--direction", "ingress")
+    assert cluster.delay_ms("server", "client-0") == pytest.approx(30, abs=2)
+    assert cluster.delay_ms("client-0", "server") < 5
+    cluster.profile("clear")
+    cluster.profile("apply", profile, *base, "--direction", "both")
+    assert cluster.delay_ms("server", "client-0") == pytest.approx(30, abs=2)
+    assert cluster.delay_ms("client-0", "server") == pytest.approx(30, abs=2)
+    (verdict,) = cluster.profile("verify", "--probes", "200")
+    assert verdict["passed"], verdict["problems"]
+
+
+def test_to_leaves_other_traffic_alone(cluster: Cluster, backend: str, tmp_path: Path) -> None:
+    profile = _profile(tmp_path, "delay_ms: 30")
+    cluster.profile("apply", profile, "-l", "pod in (client-0)", "--to", "app=server", "--backend", backend)
+    assert cluster.delay_ms("client-0", "server") == pytest.approx(30, abs=2)
+    assert cluster.delay_ms("client-0", "client-1") < 5
+    (verdict,) = cluster.profile("verify", "--probes", "200")
+    assert [d["receiver"] for d in verdict["directions"]] == ["server"]
+    assert verdict["passed"], verdict["problems"]
+
+
+def test_a_rate_is_measured_and_restricted(cluster: Cluster) -> None:
+    lease = cluster.profile("apply", "net5", "-l", "pod=client-1", "--to", "app=server")
+    assert lease["backend"] == "tbf"
+    (verdict,) = cluster.profile("verify", "--probes", "300")
+    assert verdict["passed"], verdict["problems"]
+    assert verdict["measured"]["rate_mbit"] == pytest.approx(10, rel=0.02)
+
+
+def test_a_lease_ends_by_itself(cluster: Cluster, backend: str) -> None:
+    cluster.profile("apply", "net4", "-l", "app=client", "--for", "1s", "--backend", backend)
+    cluster.await_nothing(4)
+
+
+@pytest.mark.parametrize("victim", ["worker", "warden"])
+def test_a_killed_keeper_leaves_nothing(cluster: Cluster, backend: str, victim: str) -> None:
+    lease = cluster.profile("apply", "net4", "-l", "app=client", "--backend", backend)["lease"]
+    worker = cluster.keeper(lease)
+    os.kill(worker if victim == "worker" else _parent(worker), signal.SIGKILL)
+    cluster.await_nothing(4)
+
+
+def test_the_next_command_cleans_what_a_kill_of_everything_left(cluster: Cluster, backend: str) -> None:
+    lease = cluster.profile("apply", "net4", "-l", "app=client", "--backend", backend)["lease"]
+    worker = cluster.keeper(lease)
+    os.killpg(worker_group := os.getpgid(worker), signal.SIGSTOP)
+    os.killpg(worker_group, signal.SIGKILL)
+    time.sleep(0.2 * PATIENCE)
+    assert cluster.marks()
+    done = cluster.ztprobe("doctor" if backend == "netem" else "clean")
+    assert f"lease {lease} of net4 (its keeper died)" in done.stdout + done.stderr
+    cluster.await_nothing(1)
+
+
+def test_a_lease_ends_with_its_pods(cluster: Cluster, backend: str) -> None:
+    cluster.profile("apply", "net4", "-l", "pod=client-0", "--backend", backend)
+    pod = cluster.pods["client-0"]
+    subprocess.run(["umount", str(pod.netns)], check=True)  # what deleting the namespace does
+    deadline = time.monotonic() + 3 * PATIENCE
+    while (cluster.state / "leases").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not (cluster.state / "leases").exists()
+
+
+def test_someone_elses_qdisc_is_refused_or_put_back(cluster: Cluster) -> None:
+    pod = cluster.pods["client-0"]
+    with entered(pod.netns):
+        add = "tc qdisc add dev eth0 root handle 7: tbf rate 8mbit burst 9000 limit 90000"
+        subprocess.run(add.split(), check=True)
+        before = _root(pod)
+    done = cluster.ztprobe("profile", "apply", "net5", "-l", "pod=client-0", fails=5)
+    assert "eth0 already has the qdisc tbf 7:" in done.stderr
+    assert _root(pod) == before
+    lease = cluster.profile("apply", "net5", "-l", "pod=client-0", "--replace")
+    assert [i["replaces"] for i in lease["interfaces"]] == ["tbf"]
+    assert "5a71:" in _root(pod)
+    cluster.profile("clear")
+    assert _root(pod) == before
+
+
+def test_what_cannot_be_put_back_is_refused(cluster: Cluster) -> None:
+    pod = cluster.pods["client-0"]
+    with entered(pod.netns):
+        subprocess.run(["tc", "qdisc", "add", "dev", "eth0", "root", "handle", "7:", "htb"], check=True)
+    done = cluster.ztprobe("profile", "apply", "net5", "-l", "pod=client-0", "--replace", fails=5)
+    assert "could not be put back" in done.stderr
+    assert "htb 7:" in _root(pod)
+
+
+def test_verify_explains(cluster: Cluster, tmp_path: Path) -> None:
+    profile = _profile(tmp_path, "delay_ms: 20")
+    backend = ("--backend", "nfqueue")
+    cluster.profile("apply", profile, "-l", "pod=client-0", *backend, "--to", "app=server")
+    cluster.profile("apply", profile, "-l", "app=server", "--direction", "ingress", *backend)
+    first, _ = cluster.profile("verify", "--probes", "200")
+    assert "twice the delay" in first["problems"][0]
+    assert "applied at both ends: leaving client-0" in first["causes"][0]
+    cluster.profile("clear")
+    lease = cluster.profile("apply", profile, "-l", "pod=client-0", *backend)["lease"]
+    with entered(cluster.node):
+        subprocess.run(["iptables", "-t", "mangle", "-F", f"ZTPROBE-{lease}"], check=True)
+    text = cluster.ztprobe("profile", "verify", "--probes", "200", fails=5).stdout
+    assert "because: the profile is not on the path (0 of 1 rules" in text
+    (verdict,) = cluster.profile("verify", "--probes", "200")
+    assert "the profile is not on the path" in verdict["problems"][0]
+
+
+def test_dry_run_and_refusals_change_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    done = cluster.ztprobe("profile", "apply", "net1", "-l", "app=client", "--dry-run")
+    assert "dry run: nothing was changed" in done.stdout
+    corrupting = _profile(tmp_path, "corrupt_pct: 1")
+    done = cluster.ztprobe(
+        "profile", "apply", corrupting, "-l", "app=client", "--backend", "nfqueue", fails=3
+    )
+    assert "the delay line cannot do corrupt_pct" in done.stderr
+    done = cluster.ztprobe("profile", "apply", "net1", "-l", "app=nobody", fails=2)
+    assert "matches no pod in namespace fl" in done.stderr
+    cluster.profile("apply", "net1", "-l", "pod=client-0")
+    done = cluster.ztprobe("profile", "apply", "net4", "-l", "app=client", fails=5)
+    assert "fl/client-0 is under net1 already" in done.stderr
+    cluster.profile("clear")
+    cluster.await_nothing(1)
+
+
+@pytest.mark.parametrize(
+    ("text", "probes"),
+    [
+        ("delay_ms: 30\njitter_ms: 8\ndistribution: pareto", 1500),
+        ("delay_ms: 30\njitter_ms: 8\ndistribution: paretonormal", 1500),
+        (
+            "distribution: samples\nsamples_ms: [10, 11, 12, 13, 14, 15, 16, 20, 25, 30, 31, 32, 33, 34, 50, 60]",  # noqa: E501
+            1500,
+        ),
+        ("delay_ms: 100\nreorder_pct: 25", 1000),
+        ("loss_pct: 10\nloss_correlation_pct: 50", 3000),
+        ("loss_gilbert_elliott: {good_to_bad_pct: 2, bad_to_good_pct: 20}", 3000),
+    ],
+)
+def test_shapes_and_models_measure_as_they_ask(
+    cluster: Cluster, backend: str, tmp_path: Path, text: str, probes: int
+) -> None:
+    cluster.profile("apply", _profile(tmp_path, text), "-l", "pod=client-0", "--backend", backend)
+    (verdict,) = cluster.profile("verify", "--probes", str(probes))
+    assert verdict["passed"], verdict["problems"]
+
+
+def _profile(tmp_path: Path, text: str) -> str:
+    keys = [word.partition(":")[0] for word in text.splitlines()]
+    keys = ["samples" if key == "samples_ms" else key for key in keys]
+    sources = ", ".join(f"{key}: test" for key in keys)
+    path = tmp_path / "test.yaml"
+    path.write_text(f"name: test\ndescription: a test\n{text}\nsource: {{{sources}}}\n")
+    return str(path)
+
+
+def _root(pod: EmulatedPod) -> str:
+    with entered(pod.netns):
+        command = ["tc", "qdisc", "show", "dev", "eth0", "root"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.mark.optional
+@pytest.mark.parametrize("text", ["delay_ms: 100\nduplicate_pct: 10", "delay_ms: 100\ncorrupt_pct: 10"])
+def test_netem_copies_and_corrupts(cluster: Cluster, tmp_path: Path, text: str) -> None:
+    if not netem_supported():
+        pytest.skip("no netem (CONFIG_NET_SCH_NETEM)")
+    lease = cluster.profile("apply", _profile(tmp_path, text), "-l", "pod=client-0", "--to", "app=server")
+    assert lease["backend"] == "netem"
+    (verdict,) = cluster.profile("verify", "--probes", "1500")
+    assert verdict["passed"], (verdict["problems"], verdict["measured"])
+    (direction,) = verdict["directions"]
+    if "duplicate" in text:
+        assert 80 < direction["duplicates"] < 230
+    else:
+        assert direction["received"] < 1450
+
+
+@pytest.mark.optional
+def test_netem_meets_every_frame_of_a_large_packet(cluster: Cluster, tmp_path: Path) -> None:
+    if not netem_supported():
+        pytest.skip("no netem (CONFIG_NET_SCH_NETEM)")
+    cluster.profile("apply", _profile(tmp_path, "loss_pct: 0.01"), "-l", "pod=client-0", "--backend", "netem")
+    a, b = cluster.pods["client-0"], cluster.pods["server"]
+    bulk_s(a, b, 1_000_000)
+    (status,) = cluster.profile("status")
+    assert status["packets"] >= 1_000_000 / 1448  # with offloads on, and not one packet of 64 KB for 45
+
+
+def test_pods_under_their_runs_own_profile_are_refused(cluster: Cluster, tmp_path: Path) -> None:
+    pod = cluster.pods["client-0"]
+    own = Profile(name="own", delay_ms=5, rate_mbit=50)
+    with Emulator(own, [pod], cluster.node, tmp_path, 1, backend="nfqueue+tbf") as emulator:
+        emulator.apply()
+        for name in ("net1", "net5"):
+            words = ("profile", "apply", name, "-l", "pod=client-0", "--backend", "nfqueue")
+            done = cluster.ztprobe(*(words if name == "net1" else words[:-2]), fails=5)
+            assert "under a profile of its own already" in done.stderr
+    cluster.profile("apply", "net1", "-l", "pod=client-0")
+
+
+def test_verify_does_not_feed_policies(cluster: Cluster) -> None:
+    cluster.profile("apply", "net1", "-l", "pod=client-0")
+    with entered(cluster.node):
+        subprocess.run(["nft", "add", "table", "ip", "ztprobe_policy"], check=True)
+    done = cluster.ztprobe("profile", "verify", fails=5)
+    assert "NetworkPolicies are in force" in done.stderr

@@ -1,0 +1,122 @@
+"""Leases: written whole, read back the same, and known to be abandoned."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ztprobe import leases, paths
+from ztprobe.emulation.backends import choose_backend, refusal
+from ztprobe.errors import PreflightError, UsageError
+from ztprobe.identity import ProcessIdentity
+from ztprobe.pods import RunningPod
+from ztprobe.profile import GilbertElliott, Profile
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(paths, "STATE_DIR", tmp_path / "state")
+    return tmp_path / "state"
+
+
+def a_lease(profile: Profile, left_s: float = 60.0) -> leases.Lease:
+    pod = RunningPod(
+        name="p", namespace="fl", labels={"app": "x"}, address="10.0.0.1", netns=Path("/n/p"), netns_inode=1,
+        interface="eth0", host_interface="v-p", node_netns=Path("/n/node"), run="r",
+    )  # fmt: skip
+    saved = leases.SavedQdisc(kind="tbf", handle=0x70000, options_hex="00ff")
+    return leases.Lease(
+        id=leases.new_id(), profile=profile, backend="netem", direction="both",
+        selector="app=x", to="app=y", namespace="fl", pods=(pod,), peers=(pod,),
+        points=(
+            leases.Point(
+                pod="fl/p", direction="egress", netns=Path("/n/p"), netns_inode=1,
+                interface="eth0", saved=saved,
+            ),
+        ),
+        rules=(leases.NodeRules(netns=Path("/n/node"), netns_inode=2, chain="C", first_queue=7),),
+        owner=ProcessIdentity.own(), created_ns=leases.now_ns(),
+        expires_ns=leases.now_ns() + round(left_s * 1e9),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        Profile(name="a", delay_ms=20, jitter_ms=5, distribution="pareto", rate_mbit=10),
+        Profile(name="b", loss_gilbert_elliott=GilbertElliott(good_to_bad_pct=1, bad_to_good_pct=10)),
+        Profile(name="c", distribution="samples", samples_ms=(1.0, 2.0, 3.0, 50.0)),
+    ],
+)
+def test_what_is_written_is_read(state: Path, profile: Profile) -> None:
+    lease = a_lease(profile)
+    lease.write()
+    (read,) = leases.all_leases()
+    assert dataclasses.asdict(read) == dataclasses.asdict(lease)
+    assert read.abandoned is None
+    lease.remove()
+    lease.remove()
+    assert leases.all_leases() == []
+    assert not state.exists()
+
+
+def test_a_dead_owner_or_a_passed_expiry_is_noticed(state: Path) -> None:
+    lease = a_lease(Profile(name="a", delay_ms=1), left_s=-60)
+    assert lease.abandoned == "it has expired"
+    process = subprocess.Popen(["true"])
+    identity = ProcessIdentity(pid=process.pid, started_ticks=1)
+    process.wait()
+    lease = a_lease(Profile(name="a", delay_ms=1))
+    lease.owner = identity
+    assert lease.abandoned == "its keeper died"
+    assert ProcessIdentity.own().alive
+    assert not ProcessIdentity(pid=os.getpid(), started_ticks=1).alive  # the pid was reused
+
+
+def test_a_half_written_lease_is_skipped(state: Path) -> None:
+    (state / "leases" / "abc").mkdir(parents=True)
+    (state / "leases" / "abc" / "lease.json").write_text('{"id": "abc"')
+    assert leases.all_leases() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("0.5s", 0.5), ("7d", 604800)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert leases.parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "10", "m", "10 m", "1w", "0s", "8d", "-5m", "1h-5m"])
+def test_other_durations_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--for"):
+        leases.parse_duration(text)
+
+
+def test_words_for_durations() -> None:
+    assert [leases.words(s) for s in (-3, 0.2, 59.6, 598, 3600, 90061)] == [
+        "0s",
+        "0s",
+        "1m",
+        "9m58s",
+        "1h",
+        "1d1h",
+    ]
+
+
+def test_what_a_backend_cannot_do_is_refused_by_name() -> None:
+    corrupting = Profile(name="x", corrupt_pct=1)
+    correlated = Profile(name="y", delay_ms=9, jitter_ms=2, distribution="normal", delay_correlation_pct=50)
+    assert choose_backend(corrupting, netem=True) == "netem"
+    with pytest.raises(PreflightError, match=r"cannot do corrupt_pct.*this kernel has no netem"):
+        choose_backend(corrupting, netem=False)
+    assert "delay_correlation_pct" in (refusal(correlated, "netem") or "")
+    assert choose_backend(correlated, netem=True) == "nfqueue"
+    assert choose_backend(Profile(name="z", rate_mbit=5), netem=True) == "tbf"
+    assert choose_backend(Profile(name="z", rate_mbit=5, delay_ms=1), netem=False) == "nfqueue+tbf"
+    assert choose_backend(Profile(name="z"), netem=False) == "none"
+    deep = Profile(name="z", rate_mbit=5, delay_ms=1, burst_bytes=100_000)
+    assert choose_backend(deep, netem=True) == "nfqueue+tbf"

@@ -1,0 +1,111 @@
+"""From a process to its pod, in every layout of cgroups, and from a state directory to pods."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from ztprobe.errors import UsageError
+from ztprobe.pods import RunningPod, choose, find_pod_namespaces, local_pods, pod_uid
+from ztprobe.selectors import parse_selector
+
+UID = "2f1b3c4d-0a9b-4c8d-9e7f-112233445566"
+SCOPE = "cri-containerd-6d1f.scope"
+UNDERSCORED = UID.replace("-", "_")
+
+
+@pytest.mark.parametrize(
+    ("text", "uid"),
+    [
+        # cgroup v2, systemd driver; burstable, best effort, guaranteed
+        (
+            f"0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UNDERSCORED}.slice/{SCOPE}\n",
+            UID,
+        ),
+        (
+            f"0::/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{UNDERSCORED}.slice/{SCOPE}",
+            UID,
+        ),
+        (f"0::/kubepods.slice/kubepods-pod{UNDERSCORED}.slice/{SCOPE}\n", UID),
+        # cgroup v2, cgroupfs driver
+        (f"0::/kubepods/burstable/pod{UID}/6d1f\n", UID),
+        (f"0::/kubepods/pod{UID}/6d1f\n", UID),
+        # seen from the host, kubelet inside a container (kind)
+        (
+            f"0::/docker/abc/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{UNDERSCORED}.slice/{SCOPE}",
+            UID,
+        ),
+        # cgroup v1: a path for every controller, here with v2 mounted beside it
+        (f"12:cpu,cpuacct:/kubepods/besteffort/pod{UID}/6d1f\n11:pids:/kubepods/pod{UID}/6d1f\n0::/\n", UID),
+        (f"1:name=systemd:/kubepods.slice/kubepods-pod{UNDERSCORED}.slice/{SCOPE}\n0::/system.slice\n", UID),
+        # a static pod
+        (
+            "0::/kubepods/burstable/pod0123456789abcdef0123456789abcdef/6d1f\n",
+            "0123456789abcdef0123456789abcdef",
+        ),
+        # with nothing below (the sandbox's own cgroup)
+        (f"0::/kubepods/pod{UID}\n", UID),
+        ("0::/user.slice/user-1000.slice/session-1.scope\n", None),
+        ("0::/system.slice/kubelet.service\n", None),
+        ("0::/kubepods.slice\n", None),
+        (f"0::/podman/pod{UID}\n", None),
+        ("", None),
+        ("nonsense", None),
+    ],
+)
+def test_a_pods_uid_is_in_its_cgroup(text: str, uid: str | None) -> None:
+    assert pod_uid(text) == uid
+
+
+def test_namespaces_are_found_through_processes(tmp_path: Path) -> None:
+    def process(pid: int, cgroup: str, namespace: str) -> None:
+        (tmp_path / str(pid) / "ns").mkdir(parents=True)
+        (tmp_path / str(pid) / "cgroup").write_text(cgroup)
+        (tmp_path / str(pid) / "ns" / "net").symlink_to(namespace)
+
+    other = UID.replace("2f", "3f")
+    process(1, "0::/init.scope\n", "net:[1]")
+    process(70, f"0::/kubepods/pod{UID}/pause\n", "net:[7]")
+    process(71, f"0::/kubepods/pod{UID}/app\n", "net:[7]")
+    process(80, f"0::/kubepods/pod{other}/hostnetwork\n", "net:[1]")
+    (tmp_path / "self").mkdir()
+    assert find_pod_namespaces(tmp_path) == {UID: tmp_path / "70" / "ns" / "net"}
+
+
+def journal(state: Path, run: str, name: str, netns: Path, **labels: str) -> None:
+    (state / run).mkdir(parents=True)
+    pod = {
+        "name": name, "namespace": "fl", "labels": labels, "address": "10.0.0.1", "netns": str(netns),
+        "netns_inode": os.stat(netns).st_ino, "interface": "eth0", "host_interface": "v",
+        "node_netns": str(netns),
+    }  # fmt: skip
+    (state / run / "journal.json").write_text(json.dumps({"owner": {}, "pods": [pod]}))
+
+
+def test_local_pods_are_those_whose_namespace_is_there(tmp_path: Path) -> None:
+    alive, gone = tmp_path / "alive", tmp_path / "gone"
+    alive.touch()
+    gone.touch()
+    journal(tmp_path / "state", "aaa", "fl-client-0", alive, app="fl-client")
+    journal(tmp_path / "state", "bbb", "fl-client-0", gone, app="fl-client")
+    gone.unlink()
+    (tmp_path / "state" / "ccc").mkdir()
+    (tmp_path / "state" / "ccc" / "journal.json").write_text("{half")
+    (pod,) = local_pods(tmp_path / "state")
+    assert (pod.run, str(pod)) == ("aaa", "fl/fl-client-0")
+    assert RunningPod.from_dict(json.loads(json.dumps(pod.as_dict()))) == pod
+
+
+def test_choosing_nothing_says_what_there_is(tmp_path: Path) -> None:
+    place = tmp_path / "ns"
+    place.touch()
+    journal(tmp_path / "state", "aaa", "fl-client-0", place, app="fl-client")
+    pods = local_pods(tmp_path / "state")
+    assert choose(pods, parse_selector("app=fl-client"), "fl") == pods
+    with pytest.raises(UsageError, match=r"matches no pod in namespace fl; running: fl: app=fl-client"):
+        choose(pods, parse_selector("app=x"), "fl")
+    with pytest.raises(UsageError, match="no pods are running on this machine"):
+        choose([], parse_selector(""), "fl")

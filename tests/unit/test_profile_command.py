@@ -1,0 +1,78 @@
+"""`ztprobe profile` as far as it needs neither root nor pods."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from ztprobe.cli import main
+from ztprobe.cli.profile import profile
+from ztprobe.profile import profile_names
+
+COMMANDS = sorted(profile.commands)
+
+
+def test_commands_are_the_ones_we_mean() -> None:
+    assert COMMANDS == ["apply", "clear", "list", "show", "status", "verify"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_and_an_example_that_parses(name: str) -> None:
+    command = profile.commands[name]
+    assert command.help
+    assert len(command.get_short_help_str(limit=200)) <= 70
+    match = re.search(rf"Example: (sudo )?ztprobe profile {name}(?P<words>.*)", command.epilog or "")
+    assert match is not None
+    command.make_context(name, match["words"].split())
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert option.help, option.name
+    assert any("--json" in option.opts for option in command.params)
+
+
+def test_list_shows_every_profile(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile", "list"]) == 0
+    text = capsys.readouterr().out
+    assert all(re.search(rf"^{name}\b", text, re.M) for name in profile_names())
+    assert "20 ± 5 ms normal" in text
+    assert main(["profile", "list", "--json"]) == 0
+    assert [p["name"] for p in json.loads(capsys.readouterr().out)] == profile_names()
+
+
+def test_show_gives_values_with_sources(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile", "show", "net2a"]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^rate_mbit +20 +ztprobe's own choice", text, re.M)
+    assert re.search(r"^queue_limit_packets +\d+ +computed", text, re.M)
+    assert main(["profile", "show", "net4a", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["loss_pct"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["show", "net9"], 2, "unknown network profile 'net9'; valid ones: net0"),
+        (["apply", "net1", "-l", "a=b", "--for", "soon"], 2, "--for soon: expected a duration like 90s"),
+        (["apply", "net0", "-l", "a=b"], 2, "net0 emulates nothing"),
+        (["apply", "net1"], 2, "Missing option '--selector'"),
+    ],
+)
+def test_mistakes_get_one_line(
+    capsys: pytest.CaptureFixture[str], words: list[str], status: int, message: str
+) -> None:
+    assert main(["profile", *words]) == status
+    error = capsys.readouterr().err
+    assert error.startswith("ztprobe: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_wrong_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\ndescription: d\ndelay: 5\nsource: {description: x}\n")
+    assert main(["profile", "show", str(path)]) == 2
+    assert f"{path}:3: delay: expected one of the keys name, " in capsys.readouterr().err

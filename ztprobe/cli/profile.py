@@ -1,0 +1,351 @@
+"""``ztprobe profile``: network conditions on pods that are running."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ztprobe.cli.profile_words import (
+    lease_dict,
+    notes,
+    plan_lines,
+    pod_words,
+    print_verdict,
+    profile_dict,
+    profile_words,
+    table,
+    value_words,
+    verdict_dict,
+)
+from ztprobe.errors import PreflightError, UsageError
+
+if TYPE_CHECKING:
+    from ztprobe.leases import Lease
+    from ztprobe.profile import Profile
+
+__all__ = ("profile",)
+
+_COMPUTED = ("burst_bytes", "queue_limit_packets")
+_DEFAULT_FOR = "1h"
+_FEW = 32
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
+
+
+@click.group(
+    epilog="Example: sudo ztprobe profile apply net1 --selector app=fl-client --for 10m",
+)
+def profile() -> None:
+    """Put network conditions on running pods, verified, and undone.
+
+    A profile is a YAML file: delay, jitter, loss, rate and so on of one direction. What `apply` puts on
+    pods is a lease: it ends by itself, at the latest after the time given, whatever happens to the
+    terminal, the pods or the process that keeps it.
+    """
+
+
+@profile.command("list", epilog="Example: ztprobe profile list")
+@_JSON
+def list_(as_json: bool) -> None:
+    """Show the profiles that come along."""
+    from ztprobe.profile import load_profile, profile_names
+
+    profiles = [load_profile(name) for name in profile_names()]
+    if as_json:
+        click.echo(json.dumps([profile_dict(p) for p in profiles], indent=2, ensure_ascii=False))
+        return
+    table(
+        ("profile", "what it asks for", "description"),
+        [(p.name, profile_words(p), p.description) for p in profiles],
+    )
+
+
+@profile.command(epilog="Example: ztprobe profile show net2a")
+@click.argument("name")
+@_JSON
+def show(name: str, as_json: bool) -> None:
+    """Show one profile: every value with its source.
+
+    NAME is one of `ztprobe profile list`, or a YAML file.
+    """
+    from ztprobe.profile import load_profile
+
+    found = load_profile(name)
+    values = profile_dict(found)
+    if as_json:
+        click.echo(json.dumps(values, indent=2, ensure_ascii=False))
+        return
+    click.echo(f"{found.name}: {found.description}\n")
+    sources = values.pop("source")
+    rows = [
+        (key, value_words(value), sources.get(key, "computed" if key in _COMPUTED else ""))
+        for key, value in values.items()
+        if key not in ("name", "description", "samples_ms")
+    ]
+    table(("key", "value", "source"), rows)
+
+
+@profile.command(
+    epilog="Example: sudo ztprobe profile apply net1 --selector app=fl-client --to app=fl-server --for 10m"
+)
+@click.argument("name")
+@click.option("--selector", "-l", required=True, help="Pods, as a Kubernetes label selector.")
+@click.option("--namespace", "-n", default="fl", show_default=True, help="Of the pods.")
+@click.option("--run", metavar="RUN", help="Only pods of this run, where several are going on.")
+@click.option("--to", metavar="SELECTOR", help="Only traffic with these pods; everything else is left alone.")
+@click.option(
+    "--direction",
+    type=click.Choice(["egress", "ingress", "both"]),
+    default="egress",
+    show_default=True,
+    help="Of the selected pods' traffic.",
+)
+@click.option(
+    "--for",
+    "duration",
+    default=_DEFAULT_FOR,
+    show_default=True,
+    metavar="TIME",
+    help="How long, e.g. 90s, 10m, 1h30m; then it ends by itself.",
+)
+@click.option("--replace", is_flag=True, help="Take other qdiscs away for the time, and put them back.")
+@click.option(
+    "--backend",
+    type=click.Choice(["netem", "nfqueue", "tbf"]),
+    help="Instead of the kernel's best.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+@_JSON
+def apply(
+    name: str,
+    selector: str,
+    namespace: str,
+    run: str | None,
+    to: str | None,
+    direction: str,
+    duration: str,
+    replace: bool,
+    backend: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Put a profile on running pods, for a time.
+
+    NAME is one of `ztprobe profile list`, or a YAML file. Egress is shaped on the pod's own interface,
+    ingress on the host end of its veth. The lease is written down first; a process of its own keeps it
+    and ends it.
+    """
+    from ztprobe import leases
+    from ztprobe.emulation.probing import warm_up
+    from ztprobe.interrupts import shielded
+    from ztprobe.keeper import keep
+    from ztprobe.profile import load_profile
+
+    wanted = load_profile(name)
+    seconds = leases.parse_duration(duration)
+    if wanted.is_empty:
+        raise UsageError(f"{wanted.name} emulates nothing: there is nothing to apply")
+    _need_root()
+    lease = _planned(
+        wanted,
+        selector,
+        namespace,
+        run=run,
+        to=to,
+        direction=direction,
+        replace=replace,
+        backend=backend,
+        seconds=seconds,
+    )
+    if not dry_run:
+        met = list({p.address: p for p in (*lease.pods, *(lease.peers or ()))}.values())
+        if (
+            len(met) <= _FEW
+        ):  # everybody speaks to everybody; the local runtime's neighbours are static anyway
+            warm_up(met)
+        with shielded():
+            keep(lease)
+            lease.state = "in force"
+    if as_json:
+        click.echo(json.dumps(lease_dict(lease) | {"dry_run": dry_run}, indent=2))
+        return
+    for line in plan_lines(lease):
+        click.echo(line)
+    for note in notes(lease):
+        click.echo(f"note: {note}")
+    if dry_run:
+        click.echo("dry run: nothing was changed")
+    else:
+        click.echo(
+            f"lease {lease.id}: {wanted.name} on {pod_words(lease)} for {leases.words(seconds)}; "
+            "ztprobe profile verify | status | clear"
+        )
+
+
+def _planned(
+    wanted: Profile,
+    selector: str,
+    namespace: str,
+    *,
+    run: str | None,
+    to: str | None,
+    direction: str,
+    replace: bool,
+    backend: str | None,
+    seconds: float,
+) -> Lease:
+    from ztprobe import leases, pods
+    from ztprobe.emulation.imposing import backend_for, plan_points, plan_rules
+    from ztprobe.errors import EnforcementError
+    from ztprobe.identity import ProcessIdentity
+    from ztprobe.selectors import parse_selector
+
+    chosen_selector, to_selector = parse_selector(selector), parse_selector(to) if to is not None else None
+    running = [pod for pod in pods.local_pods() if run in (None, pod.run)]
+    chosen = pods.choose(running, chosen_selector, namespace)
+    peers = None
+    if to_selector is not None:
+        peers = tuple(pods.choose(running, to_selector, namespace, option="--to"))
+    taken = leases.all_leases()
+    directions = ("egress", "ingress") if direction == "both" else (direction,)
+    for other in taken:
+        if (both := {str(p) for p in other.pods} & {str(p) for p in chosen}) and set(other.directions) & set(
+            directions
+        ):
+            raise EnforcementError(
+                f"{min(both)} is under {other.profile.name} already (lease {other.id}, "
+                f"{leases.words(other.remaining_s)} left): ztprobe profile clear {other.id}"
+            )
+    chosen_backend = backend_for(wanted, backend)
+    lease_id, now_ns = leases.new_id(), leases.now_ns()
+    return leases.Lease(
+        id=lease_id,
+        profile=wanted,
+        backend=chosen_backend,
+        direction=direction,
+        selector=selector,
+        to=to,
+        namespace=namespace,
+        pods=tuple(chosen),
+        peers=peers,
+        points=plan_points(chosen, directions, chosen_backend, replace=replace),
+        rules=plan_rules(lease_id, chosen, directions, chosen_backend, taken),
+        owner=ProcessIdentity.own(),
+        created_ns=now_ns,
+        expires_ns=now_ns + round(seconds * 1e9),
+    )
+
+
+@profile.command(epilog="Example: sudo ztprobe profile status")
+@_JSON
+def status(as_json: bool) -> None:
+    """Show what is in force now, as the kernel has it."""
+    from ztprobe.leases import all_leases, words
+
+    _need_root()
+    found = all_leases()
+    if as_json:
+        click.echo(json.dumps([lease_dict(lease) | _state(lease) for lease in found], indent=2))
+        return
+    if not found:
+        click.echo("no profile is in force")
+        return
+    rows = []
+    for lease in found:
+        state = _state(lease)
+        towards = f" to {lease.to}" if lease.to is not None else ""
+        rows.append(
+            (
+                lease.id,
+                lease.profile.name,
+                lease.backend,
+                f"{lease.direction} of {pod_words(lease)}{towards}",
+                state["in_force"],
+                words(lease.remaining_s),
+                f"{state['packets']} packets, {state['drops']} dropped",
+            )
+        )
+    table(("lease", "profile", "backend", "pods", "in force", "left", "counted"), rows)
+
+
+@profile.command(epilog="Example: sudo ztprobe profile verify --json")
+@click.argument("ids", metavar="[LEASE]...", nargs=-1)
+@click.option(
+    "--probes",
+    type=click.IntRange(min=100, max=20000),
+    default=1500,
+    show_default=True,
+    help="Per pod and direction.",
+)
+@_JSON
+@click.pass_context
+def verify(context: click.Context, ids: tuple[str, ...], probes: int, as_json: bool) -> None:
+    """Measure what pods really get, and compare.
+
+    Real packets, with tolerances of 1 % or 0.2 ms (mean), 5 % (standard deviation), 0.03
+    (Kolmogorov-Smirnov distance) and 2 % (rate). Exits with 5 if a pod gets something else, and says
+    why.
+    """
+    from ztprobe.errors import EnforcementError
+    from ztprobe.leases import all_leases
+    from ztprobe.pods import local_pods
+    from ztprobe.verification import verify as verify_lease
+
+    _need_root()
+    everything = all_leases()
+    running = local_pods()
+    verdicts = [verify_lease(one, everything, running, probes=probes) for one in _chosen(everything, ids)]
+    if as_json:
+        click.echo(json.dumps([verdict_dict(v) for v in verdicts], indent=2))
+    else:
+        for verdict in verdicts:
+            print_verdict(verdict)
+        if not verdicts:
+            click.echo("no profile is in force")
+    if not all(verdict.passed for verdict in verdicts):
+        context.exit(EnforcementError.exit_code)
+
+
+@profile.command(epilog="Example: sudo ztprobe profile clear")
+@click.argument("ids", metavar="[LEASE]...", nargs=-1)
+@_JSON
+def clear(ids: tuple[str, ...], as_json: bool) -> None:
+    """End leases now: those named, or all of them."""
+    from ztprobe.interrupts import shielded
+    from ztprobe.keeper import end
+    from ztprobe.leases import all_leases
+
+    _need_root()
+    chosen = _chosen(all_leases(), ids)
+    with shielded():
+        for lease in chosen:
+            end(lease)
+    if as_json:
+        click.echo(json.dumps({"cleared": [lease.id for lease in chosen]}, indent=2))
+        return
+    for lease in chosen:
+        click.echo(f"lease {lease.id} ended: {lease.profile.name} is off {pod_words(lease)}")
+    if not chosen:
+        click.echo("no profile is in force")
+
+
+def _chosen(leases: Sequence[Lease], ids: Sequence[str]) -> list[Lease]:
+    found = {lease.id: lease for lease in leases}
+    if unknown := [i for i in ids if i not in found]:
+        there = f"there are {', '.join(found)}" if found else "there are none"
+        raise UsageError(f"no lease {unknown[0]}: {there}")
+    return [found[i] for i in ids] or list(leases)
+
+
+def _need_root() -> None:
+    if os.geteuid() != 0:
+        raise PreflightError("not root: changing and reading pods' interfaces needs it; run it with sudo")
+
+
+def _state(lease: Lease) -> dict[str, Any]:
+    from ztprobe.emulation.counters import counters
+
+    return counters(lease)

@@ -1,0 +1,51 @@
+"""What a lease has done so far, as the kernel and its delay line count it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ztprobe.emulation.imposing import counted, state_directory
+from ztprobe.emulation.nodequeue import rules_in_force
+from ztprobe.leases import Lease
+
+__all__ = ("counters",)
+
+
+def counters(lease: Lease) -> dict[str, Any]:
+    """``in_force`` (yes, or what is wrong), ``packets``, ``drops``, ``overflow`` (drops nobody asked for)."""
+    problems, packets, drops, overflow = [], 0, 0, 0
+    if lease.state != "in force":
+        problems.append("no: its delay line died" if lease.state == "undelayed" else f"no: {lease.state}")
+    if (reason := lease.abandoned) is not None:
+        problems.append(f"no keeper: {reason}")
+    for point in lease.points:
+        found = counted(lease, point)
+        if not found.in_force:
+            problems.append(f"no: {point.interface} of {point.pod} has {found.found}")
+        if not lease.rules:
+            packets += found.packets
+        drops += found.drops
+        if not lease.profile.mean_loss_pct or lease.backend != "netem":
+            overflow += found.drops
+    for rules in lease.rules:
+        here = [pod for pod in lease.pods if pod.node_netns == rules.netns]
+        wanted = len(here) * len(lease.directions) * len(lease.peers or (None,))
+        found_rules = rules_in_force(rules.netns, rules.chain) if rules.netns.exists() else 0
+        if found_rules != wanted:
+            problems.append(f"no: {found_rules} of {wanted} rules of {rules.chain} are in {rules.netns.name}")
+        path = state_directory(lease, rules.netns) / "delayline-stats.json"
+        try:
+            line = json.loads(path.read_text())
+        except (OSError, ValueError):
+            continue
+        packets += sum(line["packets"].values())
+        lost_by_queue = line["queue_dropped"] + line["user_dropped"]
+        drops += sum(line["dropped"].values()) + lost_by_queue
+        overflow += lost_by_queue
+    return {
+        "in_force": problems[0] if problems else "yes",
+        "packets": packets,
+        "drops": drops,
+        "overflow": overflow,
+    }

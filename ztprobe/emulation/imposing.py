@@ -1,0 +1,375 @@
+"""A profile on pods that run already: planned, put into force, read back, lifted.
+
+Where it acts. Egress of a pod: the root of its own eth0. Ingress: the root of the host end
+of its veth, which is where packets leave towards it, after the sender's and before the
+receiver's tc programs. The delay line has the same two places as rules. `--to` makes the
+root an HTB that shapes nothing by itself (what no filter picks passes by in its direct
+queue), with one class for the peers' addresses. Where packets have to be met one by one
+(jitter, loss), a token bucket without a noticeable rate stands above netem: it segments what
+an application's kernel sends as one GSO packet of up to 64 KB.
+
+Everything that is needed to lift it stands in the lease, so `lift` needs nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import ipaddress
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from ztprobe.emulation.backends import choose_backend, only_rate, refusal
+from ztprobe.emulation.delayline import MAX_PODS
+from ztprobe.emulation.netem import netem_options, netem_supported, set_netem
+from ztprobe.emulation.nodequeue import CHAIN, NodeQueue, Queued, queued_by, remove_rules
+from ztprobe.emulation.qdisc import HANDLE, ROOT, RootQdisc, qdisc_at, remove_ours, root_qdisc
+from ztprobe.emulation.savedqdisc import DELAY_DISTRIBUTION, can_put_back, links
+from ztprobe.emulation.tbf import set_tbf
+from ztprobe.errors import EnforcementError, PreflightError
+from ztprobe.leases import Lease, NodeRules, Point
+from ztprobe.netlink import IPRoute, NetlinkError, netlink
+from ztprobe.netns import inode
+from ztprobe.pods import RunningPod, still_there
+from ztprobe.profile import Profile
+
+__all__ = ("LEASE_HANDLE", "Counted", "backend_for", "counted", "impose", "lift", "plan_points", "plan_rules")
+
+LEASE_HANDLE = 0x5A71_0000
+_CLASS = LEASE_HANDLE | 2
+_BELOW = 0x5A72_0000
+_BELOW_CLASS = _BELOW | 1
+_SEGMENTED = 0x5A73_0000
+_FIRST_QUEUE = 1000
+_QUEUES_EACH = MAX_PODS
+_UNSHAPED_BYTES_PER_S = 4_000_000_000
+# Segments are at most as large as the bucket: one frame, not two.
+_SEGMENTING_BYTES_PER_S, _SEGMENTING_BURST_BYTES = 1_000_000_000, 2500
+_ETH_P_IP = 0x0800
+_OFFSET = {"egress": 16, "ingress": 12}  # of the peer's address in the IPv4 header
+_QDISCS = ("netem", "tbf", "nfqueue+tbf")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counted:
+    """What stands at a point now, and what it has counted."""
+
+    in_force: bool
+    found: str  # the kind at the root, or nothing
+    packets: int
+    drops: int
+
+
+def backend_for(profile: Profile, wanted: str | None) -> str:
+    """The backend that will do it.
+
+    :param wanted: one by name; None: the kernel's best.
+    :raises PreflightError: it cannot do the profile; says what and why.
+    """
+    if wanted is None:
+        return choose_backend(profile, netem=only_rate(profile) or netem_supported())
+    if wanted == "nfqueue" and profile.rate_mbit is not None:
+        wanted = "nfqueue+tbf"
+    if wanted == "netem" and not netem_supported():
+        raise PreflightError("this kernel has no netem (CONFIG_NET_SCH_NETEM): leave --backend out")
+    if (reason := refusal(profile, wanted)) is not None:
+        raise PreflightError(f"{profile.name}: {reason}")
+    return wanted
+
+
+def plan_points(
+    pods: Sequence[RunningPod], directions: Sequence[str], backend: str, *, replace: bool
+) -> tuple[Point, ...]:
+    """The interfaces that will be shaped; changes nothing.
+
+    :param replace: take somebody else's qdisc away (it is kept, and put back in the end).
+    :raises EnforcementError: an interface carries something that must not or cannot be replaced.
+    """
+    if backend not in _QDISCS:
+        return ()
+    points = []
+    for pod in pods:
+        for direction in directions:
+            egress = direction == "egress"
+            netns, interface = (pod.netns, pod.interface) if egress else (pod.node_netns, pod.host_interface)
+            try:
+                point = Point(
+                    pod=str(pod),
+                    direction=direction,
+                    netns=netns,
+                    netns_inode=inode(netns),
+                    interface=interface,
+                )
+                points.append(_with_saved(point, replace=replace))
+            except OSError as error:
+                raise EnforcementError(f"{pod}: its network cannot be entered: {error}") from error
+    return tuple(points)
+
+
+def plan_rules(
+    lease_id: str, pods: Sequence[RunningPod], directions: Sequence[str], backend: str, taken: Sequence[Lease]
+) -> tuple[NodeRules, ...]:
+    """One delay line for each node's namespace; changes nothing.
+
+    :param taken: the leases that are in force.
+    :raises EnforcementError: a pod is under its run's own delay line, or there are too many pods.
+    """
+    if "nfqueue" not in backend:
+        return ()
+    used = {rules.first_queue for lease in taken for rules in lease.rules}
+    first = next(n for n in range(_FIRST_QUEUE, 60_000, _QUEUES_EACH) if n not in used)
+    planned = []
+    for node in dict.fromkeys(pod.node_netns for pod in pods):
+        if not node.exists():
+            raise EnforcementError(f"{pods[0]}: its network cannot be entered: {node} is gone")
+        here = [pod for pod in pods if pod.node_netns == node]
+        if len(here) > MAX_PODS:
+            raise EnforcementError(f"{len(here)} pods on one node: a delay line holds at most {MAX_PODS}")
+        if "egress" in directions:
+            under = queued_by(node, CHAIN)
+            for pod in here:
+                if pod.address in under:
+                    raise EnforcementError(f"{pod}: {_own_profile(pod.run)}")
+        chain = f"ZTPROBE-{lease_id}"
+        planned.append(NodeRules(netns=node, netns_inode=inode(node), chain=chain, first_queue=first))
+    return tuple(planned)
+
+
+def impose(lease: Lease) -> list[NodeQueue]:
+    """Put a lease into force and read it back.
+
+    :returns: the delay lines that were started; they run as long as this process.
+    :raises EnforcementError: the kernel refused, or holds other values than were set.
+    """
+    started: list[NodeQueue] = []
+    if lease.points:
+        first, *others = lease.points
+        _attach_checked(lease, first)
+        if lease.peers is not None:  # classes and filters are not in a description
+            for point in others:
+                _attach_checked(lease, point)
+        else:
+            _attach_alike(lease, first, others)
+    try:
+        for rules in lease.rules:
+            started.append(_start_queue(lease, rules))
+    except BaseException:
+        for queue in started:
+            queue.stop()
+        raise
+    return started
+
+
+def lift(lease: Lease) -> list[str]:
+    """Take away what a lease names, whatever state it is in; says what was there, one line each.
+
+    Pods that are gone have taken theirs along. Idempotent.
+    """
+    report = []
+    for rules in lease.rules:
+        if still_there(rules.netns, rules.netns_inode) and remove_rules(rules.netns, rules.chain):
+            report.append(f"delay line {rules.chain} removed from {rules.netns.name}")
+    for point in lease.points:
+        if not still_there(point.netns, point.netns_inode):
+            continue
+        try:
+            with _link(point) as (ipr, index):
+                if remove_ours(ipr, index, LEASE_HANDLE):
+                    report.append(f"{lease.backend} removed from {point.interface} of {point.pod}")
+                if point.saved is not None and root_is_default(ipr, index):
+                    with links(point.netns) as there:
+                        there.put(index, point.saved)
+                    report.append(f"{point.saved.kind} put back on {point.interface} of {point.pod}")
+        except (OSError, NetlinkError) as error:
+            report.append(f"{point.interface} of {point.pod}: {error}")
+    return report
+
+
+def root_is_default(ipr: IPRoute, index: int) -> bool:
+    """Nobody has set a root qdisc."""
+    found = root_qdisc(ipr, index)
+    return found is None or not found.handle
+
+
+def counted(lease: Lease, point: Point) -> Counted:
+    """What a point carries now: the qdisc that shapes, with its counters."""
+    try:
+        with _link(point) as (ipr, index):
+            root = root_qdisc(ipr, index)
+            shaping = _deepest(ipr, index, root)
+    except (OSError, NetlinkError):
+        return Counted(in_force=False, found="no interface", packets=0, drops=0)
+    ours = root is not None and root.handle == LEASE_HANDLE
+    wanted = "netem" if lease.backend == "netem" else "tbf"
+    found = root.kind if root is not None else "nothing"
+    if shaping is None or not ours:
+        return Counted(in_force=False, found=found, packets=0, drops=0)
+    return Counted(
+        in_force=shaping.kind == wanted, found=shaping.kind, packets=shaping.packets, drops=shaping.drops
+    )
+
+
+def _deepest(ipr: IPRoute, index: int, root: RootQdisc | None) -> RootQdisc | None:
+    for parent in (_BELOW_CLASS, LEASE_HANDLE | 1, _CLASS):
+        if (found := qdisc_at(ipr, index, parent)) is not None:
+            return found
+    return root
+
+
+@contextlib.contextmanager
+def _link(point: Point) -> Iterator[tuple[IPRoute, int]]:
+    with netlink(point.netns) as ipr:
+        found = ipr.link_lookup(ifname=point.interface)
+        if not found:
+            raise OSError(f"{point.pod} has no interface {point.interface}")
+        yield ipr, int(found[0])
+
+
+def _with_saved(point: Point, *, replace: bool) -> Point:
+    with links(point.netns) as there:
+        saved = there.root(there.index(point.interface))
+    if saved is None:
+        return point
+    what = f"{saved.kind} {saved.handle >> 16:x}:"
+    if saved.handle == HANDLE:
+        raise EnforcementError(f"{point.pod}: {_own_profile('its run')}")
+    if saved.handle == LEASE_HANDLE:
+        raise EnforcementError(f"{point.pod}: {point.interface} has a profile already: ztprobe profile clear")
+    if not replace:
+        raise EnforcementError(
+            f"{point.pod}: {point.interface} already has the qdisc {what}; --replace takes it away for the"
+            " time and puts it back"
+        )
+    if not can_put_back(saved):
+        raise EnforcementError(
+            f"{point.pod}: {point.interface} has the qdisc {what}, which could not be put back as it was"
+            " (its classes or tables do not show): remove it yourself"
+        )
+    return dataclasses.replace(point, saved=saved)
+
+
+def _own_profile(run: str) -> str:
+    return f"{run} has it under a profile of its own already (start the run with net0 instead)"
+
+
+def _attach_checked(lease: Lease, point: Point) -> None:
+    with _link(point) as (ipr, index):
+        if point.saved is not None:
+            ipr.tc("del", index=index, handle=point.saved.handle, root=True)
+        try:
+            _attach(ipr, index, lease, point)
+        except NetlinkError as error:
+            raise EnforcementError(
+                f"{point.pod}: the kernel refused {lease.backend} for {lease.profile.name}: {error}"
+            ) from error
+
+
+def _attach_alike(lease: Lease, first: Point, others: Sequence[Point]) -> None:
+    # What the kernel made of the first, which has been compared with the profile, is set on the
+    # others and compared with that.
+    with links(first.netns) as there:
+        wanted = there.qdiscs(there.index(first.interface))
+    distribution = None
+    if lease.backend == "netem":
+        distribution = dict(netem_options(lease.profile)["attrs"]).get("TCA_NETEM_DELAY_DIST")
+    for point in others:
+        try:
+            with links(point.netns) as there:
+                index = there.index(point.interface)
+                for parent, qdisc in wanted:
+                    table = distribution if qdisc.kind == "netem" else None
+                    more = None if table is None else (DELAY_DISTRIBUTION, table)
+                    there.put(index, qdisc, parent=parent, more=more)
+                if there.qdiscs(index) != wanted:
+                    raise EnforcementError(
+                        f"{point.pod}: {lease.backend} was read back with other values than set"
+                    )
+        except OSError as error:
+            raise EnforcementError(f"{point.pod}: {lease.profile.name} was refused: {error}") from error
+
+
+def _attach(ipr: IPRoute, index: int, lease: Lease, point: Point) -> None:
+    parent, handle = ROOT, LEASE_HANDLE
+    addresses = lease.peer_addresses
+    if addresses is not None:
+        _classify(ipr, index, point, addresses)
+        parent, handle = _CLASS, _BELOW
+    setter: Callable[..., None] = set_tbf
+    if lease.backend == "netem":
+        setter = set_netem
+        if lease.profile.per_packet:
+            # tc qdisc add ... tbf rate 8gbit burst 2500: larger packets are segmented
+            ipr.tc(
+                "add",
+                "tbf",
+                index,
+                handle,
+                parent=parent,
+                rate=_SEGMENTING_BYTES_PER_S,
+                burst=_SEGMENTING_BURST_BYTES,
+                limit=1 << 30,
+            )
+            parent, handle = handle | 1, _SEGMENTED
+    setter(ipr, index, lease.profile, point.pod, parent=parent, handle=handle)
+
+
+def _classify(ipr: IPRoute, index: int, point: Point, addresses: Sequence[str]) -> None:
+    # tc qdisc add dev eth0 root handle 5a71: htb default 0
+    ipr.tc("add", "htb", index, LEASE_HANDLE, default=0)
+    # tc class add dev eth0 parent 5a71: classid 5a71:2 htb rate 32gbit quantum 60000
+    ipr.tc(
+        "add-class",
+        "htb",
+        index,
+        _CLASS,
+        parent=LEASE_HANDLE,
+        rate=_UNSHAPED_BYTES_PER_S,
+        burst=1 << 20,
+        cburst=1 << 20,
+        quantum=60_000,
+    )
+    for address in addresses:
+        # tc filter add dev eth0 parent 5a71: protocol ip prio 1 u32 match ip dst ADDRESS flowid 5a71:2
+        value = int(ipaddress.IPv4Address(address))
+        ipr.tc(
+            "add-filter",
+            "u32",
+            index,
+            parent=LEASE_HANDLE,
+            prio=1,
+            protocol=_ETH_P_IP,
+            target=_CLASS,
+            keys=[f"0x{value:08x}/0xffffffff+{_OFFSET[point.direction]}"],
+        )
+    wanted = sorted(ipaddress.IPv4Address(address).packed for address in addresses)
+    with links(point.netns) as there:
+        keys = there.u32_matches(index, LEASE_HANDLE)
+    got = sorted(value for offset, _, value in keys if offset == _OFFSET[point.direction])
+    if got != wanted:
+        raise EnforcementError(
+            f"{point.pod}: {len(wanted)} filters were set and {len(got)} read back, or for other addresses"
+        )
+
+
+def _start_queue(lease: Lease, rules: NodeRules) -> NodeQueue:
+    queued = [
+        Queued(name=str(pod), address=pod.address, directions=lease.directions, peers=lease.peer_addresses)
+        for pod in lease.pods
+        if pod.node_netns == rules.netns
+    ]
+    queue = NodeQueue(
+        lease.profile,
+        queued,
+        rules.netns,
+        state_directory(lease, rules.netns),
+        seed=int(lease.id, 16),
+        chain=rules.chain,
+        first_queue=rules.first_queue,
+    )
+    queue.start()
+    return queue
+
+
+def state_directory(lease: Lease, node_netns: Path) -> Path:
+    """Where a lease's delay line keeps its configuration and counters."""
+    return lease.directory / node_netns.name

@@ -1,0 +1,192 @@
+"""The process behind a lease: puts it into force, waits, takes it away.
+
+``python -m ztprobe.keeper ID`` is two processes that watch each other. The *worker* imposes
+the lease, reports on standard output in one JSON line, and lifts it on SIGTERM
+(`ztprobe profile clear`), at its expiry, or when its pods are gone. The *warden*, the
+worker's parent, lifts it if the worker ends in any other way; the worker lifts it if the
+warden does. Killed both at once, the next ztprobe command finds the lease without an owner
+(`sweep`). A delay line ends with its worker, and packets pass undelayed from then on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from ztprobe import leases
+from ztprobe.emulation.imposing import impose, lift
+from ztprobe.emulation.nodequeue import NodeQueue
+from ztprobe.errors import ZtprobeError
+from ztprobe.identity import ProcessIdentity
+from ztprobe.leases import Lease
+from ztprobe.paths import REPO_DIR
+from ztprobe.pods import still_there
+
+__all__ = ("end", "keep", "sweep")
+
+_LOOK_S = 0.5  # at pods and delay lines
+_ANSWER_S = 30.0
+_END_S = 10.0
+
+
+def keep(lease: Lease) -> None:
+    """Write a lease down, start its keeper, and return once it is in force.
+
+    :raises ZtprobeError: it could not be put into force; nothing of it is left.
+    """
+    lease.write()
+    command = [sys.executable, "-m", "ztprobe.keeper", lease.id]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C and a closed terminal are not for it
+        cwd=REPO_DIR,
+        text=True,
+    )
+    stdout = process.stdout
+    assert stdout is not None
+    try:
+        ready = select.select([stdout], [], [], _ANSWER_S)[0]
+        answer = json.loads(stdout.readline() or "{}") if ready else {}
+    except BaseException:
+        _give_up(process, lease)
+        raise
+    finally:
+        stdout.close()
+    if not answer.get("in_force"):
+        _give_up(process, lease)
+        error = ZtprobeError(answer.get("error", "the lease keeper ended without an answer"))
+        error.exit_code = int(answer.get("exit_code", ZtprobeError.exit_code))
+        raise error
+    # The keeper is meant to outlive us; nobody will wait for it here.
+    process.returncode = 0
+
+
+def _give_up(process: subprocess.Popen[str], lease: Lease) -> None:
+    # Without its warden the worker lifts what it has imposed; `end` waits for that.
+    process.kill()
+    process.wait()
+    end(lease)
+
+
+def end(lease: Lease) -> list[str]:
+    """End a lease now, through its keeper or without it; says what was removed."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        lease = leases.load(lease.id)  # its owner may have changed
+    owner = lease.owner
+    if owner.pid != os.getpid() and owner.alive:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(owner.pid, signal.SIGTERM)
+        deadline = time.monotonic() + _END_S
+        while owner.alive and time.monotonic() < deadline:
+            time.sleep(0.005)
+        if owner.alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(owner.pid, signal.SIGKILL)
+    report = lift(lease)
+    lease.remove()
+    return report
+
+
+def sweep() -> list[str]:
+    """End every lease that nobody keeps any more; says what was removed, one line each."""
+    report = []
+    for lease in leases.all_leases():
+        if (reason := lease.abandoned) is not None:
+            removed = end(lease)
+            what = "; ".join(removed) or "nothing of it was left"
+            report.append(f"lease {lease.id} of {lease.profile.name} ({reason}): {what}")
+    return report
+
+
+def _worker(lease: Lease, warden: int) -> int:
+    awake, wake = socket.socketpair()
+    wake.setblocking(False)
+    signal.set_wakeup_fd(wake.fileno())
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    lease.owner = ProcessIdentity.own()
+    lease.write()
+    queues: list[NodeQueue] = []
+    try:
+        try:
+            queues = impose(lease)
+        except ZtprobeError as error:
+            _answer(error=str(error), exit_code=error.exit_code)
+            return 0
+        except FileNotFoundError as error:
+            _answer(error=f"the pods are ending: {error.filename or error} is gone", exit_code=5)
+            return 0
+        except Exception as error:
+            what = f"{lease.profile.name} could not be put into force: {type(error).__name__}: {error}"
+            _answer(error=what, exit_code=1)
+            return 0
+        lease.state = "in force"
+        lease.write()
+        _answer(in_force=True)
+        _wait(lease, queues, [awake.fileno(), warden])
+    finally:
+        for queue in queues:
+            queue.stop()
+        lift(lease)
+        lease.remove()
+    return 0
+
+
+def _wait(lease: Lease, queues: list[NodeQueue], watched: list[int]) -> None:
+    while (left_s := lease.remaining_s) > 0:
+        if select.select(watched, [], [], min(left_s, _LOOK_S))[0]:
+            return
+        if not any(still_there(pod.netns, pod.netns_inode) for pod in lease.pods):
+            return
+        if lease.state == "in force" and any(queue.pid is None for queue in queues):
+            lease.state = "undelayed"
+            lease.write()
+
+
+def _answer(**values: object) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        print(json.dumps(values), flush=True)
+    _let_go_of_output()
+
+
+def main() -> int:
+    """Run both processes; returns when the lease has ended."""
+    (lease_id,) = sys.argv[1:]
+    lease = leases.load(lease_id)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    warden = os.pidfd_open(os.getpid())
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            status = _worker(lease, warden)
+        finally:
+            os._exit(status)
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
+    _let_go_of_output()
+    _, status = os.waitpid(child, 0)
+    if status != 0:
+        lift(lease)
+        lease.remove()
+    return 0
+
+
+def _let_go_of_output() -> None:
+    # Whoever reads until the end of file must not wait for us.
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)
+    os.close(devnull)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
