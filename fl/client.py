@@ -31,6 +31,7 @@ from fl import data, rpc, wire
 from fl.config import ClientConfig
 from fl.errors import FLError, Terminated, TransportError
 from fl.events import EventLog, now
+from fl.injection import Injection
 from fl.model import PARAMETER_COUNT, Model
 from fl.partition import partition
 from fl.process import raise_on_sigterm
@@ -43,12 +44,13 @@ __all__ = ("main", "run")
 _NOTICE_S = 10.0
 
 
-def run(config: ClientConfig, log: EventLog | None = None) -> int:
+def run(config: ClientConfig, log: EventLog | None = None, injection: Injection | None = None) -> int:
     """Take part in a run until DONE; returns the number of rounds trained.
 
     :raises FLError: bad data, a message that is not ours, or an established stream that broke.
     """
     log = log or EventLog(client_id=config.client_id)
+    injection = injection or Injection()
     torch.set_num_threads(1)
     training = data.load(config.dataset, config.data_dir).train
     parts = partition(
@@ -71,6 +73,7 @@ def run(config: ClientConfig, log: EventLog | None = None) -> int:
             number = message.round
             log.emit("model_received", number, at=arrived)
             log.emit("train_start", number, at=arrived)
+            injection.cpu_wait(number, log)
             if config.reconnect:
                 stream.finish_sending()
             model.load(message.body)
@@ -78,10 +81,12 @@ def run(config: ClientConfig, log: EventLog | None = None) -> int:
             loss = train(
                 model, training, part, seed=config.seed, client_index=config.client_index, round_number=number
             )
+            injection.compute(number, log)
             update = wire.encode(
                 Kind.UPDATE, number, client_id=config.client_id, num_examples=len(part), body=model.vector
             )
             log.emit("train_end", number, num_examples=len(part), loss=loss)
+            injection.cpu_wait(number, log)
             if config.reconnect:
                 stream.close()
                 stream = _Stream(config.server)
@@ -177,7 +182,7 @@ def main() -> int:
     """Run as the environment says; the exit status, with one line on stderr when it is not 0."""
     try:
         raise_on_sigterm()
-        run(ClientConfig.from_env(os.environ))
+        run(ClientConfig.from_env(os.environ), injection=Injection.from_env(os.environ))
     except Terminated as end:
         return end.exit_code
     except FLError as error:

@@ -31,6 +31,7 @@ from fl.aggregation import fedavg
 from fl.config import ServerConfig
 from fl.errors import FLError, RoundError, Terminated, TransportError, WireError
 from fl.events import EventLog
+from fl.injection import Injection
 from fl.model import PARAMETER_COUNT, Model
 from fl.process import raise_on_sigterm
 from fl.rendezvous import Rendezvous
@@ -46,7 +47,7 @@ _FAREWELL_S = 10.0
 _FAILURE_S = 0.5
 
 
-def run(config: ServerConfig, log: EventLog | None = None) -> None:
+def run(config: ServerConfig, log: EventLog | None = None, injection: Injection | None = None) -> None:
     """Serve one run and return when every round is done.
 
     :raises FLError: the port is taken, too few clients, bad data.
@@ -68,7 +69,7 @@ def run(config: ServerConfig, log: EventLog | None = None) -> None:
         config=dataclasses.asdict(config) | {"data_dir": config.data_dir and str(config.data_dir)},
     )
     try:
-        for round_number in _rounds(config, rendezvous, model, test, log):
+        for round_number in _rounds(config, rendezvous, model, test, log, injection or Injection()):
             finished = round_number
         rendezvous.finish(config.rounds)
         server.stop(_FAREWELL_S).wait()
@@ -128,7 +129,12 @@ class _Streams:
 
 
 def _rounds(
-    config: ServerConfig, rendezvous: Rendezvous, model: Model, test: data.Dataset, log: EventLog
+    config: ServerConfig,
+    rendezvous: Rendezvous,
+    model: Model,
+    test: data.Dataset,
+    log: EventLog,
+    injection: Injection,
 ) -> Iterator[int]:
     ready = rendezvous.wait_for_clients(config.round_deadline_s)
     if len(ready) < config.min_clients:
@@ -155,6 +161,7 @@ def _rounds(
                 f" {config.round_deadline_s:g} s ({came}), {config.min_clients} are needed"
             )
         model.load(fedavg([(update.vector, update.num_examples) for update in updates]))
+        injection.aggregation(round_number, log)
         log.emit("aggregate_end", round_number)
         accuracy: float | None = None
         if round_number % config.eval_every == 0 or round_number == config.rounds:
@@ -174,7 +181,7 @@ def main() -> int:
     """Run as the environment says; the exit status, with one line on stderr when it is not 0."""
     try:
         raise_on_sigterm()
-        run(ServerConfig.from_env(os.environ))
+        run(ServerConfig.from_env(os.environ), injection=Injection.from_env(os.environ))
     except Terminated as end:
         return end.exit_code
     except FLError as error:

@@ -17,11 +17,11 @@ import json
 import os
 import platform
 import secrets
-import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ztprobe import __version__
 from ztprobe.agent import Agent
@@ -32,14 +32,14 @@ from ztprobe.experiment import Experiment
 from ztprobe.interrupts import shielded
 from ztprobe.job_request import TraceRequest
 from ztprobe.paths import STATE_DIR
-from ztprobe.profile import load_profile
+from ztprobe.profile import Profile, load_profile
 from ztprobe.progress import Progress
 from ztprobe.runtime.base import Pod, Runtime, WorkloadOptions
-from ztprobe.runtime.journal import clean_leftovers
+from ztprobe.runtime.journal import Journal, clean_leftovers
 from ztprobe.runtime.local import LocalRuntime
 from ztprobe.store import BASELINE_DIR, RunDir, create_run_dir
 
-__all__ = ("run_trace",)
+__all__ = ("Interference", "run_disturbed", "run_trace")
 
 _POLL_S = 0.1
 _CLOCK_SAMPLE_S = 5.0
@@ -54,6 +54,9 @@ def run_trace(request: TraceRequest, progress: Progress) -> Path:
     for line in clean_leftovers():
         progress.note(f"left by an interrupted run: {line}")
     partial = request.out.with_name(f".{request.out.name}.partial-{os.getpid()}")
+    made_parent = not request.out.parent.exists()
+    journal = Journal(f"job-{os.getpid()}")
+    journal.scratch(partial)
     try:
         outcome = create_run_dir(partial)
         # All runs of a call see packets of the same size, or the offloads would pass for the profile's cost.
@@ -66,11 +69,52 @@ def run_trace(request: TraceRequest, progress: Progress) -> Path:
         if request.out.exists():
             request.out.rmdir()  # empty: the request was checked
         partial.rename(request.out)
-    except BaseException:
+    finally:
         with shielded():
-            shutil.rmtree(partial, ignore_errors=True)
-        raise
+            journal.close()  # and with it what is unfinished
+            if made_parent:
+                with contextlib.suppress(OSError):  # not empty: the run is in it
+                    request.out.parent.rmdir()
     return request.out
+
+
+class Interference(Protocol):
+    """Something that acts on a run from outside, such as a known cost put in one place."""
+
+    def during(self, runtime: Runtime) -> AbstractContextManager[None]:
+        """Entered when everything but the clients runs, left after the last round."""
+        ...
+
+
+def run_disturbed(
+    request: TraceRequest,
+    target: RunDir,
+    progress: Progress,
+    *,
+    offloads: bool,
+    profile: Profile | None,
+    environment: Mapping[str, str],
+    interference: Interference,
+    agent: Callable[[], Agent] = Agent,
+) -> None:
+    """Run the request's experiment, without a baseline, into ``target`` while something acts on it.
+
+    :param profile: instead of the one that the experiment's name says.
+    :param environment: for the workload's containers.
+    :param agent: instead of one that watches from beginning to end.
+    :raises ZtprobeError: something could not be set up, was not in force, or failed on the way.
+    """
+    _Job(
+        request,
+        request.experiment,
+        target,
+        progress,
+        offloads=offloads,
+        profile=profile,
+        environment=environment,
+        interference=interference,
+        agent=agent,
+    ).run()
 
 
 class _Job:
@@ -84,12 +128,18 @@ class _Job:
         progress: Progress,
         *,
         offloads: bool,
+        profile: Profile | None = None,
+        environment: Mapping[str, str] | None = None,
+        interference: Interference | None = None,
+        agent: Callable[[], Agent] = Agent,
     ) -> None:
         self.request = request
         self.experiment = experiment
         self.target = target
         self.progress = progress
-        self.profile = load_profile(experiment.profile)
+        self.profile = profile or load_profile(experiment.profile)
+        self.interference = interference
+        self.agent = agent
         self.run_id = secrets.token_hex(3)
         self.options = WorkloadOptions(
             rounds=request.rounds,
@@ -100,6 +150,7 @@ class _Job:
             data_dir=request.data_dir,
             reconnect=request.reconnect,
             level=experiment.level,
+            environment=dict(environment or {}),
         )
         self.runtime: Runtime = LocalRuntime(
             self.options, run_id=self.run_id, log_dir=target.path / "logs", offloads=offloads
@@ -110,7 +161,7 @@ class _Job:
     def run(self) -> None:
         """Everything from pods to run.json."""
         started_ns = time.monotonic_ns()
-        with self._runtime_up() as runtime, Agent() as agent:
+        with self._runtime_up() as runtime, self.agent() as agent:
             agent.prepare()
             fl_pods = [pod for pod in runtime.pods if pod.labels.get("app", "").startswith("fl-")]
             self.progress.done(f"{len(runtime.pods)} pods on one node")
@@ -121,7 +172,8 @@ class _Job:
             ) as emulator:
                 self._emulate(emulator, fl_pods)
                 self._secure(runtime, agent)
-                self._rounds(runtime, agent)
+                with self.interference.during(runtime) if self.interference else contextlib.nullcontext():
+                    self._rounds(runtime, agent)
                 emulation_stats = emulator.stats()
                 observation = agent.stop()
             self.meta["emulation"]["stats"] = emulation_stats
@@ -145,8 +197,11 @@ class _Job:
             "drop_reasons": {str(number): name for number, name in observation.drop_reasons.items()},
             "clock_samples": self.clock_samples,
             "loss": observation.loss,
+            "loss_log": observation.loss_log,
+            "table_rows": {name: len(table) for name, table in observation.tables.items()},
             "coverage": observation.coverage,
             "events_seen": observation.events_seen,
+            "events_unread": observation.events_unread,
             "agent_cpu_ns": run_time_ns + observation.reader_cpu_ns,
             "wall_ns": time.monotonic_ns() - started_ns,
             "cores": os.cpu_count() or 1,
@@ -205,7 +260,9 @@ class _Job:
 
     def _rounds(self, runtime: Runtime, agent: Agent) -> None:
         self.progress.stage("rounds", f"{self.request.rounds} rounds")
+        self.meta["clients_started_ns"] = time.monotonic_ns()
         runtime.start_clients()
+        agent.watch(runtime.processes())
         log = runtime.log_path("fl-server", "server")
         offset, starts, next_sample = 0, {}, time.monotonic() + _CLOCK_SAMPLE_S
         while True:

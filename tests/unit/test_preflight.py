@@ -59,15 +59,15 @@ def hooks(features: KernelFeatures) -> dict[str, str | None]:
 
 def test_a_modern_kernel_offers_the_stable_hook_of_every_signal() -> None:
     assert hooks(KERNEL) == {
-        "tcp_life_cycle": "raw_tp inet_sock_set_state",
+        "tcp_life_cycle": "tp_btf inet_sock_set_state",
         "tls_phases": "tc clsact eth0",
         "transfer_edges": "tc clsact eth0, lo",
-        "app_reads": "raw_tp sock_recv_length",
-        "app_writes": "raw_tp sock_send_length",
-        "retransmissions": "tc clsact eth0 + raw_tp tcp_retransmit_skb",
-        "drops": "raw_tp kfree_skb (reasons from BTF)",
+        "app_reads": "tp_btf sock_recv_length",
+        "app_writes": "tp_btf sock_send_length",
+        "retransmissions": "tc clsact eth0 + tp_btf tcp_retransmit_skb",
+        "drops": "tp_btf kfree_skb (reasons from BTF)",
         "dns": "tc clsact eth0",
-        "run_queue": "raw_tp sched_switch, sched_wakeup, sched_wakeup_new",
+        "run_queue": "tp_btf sched_switch, sched_wakeup, sched_wakeup_new",
     }
 
 
@@ -139,8 +139,8 @@ def test_netem_is_the_first_choice_and_the_delay_line_needs_the_bridge_hook() ->
     assert backend(netem=False) == "nfqueue"
     assert backend(netem=False, bridge_netfilter=False) is None
     assert delay_backend(Machine(kernel=KernelFeatures(), tools=TOOLS)) == "unknown"
-    assert rate_backend(kernel(netem=False)) == "htb"
-    assert rate_backend(kernel(netem=False, htb=False)) == "tbf"
+    assert rate_backend(kernel(netem=False)) == "tbf"
+    assert rate_backend(kernel(tbf=False)) == "netem"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from ztprobe.cli.options import coverage_floor_option
 from ztprobe.errors import PreflightError
 from ztprobe.experiment import MAX_SEED
 from ztprobe.job_request import DATASETS, TraceRequest, check_data_dir, choose_experiments
@@ -57,6 +58,7 @@ __all__ = ("trace",)
 )
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the table.")
 @click.option("--reconnect", is_flag=True, help="A fresh connection per round and client.")
+@coverage_floor_option
 def trace(
     experiment: str,
     baseline: str | None,
@@ -69,6 +71,7 @@ def trace(
     out: Path | None,
     as_json: bool,
     reconnect: bool,
+    coverage_floor: float,
 ) -> None:
     """Run a deployment and say where each round's time went.
 
@@ -94,7 +97,7 @@ def trace(
     for wanted in request.experiments:
         load_profile(wanted.profile)
     _check_machine(request)
-    _run(request, as_json=as_json)
+    _run(request, as_json=as_json, coverage_floor=coverage_floor / 100)
 
 
 def _default_out(name: str) -> Path:
@@ -109,7 +112,7 @@ def _check_machine(request: TraceRequest) -> None:
         raise PreflightError("\n".join(problems))
 
 
-def _run(request: TraceRequest, *, as_json: bool) -> None:
+def _run(request: TraceRequest, *, as_json: bool, coverage_floor: float) -> None:
     from analysis.report import write_report
     from analysis.table import print_report
     from ztprobe.job import run_trace
@@ -119,7 +122,11 @@ def _run(request: TraceRequest, *, as_json: bool) -> None:
     with open_progress() as progress:
         out = run_trace(request, progress)
         progress.stage("analysis")
-        report = write_report(out)
+        try:
+            report = write_report(out, coverage_floor=coverage_floor)
+        except BaseException:
+            progress.note(f"the measurement is kept: `ztprobe report {out}` analyses it again")
+            raise
         progress.done(str(out))
     if as_json:
         click.echo(dump_json(report), nl=False)

@@ -21,6 +21,7 @@ _DEBIAN_PACKAGE = {
     "nft": "nftables",
     "iptables": "iptables",
 }
+_NOT_ROOT = "not root: network namespaces and BPF programs need it; run it with sudo"
 _PYTHON_MODULES = ("grpc", "pyroute2", "sklearn", "torch")
 
 
@@ -31,7 +32,11 @@ def check_main_job(
 
     :param machine: collected already (default: ask now, 0.2 s).
     """
-    return machine_problems(machine or collect(), experiments) + out_problems(out)
+    machine = machine or collect()
+    if not machine.kernel.root:
+        # Whatever else seems to be missing may only be hidden from this user.
+        return [_NOT_ROOT]
+    return machine_problems(machine, experiments) + out_problems(out)
 
 
 def machine_problems(machine: Machine, experiments: Iterable[Experiment]) -> list[str]:
@@ -51,17 +56,17 @@ def delay_backend(machine: Machine) -> str | None:
 
 
 def rate_backend(kernel: KernelFeatures) -> str | None:
-    """``netem``, ``htb``, ``tbf`` or None; "unknown" without root."""
+    """``tbf``, ``netem`` or None; "unknown" without root."""
     network = kernel.network
     if network.netem is None:
         return "unknown"
-    return next((name for name in ("netem", "htb", "tbf") if getattr(network, name)), None)
+    return next((name for name in ("tbf", "netem") if getattr(network, name)), None)
 
 
 def _kernel_problems(kernel: KernelFeatures, experiments: Sequence[Experiment]) -> list[str]:
     problems = []
     if not kernel.root:
-        problems.append("not root: network namespaces and BPF programs need it; run it with sudo")
+        problems.append(_NOT_ROOT)
     if not kernel.btf:
         problems.append("no BTF in /sys/kernel/btf/vmlinux: boot a kernel with CONFIG_DEBUG_INFO_BTF")
     if kernel.bpf is False:

@@ -36,7 +36,7 @@ class SignalHook:
 
 def _raw(*names: str) -> _Hook:
     return _Hook(
-        name="raw_tp " + ", ".join(names),
+        name="tp_btf " + ", ".join(names),
         offered=lambda kernel: kernel.bpf is not False and kernel.raw_tracepoints.issuperset(names),
     )
 

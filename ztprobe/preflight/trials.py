@@ -6,6 +6,7 @@ everything inside when the thread ends, however it ends.
 
 from __future__ import annotations
 
+import shutil
 import socket
 import struct
 import subprocess
@@ -105,7 +106,9 @@ def _run(results: dict[str, bool]) -> None:
         attempt("htb", root_qdisc("htb", default=0x10))
         attempt("tbf", root_qdisc("tbf", rate=1_000_000, burst=10_000, latency="50ms"))
     attempt("nfqueue", _nfqueue)
-    attempt("nft", _nft)
+    # Without the program nothing can be tried, and that it is missing is a line of its own.
+    if shutil.which("nft") is not None:
+        attempt("nft", _nft)
 
 
 def _command(*arguments: str) -> None:

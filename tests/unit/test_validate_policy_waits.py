@@ -1,0 +1,178 @@
+"""What a blocked flow costs, on hand-made events: attempts, drops and what passed in the end."""
+
+from __future__ import annotations
+
+import struct
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from analysis.connections import Path, Topology
+from analysis.intervals import Segment
+from analysis.policy import PolicyWait, policy_waits, wait_overlays
+from analysis.timeline import Message
+from ztprobe.events import Direction, PacketKind, PointKind, address_number
+
+MS = 1_000_000
+SERVER, CLIENT, DNS = "10.244.0.2", "10.244.0.3", "10.244.0.9"
+PORT = 50_051
+SYN, ACK = 2, 16
+POLICY, OTHER = 12, 3
+META: dict[str, Any] = {
+    "drop_reasons": {str(POLICY): "NETFILTER_DROP", str(OTHER): "NO_SOCKET"},
+    "pods": [
+        {"name": "fl-server", "address": SERVER},
+        {"name": "fl-client-0", "address": CLIENT},
+        {"name": "kube-dns", "address": DNS},
+    ],
+}
+
+
+def packet(
+    at_ms: float, kind: PacketKind, *, tx: bool, flags: int = 0, data: bytes = b"", **ends: Any
+) -> Any:
+    return SimpleNamespace(
+        ts_ns=round(at_ms * MS),
+        kind=kind,
+        dir=Direction.TX if tx else Direction.RX,
+        flags=flags,
+        data=data,
+        seq=0,
+        records=0,
+        pod="fl-client-0",
+        laddr=address_number(CLIENT),
+        **({"raddr": address_number(SERVER), "lport": 40_000, "rport": PORT} | ends),
+    )
+
+
+def syn(at_ms: float, port: int = 40_000) -> Any:
+    return packet(at_ms, PacketKind.SETUP, tx=True, flags=SYN, lport=port)
+
+
+def syn_ack(at_ms: float, port: int = 40_000) -> Any:
+    return packet(at_ms, PacketKind.SETUP, tx=False, flags=SYN | ACK, lport=port)
+
+
+def settings(at_ms: float, port: int = 40_000) -> Any:
+    return packet(at_ms, PacketKind.PAYLOAD, tx=False, data=bytes(20), lport=port)
+
+
+def question(at_ms: float, ident: int, *, tx: bool = True) -> Any:
+    ends = {"raddr": address_number(DNS), "lport": 5353, "rport": 53}
+    return packet(at_ms, PacketKind.DNS, tx=tx, data=struct.pack(">H", ident) + bytes(10), **ends)
+
+
+def point(at_ms: float, kind: PointKind, pod: str, **members: int) -> dict[str, Any]:
+    base = {"laddr": address_number(CLIENT), "raddr": address_number(SERVER), "lport": 40_000, "rport": PORT}
+    empty = dict.fromkeys(("since_ns", "small_ns", "a", "b", "c", "tid", "tgid"), 0)
+    return empty | base | {"ts_ns": round(at_ms * MS), "kind": int(kind), "pod": pod, "process": ""} | members
+
+
+def drop(at_ms: float, *, port: int = 40_000, flags: int = SYN, reason: int = POLICY) -> dict[str, Any]:
+    return point(at_ms, PointKind.DROP, "node", lport=port, a=reason, b=6 << 16 | flags)
+
+
+def dns_drop(at_ms: float) -> dict[str, Any]:
+    ends = {"raddr": address_number(DNS), "lport": 5353, "rport": 53}
+    return point(at_ms, PointKind.DROP, "node", a=POLICY, b=17 << 16, **ends)
+
+
+def again(at_ms: float, state: int = 1) -> dict[str, Any]:
+    return point(at_ms, PointKind.RETRANSMIT, "fl-client-0", c=state)
+
+
+def waits(
+    points: list[dict[str, Any]], packets: list[Any], questions: list[Any] | None = None
+) -> list[PolicyWait]:
+    by_wire: dict[tuple[int, int], list[Any]] = {}
+    for one in packets:
+        by_wire.setdefault((one.laddr, one.lport), []).append(one)
+    columns = list(point(0, PointKind.DROP, "node"))
+    topology = Topology(
+        server="fl-server",
+        clients=("fl-client-0",),
+        paths=[],
+        bursts={},
+        packets=by_wire,
+        lo_opened_ns={},
+        points=pd.DataFrame(points, columns=columns),
+        dns_packets=questions or [],
+    )
+    return policy_waits(topology, META, PORT).get("fl-client-0", [])
+
+
+def spans(found: list[PolicyWait]) -> list[tuple[float, float]]:
+    return [(w.segment.start_ns / MS, w.segment.end_ns / MS) for w in found]
+
+
+def test_blocked_syns_cost_from_the_first_attempt_to_the_one_that_passed() -> None:
+    # The drops come a profile's 80 ms after the attempts, the answer 160 ms after the one that passes.
+    packets = [syn(100), syn(1100), syn(2100), syn_ack(2260)]
+    assert spans(waits([drop(180), drop(1180)], packets)) == [(100, 2100)]
+
+
+def test_attempts_from_other_ports_belong_to_the_same_wait() -> None:
+    packets = [syn(100), syn(1100), syn(3000, 40_001), syn_ack(3001, 40_001)]
+    assert spans(waits([drop(100.1), drop(1100.1)], packets)) == [(100, 3000)]
+
+
+def test_an_answer_on_an_older_connection_ends_nothing() -> None:
+    older = [syn(1, 39_000), syn_ack(2, 39_000), settings(3, 39_000), settings(500, 39_000)]
+    packets = [*older, syn(100), syn(1100), syn_ack(1101)]
+    assert spans(waits([drop(100.1)], packets)) == [(100, 1100)]
+
+
+def test_what_never_passes_lasts_for_good_towards_the_server_alone() -> None:
+    ((start, end),) = spans(waits([drop(100.1)], [syn(100)]))
+    assert start == 100 and end > 1e12
+    elsewhere = point(100, PointKind.DROP, "node", rport=50_052, a=POLICY, b=6 << 16 | SYN)
+    assert waits([elsewhere], []) == []
+
+
+def test_other_drops_are_no_policy() -> None:
+    assert waits([drop(100.1, reason=OTHER)], [syn(100), syn(1100), syn_ack(1101)]) == []
+
+
+def test_blocked_questions_count_where_a_connection_follows() -> None:
+    asked = [question(100, 7), question(5100, 7), question(5101, 7, tx=False)]
+    connected = [syn(5102), syn_ack(5103)]
+    assert spans(waits([dns_drop(100.1)], connected, asked)) == [(100, 5100)]
+    assert waits([dns_drop(100.1)], [], asked) == []
+
+
+@pytest.fixture
+def message() -> Message:
+    burst = SimpleNamespace(first_ns=1000 * MS, last_ns=4000 * MS, max_seq=9, tail_seq=0, tail_ns=0)
+    path = Path("fl-client-0", (address_number(CLIENT), 40_000), None, None)
+    return Message(path=path, down=False, handed=None, sent=burst, arrived=burst, delivered=None, read=None)
+
+
+def test_blocked_data_costs_its_own_messages_and_nothing_else(message: Message) -> None:
+    packets = [syn(1), syn_ack(2), settings(3)]
+    found = waits([drop(500, flags=ACK), drop(700, flags=ACK)], [*packets])
+    assert found[0].wire == message.path.wire
+    assert "compute" not in found[0].segment.over and found[0].segment.over
+    points = [drop(1200, flags=ACK), again(1600), drop(1600.1, flags=ACK), again(2400)]
+    (wait,) = waits(points, packets)
+    assert spans([wait]) == [(1200, 2400)]
+    assert wait_overlays([wait], (None, message), 9000 * MS) == [wait.segment]
+    # cut to the message
+    early = PolicyWait(Segment(0, 1500 * MS, "policy_drop", wait.segment.over), wait.wire)
+    (cut,) = wait_overlays([early], (message,), 9000 * MS)
+    assert (cut.start_ns, cut.end_ns) == (1000 * MS, 1500 * MS)
+    # another connection's
+    assert wait_overlays([early._replace(wire=(1, 2))], (message,), 9000 * MS) == []
+
+
+def test_data_blocked_while_the_connection_is_set_up_costs_anything(message: Message) -> None:
+    packets = [syn(1), syn_ack(2), settings(900)]
+    (wait,) = waits([drop(500, flags=ACK), again(800)], packets)
+    assert wait.segment.over == ()
+    assert wait_overlays([wait], (message,), 9000 * MS) == [wait.segment]
+
+
+def test_attempts_to_connect_count_whatever_was_sent_later() -> None:
+    wait = PolicyWait(Segment(1, 2, "policy_drop"), None)
+    assert wait_overlays([wait], (None, None), 9) == [wait.segment]

@@ -1,0 +1,174 @@
+"""The truth that captures hold, on packets that were put there by hand."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from ztprobe.errors import WorkloadError
+from ztprobe.validate import truth
+from ztprobe.validate.capture import ACK, SYN, Seen, read_pcap
+
+MS = 1_000_000
+CLIENT, SERVER, DNS = "10.244.0.3", "10.244.0.2", "10.244.0.9"
+
+
+def tcp(
+    at_ms: float,
+    *,
+    up: bool = True,
+    port: int = 40_000,
+    seq: int = 0,
+    size: int = 0,
+    flags: int = ACK,
+    head: bytes = b"",
+    ack: int = 0,
+    window: int = 0xFFFF,
+) -> Seen:
+    ends = (CLIENT, SERVER, port, truth.SERVER_PORT) if up else (SERVER, CLIENT, truth.SERVER_PORT, port)
+    return Seen(round(at_ms * MS), *ends, False, seq, ack, flags, window, size, head)
+
+
+def dns(at_ms: float, ident: int, *, up: bool = True, port: int = 5353) -> Seen:
+    head = struct.pack(">H", ident) + bytes(10)
+    ends = (CLIENT, DNS, port, 53) if up else (DNS, CLIENT, 53, port)
+    return Seen(round(at_ms * MS), *ends, True, 0, 0, 0, 0, len(head), head)
+
+
+def ms(*intervals: tuple[float, float]) -> list[tuple[int, int]]:
+    return [(round(a * MS), round(b * MS)) for a, b in intervals]
+
+
+def test_handshake_runs_from_the_first_syn_to_the_answer() -> None:
+    packets = [
+        tcp(1, flags=SYN),
+        tcp(3, flags=SYN, port=40_001),
+        tcp(1001, flags=SYN),
+        tcp(1002, up=False, flags=SYN | ACK),
+        tcp(1003, up=False, flags=SYN | ACK, port=40_002),  # nobody asked
+    ]
+    assert truth.handshakes(packets) == ms((1, 1002))
+
+
+def test_tls_handshake_ends_with_the_clients_next_flight() -> None:
+    hello = b"\x16\x03\x01"
+    packets = [
+        tcp(1, flags=SYN),
+        tcp(2, size=517, head=hello),
+        tcp(2.5, size=30, head=hello),  # a ClientHello may span segments
+        tcp(9, up=False, size=1400, head=b"\x16\x03\x03"),
+        tcp(10, size=2000, head=b"\x14\x03\x03"),
+    ]
+    assert truth.tls_handshakes(packets) == ms((2, 10))
+    assert truth.tls_handshakes(packets[:4]) == []
+    plain = [tcp(1, flags=SYN), tcp(2, size=24, head=b"PRI"), tcp(3, up=False, size=30, head=b"\x00\x00")]
+    assert truth.tls_handshakes(plain) == []
+
+
+def test_dns_waits_match_by_port_and_id() -> None:
+    packets = [dns(1, 7), dns(2, 8), dns(4, 8, up=False), dns(6, 7, up=False), dns(7, 9)]
+    assert truth.dns_waits(packets) == ms((2, 4), (1, 6))
+
+
+def test_blocked_questions_count_from_the_first_to_the_one_that_was_answered() -> None:
+    packets = [dns(1, 7), dns(5001, 7), dns(10_001, 7), dns(10_002, 7, up=False)]
+    assert truth.dns_blocks(packets) == ms((1, 10_001))
+    assert truth.dns_blocks([dns(1, 7), dns(2, 7, up=False)]) == []
+    assert truth.dns_blocks([dns(1, 7)]) == []
+
+
+def test_policy_block_ends_with_the_sending_of_the_syn_that_arrived() -> None:
+    client = [
+        tcp(1, flags=SYN),
+        tcp(1001, flags=SYN),
+        tcp(2001, flags=SYN),
+        tcp(2041, up=False, flags=SYN | ACK),
+    ]
+    assert truth.policy_blocks(client, [tcp(2021, flags=SYN)]) == ms((1, 2001))
+    assert truth.policy_blocks(client[:1], [tcp(21, flags=SYN)]) == []
+    assert truth.policy_blocks(client, []) == []
+
+
+def stream(first_ms: float, count: int, step_ms: float, *, start: int = 1000) -> list[Seen]:
+    wrap = 1 << 32
+    return [tcp(first_ms + i * step_ms, seq=(start + 1448 * i) % wrap, size=1448) for i in range(count)]
+
+
+@pytest.mark.parametrize("start", [1000, (1 << 32) - 2000], ids=["plain", "wrapping"])
+def test_link_knows_the_first_delay_and_the_transmission(start: int) -> None:
+    sent, arrived = stream(0, 5, 1, start=start), stream(20, 5, 1, start=start)
+    again = tcp(40, seq=arrived[1].seq, size=1448)  # brings nothing new
+    link = truth.Link(sent, [*arrived, again], CLIENT, SERVER)
+    assert link.first_delay == ms((0, 20))[0]
+    assert link.transmission == ms((20, 24))[0]
+    assert truth.Link([], [], CLIENT, SERVER).first_delay is None
+    assert truth.Link([], [], CLIENT, SERVER).transmission is None
+
+
+def test_a_hole_is_open_from_when_the_segment_should_have_come() -> None:
+    sent, arrived = stream(0, 5, 1), stream(20, 5, 1)
+    repair = tcp(45, seq=sent[2].seq, size=1448)
+    lost = [p for p in arrived if p.seq != repair.seq]
+    came = tcp(65, seq=repair.seq, size=1448)
+    link = truth.Link([*sent, repair], [*lost, came], CLIENT, SERVER)
+    assert truth.holes(link) == ms((22, 65))
+
+
+def test_a_needless_retransmission_leaves_no_hole() -> None:
+    sent, arrived = stream(0, 5, 1), stream(20, 5, 1)
+    twice = tcp(45, seq=sent[2].seq, size=1448)
+    link = truth.Link([*sent, twice], [*arrived, tcp(65, seq=twice.seq, size=1448)], CLIENT, SERVER)
+    assert truth.holes(link) == []
+
+
+def test_only_pauses_that_an_acknowledgement_ended_are_the_congestion_windows() -> None:
+    sent = [tcp(0, seq=0, size=1000), tcp(10, seq=1000, size=1000), tcp(50, seq=2000, size=1000)]
+    # The second follows the acknowledgement at once, the third comes when the sender had something again.
+    acks = [tcp(9.9, up=False, ack=1000), tcp(20, up=False, ack=2000)]
+    assert truth.Link([*sent, *acks], [], CLIENT, SERVER).ack_clocked_ns == 10 * MS
+
+
+def test_a_full_receive_window_is_not_the_congestion_windows() -> None:
+    sent = [tcp(0, seq=0, size=1000), tcp(10, seq=1000, size=1000)]
+    acks = [tcp(-1, up=False, ack=0, window=1000), tcp(9.9, up=False, ack=1000, window=1000)]
+    assert truth.Link([*sent, *acks], [], CLIENT, SERVER, window_scale=0).ack_clocked_ns == 0
+    assert truth.Link([*sent, *acks], [], CLIENT, SERVER, window_scale=4).ack_clocked_ns == 10 * MS
+
+
+def test_window_scale_is_read_from_the_options() -> None:
+    options = b"\x02\x04\x05\xb4\x04\x02\x08\x0a" + bytes(8) + b"\x01\x03\x03\x07"
+    assert truth.window_scale(tcp(0, flags=SYN, head=options)) == 7
+    assert truth.window_scale(tcp(0, flags=SYN, head=b"\x02\x04\x05\xb4")) is None
+
+
+def _pcap(*frames: tuple[int, bytes]) -> bytes:
+    header = struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 144, 1)
+    records = (struct.pack("<IIII", ts // 10**9, ts % 10**9, len(f), len(f)) + f for ts, f in frames)
+    return header + b"".join(records)
+
+
+def _frame(payload: bytes, *, padding: int = 0) -> bytes:
+    tcp_header = struct.pack(">HHIIBBHHH", 40_000, 50_051, 17, 23, 5 << 4, 0x18, 512, 0, 0)
+    addresses = bytes([10, 244, 0, 3, 10, 244, 0, 2])
+    ip = struct.pack(">BBHHHBBH", 0x45, 0, 40 + len(payload), 0, 0, 64, 6, 0) + addresses
+    return bytes(12) + b"\x08\x00" + ip + tcp_header + payload + bytes(padding)
+
+
+def test_pcap_is_read_sorted_shifted_and_without_padding(tmp_path: Path) -> None:
+    path = tmp_path / "a.pcap"
+    path.write_bytes(_pcap((2_000_000_005, _frame(b"late", padding=6)), (1_000_000_003, _frame(b""))))
+    first, second = read_pcap(path, offset_ns=-1_000_000_000)
+    assert (first.ts_ns, second.ts_ns) == (3, 1_000_000_005)
+    assert (second.payload_bytes, second.head[:4], second.seq, second.ack) == (4, b"late", 17, 23)
+    assert (second.source, second.sport, second.target, second.dport) == (CLIENT, 40_000, SERVER, 50_051)
+
+
+def test_a_truncated_record_is_left_out_and_another_format_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.pcap"
+    path.write_bytes(_pcap((5, _frame(b"x")))[:-60] + b"\x00")
+    assert list(read_pcap(path, 0)) == []
+    path.write_bytes(b"\xd4\xc3\xb2\xa1" + bytes(20))
+    with pytest.raises(WorkloadError, match="no capture with nanosecond"):
+        list(read_pcap(path, 0))

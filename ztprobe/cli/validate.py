@@ -1,0 +1,78 @@
+"""``ztprobe validate``."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ztprobe.errors import PreflightError
+
+if TYPE_CHECKING:
+    from ztprobe.validate.scenarios import Scenario
+
+__all__ = ("validate",)
+
+_EXIT_MISSED = 7
+
+
+@click.command(epilog="Example: sudo ztprobe validate --scenario syn-ack-held --scenario proxy-stop")
+@click.option(
+    "--scenario",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Only this one; can be repeated. [default: all]",
+)
+@click.option("--list", "only_list", is_flag=True, help="Say what there is and run nothing.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The directory to make. [default: runs/validation-<time>]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print validation.json instead of the table.")
+def validate(names: tuple[str, ...], only_list: bool, out: Path | None, as_json: bool) -> None:
+    """Put known costs into real runs and hold the ledger against them.
+
+    Each scenario injects one cost of several sizes into one place, observes the injection independently,
+    and compares. Ends with 7 if an error is larger than its bound. Needs root.
+    """
+    from ztprobe.validate.scenarios import SCENARIOS, choose
+
+    if only_list:
+        for scenario in SCENARIOS:
+            click.echo(f"{scenario.name:<20}{scenario.experiment:<11}{scenario.title}")
+        return
+    chosen = choose(names)
+    out = (out or Path("runs") / f"validation-{datetime.now(UTC):%Y%m%d-%H%M%S}").absolute()
+    _check_machine(chosen, out)
+    if not _run(chosen, out, as_json=as_json):
+        raise click.exceptions.Exit(_EXIT_MISSED)
+
+
+def _check_machine(chosen: list[Scenario], out: Path) -> None:
+    from ztprobe.experiment import parse_experiment
+    from ztprobe.preflight import check_main_job
+    from ztprobe.profile import profile_names
+
+    experiments = [parse_experiment(scenario.experiment, profile_names()) for scenario in chosen]
+    if problems := check_main_job(tuple(experiments), out):
+        raise PreflightError("\n".join(problems))
+
+
+def _run(chosen: list[Scenario], out: Path, *, as_json: bool) -> bool:
+    from ztprobe.progress import open_progress
+    from ztprobe.store import dump_json
+    from ztprobe.validate.report import print_table
+    from ztprobe.validate.suite import run_suite
+
+    with open_progress() as progress:
+        content = run_suite(chosen, out, progress)
+    if as_json:
+        click.echo(dump_json(content), nl=False)
+    else:
+        print_table(content)
+        click.echo(f"{out}/validation.html")
+    return bool(content["passed"])

@@ -1,0 +1,287 @@
+"""Attributed beside true, round by round: one function per kind of truth.
+
+Where a component is nothing but the injected thing (a handshake), its whole value is
+compared with the capture's. Where it also has a cost of its own (training, aggregation), the
+rest is taken off as the capture shows it. `elsewhere` is the
+part of the injected interval that the ledger painted as something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from analysis.intervals import Segment, clip, overlap_ns, total_ns, union
+from analysis.ledger import build_ledger, client_pieces
+from analysis.model import Ledger, RoundLedger
+from ztprobe.store import Run
+from ztprobe.validate.capture import ACK, SYN, Seen
+from ztprobe.validate.model import Pair
+from ztprobe.validate.scene import Note
+from ztprobe.validate.truth import Interval, Link, between, window_scale
+
+__all__ = ("Evidence", "Measure", "from_capture", "injected_part", "noted_part", "slack", "sub_row")
+
+_LOOPBACK = "127.0.0.1"
+Measure = Callable[["Evidence"], list[Pair]]
+CaptureTruth = Callable[["Evidence", int], Sequence[Interval]]
+
+
+@dataclass
+class Evidence:
+    """A finished run, what was observed of the injection, and what was asked for."""
+
+    run: Run
+    packets: Mapping[str, Sequence[Seen]]
+    notes: Sequence[Note]
+    target: str  # the pod that the cost was put on
+    sizes: Mapping[int, str]  # round -> what was asked for; rounds that are missing are not compared
+    skipped: list[str] = field(default_factory=list)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The run's ledger."""
+        return build_ledger(self.run)
+
+    @cached_property
+    def pieces(self) -> dict[int, dict[str, list[Segment]]]:
+        """Round -> client -> pieces."""
+        return client_pieces(self.run)
+
+    @cached_property
+    def rounds(self) -> dict[int, RoundLedger]:
+        """Round -> its ledger."""
+        return {entry.round: entry for entry in self.ledger.rounds}
+
+    @cached_property
+    def _addresses(self) -> dict[str, str]:
+        return {pod["name"]: pod["address"] for pod in self.run.meta["pods"]}
+
+    def span(self, number: int) -> Interval:
+        """A round's start and end."""
+        entry = self.rounds[number]
+        return entry.start_ns, entry.start_ns + entry.duration_ns
+
+    def seen(self, pod: str, number: int) -> list[Seen]:
+        """A pod's packets within a round."""
+        return between(self.packets[pod], *self.span(number))
+
+    def link(self, number: int, client: str, *, down: bool) -> Link:
+        """The round's model (down) or update as both captures saw it."""
+        sender, receiver = ("fl-server", client) if down else (client, "fl-server")
+        start_ns, end_ns = self.span(number)
+        return Link(
+            self.seen(sender, number),
+            between(self.packets[receiver], start_ns, end_ns),
+            self._addresses[sender],
+            self._addresses[receiver],
+            self._window_scale(client, of_client=down),
+        )
+
+    def _window_scale(self, client: str, *, of_client: bool) -> int | None:
+        """The receiving end's, from the client's first connection; all of them have the same."""
+        wanted = SYN if of_client else SYN | ACK
+        return next(
+            (window_scale(p) for p in self.packets[client] if not p.udp and p.flags & (SYN | ACK) == wanted),
+            None,
+        )
+
+    def at_application(self, number: int, client: str) -> tuple[Link, Link]:
+        """The model and the update at a client's application: on loopback if it has a sidecar."""
+        packets = self.packets.get(f"{client}/lo")
+        if packets is None:
+            return self.link(number, client, down=True), self.link(number, client, down=False)
+        mine = between(packets, *self.span(number))
+        # The sidecar listens: its port is the lower one.
+        port = min(min(p.sport, p.dport) for p in packets)
+        down = [p for p in mine if p.sport == port]
+        up = [p for p in mine if p.dport == port]
+        return Link(down, down, _LOOPBACK, _LOOPBACK), Link(up, up, _LOOPBACK, _LOOPBACK)
+
+    def critical(self, number: int, *, anyone: bool = False) -> bool:
+        """Whether the target (or anyone) was the round's critical client; notes the round if not."""
+        entry = self.rounds.get(number)
+        if entry is not None and anyone and entry.critical_client is not None:
+            return True
+        if entry is None or entry.critical_client != self.target:
+            name = "missing" if entry is None else entry.critical_client
+            self.skipped.append(f"round {number}: {name} was critical, not {self.target}")
+            return False
+        return True
+
+    def painted(self, number: int, component: str) -> list[Interval]:
+        """Where the round's critical path belongs to a component."""
+        client = self.rounds[number].critical_client or ""
+        return [
+            (p.start_ns, p.end_ns) for p in self.pieces[number].get(client, ()) if p.component == component
+        ]
+
+    def elsewhere_ns(self, number: int, component: str, injected: Sequence[Interval]) -> int:
+        """How much of the injected intervals the critical path gives to other components."""
+        inside = clip(union(injected), *self.span(number))
+        return total_ns(inside) - overlap_ns(self.painted(number, component), inside)
+
+    def note(self, number: int, kind: str) -> list[Interval]:
+        """What an injector noted on the target."""
+        return [
+            (n.begin_ns, n.end_ns)
+            for n in self.notes
+            if n.round == number and n.kind == kind and n.pod == self.target
+        ]
+
+    def logged(self, pod: str, number: int, event: str) -> list[dict[str, Any]]:
+        """Events of one kind that a pod's application logged in a round."""
+        lines = self.run.rounds if pod == "fl-server" else self.run.clients
+        return [
+            e
+            for e in lines
+            if e["event"] == event
+            and e.get("round") == number
+            and (pod == "fl-server" or e.get("client_id") == pod)
+        ]
+
+    def injected(self, pod: str, number: int, kind: str) -> list[Interval]:
+        """What the application spent on purpose, by its own clock."""
+        found = [e for e in self.logged(pod, number, "injected") if e["kind"] == kind]
+        return [(e["begin_monotonic_ns"], e["end_monotonic_ns"]) for e in found]
+
+
+def from_capture(component: str, truth: CaptureTruth, *, anyone: bool = False) -> Measure:
+    """The whole component against the union of the intervals that the capture shows.
+
+    :param anyone: the cost is on every client alike, so whoever was critical is compared.
+    """
+
+    def measure(evidence: Evidence) -> list[Pair]:
+        pairs = []
+        for number, size in evidence.sizes.items():
+            if not evidence.critical(number, anyone=anyone):
+                continue
+            true = union(truth(evidence, number))
+            pairs.append(
+                Pair(
+                    round=number,
+                    size=size,
+                    true_ns=total_ns(true),
+                    attributed_ns=evidence.rounds[number].components_ns[component],
+                    elsewhere_ns=evidence.elsewhere_ns(number, component, true),
+                )
+            )
+        return pairs
+
+    return measure
+
+
+def injected_part(
+    component: str, kind: str, whole_ns: Callable[[Evidence, int], int], *, pod: str | None = None
+) -> Measure:
+    """A component less what else it holds by another observer's account, against what was spent on purpose.
+
+    :param kind: of the application's ``injected`` events.
+    :param whole_ns: all of the component as the other observer saw it, the injected part included.
+    :param pod: whose log says what was spent; None: the target's.
+    """
+
+    def measure(evidence: Evidence) -> list[Pair]:
+        def beyond_ns(number: int) -> int:
+            return evidence.rounds[number].components_ns[component] - whole_ns(evidence, number)
+
+        pairs = []
+        for number, size in evidence.sizes.items():
+            if not evidence.critical(number):
+                continue
+            injected = evidence.injected(pod or evidence.target, number, kind)
+            true_ns = total_ns(union(injected))
+            pairs.append(
+                Pair(
+                    round=number,
+                    size=size,
+                    true_ns=true_ns,
+                    attributed_ns=true_ns + beyond_ns(number),
+                    elsewhere_ns=evidence.elsewhere_ns(number, component, injected),
+                )
+            )
+        return pairs
+
+    return measure
+
+
+def noted_part(component: str, kind: str, whole: Callable[[Evidence, int], Interval | None]) -> Measure:
+    """The piece of the critical path that holds a noted act, less what the capture says it holds besides.
+
+    :param whole: the piece as the capture shows it; None: the capture misses it.
+    """
+
+    def measure(evidence: Evidence) -> list[Pair]:
+        pairs = []
+        for number, size in evidence.sizes.items():
+            acts = evidence.note(number, kind)
+            seen = whole(evidence, number)
+            if not acts or seen is None or not evidence.critical(number):
+                continue
+            middle_ns = (acts[0][0] + acts[0][1]) // 2
+            piece_ns = sum(e - s for s, e in evidence.painted(number, component) if s <= middle_ns < e)
+            true_ns = total_ns(union(acts))
+            pairs.append(
+                Pair(
+                    round=number,
+                    size=size,
+                    true_ns=true_ns,
+                    attributed_ns=true_ns + piece_ns - (seen[1] - seen[0]),
+                    elsewhere_ns=evidence.elsewhere_ns(number, component, acts),
+                )
+            )
+        return pairs
+
+    return measure
+
+
+def slack(other: str) -> Measure:
+    """How long the server still waited after ``other``'s update, against the ledger's slack of it."""
+
+    def measure(evidence: Evidence) -> list[Pair]:
+        pairs = []
+        for number, size in evidence.sizes.items():
+            if not evidence.critical(number):
+                continue
+            received = {
+                e["client_id"]: e["time_monotonic_ns"]
+                for e in evidence.logged("fl-server", number, "update_received")
+            }
+            mine = next(c for c in evidence.rounds[number].clients if c.client == other)
+            pairs.append(
+                Pair(
+                    round=number,
+                    size=size,
+                    true_ns=received[evidence.target] - received[other],
+                    attributed_ns=mine.slack_ns,
+                )
+            )
+        return pairs
+
+    return measure
+
+
+def sub_row(
+    component: str, row: str, truth_ns: Callable[[Evidence, int], int], *, anyone: bool = False
+) -> Measure:
+    """A sub-row against a number of another observer's; ``anyone`` as in `from_capture`."""
+
+    def measure(evidence: Evidence) -> list[Pair]:
+        pairs = []
+        for number, size in evidence.sizes.items():
+            if evidence.critical(number, anyone=anyone):
+                attributed_ns = evidence.rounds[number].sub_rows_ns[component].get(row, 0)
+                pairs.append(
+                    Pair(
+                        round=number,
+                        size=size,
+                        true_ns=truth_ns(evidence, number),
+                        attributed_ns=attributed_ns,
+                    )
+                )
+        return pairs
+
+    return measure

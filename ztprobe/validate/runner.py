@@ -1,0 +1,123 @@
+"""One scenario from its plan to its outcome: run, capture, ledger, comparison."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ztprobe.errors import ZtprobeError
+from ztprobe.experiment import parse_experiment
+from ztprobe.job import run_disturbed
+from ztprobe.job_request import TraceRequest
+from ztprobe.profile import profile_names
+from ztprobe.progress import QuietProgress
+from ztprobe.runtime.base import Runtime
+from ztprobe.store import create_run_dir, load_run
+from ztprobe.validate.capture import Capture
+from ztprobe.validate.compare import Evidence
+from ztprobe.validate.model import Case, Outcome, judge
+from ztprobe.validate.plans import TARGET, Plan
+from ztprobe.validate.scenarios import Scenario
+from ztprobe.validate.scene import Follower, Note, Scene
+
+__all__ = ("run_scenario",)
+
+
+def run_scenario(scenario: Scenario, out: Path) -> Outcome:
+    """Run a scenario into the run directory ``out`` and compare.
+
+    :raises ZtprobeError: the run could not be made, or the observation of it has holes.
+    """
+    plan = scenario.make(scenario.by_round)
+    injection = _Injection(scenario, plan, out.with_name(f".{out.name}.capture"))
+    try:
+        run_disturbed(
+            _request(scenario, out),
+            create_run_dir(out),
+            QuietProgress(),
+            offloads=scenario.offloads,
+            profile=plan.profile,
+            environment=plan.environment,
+            interference=injection,
+        )
+        evidence = Evidence(
+            run=load_run(out),
+            packets=injection.capture.packets() if injection.capture else {},
+            notes=injection.notes,
+            target=TARGET,
+            sizes={k: scenario.label(size) for k, size in scenario.by_round.items()},
+        )
+        outcome = _compare(scenario, plan, evidence, injection.problems, out)
+    finally:
+        shutil.rmtree(injection.captures, ignore_errors=True)
+    return outcome
+
+
+def _compare(scenario: Scenario, plan: Plan, evidence: Evidence, problems: list[str], out: Path) -> Outcome:
+    cases: list[Case] = []
+    problems = list(problems)
+    for claim in plan.claims:
+        pairs = claim.measure(evidence)
+        wanted = {scenario.label(size) for size in scenario.by_round.values()}
+        if missing := sorted(wanted - {pair.size for pair in pairs}):
+            seen = f" ({'; '.join(evidence.skipped[:2])})" if evidence.skipped else ""
+            problems.append(f"{claim.where}: nothing to compare for {', '.join(missing)}{seen}")
+        cases += judge(claim.where, pairs, claim.bound)
+    return Outcome(
+        name=scenario.name,
+        title=scenario.title,
+        background=f"{scenario.experiment}, {scenario.background}",
+        bound=plan.claims[0].bound,
+        cases=tuple(cases),
+        problems=tuple(problems),
+        run_dir=out.name,
+    )
+
+
+def _request(scenario: Scenario, out: Path) -> TraceRequest:
+    return TraceRequest(
+        experiment=parse_experiment(scenario.experiment, profile_names()),
+        baseline=None,
+        rounds=len(scenario.sizes),
+        clients=scenario.clients,
+        dataset="digits",
+        data_dir=None,
+        out=out,
+        reconnect=scenario.reconnect,
+    )
+
+
+class _Injection:
+    """`ztprobe.job.Interference`: the plan's injectors and the capture, from before the clients start."""
+
+    def __init__(self, scenario: Scenario, plan: Plan, captures: Path) -> None:
+        self._scenario = scenario
+        self._plan = plan
+        self.captures = captures
+        self.capture: Capture | None = None
+        self.notes: list[Note] = []
+        self.problems: list[str] = []
+
+    @contextlib.contextmanager
+    def during(self, runtime: Runtime) -> Iterator[None]:
+        pods = [pod for pod in runtime.pods if pod.labels.get("app", "").startswith("fl-")]
+        roles = {pod.name: pod.labels["app"].removeprefix("fl-") for pod in pods}
+        follower = Follower({name: runtime.log_path(name, role) for name, role in roles.items()})
+        # Not below the directory of runs' journals, where an unknown entry counts as left behind.
+        state_dir = Path(tempfile.mkdtemp(prefix="ztprobe-validate-"))
+        scene = Scene(runtime=runtime, follower=follower, state_dir=state_dir)
+        self.capture = Capture(pods, self.captures)
+        try:
+            with self.capture, contextlib.ExitStack() as stack:
+                for injector in self._plan.injectors:
+                    stack.enter_context(injector(scene))
+                stack.enter_context(follower)
+                yield
+        except OSError as error:
+            raise ZtprobeError(f"{self._scenario.name}: the cost could not be injected: {error}") from error
+        finally:
+            shutil.rmtree(state_dir, ignore_errors=True)
+            self.notes, self.problems = scene.notes, scene.problems
