@@ -1,6 +1,8 @@
 # make setup   install what is needed: Debian packages and a virtual environment in .venv
 # make trace   the main job; make trace EXPERIMENT=net2a-sec1 ARGS='--rounds 20'
 # make test    lint and every test, unit before kernel (root) before whole jobs
+# make bench   what watching costs; BENCH_QUICK=1 for a first look, BENCH_ARGS='--only net0-sec3' for a part
+# make test-vm the kernel tests under Debian's stock kernel (netem, kprobes) in QEMU; about 10 minutes
 # make lint    ruff, mypy and the import contract
 
 # The distribution's Python, not the one that PATH finds: only that one sees python3-bpfcc.
@@ -15,7 +17,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 STAMP := $(VENV)/.setup-stamp
 
-.PHONY: setup trace test lint
+.PHONY: setup trace test test-vm lint bench
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -35,5 +37,11 @@ lint: $(STAMP)
 	$(RUN) mypy
 	$(VENV)/bin/python -c 'from importlinter.cli import lint_imports_command as lint; lint()' --no-logo
 
+bench: $(STAMP)
+	@$(RUN) bench $(BENCH_ARGS)
+
 test: lint
 	$(RUN) pytest
+
+test-vm: $(STAMP)
+	@tools/test-vm

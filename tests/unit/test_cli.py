@@ -148,4 +148,4 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 
 def test_commands_are_the_ones_we_mean() -> None:
     assert isinstance(ztprobe, click.Group)
-    assert set(ztprobe.commands) == {"trace", "report", "doctor", "clean"}
+    assert set(ztprobe.commands) == {"clean", "doctor", "profile", "report", "trace", "validate"}

@@ -1,8 +1,8 @@
 """The entry point: whatever a command raises becomes one line on standard error and an exit code.
 
-0 done, 1-6 see ztprobe.errors, 2 also for a wrong command line, 70 a bug in ztprobe,
-130 Ctrl-C, 143 SIGTERM. Commands import what they need when they run: help has to
-appear at once, and pandas, bcc and pyroute2 take their time.
+0 done, 1-6 see ztprobe.errors, 2 also for a wrong command line, 7 `validate` found a cost
+beyond its bound, 70 a bug in ztprobe, 130 Ctrl-C, 143 SIGTERM. Commands import what they
+need when they run: help has to appear at once, and pandas, bcc and pyroute2 take their time.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ import click
 from ztprobe import __version__
 from ztprobe.cli.clean import clean
 from ztprobe.cli.doctor import doctor
+from ztprobe.cli.profile import profile
 from ztprobe.cli.report import report
 from ztprobe.cli.trace import trace
+from ztprobe.cli.validate import validate
 from ztprobe.errors import ZtprobeError
 from ztprobe.interrupts import Interrupted, catching
+from ztprobe.paths import LEASES, STATE_DIR
 
 __all__ = ("main", "ztprobe")
 
@@ -33,11 +36,23 @@ _EX_SOFTWARE = 70  # sysexits.h
     epilog="Example: ztprobe trace --experiment net2-sec3",
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
-def ztprobe() -> None:
+@click.pass_context
+def ztprobe(context: click.Context) -> None:
     """Say where each millisecond of a federated-learning round goes, measured from the kernel."""
+    if context.invoked_subcommand != clean.name:  # which says what it removes in its own words
+        _sweep_leases()
 
 
-for _command in (trace, report, doctor, clean):
+def _sweep_leases() -> None:
+    # Whatever the command is: a profile that nobody keeps any more must not stay on pods.
+    if os.geteuid() == 0 and (STATE_DIR / LEASES).is_dir():
+        from ztprobe.keeper import sweep
+
+        for line in sweep():
+            _say(f"left behind, now removed: {line}")
+
+
+for _command in (trace, report, profile, doctor, clean, validate):
     ztprobe.add_command(_command)
 
 

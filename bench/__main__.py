@@ -1,0 +1,223 @@
+"""`make bench`: the observer's own cost as a table and as JSON. Needs root; about 15 minutes.
+
+`BENCH_QUICK=1` takes about 3; `--cycles` and `--only` choose more finely. Goals are shown
+beside the figures, and nothing fails because of them: intervals of a few rounds on a busy
+machine say little, and say so by their width. The first rounds of a job get faster from one
+to the next (congestion windows, warm caches), hence the warm-up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench.rounds import ARMS, Plan, RoundsResult, measure_rounds
+from bench.startup import empty_program_ns, startup_s
+from bench.traffic import measure_connections, measure_throughput
+from tests.kernel.pods import two_pods
+from ztprobe.errors import ZtprobeError
+
+_FULL = (
+    Plan(experiment="net0-sec0", warm_up=5, cycles=12, block=6, lost=2, cost=15),
+    Plan(experiment="net0-sec3", warm_up=5, cycles=12, block=6, lost=2, cost=15),
+    Plan(experiment="net2-sec3", warm_up=5, cycles=6, block=2, lost=1, cost=5),
+)
+_QUICK = (
+    Plan(experiment="net0-sec0", warm_up=3, cycles=3, block=4, lost=2, cost=6),
+    Plan(experiment="net0-sec3", warm_up=3, cycles=3, block=4, lost=2, cost=6),
+    Plan(experiment="net2-sec3", warm_up=4, cycles=1, block=1, lost=1, cost=3),
+)
+_CONNECTIONS_PER_S = 11_000.0  # the goal of 10,000, and a little
+_PARTS = ("startup", "connections", "throughput", *(plan.experiment for plan in _FULL))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table."""
+
+    what: str
+    value: str
+    goal: str = ""
+
+
+def _startup(quick: bool) -> tuple[list[Row], dict[str, Any]]:
+    with two_pods() as pods:
+        trials = [startup_s(pods) for _ in range(3 if quick else 7)]
+    empty_ns = empty_program_ns()
+    rows = [
+        Row("start-up to all probes attached", f"{_spread(trials)} s", "<= 2 s"),
+        Row("a program that does nothing", f"{empty_ns:.0f} ns a run", "(the floor on this machine)"),
+    ]
+    return rows, {"startup_s": trials, "empty_program_ns": empty_ns}
+
+
+def _connections(quick: bool) -> tuple[list[Row], dict[str, Any]]:
+    with two_pods() as pods:
+        found = measure_connections(pods, 3.0 if quick else 10.0, _CONNECTIONS_PER_S)
+    lost = sum(found.loss.values())
+    rows = [
+        Row(
+            "short connections", f"{found.rate:,.0f} a second, {found.opened:,} in all", ">= 10,000 a second"
+        ),
+        Row(
+            "events of theirs",
+            f"{found.events:,}, lost {lost}, connections misseen {found.missing}",
+            "0 lost",
+        ),
+    ]
+    return rows, asdict(found) | {"rate": found.rate, "missing": found.missing}
+
+
+def _throughput(quick: bool, seed: int) -> tuple[list[Row], dict[str, Any]]:
+    with two_pods() as pods:
+        found = measure_throughput(pods, 3 if quick else 15, 1.0 if quick else 2.0, seed)
+    probed, bare = zip(*found.trials, strict=True)
+    rows = [
+        Row(f"throughput over a veth ({found.tool})", f"{_spread(probed)} against {_spread(bare)} Gbit/s"),
+        Row("  probed over unprobed", str(found.ratio), ">= 0.97"),
+    ]
+    return rows, asdict(found) | {"ratio": asdict(found.ratio) if found.ratio else None}
+
+
+def _rounds(plan: Plan, seed: int) -> tuple[list[Row], dict[str, Any]]:
+    found = measure_rounds(plan, seed)
+    rows = []
+    for arm in ARMS:
+        seconds = found.rounds_of(arm)
+        if seconds:
+            rows.append(
+                Row(f"{plan.experiment}: round, {arm}", f"{_spread(seconds)} s, {len(seconds)} rounds")
+            )
+    ratios = {arm: found.ratio(arm) for arm in ARMS[1:]}
+    goal = "<= 1.01; upper bound <= 1.03" if plan.experiment.startswith("net0") else "<= 1.01"
+    for arm, ratio in ratios.items():
+        rows.append(Row(f"  {arm} over unprobed", str(ratio or "no pairs"), goal if arm == "probed" else ""))
+    record: dict[str, Any] = {
+        "plan": asdict(plan),
+        "blocks": [{"cycle": c, "arm": arm, "round_s": s} for (c, arm), s in found.blocks.items()],
+        "ratios": {arm: asdict(ratio) if ratio else None for arm, ratio in ratios.items()},
+        "attach_while_running_s": found.ready_s,
+    }
+    if found.observation is not None:
+        cost_rows, cost = _cost(found)
+        rows += cost_rows
+        record["cost"] = cost
+    return rows, record
+
+
+def _cost(found: RoundsResult) -> tuple[list[Row], dict[str, Any]]:
+    observation = found.observation
+    assert observation is not None
+    cores = os.cpu_count() or 1
+    programs_ns = sum(probe["run_time_ns"] for probe in observation.probes)
+    total_ns = programs_ns + observation.reader_cpu_ns
+    share = total_ns / (found.observed_s * 1e9 * cores)
+    rows = [
+        Row(
+            "  programs and reader, of wall time x cores",
+            f"{share:.2%} ({programs_ns / 1e6:.0f} + {observation.reader_cpu_ns / 1e6:.0f} ms"
+            f" in {found.observed_s:.1f} s)",
+            "<= 1 %",
+        )
+    ]
+    for probe in observation.probes:
+        if probe["run_count"]:
+            mean_ns = probe["run_time_ns"] / probe["run_count"]
+            name = probe["program"].removeprefix("raw_")
+            rows.append(Row(f"    {name}", f"{probe['run_count']:>9,} runs, {mean_ns:5.0f} ns each"))
+    rows.append(Row("    events lost", str(sum(observation.loss.values())), "0"))
+    return rows, {
+        "share": share,
+        "observed_s": found.observed_s,
+        "programs_ns": programs_ns,
+        "reader_cpu_ns": observation.reader_cpu_ns,
+        "events": observation.events_seen,
+        "loss": observation.loss,
+        "probes": observation.probes,
+    }
+
+
+def _spread(values: Any) -> str:
+    numbers = list(values)
+    return f"{statistics.median(numbers):.3g} ({min(numbers):.3g} to {max(numbers):.3g})"
+
+
+def _machine() -> dict[str, Any]:
+    models = [
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    ]
+    return {
+        "kernel": platform.release(),
+        "cpu": models[0] if models else platform.machine(),
+        "cores": os.cpu_count() or 1,
+        "load_before": os.getloadavg()[0],
+        "python": platform.python_version(),
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--quick", action="store_true", default=bool(os.environ.get("BENCH_QUICK")))
+    parser.add_argument("--only", action="append", choices=_PARTS, help="this part alone; may be repeated")
+    parser.add_argument("--cycles", type=int, help="cycles of blocks per experiment")
+    parser.add_argument("--seed", type=int, default=0, help="of the order of the arms")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/bench.json"), help="where the figures go as JSON"
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Measure and print. :returns: 0, or 1 when something could not be measured."""
+    options = _arguments()
+    if os.geteuid() != 0:
+        print("bench: probes and network namespaces need root", file=sys.stderr)
+        return 1
+    parts = options.only or _PARTS
+    record: dict[str, Any] = {"machine": _machine(), "quick": options.quick, "seed": options.seed}
+    machine = record["machine"]
+    print(
+        f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']},"
+        f" load {machine['load_before']:.1f}"
+    )
+    failed = False
+    plans = {plan.experiment: plan for plan in (_QUICK if options.quick else _FULL)}
+    for part in parts:
+        started_s = time.monotonic()
+        try:
+            if part == "startup":
+                rows, found = _startup(options.quick)
+            elif part == "connections":
+                rows, found = _connections(options.quick)
+            elif part == "throughput":
+                rows, found = _throughput(options.quick, options.seed)
+            else:
+                plan = plans[part]
+                if options.cycles:
+                    plan = replace(plan, cycles=options.cycles)
+                rows, found = _rounds(plan, options.seed)
+        except (ZtprobeError, RuntimeError) as error:
+            print(f"bench: {part}: {error}", file=sys.stderr)
+            failed = True
+            continue
+        record[part] = found | {"took_s": time.monotonic() - started_s}
+        for row in rows:
+            print(f"{row.what:<46} {row.value:<58} {row.goal}".rstrip(), flush=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"figures: {options.out}")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""Putting a profile on 200 pods: ztprobe beside as many `tc` processes, in one run on one core.
+
+    sudo .venv/bin/python -m bench.profile_apply [--pods 200] [--json]
+
+Both sides do the same to the same namespaces: enter one, put a token bucket (netem where the
+kernel has it) on its eth0. ztprobe also looks for other qdiscs first and reads back what it set.
+The two alternate; the figure is the median of the trials. The last row is the whole command,
+from a shell to the prompt: interpreter, planning, the lease on disk, its keeper.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import secrets
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ztprobe import leases
+from ztprobe.emulation.imposing import LEASE_HANDLE, impose, lift, plan_points
+from ztprobe.emulation.netem import netem_supported
+from ztprobe.emulation.qdisc import remove_ours
+from ztprobe.identity import ProcessIdentity, started_ticks
+from ztprobe.netlink import create_netns, netlink, remove_netns
+from ztprobe.netns import entered
+from ztprobe.paths import REPO_DIR
+from ztprobe.pods import RunningPod, local_pods
+from ztprobe.profile import load_profile
+
+__all__ = ("main",)
+
+_TRIALS = 5
+_TC = {
+    "tbf": "rate 10mbit burst 4542 limit 166540",
+    "netem": "delay 150ms limit 123844",
+}
+
+
+@contextlib.contextmanager
+def many_pods(count: int, state: Path) -> Iterator[list[RunningPod]]:
+    """Namespaces with an eth0 each, registered as the pods of a live run in ``state``."""
+    tag = f"ztp-b{secrets.token_hex(3)}"
+    with contextlib.ExitStack() as stack:
+        node = create_netns(f"{tag}-node")
+        stack.callback(remove_netns, f"{tag}-node")
+        pods = []
+        for number in range(count):
+            name = f"{tag}-{number}"
+            netns = create_netns(name)
+            stack.callback(remove_netns, name)
+            with netlink(node) as ipr:
+                peer = {"ifname": "eth0", "net_ns_fd": str(netns)}
+                ipr.link("add", ifname=f"v{number}", kind="veth", peer=peer)
+            pods.append(
+                RunningPod(
+                    name=f"p{number}",
+                    namespace="fl",
+                    labels={"app": "many"},
+                    address=f"10.98.{number >> 8}.{number & 255}",
+                    netns=netns,
+                    netns_inode=os.stat(netns).st_ino,
+                    interface="eth0",
+                    host_interface=f"v{number}",
+                    node_netns=node,
+                    run=tag,
+                )
+            )
+        owner = {"pid": os.getpid(), "started_ticks": started_ticks(os.getpid())}
+        (state / tag).mkdir(parents=True)
+        listed = [{k: v for k, v in pod.as_dict().items() if k != "run"} for pod in pods]
+        (state / tag / "journal.json").write_text(json.dumps({"owner": owner, "pods": listed}))
+        yield pods
+
+
+def ztprobe_s(pods: Sequence[RunningPod], profile_name: str, backend: str) -> float:
+    """Attach to every pod in this process, look and read-back included; then take it away."""
+    now_ns = leases.now_ns()
+    started = time.perf_counter()
+    lease = leases.Lease(
+        id=leases.new_id(),
+        profile=load_profile(profile_name),
+        backend=backend,
+        direction="egress",
+        selector="",
+        to=None,
+        namespace="fl",
+        pods=tuple(pods),
+        peers=None,
+        points=plan_points(pods, ("egress",), backend, replace=False),
+        rules=(),
+        owner=ProcessIdentity.own(),
+        created_ns=now_ns,
+        expires_ns=now_ns + 60_000_000_000,
+    )
+    impose(lease)
+    took_s = time.perf_counter() - started
+    lift(lease)
+    return took_s
+
+
+def tc_s(pods: Sequence[RunningPod], backend: str) -> float:
+    """As many tc processes; then take it away."""
+    add = ["tc", "qdisc", "add", "dev", "eth0", "root", "handle", "5a71:", backend, *_TC[backend].split()]
+    started = time.perf_counter()
+    for pod in pods:
+        with entered(pod.netns):
+            subprocess.run(add, check=True)
+    took_s = time.perf_counter() - started
+    for pod in pods:
+        with netlink(pod.netns) as ipr:
+            remove_ours(ipr, ipr.link_lookup(ifname="eth0")[0], LEASE_HANDLE)
+    return took_s
+
+
+def command_s(profile_name: str, state: Path) -> float:
+    """The whole command, then `clear`."""
+    environment = {**os.environ, "ZTPROBE_STATE_DIR": str(state)}
+
+    def run(*words: str) -> None:
+        command = [sys.executable, "-m", "ztprobe", "profile", *words]
+        subprocess.run(command, check=True, cwd=REPO_DIR, env=environment, stdout=subprocess.DEVNULL)
+
+    started = time.perf_counter()
+    run("apply", profile_name, "--selector", "app=many", "--for", "2m")
+    took_s = time.perf_counter() - started
+    run("clear")
+    return took_s
+
+
+def main() -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--pods", type=int, default=200)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    profile_name, backend = ("net4", "netem") if netem_supported() else ("net5", "tbf")
+    with tempfile.TemporaryDirectory() as directory:
+        state = Path(directory)
+        with many_pods(arguments.pods, state) as pods:
+            assert len(local_pods(state)) == arguments.pods
+            os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+            pairs = [(ztprobe_s(pods, profile_name, backend), tc_s(pods, backend)) for _ in range(_TRIALS)]
+            whole_s = command_s(profile_name, state)
+    ours_s, tc_processes_s = (statistics.median(column) for column in zip(*pairs, strict=True))
+    found = {
+        "pods": arguments.pods,
+        "backend": backend,
+        "ztprobe_s": round(ours_s, 4),
+        "tc_processes_s": round(tc_processes_s, 4),
+        "times_as_fast": round(tc_processes_s / ours_s, 2),
+        "command_s": round(whole_s, 3),
+    }
+    if arguments.json:
+        print(json.dumps(found | {"trials_s": pairs}, indent=2))
+        return 0
+    print(f"{backend} on {arguments.pods} pods, one core, median of {_TRIALS}")
+    print(f"  ztprobe, with look and read-back  {ours_s:.3f} s   goal <= 1 s")
+    ratio = found["times_as_fast"]
+    print(f"  tc processes                      {tc_processes_s:.3f} s   {ratio} times as long; goal >= 2")
+    print(f"  the whole command                 {whole_s:.2f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
