@@ -133,7 +133,15 @@ def test_doctor_without_root_says_so() -> None:
 
 def test_a_second_make_trace_installs_nothing(tmp_path: Path) -> None:
     def plan(venv: Path) -> str:
-        command = ["make", "-n", "trace", f"VENV={venv}", "EXPERIMENT=net1-sec2", "ARGS=--rounds 7"]
+        command = [
+            "make",
+            "--no-print-directory",
+            "-n",
+            "trace",
+            f"VENV={venv}",
+            "EXPERIMENT=net1-sec2",
+            "ARGS=--rounds 7",
+        ]
         return subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPO_DIR).stdout
 
     assert "pip install" in plan(tmp_path)
