@@ -19,7 +19,7 @@ struct seen {
 enum { FLAG_FIN = 1, FLAG_SYN = 2, FLAG_RST = 4, FLAG_PSH = 8, FLAG_ACK = 16 };
 
 BPF_TABLE("percpu_array", int, struct conn, fresh_conn, 1);
-BPF_TABLE("percpu_array", int, struct sendlog, fresh_sendlog, 1);
+BPF_TABLE("array", int, struct sendlog, fresh_sendlog, 1); /* all zero, only read */
 
 static inline int after(u32 a, u32 b)
 {
@@ -90,9 +90,22 @@ static inline void walk_records(struct __sk_buff *ctx, struct seen *seen, struct
                                 struct half *other)
 {
     u32 at = mine->next_record - seen->seq;
+    u8 header[5];
+    if (after(seen->seq, mine->next_record)) {
+        /* It overtook what stands between. Where records go on is unknown until that comes, but a
+         * message must not wait for it: a long record of data at the packet's very start is one. */
+        if (bpf_skb_load_bytes(ctx, seen->payload_offset, header, 5))
+            return;
+        u32 length = header[3] << 8 | header[4];
+        if (header[0] == 23 && header[1] == 3 && header[2] == 3 && length >= BULK_RECORD_BYTES
+            && length <= 16640 && (mine->is_client ? mine->sealed : other->sealed)) {
+            mine->tls = TLS_DATA;
+            mine->handshake_end = seen->seq;
+        }
+        return;
+    }
 #pragma unroll
     for (int i = 0; i < 12; i++) {
-        u8 header[5];
         if (at > 65535 || at + 5 > seen->payload_bytes)
             break;
         if (bpf_skb_load_bytes(ctx, seen->payload_offset + at, header, 5))
@@ -259,7 +272,7 @@ static inline void log_send(struct seen *seen, u64 now_ns)
         if (!log)
             return;
     }
-    u32 slot = (seen->seq >> 10) & (SENDLOG_SLOTS - 1);
+    u32 slot = seen->seq / SENDLOG_BYTES & (SENDLOG_SLOTS - 1);
     log->slot[slot].seq = seen->seq;
     log->slot[slot].ts_us = now_ns / 1000;
 }

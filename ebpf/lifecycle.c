@@ -57,12 +57,12 @@ int raw_tcp_retransmit_skb(struct bpf_raw_tracepoint_args *ctx)
     u64 now_ns = bpf_ktime_get_ns(), since_ns = 0;
     struct sendlog *log = sendlogs.lookup(&key);
     if (log) {
-        u32 slot = (seq >> 10) & (SENDLOG_SLOTS - 1);
+        u32 slot = seq / SENDLOG_BYTES & (SENDLOG_SLOTS - 1);
         if (log->slot[slot].seq == seq) {
             u32 ago_us = (u32)(now_ns / 1000) - log->slot[slot].ts_us;
             since_ns = now_ns - (u64)ago_us * 1000;
         } else if (log->slot[slot].ts_us && log->slot[slot].seq - seq - 1 < 1U << 31
-                   && log->slot[slot].seq - seq >= (SENDLOG_SLOTS - 1) << 10) {
+                   && log->slot[slot].seq - seq >= (SENDLOG_SLOTS - 1) * SENDLOG_BYTES) {
             count(LOSS_MAP_FULL); /* later data took the slot: when this was first sent is gone */
         }
     }

@@ -11,7 +11,8 @@
 #define WAIT_NS 200000ULL      /* a wait for a CPU worth an event of its own */
 #define BULK_RECORD_BYTES 12288 /* a TLS record that begins a message; tickets with certificates have less */
 #define HEAD_PACKETS 16        /* payloads per direction in which a TLS handshake must be over */
-#define SENDLOG_SLOTS 2048     /* covers 2 MiB of unacknowledged data; more than that is counted as lost */
+#define SENDLOG_BYTES 1448     /* a slot per segment (1500 bytes less IPv4, TCP and timestamps) ... */
+#define SENDLOG_SLOTS 4096     /* ... covers 5.9 MB of unacknowledged data; more than that is counted as lost */
 
 struct conn_key {
     u32 netns;
