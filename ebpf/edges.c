@@ -90,8 +90,8 @@ static inline void walk_records(struct __sk_buff *ctx, struct seen *seen, struct
                                 struct half *other)
 {
     u32 at = mine->next_record - seen->seq;
-    u8 header[5];
     if (after(seen->seq, mine->next_record)) {
+        u8 header[5];
         /* It overtook what stands between. Where records go on is unknown until that comes, but a
          * message must not wait for it: a long record of data at the packet's very start is one. */
         if (bpf_skb_load_bytes(ctx, seen->payload_offset, header, 5))
@@ -106,6 +106,7 @@ static inline void walk_records(struct __sk_buff *ctx, struct seen *seen, struct
     }
 #pragma unroll
     for (int i = 0; i < 12; i++) {
+        u8 header[5];
         if (at > 65535 || at + 5 > seen->payload_bytes)
             break;
         if (bpf_skb_load_bytes(ctx, seen->payload_offset + at, header, 5))
