@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 
 from analysis.handshakes import Setup, dns_queries, read_setup
 from tests.kernel.pods import TestPod, two_pods
-from tests.kernel.test_probes import Watched
+from tests.kernel.watching import Watched
 from ztprobe.netns import entered
 
 PORT = 50051
@@ -112,8 +112,7 @@ def _handshake(
         time.sleep(0.05)
         packets = watcher.stop()["packets"]
     finally:
-        watcher.collector.stop()
-        watcher.kernel.close()
+        watcher.close()
     mine = packets[packets["pod"] == a.name]
     setups = [read_setup(list(group.itertuples())) for _, group in mine.groupby("lport", sort=False)]
     assert None not in setups
@@ -168,8 +167,7 @@ def test_dns_question_and_answer_are_matched() -> None:
             time.sleep(0.05)
             packets = watcher.stop()["packets"]
         finally:
-            watcher.collector.stop()
-            watcher.kernel.close()
+            watcher.close()
     (query,) = [q for q in dns_queries(list(packets.itertuples())) if q.pod == a.name]
     assert (query.name, query.rcode) == ("fl-server.fl", 3)
     assert query.answered_ns is not None and 17_000_000 <= query.answered_ns - query.asked_ns < 27_000_000

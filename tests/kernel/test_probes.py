@@ -8,12 +8,11 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 
-import pandas as pd
 import pytest
 
-from tests.kernel.pods import TestPod, two_pods
+from tests.kernel.pods import TestPod
+from tests.kernel.watching import Watched
 from ztprobe.events import Direction, Hook, PacketKind, PointKind
 from ztprobe.netns import entered, inode
 from ztprobe.probes.collector import Collector, coverage
@@ -24,44 +23,6 @@ _APART_NS = 5_000_000 * float(os.environ.get("ZTPROBE_TEST_PATIENCE", "1"))
 
 PORT = 50051
 MESSAGE_BYTES = 1_000_003  # prime
-
-
-@pytest.fixture
-def pods() -> Iterator[tuple[TestPod, TestPod]]:
-    with two_pods() as made:
-        yield made
-
-
-class Watched:
-    """Probes on both pods; `tables` after `stop`."""
-
-    def __init__(self, pods: tuple[TestPod, TestPod]) -> None:
-        self.kernel = KernelProbes()
-        self.kernel.load()
-        self.hooks = self.kernel.attach()
-        self.kernel.enable_stats()
-        for pod in pods:
-            self.kernel.trace_netns(inode(pod.netns))
-            self.kernel.attach_interface(pod.netns, "eth0")
-        self.kernel.trace_process(os.getpid(), proxy=False)
-        self.collector = Collector(self.kernel, {inode(pod.netns): pod.name for pod in pods})
-        self.collector.start()
-
-    def stop(self) -> dict[str, pd.DataFrame]:
-        self.collector.stop()
-        self.tables = self.collector.tables()
-        self.loss = self.collector.loss()
-        return self.tables
-
-
-@pytest.fixture
-def watched(pods: tuple[TestPod, TestPod]) -> Iterator[Watched]:
-    watcher = Watched(pods)
-    try:
-        yield watcher
-    finally:
-        watcher.collector.stop()
-        watcher.kernel.close()
 
 
 def _receive(sock: socket.socket, n: int) -> None:
@@ -240,3 +201,14 @@ def test_a_full_ring_is_counted_exactly(pods: tuple[TestPod, TestPod]) -> None:
         assert coverage(collector.events_seen, loss) < 0.95
     finally:
         kernel.close()
+
+
+def test_loading_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """BCC prints a compiler's warnings on standard error, where they would tear the progress display."""
+    kernel = KernelProbes()
+    try:
+        kernel.load()
+        kernel.attach()
+    finally:
+        kernel.close()
+    assert capfd.readouterr() == ("", "")

@@ -18,7 +18,7 @@ import pytest
 from analysis.handshakes import read_setup
 from bench.traffic import measure_connections
 from tests.kernel.pods import TestPod, two_pods
-from tests.kernel.test_probes import Watched
+from tests.kernel.watching import Watched
 from ztprobe.events import Direction, Hook, PacketKind, PointKind
 from ztprobe.netlink import netlink
 from ztprobe.netns import entered
@@ -28,6 +28,7 @@ MSS = 1448  # 1500 bytes without the headers of IPv4 and TCP with time stamps
 P99_ERROR_NS = 50_000
 _SO_TIMESTAMPNS = 35  # include/uapi/asm-generic/socket.h; the socket module does not name it
 _ETH_P_ALL = 3
+_ETH_P_EXPERIMENT = b"\x88\xb5"  # IEEE 802, for local experiments
 _SYN, _ACK = 2, 16
 _ESTABLISHED = 1
 
@@ -41,16 +42,6 @@ def pods() -> Iterator[tuple[TestPod, TestPod]]:
                 (index,) = ipr.link_lookup(ifname="eth0")
                 ipr.link("set", index=index, gso_max_segs=1)
         yield made
-
-
-@pytest.fixture
-def watched(pods: tuple[TestPod, TestPod]) -> Iterator[Watched]:
-    watcher = Watched(pods)
-    try:
-        yield watcher
-    finally:
-        watcher.collector.stop()
-        watcher.kernel.close()
 
 
 @dataclass(frozen=True)
@@ -73,6 +64,27 @@ class Capture:
             self._socket.bind(("eth0", _ETH_P_ALL))
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
+        self._wait_for_stamps(pod)
+
+    def _wait_for_stamps(self, pod: TestPod) -> None:
+        # The kernel turns stamping on from a work queue. Before that a packet gets the time at
+        # which it is read, however late that is.
+        with entered(pod.netns):
+            sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+            sender.bind(("eth0", 0))
+        self._socket.settimeout(1.0)
+        deadline = time.monotonic() + 10.0
+        frame = b"\x02" * 12 + _ETH_P_EXPERIMENT + bytes(46)
+        with sender:
+            while time.monotonic() < deadline:
+                sender.send(frame)
+                sent_ns = time.time_ns()
+                time.sleep(0.002)
+                data, control, _, _ = self._socket.recvmsg(96, socket.CMSG_SPACE(16))
+                seconds, nanoseconds = struct.unpack("qq", control[0][2])
+                if data[12:14] == _ETH_P_EXPERIMENT and seconds * 1_000_000_000 + nanoseconds < sent_ns:
+                    return
+        raise AssertionError("the kernel does not stamp packets when they pass")
 
     def stop(self) -> list[Captured]:
         """What came by, in order."""

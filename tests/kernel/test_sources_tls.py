@@ -16,7 +16,7 @@ import pytest
 from analysis.handshakes import Setup, read_setup
 from tests.kernel import tls_parties as tls
 from tests.kernel.pods import TestPod, two_pods
-from tests.kernel.test_probes import Watched
+from tests.kernel.watching import Watched
 from ztprobe.events import Hook
 from ztprobe.netlink import netlink
 
@@ -112,16 +112,6 @@ def _judge(watcher: Watched, pods: tuple[TestPod, TestPod], cases: list[tls.Case
         if b.first_ns < ends.get(b.lport, b.last_ns)  # what comes in for a socket that is gone is nobody's
     ]
     return score
-
-
-@pytest.fixture
-def watched(pods: tuple[TestPod, TestPod]) -> Iterator[Watched]:
-    watcher = Watched(pods)
-    try:
-        yield watcher
-    finally:
-        watcher.collector.stop()
-        watcher.kernel.close()
 
 
 def test_openssl(pods: tuple[TestPod, TestPod], watched: Watched, files: tls.Files) -> None:
