@@ -23,7 +23,6 @@ __all__ = (
     "PacketKind",
     "PointKind",
     "address_number",
-    "address_text",
     "dtype_of",
     "pairs_table",
     "table_of",
@@ -132,11 +131,9 @@ def pairs_table(
     return pd.DataFrame(rows, columns=names)
 
 
-def address_text(address: int) -> str:
-    """Dotted form of an IPv4 address as events carry it (network order, read as a little-endian integer)."""
-    return ".".join(str(byte) for byte in int(address).to_bytes(4, "little"))
-
-
 def address_number(text: str) -> int:
-    """The inverse of `address_text`. :raises ValueError: not a dotted IPv4 address."""
+    """An IPv4 address as events carry it (network order, read as a little-endian integer).
+
+    :raises ValueError: not a dotted IPv4 address.
+    """
     return int.from_bytes(bytes(int(part) for part in text.split(".")), "little")

@@ -70,4 +70,4 @@ def test_table_splits_ports_and_names_pods() -> None:
 
 
 def test_addresses_are_network_order() -> None:
-    assert events.address_text(int.from_bytes(bytes([10, 244, 0, 3]), "little")) == "10.244.0.3"
+    assert events.address_number("10.244.0.3") == int.from_bytes(bytes([10, 244, 0, 3]), "little")
