@@ -83,7 +83,7 @@ enum packet_kind {
 /* Something that happened once. */
 struct point {
     u64 ts_ns;
-    u64 since_ns;      /* where the thing has a beginning: POINT_GAP, POINT_WAIT, POINT_RETRANSMIT (first sent) */
+    u64 since_ns;      /* where it has a beginning: POINT_GAP, POINT_BLOCKED, POINT_WAIT, POINT_RETRANSMIT (first sent) */
     u64 small_ns;      /* POINT_GAP: the control frame that came last before it ended */
     u32 netns;
     u32 laddr;
@@ -104,4 +104,5 @@ enum point_kind {
     POINT_DROP = 4,       /* a: reason number, b: protocol << 16 | TCP flags, c: payload or datagram bytes */
     POINT_GAP = 5,        /* a: sequence reached, b: enum hook, c: enum direction */
     POINT_WAIT = 6,       /* runnable from since_ns, on a CPU at ts_ns */
+    POINT_BLOCKED = 7,    /* as POINT_GAP, but there was something to send: the reader did not read */
 };

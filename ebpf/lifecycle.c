@@ -1,30 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* TCP state changes, retransmissions and dropped packets, from BTF tracepoints. */
 
-static inline void forget(struct conn_key *key)
-{
-    struct conn *conn = socks.lookup(key);
-    if (conn) {
-        close_burst(key, &conn->tx, HOOK_SOCK, DIR_TX, 0);
-        close_burst(key, &conn->rx, HOOK_SOCK, DIR_RX, 0);
-        socks.delete(key);
-    }
-    conn = wire.lookup(key);
-    if (conn) {
-        u32 hook = (key->laddr & 0xff) == 127 ? HOOK_LO : HOOK_ETH; /* network byte order */
-        close_burst(key, &conn->tx, hook, DIR_TX, 0);
-        close_burst(key, &conn->rx, hook, DIR_RX, 0);
-        wire.delete(key);
-    }
-    sendlogs.delete(key);
-}
-
 /* sock:inet_sock_set_state(sk, oldstate, newstate) */
 int raw_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 {
     void *sk = (void *)ctx->args[0];
     struct conn_key key = {};
-    if (!key_of_sock(&key, sk))
+    if (!key_of_sock(&key, sk) || !pods.lookup(&key.netns))
         return 0;
     int old_state = ctx->args[1], new_state = ctx->args[2];
     struct point *event = point_of(POINT_STATE, bpf_ktime_get_ns(), &key);
@@ -51,9 +33,11 @@ int raw_tcp_retransmit_skb(struct bpf_raw_tracepoint_args *ctx)
     if ((int)ctx->args[2])
         return 0; /* since 6.16 failed attempts come here too, most often because the original is still queued */
 #endif
-    if (!key_of_sock(&key, sk))
+    if (!key_of_sock(&key, sk) || !pods.lookup(&key.netns))
         return 0;
-    u32 seq = read_u32(skb + OFF_SKB_CB + OFF_TCPCB_SEQ);
+    u32 seqs[2] = {}; /* struct tcp_skb_cb begins with seq and end_seq */
+    bpf_probe_read_kernel(seqs, sizeof(seqs), skb + OFF_SKB_CB + OFF_TCPCB_SEQ);
+    u32 seq = seqs[0];
     u64 now_ns = bpf_ktime_get_ns(), since_ns = 0;
     struct sendlog *log = sendlogs.lookup(&key);
     if (log) {
@@ -71,10 +55,8 @@ int raw_tcp_retransmit_skb(struct bpf_raw_tracepoint_args *ctx)
         return 0;
     event->since_ns = since_ns;
     event->a = seq;
-    event->b = read_u32(skb + OFF_SKB_CB + OFF_TCPCB_END_SEQ) - seq;
-    u8 state = 0;
-    bpf_probe_read_kernel(&state, 1, sk + OFF_SOCK_STATE);
-    event->c = state;
+    event->b = seqs[OFF_TCPCB_END_SEQ / 4 - OFF_TCPCB_SEQ / 4] - seq;
+    event->c = (u8)LOAD(u8, sk, OFF_SOCK_STATE);
     submit_point(event);
     return 0;
 }
@@ -99,24 +81,24 @@ int raw_kfree_skb(struct bpf_raw_tracepoint_args *ctx)
     }
     if (!key.netns || !pods.lookup(&key.netns))
         return 0;
-    void *head = (void *)read_ptr(skb + OFF_SKB_HEAD);
-    void *ip = head + read_u16(skb + OFF_SKB_NETWORK_HEADER);
-    u32 first = read_u32(ip);
-    if ((first & 0xf0) != 0x40)
+    /* One read for all: an IPv4 header without options, and as much of TCP or UDP. */
+    u32 words[10] = {};
+    void *ip = (void *)LOAD(u64, skb, OFF_SKB_HEAD) + LOAD(u16, skb, OFF_SKB_NETWORK_HEADER);
+    bpf_probe_read_kernel(words, sizeof(words), ip);
+    if ((words[0] & 0xf0) != 0x40)
         return 0;
-    u32 header_bytes = (first & 0x0f) * 4, flags = 0, ports;
-    u32 total_bytes = bpf_ntohs((u16)(first >> 16)), payload = 0;
-    u8 protocol = 0;
-    bpf_probe_read_kernel(&protocol, 1, ip + 9);
+    u32 header_bytes = (words[0] & 0x0f) * 4, flags = 0;
+    u32 total_bytes = bpf_ntohs((u16)(words[0] >> 16)), payload = 0;
+    u8 protocol = words[2] >> 8;
     if (protocol != 6 && protocol != 17)
         return 0;
-    void *l4 = ip + header_bytes;
-    key.laddr = read_u32(ip + 12);
-    key.raddr = read_u32(ip + 16);
-    ports = read_u32(l4);
-    key.ports = bpf_ntohl(ports);
+    if (header_bytes != 20)
+        bpf_probe_read_kernel(words + 5, 20, ip + header_bytes);
+    key.laddr = words[3];
+    key.raddr = words[4];
+    key.ports = bpf_ntohl(words[5]);
     if (protocol == 6) {
-        u16 word = bpf_ntohs(read_u16(l4 + 12));
+        u16 word = bpf_ntohs((u16)words[8]);
         flags = word & 0xff;
         payload = total_bytes - header_bytes - (word >> 12) * 4;
     } else {

@@ -1,68 +1,49 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Run-queue waiting of the experiment's own threads: runnable, but no CPU.
  *
- * sched:sched_wakeup(p), sched_wakeup_new(p), sched_switch(preempt, prev, next, prev_state). */
+ * sched:sched_switch(preempt, prev, next, prev_state). The scheduler keeps the account itself
+ * (struct sched_info, kernel/sched/stats.h): last_queued, since when a thread waits on this CPU's
+ * run queue, and run_delay, what it waited on others before it was moved. Both are by the run
+ * queue's own clock, which the scheduler has read just before this tracepoint. So nothing need be
+ * watched when a thread is woken, and no clock be read until there is something to say. */
 
-BPF_HASH(runnable_since, u32, u64, RUNNABLE_ENTRIES); /* tid -> ns */
-
-/* An entry stays while the thread lives, 0 when it is not waiting: to delete and insert at every
- * switch costs twice what the rest of the program does. */
-static inline void enqueue(void *task)
-{
-    if (LOAD(u32, task, OFF_TASK_FLAGS) & 0x00200000 /* PF_KTHREAD */)
-        return;
-    u32 tid = LOAD(u32, task, OFF_TASK_PID);
-    u64 *since_ns = runnable_since.lookup(&tid);
-    if (since_ns) {
-        *since_ns = bpf_ktime_get_ns();
-        return;
-    }
-    u32 tgid = LOAD(u32, task, OFF_TASK_TGID);
-    if (!processes.lookup(&tgid))
-        return;
-    u64 now_ns = bpf_ktime_get_ns();
-    if (runnable_since.update(&tid, &now_ns))
-        count(LOSS_MAP_FULL);
-}
-
-int raw_sched_wakeup(struct bpf_raw_tracepoint_args *ctx)
-{
-    enqueue((void *)ctx->args[0]);
-    return 0;
-}
-
-int raw_sched_wakeup_new(struct bpf_raw_tracepoint_args *ctx)
-{
-    enqueue((void *)ctx->args[0]);
-    return 0;
-}
+BPF_HASH(delays, u32, u64, DELAYS_ENTRIES); /* tid -> all waiting up to when it last got a CPU, in ns */
 
 int raw_sched_switch(struct bpf_raw_tracepoint_args *ctx)
 {
     void *prev = (void *)ctx->args[1], *next = (void *)ctx->args[2];
-    u64 state = LOAD(u32, prev, OFF_TASK_STATE);
-    if (ctx->args[0] || state == 0 /* preempted: still wants a CPU */) {
-        enqueue(prev);
-    } else if (state & 0x80 /* TASK_DEAD */) {
+    if ((u32)LOAD(u32, prev, OFF_TASK_STATE) & 0x80 /* TASK_DEAD */ && !ctx->args[0]) {
         u32 dead = LOAD(u32, prev, OFF_TASK_PID);
-        runnable_since.delete(&dead);
+        if (process_kind(LOAD(u32, prev, OFF_TASK_TGID)))
+            delays.delete(&dead);
     }
-    u32 tid = LOAD(u32, next, OFF_TASK_PID);
-    if (!tid) /* idle */
-        return 0;
-    u64 *since_ns = runnable_since.lookup(&tid);
-    if (!since_ns || !*since_ns)
-        return 0;
-    u64 from_ns = *since_ns, now_ns = bpf_ktime_get_ns();
-    *since_ns = 0;
-    if (now_ns - from_ns < WAIT_NS)
-        return 0;
     u32 tgid = LOAD(u32, next, OFF_TASK_TGID);
+    if (!process_kind(tgid))
+        return 0;
+    u64 queued_ns = LOAD(u64, next, OFF_TASK_LAST_QUEUED), delay_ns = LOAD(u64, next, OFF_TASK_RUN_DELAY);
+    if (!queued_ns)
+        return 0;
+    void *cfs_rq = (void *)LOAD(u64, next, OFF_TASK_CFS_RQ);
+    void *rq = (void *)LOAD(u64, cfs_rq, OFF_CFS_RQ_RQ);
+    u64 waited_ns = LOAD(u64, rq, OFF_RQ_CLOCK) - queued_ns;
+    delay_ns += waited_ns;
+    u32 tid = LOAD(u32, next, OFF_TASK_PID);
+    u64 *before_ns = delays.lookup(&tid);
+    if (before_ns) {
+        if (delay_ns >= *before_ns)
+            waited_ns = delay_ns - *before_ns;
+        *before_ns = delay_ns;
+    } else if (delays.update(&tid, &delay_ns)) {
+        count(LOSS_MAP_FULL);
+    }
+    if ((s64)waited_ns < (s64)WAIT_NS)
+        return 0;
+    u64 now_ns = bpf_ktime_get_ns();
     struct conn_key nobody = {};
     struct point *event = point_of(POINT_WAIT, now_ns, &nobody);
     if (!event)
         return 0;
-    event->since_ns = from_ns;
+    event->since_ns = now_ns - waited_ns;
     event->tid = tid;
     event->tgid = tgid;
     submit_point(event);

@@ -17,34 +17,44 @@ struct pair_key {
 #define SOCK_KEY key_of_untyped_sock
 #endif
 
+/* tgid << 32 | tid. Newer kernels compile this call into the program, unlike bpf_get_current_pid_tgid's. */
+static inline u64 current_id(void)
+{
+#ifdef HAVE_SOCK_LENGTH
+    void *task = (void *)bpf_get_current_task_btf();
+    return LOAD(u32, task, OFF_TASK_TGID) << 32 | LOAD(u32, task, OFF_TASK_PID);
+#else
+    return bpf_get_current_pid_tgid();
+#endif
+}
+
+/* Where reading or writing has got to. */
+static inline u32 seq_of_sock(void *sk, u32 dir)
+{
+#ifdef HAVE_SOCK_LENGTH
+    void *tp = bpf_skc_to_tcp_sock(sk);
+    if (!tp)
+        return 0;
+    return dir == DIR_TX ? LOAD(u32, tp, OFF_TCP_WRITE_SEQ) : LOAD(u32, tp, OFF_TCP_COPIED_SEQ);
+#else
+    return read_u32(sk + (dir == DIR_TX ? OFF_TCP_WRITE_SEQ : OFF_TCP_COPIED_SEQ));
+#endif
+}
+
 BPF_HASH(last_read, u32, struct conn_key, LAST_READ_ENTRIES);
 BPF_HASH(pairs, struct pair_key, u64, PAIRS_ENTRIES);
-BPF_TABLE("percpu_array", int, struct conn, fresh_sock, 1);
-
-static inline struct conn *sock_conn_of(struct conn_key *key, int may_create)
-{
-    struct conn *conn = socks.lookup(key);
-    if (conn || !may_create)
-        return conn;
-    int zero = 0;
-    struct conn *fresh = fresh_sock.lookup(&zero);
-    if (!fresh)
-        return 0;
-    if (socks.update(key, fresh))
-        count(LOSS_MAP_FULL);
-    return socks.lookup(key);
-}
 
 static inline void account_sock(void *sk, int bytes, u32 dir)
 {
     struct conn_key key = {};
-    u64 id = bpf_get_current_pid_tgid();
+    u64 id = current_id();
     u32 tgid = id >> 32, tid = id;
-    u32 *process = processes.lookup(&tgid);
-    /* A process that nobody has named yet is an application: it may read before it is named. */
-    if (!SOCK_KEY(&key, sk))
+    int zero = 0;
+    u32 *on = watching.lookup(&zero);
+    if (!on || !*on || !SOCK_KEY(&key, sk))
         return;
-    if (process && *process == PROCESS_PROXY) {
+    /* A process that nobody has named yet is an application: it may read before it is named. */
+    if (process_kind(tgid) == PROCESS_PROXY) {
         if (dir == DIR_RX) {
             struct conn_key *last = last_read.lookup(&tid);
             if (last)
@@ -65,21 +75,23 @@ static inline void account_sock(void *sk, int bytes, u32 dir)
         return;
     }
     int bulk = bytes >= SMALL_BYTES;
-    struct conn *conn = sock_conn_of(&key, bulk);
+    struct conn *conn = conn_of(&key);
+    if (!conn && bulk && pods.lookup(&key.netns))
+        conn = new_conn(&key);
     if (!conn)
         return;
-    struct half *mine = dir == DIR_TX ? &conn->tx : &conn->rx;
-    struct half *other = dir == DIR_TX ? &conn->rx : &conn->tx;
-    u64 now_ns = bpf_ktime_get_ns();
-    u32 seq = read_u32(sk + (dir == DIR_TX ? OFF_TCP_WRITE_SEQ : OFF_TCP_COPIED_SEQ));
+    struct half *mine = dir == DIR_TX ? &conn->sock_tx : &conn->sock_rx;
+    struct half *other = dir == DIR_TX ? &conn->sock_rx : &conn->sock_tx;
     if (!bulk) {
         if (mine->bytes && !mine->tail_seq) {
-            mine->tail_ns = now_ns;
-            mine->tail_seq = seq;
+            mine->tail_ns = bpf_ktime_get_ns();
+            mine->tail_seq = seq_of_sock(sk, dir);
         }
         mine->small++;
         return;
     }
+    u64 now_ns = bpf_ktime_get_ns();
+    u32 seq = seq_of_sock(sk, dir);
     close_burst(&key, other, HOOK_SOCK, dir == DIR_TX ? DIR_RX : DIR_TX, id);
     if (!mine->bytes) {
         mine->first_ns = now_ns;
@@ -117,11 +129,19 @@ struct call { u64 sk; u32 flags; u32 pad; };
 BPF_HASH(recv_calls, u64, struct call, 4096);
 BPF_HASH(send_calls, u64, struct call, 4096);
 
+/* Which calls to remember until they return. By namespace and not by process, because a process
+ * may read before it has been named; a machine's other sockets would fill the maps, though. */
+static inline int of_a_pod(void *sk)
+{
+    u64 net = read_ptr(sk + OFF_SOCK_NET);
+    u32 netns = read_u32((void *)net + OFF_NET_INUM);
+    return pods.lookup(&netns) != 0;
+}
+
 int kprobe_tcp_recvmsg(struct regs *ctx)
 {
     u64 id = bpf_get_current_pid_tgid();
-    u32 tgid = id >> 32;
-    if (!processes.lookup(&tgid))
+    if (!of_a_pod((void *)ctx->di))
         return 0;
     struct call call = {.sk = ctx->di, .flags = ctx->cx}; /* sk, msg, len, flags */
     if (recv_calls.update(&id, &call))
@@ -145,8 +165,7 @@ int kretprobe_tcp_recvmsg(struct regs *ctx)
 int kprobe_tcp_sendmsg(struct regs *ctx)
 {
     u64 id = bpf_get_current_pid_tgid();
-    u32 tgid = id >> 32;
-    if (!processes.lookup(&tgid))
+    if (!of_a_pod((void *)ctx->di))
         return 0;
     struct call call = {.sk = ctx->di};
     if (send_calls.update(&id, &call))

@@ -61,6 +61,7 @@ class PointKind(enum.IntEnum):
     DROP = 4
     GAP = 5
     WAIT = 6
+    BLOCKED = 7
 
 
 _MEMBER = re.compile(r"^\s*(u8|u16|u32|u64)\s+(\w+)(?:\[(\d+)\])?;", re.MULTILINE)

@@ -215,11 +215,11 @@ def _refused(pods: Pods, connections: int) -> None:
                 client.connect((pods[1].address, CLOSED_PORT))
 
 
-def test_map_full_wire(pods: Pods) -> None:
+def test_map_full_conns(pods: Pods) -> None:
     """More connections at once than the map holds: one failed insertion for each SYN that found it full."""
     a, b = pods
     room, connections = 6, 20
-    with probes(pods, interfaces=True, map_entries={"wire": room}) as (_, collector):
+    with probes(pods, interfaces=True, map_entries={"conns": room}) as (_, collector):
         with entered(b.netns):
             listener = socket.create_server((b.address, OPEN_PORT), backlog=64)
         clients = []
@@ -242,7 +242,7 @@ def test_map_full_wire(pods: Pods) -> None:
 
 def test_refused_connections_leave_nothing_behind(pods: Pods) -> None:
     """Far more refused connections than the map holds, one after the other: nothing is lost."""
-    with probes(pods, interfaces=True, map_entries={"wire": 8}) as (_, collector):
+    with probes(pods, interfaces=True, map_entries={"conns": 8}) as (_, collector):
         _refused(pods, 100)
         time.sleep(0.02)
         collector.stop()
@@ -274,10 +274,10 @@ def _transfer(pods: Pods, connections: int, writes: int, chunk: bytes) -> None:
         server.close()
 
 
-def test_map_full_socks(pods: Pods) -> None:
+def test_map_full_conns_of_readers(pods: Pods) -> None:
     """Reads and writes of more connections than the map holds; each one that has no entry is counted."""
     room, connections, writes = 4, 9, 5
-    with probes(pods, map_entries={"socks": room}) as (kernel, collector):
+    with probes(pods, map_entries={"conns": room}) as (kernel, collector):
         kernel.trace_process(os.getpid(), proxy=False)
         _transfer(pods, connections, writes, b"x" * 1000)
         collector.stop()
@@ -348,9 +348,9 @@ def _relay(pods: Pods, threads: int) -> None:
         server.close()
 
 
-def test_map_full_runnable(pods: Pods) -> None:
-    """Threads that are woken while the map is full are counted, and their waits are not made up."""
-    with probes(pods, map_entries={"runnable": 1}) as (kernel, collector):
+def test_map_full_delays(pods: Pods) -> None:
+    """Threads that get a CPU while the map is full are counted."""
+    with probes(pods, map_entries={"delays": 1}) as (kernel, collector):
         competitor = subprocess.Popen(
             ["python3", "-c", _COMPETITION], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -382,17 +382,15 @@ threads = [threading.Thread(target=run) for _ in range(8)]
 
 def test_no_map_of_the_probes_evicts(pods: Pods) -> None:
     """What the kernel says of the loaded maps: none is of a kind that drops entries to make room."""
-    plain_hash = 1  # BPF_MAP_TYPE_HASH; 9 and 10 are the ones that evict (LRU)
+    plain_hash = 1  # BPF_MAP_TYPE_HASH (arrays have nothing to evict); 9 and 10 are the ones that evict (LRU)
     with probes(pods, hooks=False) as (kernel, _):
         for name in (
-            "wire",
-            "socks",
+            "numbers",
             "sendlogs",
             "last_read",
             "pairs",
-            "runnable_since",
+            "delays",
             "pods",
-            "processes",
         ):
             info = Path(f"/proc/self/fdinfo/{kernel.map_fd(name)}").read_text()
             fields = dict(line.split(":", 1) for line in info.splitlines())

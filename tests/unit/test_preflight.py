@@ -67,7 +67,7 @@ def test_a_modern_kernel_offers_the_stable_hook_of_every_signal() -> None:
         "retransmissions": "tc clsact eth0 + tp_btf tcp_retransmit_skb",
         "drops": "tp_btf kfree_skb (reasons from BTF)",
         "dns": "tc clsact eth0",
-        "run_queue": "tp_btf sched_switch, sched_wakeup, sched_wakeup_new",
+        "run_queue": "tp_btf sched_switch",
     }
 
 

@@ -27,8 +27,6 @@ RAW_TRACEPOINTS = (
     "inet_sock_set_state",
     "kfree_skb",
     "sched_switch",
-    "sched_wakeup",
-    "sched_wakeup_new",
     "sock_recv_length",
     "sock_send_length",
     "tcp_retransmit_skb",

@@ -107,7 +107,7 @@ SIGNALS = (
     _Signal(
         name="run_queue",
         gives="waiting for a CPU",
-        hooks=(_raw("sched_switch", "sched_wakeup", "sched_wakeup_new"),),
+        hooks=(_raw("sched_switch"),),
         remedy="a kernel with CONFIG_TRACEPOINTS and CONFIG_DEBUG_INFO_BTF",
     ),
 )

@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from ztprobe.clsact import EGRESS, INGRESS, add_clsact, has_named, remove_if_empty, remove_named
 from ztprobe.errors import PreflightError
-from ztprobe.events import Hook
 from ztprobe.netlink import NetlinkError, netlink
 from ztprobe.netns import inode
 from ztprobe.paths import EBPF_DIR
 from ztprobe.probes.btf import Btf
+from ztprobe.probes.maps import offer_numbers, read_open_bursts, read_pairs
 from ztprobe.probes.tracing import attach_tracing_program
 
 __all__ = ("COUNTERS", "KernelProbes", "ProgramCost")
@@ -37,7 +38,7 @@ _COUNTER_SLOTS = 16  # COUNTER_SLOTS of maps.h
 _POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
 
 # Concatenated rather than included: BCC rewrites map accesses in the main file only.
-_SOURCES = ("maps.h", "edges.c", "sockets.c", "lifecycle.c", "sched.c")
+_SOURCES = ("maps.h", "heads.c", "edges.c", "sockets.c", "lifecycle.c", "sched.c")
 
 _OFFSETS = {
     "SOCK_NET": "sock_common.skc_net.net",
@@ -64,12 +65,17 @@ _OFFSETS = {
     "TCP_SACKED_OUT": "tcp_sock.sacked_out",
     "TCP_LOST_OUT": "tcp_sock.lost_out",
     "TCP_RETRANS_OUT": "tcp_sock.retrans_out",
+    "TCP_CHRONO_TYPE": "tcp_sock.chrono_type",
     "TCPCB_SEQ": "tcp_skb_cb.seq",
     "TCPCB_END_SEQ": "tcp_skb_cb.end_seq",
     "TASK_PID": "task_struct.pid",
     "TASK_TGID": "task_struct.tgid",
     "TASK_STATE": "task_struct.__state",
-    "TASK_FLAGS": "task_struct.flags",
+    "TASK_LAST_QUEUED": "task_struct.sched_info.last_queued",
+    "TASK_RUN_DELAY": "task_struct.sched_info.run_delay",
+    "TASK_CFS_RQ": "task_struct.se.cfs_rq",
+    "CFS_RQ_RQ": "cfs_rq.rq",
+    "RQ_CLOCK": "rq.clock",
 }
 
 # signal -> (program, tracepoint)
@@ -77,11 +83,7 @@ _TRACEPOINTS: dict[str, tuple[tuple[str, str], ...]] = {
     "tcp_life_cycle": (("raw_inet_sock_set_state", "inet_sock_set_state"),),
     "retransmissions": (("raw_tcp_retransmit_skb", "tcp_retransmit_skb"),),
     "drops": (("raw_kfree_skb", "kfree_skb"),),
-    "run_queue": (
-        ("raw_sched_wakeup", "sched_wakeup"),
-        ("raw_sched_wakeup_new", "sched_wakeup_new"),
-        ("raw_sched_switch", "sched_switch"),
-    ),
+    "run_queue": (("raw_sched_switch", "sched_switch"),),
 }
 _SOCK_LENGTH: dict[str, tuple[tuple[str, str], ...]] = {
     "app_reads": (("raw_sock_recv_length", "sock_recv_length"),),
@@ -90,10 +92,10 @@ _SOCK_LENGTH: dict[str, tuple[tuple[str, str], ...]] = {
 _SOCK_KPROBES = {"app_reads": "tcp_recvmsg", "app_writes": "tcp_sendmsg"}
 _TC_PROGRAMS = {"tc_eth_out": "tc eth0 egress", "tc_eth_in": "tc eth0 ingress", "tc_lo_out": "tc lo egress"}
 
+_DEFAULT_CONNS, _PIDS_PER_WORD = 16384, 32  # CONNS_ENTRIES and `processes` of maps.h
+
 # A program's run lasts microseconds; those that saw the old maps are over after this.
 _LAST_RUN_S = 0.005
-
-_EGRESS, _INGRESS = 0xFFFFFFF3, 0xFFFFFFF2  # TC_H_CLSACT minors, include/uapi/linux/pkt_sched.h
 
 
 class ProgramCost:
@@ -133,7 +135,7 @@ def _bcc() -> Any:
 class KernelProbes:
     """load -> trace_netns / trace_process -> attach -> (drain) -> quiesce -> close.
 
-    :param map_entries: other sizes for maps.h's ``*_ENTRIES``, by lower-case name (``wire``).
+    :param map_entries: other sizes for maps.h's ``*_ENTRIES``, by lower-case name (``conns``).
     """
 
     def __init__(self, *, ring_bytes: int = 8 << 20, map_entries: Mapping[str, int] | None = None) -> None:
@@ -148,10 +150,11 @@ class KernelProbes:
         self._stats_fd = -1
         self._info_offsets: dict[str, int] = {}
         self._info_bytes = 0
-        self._clsact: list[tuple[Path, int]] = []
+        self._clsact: list[tuple[Path, int, bool]] = []  # the last: it was not there before
         self._tracepoint_ids: dict[str, int] = {}
         self._fds: list[int] = []
         self._interfaces = 0
+        self._processes: dict[int, int] = {}  # the words of `processes` that are not 0
 
     def load(self) -> None:
         """Compile and load every program the kernel has hooks for.
@@ -180,6 +183,9 @@ class KernelProbes:
             raise PreflightError(
                 f"BCC could not compile the probes ({error}); run `ztprobe doctor`"
             ) from error
+        offer_numbers(
+            self._libbpf, self.map_fd("free_numbers"), self._map_entries.get("conns", _DEFAULT_CONNS)
+        )
         size = -(-8 * _COUNTER_SLOTS * _possible_cpus() // mmap.PAGESIZE) * mmap.PAGESIZE
         self._counter_map = mmap.mmap(self.map_fd("counters"), size, mmap.MAP_SHARED, mmap.PROT_READ)
 
@@ -203,11 +209,15 @@ class KernelProbes:
         """Trace a pod's (or the node's) network namespace from now on."""
         table = self._bpf[b"pods"]
         table[table.Key(inode)] = table.Leaf(2 if node else 1)
+        self._bpf[b"watching"][ctypes.c_int(0)] = ctypes.c_uint32(1)
 
     def trace_process(self, tgid: int, *, proxy: bool) -> None:
         """Trace a process of a pod: its reads, writes and waits for a CPU."""
         table = self._bpf[b"processes"]
-        table[table.Key(tgid)] = table.Leaf(2 if proxy else 1)
+        index, shift = tgid // _PIDS_PER_WORD, tgid % _PIDS_PER_WORD * 2
+        word = self._processes.get(index, 0) & ~(3 << shift) | (2 if proxy else 1) << shift
+        self._processes[index] = word
+        table[table.Key(index)] = table.Leaf(word)
 
     def attach(self) -> dict[str, str]:
         """Attach what acts on the whole machine. :returns: signal -> hook in use."""
@@ -276,17 +286,17 @@ class KernelProbes:
                 (eth,) = ipr.link_lookup(ifname=interface)
                 (lo,) = ipr.link_lookup(ifname="lo")
                 for index, programs in ((eth, ("tc_eth_out", "tc_eth_in")), (lo, ("tc_lo_out",))):
-                    # tc qdisc add dev IFACE clsact
-                    ipr.tc("add", "clsact", index=index)
-                    self._clsact.append((netns, index))
+                    made = add_clsact(ipr, index)
+                    self._clsact.append((netns, index, made))
                     for program in programs:
+                        if has_named(ipr, index, _parent(program), program):
+                            raise ValueError("it is being watched already")
                         # tc filter add dev IFACE egress bpf direct-action fd N
-                        parent = _INGRESS if program.endswith("_in") else _EGRESS
                         ipr.tc(
                             "add-filter",
                             "bpf",
                             index=index,
-                            parent=parent,
+                            parent=_parent(program),
                             fd=fds[program],
                             name=program,
                             direct_action=True,
@@ -331,8 +341,12 @@ class KernelProbes:
 
     def quiesce(self) -> None:
         """Trace nothing any more, so that nothing moves while the last events are read."""
-        for name in (b"pods", b"processes"):
-            self._bpf[name].clear()
+        self._bpf[b"watching"][ctypes.c_int(0)] = ctypes.c_uint32(0)
+        self._bpf[b"pods"].clear()
+        processes = self._bpf[b"processes"]
+        for index in self._processes:
+            processes[processes.Key(index)] = processes.Leaf(0)
+        self._processes.clear()
         interfaces = self._bpf[b"interfaces"]
         for number in range(1, self._interfaces + 1):
             interfaces[interfaces.Key(number)] = interfaces.Leaf(0)
@@ -340,41 +354,32 @@ class KernelProbes:
 
     def pairs(self) -> dict[tuple[tuple[int, ...], tuple[int, ...]], int]:
         """(connection read from, connection written to) -> times, for every proxy thread."""
-
-        def flat(key: Any) -> tuple[int, ...]:
-            return (key.netns, key.laddr, key.raddr, key.ports)
-
-        table = self._bpf[b"pairs"]
-        return {(flat(getattr(key, "from")), flat(key.to)): leaf.value for key, leaf in table.items()}
+        return read_pairs(self._bpf)
 
     def open_bursts(self) -> list[dict[str, int]]:
         """Bursts that nothing has closed yet, as rows of ``struct burst``: read once, at the end."""
-        rows = []
-        for table, sock in ((b"wire", False), (b"socks", True)):
-            for key, conn in self._bpf[table].items():
-                for direction, half in enumerate((conn.tx, conn.rx)):
-                    if not half.bytes:
-                        continue
-                    lo = key.laddr & 0xFF == 127
-                    row = {name: getattr(half, name) for name, _ in half._fields_}
-                    row |= {"netns": key.netns, "laddr": key.laddr, "raddr": key.raddr, "ports": key.ports}
-                    row |= {"hook": Hook.SOCK if sock else Hook.LO if lo else Hook.ETH, "dir": direction}
-                    rows.append(row)
-        return rows
+        return read_open_bursts(self._bpf)
 
-    def close(self) -> None:
-        """Detach and unload everything; idempotent."""
-        for netns, index in self._clsact:
+    def detach(self) -> None:
+        """Take every program off its hook; `attach` and `attach_interface` put them back. Idempotent."""
+        for netns, index, made in self._clsact:
             try:
                 with netlink(netns) as ipr:
-                    # tc qdisc del dev IFACE clsact
-                    ipr.tc("del", "clsact", index=index)
+                    for program in _TC_PROGRAMS:
+                        remove_named(ipr, index, _parent(program), program)
+                    if made:
+                        remove_if_empty(ipr, index)
             except (NetlinkError, OSError):
                 continue  # the pod is gone, and its qdiscs with it
         self._clsact.clear()
         for fd in self._fds:
             os.close(fd)
         self._fds.clear()
+        self.costs.clear()
+
+    def close(self) -> None:
+        """Detach and unload everything; idempotent."""
+        self.detach()
         if self._counter_map is not None:
             self._counter_map.close()
             self._counter_map = None
@@ -384,3 +389,7 @@ class KernelProbes:
         if self._stats_fd >= 0:
             os.close(self._stats_fd)
             self._stats_fd = -1
+
+
+def _parent(program: str) -> int:
+    return INGRESS if program.endswith("_in") else EGRESS
