@@ -1,4 +1,4 @@
-"""TLS handshakes by four libraries: every one found, mutual or not told right, as long as the ends say."""
+"""TLS handshakes by five libraries: every one found, mutual or not told right, as long as the ends say."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from analysis.handshakes import Setup, read_setup
 from tests.kernel import tls_parties as tls
 from tests.kernel.pods import TestPod, two_pods
 from tests.kernel.watching import Watched
-from ztprobe.events import Hook
+from ztprobe.events import Direction, Hook, PacketKind
 from ztprobe.netlink import netlink
 
 _PORTS = count(46000)
@@ -153,6 +153,28 @@ def test_boringssl(pods: tuple[TestPod, TestPod], watched: Watched, files: tls.F
         tls.grpc_clients(pods, files, case, 15)
         assert case.done == 15
     _judge(watched, pods, cases).verify()
+
+
+def test_rustls(pods: tuple[TestPod, TestPod], watched: Watched, files: tls.Files) -> None:
+    """Versions, certificates, resumption; in TLS 1.3 the first ClientHello to a server spans segments."""
+    cases = []
+    for version, mutual, resume in product(("1.2", "1.3"), (False, True), (False, True)):
+        case = _case(f"rustls {version} {mutual} {resume}", version, mutual)
+        tls.rustls_clients(pods, files, case, 15, resume=resume)
+        assert case.done == 15
+        assert case.resumed == (14 if resume else 0)
+        cases.append(case)
+    _judge(watched, pods, cases).verify()
+    packets = watched.tables["packets"]
+    modern = packets["rport"].isin(
+        [case.port for case in cases if case.version == "1.3" and not case.resumed]
+    )
+    first = packets[modern & (packets["pod"] == pods[0].name) & (packets["kind"] == PacketKind.PAYLOAD)]
+    hellos = (
+        first[first["dir"] == Direction.TX].groupby(["rport", "lport"])[["record0", "payload_bytes"]].first()
+    )
+    assert ((hellos["record0"] & 0xFFFFFF) > hellos["payload_bytes"]).all()
+    assert len(hellos) == 15 * 2
 
 
 @pytest.mark.optional

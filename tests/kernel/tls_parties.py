@@ -105,8 +105,15 @@ def server_context(
 
 
 @contextlib.contextmanager
-def openssl_server(pod: TestPod, case: Case, context: ssl.SSLContext) -> Iterator[None]:
-    """Answers every message with one byte until the client hangs up."""
+def openssl_server(
+    pod: TestPod,
+    case: Case,
+    context: ssl.SSLContext,
+    *,
+    answer: bytes = b"y",
+    reused: list[bool | None] | None = None,
+) -> Iterator[None]:
+    """Answers every message until the client hangs up; ``reused`` is filled with whether each session was."""
     with entered(pod.netns):
         listener = socket.create_server((pod.address, case.port), backlog=64)
     listener.settimeout(0.1)
@@ -118,8 +125,10 @@ def openssl_server(pod: TestPod, case: Case, context: ssl.SSLContext) -> Iterato
                 raw, _ = listener.accept()
                 raw.settimeout(5)
                 with raw, context.wrap_socket(raw, server_side=True) as tls:
-                    while tls.recv(64):
-                        tls.sendall(b"y")
+                    if reused is not None:
+                        reused.append(tls.session_reused)
+                    while tls.recv(4096):
+                        tls.sendall(answer)
 
     thread = threading.Thread(target=serve)
     thread.start()
@@ -200,6 +209,46 @@ def grpc_clients(pods: tuple[TestPod, TestPod], files: Files, case: Case, times:
     finally:
         server.stop(None).wait()
     case.done = done.stdout.count("ready")
+
+
+_RUSTLS_CLIENT = """
+import sys
+from pyreqwest.client import SyncClientBuilder
+address, port, root, both, version, times, resume, name = sys.argv[1:9]
+read = lambda path: open(path, "rb").read()
+
+def client():
+    builder = SyncClientBuilder().add_root_certificate_pem(read(root)).resolve(name, address, int(port))
+    builder = builder.http1_only().pool_max_idle_per_host(0)
+    builder = builder.min_tls_version(f"TLSv{version}").max_tls_version(f"TLSv{version}")
+    return (builder.identity_pem(read(both)) if both else builder).build()
+
+shared = client() if resume else None
+for _ in range(int(times)):
+    (shared or client()).get(f"https://{name}:{port}/").build().send()
+    print("answered")
+"""
+
+_HTTP_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+def rustls_clients(
+    pods: tuple[TestPod, TestPod], files: Files, case: Case, times: int, *, resume: bool
+) -> None:
+    """rustls (reqwest's), which sends a post-quantum key share: its ClientHello takes two segments.
+
+    A process of its own, because its threads dial. It does not tell what it resumed; the server does.
+    """
+    a, b = pods
+    context = server_context(files, case, verify=ssl.CERT_REQUIRED if case.mutual else ssl.CERT_NONE)
+    command = [sys.executable, "-c", _RUSTLS_CLIENT, b.address, str(case.port), str(files.root)]
+    command += [str(files.both) if case.mutual else "", case.version, str(times), "1" if resume else "", NAME]
+    reused: list[bool | None] = []
+    with openssl_server(b, case, context, answer=_HTTP_ANSWER, reused=reused), entered(a.netns):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    case.done = done.stdout.count("answered")
+    case.resumed = sum(map(bool, reused))
 
 
 def gnutls_clients(
