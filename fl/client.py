@@ -32,7 +32,7 @@ from fl.config import ClientConfig
 from fl.errors import FLError, Terminated, TransportError
 from fl.events import EventLog, now
 from fl.injection import Injection
-from fl.model import PARAMETER_COUNT, Model
+from fl.model import Model
 from fl.partition import partition
 from fl.process import raise_on_sigterm
 from fl.training import train
@@ -56,8 +56,8 @@ def run(config: ClientConfig, log: EventLog | None = None, injection: Injection 
     parts = partition(
         training.labels, clients=config.clients, seed=config.seed, distribution=config.distribution
     )
-    part = parts[config.client_index]
-    model = Model()
+    part = parts[config.client_index][: config.max_samples or None]
+    model = Model(name=config.model)
     rounds = 0
     stream = _Stream(config.server)
     try:
@@ -67,7 +67,7 @@ def run(config: ClientConfig, log: EventLog | None = None, injection: Injection 
         while True:
             raw = stream.receive()
             arrived = now()
-            message = wire.decode(raw, PARAMETER_COUNT)
+            message = wire.decode(raw, model.vector.size)
             if message.kind is Kind.DONE:
                 return rounds
             number = message.round

@@ -13,6 +13,7 @@ from typing import TypedDict
 
 from fl.data import DATASETS
 from fl.errors import ConfigError
+from fl.model import MODELS
 from fl.partition import DISTRIBUTIONS
 from fl.wire import CLIENT_ID_BYTES
 
@@ -27,6 +28,7 @@ class _Common(TypedDict):
     seed: int
     dataset: str
     data_dir: Path | None
+    model: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,7 @@ class WorkloadConfig:
     seed: int
     dataset: str
     data_dir: Path | None
+    model: str = "cnn"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +70,17 @@ class ServerConfig(WorkloadConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ClientConfig(WorkloadConfig):
-    """POD_NAME, JOB_COMPLETION_INDEX, FL_SERVER, FL_DISTRIBUTION, FL_RECONNECT and the common ones."""
+    """POD_NAME, JOB_COMPLETION_INDEX, FL_SERVER, FL_DISTRIBUTION, FL_RECONNECT and the common ones.
+
+    FL_MAX_SAMPLES shortens training to so many of the client's samples (0: all of them).
+    """
 
     client_id: str
     client_index: int
     server: str
     distribution: str
     reconnect: bool
+    max_samples: int = 0
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> ClientConfig:
@@ -92,6 +99,7 @@ class ClientConfig(WorkloadConfig):
             server=_text(env, "FL_SERVER", None),
             distribution=_choice(env, "FL_DISTRIBUTION", DISTRIBUTIONS),
             reconnect=_choice(env, "FL_RECONNECT", ("0", "1")) == "1",
+            max_samples=_integer(env, "FL_MAX_SAMPLES", 0, minimum=0),
         )
 
 
@@ -102,6 +110,7 @@ def _common(env: Mapping[str, str]) -> _Common:
         "seed": _integer(env, "FL_SEED", 0, minimum=0, maximum=2**32 - 1),
         "dataset": _choice(env, "FL_DATASET", DATASETS),
         "data_dir": Path(directory) if directory else None,
+        "model": _choice(env, "FL_MODEL", tuple(MODELS)),
     }
 
 

@@ -1,15 +1,17 @@
 """The published CNN: 1,199,882 float32 parameters, kept as one flat vector.
 
 conv 1->32 3x3, ReLU, conv 32->64 3x3, ReLU, max-pool 2, dense 9216->128, ReLU,
-dense 128->10. Every layer's weights are views of the flat vector, so handing the
-model to the wire or taking it from there is one copy of 4.8 MB and no
-concatenation. The layers are applied functionally: there is no `nn.Module` whose
+dense 128->10. A narrow one of the same shape (3,413 parameters, 13.7 kB) is for messages that
+fit into TCP's initial window of ten segments. Every layer's weights are views of the
+flat vector, so handing the model to the wire or taking it from there is one copy
+of 4.8 MB and no concatenation. The layers are applied functionally: there is no `nn.Module` whose
 parameters would have to be kept in step with the vector.
 """
 
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -18,13 +20,23 @@ from torch.nn import functional
 from fl.errors import WireError
 from fl.wire import Vector
 
-__all__ = ("CLASSES", "IMAGE_SIZE", "PARAMETER_COUNT", "Model")
+__all__ = ("CLASSES", "IMAGE_SIZE", "MODELS", "PARAMETER_COUNT", "Model")
 
 CLASSES = 10
 IMAGE_SIZE = 28
-_LAYERS: tuple[tuple[int, ...], ...] = ((32, 1, 3, 3), (64, 32, 3, 3), (128, 9216), (CLASSES, 128))
-_SHAPES = tuple(shape for weight in _LAYERS for shape in (weight, (weight[0],)))
-PARAMETER_COUNT = sum(math.prod(shape) for shape in _SHAPES)
+_Shapes: TypeAlias = tuple[tuple[int, ...], ...]
+
+
+def _with_biases(*weights: tuple[int, ...]) -> _Shapes:
+    return tuple(shape for weight in weights for shape in (weight, (weight[0],)))
+
+
+# Name -> shapes of weights and biases, layer by layer.
+MODELS: dict[str, _Shapes] = {
+    "cnn": _with_biases((32, 1, 3, 3), (64, 32, 3, 3), (128, 9216), (CLASSES, 128)),
+    "narrow": _with_biases((4, 1, 3, 3), (2, 4, 3, 3), (11, 288), (CLASSES, 11)),
+}
+PARAMETER_COUNT = sum(math.prod(shape) for shape in MODELS["cnn"])
 
 
 class Model:
@@ -32,12 +44,14 @@ class Model:
 
     :param seed: of the initial weights, PyTorch's default distribution for these layers:
         uniform within 1/sqrt(fan-in). None leaves them zero, for a client that will load them.
+    :param name: one of `MODELS`.
     """
 
-    def __init__(self, seed: int | None = None) -> None:
-        self.flat = torch.zeros(PARAMETER_COUNT)
+    def __init__(self, seed: int | None = None, name: str = "cnn") -> None:
+        self._shapes = MODELS[name]
+        self.flat = torch.zeros(sum(math.prod(shape) for shape in self._shapes))
         self.vector: Vector = self.flat.numpy()  # the same memory, for the wire and for FedAvg
-        self.parameters = views(self.flat)
+        self.parameters = self.views(self.flat)
         if seed is not None:
             generator = torch.Generator().manual_seed(seed)
             for weight, bias in zip(self.parameters[::2], self.parameters[1::2], strict=True):
@@ -46,12 +60,12 @@ class Model:
                 bias.uniform_(-bound, bound, generator=generator)
 
     def load(self, vector: Vector) -> None:
-        """Copy `vector` (PARAMETER_COUNT float32) into the model, the only copy made.
+        """Copy `vector` (float32, as many as parameters) into the model, the only copy made.
 
         :raises WireError: the vector is of another model.
         """
-        if vector.shape != (PARAMETER_COUNT,):
-            raise WireError(f"model of {vector.shape} floats, expected ({PARAMETER_COUNT},)")
+        if vector.shape != self.vector.shape:
+            raise WireError(f"model of {vector.shape} floats, expected {self.vector.shape}")
         np.copyto(self.vector, vector)
 
     def forward(
@@ -64,8 +78,7 @@ class Model:
         x = functional.max_pool2d(x, 2).flatten(1)
         return functional.linear(functional.relu(functional.linear(x, w3, b3)), w4, b4)
 
-
-def views(flat: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The layers' tensors (weight, bias, weight, ...) as views of a flat one."""
-    parts = torch.split(flat, [math.prod(shape) for shape in _SHAPES])
-    return tuple(part.view(shape) for part, shape in zip(parts, _SHAPES, strict=True))
+    def views(self, flat: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The layers' tensors (weight, bias, weight, ...) as views of a flat one."""
+        parts = torch.split(flat, [math.prod(shape) for shape in self._shapes])
+        return tuple(part.view(shape) for part, shape in zip(parts, self._shapes, strict=True))

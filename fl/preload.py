@@ -41,7 +41,8 @@ def preload(dataset: str, data_dir: Path | None = None) -> None:
     torch.set_num_threads(1)
     split = data.load(dataset, data_dir)
     model = Model(seed=0)
-    train(model, split.train, np.arange(BATCH_SIZE), seed=0, client_index=0, round_number=0)
+    few = np.arange(min(BATCH_SIZE, len(split.train)))
+    train(model, split.train, few, seed=0, client_index=0, round_number=0)
     evaluate(model, split.test)
     if threading.active_count() > 1:
         raise RuntimeError(

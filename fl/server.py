@@ -32,7 +32,7 @@ from fl.config import ServerConfig
 from fl.errors import FLError, RoundError, Terminated, TransportError, WireError
 from fl.events import EventLog
 from fl.injection import Injection
-from fl.model import PARAMETER_COUNT, Model
+from fl.model import Model
 from fl.process import raise_on_sigterm
 from fl.rendezvous import Rendezvous
 from fl.training import evaluate
@@ -57,15 +57,15 @@ def run(config: ServerConfig, log: EventLog | None = None, injection: Injection 
     rendezvous = Rendezvous(config.clients, log)
     # Read before listening: once the port answers, the server is ready.
     test = data.load(config.dataset, config.data_dir).test
-    model = Model(config.seed)
-    server, port = _listen(config, rendezvous)
+    model = Model(config.seed, config.model)
+    server, port = _listen(config, rendezvous, model.vector.size)
     finished = 0
     reason = "completed"
     log.emit(
         "run_start",
         0,
         port=port,
-        parameters=PARAMETER_COUNT,
+        parameters=model.vector.size,
         config=dataclasses.asdict(config) | {"data_dir": config.data_dir and str(config.data_dir)},
     )
     try:
@@ -82,11 +82,11 @@ def run(config: ServerConfig, log: EventLog | None = None, injection: Injection 
         log.emit("run_end", finished, rounds=finished, reason=reason)
 
 
-def _listen(config: ServerConfig, rendezvous: Rendezvous) -> tuple[Any, int]:
+def _listen(config: ServerConfig, rendezvous: Rendezvous, parameters: int) -> tuple[Any, int]:
     # Two streams a client, because a new connection may arrive before the old one's end is noticed.
     workers = futures.ThreadPoolExecutor(2 * config.clients + 4)
     server = grpc.server(workers, options=rpc.SERVER_OPTIONS)
-    handler = grpc.stream_stream_rpc_method_handler(_Streams(rendezvous).train)
+    handler = grpc.stream_stream_rpc_method_handler(_Streams(rendezvous, parameters).train)
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler(rpc.SERVICE, {rpc.METHOD: handler}),)
     )
@@ -103,8 +103,9 @@ def _listen(config: ServerConfig, rendezvous: Rendezvous) -> tuple[Any, int]:
 class _Streams:
     """The service: each stream alternates between reading a message and answering it."""
 
-    def __init__(self, rendezvous: Rendezvous) -> None:
+    def __init__(self, rendezvous: Rendezvous, parameters: int) -> None:
         self._rendezvous = rendezvous
+        self._parameters = parameters
         self._numbers = itertools.count()
 
     def train(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
@@ -113,7 +114,7 @@ class _Streams:
             return
         try:
             for raw in requests:
-                message = wire.decode(raw, PARAMETER_COUNT)
+                message = wire.decode(raw, self._parameters)
                 answer = self._rendezvous.exchange(message, number, context.is_active)
                 if answer is None:
                     return

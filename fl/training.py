@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional
 
 from fl.data import Dataset, Indices
-from fl.model import Model, views
+from fl.model import Model
 
 __all__ = ("BATCH_SIZE", "LEARNING_RATE", "LOCAL_EPOCHS", "MOMENTUM", "epoch_order", "evaluate", "train")
 
@@ -38,7 +38,7 @@ def train(
     model: Model, dataset: Dataset, part: Indices, *, seed: int, client_index: int, round_number: int
 ) -> float:
     """Train `model` in place on the samples `part` of `dataset` and return the mean loss."""
-    momentum = views(torch.zeros_like(model.flat))
+    momentum = model.views(torch.zeros_like(model.flat))
     parameters = tuple(p.detach().requires_grad_() for p in model.parameters)
     total_loss = 0.0
     for epoch in range(LOCAL_EPOCHS):

@@ -68,6 +68,9 @@ def test_environment_of_both_roles() -> None:
     )
     assert (client.client_id, client.client_index, client.reconnect) == ("fl-client-1", 1, True)
     assert (client.distribution, client.seed, client.data_dir) == ("noniid", 4, Path("/data"))
+    assert (client.model, client.max_samples) == ("cnn", 0)
+    short = ClientConfig.from_env(CLIENT | {"FL_MODEL": "narrow", "FL_MAX_SAMPLES": "160"})
+    assert (short.model, short.max_samples) == ("narrow", 160)
     server = ServerConfig.from_env({"FL_LISTEN": "127.0.0.1:15051", "FL_ROUNDS": "50"})
     assert (server.listen, server.rounds, server.eval_every) == ("127.0.0.1:15051", 50, 5)
     assert (server.round_deadline_s, server.min_clients) == (300.0, 3)
@@ -82,6 +85,8 @@ def test_environment_of_both_roles() -> None:
         ({"FL_SEED": "-1"}, "FL_SEED=-1"),
         ({"FL_DATASET": "cifar"}, "expected one of digits, mnist, fashion-mnist"),
         ({"FL_DISTRIBUTION": "zipf"}, "expected one of iid, noniid"),
+        ({"FL_MODEL": "wide"}, "FL_MODEL=wide: expected one of cnn, narrow"),
+        ({"FL_MAX_SAMPLES": "-1"}, "FL_MAX_SAMPLES=-1"),
         ({"FL_RECONNECT": "yes"}, "FL_RECONNECT=yes: expected one of 0, 1"),
         ({"JOB_COMPLETION_INDEX": "5"}, "expected below FL_CLIENTS=5"),
         ({"JOB_COMPLETION_INDEX": ""}, "JOB_COMPLETION_INDEX is not set"),

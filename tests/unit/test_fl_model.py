@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fl import training
+from fl import training, wire
 from fl.data import Dataset
 from fl.errors import WireError
 from fl.model import PARAMETER_COUNT, Model
@@ -48,6 +48,15 @@ def test_parameter_count_is_the_published_one() -> None:
     assert PARAMETER_COUNT == 1_199_882
     assert sum(p.numel() for p in reference(Model()).parameters()) == PARAMETER_COUNT
     assert Model().vector.dtype == np.float32
+
+
+def test_a_narrow_model_fits_into_ten_segments_and_trains() -> None:
+    model = Model(seed=0, name="narrow")
+    message = wire.encode(wire.Kind.MODEL, 1, body=model.vector)
+    assert 12_288 < len(message) < 10 * 1448 - 100
+    assert model.forward(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+    with pytest.raises(WireError, match="expected"):
+        model.load(Model().vector)
 
 
 def test_forward_equals_torch_layers() -> None:
