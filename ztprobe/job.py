@@ -173,10 +173,13 @@ class _Job:
                 self._emulate(emulator, fl_pods)
                 self._secure(runtime, agent)
                 with self.interference.during(runtime) if self.interference else contextlib.nullcontext():
+                    emulator.follow(self.progress.note)
                     self._rounds(runtime, agent)
                 emulation_stats = emulator.stats()
                 observation = agent.stop()
             self.meta["emulation"]["stats"] = emulation_stats
+            if (schedule := emulator.schedule_record()) is not None:
+                self.meta["emulation"]["schedule"] = schedule
             self.meta["emulator_cpu_ns"] = int(emulation_stats.get("cpu_ns", 0))
             self.meta["facts"] = runtime.facts()
             self.meta["pods"] = [_pod_record(pod) for pod in runtime.pods]
@@ -231,7 +234,7 @@ class _Job:
         self.progress.stage("network profile", self.profile.name)
         emulator.apply()
         measured = emulator.measure(server, clients)
-        if problems := measured.problems(self.profile):
+        if problems := measured.problems(self.profile.steps[0]):
             raise EnforcementError(
                 f"{self.profile.name} is not what the pods got: {'; '.join(problems)}; nothing was measured"
             )

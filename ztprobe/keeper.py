@@ -2,7 +2,8 @@
 
 ``python -m ztprobe.keeper ID`` is two processes that watch each other. The *worker* imposes
 the lease, reports on standard output in one JSON line, and lifts it on SIGTERM
-(`ztprobe profile clear`), at its expiry, or when its pods are gone. The *warden*, the
+(`ztprobe profile clear`), at its expiry, or when its pods are gone; between, it follows the
+profile's schedule if there is one. The *warden*, the
 worker's parent, lifts it if the worker ends in any other way; the worker lifts it if the
 warden does. Killed both at once, the next ztprobe command finds the lease without an owner
 (`sweep`). A delay line ends with its worker, and packets pass undelayed from then on.
@@ -21,13 +22,16 @@ import sys
 import time
 
 from ztprobe import leases
+from ztprobe.emulation.changing import Place, change
 from ztprobe.emulation.imposing import impose, lift
 from ztprobe.emulation.nodequeue import NodeQueue
+from ztprobe.emulation.stepping import Change, Stepping
 from ztprobe.errors import ZtprobeError
 from ztprobe.identity import ProcessIdentity
-from ztprobe.leases import Lease
+from ztprobe.leases import Lease, StepInForce
 from ztprobe.paths import REPO_DIR
 from ztprobe.pods import still_there
+from ztprobe.profile import Profile
 
 __all__ = ("end", "keep", "sweep")
 
@@ -131,8 +135,9 @@ def _worker(lease: Lease, warden: int) -> int:
             return 0
         lease.state = "in force"
         lease.write()
+        stepping = _begin_schedule(lease, queues)
         _answer(in_force=True)
-        _wait(lease, queues, [awake.fileno(), warden])
+        _wait(lease, queues, stepping, [awake.fileno(), warden])
     finally:
         for queue in queues:
             queue.stop()
@@ -141,15 +146,57 @@ def _worker(lease: Lease, warden: int) -> int:
     return 0
 
 
-def _wait(lease: Lease, queues: list[NodeQueue], watched: list[int]) -> None:
+def _wait(lease: Lease, queues: list[NodeQueue], stepping: Stepping | None, watched: list[int]) -> None:
     while (left_s := lease.remaining_s) > 0:
-        if select.select(watched, [], [], min(left_s, _LOOK_S))[0]:
+        wait_s = min(left_s, _LOOK_S)
+        next_ns = stepping.next_ns if stepping is not None else None
+        if next_ns is not None:
+            wait_s = max(0.0, min(wait_s, (next_ns - time.monotonic_ns()) / 1e9))
+        if select.select(watched, [], [], wait_s)[0]:
             return
+        if stepping is not None and (changed := stepping.catch_up()) is not None:
+            _note(lease, stepping, changed)
         if not any(still_there(pod.netns, pod.netns_inode) for pod in lease.pods):
             return
         if lease.state == "in force" and any(queue.pid is None for queue in queues):
             lease.state = "undelayed"
             lease.write()
+
+
+def _begin_schedule(lease: Lease, queues: list[NodeQueue]) -> Stepping | None:
+    if lease.profile.schedule is None:
+        return None
+
+    def change_all(step: Profile) -> tuple[int, int]:
+        # Pods that are gone have taken theirs along.
+        places = [
+            Place(pod=point.pod, netns=point.netns, device=point.device)
+            for point in lease.points
+            if still_there(point.netns, point.netns_inode)
+        ]
+        return change(step, lease.backend, places, queues)
+
+    stepping = Stepping(lease.profile, change_all)
+    _note(lease, stepping, stepping.first())
+    return stepping
+
+
+def _note(lease: Lease, stepping: Stepping, changed: Change) -> None:
+    before = lease.step_in_force()
+    boot_ns = leases.now_ns() - time.monotonic_ns()
+    until_ns = stepping.next_ns
+    problem = changed.problem
+    lease.write_step(
+        StepInForce(
+            number=changed.number,
+            step=changed.step,
+            since_ns=(changed.at_ns or changed.from_ns) + boot_ns,
+            until_ns=None if until_ns is None else until_ns + boot_ns,
+            failed=changed.error is not None,
+            problems=(before.problems if before is not None else 0) + (problem is not None),
+            last_problem=problem or (before.last_problem if before is not None else None),
+        )
+    )
 
 
 def _answer(**values: object) -> None:

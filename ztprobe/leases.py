@@ -4,13 +4,15 @@ A lease is written down before anything is changed, in ``/run/ztprobe/leases/ID/
 the profile, the pods, every interface and rule that will be touched, what stood there
 before, an owner (the process that keeps it) and an expiry. Whoever reads it can undo it
 without asking anyone. Time is CLOCK_BOOTTIME: a stepped wall clock neither shortens nor
-lengthens a lease, and /run ends with the boot.
+lengthens a lease, and /run ends with the boot. Where the profile has a schedule, its keeper
+writes each change down beside the lease (``step.json``).
 
 This module only reads and writes; ``ztprobe.emulation.imposing`` puts into force and lifts.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -28,13 +30,16 @@ from ztprobe.errors import UsageError, ZtprobeError
 from ztprobe.identity import ProcessIdentity
 from ztprobe.pods import RunningPod
 from ztprobe.profile import GilbertElliott, Profile
+from ztprobe.schedule import Schedule, Step
 
 __all__ = (
     "LONGEST_S",
     "Lease",
     "NodeRules",
     "Point",
+    "SavedPart",
     "SavedQdisc",
+    "StepInForce",
     "all_leases",
     "load",
     "new_id",
@@ -44,8 +49,21 @@ __all__ = (
 )
 
 LONGEST_S = 7 * 24 * 3600.0
-_FILE = "lease.json"
+_FILE, _STEP_FILE = "lease.json", "step.json"
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedPart:
+    """A class, filter or qdisc below somebody else's root qdisc, as the kernel described it."""
+
+    what: str  # qdisc | class | filter
+    kind: str
+    handle: int
+    parent: int
+    info: int  # a filter's priority and protocol
+    chain: int
+    options_hex: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +73,12 @@ class SavedQdisc:
     kind: str
     handle: int
     options_hex: str  # TCA_OPTIONS as dumped
+    parts: tuple[SavedPart, ...] = ()  # in the order in which they can be set
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """An interface whose egress is shaped: the pod's own, or the host end of its veth."""
+    """A device whose egress is shaped: the pod's own, the host end of its veth, or an IFB device."""
 
     pod: str  # namespace/name
     direction: str  # of the pod: egress | ingress
@@ -67,6 +86,13 @@ class Point:
     netns_inode: int
     interface: str
     saved: SavedQdisc | None = None
+    ifb: str | None = None  # what comes in by the interface goes through this device, which is shaped
+    made_clsact: bool = False  # for the redirect to it: the interface had none before
+
+    @property
+    def device(self) -> str:
+        """The one that carries the qdisc."""
+        return self.ifb or self.interface
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +103,19 @@ class NodeRules:
     netns_inode: int
     chain: str
     first_queue: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepInForce:
+    """Where a lease is in its profile's schedule, as its keeper wrote it down last."""
+
+    number: int  # of changes since the beginning, over all repetitions
+    step: int
+    since_ns: int  # CLOCK_BOOTTIME
+    until_ns: int | None  # None: it stays
+    failed: bool = False  # it could not be put into force everywhere
+    problems: int = 0  # changes that failed or came late so far
+    last_problem: str | None = None
 
 
 @dataclass(kw_only=True)
@@ -133,11 +172,32 @@ class Lease:
         text = json.dumps(dataclasses.asdict(self), default=str, indent=1)
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fresh = self.directory / f".{_FILE}.{os.getpid()}"
-            fresh.write_text(text)
-            fresh.rename(self.directory / _FILE)
+            self._replace(_FILE, text)
         except OSError as error:
             raise ZtprobeError(f"{self.directory} cannot be written: {error.strerror}") from error
+
+    def write_step(self, held: StepInForce) -> None:
+        """Write down where the schedule is; what cannot be written only `status` would have shown."""
+        with contextlib.suppress(OSError):
+            self._replace(_STEP_FILE, json.dumps(dataclasses.asdict(held)))
+
+    def step_in_force(self) -> StepInForce | None:
+        """Where the schedule is; None: there is none, or nothing is in force yet."""
+        try:
+            return StepInForce(**json.loads((self.directory / _STEP_FILE).read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    @property
+    def profile_now(self) -> Profile:
+        """What is in force now: the profile, or the step of its schedule."""
+        held = self.step_in_force()
+        return self.profile.steps[0 if held is None else held.step]
+
+    def _replace(self, name: str, text: str) -> None:
+        fresh = self.directory / f".{name}.{os.getpid()}"
+        fresh.write_text(text)
+        fresh.rename(self.directory / name)
 
     def remove(self) -> None:
         """Forget it, and the directory of leases with the last one. Idempotent."""
@@ -211,6 +271,9 @@ def _from_dict(data: Mapping[str, Any]) -> Lease:
     profile["samples_ms"] = tuple(profile["samples_ms"])
     if profile["samples_ms"]:
         profile |= {"delay_ms": 0.0, "jitter_ms": 0.0}  # which follow from the samples
+    if (schedule := profile.get("schedule")) is not None:
+        steps = tuple(Step(**step) for step in schedule["steps"])
+        profile["schedule"] = Schedule(steps=steps, period_ns=schedule["period_ns"])
     values["profile"] = Profile(**profile)
     values["owner"] = ProcessIdentity(**values["owner"])
     values["pods"] = tuple(RunningPod.from_dict(pod) for pod in values["pods"])
@@ -222,5 +285,8 @@ def _from_dict(data: Mapping[str, Any]) -> Lease:
 
 
 def _point(data: Mapping[str, Any]) -> Point:
-    saved = data["saved"] and SavedQdisc(**data["saved"])
+    saved = data["saved"]
+    if saved:
+        parts = tuple(SavedPart(**part) for part in saved["parts"])
+        saved = SavedQdisc(**saved | {"parts": parts})
     return Point(**{**data, "netns": Path(data["netns"]), "saved": saved})

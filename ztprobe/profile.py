@@ -6,28 +6,30 @@ Every key carries its unit, every number names its source, and
 of a key is what an error message prints after "expected". A `Profile` cannot
 exist with values that contradict each other, so nothing downstream checks again.
 
-What this module does not do: change a link (``ztprobe.emulation``) or compare a
-measurement with a profile (``ztprobe.emulation.measured``).
+A profile may change over time. Its five changing values are then those of its schedule's
+first step, `Profile.steps` has a plain profile for each step, and `Profile.widest` is one
+that asks for whatever any step asks for: backends and structures are chosen by it, so that
+no step needs another one.
+
+What this module does not do: read files (``ztprobe.profile_file``), change a link
+(``ztprobe.emulation``) or compare a measurement with a profile (``ztprobe.emulation.measured``).
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import math
 import random
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import jsonschema
-import yaml
 
 from ztprobe import distributions
 from ztprobe.errors import UsageError
 from ztprobe.paths import NETPROFILES_DIR
+from ztprobe.profile_file import read_profile_file
+from ztprobe.schedule import CHANGING, Schedule, Step
 
 __all__ = ("DISTRIBUTIONS", "FRAME_BYTES", "GilbertElliott", "Profile", "load_profile", "profile_names")
 
@@ -48,6 +50,13 @@ _NUMBERS = (
     "reorder_pct",
     "rate_mbit",
 )
+# What means nothing without another value.
+_BELONGS = {
+    "delay_correlation_pct": "jitter_ms",
+    "loss_correlation_pct": "loss_pct",
+    "reorder_pct": "delay_ms",
+    "burst_bytes": "rate_mbit",
+}
 # What a shaped link may queue beyond the bandwidth-delay product: a small router's buffer.
 _QUEUE_MS = 100.0
 
@@ -91,10 +100,14 @@ class Profile:
     reorder_pct: float = 0.0  # leave at once, ahead of what is delayed
     rate_mbit: float | None = None  # of Ethernet frames, headers included; None: not limited
     burst_bytes: int = 0  # token bucket depth; 0: computed from the rate
-    queue_limit_packets: int = 0  # 0: computed from the bandwidth-delay product
+    queue_limit_packets: int = 0  # 0: computed from the bandwidth-delay product, the largest of all steps
+    schedule: Schedule | None = None  # over time; gives delay, jitter, distribution, loss and rate
     source: Mapping[str, str] = field(default_factory=dict)  # key -> where its number comes from
 
     def __post_init__(self) -> None:
+        if self.schedule is not None:
+            self._take_schedule(self.schedule)
+            return
         for key in _NUMBERS:
             value = getattr(self, key)
             if value is not None and not (math.isfinite(value) and value >= 0):
@@ -126,6 +139,60 @@ class Profile:
         if not self.queue_limit_packets:
             object.__setattr__(self, "queue_limit_packets", math.ceil(self.queue_limit_bytes / FRAME_BYTES))
 
+    def _take_schedule(self, schedule: Schedule) -> None:
+        if self.samples_ms or self.distribution == "samples":
+            raise ValueError("schedule: expected no measured samples beside it")
+        steps = []
+        for index, step in enumerate(schedule.steps):
+            try:
+                steps.append(self._at(step))
+            except ValueError as error:
+                raise ValueError(f"schedule.steps.{index}.{error}") from error
+        # What belongs to a value that no step has would never do anything.
+        for key, needed in _BELONGS.items():
+            if getattr(self, key) and not any(getattr(step, needed) for step in steps):
+                raise ValueError(f"{key}: expected {needed} in a step of the schedule")
+        own_burst = not self.burst_is_default
+        for key in CHANGING if own_burst else (*CHANGING, "burst_bytes"):
+            object.__setattr__(self, key, getattr(steps[0], key))
+        # A buffer does not shrink with the rate, and a limit below what is under way would drop it.
+        largest = max(step.queue_limit_packets for step in steps)
+        object.__setattr__(self, "queue_limit_packets", largest)
+
+    def _at(self, step: Step) -> Profile:
+        # This profile while a step is in force; what belongs to a value that is 0 then rests.
+        changes = {key: getattr(step, key) for key in CHANGING}
+        for key, needed in _BELONGS.items():
+            if not changes[needed]:
+                changes[key] = 0
+        if self.burst_is_default:
+            changes["burst_bytes"] = 0
+        return replace(self, schedule=None, **changes)
+
+    @functools.cached_property
+    def steps(self) -> tuple[Profile, ...]:
+        """What is in force one after another; this profile itself where it has no schedule."""
+        if self.schedule is None:
+            return (self,)
+        return tuple(self._at(step) for step in self.schedule.steps)
+
+    @functools.cached_property
+    def widest(self) -> Profile:
+        """One profile that asks for all that any step asks for; this profile where it has no schedule."""
+        if self.schedule is None:
+            return self
+        steps = self.schedule.steps
+        return self._at(
+            Step(
+                at_ns=0,
+                delay_ms=max(step.delay_ms for step in steps),
+                jitter_ms=max(step.jitter_ms for step in steps),
+                distribution=next((step.distribution for step in steps if step.jitter_ms), "none"),
+                loss_pct=max(step.loss_pct for step in steps),
+                rate_mbit=max((step.rate_mbit for step in steps if step.rate_mbit is not None), default=None),
+            )
+        )
+
     def _check_samples(self) -> None:
         if bool(self.samples_ms) != (self.distribution == "samples"):
             raise ValueError("distribution: expected samples, with samples_ms or samples_file beside it")
@@ -138,8 +205,9 @@ class Profile:
 
     @property
     def is_empty(self) -> bool:
-        """Nothing is emulated."""
-        return not (self.delay_ms or self.per_packet or self.rate_mbit is not None)
+        """Nothing is emulated, at any time."""
+        most = self.widest
+        return not (most.delay_ms or most.per_packet or most.rate_mbit is not None)
 
     @property
     def per_packet(self) -> bool:
@@ -147,13 +215,16 @@ class Profile:
 
         A GSO packet is up to 64 KB; one loss would take 45 segments, one draw delay them all.
         """
-        return self.jitter_ms > 0 or self.mean_loss_pct > 0 or self.mutates or self.reorder_pct > 0
+        most = self.widest
+        return most.jitter_ms > 0 or most.mean_loss_pct > 0 or most.mutates or most.reorder_pct > 0
 
     @property
     def burst_is_default(self) -> bool:
         """The token bucket's depth is the computed one."""
         rate_mbit = self.rate_mbit
-        return rate_mbit is None or self.burst_bytes == Profile(name="", rate_mbit=rate_mbit).burst_bytes
+        if rate_mbit is None:
+            return not self.burst_bytes
+        return self.burst_bytes in (0, Profile(name="", rate_mbit=rate_mbit).burst_bytes)
 
     @property
     def mutates(self) -> bool:
@@ -257,118 +328,11 @@ def load_profile(name_or_path: str | Path) -> Profile:
 
 
 def _load(path: Path) -> Profile:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise UsageError(f"{path}: cannot read this network profile: {reason}") from error
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark is not None else 1
-        problem = getattr(error, "problem", None) or "something else"
-        raise UsageError(f"{path}:{line}: expected YAML, found: {problem}") from error
-    if node is None:
-        raise UsageError(f"{path}:1: expected a mapping of profile keys, found an empty file")
-    lines = _lines(path, node)
-    wrong = sorted(_validator().iter_errors(data), key=lambda e: list(map(str, e.absolute_path)))
-    if wrong:
-        raise UsageError(_explain(path, lines, wrong[0]))
-    floats = ("delay_ms", "jitter_ms", "_pct", "_mbit")
-    values: dict[str, Any] = {k: float(v) if k.endswith(floats) else v for k, v in data.items()}
+    file = read_profile_file(path)
+    values = file.values
     if (model := values.get("loss_gilbert_elliott")) is not None:
         values["loss_gilbert_elliott"] = GilbertElliott(**{k: float(v) for k, v in model.items()})
-    if "samples_file" in values:
-        values["samples_ms"] = _read_samples(path, lines[("samples_file",)], values.pop("samples_file"), data)
-    elif "samples_ms" in values:
-        values["samples_ms"] = tuple(float(value) for value in data["samples_ms"])
     try:
         return Profile(**values)
     except ValueError as error:
-        key = str(error).partition(":")[0]
-        raise UsageError(f"{path}:{lines.get((key,), 1)}: {error}") from error
-
-
-def _read_samples(path: Path, line: int, name: str, data: Mapping[str, Any]) -> tuple[float, ...]:
-    if "samples_ms" in data:
-        raise UsageError(f"{path}:{line}: samples_file: expected no samples_ms beside it")
-    file = path.parent / name
-    try:
-        texts = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise UsageError(
-            f"{path}:{line}: samples_file: expected a readable file, found {file}: {reason}"
-        ) from error
-    samples = []
-    for number, text in enumerate(texts, 1):
-        if not text.strip() or text.startswith("#"):
-            continue
-        try:
-            sample = float(text)
-        except ValueError:
-            sample = math.nan
-        if not 0 <= sample <= 10_000:
-            found = repr(text.strip())[:40]
-            raise UsageError(f"{file}:{number}: expected a delay in milliseconds, 0 to 10000, found {found}")
-        samples.append(sample)
-    if len(samples) < 16:
-        raise UsageError(f"{file}:1: expected at least 16 measured delays, found {len(samples)}")
-    return tuple(samples)
-
-
-@functools.cache
-def _validator() -> jsonschema.Draft202012Validator:
-    schema = json.loads((NETPROFILES_DIR / "schema.json").read_text(encoding="utf-8"))
-    return jsonschema.Draft202012Validator(schema)
-
-
-def _lines(path: Path, node: yaml.Node) -> dict[tuple[str | int, ...], int]:
-    # Path of keys -> line of the key, from YAML's own marks; a key given twice is an error,
-    # which YAML loaders pass over.
-    lines: dict[tuple[str | int, ...], int] = {(): node.start_mark.line + 1}
-
-    def walk(current: yaml.Node, where: tuple[str | int, ...]) -> None:
-        if isinstance(current, yaml.MappingNode):
-            for key, value in current.value:
-                here = (*where, str(key.value))
-                if here in lines:
-                    line = key.start_mark.line + 1
-                    raise UsageError(
-                        f"{path}:{line}: {key.value}: expected each key once, found on line {lines[here]} too"
-                    )
-                lines[here] = key.start_mark.line + 1
-                walk(value, here)
-        elif isinstance(current, yaml.SequenceNode):
-            for index, value in enumerate(current.value):
-                lines[(*where, index)] = value.start_mark.line + 1
-                walk(value, (*where, index))
-
-    walk(node, ())
-    return lines
-
-
-def _explain(path: Path, lines: dict[tuple[str | int, ...], int], error: Any) -> str:
-    where = tuple(error.absolute_path)
-    schema = error.schema
-    if error.validator == "required":
-        missing = next(key for key in error.validator_value if key not in error.instance)
-        # A conditional part of the schema only says "required"; the words stand beside the key itself.
-        described = _validator().schema
-        for step in where:
-            described = described["properties"][step]
-        expected = described["properties"][missing]["description"]
-        key = ".".join(map(str, (*where, missing)))
-        return f"{path}:{lines.get(where, 1)}: {key}: expected {expected}, found nothing"
-    if error.validator == "additionalProperties":
-        known = schema["properties"]
-        extra = next(key for key in error.instance if key not in known)
-        line = lines.get((*where, str(extra)), 1)
-        key = ".".join(map(str, (*where, extra)))
-        return f"{path}:{line}: {key}: expected one of the keys {', '.join(known)}"
-    key = ".".join(map(str, where)) or "profile"
-    found = json.dumps(error.instance, default=str, ensure_ascii=False)
-    expected = schema.get("description", error.message)
-    return f"{path}:{lines.get(where, 1)}: {key}: expected {expected}, found {found[:60]}"
+        raise UsageError(f"{file.place(str(error).partition(':')[0])}: {error}") from error

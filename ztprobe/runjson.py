@@ -33,6 +33,50 @@ _PROOFS = {
     },
 }
 
+_RATE = {"type": ["number", "null"], "minimum": 0}
+_CONDITION: dict[str, Any] = {
+    "delay_ms": {"type": "number", "minimum": 0},
+    "jitter_ms": {"type": "number", "minimum": 0},
+    "distribution": _TEXT,
+    "loss_pct": {"type": "number", "minimum": 0},
+    "rate_mbit": _RATE,  # null: not limited
+}
+# Of a profile that changes over time: what was asked for, and what was in force from when on.
+_SCHEDULE = {
+    "type": ["object", "null"],
+    "required": ["name", "repeat", "steps", "changes"],
+    "properties": {
+        "name": _TEXT,
+        "repeat": {"type": "boolean"},
+        "steps": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["from_s", *_CONDITION],
+                "properties": {"from_s": {"type": "number"}, **_CONDITION},
+            },
+        },
+        "changes": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["due_ns", "from_ns", "at_ns", "step", "skipped", "error", *_CONDITION],
+                "properties": {
+                    "due_ns": _COUNT,
+                    "from_ns": _COUNT,
+                    "at_ns": {"type": ["integer", "null"], "minimum": 0},  # null: it failed
+                    "step": _COUNT,
+                    "skipped": _COUNT,
+                    "error": {"type": ["string", "null"]},
+                    **_CONDITION,
+                },
+            },
+        },
+    },
+}
+
 _SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": [
@@ -101,7 +145,11 @@ _SCHEMA: dict[str, Any] = {
         "emulation": {
             "type": "object",
             "required": ["profile", "backend", "requested", "measured"],
-            "properties": {"profile": _TEXT, "backend": {"type": ["string", "null"]}},
+            "properties": {
+                "profile": _TEXT,
+                "backend": {"type": ["string", "null"]},
+                "schedule": _SCHEDULE,
+            },
         },
         "enforcement": {
             "type": "object",

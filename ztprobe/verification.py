@@ -4,28 +4,26 @@ Real datagrams go between each pod and another pod of its node, in the direction
 shaped, and the same judgement as the trace job's decides (``ztprobe.emulation.measured``): a
 figure fails only when its 99.9 % interval, corrected for the number of figures, excludes the
 tolerance. What fails is measured again, because a busy moment is no wrong profile; what still
-fails is explained from what is known about the path, not guessed from the figure alone.
+fails is explained (``ztprobe.emulation.explaining``). Where the local runtime has NetworkPolicies
+in force, they let these datagrams pass for the time (``ztprobe.emulation.passing``).
 """
 
 from __future__ import annotations
 
-import statistics
-import subprocess
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ztprobe.emulation.counters import counters
+from ztprobe.emulation.explaining import Flow, Watch, moment_causes, path_causes
 from ztprobe.emulation.measured import Measured
-from ztprobe.emulation.nodequeue import CHAIN, queued_by
-from ztprobe.emulation.probing import probe_flows, rate_flows, warm_up
-from ztprobe.emulation.qdisc import HANDLE, root_qdisc
+from ztprobe.emulation.passing import Passage, has_policies, opened
+from ztprobe.emulation.probing import Through, probe_flows, rate_flows, warm_up
 from ztprobe.errors import EnforcementError
-from ztprobe.leases import Lease
-from ztprobe.netlink import NetlinkError, netlink
-from ztprobe.netns import entered
-from ztprobe.pods import RunningPod
+from ztprobe.leases import Lease, StepInForce, now_ns
+from ztprobe.pods import RunningPod, still_there
+from ztprobe.profile import Profile
 
 __all__ = ("PROBES", "Verdict", "verify")
 
@@ -35,10 +33,10 @@ _SHORTEST_S = 1.1
 _PROBE_BITS = 106 * 8
 _OF_THE_RATE = 0.2
 _ATTEMPTS = 3
-_BUSY_IDLE_SHARE = 0.1
-_LATE_TIMER_MS = 1.0
-
-Flow = tuple[RunningPod, RunningPod]
+_INTERRUPTIONS = 5
+_AFTER_PROBES_S = 0.5  # the tail of the probes, and a busy machine
+_RATE_EACH_S = 1.1
+_KEEPER_LATE_S = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +47,12 @@ class Verdict:
     measured: Measured
     problems: tuple[str, ...]  # empty: the pods get what was asked for
     causes: tuple[str, ...]
+    step: int | None = None  # of the profile's schedule, which was in force meanwhile
+
+    @property
+    def profile(self) -> Profile:
+        """What was compared with: the profile, or the step of its schedule."""
+        return self.lease.profile.steps[self.step or 0]
 
     @property
     def passed(self) -> bool:
@@ -63,127 +67,139 @@ def verify(
 
     :param leases: all that are in force, for paths that meet more than one.
     :param pods: all that run, to find somebody to talk to.
-    :raises EnforcementError: nothing can be measured: no other pod, or policies in force between them.
+    :raises EnforcementError: nothing can be measured: no other pod, or nobody left under the lease.
     """
     flows = _flows(lease, pods)
-    for node in {pod.node_netns for flow in flows for pod in flow}:
-        if _has_policies(node):
-            raise EnforcementError(
-                f"NetworkPolicies are in force in {node.name}: they would drop the probes and count them;"
-                " verify needs a run under sec0 or sec2"
-            )
-    profile = lease.profile
-    seconds = max(_SHORTEST_S, len(flows) * probes / _PROBES_PER_S)
-    if profile.rate_mbit is not None:
-        seconds = max(seconds, probes * _PROBE_BITS / (profile.rate_mbit * 1e6 * _OF_THE_RATE))
-    warm_up(_distinct(flows))
-    attempts = 1
+    _resolve(flows)
+    attempts, interrupted = 1, 0
     while True:
-        overflow, idle = counters(lease)["overflow"], _cpu_times()
-        measured = Measured(
-            directions=probe_flows(flows, profile, probes=probes, seconds=seconds),
-            attempts=attempts,
+        held = _await_step(lease, lambda step: _whole_s(step, len(flows), probes))
+        if lease.backend == "netem":
+            # Which meets ARP too: an answer that is still under way would hold the first probes.
+            _resolve(flows)
+            time.sleep(2 * lease.profile.steps[0 if held is None else held.step].delay_ms / 1e3)
+        profile = lease.profile.steps[0 if held is None else held.step]
+        seconds = _probing_s(profile, len(flows), probes)
+        watch = Watch(lease)
+        directions = probe_flows(
+            flows, profile, probes=probes, seconds=seconds, through=_through(flows, profile, seconds)
         )
-        causes = _moment_causes(idle)
-        if lost := counters(lease)["overflow"] - overflow:
-            causes.append(f"a queue overflowed: {lost} packets were dropped that nobody asked to lose")
-        measured = Measured(
-            directions=measured.directions, rates=rate_flows(flows, profile), attempts=attempts
-        )
+        watch.probed()
+        ways = [_through([flow], profile, _RATE_EACH_S) for flow in flows]
+        rates = rate_flows(flows, profile, through=ways)
+        measured = Measured(directions=directions, rates=rates, attempts=attempts)
+        if held is not None and lease.step_in_force() != held:
+            interrupted += 1
+            if interrupted < _INTERRUPTIONS:
+                continue
+            raise EnforcementError(f"lease {lease.id}: its profile changed during every measurement")
         problems = measured.problems(profile)
         if not problems or attempts == _ATTEMPTS:
             break
         attempts += 1
-    causes = _path_causes(lease, leases, flows) + causes if problems else []
-    return Verdict(lease=lease, measured=measured, problems=tuple(problems), causes=tuple(causes))
+    causes = []
+    if problems:
+        causes = [*path_causes(lease, leases, flows), *moment_causes(watch.finish())]
+        if lease.pods[0].runtime == "kubernetes" and not any(d.received for d in measured.directions):
+            causes.append("if a NetworkPolicy of the cluster closes these pods, verify cannot measure them")
+    return Verdict(
+        lease=lease,
+        measured=measured,
+        problems=tuple(problems),
+        causes=tuple(causes),
+        step=None if held is None else held.step,
+    )
+
+
+def _probing_s(profile: Profile, flows: int, probes: int) -> float:
+    seconds = max(_SHORTEST_S, flows * probes / _PROBES_PER_S)
+    if profile.rate_mbit is not None:
+        seconds = max(seconds, probes * _PROBE_BITS / (profile.rate_mbit * 1e6 * _OF_THE_RATE))
+    return seconds
+
+
+def _whole_s(profile: Profile, flows: int, probes: int) -> float:
+    """How long a whole measurement takes, with some room."""
+    seconds = _probing_s(profile, flows, probes) + _AFTER_PROBES_S + 4 * profile.delay_ms / 1e3
+    if profile.rate_mbit is not None:
+        seconds += flows * (_RATE_EACH_S + profile.delay_ms / 1e3)
+    return seconds
+
+
+def _await_step(lease: Lease, needed_s: Callable[[Profile], float]) -> StepInForce | None:
+    """Wait for a step that lasts long enough from now on; None: the profile has no schedule.
+
+    :raises EnforcementError: no step ever lasts that long, or nobody follows the schedule.
+    """
+    schedule, steps = lease.profile.schedule, lease.profile.steps
+    if schedule is None:
+        return None
+    lasts_s = [(schedule.duration_ns(index) or 1 << 62) / 1e9 for index in range(len(steps))]
+    if not any(lasts >= needed_s(step) for lasts, step in zip(lasts_s, steps, strict=True)):
+        longest = max(range(len(steps)), key=lambda index: lasts_s[index])
+        raise EnforcementError(
+            f"{lease.profile.name}: a measurement takes {needed_s(steps[longest]):.1f} s and no step lasts"
+            f" longer than {lasts_s[longest]:g} s, so nothing can be measured between two changes"
+        )
+    while True:
+        held = lease.step_in_force()
+        if held is None:
+            raise EnforcementError(f"lease {lease.id}: its keeper has not begun the schedule")
+        if held.until_ns is None:
+            return held
+        left_s = (held.until_ns - now_ns()) / 1e9
+        if left_s >= needed_s(steps[held.step]):
+            return held
+        if left_s < -_KEEPER_LATE_S:
+            raise EnforcementError(f"lease {lease.id}: its keeper does not follow the schedule")
+        time.sleep(min(max(left_s, 0.0) + 0.01, 0.5))
 
 
 def _flows(lease: Lease, pods: Sequence[RunningPod]) -> list[Flow]:
-    own = {pod.address for pod in lease.pods}
+    here = [pod for pod in lease.pods if still_there(pod.netns, pod.netns_inode)]
+    if not here:
+        raise EnforcementError(f"lease {lease.id}: none of its pods is there any more")
+    own = {pod.netns_inode for pod in here}
     flows = []
-    for number, pod in enumerate(lease.pods):
-        others = lease.peers if lease.peers is not None else pods
-        reachable = [p for p in others if p.node_netns == pod.node_netns and p.address != pod.address]
+    for number, pod in enumerate(here):
+        others = lease.peers if lease.peers is not None else (*pods, *here)
+        reachable = [
+            p
+            for p in others
+            if p.is_here and p.node_netns == pod.node_netns and p.netns_inode != pod.netns_inode
+        ]
         # Somebody who is not under the lease, so that a packet meets it once.
-        reachable = [p for p in reachable if p.address not in own] or reachable
+        reachable = [p for p in reachable if p.netns_inode not in own] or reachable
         if not reachable:
-            raise EnforcementError(f"{pod}: no other pod on its node to measure with")
+            whom = "none of the pods of --to" if lease.peers is not None else "no other pod"
+            raise EnforcementError(f"{pod}: {whom} is on its node to measure with")
         same = [p for p in reachable if p.namespace == pod.namespace] or reachable
         other = same[number % len(same)]
         flows += [(pod, other) if direction == "egress" else (other, pod) for direction in lease.directions]
     return flows
 
 
-def _distinct(flows: Sequence[Flow]) -> list[RunningPod]:
-    return list({pod.address: pod for flow in flows for pod in flow}.values())
+def _resolve(flows: Sequence[Flow]) -> None:
+    # Where policies are in force, the pods' neighbours are written down, and this would count as dropped.
+    open_nodes = {
+        node for node in {pod.node_netns for flow in flows for pod in flow} if not has_policies(node)
+    }
+    distinct = {pod.netns_inode: pod for flow in flows for pod in flow if pod.node_netns in open_nodes}
+    warm_up(list(distinct.values()))
 
 
-def _has_policies(node: Path) -> bool:
-    with entered(node):
-        done = subprocess.run(["nft", "list", "tables", "ip"], capture_output=True, text=True, check=False)
-    return "ztprobe_policy" in done.stdout
+def _through(flows: Sequence[Flow], profile: Profile, seconds: float) -> Through:
+    # Each flow's way leads through its own node.
+    longest_s = seconds + 2 * profile.delay_ms / 1e3
 
+    @contextlib.contextmanager
+    def through(tuples: Sequence[Passage]) -> Iterator[None]:
+        by_node: dict[Path, list[Passage]] = {}
+        for (sender, _), passage in zip(flows, tuples, strict=True):
+            by_node.setdefault(sender.node_netns, []).append(passage)
+        with contextlib.ExitStack() as stack:
+            for node, passages in by_node.items():
+                stack.enter_context(opened(node, passages, longest_s))
+            yield
 
-def _path_causes(lease: Lease, leases: Sequence[Lease], flows: Sequence[Flow]) -> list[str]:
-    causes = []
-    state = counters(lease)["in_force"]
-    if state != "yes":
-        causes.append(f"the profile is not on the path ({state.removeprefix('no: ')})")
-    for sender, receiver in flows:
-        met = [
-            (other, "leaving" if at_sender else "entering", pod)
-            for other in leases
-            for at_sender, pod, peer in ((True, sender, receiver), (False, receiver, sender))
-            if ("egress" if at_sender else "ingress") in other.directions
-            and any(p.address == pod.address for p in other.pods)
-            and (other.peers is None or any(p.address == peer.address for p in other.peers))
-        ]
-        if len(met) > 1:
-            where = " and ".join(f"{w} {pod.name} ({o.profile.name}, lease {o.id})" for o, w, pod in met)
-            both = {what for _, what, _ in met} == {"leaving", "entering"}
-            causes.append(f"{'applied at both ends' if both else 'applied twice'}: {where}")
-            break
-    for sender, _ in flows:
-        if own := _own_profile(sender):
-            causes.append(own)
-            break
-    return causes
-
-
-def _own_profile(pod: RunningPod) -> str | None:
-    try:
-        if pod.address in queued_by(pod.node_netns, CHAIN):
-            return f"applied twice: {pod.run} has {pod.name} under a delay line of its own"
-        with netlink(pod.netns) as ipr:
-            index = ipr.link_lookup(ifname=pod.interface)[0]
-            found = root_qdisc(ipr, index)
-    except (OSError, NetlinkError, IndexError):
-        return None
-    if found is not None and found.handle == HANDLE:
-        return f"applied twice: {pod.run} has {pod.name} under {found.kind} of its own"
-    return None
-
-
-def _moment_causes(before: tuple[int, int]) -> list[str]:
-    causes = []
-    after = _cpu_times()
-    total = after[1] - before[1]
-    if total and (after[0] - before[0]) / total < _BUSY_IDLE_SHARE:
-        busy = 100 * (1 - (after[0] - before[0]) / total)
-        causes.append(f"this machine's CPUs were {busy:.0f} % busy meanwhile, which delays packets too")
-    late_ms = statistics.median(_late_ms() for _ in range(5))
-    if late_ms > _LATE_TIMER_MS:
-        causes.append(f"this kernel's timers come {late_ms:.1f} ms late (no high-resolution timers?)")
-    return causes
-
-
-def _late_ms() -> float:
-    started = time.monotonic()
-    time.sleep(0.0005)
-    return (time.monotonic() - started - 0.0005) * 1e3
-
-
-def _cpu_times() -> tuple[int, int]:
-    # cpu user nice system idle iowait irq softirq steal ...
-    values = [int(value) for value in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-    return values[3] + values[4], sum(values)
+    return through

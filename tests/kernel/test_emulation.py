@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import itertools
 import math
 import os
-import secrets
 import signal
 import socket
 import statistics
@@ -15,120 +14,37 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.kernel.bridged import EmulatedPod, Node, bridged_node, delays_ms
 from ztprobe.emulation.emulator import Emulator
 from ztprobe.emulation.netem import netem_supported
 from ztprobe.emulation.qdisc import HANDLE, root_qdisc
 from ztprobe.errors import EnforcementError
-from ztprobe.netlink import create_netns, netlink, remove_netns
+from ztprobe.netlink import netlink
 from ztprobe.netns import entered
 from ztprobe.profile import Profile, load_profile
 
 PORT = 5001
+PATIENCE = float(os.environ.get("ZTPROBE_TEST_PATIENCE", "1"))  # more where a CPU is emulated in software
+# Such a CPU stands still now and then, and a bucket of a millisecond runs over meanwhile: 40 ms for that.
+ROOMY = {} if PATIENCE == 1 else {"burst_bytes": 50_000}
 _TCP_CONGESTION = 13
-_SO_RCVBUFFORCE, _SO_TIMESTAMPNS = 33, 35
-
-
-@dataclass(frozen=True)
-class EmulatedPod:
-    """As much of a pod as emulation wants to know."""
-
-    name: str
-    address: str
-    netns: Path
-    interface: str
-    host_interface: str
-
-
-@dataclass(frozen=True)
-class Node:
-    """A namespace with a bridge, and two pods on it."""
-
-    netns: Path
-    pods: tuple[EmulatedPod, EmulatedPod]
+_SO_RCVBUFFORCE = 33
 
 
 @pytest.fixture
 def node() -> Iterator[Node]:
-    """Built for one test, offloads on, and removed with everything inside."""
-    tag = f"ztp-t{secrets.token_hex(3)}"
-    names = [f"{tag}n", f"{tag}a", f"{tag}b"]
-    with contextlib.ExitStack() as stack:
-        paths = []
-        for name in names:
-            paths.append(create_netns(name))
-            stack.callback(remove_netns, name)
-        pods = tuple(
-            EmulatedPod(f"pod-{letter}", f"10.99.0.{i}", paths[i], "eth0", f"veth{i}")
-            for i, letter in enumerate("ab", 1)
-        )
-        with netlink(paths[0]) as ipr:
-            ipr.link("add", ifname="br0", kind="bridge")
-            (bridge,) = ipr.link_lookup(ifname="br0")
-            ipr.link("set", index=bridge, state="up")
-            for pod in pods:
-                peer = {"ifname": "eth0", "net_ns_fd": str(pod.netns)}
-                ipr.link("add", ifname=pod.host_interface, kind="veth", peer=peer)
-                (index,) = ipr.link_lookup(ifname=pod.host_interface)
-                ipr.link("set", index=index, master=bridge, state="up")
-        for pod in pods:
-            with netlink(pod.netns) as ipr:
-                (index,) = ipr.link_lookup(ifname="eth0")
-                ipr.addr("add", index=index, address=pod.address, prefixlen=24)
-                ipr.link("set", index=index, state="up")
-        wait_until_reachable(*pods)
-        yield Node(paths[0], (pods[0], pods[1]))
+    """Built for one test."""
+    with bridged_node() as made:
+        yield made
 
 
-def wait_until_reachable(a: EmulatedPod, b: EmulatedPod) -> None:
-    """Both ways: a bridge port forwards only once its carrier is noticed, and a lost ARP costs a second."""
-    for sender, receiver in ((a, b), (b, a)):
-        with entered(receiver.netns):
-            listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        with entered(sender.netns):
-            caller = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        with listener, caller:
-            listener.bind((receiver.address, 0))
-            listener.settimeout(0.05)
-            for _ in range(100):
-                caller.sendto(b"there?", listener.getsockname())
-                with contextlib.suppress(TimeoutError):
-                    listener.recv(16)
-                    break
-            else:
-                pytest.fail(f"{receiver.name} cannot be reached from {sender.name}")
-
-
-def delays_ms(a: EmulatedPod, b: EmulatedPod, count: int, gap_s: float) -> list[float]:
-    """One-way delays from a to b, by UDP; the receiving time is the kernel's."""
-    delays: list[float] = []
-    with contextlib.ExitStack() as stack:
-        ends = []
-        for pod in (a, b):
-            with entered(pod.netns):
-                ends.append(stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))
-            ends[-1].bind((pod.address, 0))
-        ends[1].setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-        ends[1].settimeout(1.0)
-
-        def receive() -> None:
-            with contextlib.suppress(TimeoutError):
-                while len(delays) < count:
-                    data, ((_, _, stamp),), _, _ = ends[1].recvmsg(64, 64)
-                    seconds, nanoseconds = (int.from_bytes(stamp[i : i + 8], "little") for i in (0, 8))
-                    delays.append((seconds * 10**9 + nanoseconds - int(data)) / 1e6)
-
-        thread = threading.Thread(target=receive)
-        thread.start()
-        for _ in range(count):
-            ends[0].sendto(str(time.time_ns()).encode(), ends[1].getsockname())
-            time.sleep(gap_s)
-        thread.join()
-    return delays
+def bare_ms(node: Node) -> float:
+    """What the path takes by itself: 0.03 ms, and ten times that where a CPU is emulated in software."""
+    return statistics.median(delays_ms(*node.pods, count=61, gap_s=0.002))
 
 
 def bulk_s(a: EmulatedPod, b: EmulatedPod, size_bytes: int) -> float:
@@ -181,9 +97,11 @@ def delay_backend(request: pytest.FixtureRequest) -> str:
 
 
 def test_normal_jitter_has_its_mean_spread_and_shape(node: Node, tmp_path: Path, delay_backend: str) -> None:
-    with emulate(node, tmp_path, delay_backend, delay_ms=80, jitter_ms=20, distribution="normal") as emulator:
+    longer = min(PATIENCE, 5)
+    values = {"delay_ms": 80 * longer, "jitter_ms": 20 * longer}
+    with emulate(node, tmp_path, delay_backend, distribution="normal", **values) as emulator:
         emulator.apply()
-        delays = sorted(delays_ms(*node.pods, count=1201, gap_s=0.0015))
+        delays = sorted(each / longer for each in delays_ms(*node.pods, count=1201, gap_s=0.0015))
         assert len(delays) == 1201
         assert statistics.fmean(delays) == pytest.approx(80, abs=2.5)  # 4 standard errors
         assert statistics.stdev(delays) == pytest.approx(20, rel=0.09)
@@ -193,19 +111,22 @@ def test_normal_jitter_has_its_mean_spread_and_shape(node: Node, tmp_path: Path,
 
 
 def test_jitter_reorders_as_independent_draws_do(node: Node, tmp_path: Path, delay_backend: str) -> None:
-    with emulate(node, tmp_path, delay_backend, delay_ms=20, jitter_ms=5, distribution="uniform") as emulator:
+    values = {"delay_ms": 20 * PATIENCE, "jitter_ms": 5 * PATIENCE}
+    with emulate(node, tmp_path, delay_backend, distribution="uniform", **values) as emulator:
         emulator.apply()
         delays = delays_ms(*node.pods, count=401, gap_s=0.002)
-    assert statistics.stdev(delays) == pytest.approx(5 / math.sqrt(3), rel=0.12)
+    assert statistics.stdev(delays) == pytest.approx(5 * PATIENCE / math.sqrt(3), rel=0.12)
     # In the order of arrival, sending times that go backwards: delays that grow by more than the gap.
-    assert sum(later - earlier > 2 for earlier, later in itertools.pairwise(delays)) > 50
+    assert sum(later - earlier > 2 * PATIENCE for earlier, later in itertools.pairwise(delays)) > 50
 
 
 def test_constant_delay_is_exact_both_ways(node: Node, tmp_path: Path, delay_backend: str) -> None:
+    path_ms = bare_ms(node)
     with emulate(node, tmp_path, delay_backend, delay_ms=20) as emulator:
         emulator.apply()
         for a, b in (node.pods, node.pods[::-1]):
-            assert statistics.median(delays_ms(a, b, count=101, gap_s=0.003)) == pytest.approx(20, abs=0.5)
+            median_ms = statistics.median(delays_ms(a, b, count=101, gap_s=0.003))
+            assert median_ms == pytest.approx(20 + path_ms, abs=0.5 * max(1, PATIENCE / 3))
 
 
 def test_loss_is_counted_alike_by_the_receiver(node: Node, tmp_path: Path) -> None:
@@ -224,7 +145,7 @@ def test_loss_is_counted_alike_by_the_receiver(node: Node, tmp_path: Path) -> No
 
 
 def test_token_bucket_holds_its_rate_over_tcp(node: Node, tmp_path: Path) -> None:
-    profile = load_profile("net5")
+    profile = dataclasses.replace(load_profile("net5"), **ROOMY)
     size = 1_200_000
     # 1448 bytes of payload in a frame of 1514, and the bucket starts full
     expected_s = (size * 1514 / 1448 - profile.burst_bytes) * 8 / 10e6
@@ -249,7 +170,7 @@ def test_rate_and_delay_together(node: Node, tmp_path: Path) -> None:
         measured = emulator.measure(a, [b])
     assert measured.problems(profile) == []
     assert measured.as_dict()["rate_mbit"] == pytest.approx(20, rel=0.03)
-    assert measured.as_dict()["delay_ms"] == pytest.approx(50, abs=0.6)
+    assert measured.as_dict()["delay_ms"] == pytest.approx(50, abs=0.6 * max(1, PATIENCE / 3))
 
 
 @pytest.mark.parametrize("name", ["net0", "net1", "net3", "net4a"])

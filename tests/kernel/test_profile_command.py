@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import secrets
@@ -17,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.kernel.test_emulation import EmulatedPod, bulk_s, delays_ms
+from tests.kernel.bridged import EmulatedPod, delays_ms, wait_until_reachable
+from tests.kernel.test_emulation import ROOMY, bulk_s
 from ztprobe.emulation.emulator import Emulator
 from ztprobe.emulation.netem import netem_supported
 from ztprobe.netlink import create_netns, netlink, remove_netns
@@ -27,8 +30,14 @@ from ztprobe.paths import REPO_DIR
 from ztprobe.profile import Profile
 
 NAMES = ("server", "client-0", "client-1")
-# Software emulation of a CPU takes ten times as long for everything.
+# Software emulation of a CPU takes ten times as long for everything (tools/test-vm), and a delay has
+# to be ten times as long to stand out from that.
 PATIENCE = float(os.environ.get("ZTPROBE_TEST_PATIENCE", "1"))
+LONG_MS = 30 * PATIENCE
+WITHIN_MS = 2 * PATIENCE
+UNDELAYED_MS = 5 * PATIENCE
+# A profile with normal jitter, its mean, and how far the median of 61 may be from it (4 standard errors).
+NORMAL, NORMAL_MS, NORMAL_WITHIN_MS = ("net1", 20, 3) if PATIENCE == 1 else ("net2", 80, 13)
 
 
 @dataclass(frozen=True)
@@ -136,6 +145,8 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
             ],
         }
         (run / "journal.json").write_text(json.dumps(journal))
+        for pair in itertools.combinations(pods.values(), 2):
+            wait_until_reachable(*pair)
         made = Cluster(tmp_path / "state", spaces["node"], pods)
         try:
             yield made
@@ -156,11 +167,11 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 def test_egress_is_delayed_verified_and_undone(cluster: Cluster, backend: str) -> None:
-    lease = cluster.profile("apply", "net1", "-l", "app=client", "--for", "5m", "--backend", backend)
+    lease = cluster.profile("apply", NORMAL, "-l", "app=client", "--for", "5m", "--backend", backend)
     assert lease["backend"] == backend
     assert lease["pods"] == ["fl/client-0", "fl/client-1"]
-    assert cluster.delay_ms("client-0", "server", count=61) == pytest.approx(20, abs=3)
-    assert cluster.delay_ms("server", "client-0") < 5
+    assert cluster.delay_ms("client-0", "server", count=61) == pytest.approx(NORMAL_MS, abs=NORMAL_WITHIN_MS)
+    assert cluster.delay_ms("server", "client-0") < UNDELAYED_MS
     (verdict,) = cluster.profile("verify", "--probes", "600")
     assert verdict["passed"], verdict["problems"]
     (status,) = cluster.profile("status")
@@ -168,35 +179,37 @@ def test_egress_is_delayed_verified_and_undone(cluster: Cluster, backend: str) -
     assert status["packets"] > 500  # of the delay line, up to a second ago
     cluster.profile("clear", lease["lease"])
     cluster.await_nothing(2)
-    assert cluster.delay_ms("client-0", "server") < 5
+    assert cluster.delay_ms("client-0", "server") < UNDELAYED_MS
 
 
 def test_ingress_and_both(cluster: Cluster, backend: str, tmp_path: Path) -> None:
-    profile = _profile(tmp_path, "delay_ms: 30")
+    profile = _profile(tmp_path, f"delay_ms: {LONG_MS:g}")
     base = ("-l", "pod=client-0", "--backend", backend)
     cluster.profile("apply", profile, *base, "--direction", "ingress")
-    assert cluster.delay_ms("server", "client-0") == pytest.approx(30, abs=2)
-    assert cluster.delay_ms("client-0", "server") < 5
+    assert cluster.delay_ms("server", "client-0") == pytest.approx(LONG_MS, abs=WITHIN_MS)
+    assert cluster.delay_ms("client-0", "server") < UNDELAYED_MS
     cluster.profile("clear")
     cluster.profile("apply", profile, *base, "--direction", "both")
-    assert cluster.delay_ms("server", "client-0") == pytest.approx(30, abs=2)
-    assert cluster.delay_ms("client-0", "server") == pytest.approx(30, abs=2)
+    assert cluster.delay_ms("server", "client-0") == pytest.approx(LONG_MS, abs=WITHIN_MS)
+    assert cluster.delay_ms("client-0", "server") == pytest.approx(LONG_MS, abs=WITHIN_MS)
     (verdict,) = cluster.profile("verify", "--probes", "200")
     assert verdict["passed"], verdict["problems"]
 
 
 def test_to_leaves_other_traffic_alone(cluster: Cluster, backend: str, tmp_path: Path) -> None:
-    profile = _profile(tmp_path, "delay_ms: 30")
+    profile = _profile(tmp_path, f"delay_ms: {LONG_MS:g}")
     cluster.profile("apply", profile, "-l", "pod in (client-0)", "--to", "app=server", "--backend", backend)
-    assert cluster.delay_ms("client-0", "server") == pytest.approx(30, abs=2)
-    assert cluster.delay_ms("client-0", "client-1") < 5
+    assert cluster.delay_ms("client-0", "server") == pytest.approx(LONG_MS, abs=WITHIN_MS)
+    assert cluster.delay_ms("client-0", "client-1") < UNDELAYED_MS
     (verdict,) = cluster.profile("verify", "--probes", "200")
     assert [d["receiver"] for d in verdict["directions"]] == ["server"]
     assert verdict["passed"], verdict["problems"]
 
 
-def test_a_rate_is_measured_and_restricted(cluster: Cluster) -> None:
-    lease = cluster.profile("apply", "net5", "-l", "pod=client-1", "--to", "app=server")
+def test_a_rate_is_measured_and_restricted(cluster: Cluster, tmp_path: Path) -> None:
+    roomy = "".join(f"\n{key}: {value}" for key, value in ROOMY.items())
+    profile = _profile(tmp_path, f"rate_mbit: 10{roomy}")
+    lease = cluster.profile("apply", profile, "-l", "pod=client-1", "--to", "app=server")
     assert lease["backend"] == "tbf"
     (verdict,) = cluster.profile("verify", "--probes", "300")
     assert verdict["passed"], verdict["problems"]
@@ -254,15 +267,6 @@ def test_someone_elses_qdisc_is_refused_or_put_back(cluster: Cluster) -> None:
     assert _root(pod) == before
 
 
-def test_what_cannot_be_put_back_is_refused(cluster: Cluster) -> None:
-    pod = cluster.pods["client-0"]
-    with entered(pod.netns):
-        subprocess.run(["tc", "qdisc", "add", "dev", "eth0", "root", "handle", "7:", "htb"], check=True)
-    done = cluster.ztprobe("profile", "apply", "net5", "-l", "pod=client-0", "--replace", fails=5)
-    assert "could not be put back" in done.stderr
-    assert "htb 7:" in _root(pod)
-
-
 def test_verify_explains(cluster: Cluster, tmp_path: Path) -> None:
     profile = _profile(tmp_path, "delay_ms: 20")
     backend = ("--backend", "nfqueue")
@@ -315,9 +319,18 @@ def test_dry_run_and_refusals_change_nothing(cluster: Cluster, tmp_path: Path) -
 def test_shapes_and_models_measure_as_they_ask(
     cluster: Cluster, backend: str, tmp_path: Path, text: str, probes: int
 ) -> None:
-    cluster.profile("apply", _profile(tmp_path, text), "-l", "pod=client-0", "--backend", backend)
+    cluster.profile("apply", _profile(tmp_path, _longer(text)), "-l", "pod=client-0", "--backend", backend)
     (verdict,) = cluster.profile("verify", "--probes", str(probes))
     assert verdict["passed"], verdict["problems"]
+
+
+def _longer(text: str) -> str:
+    """The same profile with every time `PATIENCE` times as long."""
+    values = yaml.safe_load(text)
+    for key, value in values.items():
+        if key.endswith("_ms"):
+            values[key] = [one * PATIENCE for one in value] if isinstance(value, list) else value * PATIENCE
+    return "\n".join(f"{key}: {json.dumps(value)}" for key, value in values.items())
 
 
 def _profile(tmp_path: Path, text: str) -> str:
@@ -376,11 +389,3 @@ def test_pods_under_their_runs_own_profile_are_refused(cluster: Cluster, tmp_pat
             done = cluster.ztprobe(*(words if name == "net1" else words[:-2]), fails=5)
             assert "under a profile of its own already" in done.stderr
     cluster.profile("apply", "net1", "-l", "pod=client-0")
-
-
-def test_verify_does_not_feed_policies(cluster: Cluster) -> None:
-    cluster.profile("apply", "net1", "-l", "pod=client-0")
-    with entered(cluster.node):
-        subprocess.run(["nft", "add", "table", "ip", "ztprobe_policy"], check=True)
-    done = cluster.ztprobe("profile", "verify", fails=5)
-    assert "NetworkPolicies are in force" in done.stderr

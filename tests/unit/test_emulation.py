@@ -9,13 +9,19 @@ import statistics
 import struct
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ztprobe.emulation.delayline import Config, DelayLine, ErrorHistogram
+from ztprobe.emulation.delayline import Config, DelayLine
+from ztprobe.emulation.drawing import Condition, Draws
+from ztprobe.emulation.histogram import ErrorHistogram
 from ztprobe.emulation.measured import Measured, Rate, direction, shape_distance
-from ztprobe.emulation.netem import netem_options, normal_table
+from ztprobe.emulation.netem import netem_change_options, netem_options, netem_summary, normal_table
 from ztprobe.emulation.nfqueue import ACCEPT, DROP
+from ztprobe.emulation.tbf import tbf_options, tbf_summary
 from ztprobe.profile import GilbertElliott, Profile, load_profile
 
 MS = 1_000_000
@@ -36,14 +42,24 @@ class Verdicts:
         self.up_to += list(packets)
 
 
-def delay_line(**changes: object) -> tuple[DelayLine, Verdicts]:
-    config = {
-        "netns": "", "pods": {"a": 100, "b": 101}, "delay_ns": 20 * MS, "jitter_ns": 0,
-        "distribution": "none", "loss_probability": 0.0, "max_packets": 1000, "seed": 3,
-        "stats_path": "", "parent_pid": 1,
-    }  # fmt: skip
+def delay_line(pods: tuple[str, ...] = ("a", "b"), **condition: Any) -> tuple[DelayLine, Verdicts]:
+    config = Config(
+        netns="",
+        pods={pod: 100 + index for index, pod in enumerate(pods)},
+        condition=Condition(**{"delay_ns": 20 * MS} | condition),
+        whole_gso=False,
+        max_packets=1000,
+        seed=3,
+        stats_path="",
+        parent_pid=1,
+    )
     verdicts = Verdicts()
-    return DelayLine(Config(**(config | changes)), verdicts), verdicts  # type: ignore[arg-type]
+    return DelayLine(config, verdicts), verdicts
+
+
+def draws_of(count: int, **condition: Any) -> list[int]:
+    draws = Draws(Condition(**{"delay_ns": 20 * MS} | condition), pods=1, seed=3)
+    return [draws.delay_ns() for _ in range(count)]
 
 
 def start_ns(line: DelayLine) -> int:
@@ -85,6 +101,59 @@ def test_in_order_release_never_leaves_a_packet_behind() -> None:
     assert sorted(verdicts.up_to) == [(100, 8), (101, 1)]
 
 
+def test_a_change_lets_held_packets_keep_their_time_and_new_ones_overtake() -> None:
+    line, verdicts = delay_line(delay_ns=80 * MS)
+    now = start_ns(line) + MS
+    line.take([(100, 1, 0), (100, 2, 0)], now, 0)
+    line.change(Condition(delay_ns=10 * MS))
+    line.take([(100, 3, 0)], now, 0)
+    line.release(now + 20 * MS)
+    # Not "up to 3", which would let 1 and 2 go 60 ms early.
+    assert (verdicts.given, verdicts.up_to) == ([(100, 3, ACCEPT)], [])
+    line.release(now + 79 * MS)
+    assert line.pending == 2
+    line.release(now + 81 * MS)
+    line.take([(100, 4, 0)], now + 81 * MS, 0)
+    line.release(now + 92 * MS)
+    assert line.pending == 0
+    assert verdicts.up_to == [(100, 2), (100, 4)]  # nothing of before is held any more
+
+
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 50), st.integers(0, 10), st.integers(1, 8)), min_size=1),
+    seed=st.integers(0, 99),
+)
+def test_through_any_changes_every_packet_leaves_once_and_not_before_its_time(
+    changes: list[tuple[int, int, int]], seed: int
+) -> None:
+    line, verdicts = delay_line()
+    now, packet = start_ns(line) + MS, 0
+    due: dict[int, int] = {}
+    gone: dict[int, int] = {}
+    chance = random.Random(seed)
+
+    def release() -> None:
+        line.release(now)
+        up_to = max((number for _, number in verdicts.up_to), default=0)
+        for number in [n for _, n, _ in verdicts.given] + [n for n in due if n <= up_to]:
+            gone.setdefault(number, now)
+        assert len(verdicts.given) == len({n for _, n, _ in verdicts.given})
+
+    for delay_ms, jitter_ms, count in changes:
+        condition = Condition(delay_ns=delay_ms * MS, jitter_ns=jitter_ms * MS, distribution="uniform")
+        line.change(condition)
+        for _ in range(count):
+            packet += 1
+            line.take([(100, packet, 0)], now, 0)
+            due[packet] = now + max(0, delay_ms - jitter_ms) * MS - 1000  # kept in microseconds
+        now += chance.randrange(60) * MS
+        release()
+    now += 100 * MS
+    release()
+    assert sorted(gone) == sorted(due)
+    assert all(gone[number] >= due[number] for number in due)
+
+
 def test_packet_ids_survive_the_modulus() -> None:
     line, verdicts = delay_line(jitter_ns=MS, distribution="uniform")
     now = start_ns(line) + MS
@@ -97,15 +166,12 @@ def test_packet_ids_survive_the_modulus() -> None:
 
 
 def test_normal_draws_are_independent_seeded_and_never_negative() -> None:
-    line, _ = delay_line(delay_ns=80 * MS, jitter_ns=20 * MS, distribution="normal")
-    draws = [line.draw_ns() for _ in range(20_000)]
+    draws = draws_of(20_000, delay_ns=80 * MS, jitter_ns=20 * MS, distribution="normal")
     assert statistics.fmean(draws) / MS == pytest.approx(80, abs=0.6)
     assert statistics.stdev(draws) / MS == pytest.approx(20, rel=0.025)
     assert abs(statistics.correlation(draws[:-1], draws[1:])) < 0.03
-    again, _ = delay_line(delay_ns=80 * MS, jitter_ns=20 * MS, distribution="normal")
-    assert [again.draw_ns() for _ in range(100)] == draws[:100]
-    wide, _ = delay_line(delay_ns=MS, jitter_ns=MS, distribution="normal")
-    assert min(wide.draw_ns() for _ in range(1000)) == 0
+    assert draws_of(100, delay_ns=80 * MS, jitter_ns=20 * MS, distribution="normal") == draws[:100]
+    assert min(draws_of(1000, delay_ns=MS, jitter_ns=MS, distribution="normal")) == 0
 
 
 def test_loss_is_a_drop_verdict_at_once_and_counted_per_pod() -> None:
@@ -254,7 +320,7 @@ def test_netem_gets_every_model() -> None:
 
 
 def test_the_delay_line_loses_in_bursts() -> None:
-    line, verdicts = delay_line(loss_states=[0.01, 0.1, 1.0, 0.0], pods={"a": 100})
+    line, verdicts = delay_line(loss_states=[0.01, 0.1, 1.0, 0.0], pods=("a",))
     line.take([(100, number, 0) for number in range(1, 50_001)], start_ns(line) + MS, 0)
     lost = sorted(packet for _, packet, _ in verdicts.given)
     assert len(lost) / 50_000 == pytest.approx(0.01 / 0.11, rel=0.15)
@@ -266,18 +332,18 @@ def test_the_delay_line_loses_in_bursts() -> None:
 def test_correlated_draws_keep_their_distribution(distribution: str) -> None:
     profile = Profile(name="x", delay_ms=50, jitter_ms=10, distribution=distribution)
     samples = list(profile.delay_samples) if distribution == "pareto" else []
-    line, _ = delay_line(
+    condition = Condition(
         delay_ns=50 * MS, jitter_ns=10 * MS, distribution=distribution, delay_correlation=0.8, samples=samples
     )
-    draws = [line.draw_ns() / MS for _ in range(40_000)]
+    correlated = Draws(condition, pods=1, seed=3)
+    draws = [correlated.delay_ns() / MS for _ in range(40_000)]
     assert statistics.fmean(draws) == pytest.approx(profile.mean_ms, abs=0.6)
     assert statistics.pstdev(draws) == pytest.approx(profile.sd_ms, rel=0.06)
     assert statistics.correlation(draws[:-1], draws[1:]) == pytest.approx(0.78, abs=0.07)
 
 
 def test_some_packets_go_ahead() -> None:
-    line, _ = delay_line(reorder_probability=0.25)
-    draws = [line.draw_ns() for _ in range(10_000)]
+    draws = draws_of(10_000, reorder_probability=0.25)
     assert sum(draw == 0 for draw in draws) == pytest.approx(2500, abs=200)
     assert set(draws) == {0, 20 * MS}
 
@@ -298,3 +364,29 @@ def test_a_wrong_shape_with_the_right_mean_and_spread_is_noticed() -> None:
     delays = [50 + draws.uniform(-half, half) for _ in range(4000)]
     (problem,) = Measured(directions=(direction("a", "b", 4000, delays, profile=profile),)).problems(profile)
     assert "not distributed as asked" in problem
+
+
+def test_a_change_of_netem_mentions_what_it_takes_away() -> None:
+    plain = netem_summary(netem_change_options(Profile(name="x", delay_ms=20)))
+    assert plain["delay_ns"] == 20 * MS
+    assert (plain["rate_bytes_per_s"], plain["corrupt_of_2_32"], plain["reorder_of_2_32"]) == (0, 0, 0)
+    table = 8192 + 4  # a table cannot be taken away, so uniform jitter has one of its own
+    uniform = Profile(name="x", delay_ms=5, jitter_ms=1, distribution="uniform")
+    normal = Profile(name="x", delay_ms=5, jitter_ms=1, distribution="normal")
+    assert len(netem_change_options(uniform)) == len(netem_change_options(normal))
+    assert len(netem_change_options(normal)) - len(netem_change_options(Profile(name="x"))) == table
+    full = Profile(
+        name="x", delay_ms=20, jitter_ms=5, distribution="pareto", rate_mbit=8, loss_pct=1,
+        duplicate_pct=2, corrupt_pct=3, reorder_pct=4,
+    )  # fmt: skip
+    said = netem_summary(netem_change_options(full))
+    assert said["rate_bytes_per_s"] == 1_000_000
+    assert said["loss_of_2_32"] == round(0.01 * (2**32 - 1))
+    assert said["limit_packets"] == full.queue_limit_packets
+
+
+def test_a_bucket_without_a_rate_stays_with_one_out_of_reach() -> None:
+    said = tbf_summary(tbf_options(Profile(name="x", rate_mbit=10)))
+    assert said == {"rate_bytes_per_s": 1_250_000, "limit_bytes": 1514 * 86, "burst_ticks": 56775}
+    open_ = tbf_summary(tbf_options(Profile(name="x")))
+    assert open_["rate_bytes_per_s"] >= 3_000_000_000

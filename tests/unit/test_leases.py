@@ -15,6 +15,15 @@ from ztprobe.errors import PreflightError, UsageError
 from ztprobe.identity import ProcessIdentity
 from ztprobe.pods import RunningPod
 from ztprobe.profile import GilbertElliott, Profile
+from ztprobe.schedule import Schedule, Step
+
+SCHEDULE = Schedule(
+    steps=(
+        Step(at_ns=0, delay_ms=20, loss_pct=1),
+        Step(at_ns=10**9, delay_ms=50, jitter_ms=5, distribution="normal", rate_mbit=10),
+    ),
+    period_ns=3 * 10**9,
+)
 
 
 @pytest.fixture
@@ -28,7 +37,10 @@ def a_lease(profile: Profile, left_s: float = 60.0) -> leases.Lease:
         name="p", namespace="fl", labels={"app": "x"}, address="10.0.0.1", netns=Path("/n/p"), netns_inode=1,
         interface="eth0", host_interface="v-p", node_netns=Path("/n/node"), run="r",
     )  # fmt: skip
-    saved = leases.SavedQdisc(kind="tbf", handle=0x70000, options_hex="00ff")
+    inner = leases.SavedPart(
+        what="filter", kind="u32", handle=0x8000_0800, parent=0x70000, info=0x50008, chain=0, options_hex="01"
+    )
+    saved = leases.SavedQdisc(kind="tbf", handle=0x70000, options_hex="00ff", parts=(inner,))
     return leases.Lease(
         id=leases.new_id(), profile=profile, backend="netem", direction="both",
         selector="app=x", to="app=y", namespace="fl", pods=(pod,), peers=(pod,),
@@ -50,6 +62,8 @@ def a_lease(profile: Profile, left_s: float = 60.0) -> leases.Lease:
         Profile(name="a", delay_ms=20, jitter_ms=5, distribution="pareto", rate_mbit=10),
         Profile(name="b", loss_gilbert_elliott=GilbertElliott(good_to_bad_pct=1, bad_to_good_pct=10)),
         Profile(name="c", distribution="samples", samples_ms=(1.0, 2.0, 3.0, 50.0)),
+        Profile(name="d", burst_bytes=20_000, schedule=SCHEDULE),
+        Profile(name="e", delay_correlation_pct=20, schedule=SCHEDULE),
     ],
 )
 def test_what_is_written_is_read(state: Path, profile: Profile) -> None:
@@ -57,6 +71,7 @@ def test_what_is_written_is_read(state: Path, profile: Profile) -> None:
     lease.write()
     (read,) = leases.all_leases()
     assert dataclasses.asdict(read) == dataclasses.asdict(lease)
+    assert read.profile.steps == lease.profile.steps
     assert read.abandoned is None
     lease.remove()
     lease.remove()
@@ -75,6 +90,21 @@ def test_a_dead_owner_or_a_passed_expiry_is_noticed(state: Path) -> None:
     assert lease.abandoned == "its keeper died"
     assert ProcessIdentity.own().alive
     assert not ProcessIdentity(pid=os.getpid(), started_ticks=1).alive  # the pid was reused
+
+
+def test_the_step_in_force_is_kept_beside_the_lease(state: Path) -> None:
+    lease = a_lease(Profile(name="a", schedule=SCHEDULE))
+    lease.write()
+    assert lease.step_in_force() is None
+    assert lease.profile_now.delay_ms == 20
+    held = leases.StepInForce(number=3, step=1, since_ns=7, until_ns=None, problems=1, last_problem="late")
+    lease.write_step(held)
+    (read,) = leases.all_leases()
+    assert read.step_in_force() == held
+    assert (read.profile_now.delay_ms, read.profile_now.rate_mbit) == (50, 10)
+    lease.remove()
+    lease.write_step(held)  # by a keeper that is ending: nothing comes back
+    assert not state.exists()
 
 
 def test_a_half_written_lease_is_skipped(state: Path) -> None:
@@ -118,5 +148,17 @@ def test_what_a_backend_cannot_do_is_refused_by_name() -> None:
     assert choose_backend(Profile(name="z", rate_mbit=5), netem=True) == "tbf"
     assert choose_backend(Profile(name="z", rate_mbit=5, delay_ms=1), netem=False) == "nfqueue+tbf"
     assert choose_backend(Profile(name="z"), netem=False) == "none"
+    with pytest.raises(PreflightError, match="rate_mbit above 34359"):
+        choose_backend(Profile(name="z", rate_mbit=40_000), netem=True)
     deep = Profile(name="z", rate_mbit=5, delay_ms=1, burst_bytes=100_000)
     assert choose_backend(deep, netem=True) == "nfqueue+tbf"
+
+
+def test_a_backend_is_chosen_for_all_steps_together() -> None:
+    scheduled = Profile(name="s", schedule=SCHEDULE)
+    assert choose_backend(scheduled, netem=True) == "netem"
+    assert choose_backend(scheduled, netem=False) == "nfqueue+tbf"
+    rates = (Step(at_ns=0, rate_mbit=5), Step(at_ns=10**9))
+    assert choose_backend(Profile(name="r", schedule=Schedule(steps=rates)), netem=True) == "tbf"
+    later = (Step(at_ns=0), Step(at_ns=10**9, delay_ms=5))
+    assert choose_backend(Profile(name="l", schedule=Schedule(steps=later)), netem=False) == "nfqueue"

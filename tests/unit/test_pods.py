@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ztprobe.errors import UsageError
-from ztprobe.pods import RunningPod, choose, find_pod_namespaces, local_pods, pod_uid
+from ztprobe.pods import RunningPod, choose, find_namespaces, lasting, local_pods, pod_uid
 from ztprobe.selectors import parse_selector
 
 UID = "2f1b3c4d-0a9b-4c8d-9e7f-112233445566"
@@ -48,6 +48,12 @@ UNDERSCORED = UID.replace("-", "_")
         ),
         # with nothing below (the sandbox's own cgroup)
         (f"0::/kubepods/pod{UID}\n", UID),
+        # read from a container with a cgroup namespace of its own, in a pod of the same and of another class
+        (f"0::/../../kubepods-burstable-pod{UNDERSCORED}.slice/{SCOPE}\n", UID),
+        (f"0::/../../../kubepods-besteffort.slice/kubepods-besteffort-pod{UNDERSCORED}.slice/{SCOPE}", UID),
+        (f"0::/../../pod{UID}/6d1f\n", UID),
+        (f"0::/../../../besteffort/pod{UID}/6d1f\n", UID),
+        ("0::/../../../../system.slice/kubelet.service\n", None),
         ("0::/user.slice/user-1000.slice/session-1.scope\n", None),
         ("0::/system.slice/kubelet.service\n", None),
         ("0::/kubepods.slice\n", None),
@@ -68,11 +74,21 @@ def test_namespaces_are_found_through_processes(tmp_path: Path) -> None:
 
     other = UID.replace("2f", "3f")
     process(1, "0::/init.scope\n", "net:[1]")
+    process(60, "0::/system.slice/sshd.service\n", "net:[1]")
+    process(65, "0::/user.slice\n", "net:[7]")  # somebody who has a look at the pod
     process(70, f"0::/kubepods/pod{UID}/pause\n", "net:[7]")
     process(71, f"0::/kubepods/pod{UID}/app\n", "net:[7]")
     process(80, f"0::/kubepods/pod{other}/hostnetwork\n", "net:[1]")
+    process(90, "0::/docker/kind\n", "net:[9]")
     (tmp_path / "self").mkdir()
-    assert find_pod_namespaces(tmp_path) == {UID: tmp_path / "70" / "ns" / "net"}
+    found = find_namespaces(tmp_path)
+    assert found.pods == {UID: tmp_path / "70" / "ns" / "net"}
+    assert found.others == (tmp_path / "1" / "ns" / "net", tmp_path / "90" / "ns" / "net")
+
+
+def test_a_namespace_that_is_bound_nowhere_keeps_its_path() -> None:
+    assert lasting(Path("/proc/self/ns/uts")) == Path("/proc/self/ns/uts")
+    assert lasting(Path("/proc/0/ns/net")) == Path("/proc/0/ns/net")
 
 
 def journal(state: Path, run: str, name: str, netns: Path, **labels: str) -> None:
@@ -95,7 +111,7 @@ def test_local_pods_are_those_whose_namespace_is_there(tmp_path: Path) -> None:
     (tmp_path / "state" / "ccc").mkdir()
     (tmp_path / "state" / "ccc" / "journal.json").write_text("{half")
     (pod,) = local_pods(tmp_path / "state")
-    assert (pod.run, str(pod)) == ("aaa", "fl/fl-client-0")
+    assert (pod.run, str(pod), pod.runtime, pod.is_here) == ("aaa", "fl/fl-client-0", "local", True)
     assert RunningPod.from_dict(json.loads(json.dumps(pod.as_dict()))) == pod
 
 

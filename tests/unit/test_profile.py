@@ -23,10 +23,11 @@ TABLE = {  # delay_ms, jitter_ms, distribution, loss_pct, rate_mbit, per_packet
     "net4a": (50, 10, "normal", 1, None, True),
     "net5": (0, 0, "none", 0, 10, False),
 }
+MOVING = ("net6", "net7")
 
 
 def test_exactly_the_published_profiles_come_along() -> None:
-    assert profile_names() == sorted(TABLE)
+    assert profile_names() == sorted([*TABLE, *MOVING])
 
 
 @pytest.mark.parametrize("name", TABLE)

@@ -46,9 +46,10 @@ def ztprobe(context: click.Context) -> None:
 def _sweep_leases() -> None:
     # Whatever the command is: a profile that nobody keeps any more must not stay on pods.
     if os.geteuid() == 0 and (STATE_DIR / LEASES).is_dir():
+        from ztprobe.emulation import passing
         from ztprobe.keeper import sweep
 
-        for line in sweep():
+        for line in sweep() + passing.sweep():
             _say(f"left behind, now removed: {line}")
 
 

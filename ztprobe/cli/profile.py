@@ -9,6 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ztprobe.cli.profile_pods import (
+    Chosen,
+    choose_pods,
+    node_option,
+    refuse_impossible,
+    refuse_taken,
+    resolve_neighbours,
+    running_pods,
+    runtime_options,
+)
 from ztprobe.cli.profile_words import (
     lease_dict,
     notes,
@@ -31,7 +41,6 @@ __all__ = ("profile",)
 
 _COMPUTED = ("burst_bytes", "queue_limit_packets")
 _DEFAULT_FOR = "1h"
-_FEW = 32
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 
 
@@ -69,9 +78,11 @@ def list_(as_json: bool) -> None:
 def show(name: str, as_json: bool) -> None:
     """Show one profile: every value with its source.
 
-    NAME is one of `ztprobe profile list`, or a YAML file.
+    What changes over time is drawn. NAME is one of `ztprobe profile list`, or a YAML file.
     """
+    from ztprobe.cli.schedule_words import plot, range_words, schedule_words, step_rows
     from ztprobe.profile import load_profile
+    from ztprobe.schedule import CHANGING
 
     found = load_profile(name)
     values = profile_dict(found)
@@ -83,9 +94,20 @@ def show(name: str, as_json: bool) -> None:
     rows = [
         (key, value_words(value), sources.get(key, "computed" if key in _COMPUTED else ""))
         for key, value in values.items()
-        if key not in ("name", "description", "samples_ms")
+        if key not in ("name", "description", "samples_ms", "schedule")
+        and not (found.schedule is not None and key in CHANGING)
     ]
+    if found.schedule is None:
+        table(("key", "value", "source"), rows)
+        return
+    changing = [(key, range_words(found, key), sources.get(key, "")) for key in CHANGING]
+    rows = [*changing, ("schedule", schedule_words(found), sources["schedule"]), *rows]
     table(("key", "value", "source"), rows)
+    click.echo()
+    table(*step_rows(found))
+    click.echo()
+    for line in plot(found):
+        click.echo(line)
 
 
 @profile.command(
@@ -94,6 +116,7 @@ def show(name: str, as_json: bool) -> None:
 @click.argument("name")
 @click.option("--selector", "-l", required=True, help="Pods, as a Kubernetes label selector.")
 @click.option("--namespace", "-n", default="fl", show_default=True, help="Of the pods.")
+@runtime_options
 @click.option("--run", metavar="RUN", help="Only pods of this run, where several are going on.")
 @click.option("--to", metavar="SELECTOR", help="Only traffic with these pods; everything else is left alone.")
 @click.option(
@@ -111,6 +134,14 @@ def show(name: str, as_json: bool) -> None:
     metavar="TIME",
     help="How long, e.g. 90s, 10m, 1h30m; then it ends by itself.",
 )
+@click.option(
+    "--at",
+    type=click.Choice(["auto", "pod", "host"]),
+    default="auto",
+    show_default=True,
+    help="Shape inside the pod, or at the host end of its veth (an IFB device serves what comes in)."
+    " auto: what leaves in the pod, what enters at the host end.",
+)
 @click.option("--replace", is_flag=True, help="Take other qdiscs away for the time, and put them back.")
 @click.option(
     "--backend",
@@ -123,10 +154,13 @@ def apply(
     name: str,
     selector: str,
     namespace: str,
+    runtime: str,
+    node: str | None,
     run: str | None,
     to: str | None,
     direction: str,
     duration: str,
+    at: str,
     replace: bool,
     backend: str | None,
     dry_run: bool,
@@ -134,12 +168,11 @@ def apply(
 ) -> None:
     """Put a profile on running pods, for a time.
 
-    NAME is one of `ztprobe profile list`, or a YAML file. Egress is shaped on the pod's own interface,
-    ingress on the host end of its veth. The lease is written down first; a process of its own keeps it
-    and ends it.
+    NAME is one of `ztprobe profile list`, or a YAML file. Unless --at says otherwise, egress is shaped on
+    the pod's own interface, ingress on the host end of its veth. The lease is written down first; a
+    process of its own keeps it and ends it.
     """
     from ztprobe import leases
-    from ztprobe.emulation.probing import warm_up
     from ztprobe.interrupts import shielded
     from ztprobe.keeper import keep
     from ztprobe.profile import load_profile
@@ -149,32 +182,31 @@ def apply(
     if wanted.is_empty:
         raise UsageError(f"{wanted.name} emulates nothing: there is nothing to apply")
     _need_root()
+    chosen = choose_pods(runtime, selector, to, namespace, run=run, node=node)
     lease = _planned(
         wanted,
+        chosen,
         selector,
         namespace,
-        run=run,
         to=to,
         direction=direction,
+        at=at,
         replace=replace,
         backend=backend,
         seconds=seconds,
     )
     if not dry_run:
-        met = list({p.address: p for p in (*lease.pods, *(lease.peers or ()))}.values())
-        if (
-            len(met) <= _FEW
-        ):  # everybody speaks to everybody; the local runtime's neighbours are static anyway
-            warm_up(met)
+        resolve_neighbours(lease)
         with shielded():
             keep(lease)
             lease.state = "in force"
     if as_json:
-        click.echo(json.dumps(lease_dict(lease) | {"dry_run": dry_run}, indent=2))
+        said = {"dry_run": dry_run, "notes": [*chosen.notes, *notes(lease)]}
+        click.echo(json.dumps(lease_dict(lease) | said, indent=2))
         return
     for line in plan_lines(lease):
         click.echo(line)
-    for note in notes(lease):
+    for note in (*chosen.notes, *notes(lease)):
         click.echo(f"note: {note}")
     if dry_run:
         click.echo("dry run: nothing was changed")
@@ -187,39 +219,27 @@ def apply(
 
 def _planned(
     wanted: Profile,
+    chosen: Chosen,
     selector: str,
     namespace: str,
     *,
-    run: str | None,
     to: str | None,
     direction: str,
+    at: str,
     replace: bool,
     backend: str | None,
     seconds: float,
 ) -> Lease:
-    from ztprobe import leases, pods
-    from ztprobe.emulation.imposing import backend_for, plan_points, plan_rules
-    from ztprobe.errors import EnforcementError
+    from ztprobe import leases
+    from ztprobe.emulation.imposing import backend_for, plan_rules
+    from ztprobe.emulation.places import plan_points
     from ztprobe.identity import ProcessIdentity
-    from ztprobe.selectors import parse_selector
 
-    chosen_selector, to_selector = parse_selector(selector), parse_selector(to) if to is not None else None
-    running = [pod for pod in pods.local_pods() if run in (None, pod.run)]
-    chosen = pods.choose(running, chosen_selector, namespace)
-    peers = None
-    if to_selector is not None:
-        peers = tuple(pods.choose(running, to_selector, namespace, option="--to"))
     taken = leases.all_leases()
     directions = ("egress", "ingress") if direction == "both" else (direction,)
-    for other in taken:
-        if (both := {str(p) for p in other.pods} & {str(p) for p in chosen}) and set(other.directions) & set(
-            directions
-        ):
-            raise EnforcementError(
-                f"{min(both)} is under {other.profile.name} already (lease {other.id}, "
-                f"{leases.words(other.remaining_s)} left): ztprobe profile clear {other.id}"
-            )
+    refuse_taken(chosen.pods, directions, taken)
     chosen_backend = backend_for(wanted, backend)
+    refuse_impossible(wanted.name, chosen_backend, chosen.pods)
     lease_id, now_ns = leases.new_id(), leases.now_ns()
     return leases.Lease(
         id=lease_id,
@@ -229,10 +249,12 @@ def _planned(
         selector=selector,
         to=to,
         namespace=namespace,
-        pods=tuple(chosen),
-        peers=peers,
-        points=plan_points(chosen, directions, chosen_backend, replace=replace),
-        rules=plan_rules(lease_id, chosen, directions, chosen_backend, taken),
+        pods=chosen.pods,
+        peers=chosen.peers,
+        points=plan_points(
+            chosen.pods, directions, chosen_backend, replace=replace, at=at, lease_id=lease_id
+        ),
+        rules=plan_rules(lease_id, chosen.pods, directions, chosen_backend, taken),
         owner=ProcessIdentity.own(),
         created_ns=now_ns,
         expires_ns=now_ns + round(seconds * 1e9),
@@ -243,12 +265,14 @@ def _planned(
 @_JSON
 def status(as_json: bool) -> None:
     """Show what is in force now, as the kernel has it."""
+    from ztprobe.cli.schedule_words import state_dict, state_words
     from ztprobe.leases import all_leases, words
 
     _need_root()
     found = all_leases()
     if as_json:
-        click.echo(json.dumps([lease_dict(lease) | _state(lease) for lease in found], indent=2))
+        states = [lease_dict(one) | _state(one) | {"schedule": state_dict(one)} for one in found]
+        click.echo(json.dumps(states, indent=2, ensure_ascii=False))
         return
     if not found:
         click.echo("no profile is in force")
@@ -269,6 +293,9 @@ def status(as_json: bool) -> None:
             )
         )
     table(("lease", "profile", "backend", "pods", "in force", "left", "counted"), rows)
+    for lease in found:
+        for line in state_words(lease):
+            click.echo(line)
 
 
 @profile.command(epilog="Example: sudo ztprobe profile verify --json")
@@ -280,9 +307,12 @@ def status(as_json: bool) -> None:
     show_default=True,
     help="Per pod and direction.",
 )
+@node_option
 @_JSON
 @click.pass_context
-def verify(context: click.Context, ids: tuple[str, ...], probes: int, as_json: bool) -> None:
+def verify(
+    context: click.Context, ids: tuple[str, ...], probes: int, node: str | None, as_json: bool
+) -> None:
     """Measure what pods really get, and compare.
 
     Real packets, with tolerances of 1 % or 0.2 ms (mean), 5 % (standard deviation), 0.03
@@ -291,13 +321,13 @@ def verify(context: click.Context, ids: tuple[str, ...], probes: int, as_json: b
     """
     from ztprobe.errors import EnforcementError
     from ztprobe.leases import all_leases
-    from ztprobe.pods import local_pods
     from ztprobe.verification import verify as verify_lease
 
     _need_root()
     everything = all_leases()
-    running = local_pods()
-    verdicts = [verify_lease(one, everything, running, probes=probes) for one in _chosen(everything, ids)]
+    wanted = _chosen(everything, ids)
+    running = running_pods(wanted, node)
+    verdicts = [verify_lease(one, everything, running, probes=probes) for one in wanted]
     if as_json:
         click.echo(json.dumps([verdict_dict(v) for v in verdicts], indent=2))
     else:

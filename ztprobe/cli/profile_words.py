@@ -31,6 +31,7 @@ def verdict_dict(verdict: Verdict) -> dict[str, Any]:
     return {
         "lease": verdict.lease.id,
         "profile": verdict.lease.profile.name,
+        "step": None if verdict.step is None else verdict.step + 1,
         "passed": verdict.passed,
         "problems": list(verdict.problems),
         "causes": list(verdict.causes),
@@ -41,7 +42,9 @@ def verdict_dict(verdict: Verdict) -> dict[str, Any]:
 
 def print_verdict(verdict: Verdict) -> None:
     lease = verdict.lease
-    click.echo(f"lease {lease.id}: {lease.profile.name} ({profile_words(lease.profile)}) by {lease.backend}")
+    step = "" if verdict.step is None else f", step {verdict.step + 1}"
+    asked = profile_words(verdict.profile)
+    click.echo(f"lease {lease.id}: {lease.profile.name}{step} ({asked}) by {lease.backend}")
     rates = {rate.sender: rate for rate in verdict.measured.rates}
     rows = []
     for d in verdict.measured.directions:
@@ -67,10 +70,16 @@ def print_verdict(verdict: Verdict) -> None:
 def profile_dict(found: Profile) -> dict[str, Any]:
     from dataclasses import asdict
 
-    return asdict(found)
+    from ztprobe.cli.schedule_words import schedule_dict
+
+    return asdict(found) | {"schedule": schedule_dict(found)}
 
 
 def profile_words(p: Profile) -> str:
+    if p.schedule is not None:
+        from ztprobe.cli.schedule_words import schedule_words
+
+        return schedule_words(p)
     parts = []
     if p.delay_ms:
         jitter = f" ± {p.jitter_ms:.6g} ms {p.distribution}" if p.jitter_ms else " ms"
@@ -104,7 +113,10 @@ def plan_lines(lease: Lease) -> list[str]:
     for point in lease.points:
         kind = "tbf" if lease.backend == "nfqueue+tbf" else lease.backend
         put_aside = f" (in place of {point.saved.kind})" if point.saved is not None else ""
-        where = f"{kind} on {point.interface} in {point.netns.name}"
+        netns = point.netns.name if point.netns.parent.name == "netns" else str(point.netns)
+        where = f"{kind} on {point.interface} in {netns}"
+        if point.ifb is not None:
+            where = f"{kind} on {point.ifb}, for what enters by {point.interface} in {netns}"
         lines.append(f"{point.pod} {point.direction}: {where}{put_aside}{towards}")
     for rules in lease.rules:
         here: list[RunningPod] = [pod for pod in lease.pods if pod.node_netns == rules.netns]
@@ -125,6 +137,11 @@ def notes(lease: Lease) -> list[str]:
             notes.append(
                 "traffic between two of these pods meets the profile twice: leaving one, entering the other"
             )
+    if any(p.ifb is not None and p.direction == "ingress" for p in lease.points):
+        notes.append(
+            "what enters is held inside the pod, after its tc ingress: a trace of these pods takes the delay"
+            " for the receiver's, not for the network's"
+        )
     return notes
 
 
@@ -137,6 +154,7 @@ def lease_dict(lease: Lease) -> dict[str, Any]:
         "direction": lease.direction,
         "selector": lease.selector,
         "namespace": lease.namespace,
+        "runtime": lease.pods[0].runtime,
         "to": lease.to,
         "pods": [str(pod) for pod in lease.pods],
         "peers": None if lease.peers is None else [str(pod) for pod in lease.peers],
@@ -147,6 +165,7 @@ def lease_dict(lease: Lease) -> dict[str, Any]:
                 "pod": p.pod,
                 "direction": p.direction,
                 "interface": p.interface,
+                "ifb": p.ifb,
                 "replaces": p.saved.kind if p.saved is not None else None,
             }
             for p in lease.points

@@ -1,7 +1,8 @@
 """Which backend does a profile, and what each of them cannot do: pure.
 
 What a backend cannot do is refused before anything is changed, never left out. Where the
-preferred backend cannot, and another can, the other is taken.
+preferred backend cannot, and another can, the other is taken. A profile that changes over time
+gets one that does all of its steps.
 """
 
 from __future__ import annotations
@@ -11,16 +12,20 @@ from ztprobe.profile import Profile
 
 __all__ = ("BACKENDS", "choose_backend", "only_rate", "refusal")
 
+_MOST_MBIT = 34_359  # 2**32 - 1 bytes a second
 BACKENDS = ("none", "netem", "nfqueue", "nfqueue+tbf", "tbf")
 
 
 def only_rate(profile: Profile) -> bool:
     """Nothing but a rate is asked for (or nothing at all)."""
-    return not (profile.delay_ms or profile.per_packet)
+    return not (profile.widest.delay_ms or profile.per_packet)
 
 
 def refusal(profile: Profile, backend: str) -> str | None:
     """Why this backend cannot do the profile, naming the key; None: it can."""
+    profile = profile.widest
+    if profile.rate_mbit is not None and profile.rate_mbit > _MOST_MBIT:
+        return f"no backend can do rate_mbit above {_MOST_MBIT}: the kernel's request holds 32 bits of it"
     if backend == "netem":
         if profile.delay_correlation_pct:
             return (
@@ -49,8 +54,10 @@ def choose_backend(profile: Profile, *, netem: bool) -> str:
         return "none"
     if only_rate(profile):
         # The same on every kernel, and segments GSO packets, which netem's rate does not.
+        if (reason := refusal(profile, "tbf")) is not None:
+            raise PreflightError(f"{profile.name}: {reason}")
         return "tbf"
-    delay_line = "nfqueue" if profile.rate_mbit is None else "nfqueue+tbf"
+    delay_line = "nfqueue" if profile.widest.rate_mbit is None else "nfqueue+tbf"
     candidates = ["netem", delay_line] if netem else [delay_line]
     reasons = [refusal(profile, backend) for backend in candidates]
     for backend, reason in zip(candidates, reasons, strict=True):

@@ -8,25 +8,37 @@ from typing import Any
 from ztprobe.emulation.imposing import counted, state_directory
 from ztprobe.emulation.nodequeue import rules_in_force
 from ztprobe.leases import Lease
+from ztprobe.pods import still_there
 
 __all__ = ("counters",)
 
 
 def counters(lease: Lease) -> dict[str, Any]:
-    """``in_force`` (yes, or what is wrong), ``packets``, ``drops``, ``overflow`` (drops nobody asked for)."""
+    """What is in force and what was counted.
+
+    :returns: ``in_force`` (yes, or what is wrong), ``lapsed`` (pods that are gone or were restarted,
+        which took their part of the lease along), ``packets``, ``drops``, ``overflow`` (drops that nobody
+        asked for).
+    """
     problems, packets, drops, overflow = [], 0, 0, 0
     if lease.state != "in force":
         problems.append("no: its delay line died" if lease.state == "undelayed" else f"no: {lease.state}")
     if (reason := lease.abandoned) is not None:
         problems.append(f"no keeper: {reason}")
+    held = lease.step_in_force()
+    if held is not None and held.failed:
+        problems.append(f"no: {held.last_problem}")
+    lapsed = [str(pod) for pod in lease.pods if not still_there(pod.netns, pod.netns_inode)]
     for point in lease.points:
+        if point.pod in lapsed:
+            continue
         found = counted(lease, point)
         if not found.in_force:
             problems.append(f"no: {point.interface} of {point.pod} has {found.found}")
         if not lease.rules:
             packets += found.packets
         drops += found.drops
-        if not lease.profile.mean_loss_pct or lease.backend != "netem":
+        if not lease.profile.widest.mean_loss_pct or lease.backend != "netem":
             overflow += found.drops
     for rules in lease.rules:
         here = [pod for pod in lease.pods if pod.node_netns == rules.netns]
@@ -43,8 +55,11 @@ def counters(lease: Lease) -> dict[str, Any]:
         lost_by_queue = line["queue_dropped"] + line["user_dropped"]
         drops += sum(line["dropped"].values()) + lost_by_queue
         overflow += lost_by_queue
+    if lapsed and not problems:
+        problems.append(f"yes, but lapsed for {', '.join(lapsed)}: restarted or gone")
     return {
         "in_force": problems[0] if problems else "yes",
+        "lapsed": lapsed,
         "packets": packets,
         "drops": drops,
         "overflow": overflow,

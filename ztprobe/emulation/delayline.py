@@ -6,10 +6,14 @@ time has come. It stands on the node's forward path, between the sender's tc egr
 receiver's tc ingress, where a held packet no longer counts against its socket's small-queue
 limit.
 
-Like netem, every packet gets its own draw, so jitter reorders; unlike netem, ARP is not
-affected. Delay runs from the device's receive time stamp where the kernel gives one, so being
+What each packet meets is `ztprobe.emulation.drawing`'s to say, as netem does it; unlike netem,
+ARP is not affected. Delay runs from the device's receive time stamp where the kernel gives one, so being
 scheduled late costs accuracy only for packets that are already due. Loss is a verdict.
 Pending packets are integers in a heap: ``due [us] << 26 | pod << 20 | packet id mod 2**20``.
+
+A line of JSON on standard input changes what packets meet from then on, answered by a line with
+the moment since when. Held packets keep their due time, as in netem, so a shorter delay lets new
+ones overtake them.
 
 The process ends with SIGTERM, or with its parent. It watches a pidfd of the parent, because
 PR_SET_PDEATHSIG fires as soon as the *thread* that started us ends. The rules say
@@ -23,23 +27,32 @@ import ctypes
 import gc
 import heapq
 import json
-import math
 import os
-import random
 import select
 import signal
 import socket
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from ztprobe import netns
+from ztprobe.emulation.drawing import Condition, Draws
+from ztprobe.emulation.histogram import ErrorHistogram
 from ztprobe.emulation.nfqueue import ACCEPT, DROP, Packet, QueueSocket
 
-__all__ = ("MAX_PENDING", "MAX_PODS", "Config", "DelayLine", "ErrorHistogram", "Verdicts", "main", "to_json")
+__all__ = (
+    "MAX_PENDING",
+    "MAX_PODS",
+    "Config",
+    "DelayLine",
+    "Verdicts",
+    "change_to_json",
+    "main",
+    "to_json",
+)
 
 _ID_BITS, _POD_BITS = 20, 6
 MAX_PENDING = 1 << _ID_BITS  # per pod: ids are kept modulo this
@@ -55,7 +68,8 @@ _MAX_EARLY_NS = 150_000
 _OLDEST_NS = 2_000_000_000  # no packet waits longer than this to be read
 _NAP_NS = 500_000  # longest that an arrival waits to be read
 _STATS_EVERY_NS = 1_000_000_000
-_SAMPLE_SCALE = 8192
+_LOOK_EVERY_NS = 1_000_000  # for a change, where packets leave no pause to wait in
+_TAKE_BEFORE = 64  # batches that have arrived before a change, and still meet what was in force
 _PRIORITY = 2  # above the probing threads (1), which are busy where it is mostly asleep
 _NICE = -10  # where real-time scheduling is refused
 _PR_SET_TIMERSLACK = 29
@@ -67,19 +81,12 @@ class Config:
 
     netns: str
     pods: dict[str, int]  # pod name -> queue number
-    delay_ns: int
-    jitter_ns: int
-    distribution: str  # none | uniform | normal
-    loss_probability: float
+    condition: Condition
+    whole_gso: bool  # of every condition to come
     max_packets: int  # per queue
     seed: int
     stats_path: str
     parent_pid: int
-    # by which the delay is drawn instead: delay + jitter * sample / 8192
-    samples: list[int] = field(default_factory=list)
-    delay_correlation: float = 0.0
-    loss_states: list[float] | None = None  # Gilbert-Elliott: good to bad, bad to good, lost in bad, in good
-    reorder_probability: float = 0.0
 
 
 class Verdicts(Protocol):
@@ -92,35 +99,6 @@ class Verdicts(Protocol):
 
     def accept_up_to(self, packets: Iterable[tuple[int, int]]) -> None:
         """Accept everything up to each id."""
-
-
-class ErrorHistogram:
-    """|release - due| in bins of 10 us up to 20 ms: a median and a p99 at no memory.
-
-    Plain Python, because nearly every batch is a handful of packets.
-    """
-
-    BIN_US, BINS = 10, 2000
-
-    def __init__(self) -> None:
-        self.counts = [0] * self.BINS
-        self.max_us = 0
-
-    def add(self, errors_us: list[int]) -> None:
-        """Count a batch (microseconds, negative: early)."""
-        for error_us in map(abs, errors_us):
-            self.counts[min(error_us // self.BIN_US, self.BINS - 1)] += 1
-            self.max_us = max(self.max_us, error_us)
-
-    def quantile_us(self, q: float) -> float | None:
-        """The middle of the bin that holds the quantile, microseconds; None: nothing counted."""
-        rank = q * sum(self.counts)
-        seen = 0
-        for index, count in enumerate(self.counts):
-            seen += count
-            if count and seen >= rank:
-                return (index + 0.5) * self.BIN_US
-        return None
 
 
 class DelayLine:
@@ -138,13 +116,9 @@ class DelayLine:
         self._pod_of = {number: index for index, number in enumerate(self._numbers)}
         self._last_id = [0] * len(config.pods)
         self._heap: list[int] = []
-        self._random = random.Random(config.seed)
-        # Of every pod its own: the last draw (standard normal), and whether its path is in the bad state.
-        self._last_draw = [0.0] * len(config.pods)
-        self._bad = [False] * len(config.pods)
-        self._in_order = not (config.jitter_ns or config.reorder_probability)
+        self._draws = Draws(config.condition, len(config.pods), config.seed)
+        self._changed_under: int | None = None  # the last key in the heap that met an earlier condition
         self._zero_ns = time.monotonic_ns()
-        self._ascending = sorted(config.samples)
         self.scheduling = "normal"
 
     @property
@@ -158,50 +132,15 @@ class DelayLine:
         return (self._heap[0] >> _KEY_BITS) * 1000 + self._zero_ns if self._heap else None
 
     @property
-    def shortest_ns(self) -> int:
-        """A delay that hardly any draw falls below (4 sigma)."""
-        if self.config.reorder_probability:
-            return 0
-        return self.config.delay_ns - 4 * self.config.jitter_ns
+    def condition(self) -> Condition:
+        """What packets meet that are taken now."""
+        return self._draws.condition
 
-    def draw_ns(self, pod: int = 0) -> int:
-        """One packet's delay, never negative, as netem draws it.
-
-        Correlated draws keep their distribution: a normal variable that remembers its predecessor
-        picks the quantile. (netem's own correlation does not survive its table.)
-        """
-        delay, jitter = self.config.delay_ns, self.config.jitter_ns
-        if self.config.reorder_probability and self._random.random() < self.config.reorder_probability:
-            return 0
-        if not jitter:
-            return delay
-        if self.config.delay_correlation:
-            return max(0, delay + int(jitter * self._correlated(pod)))
-        if self.config.samples:
-            return max(0, delay + jitter * self._random.choice(self.config.samples) // _SAMPLE_SCALE)
-        if self.config.distribution == "uniform":
-            return max(0, delay + int(jitter * self._random.uniform(-1.0, 1.0)))
-        return max(0, int(self._random.gauss(delay, jitter)))
-
-    def _correlated(self, pod: int) -> float:
-        rho = self.config.delay_correlation
-        draw = rho * self._last_draw[pod] + math.sqrt(1 - rho * rho) * self._random.gauss(0.0, 1.0)
-        self._last_draw[pod] = draw
-        if self.config.distribution == "normal":
-            return draw
-        quantile = (1 + math.erf(draw / math.sqrt(2))) / 2
-        if self.config.distribution == "uniform":
-            return 2 * quantile - 1
-        samples = self._ascending
-        return samples[min(int(quantile * len(samples)), len(samples) - 1)] / _SAMPLE_SCALE
-
-    def _lost(self, pod: int) -> bool:
-        states = self.config.loss_states
-        draw = self._random.random
-        if states is None:
-            return draw() < self.config.loss_probability
-        self._bad[pod] ^= draw() < states[self._bad[pod]]
-        return draw() < (states[2] if self._bad[pod] else states[3])
+    def change(self, condition: Condition) -> None:
+        """What packets meet that are taken from now on; those held keep their due time."""
+        self._draws.change(condition)
+        if self._heap:
+            self._changed_under = max(self._heap)
 
     def take(self, packets: list[Packet], now_ns: int, unix_to_monotonic_ns: int) -> None:
         """Decide loss, and when each of the others is due.
@@ -209,20 +148,20 @@ class DelayLine:
         :param now_ns: CLOCK_MONOTONIC at which they were read, used where a stamp is missing or
             implausible (a stepped wall clock must not hold or rush packets).
         """
-        may_lose = bool(self.config.loss_probability or self.config.loss_states)
+        draws = self._draws
         lost = []
         for number, packet, unix_ns in packets:
             pod = self._pod_of[number]
             self.packets[pod] += 1
             self._last_id[pod] = packet
-            if may_lose and self._lost(pod):
+            if draws.may_lose and draws.lost(pod):
                 self.dropped[pod] += 1
                 lost.append((number, packet))
                 continue
             arrived_ns = unix_ns + unix_to_monotonic_ns
             if not unix_ns or not now_ns - _OLDEST_NS < arrived_ns <= now_ns:
                 arrived_ns = now_ns
-            due_us = max(0, arrived_ns + self.draw_ns(pod) - self._zero_ns) // 1000
+            due_us = max(0, arrived_ns + draws.delay_ns(pod) - self._zero_ns) // 1000
             heapq.heappush(self._heap, due_us << _KEY_BITS | pod << _ID_BITS | packet & _ID_MASK)
         if lost:
             self._queue.verdict(lost, DROP)
@@ -241,8 +180,10 @@ class DelayLine:
             pod = key >> _ID_BITS & (MAX_PODS - 1)
             last = self._last_id[pod]
             packets.append((self._numbers[pod], last - ((last - key) & _ID_MASK)))
+        if self._changed_under is not None and not (heap and heap[0] <= self._changed_under):
+            self._changed_under = None
         before_ns = time.monotonic_ns()
-        if self._in_order:
+        if self.condition.in_order and self._changed_under is None:
             # Of every queue the newest stands for all before it. Stamps of several CPUs may be out
             # of order by microseconds, so it need not be the last one here.
             newest: dict[int, int] = {}
@@ -315,29 +256,65 @@ def _go_first() -> str:
         return "normal"
 
 
+class _Control:
+    """Changes as they come on standard input."""
+
+    def __init__(self, line: DelayLine, queue: QueueSocket) -> None:
+        self.fds = [0]  # empty once nothing can come any more
+        self._line = line
+        self._queue = queue
+        self._text = b""
+
+    def read(self) -> None:
+        """Put what has been asked for into force, and say since when."""
+        data = os.read(0, 1 << 20)
+        if not data:
+            self.fds = []
+        *asked, self._text = (self._text + data).split(b"\n")
+        for text in asked:
+            condition = Condition(**json.loads(text))
+            for _ in range(_TAKE_BEFORE):
+                if not (packets := self._queue.receive()):
+                    break
+                now_ns = time.monotonic_ns()
+                self._line.take(packets, now_ns, now_ns - time.time_ns())
+            self._line.change(condition)
+            with contextlib.suppress(BrokenPipeError):
+                print(json.dumps({"at_ns": time.monotonic_ns()}), flush=True)
+
+
 def _run(line: DelayLine, queue: QueueSocket, stop: list[int], stats_path: Path) -> None:
-    # Arrivals carry their own time, so they may wait a little and come in batches, unless a
-    # draw could make them due meanwhile.
-    nap_ns = _NAP_NS if line.shortest_ns > 2 * _NAP_NS else 0
-    next_stats_ns = received_ns = early_ns = 0
+    control = _Control(line, queue)
+    next_stats_ns = next_look_ns = received_ns = early_ns = 0
     while True:
         now_ns = time.monotonic_ns()
         if now_ns >= next_stats_ns:
             _write(stats_path, line.stats())
             next_stats_ns = now_ns + _STATS_EVERY_NS
-            if select.select(stop, [], [], 0)[0]:
+        if now_ns >= next_look_ns:
+            ready = select.select([*stop, *control.fds], [], [], 0)[0]
+            if any(fd in stop for fd in ready):
                 return
+            if ready:
+                control.read()
+            next_look_ns = now_ns + _LOOK_EVERY_NS
+        # Arrivals carry their own time, so they may wait a little and come in batches, unless a
+        # draw could make them due meanwhile.
+        nap_ns = _NAP_NS if line.condition.shortest_ns > 2 * _NAP_NS else 0
         due_ns = line.next_due_ns
         if due_ns is None or not nap_ns:
             wake_ns = next_stats_ns if due_ns is None else min(due_ns - early_ns, next_stats_ns)
-            watched = [queue.fileno(), *stop]
+            watched = [queue.fileno(), *stop, *control.fds]
         else:
             wake_ns = min(due_ns - early_ns, received_ns + nap_ns, next_stats_ns)
-            watched = stop
+            watched = [*stop, *control.fds]
         if wake_ns > now_ns:
             ready = select.select(watched, [], [], (wake_ns - now_ns) / 1e9)[0]
             if any(fd in stop for fd in ready):
                 return
+            if any(fd in control.fds for fd in ready):
+                control.read()
+                continue
             if not ready:
                 late_ns = time.monotonic_ns() - wake_ns
                 early_ns = min(max(early_ns + (late_ns - early_ns) // 16, 0), _MAX_EARLY_NS)
@@ -354,7 +331,8 @@ def _run(line: DelayLine, queue: QueueSocket, stop: list[int], stats_path: Path)
 def main(argv: list[str] | None = None) -> int:
     """Run until SIGTERM or the parent's end."""
     (path,) = sys.argv[1:] if argv is None else argv
-    config = Config(**json.loads(Path(path).read_text()))
+    asked = json.loads(Path(path).read_text())
+    config = Config(**asked | {"condition": Condition(**asked["condition"])})
     awake, wake = socket.socketpair()
     wake.setblocking(False)
     signal.set_wakeup_fd(wake.fileno())
@@ -366,13 +344,12 @@ def main(argv: list[str] | None = None) -> int:
     scheduling = _go_first()
     ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
     gc.disable()
-    reorders = config.reorder_probability > 0
     with netns.entered(Path(config.netns)):
         try:
             queue = QueueSocket(
                 list(config.pods.values()),
                 max_packets=min(config.max_packets, MAX_PENDING - 1),
-                whole_gso=not any((config.jitter_ns, config.loss_probability, config.loss_states, reorders)),
+                whole_gso=config.whole_gso,
             )
         except OSError as error:
             print(error, flush=True)
@@ -393,6 +370,11 @@ def main(argv: list[str] | None = None) -> int:
 def to_json(config: Config) -> str:
     """The configuration file's text."""
     return json.dumps(asdict(config), indent=1)
+
+
+def change_to_json(condition: Condition) -> str:
+    """What to write to the process, as one line."""
+    return json.dumps(asdict(condition))
 
 
 if __name__ == "__main__":

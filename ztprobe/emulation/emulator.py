@@ -8,6 +8,9 @@ the sender's tc egress programs and the receiver's tc ingress, whichever backend
 - ``nfqueue``: the userspace delay line on the node's forward path, where it has not;
 - ``tbf`` (a rate alone), ``nfqueue+tbf``: a token bucket on the pod's interface.
 
+A profile with a schedule begins with its first step; `Emulator.follow` starts the others, which
+are put into force in place.
+
 What is lost or delayed here never counts as policy: the delay line's drops happen in its
 own queue, and rules of a policy are evaluated apart from it.
 """
@@ -15,18 +18,20 @@ own queue, and rules of a policy are evaluated apart from it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ztprobe.emulation import backends
 from ztprobe.emulation.backends import BACKENDS, choose_backend
+from ztprobe.emulation.changing import Place, change
 from ztprobe.emulation.measured import Measured
 from ztprobe.emulation.netem import netem_supported, set_netem
 from ztprobe.emulation.nodequeue import NodeQueue, Queued
 from ztprobe.emulation.probing import PROBES, probe_delays, probe_rates, warm_up
 from ztprobe.emulation.qdisc import refuse_foreign, remove_ours, root_qdisc
+from ztprobe.emulation.stepping import Following
 from ztprobe.emulation.target import Target
 from ztprobe.emulation.tbf import set_tbf
 from ztprobe.errors import EnforcementError
@@ -36,6 +41,7 @@ from ztprobe.profile import Profile
 __all__ = ("BACKENDS", "Emulator")
 
 _ATTEMPTS = 3
+_QDISCS = ("netem", "tbf", "nfqueue+tbf")
 
 
 class Emulator:
@@ -60,6 +66,8 @@ class Emulator:
         backend: str | None = None,
     ) -> None:
         self.profile = profile
+        self._first = profile.steps[0]
+        self._following: Following | None = None
         self._pods = list(pods)
         self.backend = backend or _choose(profile)
         queued = [Queued(name=pod.name, address=pod.address) for pod in self._pods]
@@ -94,7 +102,7 @@ class Emulator:
                     index = _index(ipr, pod)
                     refuse_foreign(ipr, index, pod.name)
                     try:
-                        setter(ipr, index, self.profile, pod.name)
+                        setter(ipr, index, self._first, pod.name)
                     except NetlinkError as error:
                         raise EnforcementError(
                             f"{pod.name}: the kernel refused {self.backend} for {self.profile.name}: {error}"
@@ -105,6 +113,8 @@ class Emulator:
     def measure(self, server: Target, clients: Sequence[Target], *, probes: int = PROBES) -> Measured:
         """Measure what the pods get, with UDP probes both ways; before any policy is in force.
 
+        Of a schedule that is the first step, which stays until `follow`.
+
         Takes 1.5 s, and 0.9 s more where a rate is asked for. A busy moment of the machine is not a
         wrong profile: what has `Measured.problems` is measured again, up to twice.
 
@@ -113,17 +123,34 @@ class Emulator:
         attempts = 1
         while True:
             measured = Measured(
-                directions=probe_delays(server, clients, self.profile, probes=probes),
-                rates=probe_rates(server, clients, self.profile),
+                directions=probe_delays(server, clients, self._first, probes=probes),
+                rates=probe_rates(server, clients, self._first),
                 attempts=attempts,
             )
-            if attempts == _ATTEMPTS or not measured.problems(self.profile):
+            if attempts == _ATTEMPTS or not measured.problems(self._first):
                 return measured
             attempts += 1
 
+    def follow(self, tell: Callable[[str], None]) -> None:
+        """Begin the profile's schedule now, if it has one; until `clear`.
+
+        :param tell: is given what went wrong, a line each, from another thread.
+        """
+        if self.profile.schedule is not None:
+            self._following = Following(self.profile, self._change, tell)
+
+    def schedule_record(self) -> dict[str, Any] | None:
+        """What was asked for and what was in force when (CLOCK_MONOTONIC); None: no schedule was begun."""
+        return self._following.record() if self._following is not None else None
+
+    def _change(self, step: Profile) -> tuple[int, int]:
+        places = [Place(pod=pod.name, netns=pod.netns, device=pod.interface) for pod in self._pods]
+        queues = [self._queue] if self._queue is not None else []
+        return change(step, self.backend, places if self.backend in _QDISCS else [], queues)
+
     def requested(self) -> dict[str, Any]:
-        """What the profile asks for, with units; None: not asked."""
-        profile = self.profile
+        """What the profile asks for (a schedule's first step), with units; None: not asked."""
+        profile = self._first
         return {
             "delay_ms": profile.delay_ms or None,
             "jitter_ms": profile.jitter_ms or None,
@@ -143,15 +170,17 @@ class Emulator:
             line = self._queue.stats()
             counted |= {"delay_line": line, "cpu_ns": line.get("cpu_ns", 0)}
             counted["alive"] = self.delay_line_pid is not None
-        if self.backend in ("netem", "tbf", "nfqueue+tbf"):
+        if self.backend in _QDISCS:
             counted["qdiscs"] = {pod.name: _qdisc_stats(pod) for pod in self._pods}
         return counted
 
     def clear(self) -> None:
         """Undo everything, whatever state we are in; idempotent."""
+        if self._following is not None:
+            self._following.stop()
         if self._queue is not None:
             self._queue.stop()
-        if self.backend in ("netem", "tbf", "nfqueue+tbf"):
+        if self.backend in _QDISCS:
             for pod in self._pods:
                 # A pod that is gone has taken its qdisc along.
                 with contextlib.suppress(OSError, NetlinkError), netlink(pod.netns) as ipr:

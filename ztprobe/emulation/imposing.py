@@ -1,12 +1,10 @@
 """A profile on pods that run already: planned, put into force, read back, lifted.
 
-Where it acts. Egress of a pod: the root of its own eth0. Ingress: the root of the host end
-of its veth, which is where packets leave towards it, after the sender's and before the
-receiver's tc programs. The delay line has the same two places as rules. `--to` makes the
-root an HTB that shapes nothing by itself (what no filter picks passes by in its direct
-queue), with one class for the peers' addresses. Where packets have to be met one by one
-(jitter, loss), a token bucket without a noticeable rate stands above netem: it segments what
-an application's kernel sends as one GSO packet of up to 64 KB.
+Where it acts is planned in ``ztprobe.emulation.places``; the delay line stands as rules where the
+node forwards. `--to` makes the root an HTB that shapes nothing by itself (what no filter picks
+passes by in its direct queue), with one class for the peers' addresses. Where packets have to be
+met one by one (jitter, loss), a token bucket without a noticeable rate stands above netem: it
+segments what an application's kernel sends as one GSO packet of up to 64 KB.
 
 Everything that is needed to lift it stands in the lease, so `lift` needs nothing else.
 """
@@ -23,8 +21,17 @@ from ztprobe.emulation.backends import choose_backend, only_rate, refusal
 from ztprobe.emulation.delayline import MAX_PODS
 from ztprobe.emulation.netem import netem_options, netem_supported, set_netem
 from ztprobe.emulation.nodequeue import CHAIN, NodeQueue, Queued, queued_by, remove_rules
-from ztprobe.emulation.qdisc import HANDLE, ROOT, RootQdisc, qdisc_at, remove_ours, root_qdisc
-from ztprobe.emulation.savedqdisc import DELAY_DISTRIBUTION, can_put_back, links
+from ztprobe.emulation.places import (
+    LEASE_HANDLE,
+    add_ifb,
+    own_profile,
+    redirect,
+    redirected,
+    remove_redirect,
+)
+from ztprobe.emulation.qdisc import ROOT, RootQdisc, qdisc_at, remove_ours, root_qdisc
+from ztprobe.emulation.savedqdisc import DELAY_DISTRIBUTION, links
+from ztprobe.emulation.savedtree import put_tree
 from ztprobe.emulation.tbf import set_tbf
 from ztprobe.errors import EnforcementError, PreflightError
 from ztprobe.leases import Lease, NodeRules, Point
@@ -33,9 +40,8 @@ from ztprobe.netns import inode
 from ztprobe.pods import RunningPod, still_there
 from ztprobe.profile import Profile
 
-__all__ = ("LEASE_HANDLE", "Counted", "backend_for", "counted", "impose", "lift", "plan_points", "plan_rules")
+__all__ = ("Counted", "backend_for", "counted", "impose", "lift", "plan_rules")
 
-LEASE_HANDLE = 0x5A71_0000
 _CLASS = LEASE_HANDLE | 2
 _BELOW = 0x5A72_0000
 _BELOW_CLASS = _BELOW | 1
@@ -47,7 +53,6 @@ _UNSHAPED_BYTES_PER_S = 4_000_000_000
 _SEGMENTING_BYTES_PER_S, _SEGMENTING_BURST_BYTES = 1_000_000_000, 2500
 _ETH_P_IP = 0x0800
 _OFFSET = {"egress": 16, "ingress": 12}  # of the peer's address in the IPv4 header
-_QDISCS = ("netem", "tbf", "nfqueue+tbf")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,42 +73,13 @@ def backend_for(profile: Profile, wanted: str | None) -> str:
     """
     if wanted is None:
         return choose_backend(profile, netem=only_rate(profile) or netem_supported())
-    if wanted == "nfqueue" and profile.rate_mbit is not None:
+    if wanted == "nfqueue" and profile.widest.rate_mbit is not None:
         wanted = "nfqueue+tbf"
     if wanted == "netem" and not netem_supported():
         raise PreflightError("this kernel has no netem (CONFIG_NET_SCH_NETEM): leave --backend out")
     if (reason := refusal(profile, wanted)) is not None:
         raise PreflightError(f"{profile.name}: {reason}")
     return wanted
-
-
-def plan_points(
-    pods: Sequence[RunningPod], directions: Sequence[str], backend: str, *, replace: bool
-) -> tuple[Point, ...]:
-    """The interfaces that will be shaped; changes nothing.
-
-    :param replace: take somebody else's qdisc away (it is kept, and put back in the end).
-    :raises EnforcementError: an interface carries something that must not or cannot be replaced.
-    """
-    if backend not in _QDISCS:
-        return ()
-    points = []
-    for pod in pods:
-        for direction in directions:
-            egress = direction == "egress"
-            netns, interface = (pod.netns, pod.interface) if egress else (pod.node_netns, pod.host_interface)
-            try:
-                point = Point(
-                    pod=str(pod),
-                    direction=direction,
-                    netns=netns,
-                    netns_inode=inode(netns),
-                    interface=interface,
-                )
-                points.append(_with_saved(point, replace=replace))
-            except OSError as error:
-                raise EnforcementError(f"{pod}: its network cannot be entered: {error}") from error
-    return tuple(points)
 
 
 def plan_rules(
@@ -129,7 +105,7 @@ def plan_rules(
             under = queued_by(node, CHAIN)
             for pod in here:
                 if pod.address in under:
-                    raise EnforcementError(f"{pod}: {_own_profile(pod.run)}")
+                    raise EnforcementError(f"{pod}: {own_profile(pod.run)}")
         chain = f"ZTPROBE-{lease_id}"
         planned.append(NodeRules(netns=node, netns_inode=inode(node), chain=chain, first_queue=first))
     return tuple(planned)
@@ -173,16 +149,30 @@ def lift(lease: Lease) -> list[str]:
         if not still_there(point.netns, point.netns_inode):
             continue
         try:
-            with _link(point) as (ipr, index):
-                if remove_ours(ipr, index, LEASE_HANDLE):
-                    report.append(f"{lease.backend} removed from {point.interface} of {point.pod}")
-                if point.saved is not None and root_is_default(ipr, index):
-                    with links(point.netns) as there:
-                        there.put(index, point.saved)
-                    report.append(f"{point.saved.kind} put back on {point.interface} of {point.pod}")
+            report += _lift_ifb(lease, point) if point.ifb is not None else _lift_root(lease, point)
         except (OSError, NetlinkError) as error:
             report.append(f"{point.interface} of {point.pod}: {error}")
     return report
+
+
+def _lift_root(lease: Lease, point: Point) -> list[str]:
+    report = []
+    with _link(point) as (ipr, index):
+        if remove_ours(ipr, index, LEASE_HANDLE):
+            report.append(f"{lease.backend} removed from {point.interface} of {point.pod}")
+        if point.saved is not None and root_is_default(ipr, index):
+            with links(point.netns) as there:
+                different = put_tree(there, index, point.saved)
+            but = f", but {different}" if different is not None else ""
+            report.append(f"{point.saved.kind} put back on {point.interface} of {point.pod}{but}")
+    return report
+
+
+def _lift_ifb(lease: Lease, point: Point) -> list[str]:
+    with netlink(point.netns) as ipr:
+        if remove_redirect(ipr, point):
+            return [f"{lease.backend} removed from what enters by {point.interface} of {point.pod}"]
+    return []
 
 
 def root_is_default(ipr: IPRoute, index: int) -> bool:
@@ -197,6 +187,8 @@ def counted(lease: Lease, point: Point) -> Counted:
         with _link(point) as (ipr, index):
             root = root_qdisc(ipr, index)
             shaping = _deepest(ipr, index, root)
+            if point.ifb is not None and not redirected(ipr, point):
+                return Counted(in_force=False, found=f"no redirect to {point.ifb}", packets=0, drops=0)
     except (OSError, NetlinkError):
         return Counted(in_force=False, found="no interface", packets=0, drops=0)
     ours = root is not None and root.handle == LEASE_HANDLE
@@ -219,40 +211,14 @@ def _deepest(ipr: IPRoute, index: int, root: RootQdisc | None) -> RootQdisc | No
 @contextlib.contextmanager
 def _link(point: Point) -> Iterator[tuple[IPRoute, int]]:
     with netlink(point.netns) as ipr:
-        found = ipr.link_lookup(ifname=point.interface)
+        found = ipr.link_lookup(ifname=point.device)
         if not found:
-            raise OSError(f"{point.pod} has no interface {point.interface}")
+            raise OSError(f"{point.pod} has no interface {point.device}")
         yield ipr, int(found[0])
 
 
-def _with_saved(point: Point, *, replace: bool) -> Point:
-    with links(point.netns) as there:
-        saved = there.root(there.index(point.interface))
-    if saved is None:
-        return point
-    what = f"{saved.kind} {saved.handle >> 16:x}:"
-    if saved.handle == HANDLE:
-        raise EnforcementError(f"{point.pod}: {_own_profile('its run')}")
-    if saved.handle == LEASE_HANDLE:
-        raise EnforcementError(f"{point.pod}: {point.interface} has a profile already: ztprobe profile clear")
-    if not replace:
-        raise EnforcementError(
-            f"{point.pod}: {point.interface} already has the qdisc {what}; --replace takes it away for the"
-            " time and puts it back"
-        )
-    if not can_put_back(saved):
-        raise EnforcementError(
-            f"{point.pod}: {point.interface} has the qdisc {what}, which could not be put back as it was"
-            " (its classes or tables do not show): remove it yourself"
-        )
-    return dataclasses.replace(point, saved=saved)
-
-
-def _own_profile(run: str) -> str:
-    return f"{run} has it under a profile of its own already (start the run with net0 instead)"
-
-
 def _attach_checked(lease: Lease, point: Point) -> None:
+    add_ifb(point)
     with _link(point) as (ipr, index):
         if point.saved is not None:
             ipr.tc("del", index=index, handle=point.saved.handle, root=True)
@@ -262,20 +228,22 @@ def _attach_checked(lease: Lease, point: Point) -> None:
             raise EnforcementError(
                 f"{point.pod}: the kernel refused {lease.backend} for {lease.profile.name}: {error}"
             ) from error
+        redirect(ipr, point)
 
 
 def _attach_alike(lease: Lease, first: Point, others: Sequence[Point]) -> None:
     # What the kernel made of the first, which has been compared with the profile, is set on the
     # others and compared with that.
     with links(first.netns) as there:
-        wanted = there.qdiscs(there.index(first.interface))
+        wanted = there.qdiscs(there.index(first.device))
     distribution = None
     if lease.backend == "netem":
-        distribution = dict(netem_options(lease.profile)["attrs"]).get("TCA_NETEM_DELAY_DIST")
+        distribution = dict(netem_options(lease.profile.steps[0])["attrs"]).get("TCA_NETEM_DELAY_DIST")
     for point in others:
         try:
+            add_ifb(point)
             with links(point.netns) as there:
-                index = there.index(point.interface)
+                index = there.index(point.device)
                 for parent, qdisc in wanted:
                     table = distribution if qdisc.kind == "netem" else None
                     more = None if table is None else (DELAY_DISTRIBUTION, table)
@@ -284,6 +252,9 @@ def _attach_alike(lease: Lease, first: Point, others: Sequence[Point]) -> None:
                     raise EnforcementError(
                         f"{point.pod}: {lease.backend} was read back with other values than set"
                     )
+            if point.ifb is not None:
+                with netlink(point.netns) as ipr:
+                    redirect(ipr, point)
         except OSError as error:
             raise EnforcementError(f"{point.pod}: {lease.profile.name} was refused: {error}") from error
 
@@ -310,7 +281,7 @@ def _attach(ipr: IPRoute, index: int, lease: Lease, point: Point) -> None:
                 limit=1 << 30,
             )
             parent, handle = handle | 1, _SEGMENTED
-    setter(ipr, index, lease.profile, point.pod, parent=parent, handle=handle)
+    setter(ipr, index, lease.profile.steps[0], point.pod, parent=parent, handle=handle)
 
 
 def _classify(ipr: IPRoute, index: int, point: Point, addresses: Sequence[str]) -> None:

@@ -8,6 +8,10 @@ computed, not copied (``ztprobe.distributions``), and so are the others. Loss in
 correlated loss are the kernel's Gilbert-Elliott model.
 
 netem's loss and delay meet ARP too: resolve neighbours first.
+
+Changed in place, netem keeps what it holds, each packet with its own time. What a change does
+not mention stays as it was (sch_netem.c, netem_change: rate, corruption, the table), so a
+change mentions all of it; a table cannot be taken away, so uniform jitter then has one too.
 """
 
 from __future__ import annotations
@@ -20,11 +24,19 @@ from typing import Any
 
 from ztprobe import distributions, netns
 from ztprobe.emulation.qdisc import HANDLE, ROOT, qdisc_at
+from ztprobe.emulation.savedqdisc import attribute, attributes
 from ztprobe.errors import EnforcementError
 from ztprobe.netlink import IPRoute, NetlinkError, netlink
 from ztprobe.profile import Profile
 
-__all__ = ("netem_options", "netem_supported", "normal_table", "set_netem")
+__all__ = (
+    "netem_change_options",
+    "netem_options",
+    "netem_summary",
+    "netem_supported",
+    "normal_table",
+    "set_netem",
+)
 
 _LOOPBACK = 1
 _LOSS_GE = 2  # NETEM_LOSS_GE
@@ -45,6 +57,10 @@ _ATTRIBUTES = (
     ("TCA_NETEM_LATENCY64", "uint64"),
     ("TCA_NETEM_JITTER64", "uint64"),
 )
+_NUMBERS = {name: number for number, (name, _) in enumerate(_ATTRIBUTES)}
+_QOPT_FIELDS = ("delay", "limit", "loss", "gap", "duplicate", "jitter")
+_QOPT = struct.Struct("=6I")  # struct tc_netem_qopt
+_RATE = struct.Struct("=IiIi")  # struct tc_netem_rate
 
 
 @functools.cache
@@ -60,13 +76,13 @@ def _packed(samples: tuple[int, ...]) -> bytes:
 def netem_options(profile: Profile) -> dict[str, Any]:
     """``struct tc_netem_qopt`` and its attributes for a profile."""
     delay_ns, jitter_ns = round(profile.delay_ms * 1e6), round(profile.jitter_ms * 1e6)
-    attributes: list[tuple[str, Any]] = [("TCA_NETEM_LATENCY64", delay_ns), ("TCA_NETEM_JITTER64", jitter_ns)]
+    attrs: list[tuple[str, Any]] = [("TCA_NETEM_LATENCY64", delay_ns), ("TCA_NETEM_JITTER64", jitter_ns)]
     if profile.distribution not in ("none", "uniform"):  # uniform is what netem does without a table
-        attributes.append(("TCA_NETEM_DELAY_DIST", _packed(profile.delay_samples)))
+        attrs.append(("TCA_NETEM_DELAY_DIST", _packed(profile.delay_samples)))
     if profile.reorder_pct:
-        attributes.append(("TCA_NETEM_REORDER", struct.pack("=II", _share(profile.reorder_pct), 0)))
+        attrs.append(("TCA_NETEM_REORDER", struct.pack("=II", _share(profile.reorder_pct), 0)))
     if profile.corrupt_pct:
-        attributes.append(("TCA_NETEM_CORRUPT", struct.pack("=II", _share(profile.corrupt_pct), 0)))
+        attrs.append(("TCA_NETEM_CORRUPT", struct.pack("=II", _share(profile.corrupt_pct), 0)))
     states = profile.loss_states
     if states is not None:
         # struct tc_netem_gemodel: p, r, h (delivered in the bad state), k1 (lost in the good state)
@@ -77,11 +93,11 @@ def netem_options(profile: Profile) -> dict[str, Any]:
             states.loss_in_good_pct,
         )
         model = struct.pack("=HH4I", 20, _LOSS_GE, *map(_share, shares))
-        attributes.append(("TCA_NETEM_LOSS", model))
+        attrs.append(("TCA_NETEM_LOSS", model))
     if profile.rate_mbit is not None:
         rate_bytes_per_s = round(profile.rate_mbit * 1e6 / 8)
         rate = {"rate": rate_bytes_per_s, "packet_overhead": 0, "cell_size": 0, "cell_overhead": 0}
-        attributes.append(("TCA_NETEM_RATE", rate))
+        attrs.append(("TCA_NETEM_RATE", rate))
     return {
         # The old 32-bit fields, for a kernel without the 64-bit ones (before 4.15).
         "delay": min(delay_ns >> _TICK_SHIFT, _UINT32),
@@ -90,8 +106,45 @@ def netem_options(profile: Profile) -> dict[str, Any]:
         "gap": 1 if profile.reorder_pct else 0,
         "duplicate": _share(profile.duplicate_pct),
         "jitter": min(jitter_ns >> _TICK_SHIFT, _UINT32),
-        "attrs": attributes,
+        "attrs": attrs,
     }
+
+
+def netem_change_options(profile: Profile) -> bytes:
+    """TCA_OPTIONS that make any netem do this profile."""
+    options = netem_options(profile)
+    nothing = {"rate": 0, "packet_overhead": 0, "cell_size": 0, "cell_overhead": 0}
+    mentioned = {
+        "TCA_NETEM_REORDER": bytes(8),
+        "TCA_NETEM_CORRUPT": bytes(8),
+        "TCA_NETEM_RATE": nothing,
+        **dict(options["attrs"]),
+    }
+    if profile.distribution == "uniform":
+        mentioned["TCA_NETEM_DELAY_DIST"] = _packed(profile.delay_samples)
+    encoded = _QOPT.pack(*(options[name] for name in _QOPT_FIELDS))
+    for name, value in mentioned.items():
+        if name == "TCA_NETEM_RATE":
+            value = _RATE.pack(*(value[key] for key in nothing))
+        elif isinstance(value, int):
+            value = value.to_bytes(8, "little")
+        encoded += attribute(_NUMBERS[name], value)
+    return encoded
+
+
+def netem_summary(options: bytes) -> dict[str, Any]:
+    """What TCA_OPTIONS say, as sent or as the kernel describes them (which leaves out the table)."""
+    found: list[tuple[str, Any]] = []
+    for number, value in dict(attributes(options[_QOPT.size :])).items():
+        name = _ATTRIBUTES[number][0] if number < len(_ATTRIBUTES) else ""
+        if name == "TCA_NETEM_RATE":
+            found.append((name, {"rate": _RATE.unpack(value)[0]}))
+        elif name.endswith("64"):
+            found.append((name, int.from_bytes(value, "little")))
+        else:
+            found.append((name, value))
+    fields = dict(zip(_QOPT_FIELDS, _QOPT.unpack_from(options), strict=True))
+    return _summary({**fields, "attrs": found})
 
 
 def _share(pct: float) -> int:
@@ -155,15 +208,15 @@ def _first_uint32(value: Any) -> int:
 
 
 def _summary(options: Any) -> dict[str, Any]:
-    attributes = dict(tuple(item)[:2] for item in options["attrs"])
-    rate = attributes.get("TCA_NETEM_RATE")
+    attrs = dict(tuple(item)[:2] for item in options["attrs"])
+    rate = attrs.get("TCA_NETEM_RATE")
     return {
-        "reorder_of_2_32": _first_uint32(attributes.get("TCA_NETEM_REORDER")),
-        "corrupt_of_2_32": _first_uint32(attributes.get("TCA_NETEM_CORRUPT")),
+        "reorder_of_2_32": _first_uint32(attrs.get("TCA_NETEM_REORDER")),
+        "corrupt_of_2_32": _first_uint32(attrs.get("TCA_NETEM_CORRUPT")),
         "duplicate_of_2_32": options["duplicate"],
-        "loss_model": _plain(attributes.get("TCA_NETEM_LOSS")).hex(),
-        "delay_ns": int(attributes.get("TCA_NETEM_LATENCY64", options["delay"] << _TICK_SHIFT)),
-        "jitter_ns": int(attributes.get("TCA_NETEM_JITTER64", options["jitter"] << _TICK_SHIFT)),
+        "loss_model": _plain(attrs.get("TCA_NETEM_LOSS")).hex(),
+        "delay_ns": int(attrs.get("TCA_NETEM_LATENCY64", options["delay"] << _TICK_SHIFT)),
+        "jitter_ns": int(attrs.get("TCA_NETEM_JITTER64", options["jitter"] << _TICK_SHIFT)),
         "limit_packets": options["limit"],
         "loss_of_2_32": options["loss"],
         "rate_bytes_per_s": rate["rate"] if rate else 0,

@@ -9,6 +9,7 @@ never has nobody behind it, and ``--queue-bypass`` lets packets pass if it dies.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -19,13 +20,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ztprobe.emulation.delayline import Config, to_json
+from ztprobe.emulation.delayline import Config, change_to_json, to_json
+from ztprobe.emulation.drawing import Condition
 from ztprobe.errors import EnforcementError, PreflightError
 from ztprobe.netns import entered
 from ztprobe.paths import REPO_DIR
 from ztprobe.profile import GilbertElliott, Profile
 
-__all__ = ("CHAIN", "FIRST_QUEUE", "NodeQueue", "Queued", "queued_by", "remove_rules", "rules_in_force")
+__all__ = (
+    "CHAIN",
+    "FIRST_QUEUE",
+    "NodeQueue",
+    "Queued",
+    "condition_of",
+    "queued_by",
+    "remove_rules",
+    "rules_in_force",
+)
 
 CHAIN = "ZTPROBE-DELAY"
 FIRST_QUEUE = 100  # queues are numbered per network namespace; this leaves room for others'
@@ -35,6 +46,7 @@ _LEAST_PACKETS = 16_384
 _BY_TABLE = ("pareto", "paretonormal", "samples")  # the others are drawn from a formula
 _SUFFIX = {"egress": "", "ingress": "-IN"}
 _READY_S = 10.0
+_CHANGE_S = 2.0
 _STOP_S = 3.0
 _NEEDS = "boot a kernel with NFQUEUE and br_netfilter, or with netem, and install the package iptables"
 
@@ -82,14 +94,8 @@ class NodeQueue:
         self._config = Config(
             netns=str(node_netns),
             pods={pod.name: first_queue + index for index, pod in enumerate(queued)},
-            delay_ns=round(profile.delay_ms * 1e6),
-            jitter_ns=round(profile.jitter_ms * 1e6),
-            distribution=profile.distribution,
-            loss_probability=profile.loss_pct / 100,
-            loss_states=_shares(profile.loss_states),
-            samples=list(profile.delay_samples) if profile.distribution in _BY_TABLE else [],
-            delay_correlation=profile.delay_correlation_pct / 100,
-            reorder_probability=profile.reorder_pct / 100,
+            condition=condition_of(profile.steps[0]),
+            whole_gso=not profile.per_packet,
             # A rate's queue is the token bucket's; this one only has to hold what is under way.
             max_packets=max(profile.queue_limit_packets, _LEAST_PACKETS),
             seed=seed,
@@ -126,6 +132,30 @@ class NodeQueue:
         self._rules = True
         _restore(self._node, [*rules, *jumps])
 
+    def change(self, profile: Profile) -> int:
+        """Have packets that come from now on meet another condition; those held keep their due time.
+
+        :param profile: a step of the profile that the delay line was started with.
+        :returns: CLOCK_MONOTONIC in nanoseconds since which it is in force.
+        :raises EnforcementError: the delay line has died, or does not answer.
+        """
+        process = self._process
+        if process is None or process.poll() is not None:
+            raise EnforcementError("the delay line has died: packets pass undelayed")
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(change_to_json(condition_of(profile)) + "\n")
+            process.stdin.flush()
+        except BrokenPipeError as error:
+            raise EnforcementError("the delay line has died: packets pass undelayed") from error
+        if not select.select([process.stdout], [], [], _CHANGE_S)[0]:
+            raise EnforcementError(f"the delay line did not confirm a change within {_CHANGE_S:g} s")
+        answer = process.stdout.readline()
+        if not answer:
+            raise EnforcementError("the delay line has died: packets pass undelayed")
+        return int(json.loads(answer)["at_ns"])
+
     def stop(self) -> None:
         """Remove the rules, then end the process, which first lets go of what it holds."""
         if self._rules and self._node.exists():
@@ -140,8 +170,10 @@ class NodeQueue:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
 
     def stats(self) -> dict[str, Any]:
         """The delay line's own counters, at most a second old; empty before it has written any."""
@@ -170,7 +202,7 @@ class NodeQueue:
         with self._errors_path.open("w") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "ztprobe.emulation.delayline", str(self._config_path)],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # changes
                 start_new_session=True,  # Ctrl-C is for the parent to handle
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -216,6 +248,20 @@ def _rules(node_netns: Path) -> list[str]:
     with entered(node_netns):
         done = subprocess.run(["iptables-save", "-t", "mangle"], capture_output=True, text=True, check=False)
     return done.stdout.splitlines()
+
+
+def condition_of(profile: Profile) -> Condition:
+    """What a profile without a schedule does to each packet."""
+    return Condition(
+        delay_ns=round(profile.delay_ms * 1e6),
+        jitter_ns=round(profile.jitter_ms * 1e6),
+        distribution=profile.distribution,
+        loss_probability=profile.loss_pct / 100,
+        loss_states=_shares(profile.loss_states),
+        samples=list(profile.delay_samples) if profile.distribution in _BY_TABLE else [],
+        delay_correlation=profile.delay_correlation_pct / 100,
+        reorder_probability=profile.reorder_pct / 100,
+    )
 
 
 def _shares(states: GilbertElliott | None) -> list[float] | None:

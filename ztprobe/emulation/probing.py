@@ -16,7 +16,8 @@ import selectors
 import socket
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from ztprobe.emulation.measured import Direction, Rate, direction
@@ -24,7 +25,7 @@ from ztprobe.emulation.target import Target
 from ztprobe.netns import entered
 from ztprobe.profile import FRAME_BYTES, Profile
 
-__all__ = ("PROBES", "probe_delays", "probe_flows", "probe_rates", "rate_flows", "warm_up")
+__all__ = ("PROBES", "probe_delays", "probe_flows", "probe_rates", "rate_flows", "undisturbed", "warm_up")
 
 _SO_RCVBUFFORCE, _SO_TIMESTAMPNS = 33, 35
 _RECEIVE_BUFFER_BYTES = 4 << 20
@@ -33,6 +34,9 @@ _PROBE = struct.Struct("!QI")  # sending time in ns, sender's index
 _PROBE_BYTES = 64
 _TIMESPEC = struct.Struct("@qq")
 _UDP_PAYLOAD_BYTES = FRAME_BYTES - 14 - 20 - 8
+
+# Held open while packets are sent along these flows: source address and port, destination's.
+Through = Callable[[Sequence[tuple[str, int, str, int]]], AbstractContextManager[None]]
 
 PROBES = 500  # per direction
 _PROBING_S = 1.1
@@ -104,13 +108,19 @@ def probe_flows(
     *,
     probes: int = PROBES,
     seconds: float = _PROBING_S,
+    through: Through | None = None,
 ) -> tuple[Direction, ...]:
-    """Send small datagrams along each (sender, receiver), all in parallel, within so many seconds."""
+    """Send small datagrams along each (sender, receiver), all in parallel, within so many seconds.
+
+    :param through: gets the flows in the same order.
+    """
     pods = list({id(pod): pod for flow in flows for pod in flow}.values())
     places = {id(pod): index for index, pod in enumerate(pods)}
-    with _ends(pods) as ends, _undisturbed():
+    with _ends(pods) as ends:
         pairs = [(places[id(sender)], places[id(receiver)]) for sender, receiver in flows]
-        _run_probes(ends, pairs, profile, probes, seconds)
+        tuples = [(*ends[a].address, *ends[b].address) for a, b in pairs]
+        with nullcontext() if through is None else through(tuples), undisturbed():
+            _run_probes(ends, pairs, profile, probes, seconds)
         directions = []
         for sender, receiver in pairs:
             arrived = [(sent, got) for who, sent, got in ends[receiver].arrived if who == sender]
@@ -128,19 +138,28 @@ def probe_flows(
         return tuple(directions)
 
 
-def rate_flows(flows: Sequence[tuple[Target, Target]], profile: Profile) -> tuple[Rate, ...]:
+def rate_flows(
+    flows: Sequence[tuple[Target, Target]],
+    profile: Profile,
+    *,
+    through: Sequence[Through] = (),
+) -> tuple[Rate, ...]:
     """Offer 1.5 times the rate along each (sender, receiver) in turn, and count frames where they arrive.
 
     A rate beyond what one thread surely sends is not measured (None).
+
+    :param through: for each of the flows.
     """
     if profile.rate_mbit is None:
         return ()
     if profile.rate_mbit * _OFFER > _OFFER_LIMIT_MBIT:
         return tuple(Rate(sender=sender.name, goodput_mbit=None, frames=0) for sender, _ in flows)
     found = []
-    for sender, receiver in flows:
-        with _ends([receiver, sender]) as ends, _undisturbed():
-            _run_load(ends, profile, senders=[1])
+    for number, (sender, receiver) in enumerate(flows):
+        with _ends([receiver, sender]) as ends:
+            tuples = [(*ends[1].address, *ends[0].address)]
+            with through[number](tuples) if through else nullcontext(), undisturbed():
+                _run_load(ends, profile, senders=[1])
             times = sorted(received_ns for _, _, received_ns in ends[0].arrived)
             found.append(_rate(sender.name, times))
     return tuple(found)
@@ -157,7 +176,7 @@ def probe_rates(server: Target, clients: Sequence[Target], profile: Profile) -> 
     pods = [server, *clients]
     if profile.rate_mbit * len(pods) * _OFFER > _OFFER_LIMIT_MBIT:
         return tuple(Rate(sender=pod.name, goodput_mbit=None, frames=0) for pod in pods)
-    with _ends(pods) as ends, _undisturbed():
+    with _ends(pods) as ends, undisturbed():
         _run_load(ends, profile)
         arrivals: list[list[int]] = [[] for _ in ends]
         for end in ends:
@@ -252,9 +271,11 @@ def _rate(sender: str, times_ns: list[int]) -> Rate:
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    # Between reading the clock and sending, a busy machine would add its own delay. Of this thread
-    # alone, and where the system allows it.
+def undisturbed() -> Iterator[None]:
+    """Have this thread go before others, where the system allows it.
+
+    Between reading the clock and sending, a busy machine would add its own delay.
+    """
     before = os.sched_getscheduler(0), os.sched_getparam(0)
     try:
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))

@@ -6,16 +6,55 @@ frames at least), which keeps bursts invisible; GSO packets larger than that are
 by the qdisc. The queue holds the bandwidth-delay product and 100 ms more
 (`Profile.queue_limit_bytes`), unless the profile gives its own; cubic fills it and loses a
 few packets there, as behind any router (12 of 3,300 frames in such a transfer).
+
+Changed in place, the bucket keeps what it holds: the kernel exchanges the rate and fills the
+bucket. While a schedule sets no rate it stays, with one that nothing reaches.
 """
 
 from __future__ import annotations
 
+import math
+import struct
+
 from ztprobe.emulation.qdisc import HANDLE, ROOT, qdisc_at
+from ztprobe.emulation.savedqdisc import attribute, attributes
 from ztprobe.errors import EnforcementError
 from ztprobe.netlink import IPRoute
 from ztprobe.profile import FRAME_BYTES, Profile
 
-__all__ = ("set_tbf",)
+__all__ = ("set_tbf", "tbf_options", "tbf_summary")
+
+_UNLIMITED = 4_000_000_000, 1 << 20  # bytes a second, and of burst
+_ETHERNET = 1  # TC_LINKLAYER_ETHERNET: the kernel computes, and needs no table
+_PARMS = 1  # TCA_TBF_PARMS
+_TICK_NS = 64
+_RATE = struct.Struct("=BBHhHI")  # struct tc_ratespec
+
+
+def _values(profile: Profile) -> tuple[int, int, int]:
+    limit_bytes = profile.queue_limit_packets * FRAME_BYTES
+    if profile.rate_mbit is None:
+        return *_UNLIMITED, limit_bytes
+    return round(profile.rate_mbit * 1e6 / 8), profile.burst_bytes, limit_bytes
+
+
+def tbf_options(profile: Profile) -> bytes:
+    """TCA_OPTIONS of a token bucket with the profile's rate."""
+    rate_bytes_per_s, burst_bytes, limit_bytes = _values(profile)
+    burst_ticks = math.ceil(burst_bytes * 1e9 / rate_bytes_per_s / _TICK_NS)
+    body = _RATE.pack(0, _ETHERNET, 0, -1, 0, rate_bytes_per_s) + _RATE.pack(0, 0, 0, 0, 0, 0)
+    return attribute(_PARMS, body + struct.pack("=3I", limit_bytes, burst_ticks, 0))
+
+
+def tbf_summary(options: bytes) -> dict[str, int]:
+    """What TCA_OPTIONS say, as sent or as the kernel describes them."""
+    parameters = dict(attributes(options))[_PARMS]
+    limit_bytes, burst_ticks = struct.unpack_from("=2I", parameters, 2 * _RATE.size)
+    return {
+        "rate_bytes_per_s": _RATE.unpack_from(parameters)[5],
+        "limit_bytes": limit_bytes,
+        "burst_ticks": burst_ticks,
+    }
 
 
 def set_tbf(
@@ -29,13 +68,12 @@ def set_tbf(
 ) -> None:
     """Limit link ``index`` to the profile's rate, at its root unless told otherwise, and read it back.
 
+    Without a rate it gets one that nothing reaches, for a schedule that sets one later.
+
     :param where: the pod, for messages.
     :raises EnforcementError: the kernel holds other values than were set.
     """
-    if profile.rate_mbit is None:
-        raise ValueError(f"{profile.name} has no rate")
-    rate_bytes_per_s = round(profile.rate_mbit * 1e6 / 8)
-    limit_bytes = profile.queue_limit_packets * FRAME_BYTES
+    rate_bytes_per_s, burst_bytes, limit_bytes = _values(profile)
     # tc qdisc add dev eth0 root handle 5a70: tbf rate R burst B limit L
     ipr.tc(
         "add",
@@ -44,7 +82,7 @@ def set_tbf(
         handle,
         parent=parent,
         rate=rate_bytes_per_s,
-        burst=profile.burst_bytes,
+        burst=burst_bytes,
         limit=limit_bytes,
     )
     wanted = {"rate_bytes_per_s": rate_bytes_per_s, "limit_bytes": limit_bytes}

@@ -1,0 +1,115 @@
+"""Two pods on a bridge, for what acts between pods: emulation in the node, and how late it is."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ztprobe.netlink import create_netns, netlink, remove_netns
+from ztprobe.netns import entered
+
+_SO_TIMESTAMPNS = 35
+
+
+@dataclass(frozen=True)
+class EmulatedPod:
+    """As much of a pod as emulation wants to know."""
+
+    name: str
+    address: str
+    netns: Path
+    interface: str
+    host_interface: str
+
+
+@dataclass(frozen=True)
+class Node:
+    """A namespace with a bridge, and two pods on it."""
+
+    netns: Path
+    pods: tuple[EmulatedPod, EmulatedPod]
+
+
+@contextlib.contextmanager
+def bridged_node() -> Iterator[Node]:
+    """Offloads on; removed with everything inside at the end."""
+    tag = f"ztp-t{secrets.token_hex(3)}"
+    names = [f"{tag}n", f"{tag}a", f"{tag}b"]
+    with contextlib.ExitStack() as stack:
+        paths = []
+        for name in names:
+            paths.append(create_netns(name))
+            stack.callback(remove_netns, name)
+        pods = tuple(
+            EmulatedPod(f"pod-{letter}", f"10.99.0.{i}", paths[i], "eth0", f"veth{i}")
+            for i, letter in enumerate("ab", 1)
+        )
+        with netlink(paths[0]) as ipr:
+            ipr.link("add", ifname="br0", kind="bridge")
+            (bridge,) = ipr.link_lookup(ifname="br0")
+            ipr.link("set", index=bridge, state="up")
+            for pod in pods:
+                peer = {"ifname": "eth0", "net_ns_fd": str(pod.netns)}
+                ipr.link("add", ifname=pod.host_interface, kind="veth", peer=peer)
+                (index,) = ipr.link_lookup(ifname=pod.host_interface)
+                ipr.link("set", index=index, master=bridge, state="up")
+        for pod in pods:
+            with netlink(pod.netns) as ipr:
+                (index,) = ipr.link_lookup(ifname="eth0")
+                ipr.addr("add", index=index, address=pod.address, prefixlen=24)
+                ipr.link("set", index=index, state="up")
+        wait_until_reachable(*pods)
+        yield Node(paths[0], (pods[0], pods[1]))
+
+
+def wait_until_reachable(a: EmulatedPod, b: EmulatedPod) -> None:
+    """Both ways: a bridge port forwards only once its carrier is noticed, and a lost ARP costs a second."""
+    for sender, receiver in ((a, b), (b, a)):
+        with entered(receiver.netns):
+            listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with entered(sender.netns):
+            caller = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with listener, caller:
+            listener.bind((receiver.address, 0))
+            listener.settimeout(0.05)
+            for _ in range(100):
+                caller.sendto(b"there?", listener.getsockname())
+                with contextlib.suppress(TimeoutError):
+                    listener.recv(16)
+                    break
+            else:
+                raise RuntimeError(f"{receiver.name} cannot be reached from {sender.name}")
+
+
+def delays_ms(a: EmulatedPod, b: EmulatedPod, count: int, gap_s: float) -> list[float]:
+    """One-way delays from a to b, by UDP; the receiving time is the kernel's."""
+    delays: list[float] = []
+    with contextlib.ExitStack() as stack:
+        ends = []
+        for pod in (a, b):
+            with entered(pod.netns):
+                ends.append(stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))
+            ends[-1].bind((pod.address, 0))
+        ends[1].setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        ends[1].settimeout(1.0)
+
+        def receive() -> None:
+            with contextlib.suppress(TimeoutError):
+                while len(delays) < count:
+                    data, ((_, _, stamp),), _, _ = ends[1].recvmsg(64, 64)
+                    seconds, nanoseconds = (int.from_bytes(stamp[i : i + 8], "little") for i in (0, 8))
+                    delays.append((seconds * 10**9 + nanoseconds - int(data)) / 1e6)
+
+        thread = threading.Thread(target=receive)
+        thread.start()
+        for _ in range(count):
+            ends[0].sendto(str(time.time_ns()).encode(), ends[1].getsockname())
+            time.sleep(gap_s)
+        thread.join()
+    return delays
