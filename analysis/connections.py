@@ -11,20 +11,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
+from analysis.conditions import Conditions
 from ztprobe.events import Hook, PacketKind, PointKind, address_number
 
-__all__ = ("Path", "Topology", "topology_of")
+__all__ = ("LoKey", "Path", "Topology", "topology_of")
 
 _SYN = 2
 _LOOPBACK = 127  # lowest byte of an address in network order, read little-endian
-# Control traffic and handshakes stay below; a model is larger by orders of magnitude.
-_MESSAGE_MIN_BYTES = 16 << 10
+# Control traffic and handshakes stay below; most models are larger by orders of magnitude.
+_MESSAGE_MIN_BYTES = 8 << 10
 _MESSAGE_MIN_SHARE = 0.25
 
 LoKey = tuple[str, int, int]  # pod, lower port, higher port
@@ -54,7 +55,7 @@ class Topology:
     lo_opened_ns: dict[LoKey, int]
     points: pd.DataFrame
     dns_packets: list[Any]
-    jitter_only: bool = False  # the emulated path delays packets unevenly, and has no rate to queue at
+    conditions: Conditions = field(default_factory=Conditions)  # of the emulated path
 
     def expect_sidecars(self) -> None:
         """Both ends have one: a path without loopback connections has lost them, and is no direct way."""

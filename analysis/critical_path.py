@@ -3,9 +3,11 @@
 The chain is: server application → (its sidecar) → wire → (the client's sidecar) →
 client application → back. Each instant has one owner, downstream first: the wire
 while the message is on it, else the proxy while it holds bytes, else the
-application. What is cut out of a stretch afterwards (loss stalls and starved time
-out of transmission, connection set-up out of compute) needs an event of its own.
-Where an edge is missing the stretch stays unowned, and shows as residual.
+application. A sidecar that cannot hand its bytes over, because the application
+does not read, is not to blame: that wait is the application's. What is cut out of a
+stretch afterwards (loss stalls and starved time out of transmission, connection set-up
+out of compute) needs an event of its own. Where an edge is missing the stretch stays
+unowned, and shows as residual.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from analysis.connections import Topology
+from analysis.connections import LoKey, Topology
 from analysis.handshakes import DnsQuery, Setup
 from analysis.intervals import Interval, Segment, clip, union
 from analysis.timeline import Message
@@ -76,14 +78,7 @@ def _starved(topology: Topology, message: Message, sender: str) -> list[Segment]
     ]
     application = "server" if message.down else "compute"
     lo = message.path.server_lo if message.down else message.path.client_lo
-    lo_gaps: list[Any] = []
-    if lo is not None:
-        direction = Direction.TX if message.down else Direction.RX
-        lo_gaps = [
-            p
-            for p in topology.points_of(sender, PointKind.GAP)
-            if p.b == Hook.LO and p.c == direction and {p.lport, p.rport} == {lo[1], lo[2]}
-        ]
+    lo_gaps = _lo_points(topology, PointKind.GAP, lo, message)
     shift_ns = message.one_way_ns
     found = []
     for gap in gaps:
@@ -94,6 +89,28 @@ def _starved(topology: Topology, message: Message, sender: str) -> list[Segment]
         found += [Segment(s + shift_ns, e + shift_ns, application, ("transmission",)) for s, e in idle]
         found.append(Segment(start_ns + shift_ns, end_ns + shift_ns, owner, ("transmission",)))
     return found
+
+
+def _lo_points(topology: Topology, kind: PointKind, lo: LoKey | None, message: Message) -> list[Any]:
+    """Points of one kind on a loopback connection, in the message's direction."""
+    if lo is None:
+        return []
+    direction = Direction.TX if message.down else Direction.RX
+    return [
+        p
+        for p in topology.points_of(lo[0], kind)
+        if p.b == Hook.LO and p.c == direction and {p.lport, p.rport} == {lo[1], lo[2]}
+    ]
+
+
+def _unread(topology: Topology, message: Message) -> list[Segment]:
+    """Where the receiving sidecar had bytes to hand over, and the application's window was closed."""
+    lo = message.path.client_lo if message.down else message.path.server_lo
+    application = "compute" if message.down else "server"
+    return [
+        Segment(int(p.since_ns), int(p.ts_ns), application, ("proxy",))
+        for p in _lo_points(topology, PointKind.BLOCKED, lo, message)
+    ]
 
 
 def _small_pauses(message: Message, start_ns: int) -> Segment | None:
@@ -139,12 +156,14 @@ def _add_message(
         "rate_or_queue": int(burst.queue_ns),
     }
     # Later than it left by more than the first byte: a queue below the sender's hook, or jitter.
-    late = "jitter" if topology.jitter_only else "rate_or_queue"
+    uneven = topology.conditions.uneven(int(burst.first_ns), int(burst.last_ns))
+    late = "jitter" if uneven else "rate_or_queue"
     rows[late] = rows.get(late, 0) + max(0, last_ns - first_ns - active_ns)
     chain.transmissions.append((message, rows))
     delivered_ns = message.last_delivered_ns
     if message.path_has_receiving_sidecar and delivered_ns is not None:
         base.append(Segment(last_ns, max(last_ns, delivered_ns), "proxy"))
+        chain.overlays += [s for s in _unread(topology, message) if last_ns < s.end_ns <= delivered_ns]
         return max(last_ns, delivered_ns)
     return None if message.path_has_receiving_sidecar else last_ns
 

@@ -55,7 +55,8 @@ _ADVICE: dict[tuple[str, str | None], str] = {
         "(tcp_slow_start_after_idle=0), raise the initial window, or send fewer bytes"
     ),
     ("transmission", "receive_or_http2_window"): (
-        "the receiver's window stops the sender, so raise tcp_rmem or gRPC's HTTP/2 window"
+        "the receiver's window stops the sender: either the receiving application is slow to read, or "
+        "tcp_rmem and gRPC's HTTP/2 window are too small for this path"
     ),
     ("transmission", "shared_egress"): (
         "clients queue for the same egress, so raise its rate, send fewer bytes, or stagger the clients"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -48,6 +48,7 @@ COLOURS = {
 INK = "#1c2024"
 
 _WIDTH_IN = 9.6
+_STRIPS = {"delay_ms": "delay\n[ms]", "loss_pct": "loss\n[%]", "rate_mbit": "rate\n[Mbit/s]"}
 # Numbers fit into the matrix's cells up to here; beyond, shades have to do.
 _NUMBERED_ROUNDS = 12
 _SLACK_SHADES = (  # up to this part of the round's duration, fill
@@ -165,9 +166,10 @@ def _draw_breakdown(report: Mapping[str, Any]) -> Figure:
 
 
 def _draw_rounds(report: Mapping[str, Any]) -> Figure:
-    """Every round's duration, stacked from its components on the critical path."""
+    """Every round's duration, stacked from its components on the critical path; below, what was emulated."""
     rounds = report["rounds"]
-    figure, axes = _figure(3.9)
+    strips = _changing(rounds)
+    figure, axes = _figure(3.9) if not strips else _figure_with_strips(3.9, rounds, strips)
     numbers = [one["round"] for one in rounds]
     below = [0.0] * len(rounds)
     used = [name for name in report["components"] if any(one["components"][name] for one in rounds)]
@@ -188,7 +190,7 @@ def _draw_rounds(report: Mapping[str, Any]) -> Figure:
             side = "left" if len(rounds) > 20 else "center"
             why = "withheld" if one.get("withheld") else "left out"
             axes.text(one["round"], top, why, ha=side, va="bottom", fontsize=7, style="italic")
-    axes.set_xlabel("round")
+    figure.axes[-1].set_xlabel("round")
     axes.set_ylabel("duration [s]")
     axes.set_xlim(min(numbers) - 0.7, max(numbers) + 0.7)
     axes.set_ylim(0, 1.08 * max(below) or 1)
@@ -198,6 +200,40 @@ def _draw_rounds(report: Mapping[str, Any]) -> Figure:
         handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8.5
     )
     return figure
+
+
+def _changing(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What changed over the run: the delay of a schedule, and its loss and rate where they differ."""
+    met = [span for one in rounds for span in one.get("conditions", ())]
+    values = {key: {span[key] for span in met} for key in _STRIPS}
+    return [key for key in _STRIPS if met and (key == "delay_ms" or len(values[key]) > 1)]
+
+
+def _figure_with_strips(
+    height_in: float, rounds: Sequence[Mapping[str, Any]], strips: Sequence[str]
+) -> tuple[Figure, Axes]:
+    """A figure with a strip for each of these values below it, every round's time within its bar."""
+    figure = Figure(figsize=(_WIDTH_IN, height_in + 0.62 * len(strips)), layout="constrained")
+    axes, *below = figure.subplots(
+        1 + len(strips), 1, sharex=True, height_ratios=[height_in, *[0.6] * len(strips)]
+    )
+    for strip, key in zip(below, strips, strict=True):
+        for one in rounds:
+            left, width = one["round"] - 0.41, 0.82
+            for span in one.get("conditions", ()):
+                if span[key] is None:
+                    continue
+                begin, end = (span[edge] / (one["duration_s"] or 1) for edge in ("from_s", "to_s"))
+                strip.fill_between(
+                    [left + width * begin, left + width * end],
+                    [span[key]] * 2,
+                    color=COLOURS["propagation" if key == "delay_ms" else "transmission"],
+                    linewidth=0,
+                )
+        strip.set_ylim(bottom=0)
+        strip.set_ylabel(_STRIPS[key], rotation=0, ha="right", va="center", fontsize=7.5)
+        strip.tick_params(labelsize=7)
+    return figure, axes
 
 
 def _draw_overhead(report: Mapping[str, Any]) -> Figure:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from analysis.conditions import Conditions, conditions_of
 from analysis.connections import Path, Topology, topology_of
 from analysis.coverage import losses_of
 from analysis.critical_path import Chain, chain_of, setup_overlays
@@ -67,9 +68,7 @@ class _Builder:
         run, self.notes = checked(run)
         self.run = run
         self.topology: Topology = topology_of(run.meta["pods"], run.events, SERVER_PORT)
-        requested = run.meta["emulation"]["requested"] or {}
-        self.rate_mbit: float | None = requested.get("rate_mbit")
-        self.topology.jitter_only = bool(requested.get("jitter_ms")) and not requested.get("rate_mbit")
+        self.topology.conditions = self.conditions = conditions_of(run.meta)
         if int(run.meta["experiment"].get("level", 0)) >= _SIDECARS_FROM_LEVEL:
             self.topology.expect_sidecars()
         self.windows = _windows(run.rounds)
@@ -259,7 +258,7 @@ class _Builder:
                 _thread_wait_ns(waits.get(name, []), of(component)) for name in names
             )
         rows["transmission"] = _transmission_rows(
-            critical, chains, components["transmission"], self.rate_mbit
+            critical, chains, components["transmission"], self.conditions
         )
         return rows
 
@@ -335,7 +334,7 @@ def _thread_wait_ns(waits: Sequence[Any], inside: Sequence[tuple[int, int]]) -> 
 
 
 def _transmission_rows(
-    critical: Chain, chains: Sequence[Chain], transmission_ns: int, rate_mbit: float | None
+    critical: Chain, chains: Sequence[Chain], transmission_ns: int, conditions: Conditions
 ) -> dict[str, int]:
     """The senders' own accounting, cut to the time that transmission really took on this path."""
     rows: dict[str, int] = defaultdict(int)
@@ -345,6 +344,7 @@ def _transmission_rows(
         beside = [c.down.sent for c in chains if c.down is not None and c.client != critical.client]
         others_bytes = sum(_shared_bytes(mine, other) for other in beside) if message.down else 0
         part = dict(accounted)
+        rate_mbit = conditions.rate_mbit(int(mine.first_ns), int(mine.last_ns))
         if rate_mbit and _used_mbit(mine, others_bytes) >= _SATURATED * rate_mbit:
             # The interface sends all it may: a window that is full of queued packets limits nothing.
             part["rate_or_queue"] += part.pop("congestion_window")

@@ -108,7 +108,9 @@ def wait_overlays(
                 found.append(segment)
                 continue
             until_ns = message.last_arrived_ns or end_ns
-            start_ns, stop_ns = max(segment.start_ns, message.first_handed_ns), min(segment.end_ns, until_ns)
+            # What the node drops was sent a path's delay before.
+            start_ns = max(segment.start_ns - message.one_way_ns, message.first_handed_ns)
+            stop_ns = min(segment.end_ns, until_ns)
             if start_ns < stop_ns:
                 found.append(Segment(start_ns, stop_ns, segment.component, segment.over))
     return found

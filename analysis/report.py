@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from analysis import sections, statistics
+from analysis.conditions import conditions_of, round_conditions
 from analysis.coverage import COVERAGE_FLOOR
 from analysis.diagnose import diagnose
 from analysis.model import COMPONENTS, SUB_ROWS, ClientRound, Ledger, RoundLedger
@@ -107,6 +108,10 @@ def build_report(
         "probes": meta.get("probes", []),
         "cpu": sections.cpu(meta),
     }
+    conditions = conditions_of(meta)
+    if conditions.scheduled:
+        for one, entry in zip(in_order, report["rounds"], strict=True):
+            entry["conditions"] = round_conditions(conditions, one.start_ns, one.duration_ns)
     report["notes"] = sections.notes(run, ledger, report, baseline)
     report["diagnosis"] = diagnose(report)
     return report

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from analysis import statistics
+from analysis.conditions import problems_of
 from analysis.model import COMPONENTS, ClientRound, ConnectionSetup, Ledger, RoundLedger
 from ztprobe.clock import Clock
 from ztprobe.store import Run
@@ -190,6 +191,8 @@ def notes(
     said += _loss_notes("", report["loss"], ledger, report["coverage_floor"])
     if unread := run.meta.get("events_unread"):
         said.append(f"{unread} events were handed over by the kernel and never read; please report this.")
+    if schedule := run.meta["emulation"].get("schedule"):
+        said += problems_of(schedule)
     check = report["compute_check"]
     if check and not check["within_limit"]:
         said.append(

@@ -26,6 +26,7 @@ from analysis.wording import (
     human_percent,
     human_time,
     plural,
+    schedule_words,
     shown_components,
     shown_sub_rows,
     tls_words,
@@ -190,7 +191,11 @@ def _emulation_sentence(emulation: Mapping[str, Any]) -> str:
     values = ", ".join(
         f"{name} {asked}" + (f" (measured {got})" if got != NOTHING else "") for name, asked, got in pairs
     )
-    return f"{emulation['profile']} by {emulation['backend'] or 'nothing'}: {values}"
+    said = f"{emulation['profile']} by {emulation['backend'] or 'nothing'}: "
+    if changes := schedule_words(emulation):
+        last = next(c for c in reversed(emulation["schedule"]["changes"]) if c["at_ns"] is not None)
+        return f"{said}{changes}; step 1: {values}; in the end step {last['step'] + 1}"
+    return said + values
 
 
 def _compute_sentence(check: Mapping[str, Any] | None) -> str:

@@ -14,6 +14,7 @@ __all__ = (
     "human_percent",
     "human_time",
     "plural",
+    "schedule_words",
     "shown_components",
     "shown_sub_rows",
     "tls_words",
@@ -115,6 +116,29 @@ def emulation_pairs(emulation: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         name = (stem if known else key).replace("_", " ")
         pairs.append((name, *(_with_unit(side.get(key), _UNITS[last] if known else "") for side in sides)))
     return pairs
+
+
+def schedule_words(emulation: Mapping[str, Any]) -> str:
+    """``12 changes (8 steps of 60 s, again and again): delay 15 … 60 ms``; empty without a schedule."""
+    schedule = emulation.get("schedule")
+    if not schedule:
+        return ""
+    steps = schedule["steps"]
+    turns = f", again after {schedule['period_s']:g} s" if schedule["repeat"] else ""
+    came = [change for change in schedule["changes"] if change["at_ns"] is not None]
+    ranges = []
+    for key, name, unit in (
+        ("delay_ms", "delay", "ms"),
+        ("loss_pct", "loss", "%"),
+        ("rate_mbit", "rate", "Mbit/s"),
+    ):
+        known = [step[key] for step in steps if step[key] is not None]
+        if any(known):
+            low, high = min(known), max(known)
+            ranges.append(
+                f"{name} {low:.4g} {unit}" if low == high else f"{name} {low:.4g} … {high:.4g} {unit}"
+            )
+    return f"{plural(len(came) - 1, 'change')} over {len(steps)} steps{turns}: {', '.join(ranges)}"
 
 
 def tls_words(client: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ from ztprobe.store import dump_json, load_run
 
 RECORDED = Path(__file__).parents[1] / "data" / "net2-sec3"
 GOLDEN = RECORDED / "report.json"
+RECONNECT = RECORDED.with_name("net2-sec3-reconnect")
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +40,14 @@ def baseline() -> Ledger:
     return build_ledger(load_run(RECORDED / "baseline"))
 
 
-def fresh_report() -> bytes:
-    analysed = load_analysed(RECORDED)
+def fresh_report(run: Path) -> bytes:
+    analysed = load_analysed(run)
     return dump_json(build_report(analysed.run, analysed.ledger, analysed.baseline))
 
 
-def test_the_recorded_run_gives_the_golden_bytes() -> None:
-    assert fresh_report() == GOLDEN.read_bytes(), "see tests/data/README.md"
+@pytest.mark.parametrize("run", [RECORDED, RECONNECT], ids=lambda run: run.name)
+def test_a_recorded_run_gives_its_golden_bytes(run: Path) -> None:
+    assert fresh_report(run) == (run / "report.json").read_bytes(), "see tests/data/README.md"
 
 
 def test_another_process_with_another_hash_seed_gives_them_too(tmp_path: Path) -> None:
@@ -86,9 +88,10 @@ def test_out_takes_one_run(tmp_path: Path) -> None:
     assert done.exit_code != 0 and not (tmp_path / "x").exists()
 
 
-def test_the_recorded_run_is_small_and_says_nothing_of_the_machine() -> None:
-    files = [path for path in RECORDED.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 350_000
+@pytest.mark.parametrize("run", [RECORDED, RECONNECT], ids=lambda run: run.name)
+def test_a_recorded_run_is_small_and_says_nothing_of_the_machine(run: Path) -> None:
+    files = [path for path in run.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 400_000
     for path in files:
         content = path.read_bytes()
         for telling in (b"/home/", b"/root", b"/tmp/", b"/work/", b"hostname"):
@@ -98,23 +101,63 @@ def test_the_recorded_run_is_small_and_says_nothing_of_the_machine() -> None:
 # --- read off the raw events by hand -----------------------------------------------------------------
 
 # rounds.jsonl: round_end minus round_start
-DURATIONS_NS = {1: 11522492106, 2: 9115833697, 3: 8925936325, 4: 7675394078, 5: 8283646421}
-BASELINE_DURATIONS_NS = {1: 1600538279, 2: 1060818561, 3: 1076288272, 4: 965814533, 5: 1213167720}
+DURATIONS_NS = {
+    1: 19868837552,
+    2: 13024750323,
+    3: 10116466684,
+    4: 8541820227,
+    5: 7245141413,
+    6: 6715739195,
+    7: 5819583880,
+    8: 5167131593,
+}
+BASELINE_DURATIONS_NS = {
+    1: 1138338292,
+    2: 912590063,
+    3: 830526919,
+    4: 814389288,
+    5: 1299551609,
+    6: 817176951,
+    7: 822262518,
+    8: 1027018803,
+}
 
-# Both clients' updates arrive at the server's eth0 in every round; the later one is client 1's
-# (round 1: its last byte 5932921067692, client 0's 2.3 s earlier), and update_received agrees.
-CRITICAL = dict.fromkeys(range(1, 6), "fl-client-1")
-# Without delay it is a close race that others win as well: the baseline's update_received lines.
-BASELINE_CRITICAL = {1: "fl-client-1", 2: "fl-client-1", 3: "fl-client-0", 4: "fl-client-0", 5: "fl-client-1"}
+# update_received: client 1's comes last in every round, by 0.21 s (round 8) to 11 s (round 1).
+CRITICAL = dict.fromkeys(range(1, 9), "fl-client-1")
+# Without delay it is a close race that both win: the baseline's update_received lines.
+BASELINE_CRITICAL = {n: f"fl-client-{last}" for n, last in enumerate((0, 1, 1, 0, 1, 0, 0, 0), 1)}
 
-# eth0, client 1's connection (port 45570): first byte at the receiver minus first byte at the sender,
+# eth0, client 1's connection (port 53664): first byte at the receiver minus first byte at the sender,
 # model down (server TX -> client RX) plus update up (client TX -> server RX).
 PROPAGATION_NS = {
-    1: (5921509490735 - 5921425926231) + (5924898542658 - 5924793866741),
-    2: (5933020936895 - 5932941752150) + (5936364136219 - 5936273583240),
-    3: (5942170172280 - 5942056181991) + (5946441339573 - 5946370779671),
-    4: (5951049247771 - 5950982032954) + (5954613690115 - 5954519849470),
-    5: (5958750945704 - 5958657030358) + (5963571027864 - 5963491144576),
+    1: (17025367699710 - 17025269623556) + (17035768347776 - 17035672462758),
+    2: (17045212537757 - 17045150983703) + (17051448771512 - 17051365841452),
+    3: (17058224418735 - 17058155089391) + (17063437493388 - 17063332180795),
+    4: (17068386685991 - 17068271544272) + (17073099079288 - 17073005238693),
+    5: (17076897046167 - 17076811869994) + (17081005697754 - 17080909871849),
+    6: (17084150199016 - 17084058238545) + (17088105001381 - 17088017972128),
+    7: (17090839960250 - 17090773173414) + (17094263448434 - 17094191318293),
+    8: (17096673810146 - 17096593395112) + (17099524976959 - 17099437000559),
+}
+
+# The other run, with a new connection per client and round; client 0's is the last update of each.
+# At its eth0: SYN and SYN-ACK, ClientHello (260 bytes) and the flight that answers ServerHello (646 or 645).
+RECONNECT_DURATIONS_NS = {1: 8173680206, 2: 13949747523, 3: 12648866584}
+RECONNECT_TCP_NS = {
+    1: 17115541457693 - 17115378130386,
+    2: 17128584566853 - 17128400116816,
+    3: 17140865089378 - 17140688080144,
+}
+RECONNECT_TLS_NS = {
+    1: 17115678607494 - 17115541562775,
+    2: 17128686634774 - 17128584704388,
+    3: 17141066053527 - 17140865237043,
+}
+# The model comes on the old connection, the update leaves on the new one.
+RECONNECT_PROPAGATION_NS = {
+    1: (17109932995512 - 17109824342575) + (17115970042024 - 17115885152662),
+    2: (17118076821573 - 17118019655930) + (17128935116278 - 17128885853279),
+    3: (17132007644277 - 17131943963908) + (17141309989340 - 17141214842199),
 }
 
 
@@ -135,7 +178,6 @@ def test_components_and_residual_add_up_exactly(ledger: Ledger, baseline: Ledger
 def test_critical_clients(ledger: Ledger, baseline: Ledger) -> None:
     assert {one.round: one.critical_client for one in ledger.rounds} == CRITICAL
     assert {one.round: one.critical_client for one in baseline.rounds} == BASELINE_CRITICAL
-    # The closest race of the run itself was round 5's, by 1.4 s.
     assert not any(one.tie for one in ledger.rounds)
 
 
@@ -146,7 +188,7 @@ def test_propagation(ledger: Ledger) -> None:
 
 
 def test_the_baseline_has_no_way_to_speak_of(baseline: Ledger) -> None:
-    # Two veth ends on one machine: the largest first-byte delay of its ten messages is 44 µs + 32 µs.
+    # Two veth ends on one machine: the largest first-byte delays of a round are 38 µs + 23 µs.
     assert all(one.components_ns["propagation"] < 100_000 for one in baseline.rounds)
     # No sidecar, so nothing to charge one with.
     assert all(one.components_ns["proxy"] == 0 for one in baseline.rounds)
@@ -166,37 +208,48 @@ def test_connections_were_set_up_once(ledger: Ledger, baseline: Ledger) -> None:
     setup = {one.client: one for one in ledger.setup}
     assert set(setup) == {"fl-client-0", "fl-client-1"}
     # At each client's eth0, milliseconds before round 1's start: one SYN, and its SYN-ACK.
-    #   client 0: 656.058010 and 467.670987; client 1: 661.129216 and 512.570131
-    assert setup["fl-client-0"].components_ns["tcp_handshake"] == pytest.approx(188.387023e6, abs=2)
-    assert setup["fl-client-1"].components_ns["tcp_handshake"] == pytest.approx(148.559085e6, abs=2)
-    # ClientHello (260 bytes, record 22) and the flight that answers ServerHello (644 bytes):
-    #   client 0: 467.562636 and 356.161876; client 1: 512.434550 and 296.165366
-    assert setup["fl-client-0"].components_ns["tls_handshake"] == pytest.approx(111.400760e6, abs=2)
-    assert setup["fl-client-1"].components_ns["tls_handshake"] == pytest.approx(216.269184e6, abs=2)
+    #   client 0: 642.059136 and 465.777823; client 1: 642.500071 and 496.355784
+    assert setup["fl-client-0"].components_ns["tcp_handshake"] == pytest.approx(176.281313e6, abs=2)
+    assert setup["fl-client-1"].components_ns["tcp_handshake"] == pytest.approx(146.144287e6, abs=2)
+    # ClientHello (260 bytes, record 22) and the flight that answers ServerHello (643 and 641 bytes):
+    #   client 0: 465.611931 and 283.668118; client 1: 496.179587 and 331.413972
+    assert setup["fl-client-0"].components_ns["tls_handshake"] == pytest.approx(181.943813e6, abs=2)
+    assert setup["fl-client-1"].components_ns["tls_handshake"] == pytest.approx(164.765615e6, abs=2)
     for one in setup.values():
-        # That flight's first encrypted record has 458 bytes: a Finished alone has 58 to 69.
+        # That flight's first encrypted record has 457 bytes: a Finished alone has 58 to 69.
         assert (one.tls_version, one.mutual, one.resumed) == ("1.3", "yes", False)
         assert one.syn_retransmissions == 0
-        assert one.served_rounds == 5
+        assert one.served_rounds == 8
         assert sum(one.components_ns.values()) + one.residual_ns == one.duration_ns
     assert [(one.tls_version, one.mutual) for one in baseline.setup] == [(None, None)] * 2
 
 
 def test_training_time_lies_between_the_sidecars_last_and_first_bytes(ledger: Ledger) -> None:
-    # Round 1, client 1, loopback: the sidecar's last byte to the application 2502.718 ms after the
-    # round's start, the application's first byte to the sidecar 3377.539 ms after it.
-    assert ledger.rounds[0].components_ns["compute"] == pytest.approx(874.820659e6, abs=2)
-    # Round 2: 13897.993712 and 14852.369331 ms after round 1's start.
-    assert ledger.rounds[1].components_ns["compute"] == pytest.approx(954.375619e6, abs=2)
+    # Round 1, client 1, loopback: the sidecar's last byte to the application 9480.161639 ms after the
+    # round's start, the application's first byte to the sidecar 10413.201967 ms after it.
+    assert ledger.rounds[0].components_ns["compute"] == pytest.approx(933.040328e6, abs=2)
+    # Round 2: 5358.246126 and 6237.380200 ms.
+    assert ledger.rounds[1].components_ns["compute"] == pytest.approx(879.134074e6, abs=2)
+
+
+def test_handshakes_are_on_every_rounds_path_when_clients_reconnect() -> None:
+    ledger = build_ledger(load_run(RECONNECT))
+    assert {one.round: one.duration_ns for one in ledger.rounds} == RECONNECT_DURATIONS_NS
+    assert {one.critical_client for one in ledger.rounds} == {"fl-client-0"}
+    for one in ledger.rounds:
+        assert one.components_ns["tcp_handshake"] == RECONNECT_TCP_NS[one.round]
+        assert one.components_ns["tls_handshake"] == RECONNECT_TLS_NS[one.round]
+        assert one.components_ns["propagation"] == RECONNECT_PROPAGATION_NS[one.round]
+        assert sum(one.components_ns.values()) + one.residual_ns == one.duration_ns
+        # one SYN a client
+        assert [client.syn_count for client in one.clients] == [1, 1]
 
 
 def test_the_report_is_plain_and_whole() -> None:
     report = json.loads(GOLDEN.read_text())
     assert report["coverage"] == 1.0 and report["loss_log"] == [] and set(report["loss"].values()) == {0}
-    assert report["rounds_counted"] == 4 and report["rounds_withheld"] == 0
+    assert report["rounds_counted"] == 7 and report["rounds_withheld"] == 0
     assert report["overhead"]["duration"]["ci95"] is not None
-    # mean of rounds 2..5 against the baseline's, from the two lists above
-    mean = (
-        sum(DURATIONS_NS[n] for n in range(2, 6)) / 4 - sum(BASELINE_DURATIONS_NS[n] for n in range(2, 6)) / 4
-    )
+    # mean of rounds 2..8 against the baseline's, from the two lists above
+    mean = sum(DURATIONS_NS[n] - BASELINE_DURATIONS_NS[n] for n in range(2, 9)) / 7
     assert report["overhead"]["duration"]["delta_s"] == pytest.approx(mean / 1e9, abs=1e-9)

@@ -199,7 +199,7 @@ def test_the_table_fits_and_says_everything(report: dict[str, Any]) -> None:
     assert max(map(len, lines)) <= WIDTH
     assert "\x1b" not in text
     for said in (
-        "transmission                           2.42 s      49.8 %        +2.37 s      +2.31 s … +2.43 s",
+        "transmission                           2.42 s      49.8 %        +2.37 s      +2.32 s … +2.43 s",
         "  congestion window",
         "connection set-up",
         "coverage          100.00 % of events seen; none lost on any channel",

@@ -13,20 +13,23 @@ from analysis.statistics import block_length, counted_rounds, differences, media
 from tests.unit.synthetic_run import make_ledger
 
 
-def simulated_runs(rounds: int, correlation: float, runs: int, seed: int) -> NDArray[np.int64]:
+def simulated_runs(
+    rounds: int, correlation: float, runs: int, seed: int, *, lognormal: bool = False
+) -> NDArray[np.int64]:
     """rounds x runs of durations around 2 s; neighbouring rounds of a run are correlated."""
     noise = np.random.default_rng(seed).standard_normal((rounds + 60, runs))
     for at in range(1, len(noise)):
         noise[at] += correlation * noise[at - 1]
-    scaled: NDArray[np.int64] = (2e9 + 1e8 * noise[60:]).astype(np.int64)
+    noise = noise[60:]
+    durations = 2e9 * np.exp(0.5 * noise) if lognormal else 2e9 + 1e8 * noise
+    scaled: NDArray[np.int64] = durations.astype(np.int64)
     return scaled
 
 
-def coverage(rounds: int, correlation: float, runs: int = 1000) -> float:
+def coverage(rounds: int, correlation: float, runs: int = 1000, *, lognormal: bool = False) -> float:
     """How often the interval of two alike runs' difference holds the truth, which is 0."""
-    found = differences(
-        simulated_runs(rounds, correlation, runs, 1), simulated_runs(rounds, correlation, runs, 2)
-    )
+    run, baseline = (simulated_runs(rounds, correlation, runs, seed, lognormal=lognormal) for seed in (1, 2))
+    found = differences(run, baseline)
     return float(
         np.mean(
             [one.interval_ns is not None and one.interval_ns[0] <= 0 <= one.interval_ns[1] for one in found]
@@ -34,16 +37,13 @@ def coverage(rounds: int, correlation: float, runs: int = 1000) -> float:
     )
 
 
+@pytest.mark.parametrize("lognormal", [False, True], ids=["gaussian", "lognormal"])
 @pytest.mark.parametrize("correlation", [0.0, 0.3, 0.5])
-def test_an_interval_of_50_rounds_covers_the_truth(correlation: float) -> None:
-    assert 0.90 <= coverage(50, correlation) <= 0.97
-
-
-@pytest.mark.parametrize(
-    ("correlation", "least", "most"), [(0.0, 0.94, 0.99), (0.3, 0.90, 0.97), (0.5, 0.86, 0.95)]
-)
-def test_an_interval_of_9_rounds_covers_nearly_as_well(correlation: float, least: float, most: float) -> None:
-    assert least <= coverage(9, correlation) <= most
+@pytest.mark.parametrize("rounds", [7, 9, 14, 19, 50])
+def test_intervals_cover_the_truth(rounds: int, correlation: float, lognormal: bool) -> None:
+    """90 to 97 %; 3,000 pairs tell that to half a per cent."""
+    found = coverage(rounds, correlation, runs=3000, lognormal=lognormal)
+    assert 0.90 <= round(found, 2) <= 0.97
 
 
 def test_plain_percentiles_would_not_cover_at_9_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ def test_equal_rounds_have_no_spread() -> None:
     assert (found.delta_ns, found.interval_ns) == (4.0, (4.0, 4.0))
 
 
-@pytest.mark.parametrize(("run", "baseline", "has_interval"), [(3, 9, False), (9, 3, False), (4, 4, True)])
+@pytest.mark.parametrize(("run", "baseline", "has_interval"), [(6, 9, False), (9, 6, False), (7, 7, True)])
 def test_too_few_rounds_have_no_interval(run: int, baseline: int, has_interval: bool) -> None:
     found = differences(simulated_runs(run, 0, 1, 8), simulated_runs(baseline, 0, 1, 9))[0]
     assert (found.interval_ns is not None) is has_interval

@@ -1,0 +1,132 @@
+"""What was in force when: from a run's record into ledger, table, figures and page."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.conditions import conditions_of, round_conditions
+from analysis.figures import draw_figures
+from analysis.html import render_page
+from analysis.report import build_report
+from analysis.table import print_report
+from tests.unit.synthetic_run import START_NS, make_ledger, make_run
+from ztprobe.runjson import problem_in
+from ztprobe.schedule import CHANGING
+from ztprobe.store import Run
+
+S = 10**9
+
+
+def a_change(at_s: float | None, step: int, **values: Any) -> dict[str, Any]:
+    due_ns = START_NS + round((at_s or 0) * S)
+    defaults = dict(zip(CHANGING, (0.0, 0.0, "none", 0.0, None), strict=True))
+    return {
+        "due_ns": due_ns, "from_ns": due_ns, "at_ns": None if at_s is None else due_ns + 1_000_000,
+        "number": step, "step": step, "skipped": 0, "error": None, **defaults, **values,
+    }  # fmt: skip
+
+
+def moving(*changes: dict[str, Any]) -> Run:
+    steps = [{"from_s": i * 5.0, **{key: c[key] for key in CHANGING}} for i, c in enumerate(changes)]
+    schedule = {"name": "net7", "repeat": True, "period_s": 20.0, "steps": steps, "changes": list(changes)}
+    run = make_run("net7-sec0")
+    run.meta["emulation"] |= {
+        "requested": {"delay_ms": 35.0, "rate_mbit": 12.0},
+        "measured": {"delay_ms": 35.03, "rate_mbit": 12.0},
+        "schedule": schedule,
+    }
+    return run
+
+
+def test_one_condition_without_a_schedule() -> None:
+    conditions = conditions_of(make_run("net2-sec3").meta)
+    assert not conditions.scheduled
+    assert conditions.uneven(0, 10)  # jitter, and no rate
+    assert conditions.rate_mbit(0, 10) is None
+    assert [span.delay_ms for span in conditions.between(5, 5)] == [80]
+    assert conditions_of({"emulation": {"requested": None}}).uneven(0, 10) is False
+
+
+def test_spans_begin_when_a_change_was_confirmed() -> None:
+    run = moving(
+        a_change(0, 0, delay_ms=35.0, rate_mbit=12.0),
+        a_change(5, 1, delay_ms=85.0, rate_mbit=9.0),
+        a_change(10, 2, delay_ms=85.0),
+    )
+    assert problem_in(run.meta) is None
+    conditions = conditions_of(run.meta)
+    at = START_NS + 5 * S + 1_000_000
+    assert [s.delay_ms for s in conditions.between(at - 1, at - 1)] == [35]
+    assert [s.delay_ms for s in conditions.between(at, at)] == [85]
+    assert [s.delay_ms for s in conditions.between(0, START_NS)] == [35]  # before it was begun, too
+    assert conditions.rate_mbit(at - S, at + S) == pytest.approx(10.5)
+    assert conditions.rate_mbit(at + 4 * S, at + 6 * S) is None
+    assert not conditions.uneven(at - S, at + S)  # there is a rate to queue at
+    assert not conditions.uneven(at + 6 * S, at + 7 * S)
+    assert round_conditions(conditions, at - S, 3 * S) == [
+        {"from_s": 0, "to_s": 1, "step": 0, "delay_ms": 35, "jitter_ms": 0, "distribution": "none",
+         "loss_pct": 0, "rate_mbit": 12},
+        {"from_s": 1, "to_s": 3, "step": 1, "delay_ms": 85, "jitter_ms": 0, "distribution": "none",
+         "loss_pct": 0, "rate_mbit": 9},
+    ]  # fmt: skip
+
+
+def test_a_delay_that_rises_under_a_message_is_uneven() -> None:
+    conditions = conditions_of(moving(a_change(0, 0, delay_ms=10.0), a_change(5, 1, delay_ms=60.0)).meta)
+    at = START_NS + 5 * S + 1_000_000
+    assert conditions.uneven(at - S, at + S)
+    assert not conditions.uneven(at, at + S)
+
+
+def test_after_a_failed_change_nothing_is_known() -> None:
+    failed = a_change(None, 1, delay_ms=85.0, error="pod-a: gone") | {
+        "due_ns": START_NS + 5 * S, "from_ns": START_NS + 5 * S,
+    }  # fmt: skip
+    jittery = a_change(0, 0, delay_ms=35.0, jitter_ms=5.0, distribution="normal")
+    run = moving(jittery, failed, a_change(10, 0, delay_ms=35.0))
+    assert problem_in(run.meta) is None
+    conditions = conditions_of(run.meta)
+    (unknown,) = conditions.between(START_NS + 6 * S, START_NS + 7 * S)
+    assert (unknown.known, unknown.delay_ms, unknown.step) == (False, None, None)
+    assert conditions.uneven(START_NS, START_NS + S)
+    assert not conditions.uneven(START_NS + 4 * S, START_NS + 6 * S)
+    ledger = make_ledger()
+    report = build_report(run, ledger, None)
+    assert any("1 of 2 changes of the network could not be put into force" in n for n in report["notes"])
+    assert "pod-a: gone" in " ".join(report["notes"])
+    assert render_page(report, draw_figures(report))
+
+
+def test_late_and_skipped_changes_are_noted() -> None:
+    late = a_change(5, 1, delay_ms=85.0) | {"skipped": 2}
+    late["at_ns"] += 250_000_000
+    report = build_report(moving(a_change(0, 0, delay_ms=35.0), late), make_ledger(), None)
+    assert "2 steps of the network's schedule were left out: the time had passed." in report["notes"]
+    assert "1 change of the network came late, by 251 ms at most." in report["notes"]
+
+
+def test_every_view_shows_the_schedule(tmp_path: Path) -> None:
+    run = moving(
+        a_change(0, 0, delay_ms=35.0, rate_mbit=12.0),
+        a_change(7, 1, delay_ms=85.0, rate_mbit=9.0),
+        a_change(12, 0, delay_ms=35.0, rate_mbit=12.0),
+    )
+    report = build_report(run, make_ledger(), None)
+    assert report["rounds"][0]["conditions"][0]["delay_ms"] == 35
+    printed = io.StringIO()
+    print_report(report, printed, colour=False)
+    text = " ".join(printed.getvalue().split())
+    assert "2 changes over 3 steps, again after 20 s: delay 35 … 85 ms, rate 9 … 12 Mbit/s" in text
+    assert "in the end step 1" in text
+    assert max(map(len, printed.getvalue().splitlines())) <= 100
+    figures = draw_figures(report)
+    assert "[Mbit/s]" in figures["rounds"]
+    assert draw_figures(report) == figures
+    assert "It changed in place" in render_page(report, figures)
+    plain = build_report(make_run(), make_ledger(), None)
+    assert all("conditions" not in one for one in plain["rounds"])
+    assert "It changed in place" not in render_page(plain, draw_figures(plain))
