@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from types import SimpleNamespace
 from typing import Any
@@ -164,6 +165,14 @@ def test_blocked_data_costs_its_own_messages_and_nothing_else(message: Message) 
     assert (cut.start_ns, cut.end_ns) == (1000 * MS, 1500 * MS)
     # another connection's
     assert wait_overlays([early._replace(wire=(1, 2))], (message,), 9000 * MS) == []
+
+
+def test_blocked_data_was_sent_a_paths_delay_before_the_drop(message: Message) -> None:
+    arrived = SimpleNamespace(**vars(message.sent) | {"first_ns": 1020 * MS, "last_ns": 4020 * MS})
+    late = dataclasses.replace(message, arrived=arrived)
+    (wait,) = waits([drop(1220, flags=ACK), again(2400)], [syn(1), syn_ack(2), settings(3)])
+    (found,) = wait_overlays([wait], (late,), 9000 * MS)
+    assert (found.start_ns, found.end_ns) == (1200 * MS, 2400 * MS)
 
 
 def test_data_blocked_while_the_connection_is_set_up_costs_anything(message: Message) -> None:

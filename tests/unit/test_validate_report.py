@@ -104,6 +104,22 @@ def test_page_is_self_contained_and_the_same_every_time(tmp_path: Path) -> None:
     assert (tmp_path / "validation.html").read_text() == page
 
 
+def test_page_can_be_drawn_with_a_cost_of_nothing(tmp_path: Path) -> None:
+    nothing = Outcome(
+        name="window-closed",
+        title="",
+        background="",
+        bound=Bound(relative=0.05),
+        cases=tuple(
+            judge("receive window", [pair(0, true_ms=0.0), pair(0, size="9 ms")], Bound(relative=0.05))
+        ),
+        problems=(),
+        run_dir="window-closed",
+    )
+    write_report(tmp_path, as_json([nothing], {"kernel": "6.1"}))
+    assert "receive window" in (tmp_path / "validation.html").read_text()
+
+
 def test_page_can_be_drawn_without_any_case(tmp_path: Path) -> None:
     write_report(tmp_path, as_json([outcome(problems=("broken",))], {"kernel": "6.1"}))
     assert "broken" in (tmp_path / "validation.html").read_text()

@@ -137,6 +137,38 @@ def test_a_full_receive_window_is_not_the_congestion_windows() -> None:
     assert truth.Link([*sent, *acks], [], CLIENT, SERVER, window_scale=4).ack_clocked_ns == 10 * MS
 
 
+def test_silence_lies_between_two_packets_that_carry_something_new() -> None:
+    sent = stream(0, 3, 1)
+    probe = tcp(60, seq=sent[2].seq, size=1448)
+    after = tcp(103, seq=sent[2].end_seq, size=1448)
+    link = truth.Link([*sent, probe, after], [], CLIENT, SERVER)
+    assert link.silence(50 * MS) == ms((2, 103))[0]
+    assert link.silence(70 * MS) == ms((2, 103))[0]
+    assert link.silence(-1) is None and link.silence(200 * MS) is None
+
+
+def test_a_window_is_closed_from_the_last_segment_that_fits() -> None:
+    sent = [tcp(0, seq=0, size=1000), tcp(1, seq=1000, size=1000), tcp(50, seq=2000, size=1000)]
+    acks = [tcp(-1, up=False, ack=0, window=3000), tcp(20, up=False, ack=2000, window=0)]
+    again = tcp(49, up=False, ack=2000, window=9000)
+    link = truth.Link([*sent, *acks, again], [], CLIENT, SERVER, window_scale=0)
+    assert link.closed_windows == ms((1, 50))
+    # With an unknown scale nothing can be said.
+    assert truth.Link([*sent, *acks, again], [], CLIENT, SERVER).closed_windows == []
+
+
+def test_blocked_data_counts_until_the_sending_of_what_arrives() -> None:
+    sent, arrived = stream(0, 6, 1), stream(20, 3, 1)
+    tries = [tcp(300, seq=sent[3].seq, size=1448), tcp(800, seq=sent[3].seq, size=1448)]
+    passed = [tcp(820, seq=sent[3].seq, size=1448)]
+    later = [tcp(860, seq=sent[4].seq, size=1448)]
+    link = truth.Link(
+        [*sent, *tries, tcp(840, seq=sent[4].seq, size=1448)], arrived + passed + later, CLIENT, SERVER
+    )
+    assert truth.data_blocks(link) == ms((3, 800))
+    assert truth.data_blocks(truth.Link(sent, stream(20, 6, 1), CLIENT, SERVER)) == []
+
+
 def test_window_scale_is_read_from_the_options() -> None:
     options = b"\x02\x04\x05\xb4\x04\x02\x08\x0a" + bytes(8) + b"\x01\x03\x03\x07"
     assert truth.window_scale(tcp(0, flags=SYN, head=options)) == 7

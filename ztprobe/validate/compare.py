@@ -20,7 +20,7 @@ from ztprobe.store import Run
 from ztprobe.validate.capture import ACK, SYN, Seen
 from ztprobe.validate.model import Pair
 from ztprobe.validate.scene import Note
-from ztprobe.validate.truth import Interval, Link, between, window_scale
+from ztprobe.validate.truth import BULK_BYTES, Interval, Link, between, window_scale
 
 __all__ = ("Evidence", "Measure", "from_capture", "injected_part", "noted_part", "slack", "sub_row")
 
@@ -100,6 +100,17 @@ class Evidence:
         up = [p for p in mine if p.dport == port]
         return Link(down, down, _LOOPBACK, _LOOPBACK), Link(up, up, _LOOPBACK, _LOOPBACK)
 
+    def at_server(self, number: int) -> tuple[Link, Link]:
+        """The critical client's model and update on the server's loopback: its update comes last."""
+        mine = between(self.packets["fl-server/lo"], *self.span(number))
+        # The application listens: its port is the lower one.
+        port = min((min(p.sport, p.dport) for p in mine), default=0)
+        bulk = [p.sport for p in mine if p.dport == port and p.payload_bytes >= BULK_BYTES]
+        client = bulk[-1] if bulk else 0
+        down = [p for p in mine if p.sport == port and p.dport == client]
+        up = [p for p in mine if p.dport == port and p.sport == client]
+        return Link(down, down, _LOOPBACK, _LOOPBACK), Link(up, up, _LOOPBACK, _LOOPBACK)
+
     def critical(self, number: int, *, anyone: bool = False) -> bool:
         """Whether the target (or anyone) was the round's critical client; notes the round if not."""
         entry = self.rounds.get(number)
@@ -123,12 +134,12 @@ class Evidence:
         inside = clip(union(injected), *self.span(number))
         return total_ns(inside) - overlap_ns(self.painted(number, component), inside)
 
-    def note(self, number: int, kind: str) -> list[Interval]:
-        """What an injector noted on the target."""
+    def note(self, number: int, kind: str, pod: str | None = None) -> list[Interval]:
+        """What an injector noted on a pod (by default the target)."""
         return [
             (n.begin_ns, n.end_ns)
             for n in self.notes
-            if n.round == number and n.kind == kind and n.pod == self.target
+            if n.round == number and n.kind == kind and n.pod == (pod or self.target)
         ]
 
     def logged(self, pod: str, number: int, event: str) -> list[dict[str, Any]]:
@@ -208,18 +219,26 @@ def injected_part(
     return measure
 
 
-def noted_part(component: str, kind: str, whole: Callable[[Evidence, int], Interval | None]) -> Measure:
+def noted_part(
+    component: str,
+    kind: str,
+    whole: Callable[[Evidence, int], Interval | None],
+    *,
+    pod: str | None = None,
+) -> Measure:
     """The piece of the critical path that holds a noted act, less what the capture says it holds besides.
 
-    :param whole: the piece as the capture shows it; None: the capture misses it.
+    :param whole: the piece as the capture shows it; None: the capture misses it. What of the act
+        lies outside belongs to somebody else by the ownership rule (the message was not there yet).
+    :param pod: that the act was noted on; None: the target.
     """
 
     def measure(evidence: Evidence) -> list[Pair]:
         pairs = []
         for number, size in evidence.sizes.items():
-            acts = evidence.note(number, kind)
             seen = whole(evidence, number)
-            if not acts or seen is None or not evidence.critical(number):
+            acts = clip(evidence.note(number, kind, pod), *seen) if seen is not None else []
+            if seen is None or not acts or not evidence.critical(number):
                 continue
             middle_ns = (acts[0][0] + acts[0][1]) // 2
             piece_ns = sum(e - s for s, e in evidence.painted(number, component) if s <= middle_ns < e)
@@ -238,8 +257,11 @@ def noted_part(component: str, kind: str, whole: Callable[[Evidence, int], Inter
     return measure
 
 
-def slack(other: str) -> Measure:
-    """How long the server still waited after ``other``'s update, against the ledger's slack of it."""
+def slack(other: str, leaked_ns: Callable[[Evidence, int], int]) -> Measure:
+    """How long the server still waited after ``other``'s update, against the ledger's slack of it.
+
+    :param leaked_ns: how far the critical path is off by another observer's account: slack costs no time.
+    """
 
     def measure(evidence: Evidence) -> list[Pair]:
         pairs = []
@@ -257,6 +279,7 @@ def slack(other: str) -> Measure:
                     size=size,
                     true_ns=received[evidence.target] - received[other],
                     attributed_ns=mine.slack_ns,
+                    elsewhere_ns=leaked_ns(evidence, number),
                 )
             )
         return pairs
@@ -265,9 +288,18 @@ def slack(other: str) -> Measure:
 
 
 def sub_row(
-    component: str, row: str, truth_ns: Callable[[Evidence, int], int], *, anyone: bool = False
+    component: str,
+    row: str,
+    truth_ns: Callable[[Evidence, int], int],
+    *,
+    within: CaptureTruth,
+    anyone: bool = False,
 ) -> Measure:
-    """A sub-row against a number of another observer's; ``anyone`` as in `from_capture`."""
+    """A sub-row against a number of another observer's; ``anyone`` as in `from_capture`.
+
+    :param within: where the cost lies, at the most; what the ledger gives to other components there
+        is cross-talk.
+    """
 
     def measure(evidence: Evidence) -> list[Pair]:
         pairs = []
@@ -280,6 +312,7 @@ def sub_row(
                         size=size,
                         true_ns=truth_ns(evidence, number),
                         attributed_ns=attributed_ns,
+                        elsewhere_ns=evidence.elsewhere_ns(number, component, within(evidence, number)),
                     )
                 )
         return pairs

@@ -1,4 +1,4 @@
-"""Costs on the node's forward path: chosen packets held or dropped, a port blocked for a while."""
+"""Costs on a packet's way: chosen ones held or dropped, a port blocked for a while."""
 
 from __future__ import annotations
 
@@ -25,43 +25,57 @@ _TABLE = "ztprobe_validate"
 
 
 class PacketHolder:
-    """Holds or drops chosen packets on the node's forward path.
+    """Holds or drops chosen packets on the node's forward path, or inside the sending pod.
 
-    :param matches: pod -> iptables' words for its packets; the first ``{}`` is the pod's address.
+    :param matches: pod -> iptables' words for its packets; ``{}`` is the pod's address.
     :param decide: (pod, round, n-th match of this pod in this round, from 0) -> milliseconds to
         hold, 0 to let pass, `DROPPED` to drop. Called from the holder's thread.
+    :param behind: inside the one pod of ``matches``, before its interface and everything that
+        watches that: iptables' words for its packets that must not overtake a held one.
+        None: on the node.
     """
 
     def __init__(
-        self, kind: str, matches: Mapping[str, str], decide: Callable[[str, int, int], float]
+        self,
+        kind: str,
+        matches: Mapping[str, str],
+        decide: Callable[[str, int, int], float],
+        *,
+        behind: str | None = None,
     ) -> None:
         self._kind = kind
-        self._matches = dict(matches)
+        self._matches = list(matches.items())
         self._decide = decide
+        self._behind = behind
 
     @contextlib.contextmanager
     def __call__(self, scene: Scene) -> Iterator[None]:
         """See `Injector`. :raises EnforcementError: the node refuses the rules."""
-        node = scene.runtime.node_netns
-        queues = {_FIRST_QUEUE + i: pod for i, pod in enumerate(self._matches)}
-        with entered(node):
+        words = list(self._matches)
+        where, hook = scene.runtime.node_netns, "PREROUTING"
+        if self._behind is not None:
+            (pod, _) = words[0]
+            where, hook = scene.pod(pod).netns, "OUTPUT"
+            words.append((pod, self._behind))
+        queues = {_FIRST_QUEUE + i: pod for i, (pod, _) in enumerate(words)}
+        with entered(where):
             queue = QueueSocket(queues, max_packets=1024, whole_gso=True)
         stop = threading.Event()
         thread = threading.Thread(target=self._run, args=(scene, queue, queues, stop), daemon=True)
         thread.start()
-        # raw PREROUTING: apart from the policies' and the delay line's chains. Bypass: nobody
+        # The raw table: apart from the policies' and the delay line's chains. Bypass: nobody
         # behind the queue means that packets pass.
         rules = [
-            f"-A {_CHAIN} {self._matches[pod].format(scene.pod(pod).address)}"
+            f"-A {_CHAIN} {match.format(scene.pod(pod).address)}"
             f" -j NFQUEUE --queue-num {number} --queue-bypass"
-            for number, pod in queues.items()
+            for number, (pod, match) in zip(queues, words, strict=True)
         ]
         try:
-            _iptables(node, [f":{_CHAIN} - [0:0]", *rules, f"-I PREROUTING 1 -j {_CHAIN}"])
+            _iptables(where, [f":{_CHAIN} - [0:0]", *rules, f"-I {hook} 1 -j {_CHAIN}"])
             yield
         finally:
-            if node.exists():
-                _iptables(node, [f"-D PREROUTING -j {_CHAIN}", f"-F {_CHAIN}", f"-X {_CHAIN}"], check=False)
+            if where.exists():
+                _iptables(where, [f"-D {hook} -j {_CHAIN}", f"-F {_CHAIN}", f"-X {_CHAIN}"], check=False)
             stop.set()
             thread.join()
             queue.close()
@@ -76,6 +90,12 @@ class PacketHolder:
             now_ns = time.monotonic_ns()
             for number, packet, _ in queue.receive():
                 pod, current = queues[number], scene.follower.round
+                if self._behind is not None and number != _FIRST_QUEUE:
+                    if held:  # released with it, after it, and no hold of its own
+                        held.append((max(held)[0] + 1, number, packet, 0, current))
+                    else:
+                        queue.verdict([(number, packet)], ACCEPT)
+                    continue
                 hold_ms = self._decide(pod, current, seen[pod, current])
                 seen[pod, current] += 1
                 if hold_ms == DROPPED:
@@ -92,6 +112,8 @@ class PacketHolder:
                 _, number, packet, begin_ns, current = item
                 released_ns = time.monotonic_ns()
                 queue.verdict([(number, packet)], ACCEPT)
+                if not begin_ns:
+                    continue
                 scene.notes.append(
                     Note(
                         kind=self._kind,
@@ -107,16 +129,18 @@ class PacketHolder:
 class Blocker:
     """Blocks a pod's way to a port while it trains, and opens it a while after its first try.
 
-    What else the pod sends there, such as the end of an old connection, is blocked as well.
-
-    :param first_try: nft's words for the packet that counts as a try.
+    :param first_try: nft's words for the packet that counts as a try, beside ``port``.
+    :param all_of_it: whether whatever else goes to the port is blocked as well.
     :param open_ms: round -> milliseconds from the first try to the opening; 0 or missing: do not block.
     """
 
-    def __init__(self, pod: str, port: str, first_try: str, open_ms: Mapping[int, float]) -> None:
+    def __init__(
+        self, pod: str, port: str, first_try: str, open_ms: Mapping[int, float], *, all_of_it: bool = True
+    ) -> None:
         self._pod = pod
         self._port = port
         self._first_try = first_try
+        self._all_of_it = all_of_it
         self._open_ms = dict(open_ms)
 
     @contextlib.contextmanager
@@ -151,7 +175,10 @@ class Blocker:
             if not wanted:
                 continue
             number = wanted.pop(0)
-            _nft(node, f"{where} {self._first_try} counter drop; {where} drop")
+            _nft(
+                node,
+                f"{where} {self._first_try} counter drop" + (f"; {where} drop" if self._all_of_it else ""),
+            )
             begin_ns = 0
             while not done.wait(0.01):
                 if not begin_ns and _blocked(node):

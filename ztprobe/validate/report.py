@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -116,10 +117,10 @@ def _figure(content: Mapping[str, Any]) -> str:
             pairs = [p for _, case in cases if case["where"] == place for p in case["pairs"]]
             true, attributed = [p["true_ms"] for p in pairs], [p["attributed_ms"] for p in pairs]
             left.scatter(true, attributed, s=14, color=colour, marker=marker, label=place, alpha=0.75)
-            mine = [case for _, case in cases if case["where"] == place]
+            mine = [case for _, case in cases if case["where"] == place and case["bound_ms"]]
             right.scatter(
                 [case["true_ms"] for case in mine],
-                [case["error_ms"] / case["bound_ms"] for case in mine if case["bound_ms"]],
+                [case["error_ms"] / case["bound_ms"] for case in mine],
                 s=22,
                 color=colour,
                 marker=marker,
@@ -154,7 +155,7 @@ def _lines(content: Mapping[str, Any]) -> Iterable[str]:
     yield f"{columns}{'95 % interval':>16}{'bound':>7}{'x-talk':>8}"
     for scenario in content["scenarios"]:
         yield ""
-        yield f"{scenario['name']}: {scenario['title']} ({scenario['background']})"[:WIDTH]
+        yield from _wrapped(f"{scenario['name']}: {scenario['title']} ({scenario['background']})")
         for case in scenario["cases"]:
             cross_talk = "–" if case["cross_talk"] is None else _percent(case["cross_talk"])
             low, high = (_number(edge, sign="+") for edge in case["error_ci95_ms"])
@@ -165,7 +166,7 @@ def _lines(content: Mapping[str, Any]) -> Iterable[str]:
                 f"{_number(case['bound_ms']):>7}{cross_talk:>8}  {'ok' if case['passed'] else 'MISSED'}"
             )
         for problem in scenario["problems"]:
-            yield f"  {problem}"[:WIDTH]
+            yield from _wrapped(f"  {problem}")
     yield ""
     cases = [case for scenario in content["scenarios"] for case in scenario["cases"]]
     missed = sum(not case["passed"] for case in cases)
@@ -173,6 +174,10 @@ def _lines(content: Mapping[str, Any]) -> Iterable[str]:
     verdict = f"{len(cases)} costs in {len(content['scenarios'])} scenarios: "
     verdict += "every one within its bound" if not missed else f"{missed} beyond their bounds"
     yield verdict + (f"; {troubled} scenarios with problems" if troubled else "")
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent="    ")
 
 
 def _number(value: float, sign: str = "") -> str:

@@ -19,11 +19,14 @@ from ztprobe.store import create_run_dir, load_run
 from ztprobe.validate.capture import Capture
 from ztprobe.validate.compare import Evidence
 from ztprobe.validate.model import Case, Outcome, judge
-from ztprobe.validate.plans import TARGET, Plan
-from ztprobe.validate.scenarios import Scenario
+from ztprobe.validate.plan import TARGET, Plan
+from ztprobe.validate.scenarios import CLIENTS, Scenario
 from ztprobe.validate.scene import Follower, Note, Scene
 
 __all__ = ("run_scenario",)
+
+# Five batches: what is added to training or to a message is measured, not training.
+_SHORT_TRAINING = {"FL_MAX_SAMPLES": "160"}
 
 
 def run_scenario(scenario: Scenario, out: Path) -> Outcome:
@@ -40,7 +43,7 @@ def run_scenario(scenario: Scenario, out: Path) -> Outcome:
             QuietProgress(),
             offloads=scenario.offloads,
             profile=plan.profile,
-            environment=plan.environment,
+            environment=_SHORT_TRAINING | dict(plan.environment),
             interference=injection,
         )
         evidence = Evidence(
@@ -82,7 +85,7 @@ def _request(scenario: Scenario, out: Path) -> TraceRequest:
         experiment=parse_experiment(scenario.experiment, profile_names()),
         baseline=None,
         rounds=len(scenario.sizes),
-        clients=scenario.clients,
+        clients=CLIENTS,
         dataset="digits",
         data_dir=None,
         out=out,

@@ -3,213 +3,112 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ztprobe.errors import UsageError
-from ztprobe.validate import plans
-from ztprobe.validate.plans import Plan
+from ztprobe.validate import application_plans as apps
+from ztprobe.validate import setup_plans as setup
+from ztprobe.validate import stop_plans as stops
+from ztprobe.validate import wire_plans as wire
+from ztprobe.validate.plan import Plan
 
-__all__ = ("SCENARIOS", "Scenario", "choose")
+__all__ = ("CLIENTS", "SCENARIOS", "Scenario", "choose")
+
+CLIENTS = 2
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scenario:
+class Scenario(NamedTuple):
     """One run with a different size of the cost in every round.
 
-    :param sizes: per round from the first; None: nothing is put there. The first round is never compared.
     :param make: sizes by round -> the run's plan.
+    :param once: the sizes, each of which comes ``times`` times, in turns; round 1 has none.
+    :param beside: what else goes on, besides a second client and what the experiment's name says.
+    :param reconnect: a new connection per client and round.
     """
 
     name: str
     title: str
     experiment: str
-    background: str
-    sizes: Sequence[float | None]
-    unit: str
     make: Callable[[Mapping[int, float]], Plan]
+    once: tuple[float, ...]
+    unit: str
+    times: int
+    beside: str = ""
     reconnect: bool = False
     offloads: bool = True
-    clients: int = 2
+
+    @property
+    def sizes(self) -> Sequence[float | None]:
+        """Per round from the first; None: nothing is put there. The first round is never compared."""
+        return [None, *self.once * self.times]
 
     @property
     def by_round(self) -> dict[int, float]:
         """Round -> size, for the rounds that have one."""
         return {k: size for k, size in enumerate(self.sizes, 1) if size is not None}
 
+    @property
+    def background(self) -> str:
+        """What else goes on."""
+        return f"{CLIENTS} clients{', ' if self.beside else ''}{self.beside}"
+
     def label(self, size: float) -> str:
         """A size with its unit."""
         return f"{size:g} {self.unit}"
 
 
-def _repeat(sizes: Sequence[float | None], times: int) -> list[float | None]:
-    # None first: round 1 is never compared.
-    return [None, *list(sizes) * times]
+_WORK_MS = (20, 50, 100, 200)
+_STOP_MS = (1, 5, 20)
+_DELAY_MS = (10, 20, 40, 80, 160)
+_MTLS, _D10, _D20, _SMALL = "mutual TLS", "10 ms delay", "20 ms delay", "messages of 13.7 kB"
 
-
-SCENARIOS: tuple[Scenario, ...] = (
-    Scenario(
-        name="server-delay",
-        title="a known delay in aggregation",
-        experiment="net0-sec0",
-        background="2 clients",
-        sizes=_repeat((20, 50, 100, 200), 3),
-        unit="ms",
-        make=plans.server,
-    ),
-    Scenario(
-        name="compute-sleep",
-        title="a known sleep in training",
-        experiment="net0-sec3",
-        background="2 clients, mutual TLS",
-        sizes=_repeat((20, 50, 100, 200), 3),
-        unit="ms",
-        make=plans.sleep,
-    ),
-    Scenario(
-        name="compute-busy",
-        title="a known busy loop in training",
-        experiment="net0-sec0",
-        background="2 clients",
-        sizes=_repeat((20, 50, 100, 200), 3),
-        unit="ms",
-        make=plans.busy,
-    ),
-    Scenario(
-        name="proxy-stop",
-        title="idle sidecar stopped before the update's first byte",
-        experiment="net0-sec3",
-        background="2 clients, mutual TLS",
-        sizes=_repeat((1, 5, 20), 4),
-        unit="ms",
-        make=plans.proxy,
-    ),
-    Scenario(
-        name="syn-ack-held",
-        title="SYN-ACK held",
-        experiment="net0-sec3",
-        background="2 clients, mutual TLS",
-        sizes=_repeat((5, 20, 80, 300), 3),
-        unit="ms",
-        make=plans.syn_ack,
-        reconnect=True,
-    ),
-    Scenario(
-        name="syn-dropped",
-        title="SYN dropped (1 s timer)",
-        experiment="net0-sec0",
-        background="2 clients",
-        sizes=_repeat((1, 2), 3),
-        unit="SYN",
-        make=plans.syn_drop,
-        reconnect=True,
-    ),
-    Scenario(
-        name="server-hello-held",
-        title="ServerHello held",
-        experiment="net0-sec3",
-        background="2 clients, policies",
-        sizes=_repeat((5, 20, 80, 150), 3),
-        unit="ms",
-        make=plans.server_hello,
-        reconnect=True,
-    ),
-    Scenario(
-        name="dns-held",
-        title="DNS answers held",
-        experiment="net0-sec0",
-        background="2 clients",
-        sizes=_repeat((5, 20, 80), 3),
-        unit="ms",
-        make=plans.dns,
-        reconnect=True,
-    ),
-    Scenario(
-        name="delay-stepped",
-        title="profile delay stepped",
-        experiment="net0-sec0",
-        background="2 clients",
-        sizes=_repeat((10, 20, 40, 80, 160), 2),
-        unit="ms",
-        make=plans.propagation,
-    ),
-    Scenario(
-        name="rate-stepped",
-        title="rate stepped",
-        experiment="net0-sec0",
-        background="2 clients share the server's interface",
-        sizes=_repeat((100, 50, 20, 10, 5), 1),
-        unit="Mbit/s",
-        make=plans.rate,
-    ),
-    Scenario(
-        name="segment-dropped",
-        title="data segments of the update dropped once",
-        experiment="net0-sec0",
-        background="2 clients, 20 ms delay",
-        sizes=_repeat((1, 2, 3), 3),
-        unit="segments",
-        make=plans.retransmission,
-        offloads=False,
-    ),
-    Scenario(
-        name="loss",
-        title="1 % loss",
-        experiment="net0-sec0",
-        background="2 clients, 20 ms delay",
-        sizes=_repeat((1,), 3),
-        unit="%",
-        make=plans.loss,
-        offloads=False,
-    ),
-    Scenario(
-        name="port-blocked",
-        title="the server's port blocked, then opened",
-        experiment="net0-sec1",
-        background="2 clients, policies, 20 ms delay",
-        sizes=_repeat((300, 1300), 3),
-        unit="ms",
-        make=plans.port_blocked,
-        reconnect=True,
-    ),
-    Scenario(
-        name="dns-blocked",
-        title="UDP port 53 blocked, then opened",
-        experiment="net0-sec1",
-        background="2 clients, policies",
-        sizes=_repeat((300,), 3),
-        unit="ms",
-        make=plans.dns_blocked,
-        reconnect=True,
-    ),
-    Scenario(
-        name="cpu-contended",
-        title="busy competitors pinned beside the client",
-        experiment="net0-sec0",
-        background="2 clients",
-        sizes=_repeat((1, 2), 4),
-        unit="loops",
-        make=plans.cpu,
-    ),
-    Scenario(
-        name="not-critical",
-        title="a sleep in a client that is not critical",
-        experiment="net0-sec0",
-        background="2 clients",
-        sizes=_repeat((50, 100, 200), 3),
-        unit="ms",
-        make=plans.not_critical,
-    ),
-    Scenario(
-        name="two-at-once",
-        title="SYN-ACK held and a delay in aggregation, the other way round",
-        experiment="net0-sec0",
-        background="2 clients",
-        sizes=_repeat((20, 80, 200), 3),
-        unit="ms",
-        make=plans.two_at_once,
-        reconnect=True,
-    ),
+# fmt: off
+SCENARIOS = (
+    Scenario("server-delay", "a known delay in aggregation", "net0-sec0", apps.server, _WORK_MS, "ms", 3),
+    Scenario("compute-sleep", "a known sleep in training", "net0-sec3", apps.sleep, _WORK_MS, "ms", 3, _MTLS),
+    Scenario("compute-busy", "a known busy loop in training", "net0-sec0", apps.busy, _WORK_MS, "ms", 3),
+    Scenario("proxy-stop", "client's sidecar stopped before the update's first byte", "net0-sec3",
+             stops.client_sidecar, _STOP_MS, "ms", 4, _MTLS),
+    Scenario("proxy-stop-server", "server's sidecar stopped before the model's first byte", "net0-sec3",
+             stops.server_sidecar, _STOP_MS, "ms", 4, _MTLS),
+    Scenario("proxy-stop-down", "client's sidecar stopped before the model arrives", "net0-sec3",
+             stops.client_sidecar_down, _STOP_MS, "ms", 4, f"{_MTLS}, {_SMALL}"),
+    Scenario("server-stalled", "server stopped amid the update, behind its sidecar", "net0-sec3",
+             stops.server_application, (50, 100, 200), "ms", 3, _MTLS),
+    Scenario("syn-ack-held", "SYN-ACK held", "net0-sec3",
+             setup.syn_ack, (5, 20, 80, 300), "ms", 3, _MTLS, reconnect=True),
+    Scenario("syn-dropped", "SYN dropped (1 s timer)", "net0-sec0",
+             setup.syn_drop, (1, 2), "SYN", 3, reconnect=True),
+    Scenario("server-hello-held", "ServerHello held", "net0-sec3",
+             setup.server_hello, (5, 20, 80, 150), "ms", 3, _MTLS, reconnect=True),
+    Scenario("second-flight-held", "client's second flight held inside its pod", "net0-sec3",
+             setup.second_flight, (5, 20, 80, 150), "ms", 3, f"{_MTLS}, {_D20}", reconnect=True),
+    Scenario("dns-held", "DNS answers held", "net0-sec0",
+             setup.dns, (5, 20, 80), "ms", 3, reconnect=True),
+    Scenario("delay-stepped", "profile delay stepped", "net0-sec0", wire.propagation, _DELAY_MS, "ms", 2),
+    Scenario("delay-small", "profile delay stepped, below the initial window", "net0-sec0",
+             wire.small_messages, _DELAY_MS, "ms", 3, _SMALL),
+    Scenario("rate-stepped", "rate stepped", "net0-sec0", wire.rate, (100, 50, 20, 10, 5), "Mbit/s", 1,
+             "one interface at the server"),
+    Scenario("window-closed", "server stops reading amid the update", "net0-sec0",
+             wire.receive_window, (100, 200, 400), "ms", 3, _D10),
+    Scenario("segment-dropped", "data segments of the update dropped once", "net0-sec0",
+             wire.retransmission, (1, 2, 3), "segments", 3, _D20, offloads=False),
+    Scenario("loss", "1 % loss", "net0-sec0", wire.loss, (1,), "%", 3, _D20, offloads=False),
+    Scenario("port-blocked", "the server's port blocked, then opened", "net0-sec1",
+             setup.port_blocked, (300, 1300), "ms", 3, f"policies, {_D20}", reconnect=True),
+    Scenario("data-blocked", "data blocked amid the update, then let through", "net0-sec1",
+             wire.blocked_live, (300, 1300), "ms", 3, f"policies, {_D20}"),
+    Scenario("dns-blocked", "UDP port 53 blocked, then opened", "net0-sec1",
+             setup.dns_blocked, (300, 2500), "ms", 2, "policies", reconnect=True),
+    Scenario("cpu-contended", "busy competitors pinned beside the client", "net0-sec0",
+             apps.cpu, (1, 2), "loops", 4),
+    Scenario("not-critical", "a sleep in a client that is not critical", "net0-sec0",
+             apps.not_critical, (50, 100, 200), "ms", 3),
+    Scenario("two-at-once", "SYN-ACK held and a delay in aggregation, the other way round", "net0-sec0",
+             apps.two_at_once, (20, 80, 200), "ms", 3, reconnect=True),
 )
+# fmt: on
 
 
 def choose(names: Sequence[str]) -> list[Scenario]:

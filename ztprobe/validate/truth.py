@@ -6,17 +6,21 @@ intervals in CLOCK_MONOTONIC nanoseconds. Nothing here looks at the probes' even
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cached_property
 
 from ztprobe.validate.capture import ACK, SYN, Seen
 
 __all__ = (
+    "BULK_BYTES",
     "SERVER_PORT",
     "Interval",
     "Link",
     "between",
+    "data_blocks",
     "dns_blocks",
     "dns_waits",
     "handshakes",
@@ -28,11 +32,13 @@ __all__ = (
 
 SERVER_PORT = 50051
 Interval = tuple[int, int]
-_BULK_BYTES = 256
+BULK_BYTES = 256
 _HANDSHAKE_RECORD = 22
 _LONG_NS = 60_000_000_000
 # A sender that may go on does so within this.
 _PROMPT_NS = 1_000_000
+# A packet may wait this long on its way besides the path's delay.
+_QUEUED_NS = 50_000_000
 _SEGMENT_BYTES = 1448
 
 
@@ -162,7 +168,7 @@ class Link:
             return [
                 p
                 for p in packets
-                if not p.udp and p.source == source and p.target == target and p.payload_bytes >= _BULK_BYTES
+                if not p.udp and p.source == source and p.target == target and p.payload_bytes >= BULK_BYTES
             ]
 
         self.sent = data(sender)
@@ -193,6 +199,31 @@ class Link:
             if _ahead(packet.end_seq, highest):
                 highest, last_ns = packet.end_seq, packet.ts_ns
         return self.arrived[0].ts_ns, last_ns
+
+    def silence(self, at_ns: int) -> Interval | None:
+        """The pause of the sender that ``at_ns`` lies in: between two packets that carry something new."""
+        fresh = [p.ts_ns for p in self._fresh]
+        at = bisect_right(fresh, at_ns)
+        return (fresh[at - 1], fresh[at]) if 0 < at < len(fresh) else None
+
+    @property
+    def closed_windows(self) -> list[Interval]:
+        """Pauses of the sender that began when the peer's window had no room for another segment."""
+        found = []
+        for packet, following in itertools.pairwise(self._fresh):
+            room_end = self._room_end(packet.ts_ns)
+            if room_end is not None and _ahead(packet.end_seq + _SEGMENT_BYTES & 0xFFFFFFFF, room_end):
+                found.append((packet.ts_ns, following.ts_ns))
+        return found
+
+    @cached_property
+    def _fresh(self) -> list[Seen]:
+        """What was sent for the first time."""
+        fresh: list[Seen] = []
+        for packet in self.sent:
+            if not fresh or _ahead(packet.end_seq, fresh[-1].end_seq):
+                fresh.append(packet)
+        return fresh
 
     @property
     def ack_clocked_ns(self) -> int:
@@ -231,6 +262,28 @@ class Link:
             return None
         packet = self.acks[latest - 1]
         return (packet.ack + (packet.window << self._scale)) & 0xFFFFFFFF
+
+
+def data_blocks(link: Link) -> list[Interval]:
+    """First data segment that did not arrive when it was first sent, to the sending of the next that did.
+
+    For a message of which everything is blocked from one moment to another.
+    """
+    delay = link.first_delay
+    if delay is None:
+        return []
+    latest_ns = 2 * (delay[1] - delay[0]) + _QUEUED_NS
+    came: dict[int, list[int]] = defaultdict(list)
+    for packet in link.arrived:
+        came[packet.seq].append(packet.ts_ns)
+    blocked_ns = None
+    for packet in link.sent:
+        arrived = any(0 <= at_ns - packet.ts_ns < latest_ns for at_ns in came[packet.seq])
+        if not arrived and blocked_ns is None:
+            blocked_ns = packet.ts_ns
+        elif arrived and blocked_ns is not None:
+            return [(blocked_ns, packet.ts_ns)]
+    return []
 
 
 def window_scale(syn: Seen) -> int | None:
