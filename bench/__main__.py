@@ -13,12 +13,18 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bench.delayline import measure_delay_line
+from bench.emissions import emissions
+from bench.profile_apply import measure_apply
+from bench.profile_change import measure_changes
+from bench.programs import measure_programs, split_costs
 from bench.rounds import ARMS, Plan, RoundsResult, measure_rounds
 from bench.startup import empty_program_ns, startup_s
 from bench.traffic import measure_connections, measure_throughput
@@ -26,17 +32,26 @@ from tests.kernel.pods import two_pods
 from ztprobe.errors import ZtprobeError
 
 _FULL = (
-    Plan(experiment="net0-sec0", warm_up=5, cycles=12, block=6, lost=2, cost=15),
-    Plan(experiment="net0-sec3", warm_up=5, cycles=12, block=6, lost=2, cost=15),
-    Plan(experiment="net2-sec3", warm_up=5, cycles=6, block=2, lost=1, cost=5),
+    Plan(experiment="net0-sec0", warm_up=5, cycles=40, tcpdump_every=4, block=4, lost=1, cost=15),
+    Plan(experiment="net0-sec3", warm_up=5, cycles=40, tcpdump_every=4, block=4, lost=1, cost=15),
+    Plan(experiment="net2-sec3", warm_up=5, cycles=5, tcpdump_every=2, block=2, lost=1, cost=4),
 )
 _QUICK = (
-    Plan(experiment="net0-sec0", warm_up=3, cycles=3, block=4, lost=2, cost=6),
-    Plan(experiment="net0-sec3", warm_up=3, cycles=3, block=4, lost=2, cost=6),
-    Plan(experiment="net2-sec3", warm_up=4, cycles=1, block=1, lost=1, cost=3),
+    Plan(experiment="net0-sec0", warm_up=3, cycles=6, tcpdump_every=2, block=4, lost=1, cost=6),
+    Plan(experiment="net0-sec3", warm_up=3, cycles=6, tcpdump_every=2, block=4, lost=1, cost=6),
+    Plan(experiment="net2-sec3", warm_up=4, cycles=1, tcpdump_every=1, block=1, lost=1, cost=3),
 )
 _CONNECTIONS_PER_S = 11_000.0  # the goal of 10,000, and a little
-_PARTS = ("startup", "connections", "throughput", *(plan.experiment for plan in _FULL))
+_PARTS = (
+    "startup",
+    "programs",
+    "connections",
+    "throughput",
+    "profile",
+    "delay-line",
+    *(plan.experiment for plan in _FULL),
+)
+_QUIET_NS, _LOUD_NS = 150, 300  # goals: a run that emits nothing, a run that does
 
 
 @dataclass(frozen=True)
@@ -59,6 +74,20 @@ def _startup(quick: bool) -> tuple[list[Row], dict[str, Any]]:
     return rows, {"startup_s": trials, "empty_program_ns": empty_ns}
 
 
+def _programs(quick: bool) -> tuple[list[Row], dict[str, Any]]:
+    with two_pods() as pods:
+        observed = measure_programs(pods, 2.0 if quick else 6.0)
+    rows, record = [], {}
+    for program, runs in observed.items():
+        without, with_one = split_costs(runs)
+        record[program] = {"without_ns": without, "with_ns": with_one, "workloads": [asdict(r) for r in runs]}
+        costs = [f"{ns:.0f} ns" if ns is not None else "(none such)" for ns in (without, with_one)]
+        text = f"{costs[0]} without an event, {costs[1]} with one"
+        goal = f"<= {_QUIET_NS}, <= {_LOUD_NS} ns"
+        rows.append(Row(f"a run of {program.removeprefix('raw_')}", text, goal))
+    return rows, record
+
+
 def _connections(quick: bool) -> tuple[list[Row], dict[str, Any]]:
     with two_pods() as pods:
         found = measure_connections(pods, 3.0 if quick else 10.0, _CONNECTIONS_PER_S)
@@ -78,13 +107,43 @@ def _connections(quick: bool) -> tuple[list[Row], dict[str, Any]]:
 
 def _throughput(quick: bool, seed: int) -> tuple[list[Row], dict[str, Any]]:
     with two_pods() as pods:
-        found = measure_throughput(pods, 3 if quick else 15, 1.0 if quick else 2.0, seed)
+        found = measure_throughput(pods, 4 if quick else 20, 1.0, seed)
     probed, bare = zip(*found.trials, strict=True)
     rows = [
         Row(f"throughput over a veth ({found.tool})", f"{_spread(probed)} against {_spread(bare)} Gbit/s"),
         Row("  probed over unprobed", str(found.ratio), ">= 0.97"),
     ]
     return rows, asdict(found) | {"ratio": asdict(found.ratio) if found.ratio else None}
+
+
+def _profile(quick: bool) -> tuple[list[Row], dict[str, Any]]:
+    count = 40 if quick else 200
+    applied, changed = measure_apply(count), measure_changes(count)
+    tc = f"{applied['tc_processes_s']:.3f} s, {applied['times_as_fast']} times as long"
+    in_place = f"{changed['pod_ms']:.3f} ms a pod (tc: {changed['tc_pod_ms']:.3f} ms)"
+    line = f"{changed['delay_line_ms']:.3f} ms for {changed['delay_line_pods']} pods at once"
+    rows = [
+        Row(f"{applied['backend']} on {count} pods", f"{applied['ztprobe_s']:.3f} s", "<= 1 s for 200"),
+        Row("  as many tc processes", tc, ">= 2 times"),
+        Row("  the whole command", f"{applied['command_s']:.2f} s"),
+        Row("changing it in place", in_place, "<= 2 ms a pod"),
+        Row("  a delay line", line),
+    ]
+    return rows, {"apply": applied, "change": changed}
+
+
+def _delay_line(quick: bool) -> tuple[list[Row], dict[str, Any]]:
+    found = measure_delay_line(1 if quick else 3, 2.0 if quick else 4.0)
+    moved = f"{_spread(found.delayed_gbit)} Gbit/s (undelayed {_spread(found.bare_gbit)})"
+    rows = [Row(f"delay line, 10 ms, {found.flows} connections", moved, ">= 2 Gbit/s")]
+    for when, late_ms, goal in (
+        ("idle", found.idle_late_ms, "<= 0.2 ms"),
+        ("beside them", found.loaded_late_ms, ""),
+    ):
+        p99_ms = sorted(late_ms)[int(0.99 * len(late_ms))]
+        text = f"{statistics.median(late_ms):.3f} ms in the median, {p99_ms:.3f} ms p99"
+        rows.append(Row(f"  late by, {when}", text, goal))
+    return rows, asdict(found)
 
 
 def _rounds(plan: Plan, seed: int) -> tuple[list[Row], dict[str, Any]]:
@@ -105,6 +164,7 @@ def _rounds(plan: Plan, seed: int) -> tuple[list[Row], dict[str, Any]]:
         "blocks": [{"cycle": c, "arm": arm, "round_s": s} for (c, arm), s in found.blocks.items()],
         "ratios": {arm: asdict(ratio) if ratio else None for arm, ratio in ratios.items()},
         "attach_while_running_s": found.ready_s,
+        "lost_events": found.lost_events,
     }
     if found.observation is not None:
         cost_rows, cost = _cost(found)
@@ -128,11 +188,15 @@ def _cost(found: RoundsResult) -> tuple[list[Row], dict[str, Any]]:
             "<= 1 %",
         )
     ]
+    events = emissions(observation.tables)
     for probe in observation.probes:
         if probe["run_count"]:
             mean_ns = probe["run_time_ns"] / probe["run_count"]
             name = probe["program"].removeprefix("raw_")
-            rows.append(Row(f"    {name}", f"{probe['run_count']:>9,} runs, {mean_ns:5.0f} ns each"))
+            text = (
+                f"{probe['run_count']:>9,} runs, {mean_ns:5.0f} ns each, {events[probe['program']]:,} events"
+            )
+            rows.append(Row(f"    {name}", text))
     rows.append(Row("    events lost", str(sum(observation.loss.values())), "0"))
     return rows, {
         "share": share,
@@ -140,6 +204,7 @@ def _cost(found: RoundsResult) -> tuple[list[Row], dict[str, Any]]:
         "programs_ns": programs_ns,
         "reader_cpu_ns": observation.reader_cpu_ns,
         "events": observation.events_seen,
+        "events_by_program": events,
         "loss": observation.loss,
         "probes": observation.probes,
     }
@@ -192,11 +257,19 @@ def main() -> int:
     )
     failed = False
     plans = {plan.experiment: plan for plan in (_QUICK if options.quick else _FULL)}
+    began_s = time.monotonic()
     for part in parts:
         started_s = time.monotonic()
+        print(f"bench: {part} ({started_s - began_s:.0f} s so far)", file=sys.stderr, flush=True)
         try:
             if part == "startup":
                 rows, found = _startup(options.quick)
+            elif part == "programs":
+                rows, found = _programs(options.quick)
+            elif part == "profile":
+                rows, found = _profile(options.quick)
+            elif part == "delay-line":
+                rows, found = _delay_line(options.quick)
             elif part == "connections":
                 rows, found = _connections(options.quick)
             elif part == "throughput":
@@ -206,16 +279,17 @@ def main() -> int:
                 if options.cycles:
                     plan = replace(plan, cycles=options.cycles)
                 rows, found = _rounds(plan, options.seed)
-        except (ZtprobeError, RuntimeError) as error:
+        except (ZtprobeError, RuntimeError, subprocess.SubprocessError) as error:
             print(f"bench: {part}: {error}", file=sys.stderr)
             failed = True
             continue
         record[part] = found | {"took_s": time.monotonic() - started_s}
         for row in rows:
             print(f"{row.what:<46} {row.value:<58} {row.goal}".rstrip(), flush=True)
+    record["took_s"] = time.monotonic() - began_s
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"figures: {options.out}")
+    print(f"figures: {options.out} ({record['took_s']:.0f} s)")
     return int(failed)
 
 

@@ -1,10 +1,14 @@
 """Round time with and without probes, and what the probes use while rounds run.
 
 One job runs for every experiment, and the arms change while it runs: nothing, probes,
-tcpdump on the same pods, in blocks of a few rounds, every cycle of blocks in an order of
-its own. So all arms share the same processes, connections and warm caches, and what
-drifts in the course of a job hits all of them. BPF statistics are off in these blocks;
-a last block with statistics on gives the programs' run time.
+tcpdump on the same pods (less often: it is only there to compare with), in blocks of a few
+rounds, every cycle of blocks in an order of its own. So all arms share the same processes,
+connections and warm caches, and what drifts in the course of a job hits all of them. The
+programs are compiled before the first block, so a change of arm takes a fraction of a round.
+Rounds differ by a tenth where clients outnumber cores, so the interval comes from many short
+blocks; with the round that a change spoils, a block is as long as the workload takes from one
+evaluation to the next, which is why all blocks have equally many. BPF statistics are off in
+these blocks; a last block with statistics on gives the programs' run time.
 """
 
 from __future__ import annotations
@@ -30,7 +34,9 @@ from ztprobe.agent import Agent, Observation
 from ztprobe.experiment import parse_experiment
 from ztprobe.job import run_disturbed
 from ztprobe.job_request import TraceRequest
-from ztprobe.netns import entered
+from ztprobe.netns import entered, inode
+from ztprobe.probes.collector import Collector
+from ztprobe.probes.kernel import KernelProbes
 from ztprobe.profile import load_profile, profile_names
 from ztprobe.progress import QuietProgress
 from ztprobe.runtime.base import Pod, Runtime
@@ -50,6 +56,7 @@ class Plan:
     experiment: str
     warm_up: int
     cycles: int
+    tcpdump_every: int  # cycles
     block: int  # counted rounds of a block
     lost: int  # rounds that a change of arm is expected to spoil
     cost: int  # rounds of the last block, with BPF statistics
@@ -57,7 +64,15 @@ class Plan:
     @property
     def rounds(self) -> int:
         """Rounds of the job."""
-        return self.warm_up + self.cycles * len(ARMS) * (self.block + self.lost) + self.lost + self.cost
+        return self.warm_up + len(self.order(0)) * (self.block + self.lost) + self.lost + self.cost
+
+    def order(self, seed: int) -> list[tuple[int, str]]:
+        """(cycle, arm) of every block."""
+        draw, order = random.Random(seed), []
+        for cycle in range(self.cycles):
+            arms = ARMS if cycle % self.tcpdump_every == 0 else ARMS[:2]
+            order += [(cycle, arm) for arm in draw.sample(arms, len(arms))]
+        return order
 
 
 @dataclass
@@ -70,6 +85,7 @@ class RoundsResult:
     observation: Observation | None = None
     observed_s: float = 0.0
     ready_s: list[float] = field(default_factory=list)
+    lost_events: int = 0  # in the probed blocks
 
     def ratio(self, arm: str) -> Ratio | None:
         """Round time under ``arm`` over that of the unprobed block of the same cycle."""
@@ -120,8 +136,8 @@ class _Arms:
     def __init__(self, plan: Plan, result: RoundsResult, seed: int) -> None:
         self.plan, self.result = plan, result
         self.error: str | None = None
-        draw = random.Random(seed)
-        self._order = [(c, arm) for c in range(plan.cycles) for arm in draw.sample(ARMS, len(ARMS))]
+        self._order = plan.order(seed)
+        self._kernel = KernelProbes()
         self._over = threading.Event()
         self._active = contextlib.ExitStack()
         self._agent: Agent | None = None
@@ -140,11 +156,13 @@ class _Arms:
 
     def _run(self) -> None:
         try:
+            self._kernel.load()
             self._drive()
         except Exception:
             self.error = traceback.format_exc()
         finally:
             self._active.close()
+            self._kernel.close()
 
     def _drive(self) -> None:
         plan = self.plan
@@ -196,14 +214,40 @@ class _Arms:
         self._agent = None
         if arm == "tcpdump":
             self._active.enter_context(_captured(self._pods))
-        elif arm != "unprobed":
+        elif arm == "probed":
             started_s = time.monotonic()
-            agent = self._active.enter_context(Agent(statistics=arm == "cost"))
+            self._active.enter_context(self._probed())
+            self.result.ready_s.append(time.monotonic() - started_s)
+        elif arm == "cost":
+            agent = self._active.enter_context(Agent(statistics=True))
             agent.prepare()
             agent.attach(self._pods, self._runtime.node_netns)
             agent.watch(self._runtime.processes())
-            self.result.ready_s.append(time.monotonic() - started_s)
             self._agent = agent
+
+    @contextlib.contextmanager
+    def _probed(self) -> Iterator[None]:
+        """What the agent does, with programs that are loaded already."""
+        kernel, node = self._kernel, inode(self._runtime.node_netns)
+        collector = None
+        try:
+            for pod in self._pods:
+                kernel.trace_netns(pod.netns_inode)
+            kernel.trace_netns(node, node=True)
+            for pid, (_, container) in self._runtime.processes().items():
+                kernel.trace_process(pid, proxy=container == "proxy")
+            kernel.attach()
+            for pod in self._pods:
+                kernel.attach_interface(pod.netns, pod.interface)
+            names = {pod.netns_inode: pod.name for pod in self._pods} | {node: "node"}
+            collector = Collector(kernel, names)
+            collector.start()
+            yield
+        finally:
+            if collector is not None:
+                collector.stop()
+                self.result.lost_events += sum(collector.loss().values())
+            kernel.detach()
 
 
 @contextlib.contextmanager

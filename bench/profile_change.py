@@ -1,0 +1,174 @@
+"""Changing a profile in place on 200 pods: ztprobe beside as many `tc qdisc change` processes, on one core.
+
+    sudo .venv/bin/python -m bench.profile_change [--pods 200] [--json]
+
+Both sides do the same to the same qdiscs, which hold what they hold meanwhile: enter the pod's
+namespace, give the token bucket (netem where the kernel has it) other values. ztprobe also reads
+back what it set. The two alternate; figures are medians of the trials. The last row is the delay
+line, which changes for all pods of a node at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.profile_apply import many_pods
+from ztprobe import leases
+from ztprobe.emulation.changing import Place, change
+from ztprobe.emulation.delayline import MAX_PODS
+from ztprobe.emulation.imposing import impose, lift
+from ztprobe.emulation.netem import netem_supported
+from ztprobe.emulation.nodequeue import NodeQueue, Queued
+from ztprobe.emulation.places import plan_points
+from ztprobe.identity import ProcessIdentity
+from ztprobe.netns import entered
+from ztprobe.pods import RunningPod
+from ztprobe.profile import Profile
+from ztprobe.schedule import Schedule, Step
+
+__all__ = ("main", "measure_changes")
+
+_TRIALS = 5
+_HOLDS_S = 3600
+_VALUES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "tbf": ({"rate_mbit": 10.0}, {"rate_mbit": 20.0}),
+    "netem": ({"delay_ms": 150.0}, {"delay_ms": 20.0, "jitter_ms": 5.0, "distribution": "normal"}),
+    "nfqueue": ({"delay_ms": 150.0}, {"delay_ms": 20.0, "jitter_ms": 5.0, "distribution": "normal"}),
+}
+_TC = {
+    "tbf": ("rate 10mbit burst 4542 limit 166540", "rate 20mbit burst 4542 limit 166540"),
+    "netem": ("delay 150ms limit 123844", "delay 20ms 5ms distribution normal limit 123844"),
+}
+
+
+def measure_changes(count: int = 200) -> dict[str, Any]:
+    """Change qdiscs of ``count`` pods back and forth, and a delay line; needs root.
+
+    :returns: ``backend``, ``pods``, ``pod_ms`` and ``tc_pod_ms`` (median milliseconds a pod),
+        ``times_as_fast``, ``delay_line_ms`` (all of its pods together) and ``delay_line_pods``.
+    """
+    backend = "netem" if netem_supported() else "tbf"
+    before = os.sched_getaffinity(0)
+    with tempfile.TemporaryDirectory() as directory:
+        state = Path(directory)
+        with many_pods(count, state) as pods:
+            os.sched_setaffinity(0, {min(before)})
+            try:
+                ours_s, tc_s = _qdiscs(pods, backend)
+            finally:
+                os.sched_setaffinity(0, before)
+            line_s = _delay_line(pods[:MAX_PODS], state)
+    ours, theirs = (1e3 * statistics.median(trials) / count for trials in (ours_s, tc_s))
+    return {
+        "backend": backend,
+        "pods": count,
+        "pod_ms": round(ours, 4),
+        "tc_pod_ms": round(theirs, 4),
+        "times_as_fast": round(theirs / ours, 2),
+        "delay_line_ms": round(1e3 * statistics.median(line_s), 3),
+        "delay_line_pods": min(count, MAX_PODS),
+        "trials_s": {"ztprobe": ours_s, "tc": tc_s, "delay_line": line_s},
+    }
+
+
+def _scheduled(backend: str) -> Profile:
+    steps = tuple(Step(at_ns=i * _HOLDS_S * 10**9, **values) for i, values in enumerate(_VALUES[backend]))
+    return Profile(name="bench", schedule=Schedule(steps=steps))
+
+
+def _qdiscs(pods: Sequence[RunningPod], backend: str) -> tuple[list[float], list[float]]:
+    profile, now_ns = _scheduled(backend), leases.now_ns()
+    lease = leases.Lease(
+        id=leases.new_id(),
+        profile=profile,
+        backend=backend,
+        direction="egress",
+        selector="",
+        to=None,
+        namespace="fl",
+        pods=tuple(pods),
+        peers=None,
+        points=plan_points(pods, ("egress",), backend, replace=False),
+        rules=(),
+        owner=ProcessIdentity.own(),
+        created_ns=now_ns,
+        expires_ns=now_ns + _HOLDS_S * 10**9,
+    )
+    impose(lease)
+    places = [Place(pod=point.pod, netns=point.netns, device=point.device) for point in lease.points]
+    command = _tc_command(places[0], backend)
+    ours_s, tc_s = [], []
+    try:
+        for trial in range(_TRIALS):
+            started = time.perf_counter()
+            change(profile.steps[1 - trial % 2], backend, places, [])
+            ours_s.append(time.perf_counter() - started)
+            words = [*command, *_TC[backend][trial % 2].split()]
+            started = time.perf_counter()
+            for place in places:
+                with entered(place.netns):
+                    subprocess.run(words, check=True)
+            tc_s.append(time.perf_counter() - started)
+    finally:
+        lift(lease)
+    return ours_s, tc_s
+
+
+def _tc_command(place: Place, backend: str) -> list[str]:
+    # The qdisc that does the work may stand below another one; all pods are alike.
+    with entered(place.netns):
+        shown = subprocess.run(
+            ["tc", "-j", "qdisc", "show", "dev", place.device], capture_output=True, check=True
+        )
+    found = max(
+        (q for q in json.loads(shown.stdout) if q["kind"] == backend), key=lambda q: int(q["handle"][:-1], 16)
+    )
+    where = ["root"] if found.get("root") else ["parent", found["parent"]]
+    return ["tc", "qdisc", "change", "dev", place.device, *where, "handle", found["handle"], backend]
+
+
+def _delay_line(pods: Sequence[RunningPod], state: Path) -> list[float]:
+    profile = _scheduled("nfqueue")
+    queued = [Queued(name=str(pod), address=pod.address) for pod in pods]
+    queue = NodeQueue(profile, queued, pods[0].node_netns, state, seed=1)
+    trials_s = []
+    try:
+        queue.start()
+        for trial in range(2 * _TRIALS):
+            started = time.perf_counter()
+            queue.change(profile.steps[1 - trial % 2])
+            trials_s.append(time.perf_counter() - started)
+    finally:
+        queue.stop()
+    return trials_s
+
+
+def main() -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--pods", type=int, default=200)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    found = measure_changes(arguments.pods)
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    print(f"{found['backend']} changed in place on {found['pods']} pods, one core, median of {_TRIALS}")
+    print(f"  ztprobe, with read-back   {found['pod_ms']:.3f} ms a pod   goal <= 2 ms")
+    print(f"  tc qdisc change           {found['tc_pod_ms']:.3f} ms a pod   {found['times_as_fast']} times")
+    print(f"  delay line                {found['delay_line_ms']:.3f} ms for {found['delay_line_pods']} pods")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
