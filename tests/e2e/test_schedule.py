@@ -20,7 +20,9 @@ from ztprobe.runtime.base import Runtime
 from ztprobe.schedule import Schedule, Step
 from ztprobe.store import create_run_dir, load_run
 
-NEAR_MS, FAR_MS, EVERY_S = 10.0, 50.0, 9.0
+# Rounds of a second, so that several fall wholly into each step.
+NEAR_MS, FAR_MS, EVERY_S = 10.0, 50.0, 6.0
+QUICK = {"FL_MODEL": "narrow", "FL_MAX_SAMPLES": "320"}
 
 
 class _Nobody:
@@ -37,7 +39,7 @@ def test_propagation_follows_the_steps_of_a_schedule(tmp_path: Path) -> None:
     request = TraceRequest(
         experiment=Experiment(profile="net0", level=0),
         baseline=None,
-        rounds=9,
+        rounds=24,
         clients=2,
         dataset="digits",
         data_dir=None,
@@ -50,7 +52,7 @@ def test_propagation_follows_the_steps_of_a_schedule(tmp_path: Path) -> None:
         QuietProgress(),
         offloads=True,
         profile=profile,
-        environment={},
+        environment=QUICK,
         interference=_Nobody(),
     )
     assert look() == before

@@ -37,6 +37,11 @@ def windows(recorded: Run) -> list[tuple[int, int]]:
     return [(one.start_ns, one.start_ns + one.duration_ns) for one in build_ledger(recorded).rounds]
 
 
+def by_round(windows: list[tuple[int, int]], **values: int) -> list[int]:
+    """0 for every round, but ``at2=7``: 7 for the third."""
+    return [values.get(f"at{i}", 0) for i in range(len(windows))]
+
+
 def losing(run: Run, *log: tuple[str, int, int, int], ring: str | None = None, **more: int) -> Run:
     """The run with these losses written down: (channel, from, to, count); ``more``: counted, but not when."""
     entries = [dict(zip(("channel", "from_ns", "to_ns", "count"), entry, strict=True)) for entry in log]
@@ -54,50 +59,40 @@ def test_a_loss_touches_the_round_it_falls_into(recorded: Run, windows: list[tup
     start_ns, end_ns = windows[2]
     run = losing(recorded, ("recursion_missed", start_ns + 100 * MS, start_ns + 150 * MS, 7))
     found = losses_of(run, windows)
-    assert [one.lost_events for one in found] == [0, 0, 7, 0, 0]
+    assert [one.lost_events for one in found] == by_round(windows, at2=7)
     assert found[2].uncovered_ns == 50 * MS
     seen = sum(
         ((run.events[name][time] >= start_ns) & (run.events[name][time] < end_ns)).sum()
         for name, time in (("bursts", "last_ns"), ("packets", "ts_ns"), ("points", "ts_ns"))
     )
     assert found[2].coverage == seen / (seen + 7)
-    assert [one.coverage for i, one in enumerate(found) if i != 2] == [1.0] * 4
+    assert [one.coverage for i, one in enumerate(found) if i != 2] == [1.0] * (len(windows) - 1)
 
 
 def test_a_loss_on_the_edge_counts_for_both_rounds(recorded: Run, windows: list[tuple[int, int]]) -> None:
     edge_ns = windows[1][1]
     run = losing(recorded, ("parse_failure", edge_ns - 20 * MS, edge_ns + 30 * MS, 3))
     found = losses_of(run, windows)
-    assert [one.lost_events for one in found] == [0, 3, 3, 0, 0]
-    assert [one.uncovered_ns for one in found] == [0, 20 * MS, 30 * MS, 0, 0]
+    assert [one.lost_events for one in found] == by_round(windows, at1=3, at2=3)
+    assert [one.uncovered_ns for one in found] == by_round(windows, at1=20 * MS, at2=30 * MS)
 
 
 def test_a_lost_burst_may_have_been_the_round_befores(recorded: Run, windows: list[tuple[int, int]]) -> None:
     """A burst is handed over when the next one begins, so an update's with the next round's model."""
     start_ns = windows[3][0]
     entry = ("ring_buffer_full", start_ns + 1 * MS, start_ns + 40 * MS, 2)
-    assert [one.lost_events for one in losses_of(losing(recorded, entry, ring="bursts"), windows)] == [
-        0,
-        0,
-        2,
-        2,
-        0,
-    ]
-    assert [one.lost_events for one in losses_of(losing(recorded, entry, ring="points"), windows)] == [
-        0,
-        0,
-        0,
-        2,
-        0,
-    ]
+    found = losses_of(losing(recorded, entry, ring="bursts"), windows)
+    assert [one.lost_events for one in found] == by_round(windows, at2=2, at3=2)
+    found = losses_of(losing(recorded, entry, ring="points"), windows)
+    assert [one.lost_events for one in found] == by_round(windows, at3=2)
     after_ns = windows[-1][1] + 5 * MS
     late = losing(recorded, ("map_full", after_ns, after_ns + MS, 1))
-    assert [one.lost_events for one in losses_of(late, windows)] == [0, 0, 0, 0, 1]
+    assert [one.lost_events for one in losses_of(late, windows)] == by_round(windows, at7=1)
 
 
 def test_a_loss_without_a_time_may_be_anybodys(recorded: Run, windows: list[tuple[int, int]]) -> None:
     found = losses_of(losing(recorded, map_full=4), windows)
-    assert [one.lost_events for one in found] == [4] * 5
+    assert [one.lost_events for one in found] == [4] * len(windows)
     assert [one.uncovered_ns for one in found] == [end - start for start, end in windows]
 
 
@@ -143,7 +138,7 @@ def test_uncertainty_widens_intervals_of_components_and_not_of_the_duration(
         assert entries[1]["ci95"][1] == pytest.approx(entries[0]["ci95"][1] + widened_s, abs=2e-9)
     assert whole["overhead"]["duration"] == touched["overhead"]["duration"]
     assert "lost events widen it by" in touched["overhead"]["method"]
-    assert [one["lost_events"] for one in touched["rounds"]] == [0, 0, 10, 0, 0]
+    assert [one["lost_events"] for one in touched["rounds"]] == by_round(windows, at2=10)
     assert touched["rounds"][2]["uncertainty_s"] == pytest.approx(uncertainty_s)
 
 
@@ -173,19 +168,19 @@ def test_below_the_floor_the_breakdown_is_withheld(recorded: Run, windows: list[
     assert one["residual_s"] is None and one["sub_rows"] == {}
     assert one["duration_s"] > 0  # the server's own
     assert all(set(client["components"].values()) == {None} for client in one["clients"])
-    assert (report["rounds_counted"], report["rounds_withheld"]) == (3, 1)
-    assert any("1 of 5 rounds have no breakdown" in note for note in report["notes"])
+    assert (report["rounds_counted"], report["rounds_withheld"]) == (6, 1)
+    assert any("1 of 8 rounds have no breakdown" in note for note in report["notes"])
     assert "breakdown of 1 round withheld" in text_of(report)
     page = render_page(report, draw_figures(report))
     assert "withheld:" in page and "When events were lost" in page
-    # three counted rounds are too few for an interval, and it says so
+    # six counted rounds are too few for an interval, and it says so
     assert report["overhead"]["components"]["compute"]["ci95"] is None
     assert "too few rounds" in text_of(report)
 
 
 def test_a_lower_floor_shows_it(recorded: Run, windows: list[tuple[int, int]]) -> None:
     report = withheld_report(recorded, windows, 2, floor=0.1)
-    assert report["rounds_withheld"] == 0 and report["rounds_counted"] == 4
+    assert report["rounds_withheld"] == 0 and report["rounds_counted"] == 7
     assert report["rounds"][2]["components"]["compute"] is not None
     assert report["coverage_floor"] == 0.1
 
@@ -193,7 +188,7 @@ def test_a_lower_floor_shows_it(recorded: Run, windows: list[tuple[int, int]]) -
 def test_with_every_round_withheld_there_is_still_a_report(
     recorded: Run, windows: list[tuple[int, int]]
 ) -> None:
-    report = withheld_report(recorded, windows, 0, 1, 2, 3, 4)
+    report = withheld_report(recorded, windows, *range(len(windows)))
     assert report["rounds_counted"] == 0 and report["overhead"] is None
     assert report["duration"]["median_s"] > 0 and report["components"]["compute"]["median_s"] is None
     assert report["diagnosis"].startswith("No round has a breakdown")
