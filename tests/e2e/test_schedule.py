@@ -20,8 +20,8 @@ from ztprobe.runtime.base import Runtime
 from ztprobe.schedule import Schedule, Step
 from ztprobe.store import create_run_dir, load_run
 
-# Rounds of a second, so that several fall wholly into each step.
-NEAR_MS, FAR_MS, EVERY_S = 10.0, 50.0, 6.0
+# Short rounds, so that several fall wholly into each step.
+NEAR_MS, FAR_MS, EVERY_S = 10.0, 50.0, 2.0
 QUICK = {"FL_MODEL": "narrow", "FL_MAX_SAMPLES": "320"}
 
 
@@ -39,7 +39,7 @@ def test_propagation_follows_the_steps_of_a_schedule(tmp_path: Path) -> None:
     request = TraceRequest(
         experiment=Experiment(profile="net0", level=0),
         baseline=None,
-        rounds=24,
+        rounds=40,
         clients=2,
         dataset="digits",
         data_dir=None,
