@@ -1,6 +1,6 @@
 """Putting a profile on 200 pods: ztprobe beside as many `tc` processes, in one run on one core.
 
-    sudo .venv/bin/python -m bench.profile_apply [--pods 200] [--json]
+    make bench BENCH_ARGS='--only profile'
 
 Both sides do the same to the same namespaces: enter one, put a token bucket (netem where the
 kernel has it) on its eth0. ztprobe also looks for other qdiscs first and reads back what it set.
@@ -10,7 +10,6 @@ from a shell to the prompt: interpreter, planning, the lease on disk, its keeper
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -36,7 +35,7 @@ from ztprobe.paths import REPO_DIR
 from ztprobe.pods import RunningPod, local_pods
 from ztprobe.profile import load_profile
 
-__all__ = ("main", "many_pods", "measure_apply")
+__all__ = ("many_pods", "measure_apply")
 
 _TRIALS = 5
 _TC = {
@@ -166,25 +165,3 @@ def measure_apply(count: int = 200) -> dict[str, Any]:
         "command_s": round(whole_s, 3),
         "trials_s": trials,
     }
-
-
-def main() -> int:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--pods", type=int, default=200)
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    found = measure_apply(arguments.pods)
-    if arguments.json:
-        print(json.dumps(found, indent=2))
-        return 0
-    print(f"{found['backend']} on {found['pods']} pods, one core, median of {_TRIALS}")
-    print(f"  ztprobe, with look and read-back  {found['ztprobe_s']:.3f} s   goal <= 1 s")
-    ratio = f"{found['times_as_fast']} times as long; goal >= 2"
-    print(f"  tc processes                      {found['tc_processes_s']:.3f} s   {ratio}")
-    print(f"  the whole command                 {found['command_s']:.2f} s")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """Changing a profile in place on 200 pods: ztprobe beside as many `tc qdisc change` processes, on one core.
 
-    sudo .venv/bin/python -m bench.profile_change [--pods 200] [--json]
+    make bench BENCH_ARGS='--only profile'
 
 Both sides do the same to the same qdiscs, which hold what they hold meanwhile: enter the pod's
 namespace, give the token bucket (netem where the kernel has it) other values. ztprobe also reads
@@ -10,12 +10,10 @@ line, which changes for all pods of a node at once.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -36,7 +34,7 @@ from ztprobe.pods import RunningPod
 from ztprobe.profile import Profile
 from ztprobe.schedule import Schedule, Step
 
-__all__ = ("main", "measure_changes")
+__all__ = "measure_changes"
 
 _TRIALS = 5
 _HOLDS_S = 3600
@@ -151,24 +149,3 @@ def _delay_line(pods: Sequence[RunningPod], state: Path) -> list[float]:
     finally:
         queue.stop()
     return trials_s
-
-
-def main() -> int:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--pods", type=int, default=200)
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    found = measure_changes(arguments.pods)
-    if arguments.json:
-        print(json.dumps(found, indent=2))
-        return 0
-    print(f"{found['backend']} changed in place on {found['pods']} pods, one core, median of {_TRIALS}")
-    print(f"  ztprobe, with read-back   {found['pod_ms']:.3f} ms a pod   goal <= 2 ms")
-    print(f"  tc qdisc change           {found['tc_pod_ms']:.3f} ms a pod   {found['times_as_fast']} times")
-    print(f"  delay line                {found['delay_line_ms']:.3f} ms for {found['delay_line_pods']} pods")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

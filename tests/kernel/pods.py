@@ -23,8 +23,11 @@ class TestPod:
 
 
 @contextlib.contextmanager
-def two_pods() -> Iterator[tuple[TestPod, TestPod]]:
-    """A and B, 10.99.0.1 and 10.99.0.2, without IPv6."""
+def two_pods(*, gso: bool = True) -> Iterator[tuple[TestPod, TestPod]]:
+    """A and B, 10.99.0.1 and 10.99.0.2, without IPv6.
+
+    :param gso: several segments may leave as one packet; False: each by itself, as on a network.
+    """
     tag = secrets.token_hex(3)
     made: list[TestPod] = []
     try:
@@ -40,6 +43,8 @@ def two_pods() -> Iterator[tuple[TestPod, TestPod]]:
                 ipr.addr("add", index=index, address=pod.address, prefixlen=24)
                 ipr.link("set", index=1, state="up")
                 ipr.link("set", index=index, state="up")
+                if not gso:
+                    ipr.link("set", index=index, gso_max_segs=1)
         yield a, b
     finally:
         for pod in made:

@@ -20,7 +20,6 @@ from bench.traffic import measure_connections
 from tests.kernel.pods import TestPod, two_pods
 from tests.kernel.watching import Watched
 from ztprobe.events import Direction, Hook, PacketKind, PointKind
-from ztprobe.netlink import netlink
 from ztprobe.netns import entered
 
 PORT = 50051
@@ -35,12 +34,8 @@ _ESTABLISHED = 1
 
 @pytest.fixture
 def pods() -> Iterator[tuple[TestPod, TestPod]]:
-    with two_pods() as made:
-        for pod in made:
-            # Retransmissions are counted by segment, and traced by packet.
-            with netlink(pod.netns) as ipr:
-                (index,) = ipr.link_lookup(ifname="eth0")
-                ipr.link("set", index=index, gso_max_segs=1)
+    # Retransmissions are counted by segment, and traced by packet.
+    with two_pods(gso=False) as made:
         yield made
 
 

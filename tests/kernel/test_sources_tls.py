@@ -18,7 +18,6 @@ from tests.kernel import tls_parties as tls
 from tests.kernel.pods import TestPod, two_pods
 from tests.kernel.watching import Watched
 from ztprobe.events import Direction, Hook, PacketKind
-from ztprobe.netlink import netlink
 
 _PORTS = count(46000)
 
@@ -30,12 +29,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tls.Files:
 
 @pytest.fixture
 def pods() -> Iterator[tuple[TestPod, TestPod]]:
-    with two_pods() as made:
-        for pod in made:
-            # Flights must span packets here as they do on a network.
-            with netlink(pod.netns) as ipr:
-                (index,) = ipr.link_lookup(ifname="eth0")
-                ipr.link("set", index=index, gso_max_segs=1)
+    # Flights must span packets here as they do on a network.
+    with two_pods(gso=False) as made:
         yield made
 
 
