@@ -33,9 +33,9 @@ from ztprobe.netlink import create_netns, netlink, remove_netns
 from ztprobe.netns import entered
 from ztprobe.paths import REPO_DIR
 from ztprobe.pods import RunningPod, local_pods
-from ztprobe.profile import load_profile
+from ztprobe.profile import Profile, load_profile
 
-__all__ = ("many_pods", "measure_apply")
+__all__ = ("many_pods", "measure_apply", "whole_lease")
 
 _TRIALS = 5
 _TC = {
@@ -80,13 +80,12 @@ def many_pods(count: int, state: Path) -> Iterator[list[RunningPod]]:
         yield pods
 
 
-def ztprobe_s(pods: Sequence[RunningPod], profile_name: str, backend: str) -> float:
-    """Attach to every pod in this process, look and read-back included; then take it away."""
+def whole_lease(profile: Profile, pods: Sequence[RunningPod], backend: str, held_s: int) -> leases.Lease:
+    """A lease of ours on what all ``pods`` send, planned and not yet in force."""
     now_ns = leases.now_ns()
-    started = time.perf_counter()
-    lease = leases.Lease(
+    return leases.Lease(
         id=leases.new_id(),
-        profile=load_profile(profile_name),
+        profile=profile,
         backend=backend,
         direction="egress",
         selector="",
@@ -98,8 +97,14 @@ def ztprobe_s(pods: Sequence[RunningPod], profile_name: str, backend: str) -> fl
         rules=(),
         owner=ProcessIdentity.own(),
         created_ns=now_ns,
-        expires_ns=now_ns + 60_000_000_000,
+        expires_ns=now_ns + held_s * 10**9,
     )
+
+
+def ztprobe_s(pods: Sequence[RunningPod], profile_name: str, backend: str) -> float:
+    """Attach to every pod in this process, look and read-back included; then take it away."""
+    started = time.perf_counter()
+    lease = whole_lease(load_profile(profile_name), pods, backend, held_s=60)
     impose(lease)
     took_s = time.perf_counter() - started
     lift(lease)

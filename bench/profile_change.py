@@ -20,15 +20,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.profile_apply import many_pods
-from ztprobe import leases
+from bench.profile_apply import many_pods, whole_lease
 from ztprobe.emulation.changing import Place, change
 from ztprobe.emulation.delayline import MAX_PODS
 from ztprobe.emulation.imposing import impose, lift
 from ztprobe.emulation.netem import netem_supported
 from ztprobe.emulation.nodequeue import NodeQueue, Queued
-from ztprobe.emulation.places import plan_points
-from ztprobe.identity import ProcessIdentity
 from ztprobe.netns import entered
 from ztprobe.pods import RunningPod
 from ztprobe.profile import Profile
@@ -85,23 +82,8 @@ def _scheduled(backend: str) -> Profile:
 
 
 def _qdiscs(pods: Sequence[RunningPod], backend: str) -> tuple[list[float], list[float]]:
-    profile, now_ns = _scheduled(backend), leases.now_ns()
-    lease = leases.Lease(
-        id=leases.new_id(),
-        profile=profile,
-        backend=backend,
-        direction="egress",
-        selector="",
-        to=None,
-        namespace="fl",
-        pods=tuple(pods),
-        peers=None,
-        points=plan_points(pods, ("egress",), backend, replace=False),
-        rules=(),
-        owner=ProcessIdentity.own(),
-        created_ns=now_ns,
-        expires_ns=now_ns + _HOLDS_S * 10**9,
-    )
+    profile = _scheduled(backend)
+    lease = whole_lease(profile, pods, backend, _HOLDS_S)
     impose(lease)
     places = [Place(pod=point.pod, netns=point.netns, device=point.device) for point in lease.points]
     command = _tc_command(places[0], backend)
