@@ -149,8 +149,10 @@ def _idx_pair(folders: tuple[Path, ...], prefix: str) -> tuple[Images, Labels]:
     images, labels = read_idx(images_path), read_idx(labels_path)
     if images.ndim != 3 or images.shape[1:] != (_SIZE, _SIZE):
         raise DataError(f"{images_path} holds an array {list(images.shape)}, expected [n, {_SIZE}, {_SIZE}]")
-    if labels.shape != (len(images),) or len(labels) == 0:
-        raise DataError(f"{labels_path} holds {list(labels.shape)} labels for {len(images)} images")
+    if len(images) == 0:
+        raise DataError(f"{images_path} holds no images")
+    if labels.shape != (len(images),):
+        raise DataError(f"{labels_path} holds {labels.size} labels for {len(images)} images")
     if labels.max() > 9:
         raise DataError(f"{labels_path} holds the label {labels.max()}, expected 0..9")
     return images, labels.astype(np.int64)

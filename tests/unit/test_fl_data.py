@@ -137,7 +137,12 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         ("train-images-idx3-ubyte", b"", "starts with nothing"),
         ("train-images-idx3-ubyte", idx(np.zeros((40, 28, 28), np.uint8))[:-1], "announces"),
         ("train-images-idx3-ubyte", idx(np.zeros((40, 8, 8), np.uint8)), r"expected \[n, 28, 28\]"),
-        ("train-labels-idx1-ubyte", idx(np.zeros(39, np.uint8)), "39.* labels for 40 images"),
+        (
+            "train-images-idx3-ubyte",
+            idx(np.zeros((0, 28, 28), np.uint8)),
+            "images-idx3-ubyte holds no images",
+        ),
+        ("train-labels-idx1-ubyte", idx(np.zeros(39, np.uint8)), "holds 39 labels for 40 images"),
         ("t10k-labels-idx1-ubyte", idx(np.full(10, 11, np.uint8)), "label 11"),
         ("train-images-idx3-ubyte", idx(np.zeros((40, 28, 28), np.uint8)), "same value"),
     ],

@@ -21,7 +21,7 @@ __all__ = ("trace",)
     default="net2-sec3",
     show_default=True,
     metavar="NAME",
-    help="net<profile>-sec<level>[-iid|-noniid][-s<seed>].",
+    help="net<profile>-sec<level>, then if need be -iid or -noniid, and -s<seed>.",
 )
 @click.option(
     "--baseline",
