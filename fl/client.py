@@ -59,7 +59,7 @@ def run(config: ClientConfig, log: EventLog | None = None, injection: Injection 
     part = parts[config.client_index][: config.max_samples or None]
     model = Model(name=config.model)
     rounds = 0
-    stream = _Stream(config.server)
+    stream = _Stream(config.server, config.http2_window_bytes)
     try:
         stream.send(
             wire.encode(Kind.HELLO, 0, client_id=config.client_id), partial(log.emit, "hello_sent", 0)
@@ -89,7 +89,7 @@ def run(config: ClientConfig, log: EventLog | None = None, injection: Injection 
             injection.cpu_wait(number, log)
             if config.reconnect:
                 stream.close()
-                stream = _Stream(config.server)
+                stream = _Stream(config.server, config.http2_window_bytes)
             stream.send(update, partial(log.emit, "update_sent", number))
             rounds += 1
     finally:
@@ -102,13 +102,14 @@ class _Stream:
     At most one message is on its way out at a time, as each is answered before the next.
     """
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, window_bytes: int) -> None:
         self._server = server
+        options = rpc.CLIENT_OPTIONS + rpc.window_options(window_bytes)
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
         self._on_sent: Callable[[], object] | None = None
         self._lock = threading.Lock()
         self._passed_on = threading.Event()
-        self._channel = grpc.insecure_channel(server, options=rpc.CLIENT_OPTIONS)
+        self._channel = grpc.insecure_channel(server, options=options)
         method = self._channel.stream_stream(rpc.METHOD_PATH)
         # wait_for_ready: a server that is not there yet is waited for, not an error.
         self._call: Any = method(self._requests(), wait_for_ready=True)

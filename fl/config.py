@@ -29,17 +29,22 @@ class _Common(TypedDict):
     dataset: str
     data_dir: Path | None
     model: str
+    http2_window_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkloadConfig:
-    """What server and clients have to agree on."""
+    """What server and clients have to agree on.
+
+    FL_HTTP2_WINDOW_BYTES is how much each end takes in before it has looked at it (0: as gRPC sees fit).
+    """
 
     clients: int
     seed: int
     dataset: str
     data_dir: Path | None
     model: str = "cnn"
+    http2_window_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +116,7 @@ def _common(env: Mapping[str, str]) -> _Common:
         "dataset": _choice(env, "FL_DATASET", DATASETS),
         "data_dir": Path(directory) if directory else None,
         "model": _choice(env, "FL_MODEL", tuple(MODELS)),
+        "http2_window_bytes": _integer(env, "FL_HTTP2_WINDOW_BYTES", 0, minimum=0),
     }
 
 

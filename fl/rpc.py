@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-__all__ = ("CLIENT_OPTIONS", "METHOD", "METHOD_PATH", "SERVER_OPTIONS", "SERVICE")
+__all__ = ("CLIENT_OPTIONS", "METHOD", "METHOD_PATH", "SERVER_OPTIONS", "SERVICE", "window_options")
 
 SERVICE = "fl.FederatedLearning"
 METHOD = "Train"
@@ -39,3 +39,10 @@ SERVER_OPTIONS: Options = (
     # With gRPC's default a second server on the port would share it silently instead of failing.
     ("grpc.so_reuseport", 0),
 )
+
+
+def window_options(window_bytes: int) -> Options:
+    """A fixed HTTP/2 window for what one end receives, as peers have that do not probe; 0: gRPC's own."""
+    if not window_bytes:
+        return ()
+    return (("grpc.http2.lookahead_bytes", window_bytes), ("grpc.http2.bdp_probe", 0))

@@ -85,7 +85,8 @@ def run(config: ServerConfig, log: EventLog | None = None, injection: Injection 
 def _listen(config: ServerConfig, rendezvous: Rendezvous, parameters: int) -> tuple[Any, int]:
     # Two streams a client, because a new connection may arrive before the old one's end is noticed.
     workers = futures.ThreadPoolExecutor(2 * config.clients + 4)
-    server = grpc.server(workers, options=rpc.SERVER_OPTIONS)
+    options = rpc.SERVER_OPTIONS + rpc.window_options(config.http2_window_bytes)
+    server = grpc.server(workers, options=options)
     handler = grpc.stream_stream_rpc_method_handler(_Streams(rendezvous, parameters).train)
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler(rpc.SERVICE, {rpc.METHOD: handler}),)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fl import rpc
 from fl.config import ClientConfig, ServerConfig
 from fl.errors import ConfigError
 from fl.events import EventLog, now
@@ -71,6 +72,10 @@ def test_environment_of_both_roles() -> None:
     assert (client.model, client.max_samples) == ("cnn", 0)
     short = ClientConfig.from_env(CLIENT | {"FL_MODEL": "narrow", "FL_MAX_SAMPLES": "160"})
     assert (short.model, short.max_samples) == ("narrow", 160)
+    assert client.http2_window_bytes == 0
+    granted = ServerConfig.from_env({"FL_HTTP2_WINDOW_BYTES": "8192"})
+    assert dict(rpc.window_options(granted.http2_window_bytes))["grpc.http2.lookahead_bytes"] == 8192
+    assert rpc.window_options(0) == ()
     server = ServerConfig.from_env({"FL_LISTEN": "127.0.0.1:15051", "FL_ROUNDS": "50"})
     assert (server.listen, server.rounds, server.eval_every) == ("127.0.0.1:15051", 50, 5)
     assert (server.round_deadline_s, server.min_clients) == (300.0, 3)
@@ -87,6 +92,7 @@ def test_environment_of_both_roles() -> None:
         ({"FL_DISTRIBUTION": "zipf"}, "expected one of iid, noniid"),
         ({"FL_MODEL": "wide"}, "FL_MODEL=wide: expected one of cnn, narrow"),
         ({"FL_MAX_SAMPLES": "-1"}, "FL_MAX_SAMPLES=-1"),
+        ({"FL_HTTP2_WINDOW_BYTES": "8k"}, "FL_HTTP2_WINDOW_BYTES=8k: expected a whole number from 0"),
         ({"FL_RECONNECT": "yes"}, "FL_RECONNECT=yes: expected one of 0, 1"),
         ({"JOB_COMPLETION_INDEX": "5"}, "expected below FL_CLIENTS=5"),
         ({"JOB_COMPLETION_INDEX": ""}, "JOB_COMPLETION_INDEX is not set"),
