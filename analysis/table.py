@@ -53,14 +53,17 @@ def print_report(
         force_terminal=colour,
         no_color=None if colour is None else not colour,
     )
-    console.print(_headline(report))
-    console.print(_table(report))
-    console.print()
-    for label, sentence in _lines(report):
-        _print_line(console, label, sentence)
-    console.print()
-    for line in _wrap(report["diagnosis"], WIDTH):
-        console.print(Text(line, style="bold"))
+    # Written by us: a reader that has gone (`| head`) is the caller's to judge, and rich would exit.
+    with console.capture() as printed:
+        console.print(_headline(report))
+        console.print(_table(report))
+        console.print()
+        for label, sentence in _lines(report):
+            _print_line(console, label, sentence)
+        console.print()
+        for line in _wrap(report["diagnosis"], WIDTH):
+            console.print(Text(line, style="bold"))
+    console.file.write(printed.get())
 
 
 def _headline(report: Mapping[str, Any]) -> Text:

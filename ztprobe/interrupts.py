@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a command once, and never in the middle of a clean-up.
+"""Ctrl-C, SIGTERM and a closed terminal end a command once, and never in the middle of a clean-up.
 
 The first signal raises `Interrupted` in the main thread, and context managers undo what
 the command has set up while it travels. From then on signals only print a notice. A
@@ -11,17 +11,17 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 
 __all__ = ("Interrupted", "catching", "shielded")
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user (SIGINT) or the system (SIGTERM) wants the command to end."""
+    """The user (SIGINT), the system (SIGTERM) or a closed terminal (SIGHUP) ends the command."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -39,7 +39,9 @@ class _State:
         if self.raised or self.shields:
             if not self.raised and self.held_back is None:
                 self.held_back = signum
-            self.notice("cleaning up; if it hangs: kill -9, then 'ztprobe clean'")
+            # The terminal may be gone, or be written to at this very moment; the clean-up goes on.
+            with suppress(OSError, RuntimeError):
+                self.notice("cleaning up; if it hangs: kill -9, then 'ztprobe clean'")
             return
         self.raised = True
         raise Interrupted(signum)
@@ -50,13 +52,19 @@ _state: _State | None = None
 
 @contextmanager
 def catching(notice: Callable[[str], None]) -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM inside the body into `Interrupted`; main thread only.
+    """Turn the first SIGINT, SIGTERM or SIGHUP inside the body into `Interrupted`; main thread only.
+
+    A SIGHUP that is ignored already (nohup) stays ignored.
 
     :param notice: called with one line for every further signal.
     """
     global _state
     _state = _State(notice)
-    previous = {signum: signal.signal(signum, _state.on_signal) for signum in _SIGNALS}
+    previous = {
+        signum: signal.signal(signum, _state.on_signal)
+        for signum in _SIGNALS
+        if signum != signal.SIGHUP or signal.getsignal(signum) is not signal.SIG_IGN
+    }
     try:
         yield
     finally:

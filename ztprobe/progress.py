@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
@@ -133,12 +133,14 @@ class PlainProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None and self._stage is not None:
-            name, _, start_s = self._stage
-            self._stage = None
+        if kind is None or self._stage is None:
+            self.done()
+            return
+        name, _, start_s = self._stage
+        self._stage = None
+        with suppress(OSError):  # the terminal may be gone, which must not hide ``error``
             self._closed()
             self._line(name, f"not finished after {self._clock() - start_s:.1f} s")
-        self.done()
 
     def _finished(self, name: str, detail: str, elapsed_s: float) -> None:
         elapsed = f"{elapsed_s:.1f} s" if elapsed_s >= _SHOW_ELAPSED_S else ""

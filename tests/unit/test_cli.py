@@ -136,14 +136,37 @@ def test_help_needs_none_of_the_slow_libraries() -> None:
     assert not {"numpy", "pandas", "torch", "bcc", "pyroute2", "matplotlib", "grpc", "rich"} & set(loaded)
 
 
-def test_a_reader_that_leaves_is_no_error() -> None:
+@pytest.mark.parametrize("arguments", [["--help"], ["profile", "list"], ["doctor"]], ids=" ".join)
+def test_a_reader_that_leaves_ends_us_as_it_would_end_others(arguments: list[str]) -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
     with os.fdopen(write_end, "w") as gone:
         ended = subprocess.run(
-            [sys.executable, "-m", "ztprobe", "--help"], stdout=gone, stderr=subprocess.PIPE, check=False
+            [sys.executable, "-m", "ztprobe", *arguments], stdout=gone, stderr=subprocess.PIPE, check=False
         )
-    assert ended.stderr == b""
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_a_full_disk_is_no_bug() -> None:
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "ztprobe", "profile", "list"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert ended.returncode == 1
+    assert (
+        ended.stderr
+        == b"ztprobe: output: cannot be written: No space left on device; make room and try again\n"
+    )
+
+
+def test_a_pipe_of_our_own_that_breaks_is_a_bug(failing, capfd, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    failing(BrokenPipeError("a child's"))
+    assert main(["report", "x"]) == 70
+    assert "unexpected BrokenPipeError: a child's" in capfd.readouterr().err
 
 
 def test_commands_are_the_ones_we_mean() -> None:

@@ -21,10 +21,36 @@ def test_the_first_signal_raises_and_the_rest_only_say_something() -> None:
     assert caught.value.exit_code == 130
 
 
-def test_sigterm_ends_with_its_own_code() -> None:
-    with pytest.raises(Interrupted) as caught, catching(lambda _text: None):
-        signal.raise_signal(signal.SIGTERM)
-    assert caught.value.exit_code == 143
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_other_signals_end_with_their_own_code(signum: signal.Signals, code: int) -> None:
+    with pytest.raises(Interrupted, match=signum.name) as caught, catching(lambda _text: None):
+        signal.raise_signal(signum)
+    assert caught.value.exit_code == code
+
+
+def test_under_nohup_a_closed_terminal_ends_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with catching(lambda _text: None):
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("trouble", [BrokenPipeError("no reader"), RuntimeError("reentrant call")])
+def test_a_notice_that_cannot_be_shown_does_not_break_the_clean_up(trouble: Exception) -> None:
+    def notice(_text: str) -> None:
+        raise trouble
+
+    steps: list[str] = []
+    with pytest.raises(Interrupted), catching(notice):  # noqa: PT012
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+            steps.append("cleaned")
+    assert steps == ["cleaned"]
 
 
 def test_a_shield_holds_the_signal_back_until_the_outermost_ends() -> None:

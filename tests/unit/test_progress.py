@@ -1,3 +1,4 @@
+import errno
 import io
 
 import pytest
@@ -63,6 +64,18 @@ def test_a_failure_names_the_stage_it_happened_in(shown) -> None:
         clock.now_s += 1
         raise RuntimeError
     assert lines(stream) == ["mutual TLS not finished after 1.0 s"]
+
+
+def test_a_terminal_that_is_gone_does_not_hide_the_failure(shown, monkeypatch) -> None:
+    progress, stream, _ = shown
+
+    def gone(*_arguments: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(RuntimeError, match="the failure"), progress:  # noqa: PT012
+        progress.stage("rounds")
+        monkeypatch.setattr(stream, "write", gone)
+        raise RuntimeError("the failure")
 
 
 def test_a_bar_ends_in_one_line(shown) -> None:

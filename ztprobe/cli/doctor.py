@@ -72,16 +72,18 @@ def _print(machine: Machine, hooks: tuple[SignalHook, ...], problems: list[str])
         signals.add_column(column)
     for hook in hooks:
         signals.add_row(hook.signal, hook.hook or f"missing: needs {hook.remedy}", hook.gives)
-    console.print(signals)
-    console.print()
     facts = Table(box=None, pad_edge=False, show_header=False)
     for name, value in _facts(machine):
         facts.add_row(name, value)
-    console.print(facts)
-    console.print()
-    for problem in problems:
-        console.print(f"- {problem}", markup=False, soft_wrap=True)
-    console.print("The main job can run." if not problems else "The main job cannot run here.")
+    with console.capture() as printed:
+        console.print(signals)
+        console.print()
+        console.print(facts)
+        console.print()
+        for problem in problems:
+            console.print(f"- {problem}", markup=False, soft_wrap=True)
+        console.print("The main job can run." if not problems else "The main job cannot run here.")
+    click.echo(printed.get(), nl=False)  # rich itself would exit where nobody reads any more
 
 
 def _facts(machine: Machine) -> list[tuple[str, str]]:

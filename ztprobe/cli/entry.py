@@ -1,13 +1,18 @@
 """The entry point: whatever a command raises becomes one line on standard error and an exit code.
 
 0 done, 1-6 see ztprobe.errors, 2 also for a wrong command line, 7 `validate` found a cost
-beyond its bound, 70 a bug in ztprobe, 130 Ctrl-C, 143 SIGTERM. Commands import what they
-need when they run: help has to appear at once, and pandas, bcc and pyroute2 take their time.
+beyond its bound, 70 a bug in ztprobe, 129 the terminal was closed, 130 Ctrl-C, 141 nobody
+reads what we print any more, 143 SIGTERM. Commands import what they need when they run: help
+has to appear at once, and pandas, bcc and pyroute2 take their time.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import select
+import signal
 import sys
 import tempfile
 import traceback
@@ -29,11 +34,16 @@ from ztprobe.paths import LEASES, STATE_DIR
 __all__ = ("main", "ztprobe")
 
 _EX_SOFTWARE = 70  # sysexits.h
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Example: ztprobe trace --experiment net2-sec3",
+    epilog="""Example: sudo ztprobe trace --experiment net2-sec3
+
+    Exit codes: 0 done, 2 the command line, a profile or a manifest is wrong, 3 this machine lacks
+    something, 4 a run directory is incomplete or cannot be written, 5 a control or a profile was not in
+    force, 6 the workload failed, 7 validate found an error beyond its bound, 70 a bug, 130 interrupted.""",
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.pass_context
@@ -81,19 +91,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as interrupt:
         _say(f"interrupted ({interrupt}); everything has been cleaned up")
         return interrupt.exit_code
-    except BrokenPipeError:
-        # The reader of our output has gone (`| head`): not an error, and no second one at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _readers_have_gone():
+            return _end_as_sigpipe_would()
+        if isinstance(error, OSError) and error.errno in _DISK_IS_FULL:
+            _say(
+                f"{error.filename or 'output'}: cannot be written: {error.strerror}; make room and try again"
+            )
+            return ZtprobeError.exit_code
         _say(f"unexpected {type(error).__name__}: {_first_line(error)}; {_save_traceback()}")
         return _EX_SOFTWARE
     return 0
 
 
 def _say(text: str) -> None:
-    for line in text.splitlines() or [""]:
-        print(f"ztprobe: {line}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # the terminal may have been closed
+        for line in text.splitlines() or [""]:
+            print(f"ztprobe: {line}", file=sys.stderr, flush=True)
+
+
+def _readers_have_gone() -> bool:
+    # A broken pipe may be one of ours, to a process of the job; only the standard streams are meant.
+    poll = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        poll.register(stream.fileno(), 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
+
+
+def _end_as_sigpipe_would() -> int:
+    # `| head` has seen enough. What is still buffered goes nowhere, so that the exit stays quiet.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+    return 128 + signal.SIGPIPE
 
 
 def _one_line(error: click.ClickException) -> str:
