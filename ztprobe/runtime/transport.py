@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,12 +30,20 @@ _RECORDED = (
 
 
 def check(congestion_control: str) -> None:
-    """:raises PreflightError: this kernel does not have it."""
+    """:raises PreflightError: this kernel does not have it, or pods may not be allowed it from here."""
     available = _AVAILABLE.read_text().split()
     if congestion_control not in available:
         raise PreflightError(
             f"this kernel has no congestion control {congestion_control}, only {', '.join(available)}:"
             f" modprobe tcp_{congestion_control}"
+        )
+    allowed = _ALLOWED.read_text().split()
+    # Only the machine's first network namespace may change the list; a container has another.
+    if congestion_control not in allowed and not os.access(_ALLOWED, os.W_OK):
+        raise PreflightError(
+            f"pods may not use the congestion control {congestion_control}, and {_ALLOWED} cannot be written"
+            f" from this network namespace: on the machine itself, run sysctl"
+            f" net.ipv4.tcp_allowed_congestion_control='{' '.join([*allowed, congestion_control])}'"
         )
 
 
