@@ -8,8 +8,9 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ztprobe.netlink import create_netns, netlink, remove_netns
 from ztprobe.netns import entered
@@ -113,3 +114,53 @@ def delays_ms(a: EmulatedPod, b: EmulatedPod, count: int, gap_s: float) -> list[
             time.sleep(gap_s)
         thread.join()
     return delays
+
+
+@dataclass
+class Arrivals:
+    """Datagrams numbered from 0 that were sent, and those that have come."""
+
+    sent: int = 0
+    came: set[int] = field(default_factory=set)
+
+    def missing(self) -> int:
+        """How many have not come."""
+        return self.sent - len(self.came)
+
+
+@contextlib.contextmanager
+def numbered(
+    a: Any, b: Any, *, ports: tuple[int, int] = (0, 0), gap_s: float = 0.001, tail_s: float = 0.5
+) -> Iterator[Arrivals]:
+    """Send datagrams from a to b for the duration of the body, and wait for the last ones."""
+    with contextlib.ExitStack() as stack:
+        ends = []
+        for pod, port in zip((a, b), ports, strict=True):
+            with entered(pod.netns):
+                ends.append(stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))
+            ends[-1].bind((pod.address, port))
+        sender, receiver = ends
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        receiver.settimeout(tail_s)
+        arrivals, end = Arrivals(), threading.Event()
+
+        def send() -> None:
+            while not end.wait(gap_s):
+                sender.sendto(arrivals.sent.to_bytes(4, "little"), receiver.getsockname())
+                arrivals.sent += 1
+
+        def receive() -> None:
+            while not end.is_set():
+                with contextlib.suppress(TimeoutError):
+                    while True:
+                        arrivals.came.add(int.from_bytes(receiver.recv(16), "little"))
+
+        threads = [threading.Thread(target=run) for run in (send, receive)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield arrivals
+        finally:
+            end.set()
+            for thread in threads:
+                thread.join()

@@ -19,9 +19,11 @@ from typing import Any
 import pytest
 
 from tests.kernel import workload_stub
+from tests.kernel.bridged import numbered
 from tests.kernel.test_profile_command import PATIENCE, Cluster, _profile, cluster
 from ztprobe import paths
 from ztprobe.emulation.passing import opened
+from ztprobe.netlink import remove_netns
 from ztprobe.netns import entered
 from ztprobe.runtime.base import Pod
 from ztprobe.runtime.local import LocalRuntime
@@ -132,6 +134,19 @@ def test_the_way_is_for_our_sockets_alone_and_closes(secured: LocalRuntime) -> N
         assert not passes(theirs, ours)
 
 
+def test_verify_loses_nothing_that_a_delay_line_holds(secured: LocalRuntime) -> None:
+    server, client = secured.pods[:2]
+    ztprobe("profile", "apply", "net4", *CLIENTS, "--backend", "nfqueue")
+    with bound(client) as ours, bound(server) as theirs:
+        flow = (*ours.getsockname(), *theirs.getsockname())
+    ports = (flow[1], flow[3])
+    # 150 datagrams are held at any moment while the way for other sockets opens and closes.
+    with opened(secured.node_netns, [flow], 60), numbered(client, server, ports=ports) as arrived:
+        (verdict,) = json.loads(ztprobe("profile", "verify", "--probes", "200", "--json"))
+    assert verdict["passed"], verdict["problems"]
+    assert arrived.missing() == 0, arrived.sent
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_verify_that_is_ended_leaves_no_way(secured: LocalRuntime, number: signal.Signals) -> None:
     before = rules(secured)
@@ -192,6 +207,44 @@ def test_a_queue_that_overflows_is_named(cluster: Cluster, tmp_path: Path) -> No
     assert int(found[1]) > 100
     (verdict,) = cluster.profile("verify", "--probes", "300")  # without that
     assert verdict["passed"], verdict["problems"]
+
+
+def test_other_traffic_that_shares_a_rate_is_named(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.profile("apply", _profile(tmp_path, "rate_mbit: 10"), "-l", "pod=client-0")
+    with overload(cluster.pods["client-0"], cluster.pods["client-1"]):
+        (verdict,) = cluster.profile("verify", "--probes", "300")
+    assert not verdict["passed"]
+    assert any(
+        re.match(r"other traffic shared the rate meanwhile \(\d{3,} packets beside 300 probes\)", cause)
+        for cause in verdict["causes"]
+    ), verdict["causes"]
+
+
+def test_verify_of_pods_that_end_is_one_line(cluster: Cluster) -> None:
+    cluster.profile("apply", "net5", "-l", "pod=client-0")
+    words = [sys.executable, "-m", "ztprobe", "profile", "verify", "--probes", "2000"]
+    environment = {**os.environ, "ZTPROBE_STATE_DIR": str(cluster.state)}
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=paths.REPO_DIR, env=environment
+    ) as process:
+        deadline = time.monotonic() + 20 * PATIENCE
+        while not socket_in(cluster.pods["client-0"].netns):  # it is measuring
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        for pod in cluster.pods.values():
+            remove_netns(pod.netns.name)
+        _, said = process.communicate(timeout=60 * PATIENCE)
+    assert process.returncode == 5, said
+    assert re.fullmatch(r"ztprobe: lease \w+: its pods ended meanwhile: .* is gone\n", said), said
+
+
+def socket_in(netns: Path) -> bool:
+    """Whether somebody in there has a UDP socket."""
+    try:
+        with entered(netns):
+            return len(Path("/proc/thread-self/net/udp").read_text().splitlines()) > 1
+    except FileNotFoundError:
+        return False
 
 
 # Real-time, so that neither the prober nor a delay line comes before it; a few per cent are left to others.

@@ -273,14 +273,19 @@ class _Control:
         *asked, self._text = (self._text + data).split(b"\n")
         for text in asked:
             condition = Condition(**json.loads(text))
-            for _ in range(_TAKE_BEFORE):
-                if not (packets := self._queue.receive()):
-                    break
-                now_ns = time.monotonic_ns()
-                self._line.take(packets, now_ns, now_ns - time.time_ns())
+            _take_all(self._line, self._queue)
             self._line.change(condition)
             with contextlib.suppress(BrokenPipeError):
                 print(json.dumps({"at_ns": time.monotonic_ns()}), flush=True)
+
+
+def _take_all(line: DelayLine, queue: QueueSocket) -> None:
+    """What has arrived by now, bounded: meanwhile more arrives."""
+    for _ in range(_TAKE_BEFORE):
+        if not (packets := queue.receive()):
+            break
+        now_ns = time.monotonic_ns()
+        line.take(packets, now_ns, now_ns - time.time_ns())
 
 
 def _run(line: DelayLine, queue: QueueSocket, stop: list[int], stats_path: Path) -> None:
@@ -360,6 +365,7 @@ def main(argv: list[str] | None = None) -> int:
         stats_path = Path(config.stats_path)
         try:
             _run(line, queue, [awake.fileno(), parent], stats_path)
+            _take_all(line, queue)  # closing the socket would drop it
             line.flush()
         finally:
             _write(stats_path, line.stats())

@@ -7,6 +7,9 @@ can send from a port that we hold, so this opens nothing to the workload. Connec
 not see these flows: otherwise they would count as established, and their tuples would stay open
 for a while after the sockets are closed.
 
+Rules come and go, the hooks they stand in do not: when a hook goes away, the kernel drops every
+packet that a queue of the namespace holds, which a delay line's are.
+
 The flows are elements of a set that the kernel forgets by itself after a while, so a way left open
 by SIGKILL closes in any case; what is then left of it in the table, the next command removes
 (`sweep`), from what was written down before (``/run/ztprobe/leases/passage-*.json``).
@@ -35,10 +38,10 @@ __all__ = ("Passage", "has_policies", "opened", "sweep")
 # source address and port, destination address and port; UDP
 Passage = tuple[str, int, str, int]
 
-_CHAIN = "forward"  # of the table, where policies decide
+# Chains of the table (`ztprobe.policy.to_nft`): where policies decide, and one before connection tracking.
+_DECIDING, _BEFORE = "forward", "probes"
 _TYPE = "ipv4_addr . inet_service . ipv4_addr . inet_service"
 _MATCH = "ip saddr . udp sport . ip daddr . udp dport"
-_BEFORE_CONNTRACK = -300
 _LONGER_S = 30
 
 
@@ -98,9 +101,8 @@ def _opening(name: str, flows: Sequence[Passage], seconds: int) -> str:
         [
             f"add set {table} {name} {{ type {_TYPE}; flags timeout; timeout {seconds}s; }}",
             f"add element {table} {name} {{ {elements} }}",
-            f"add chain {table} {name} {{ type filter hook prerouting priority {_BEFORE_CONNTRACK}; }}",
-            f"add rule {table} {name} {_MATCH} @{name} notrack",
-            f"insert rule {table} {_CHAIN} {_MATCH} @{name} accept",
+            f"add rule {table} {_BEFORE} {_MATCH} @{name} notrack",
+            f"insert rule {table} {_DECIDING} {_MATCH} @{name} accept",
             "",
         ]
     )
@@ -109,14 +111,16 @@ def _opening(name: str, flows: Sequence[Passage], seconds: int) -> str:
 def _close(node: Path, name: str) -> bool:
     # One transaction again. A node that is gone has taken its table along.
     try:
-        listed = _nft(node, "-a", "list", "chain", "ip", NFT_TABLE, _CHAIN, check=False)
-        handles = re.findall(rf"@{name} accept # handle (\d+)", listed)
-        if not handles:
-            return False
         table = f"ip {NFT_TABLE}"
-        lines = [f"delete rule {table} {_CHAIN} handle {handle}" for handle in handles]
-        lines += [f"flush chain {table} {name}", f"delete chain {table} {name}", f"delete set {table} {name}"]
-        _nft(node, "-f", "-", text="\n".join([*lines, ""]))
+        listed = _nft(node, "-at", "list", "table", *table.split(), check=False)
+        lines = [
+            f"delete rule {table} {chain} handle {handle}"
+            for chain, what in ((_DECIDING, "accept"), (_BEFORE, "notrack"))
+            for handle in re.findall(rf"@{name} {what} # handle (\d+)", listed)
+        ]
+        if not lines:
+            return False
+        _nft(node, "-f", "-", text="\n".join([*lines, f"delete set {table} {name}", ""]))
     except OSError:
         return False
     return True
