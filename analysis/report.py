@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from analysis import sections, statistics
-from analysis.conditions import conditions_of, round_conditions
+from analysis.conditions import conditions_of, round_conditions, rounds_under
 from analysis.coverage import COVERAGE_FLOOR
 from analysis.diagnose import diagnose
 from analysis.model import COMPONENTS, SUB_ROWS, ClientRound, Ledger, RoundLedger
+from analysis.wording import plural
 from ztprobe.clock import Clock
 from ztprobe.errors import RunDirError
 from ztprobe.runjson import LOSS_CHANNELS
@@ -49,11 +50,12 @@ def write_report(
     analysed = load_analysed(run_dir)
     report = build_report(analysed.run, analysed.ledger, analysed.baseline, coverage_floor=coverage_floor)
     figures = draw_figures(report)
-    target = run_dir if out is None else out
-    for name, svg in figures.items():
-        write_atomically(target / "figures" / f"{name}.svg", svg.encode())
-    write_atomically(target / "report.html", render_page(report, figures).encode())
-    write_atomically(target / "report.json", dump_json(report))
+    contents = {f"figures/{name}.svg": svg.encode() for name, svg in figures.items()}
+    contents["report.html"] = render_page(report, figures).encode()
+    contents["report.json"] = dump_json(report)
+    # Only now, so that whatever ends this early (an error, Ctrl-C) leaves what was there before.
+    for name, content in contents.items():
+        write_atomically((run_dir if out is None else out) / name, content)
     return report
 
 
@@ -112,6 +114,11 @@ def build_report(
     if conditions.scheduled:
         for one, entry in zip(in_order, report["rounds"], strict=True):
             entry["conditions"] = round_conditions(conditions, one.start_ns, one.duration_ns)
+    for other in meta["emulation"].get("others", ()):
+        under = set(rounds_under(other, in_order))
+        for entry in report["rounds"]:
+            if entry["round"] in under:
+                entry.setdefault("other_profiles", []).append(other["profile"])
     report["notes"] = sections.notes(run, ledger, report, baseline)
     report["diagnosis"] = diagnose(report)
     return report
@@ -248,8 +255,8 @@ def _method(name: str, rounds: int, baseline: str, rounds_baseline: int, uncerta
     what = "Overhead is the difference of mean time a round, so that components and residual add up"
     if min(rounds, rounds_baseline) < statistics.MIN_ROUNDS_FOR_INTERVAL:
         return (
-            f"{what}. No interval: {rounds} rounds of {name} and {rounds_baseline} of {baseline} count, "
-            f"and it takes {statistics.MIN_ROUNDS_FOR_INTERVAL} of each (round 1 is left out)."
+            f"{what}. No interval: {plural(rounds, 'round')} of {name} and {rounds_baseline} of {baseline} "
+            f"count, and it takes {statistics.MIN_ROUNDS_FOR_INTERVAL} of each (round 1 is left out)."
         )
     lost = (
         f"; lost events widen it by {uncertain_ns / 1e6:.3g} ms at each end but for the round's duration"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from analysis import statistics
-from analysis.conditions import problems_of
+from analysis.conditions import notes_of, problems_of
 from analysis.model import COMPONENTS, ClientRound, ConnectionSetup, Ledger, RoundLedger
 from ztprobe.clock import Clock
 from ztprobe.store import Run
@@ -193,6 +193,7 @@ def notes(
         said.append(f"{unread} events were handed over by the kernel and never read; please report this.")
     if schedule := run.meta["emulation"].get("schedule"):
         said += problems_of(schedule)
+    said += notes_of(run.meta["emulation"].get("others", ()), ledger.rounds)
     check = report["compute_check"]
     if check and not check["within_limit"]:
         said.append(
@@ -206,6 +207,8 @@ def notes(
         )
     if baseline:
         said += [f"Baseline: {note}" for note in baseline[1].notes]
+        others = notes_of(baseline[0].meta["emulation"].get("others", ()), baseline[1].rounds)
+        said += [f"Baseline: {note}" for note in others]
         said += _loss_notes("Baseline: ", baseline[0].meta["loss"], baseline[1], report["coverage_floor"])
         if report["overhead"] is None:
             said.append("No overhead: no round of this run or none of its baseline has a breakdown.")

@@ -15,6 +15,7 @@ __all__ = (
     "human_time",
     "plural",
     "schedule_words",
+    "setting_pairs",
     "shown_components",
     "shown_sub_rows",
     "tls_words",
@@ -111,11 +112,41 @@ def emulation_pairs(emulation: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     for key in dict.fromkeys([*sides[0], *sides[1]]):
         if key in _NOT_A_VALUE or not any(side.get(key) for side in sides):
             continue
-        stem, _, last = key.rpartition("_")
-        known = bool(stem) and last in _UNITS
-        name = (stem if known else key).replace("_", " ")
-        pairs.append((name, *(_with_unit(side.get(key), _UNITS[last] if known else "") for side in sides)))
+        name, unit = _name_and_unit(key)
+        requested, measured = (_with_unit(side.get(key), unit) for side in sides)
+        pairs.append((name, requested, measured))
     return pairs
+
+
+def setting_pairs(*groups: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(name, value with its unit) of every recorded setting that says something, each once."""
+    pairs: dict[tuple[str, str], None] = {}  # a set that keeps its order
+    for key, value in (item for group in groups for item in group.items()):
+        if value in ("", [], {}):
+            continue
+        name, unit = _name_and_unit(key)
+        if unit and isinstance(value, Mapping):
+            pairs[f"{name} ({unit})", _setting_words(value)] = None
+        else:
+            number = f"{value:.4g}" if isinstance(value, float) else _setting_words(value)
+            pairs[name, f"{number} {unit}".rstrip()] = None
+    return list(pairs)
+
+
+def _setting_words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_setting_words(one)}" for key, one in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_setting_words, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return NOTHING if value is None else str(value)
+
+
+def _name_and_unit(key: str) -> tuple[str, str]:
+    stem, _, last = key.rpartition("_")
+    known = bool(stem) and last in _UNITS
+    return (stem if known else key).replace("_", " "), _UNITS[last] if known else ""
 
 
 def schedule_words(emulation: Mapping[str, Any]) -> str:
@@ -138,7 +169,7 @@ def schedule_words(emulation: Mapping[str, Any]) -> str:
             ranges.append(
                 f"{name} {low:.4g} {unit}" if low == high else f"{name} {low:.4g} … {high:.4g} {unit}"
             )
-    return f"{plural(len(came) - 1, 'change')} over {len(steps)} steps{turns}: {', '.join(ranges)}"
+    return f"{plural(len(came) - 1, 'change')} over {plural(len(steps), 'step')}{turns}: {', '.join(ranges)}"
 
 
 def tls_words(client: Mapping[str, Any]) -> str:

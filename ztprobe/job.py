@@ -17,13 +17,16 @@ import json
 import os
 import platform
 import secrets
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from ztprobe import __version__
+from analysis.wording import plural
+from ztprobe import __version__, outside
 from ztprobe.agent import Agent
 from ztprobe.clock import take_sample
 from ztprobe.emulation.emulator import Emulator
@@ -54,28 +57,39 @@ def run_trace(request: TraceRequest, progress: Progress) -> Path:
     for line in clean_leftovers():
         progress.note(f"left by an interrupted run: {line}")
     partial = request.out.with_name(f".{request.out.name}.partial-{os.getpid()}")
-    made_parent = not request.out.parent.exists()
     journal = Journal(f"job-{os.getpid()}")
     journal.scratch(partial)
     try:
-        outcome = create_run_dir(partial)
+        outcome = create_run_dir(partial, shown=request.out)
         # All runs of a call see packets of the same size, or the offloads would pass for the profile's cost.
         per_packet = any(load_profile(e.profile).per_packet for e in request.experiments)
+        jobs = []  # all of them first: what the second cannot do should not show after the first has run
         for experiment in request.experiments:
             is_baseline = experiment is not request.experiment
             target = create_run_dir(partial / BASELINE_DIR) if is_baseline else outcome
-            progress.note(f"{experiment.name}{' (baseline)' if is_baseline else ''}")
-            _Job(request, experiment, target, progress, offloads=not per_packet).run()
+            jobs.append(_Job(request, experiment, target, progress, offloads=not per_packet))
+        for job in jobs:
+            progress.note(f"{job.experiment.name}{'' if job.target is outcome else ' (baseline)'}")
+            job.run()
         if request.out.exists():
             request.out.rmdir()  # empty: the request was checked
         partial.rename(request.out)
+    except WorkloadError as error:
+        raise WorkloadError(_with_kept_logs(str(error), partial)) from error
     finally:
         with shielded():
             journal.close()  # and with it what is unfinished
-            if made_parent:
-                with contextlib.suppress(OSError):  # not empty: the run is in it
-                    request.out.parent.rmdir()
     return request.out
+
+
+def _with_kept_logs(message: str, partial: Path) -> str:
+    # A log that the message names would be gone with everything else that is unfinished.
+    if str(partial) not in message:
+        return message
+    kept = tempfile.mkdtemp(prefix="ztprobe-failed-")
+    for logs in partial.rglob("logs"):
+        shutil.copytree(logs, kept / logs.relative_to(partial))
+    return message.replace(str(partial), kept)
 
 
 class Interference(Protocol):
@@ -155,12 +169,15 @@ class _Job:
         self.runtime: Runtime = LocalRuntime(
             self.options, run_id=self.run_id, log_dir=target.path / "logs", offloads=offloads
         )
-        self.clock_samples = [dataclasses.asdict(take_sample())]
+        self.clock_samples: list[dict[str, Any]] = []
+        self.told: list[dict[str, Any]] = []  # of profiles that others put on the pods
+        self.told_bytes = 0
         self.meta: dict[str, Any] = {}
 
     def run(self) -> None:
         """Everything from pods to run.json."""
         started_ns = time.monotonic_ns()
+        self.clock_samples.append(dataclasses.asdict(take_sample()))
         with self._runtime_up() as runtime, self.agent() as agent:
             agent.prepare()
             fl_pods = [pod for pod in runtime.pods if pod.labels.get("app", "").startswith("fl-")]
@@ -174,12 +191,14 @@ class _Job:
                 self._secure(runtime, agent)
                 with self.interference.during(runtime) if self.interference else contextlib.nullcontext():
                     emulator.follow(self.progress.note)
-                    self._rounds(runtime, agent)
+                    self._rounds(runtime, agent, emulator)
                 emulation_stats = emulator.stats()
                 observation = agent.stop()
             self.meta["emulation"]["stats"] = emulation_stats
             if (schedule := emulator.schedule_record()) is not None:
                 self.meta["emulation"]["schedule"] = schedule
+            if others := outside.merged(self.told):
+                self.meta["emulation"]["others"] = others
             self.meta["emulator_cpu_ns"] = int(emulation_stats.get("cpu_ns", 0))
             self.meta["facts"] = runtime.facts()
             self.meta["pods"] = [_pod_record(pod) for pod in runtime.pods]
@@ -213,7 +232,7 @@ class _Job:
 
     @contextlib.contextmanager
     def _runtime_up(self) -> Iterator[Runtime]:
-        self.progress.stage("pods", f"{self.request.clients} clients, one server, DNS")
+        self.progress.stage("pods", f"{plural(self.request.clients, 'client')}, one server, DNS")
         try:
             self.runtime.create()
             yield self.runtime
@@ -261,8 +280,8 @@ class _Job:
         for proof in proofs:
             self.progress.note(f"  {proof.name}: {proof.observed}")
 
-    def _rounds(self, runtime: Runtime, agent: Agent) -> None:
-        self.progress.stage("rounds", f"{self.request.rounds} rounds")
+    def _rounds(self, runtime: Runtime, agent: Agent, emulator: Emulator) -> None:
+        self.progress.stage("rounds", plural(self.request.rounds, "round"))
         self.meta["clients_started_ns"] = time.monotonic_ns()
         runtime.start_clients()
         agent.watch(runtime.processes())
@@ -279,6 +298,8 @@ class _Job:
                 elif event["event"] == "round_end" and number in starts:
                     duration_s = (event["time_monotonic_ns"] - starts[number]) / 1e9
                     self.progress.round_done(int(number or 0), self.request.rounds, duration_s)
+            self._listen()
+            emulator.check()
             if finished:
                 break
             runtime.check()
@@ -286,7 +307,15 @@ class _Job:
                 self.clock_samples.append(dataclasses.asdict(take_sample()))
                 next_sample += _CLOCK_SAMPLE_S
             time.sleep(_POLL_S)
-        self.progress.done(f"{len(starts)} rounds")
+        self.progress.done(plural(len(starts), "round"))
+
+    def _listen(self) -> None:
+        self.told_bytes, events = _new_events(STATE_DIR / self.run_id / outside.FILE, self.told_bytes)
+        before = [outside.words(event) for event in self.told]
+        self.told += events
+        for words in dict.fromkeys(map(outside.words, events)):
+            if words is not None and words not in before:  # an end is said by all who see to it
+                self.progress.note(words)
 
     def _save_logs(self, runtime: Runtime, fl_pods: list[Pod]) -> None:
         for pod in fl_pods:

@@ -6,7 +6,8 @@ the lease, reports on standard output in one JSON line, and lifts it on SIGTERM
 profile's schedule if there is one. The *warden*, the
 worker's parent, lifts it if the worker ends in any other way; the worker lifts it if the
 warden does. Killed both at once, the next ztprobe command finds the lease without an owner
-(`sweep`). A delay line ends with its worker, and packets pass undelayed from then on.
+(`sweep`); each has a session of its own, so that what kills a session or a process group hits one
+of them. A delay line ends with its worker, and packets pass undelayed from then on.
 """
 
 from __future__ import annotations
@@ -20,20 +21,22 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
-from ztprobe import leases
+from ztprobe import leases, outside
 from ztprobe.emulation.changing import Place, change
 from ztprobe.emulation.imposing import impose, lift
 from ztprobe.emulation.nodequeue import NodeQueue
 from ztprobe.emulation.stepping import Change, Stepping
 from ztprobe.errors import ZtprobeError
 from ztprobe.identity import ProcessIdentity
+from ztprobe.interrupts import Interrupted, shielded
 from ztprobe.leases import Lease, StepInForce
 from ztprobe.paths import REPO_DIR
 from ztprobe.pods import still_there
 from ztprobe.profile import Profile
 
-__all__ = ("end", "keep", "sweep")
+__all__ = ("end", "keep", "kept", "sweep")
 
 _LOOK_S = 0.5  # at pods and delay lines
 _ANSWER_S = 30.0
@@ -75,6 +78,21 @@ def keep(lease: Lease) -> None:
     process.returncode = 0
 
 
+@contextlib.contextmanager
+def kept(lease: Lease) -> Iterator[None]:
+    """`keep` a lease beyond the body, unless that is interrupted: then nothing of the lease is left.
+
+    :raises ZtprobeError: see `keep`.
+    """
+    try:
+        with shielded():
+            keep(lease)
+        yield
+    except Interrupted:
+        end(lease)
+        raise
+
+
 def _give_up(process: subprocess.Popen[str], lease: Lease) -> None:
     # Without its warden the worker lifts what it has imposed; `end` waits for that.
     process.kill()
@@ -96,7 +114,12 @@ def end(lease: Lease) -> list[str]:
         if owner.alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(owner.pid, signal.SIGKILL)
+    return _lift(lease)
+
+
+def _lift(lease: Lease) -> list[str]:
     report = lift(lease)
+    outside.tell_ended(lease)
     lease.remove()
     return report
 
@@ -113,6 +136,7 @@ def sweep() -> list[str]:
 
 
 def _worker(lease: Lease, warden: int) -> int:
+    os.setsid()  # not the warden's
     awake, wake = socket.socketpair()
     wake.setblocking(False)
     signal.set_wakeup_fd(wake.fileno())
@@ -120,6 +144,7 @@ def _worker(lease: Lease, warden: int) -> int:
     lease.owner = ProcessIdentity.own()
     lease.write()
     queues: list[NodeQueue] = []
+    from_ns = time.monotonic_ns()
     try:
         try:
             queues = impose(lease)
@@ -135,14 +160,14 @@ def _worker(lease: Lease, warden: int) -> int:
             return 0
         lease.state = "in force"
         lease.write()
+        outside.tell_applied(lease, from_ns)
         stepping = _begin_schedule(lease, queues)
         _answer(in_force=True)
         _wait(lease, queues, stepping, [awake.fileno(), warden])
     finally:
         for queue in queues:
             queue.stop()
-        lift(lease)
-        lease.remove()
+        _lift(lease)
     return 0
 
 
@@ -156,11 +181,14 @@ def _wait(lease: Lease, queues: list[NodeQueue], stepping: Stepping | None, watc
             return
         if stepping is not None and (changed := stepping.catch_up()) is not None:
             _note(lease, stepping, changed)
+            if changed.at_ns is not None:
+                outside.tell_changed(lease, lease.profile.steps[changed.step], changed.at_ns)
         if not any(still_there(pod.netns, pod.netns_inode) for pod in lease.pods):
             return
         if lease.state == "in force" and any(queue.pid is None for queue in queues):
             lease.state = "undelayed"
             lease.write()
+            outside.tell_ended(lease)
 
 
 def _begin_schedule(lease: Lease, queues: list[NodeQueue]) -> Stepping | None:
@@ -223,8 +251,7 @@ def main() -> int:
     _let_go_of_output()
     _, status = os.waitpid(child, 0)
     if status != 0:
-        lift(lease)
-        lease.remove()
+        _lift(lease)
     return 0
 
 

@@ -77,6 +77,30 @@ _SCHEDULE = {
     },
 }
 
+# Profiles that somebody else put on some of the pods meanwhile (`ztprobe profile apply`).
+_OTHERS = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "required": ["lease", "profile", "backend", "direction", "to", "pods", "from_ns", "to_ns", "changes"],
+        "properties": {
+            "direction": {"enum": ["egress", "ingress", "both"]},
+            "pods": {"type": "array", "items": _TEXT},
+            "from_ns": _COUNT,
+            "to_ns": {"type": ["integer", "null"], "minimum": 0},  # null: until the end
+            "changes": {
+                "type": "array",
+                "minItems": 1,
+                "items": {
+                    "type": "object",
+                    "required": ["at_ns", *_CONDITION],
+                    "properties": {"at_ns": _COUNT, **_CONDITION},
+                },
+            },
+        },
+    },
+}
+
 _SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": [
@@ -149,6 +173,7 @@ _SCHEMA: dict[str, Any] = {
                 "profile": _TEXT,
                 "backend": {"type": ["string", "null"]},
                 "schedule": _SCHEDULE,
+                "others": _OTHERS,
             },
         },
         "enforcement": {

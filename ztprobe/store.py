@@ -112,21 +112,23 @@ class Run:
         return str(self.meta["experiment"]["name"])
 
 
-def create_run_dir(path: Path) -> RunDir:
+def create_run_dir(path: Path, *, shown: Path | None = None) -> RunDir:
     """Make an empty run directory with its rooms.
 
+    :param shown: what errors call it, if it will be renamed to that (default: ``path``).
     :raises RunDirError: ``path`` is there and not empty, is no directory, or cannot be written.
     """
+    shown = shown or path
     try:
         path.mkdir(parents=True, exist_ok=True)
         if any(path.iterdir()):
-            raise RunDirError(f"{path}: is not empty; choose another --out, a run never overwrites a run")
+            raise RunDirError(f"{shown}: is not empty; choose another --out, a run never overwrites a run")
         for room in ("events", "logs"):
             (path / room).mkdir()
     except (FileExistsError, NotADirectoryError) as error:
-        raise RunDirError(f"{path}: is in the way of a directory; choose another --out") from error
+        raise RunDirError(f"{shown}: is in the way of a directory; choose another --out") from error
     except OSError as error:
-        raise RunDirError(f"{path}: cannot be made: {error.strerror}; choose another --out") from error
+        raise RunDirError(f"{shown}: cannot be made: {error.strerror}; choose another --out") from error
     return RunDir(path)
 
 

@@ -195,6 +195,7 @@ def test_traffic_flows_on_when_the_delay_line_dies(node: Node, tmp_path: Path) -
     with emulate(node, tmp_path, "nfqueue", delay_ms=50) as emulator:
         emulator.apply()
         assert statistics.median(delays_ms(*node.pods, count=11, gap_s=0.005)) > 49
+        emulator.check()
         pid = emulator.delay_line_pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
@@ -202,6 +203,8 @@ def test_traffic_flows_on_when_the_delay_line_dies(node: Node, tmp_path: Path) -
         while emulator.stats()["alive"] and time.monotonic() < deadline:
             time.sleep(0.01)
         assert emulator.stats()["alive"] is False
+        with pytest.raises(EnforcementError, match="in force no longer: the delay line has died"):
+            emulator.check()
         delays = delays_ms(*node.pods, count=11, gap_s=0.005)
     assert len(delays) == 11
     assert statistics.median(delays) < 5

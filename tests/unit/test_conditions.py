@@ -109,6 +109,66 @@ def test_late_and_skipped_changes_are_noted() -> None:
     assert "1 change of the network came late, by 251 ms at most." in report["notes"]
 
 
+def an_other(from_s: float, to_s: float | None, *changes: dict[str, Any]) -> dict[str, Any]:
+    """Somebody else's profile, with these changes since it was applied (seconds from the first round)."""
+    return {
+        "lease": "1f2e3d", "profile": "net1", "backend": "netem", "direction": "egress", "to": None,
+        "pods": ["fl-client-0", "fl-client-1"], "from_ns": START_NS + round(from_s * S),
+        "to_ns": None if to_s is None else START_NS + round(to_s * S),
+        "changes": [{key: c[key] for key in ("at_ns", *CHANGING)} for c in changes],
+    }  # fmt: skip
+
+
+def test_somebody_elses_profile_is_told() -> None:
+    ledger = make_ledger()
+    third, fourth = ledger.rounds[2:4]
+    run = make_run("net0-sec0")
+    run.meta["emulation"]["requested"] = {}
+    from_s, to_s = ((third.start_ns + 5 - START_NS) / S, (fourth.start_ns + 5 - START_NS) / S)
+    change = a_change(from_s, 0, delay_ms=20.0, jitter_ms=5.0) | {"at_ns": third.start_ns + 5}
+    run.meta["emulation"]["others"] = [an_other(from_s, to_s, change)]
+    assert problem_in(run.meta) is None
+    conditions = conditions_of(run.meta)
+    assert not conditions.uneven(third.start_ns, third.start_ns + 1)
+    assert conditions.uneven(third.start_ns, third.start_ns + 10)
+    assert not conditions.uneven(fourth.start_ns + 6, fourth.start_ns + 10)
+    report = build_report(run, ledger, None)
+    assert {one["round"] for one in report["rounds"] if "other_profiles" in one} == {3, 4}
+    said = (
+        "net1 (delay 20 ms, jitter 5 ms) was on egress of 2 pods (lease 1f2e3d) during rounds 3 to 4, beside"
+        " this run's own profile: medians and overhead hold what it cost."
+    )
+    assert said in report["notes"]
+    printed = io.StringIO()
+    print_report(report, printed)
+    assert said in " ".join(printed.getvalue().split())
+    # The same of a baseline, and of one that stayed.
+    run.meta["emulation"]["others"] = [an_other(from_s, None, change, a_change(from_s + 1, 1))]
+    report = build_report(make_run(), make_ledger(), (run, ledger))
+    assert any(
+        note.startswith("Baseline: net1 (delay 20 ms, jitter 5 ms) was on egress of 2 pods")
+        and "(lease 1f2e3d, changed 1 time) during rounds 3 to 10" in note
+        for note in report["notes"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "uneven"),
+    [
+        ({"delay_ms": 20.0}, [True, False, True]),  # it begins and ends under a message
+        ({"rate_mbit": 5.0, "jitter_ms": 1.0}, [False, False, False]),  # there is a rate to queue at
+        ({"loss_pct": 1.0}, [False, False, False]),
+    ],
+)
+def test_when_somebody_elses_profile_makes_a_path_uneven(values: dict[str, Any], uneven: list[bool]) -> None:
+    run = make_run("net0-sec0")
+    run.meta["emulation"] |= {"requested": None, "others": [an_other(1, 3, a_change(1, 0, **values))]}
+    run.meta["emulation"]["others"][0]["changes"][0]["at_ns"] = START_NS + S
+    found = conditions_of(run.meta)
+    spans = ((0.5, 1.5), (1.5, 2.5), (2.5, 3.5))
+    assert [found.uneven(START_NS + round(a * S), START_NS + round(b * S)) for a, b in spans] == uneven
+
+
 def test_every_view_shows_the_schedule(tmp_path: Path) -> None:
     run = moving(
         a_change(0, 0, delay_ms=35.0, rate_mbit=12.0),

@@ -111,6 +111,12 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
             create_run_dir(path)
 
 
+def test_a_place_is_called_what_the_user_calls_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunDirError, match=f"^{tmp_path}/out: is in the way"):
+        create_run_dir(tmp_path / "file" / ".out.partial-1", shown=tmp_path / "out")
+
+
 def test_a_run_that_nobody_could_load_is_not_finished(tmp_path: Path) -> None:
     run_dir = create_run_dir(tmp_path / "run")
     with pytest.raises(RunDirError, match=r"loss\.map_full: .*-1"):

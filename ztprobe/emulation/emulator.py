@@ -131,6 +131,13 @@ class Emulator:
                 return measured
             attempts += 1
 
+    def check(self) -> None:
+        """:raises EnforcementError: what was applied is in force no longer."""
+        if self._queue is not None and self._queue.pid is None:
+            raise EnforcementError(
+                f"{self.profile.name} is in force no longer: the delay line has died; packets pass undelayed"
+            )
+
     def follow(self, tell: Callable[[str], None]) -> None:
         """Begin the profile's schedule now, if it has one; until `clear`.
 

@@ -141,9 +141,10 @@ class Containers:
         log = self.log_path(pod, container)
         for file in (log.with_suffix(".err"), log):
             lines = file.read_text(errors="replace").splitlines() if file.exists() else []
-            if lines:
-                return f"{' | '.join(lines[-3:])} (see {file})"
-        return f"no output (see {log})"
+            said = [line for line in lines if not line.startswith("{")]  # events are for the analysis
+            if said:
+                return f"{' | '.join(said[-3:])} (see {file})"
+        return f"it left no message (see {log})"
 
     def close(self) -> None:
         """End every container. Idempotent."""

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ztprobe import netlink, paths
+from ztprobe import netlink, outside, paths
 from ztprobe.errors import UsageError, ZtprobeError
 from ztprobe.identity import started_ticks
 from ztprobe.runtime import cgroups, mounts
@@ -112,11 +112,16 @@ class Journal:
             }
             for pod in pods
         ]
+        (self.directory / outside.FILE).touch()  # what others put on these pods is told there
         self._write()
 
     def scratch(self, directory: Path) -> None:
-        """This directory holds unfinished results: whatever undoes the run removes it."""
+        """This directory will hold unfinished results: whatever undoes the run removes it.
+
+        With it go the directories above that are not there yet, if nothing else is in them by then.
+        """
         self._entries["scratch"] = str(directory)
+        self._entries["above_scratch"] = [str(above) for above in directory.parents if not above.exists()]
         self._write()
 
     def process(self, pid: int) -> None:
@@ -216,6 +221,9 @@ def undo(directory: Path) -> list[str]:
     if scratch.is_dir():
         shutil.rmtree(scratch, ignore_errors=True)
         report.append(f"unfinished results in {scratch} removed")
+    with contextlib.suppress(OSError):  # the run's results are in there, or something of others'
+        for name in entries.get("above_scratch", ()):
+            Path(name).rmdir()
     shutil.rmtree(directory, ignore_errors=True)
     _release_netns_directory()
     with contextlib.suppress(OSError):
