@@ -110,17 +110,24 @@ def diagnose(report: Mapping[str, Any]) -> str:
     cause = max(deltas, key=lambda name: deltas[name])
     row = _dominating(overhead["sub_rows"], cause, "delta_s", deltas[cause])
     how_much = "most" if deltas[cause] > longer / 2 else "the largest part"
+    more_than_all = deltas[cause] > longer  # something else takes less time than under the baseline
+    delta, whole, than = human_time(deltas[cause]), human_time(longer), f"than under {overhead['baseline']}"
     if cause == largest:
-        clause = (
-            f"{_title(cause)} is the largest part of a round ({size}){_mostly(row)}, and {how_much} of what "
-            f"it takes longer than under {overhead['baseline']} "
-            f"({human_time(deltas[cause])} of {human_time(longer)})"
+        clause = f"{_title(cause)} is the largest part of a round ({size}){_mostly(row)}, and " + (
+            f"takes {delta} longer {than}, a whole round {whole} longer"
+            if more_than_all
+            else f"{how_much} of what it takes longer {than} ({delta} of {whole})"
         )
     else:
         clause = (
-            f"A round takes {human_time(longer)} longer than under {overhead['baseline']}, {how_much} of it "
-            f"{PART_NAMES[cause]} ({human_time(deltas[cause])}){_mostly(row)}, while "
-            f"{PART_NAMES[largest]} remains the largest part of a round ({human_percent(shares[largest])})"
+            f"A round takes {whole} longer {than}, "
+            + (
+                f"{PART_NAMES[cause]} alone {delta} longer"
+                if more_than_all
+                else f"{how_much} of it {PART_NAMES[cause]} ({delta})"
+            )
+            + f"{_mostly(row)}, while {PART_NAMES[largest]} remains the largest part of a round "
+            f"({human_percent(shares[largest])})"
         )
     return f"{clause}: {_advice(report, cause, row)}{_caveat(report, cause)}."
 
@@ -142,8 +149,9 @@ def _no_difference(overhead: Mapping[str, Any] | None) -> str:
     if duration["ci95"] is not None and duration["ci95"][1] < 0:
         shorter = human_time(-duration["delta_s"])
         return f", and rounds are {shorter} shorter than under {overhead['baseline']}"
+    how_clear = "too few rounds to tell the" if duration["ci95"] is None else "no clear"
     return (
-        f", with no clear difference from {overhead['baseline']} "
+        f", with {how_clear} difference from {overhead['baseline']} "
         f"({human_time(duration['delta_s'], signed=True)} a round)"
     )
 

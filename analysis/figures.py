@@ -48,6 +48,7 @@ COLOURS = {
 INK = "#1c2024"
 
 _WIDTH_IN = 9.6
+_NOTE_WIDTH = 0.14  # of the breakdown's axis: what the longest number beside a bar takes
 _STRIPS = {"delay_ms": "delay\n[ms]", "loss_pct": "loss\n[%]", "rate_mbit": "rate\n[Mbit/s]"}
 # Numbers fit into the matrix's cells up to here; beyond, shades have to do.
 _NUMBERED_ROUNDS = 12
@@ -132,7 +133,11 @@ def _draw_breakdown(report: Mapping[str, Any]) -> Figure:
         rows += [(name, row, part) for row, part in shown_sub_rows(report, name)]
     rows.append(("residual", None, report["residual"]))
     figure, axes = _figure(0.75 + sum(0.30 if row is None else 0.20 for _, row, _ in rows))
-    axes.set_xlim(0, 1.22 * max(part["median_s"] or 0.0 for _, _, part in rows) or 1)
+    before = {
+        name: baseline[name]["median_s"] or 0.0 for name, row, _ in rows if row is None and name in baseline
+    }
+    limit = 1.22 * max([*(part["median_s"] or 0.0 for _, _, part in rows), *before.values()]) or 1
+    axes.set_xlim(0, limit)
     y, ticks = 0.0, []
     for name, row, part in rows:
         height = 0.30 if row is None else 0.20
@@ -142,17 +147,16 @@ def _draw_breakdown(report: Mapping[str, Any]) -> Figure:
             axes.barh(y, value, height=0.22, **_bar_style(name))
             note, size = f"{human_time(part['median_s'])} · {human_percent(part['share'])}", 8.5
             ticks.append((y, PART_NAMES[name]))
-            if name in baseline:
-                before = baseline[name]["median_s"]
-                axes.plot(
-                    [before, before], [y - 0.14, y + 0.14], color=INK, linewidth=1.6, solid_capstyle="butt"
-                )
+            if name in before:
+                at, edges = [before[name]] * 2, [y - 0.14, y + 0.14]
+                axes.plot(at, edges, color=INK, linewidth=1.6, solid_capstyle="butt")
         else:
             axes.barh(y, value, height=0.10, facecolor=COLOURS[name], alpha=0.55)
             note, size = human_time(value), 7.0
             ticks.append((y, SUB_ROW_NAMES[row]))
-        reach = max(value, baseline[name]["median_s"] if row is None and name in baseline else 0)
-        _label(axes, reach, y, note, size)
+        # The number belongs to the bar; it gives way only to a tick that it would be drawn over.
+        tick = before.get(name, 0.0) if row is None else 0.0
+        _label(axes, tick if value < tick < value + _NOTE_WIDTH * limit else value, y, note, size)
         y -= height / 2
     axes.set_ylim(y - 0.05, 0.05)
     axes.set_yticks([tick for tick, _ in ticks], [label for _, label in ticks])

@@ -26,6 +26,7 @@ from analysis.wording import (
     human_time,
     plural,
     schedule_words,
+    setting_pairs,
     shown_components,
     shown_sub_rows,
     tls_words,
@@ -46,7 +47,7 @@ def render_page(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"time": human_time, "percent": human_percent, "signed": _signed, "words": _words}
+    environment.filters |= {"time": human_time, "percent": human_percent, "signed": _signed}
     template = environment.get_template("report.html.j2")
     return template.render(
         r=report,
@@ -60,6 +61,7 @@ def render_page(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
         sub_rows_of=lambda name: list(shown_sub_rows(report, name)),
         emulation_pairs=emulation_pairs(report["emulation"]),
         schedule=schedule_words(report["emulation"]),
+        setting_pairs=setting_pairs,
         tls_words=tls_words,
         interval=_interval,
         plural=plural,
@@ -83,14 +85,3 @@ def _interval(entry: Mapping[str, Any]) -> str:
 
 def _signed(seconds: float | None) -> str:
     return human_time(seconds, signed=True)
-
-
-def _words(value: Any) -> str:
-    """A recorded setting as a reader would write it."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_words(one)}" for key, one in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(_words, value))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "–" if value is None else str(value)

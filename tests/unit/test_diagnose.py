@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -101,10 +102,26 @@ def test_largest_part_and_largest_overhead_may_be_one() -> None:
     assert "most of what it takes longer" in said
 
 
+def test_a_part_is_never_said_to_be_larger_than_its_whole() -> None:
+    """Training that is faster than under the baseline makes a round gain less than its transmission."""
+    quick = make_ledger({**NET0_SEC0, "compute": 300.0, "transmission": 1500.0})
+    said = sentence(with_sub_rows(quick, "transmission", "congestion_window"), baseline=True)
+    found = re.search(
+        r"and takes ([\d.]+) s longer than under net0-sec0, a whole round ([\d.]+) (m?s) lo", said
+    )
+    assert found, said
+    assert float(found[1]) > float(found[2]) * (1e-3 if found[3] == "ms" else 1)
+
+
 def test_no_clear_overhead_is_said() -> None:
     said = sentence(make_ledger(NET0_SEC0, seed=5, tls=False), baseline=True)
     assert "no clear difference from net0-sec0" in said
     assert said.startswith("Compute is the largest")
+
+
+def test_few_rounds_leave_a_faster_run_open() -> None:
+    ledger = make_ledger({**NET0_SEC0, "compute": 700.0}, rounds=3, tls=False)
+    assert "too few rounds to tell the difference from net0-sec0 (−" in sentence(ledger, baseline=True)
 
 
 def test_a_faster_run_is_called_shorter() -> None:

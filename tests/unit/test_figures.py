@@ -129,3 +129,11 @@ def test_one_client_no_client_and_a_missing_update_can_be_drawn() -> None:
         for one in ledger.rounds
     )
     assert "never" in words(figures_of(replace(ledger, rounds=missing))["clients"])
+
+
+def test_numbers_stand_at_their_bars_and_ticks_inside_the_axis() -> None:
+    """Where the baseline took far longer, its tick is far from the bar, and neither may vanish."""
+    drawn = figures_of(make_ledger({**NET0_SEC0, "compute": 100.0}))["breakdown"]
+    slow = figures_of(make_ledger(NET0_SEC0))["breakdown"]
+    numbers = re.findall(r">([\d.]+ m?s · [\d.]+ %)<", drawn)
+    assert len(numbers) == len(re.findall(r">([\d.]+ m?s · [\d.]+ %)<", slow)) >= 5

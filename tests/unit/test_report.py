@@ -17,7 +17,7 @@ import pytest
 from analysis.model import COMPONENTS, Ledger
 from analysis.report import build_report, write_report
 from analysis.table import WIDTH, print_report
-from analysis.wording import human_time
+from analysis.wording import human_time, setting_pairs
 from tests.unit.synthetic_run import MS, baseline_pair, make_ledger, make_run, save_run
 from ztprobe.errors import RunDirError
 from ztprobe.store import Run
@@ -103,7 +103,7 @@ def test_the_only_round_counts_and_says_so() -> None:
     assert report["rounds_counted"] == 1
     assert report["duration"]["median_s"] == report["rounds"][0]["duration_s"]
     assert report["overhead"]["duration"]["ci95"] is None
-    assert "No interval" in report["overhead"]["method"]
+    assert "No interval: 1 round of net2-sec3 and" in report["overhead"]["method"]
     assert any("only round" in note for note in report["notes"])
     assert "too few rounds" in text_of(report)
 
@@ -240,6 +240,17 @@ def test_colour_changes_no_word(report: dict[str, Any]) -> None:
     assert re.sub(r"\x1b\[[0-9;]*m", "", text_of(report, colour=True)) == text_of(report, colour=False)
 
 
+def test_a_reader_that_leaves_is_left_to_the_caller(report: dict[str, Any]) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            if text:
+                raise BrokenPipeError
+            return 0
+
+    with pytest.raises(BrokenPipeError):  # and no SystemExit
+        print_report(report, Gone())
+
+
 def test_without_a_baseline_there_is_no_overhead_column() -> None:
     ledger = make_ledger()
     report = build_report(make_run(ledger=ledger), ledger, None)
@@ -316,6 +327,37 @@ def test_analysing_again_gives_the_same_bytes(tmp_path: Path, ledgers: dict[str,
     once = written(first)
     assert written(first) == once == written(second)
     assert once["report.json"].endswith(b"}\n")
+
+
+def test_settings_are_said_once_with_their_unit_and_only_if_there_is_one() -> None:
+    said = setting_pairs(
+        {"level": 3, "seed": 0},
+        {"seed": 0, "data_dir": "", "environment": {}, "reconnect": False, "limits_unavailable": []},
+        {"mtu_bytes": 1500, "warm_up_s": 6.338133106, "memory_limits_bytes": {"a/b": 7}, "resumption": None},
+    )
+    assert said == [
+        ("level", "3"),
+        ("seed", "0"),
+        ("reconnect", "no"),
+        ("mtu", "1500 bytes"),
+        ("warm up", "6.338 s"),
+        ("memory limits (bytes)", "a/b: 7"),
+        ("resumption", "–"),
+    ]
+
+
+def test_an_analysis_that_ends_early_writes_nothing(
+    tmp_path: Path, ledgers: dict[str, Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_arguments: Any) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("analysis.html.render_page", interrupted)
+    save_run(tmp_path / "run")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(KeyboardInterrupt):
+        write_report(tmp_path / "run")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_recorded_text_cannot_become_markup(tmp_path: Path, ledgers: dict[str, Ledger]) -> None:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from analysis.wording import plural
+
 if TYPE_CHECKING:
     from ztprobe.leases import Lease
     from ztprobe.profile import Profile
@@ -52,7 +54,7 @@ def range_words(profile: Profile, key: str) -> str:
 
 
 def _turns(schedule: Schedule) -> str:
-    count = f"{len(schedule.steps)} steps in {schedule.length_ns / 1e9:g} s"
+    count = f"{plural(len(schedule.steps), 'step')} in {schedule.length_ns / 1e9:g} s"
     return f"{count}, again and again" if schedule.period_ns is not None else f"{count}, the last one stays"
 
 
