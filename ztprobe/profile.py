@@ -323,7 +323,8 @@ def load_profile(name_or_path: str | Path) -> Profile:
     if "/" in text or text.endswith((".yaml", ".yml")):
         return _load(Path(text))
     if text not in profile_names():
-        raise UsageError(f"unknown network profile {text!r}; valid ones: {', '.join(profile_names())}")
+        valid = ", ".join(profile_names())
+        raise UsageError(f"unknown network profile {text!r}; valid ones: {valid}, or a YAML file's path")
     return _load(NETPROFILES_DIR / f"{text}.yaml")
 
 

@@ -69,7 +69,11 @@ def read_profile_file(path: Path) -> ProfileFile:
     if node is None:
         raise UsageError(f"{path}:1: expected a mapping of profile keys, found an empty file")
     lines = _lines(path, node)
-    wrong = sorted(_validator().iter_errors(data), key=lambda e: list(map(str, e.absolute_path)))
+    # What is there and wrong comes before what is missing.
+    wrong = sorted(
+        _validator().iter_errors(data),
+        key=lambda e: (e.validator == "required", list(map(str, e.absolute_path))),
+    )
     if wrong:
         raise UsageError(_explain(path, lines, wrong[0]))
     values = _floats(data)
@@ -270,11 +274,12 @@ def _explain(path: Path, lines: Mapping[Keys, int], error: Any) -> str:
     where = tuple(error.absolute_path)
     schema = error.schema
     if error.validator == "required":
-        missing = next(key for key in error.validator_value if key not in error.instance)
+        missing, *more = (key for key in error.validator_value if key not in error.instance)
         # A conditional part of the schema only says "required"; the words stand beside the key itself.
         expected = _described(*(str(key) for key in where if not isinstance(key, int)), missing)
         key = ".".join(map(str, (*where, missing)))
-        return f"{path}:{lines.get(where, 1)}: {key}: expected {expected}, found nothing"
+        also = f" (nor {', '.join(more)})" if more else ""
+        return f"{path}:{lines.get(where, 1)}: {key}: expected {expected}, found nothing{also}"
     if error.validator == "additionalProperties":
         known = schema["properties"]
         extra = next(key for key in error.instance if key not in known)

@@ -69,6 +69,14 @@ def verify(
     :param pods: all that run, to find somebody to talk to.
     :raises EnforcementError: nothing can be measured: no other pod, or nobody left under the lease.
     """
+    try:
+        return _verify(lease, leases, pods, probes)
+    except FileNotFoundError as error:  # a namespace
+        gone = error.filename or error
+        raise EnforcementError(f"lease {lease.id}: its pods ended meanwhile: {gone} is gone") from error
+
+
+def _verify(lease: Lease, leases: Sequence[Lease], pods: Sequence[RunningPod], probes: int) -> Verdict:
     flows = _flows(lease, pods)
     _resolve(flows)
     attempts, interrupted = 1, 0
@@ -84,7 +92,7 @@ def verify(
         directions = probe_flows(
             flows, profile, probes=probes, seconds=seconds, through=_through(flows, profile, seconds)
         )
-        watch.probed()
+        watch.probed(probes * len(flows))
         ways = [_through([flow], profile, _RATE_EACH_S) for flow in flows]
         rates = rate_flows(flows, profile, through=ways)
         measured = Measured(directions=directions, rates=rates, attempts=attempts)

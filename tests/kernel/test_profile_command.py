@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.kernel.bridged import EmulatedPod, delays_ms, wait_until_reachable
+from tests.kernel.bridged import EmulatedPod, delays_ms, numbered, wait_until_reachable
 from tests.kernel.test_emulation import ROOMY, bulk_s
 from ztprobe.emulation.emulator import Emulator
 from ztprobe.emulation.netem import netem_supported
@@ -75,6 +75,14 @@ class Cluster:
         text = (self.state / "leases" / lease / "lease.json").read_text()
         return int(json.loads(text)["owner"]["pid"])
 
+    def kill_both_keepers(self, lease: str) -> None:
+        """Neither gets to see the other's end."""
+        worker = self.keeper(lease)
+        keepers = (worker, _parent(worker))  # before the worker's parent is another one
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in keepers:
+                os.kill(pid, number)
+
     def marks(self) -> list[str]:
         """What is on interfaces and in tables, besides the kernel's defaults."""
         found = []
@@ -106,7 +114,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         spaces = {}
         for name in ("node", *NAMES):
             spaces[name] = create_netns(f"{tag}-{name}")
-            stack.callback(remove_netns, f"{tag}-{name}")
+            stack.callback(_remove, f"{tag}-{name}")
         pods = {
             name: EmulatedPod(name, f"10.99.0.{i}", spaces[name], "eth0", f"v-{name}")
             for i, name in enumerate(NAMES, 1)
@@ -152,6 +160,11 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
             yield made
         finally:
             made.ztprobe("profile", "clear")
+
+
+def _remove(namespace: str) -> None:
+    with contextlib.suppress(FileNotFoundError):  # a test has done it
+        remove_netns(namespace)
 
 
 def _ticks(pid: int) -> int:
@@ -216,24 +229,57 @@ def test_a_rate_is_measured_and_restricted(cluster: Cluster, tmp_path: Path) -> 
     assert verdict["measured"]["rate_mbit"] == pytest.approx(10, rel=0.02)
 
 
+def test_no_packet_is_lost_as_a_delay_line_comes_and_goes(cluster: Cluster, tmp_path: Path) -> None:
+    profile = _profile(tmp_path, f"delay_ms: {LONG_MS:g}\njitter_ms: {LONG_MS / 4:g}\ndistribution: uniform")
+    with numbered(cluster.pods["client-0"], cluster.pods["server"]) as arrived:
+        for _ in range(3):
+            cluster.profile("apply", profile, "-l", "pod=client-0", "--backend", "nfqueue")
+            cluster.profile("clear")
+    assert arrived.missing() == 0, arrived.sent
+
+
 def test_a_lease_ends_by_itself(cluster: Cluster, backend: str) -> None:
     cluster.profile("apply", "net4", "-l", "app=client", "--for", "1s", "--backend", backend)
     cluster.await_nothing(4)
 
 
-@pytest.mark.parametrize("victim", ["worker", "warden"])
+def test_apply_that_is_interrupted_leaves_nothing(cluster: Cluster) -> None:
+    words = [sys.executable, "-m", "ztprobe", "profile", "apply", "net4", "-l", "app=client"]
+    with subprocess.Popen(
+        [*words, "--backend", "nfqueue"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPO_DIR,
+        env={**os.environ, "ZTPROBE_STATE_DIR": str(cluster.state)},
+    ) as process:
+        deadline = time.monotonic() + 20 * PATIENCE
+        while not list(cluster.state.glob("leases/*/lease.json")):  # its keeper is at work
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        said, complaint = process.communicate(timeout=60 * PATIENCE)
+    assert (process.returncode, said) == (130, ""), complaint
+    assert "everything has been cleaned up" in complaint
+    assert cluster.marks() == []
+    assert not (cluster.state / "leases").exists()
+
+
+@pytest.mark.parametrize("victim", ["worker", "warden", "worker's group", "warden's group"])
 def test_a_killed_keeper_leaves_nothing(cluster: Cluster, backend: str, victim: str) -> None:
     lease = cluster.profile("apply", "net4", "-l", "app=client", "--backend", backend)["lease"]
     worker = cluster.keeper(lease)
-    os.kill(worker if victim == "worker" else _parent(worker), signal.SIGKILL)
+    pid = worker if victim.startswith("worker") else _parent(worker)
+    if victim.endswith("group"):
+        os.killpg(os.getpgid(pid), signal.SIGKILL)
+    else:
+        os.kill(pid, signal.SIGKILL)
     cluster.await_nothing(4)
 
 
 def test_the_next_command_cleans_what_a_kill_of_everything_left(cluster: Cluster, backend: str) -> None:
     lease = cluster.profile("apply", "net4", "-l", "app=client", "--backend", backend)["lease"]
-    worker = cluster.keeper(lease)
-    os.killpg(worker_group := os.getpgid(worker), signal.SIGSTOP)
-    os.killpg(worker_group, signal.SIGKILL)
+    cluster.kill_both_keepers(lease)
     time.sleep(0.2 * PATIENCE)
     assert cluster.marks()
     done = cluster.ztprobe("doctor" if backend == "netem" else "clean")
@@ -295,6 +341,8 @@ def test_dry_run_and_refusals_change_nothing(cluster: Cluster, tmp_path: Path) -
     assert "the delay line cannot do corrupt_pct" in done.stderr
     done = cluster.ztprobe("profile", "apply", "net1", "-l", "app=nobody", fails=2)
     assert "matches no pod in namespace fl" in done.stderr
+    done = cluster.ztprobe("profile", "apply", "net1", "-l", "app=client", "--run", "other", fails=2)
+    assert "--run other: no such run is going on; there is ztp-t" in done.stderr
     cluster.profile("apply", "net1", "-l", "pod=client-0")
     done = cluster.ztprobe("profile", "apply", "net4", "-l", "app=client", fails=5)
     assert "fl/client-0 is under net1 already" in done.stderr

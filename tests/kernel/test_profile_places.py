@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -140,18 +141,29 @@ def test_an_ifb_goes_with_its_lease(cluster: Cluster, at: str, how: str) -> None
     lease = cluster.profile(*words, *(("--for", "1s") if how == "expiry" else ()))["lease"]
     if how != "expiry":
         assert ifbs(cluster)
-        worker = cluster.keeper(lease)
         if how == "worker":
-            os.kill(worker, signal.SIGKILL)
+            os.kill(cluster.keeper(lease), signal.SIGKILL)
         else:
-            os.killpg(group := os.getpgid(worker), signal.SIGSTOP)
-            os.killpg(group, signal.SIGKILL)
+            cluster.kill_both_keepers(lease)
             time.sleep(0.2 * PATIENCE)
             assert ifbs(cluster)
             cluster.ztprobe("clean")
     cluster.await_nothing(4)
     assert ifbs(cluster) == []
     assert filters(cluster, "client-0") == before
+
+
+def test_a_profile_whose_record_is_lost_is_refused_with_what_removes_it(cluster: Cluster, at: str) -> None:
+    for direction in ("egress", "ingress"):
+        words = ("-l", "pod=client-0", "--at", at, "--direction", direction)
+        cluster.kill_both_keepers(cluster.profile("apply", "net5", *words)["lease"])
+        shutil.rmtree(cluster.state / "leases")
+        done = cluster.ztprobe("profile", "apply", "net5", *words, fails=5)
+        assert f"has a profile that no lease in {cluster.state} accounts for" in done.stderr
+        _, undo = done.stderr.strip().split("takes it away: ")
+        subprocess.run(undo.split(), check=True)
+        lease = cluster.profile("apply", "net5", *words)["lease"]
+        cluster.profile("clear", lease)
 
 
 def test_other_filters_stay_and_come_first(cluster: Cluster, at: str) -> None:
@@ -269,7 +281,7 @@ def test_a_tree_is_put_back_as_it_was(cluster: Cluster, name: str) -> None:
     lease = cluster.profile("apply", "net5", "-l", "pod=client-0", "--replace")
     assert [i["replaces"] for i in lease["interfaces"]] == [before.split()[1]]
     assert tc(pod.netns, "class show dev eth0").count("htb") == 0
-    os.killpg(os.getpgid(cluster.keeper(lease["lease"])), signal.SIGKILL)
+    cluster.kill_both_keepers(lease["lease"])
     done = cluster.ztprobe("clean")
     assert f"{before.split()[1]} put back on eth0 of fl/client-0\n" in done.stdout + done.stderr
     assert tree(pod) == before

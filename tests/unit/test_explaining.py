@@ -36,6 +36,14 @@ QUIET = Moment(
             ["a queue overflowed: 7 packets", "this machine's CPUs were 100 %", "this kernel's timers tick"],
         ),
         ({"idle": {}}, []),
+        ({"probes": 1500, "others": 150}, []),  # ARP, a few retransmissions
+        (
+            {"probes": 1500, "others": 4000, "overflow": 3},
+            [
+                "a queue overflowed",
+                "other traffic shared the rate meanwhile (4000 packets beside 1500 probes)",
+            ],
+        ),
     ],
 )
 def test_causes_follow_from_what_was_seen(seen: dict[str, object], causes: list[str]) -> None:

@@ -125,6 +125,9 @@ HEAD = "name: x\ndescription: d\n"
             "burst_bytes: expected rate_mbit beside it",
         ),
         (HEAD, 1, "source: expected a mapping"),
+        # What is wrong comes before what is missing, and what is missing all at once.
+        ("jitter_ms: 2\ndelay_ms: fast\n", 2, "delay_ms: expected a one-way delay"),
+        ("delay_ms: 3\n", 1, r"name: expected a name .*, found nothing \(nor description, source\)"),
         ("name: x\nname: y\n", 2, "name: expected each key once, found on line 1 too"),
         ("name: x\n- a\n", 2, "expected YAML"),
         ("- a\n", 1, "profile: expected a mapping of profile keys"),

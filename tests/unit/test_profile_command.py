@@ -11,7 +11,8 @@ import pytest
 
 from ztprobe.cli import main
 from ztprobe.cli.profile import profile
-from ztprobe.profile import profile_names
+from ztprobe.cli.profile_words import profile_words
+from ztprobe.profile import load_profile, profile_names
 
 COMMANDS = sorted(profile.commands)
 
@@ -50,6 +51,20 @@ def test_show_gives_values_with_sources(capsys: pytest.CaptureFixture[str]) -> N
     assert re.search(r"^queue_limit_packets +\d+ +computed", text, re.M)
     assert main(["profile", "show", "net4a", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["loss_pct"] == 1
+
+
+def test_show_tells_what_samples_come_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rtt.txt").write_text("# one way\n" + "10\n30\n" * 20)
+    path = tmp_path / "traced.yaml"
+    path.write_text(
+        "name: traced\ndescription: d\ndistribution: samples\nsamples_file: rtt.txt\nsource: {samples: me}\n"
+    )
+    assert main(["profile", "show", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^delay_ms +20 +mean of 40 samples", text, re.M)
+    assert re.search(r"^jitter_ms .* the samples' standard deviation is 10 ms", text, re.M)
+    assert re.search(r"^distribution +samples +me", text, re.M)
+    assert profile_words(load_profile(path)) == "20 ± 10 ms as measured"
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,12 @@ def show(name: str, as_json: bool) -> None:
         return
     click.echo(f"{found.name}: {found.description}\n")
     sources = values.pop("source")
+    if found.samples_ms:
+        sources |= {
+            "delay_ms": f"mean of {len(found.samples_ms)} samples",
+            "jitter_ms": f"the table's unit; the samples' standard deviation is {found.sd_ms:.4g} ms",
+            "distribution": sources["samples"],
+        }
     rows = [
         (key, value_words(value), sources.get(key, "computed" if key in _COMPUTED else ""))
         for key, value in values.items()
@@ -173,8 +179,7 @@ def apply(
     process of its own keeps it and ends it.
     """
     from ztprobe import leases
-    from ztprobe.interrupts import shielded
-    from ztprobe.keeper import keep
+    from ztprobe.keeper import kept
     from ztprobe.profile import load_profile
 
     wanted = load_profile(name)
@@ -195,26 +200,36 @@ def apply(
         backend=backend,
         seconds=seconds,
     )
-    if not dry_run:
-        resolve_neighbours(lease)
-        with shielded():
-            keep(lease)
-            lease.state = "in force"
+    if dry_run:
+        _tell(lease, chosen.notes, as_json)
+        return
+    resolve_neighbours(lease)
+    with kept(lease):
+        lease.state = "in force"
+        _tell(lease, chosen.notes, as_json)
+
+
+def _tell(lease: Lease, more: Sequence[str], as_json: bool) -> None:
+    from ztprobe.leases import words
+
+    dry_run = lease.state == "applying"
+    said = [*more, *notes(lease)]
     if as_json:
-        said = {"dry_run": dry_run, "notes": [*chosen.notes, *notes(lease)]}
-        click.echo(json.dumps(lease_dict(lease) | said, indent=2))
+        whole = lease_dict(lease) | {"dry_run": dry_run, "notes": said}
+        click.echo(json.dumps(whole, indent=2, ensure_ascii=False))
         return
     for line in plan_lines(lease):
         click.echo(line)
-    for note in (*chosen.notes, *notes(lease)):
+    for note in said:
         click.echo(f"note: {note}")
     if dry_run:
         click.echo("dry run: nothing was changed")
-    else:
-        click.echo(
-            f"lease {lease.id}: {wanted.name} on {pod_words(lease)} for {leases.words(seconds)}; "
-            "ztprobe profile verify | status | clear"
-        )
+        return
+    lasts_s = (lease.expires_ns - lease.created_ns) / 1e9
+    click.echo(
+        f"lease {lease.id}: {lease.profile.name} on {pod_words(lease)} for {words(lasts_s)}; "
+        "ztprobe profile verify | status | clear"
+    )
 
 
 def _planned(
@@ -281,12 +296,13 @@ def status(as_json: bool) -> None:
     for lease in found:
         state = _state(lease)
         towards = f" to {lease.to}" if lease.to is not None else ""
+        way = "both ways" if lease.direction == "both" else lease.direction
         rows.append(
             (
                 lease.id,
                 lease.profile.name,
                 lease.backend,
-                f"{lease.direction} of {pod_words(lease)}{towards}",
+                f"{way} of {pod_words(lease)}{towards}",
                 state["in_force"],
                 words(lease.remaining_s),
                 f"{state['packets']} packets, {state['drops']} dropped",
@@ -329,7 +345,7 @@ def verify(
     running = running_pods(wanted, node)
     verdicts = [verify_lease(one, everything, running, probes=probes) for one in wanted]
     if as_json:
-        click.echo(json.dumps([verdict_dict(v) for v in verdicts], indent=2))
+        click.echo(json.dumps([verdict_dict(v) for v in verdicts], indent=2, ensure_ascii=False))
     else:
         for verdict in verdicts:
             print_verdict(verdict)

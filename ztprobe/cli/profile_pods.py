@@ -77,6 +77,9 @@ def choose_pods(
         runtime = "local" if local or run is not None or not configured() else "kubernetes"
     if runtime == "local":
         running = [pod for pod in local if run in (None, pod.run)]
+        if local and not running:
+            there = ", ".join(sorted({pod.run for pod in local}))
+            raise UsageError(f"--run {run}: no such run is going on; there is {there}")
         chosen = tuple(pods.choose(running, wanted, namespace))
         peers = None
         if towards is not None:
@@ -155,6 +158,8 @@ def resolve_neighbours(lease: Lease) -> None:
 
     Not where policies are in force, which would drop and count what it takes (neighbours are written
     down there anyway), and not in a cluster, whose pods are not ours to send from.
+
+    :raises EnforcementError: they have ended meanwhile.
     """
     from ztprobe.emulation.passing import has_policies
     from ztprobe.emulation.probing import warm_up
@@ -162,5 +167,8 @@ def resolve_neighbours(lease: Lease) -> None:
     met = list({pod.netns_inode: pod for pod in (*lease.pods, *(lease.peers or ()))}.values())
     if len(met) > _FEW or any(pod.runtime != "local" for pod in met):
         return
-    if not any(has_policies(node) for node in {pod.node_netns for pod in met}):
-        warm_up(met)
+    try:
+        if not any(has_policies(node) for node in {pod.node_netns for pod in met}):
+            warm_up(met)
+    except FileNotFoundError as error:
+        raise EnforcementError(f"the pods are ending: {error.filename or error} is gone") from error

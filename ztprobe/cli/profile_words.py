@@ -81,7 +81,9 @@ def profile_words(p: Profile) -> str:
 
         return schedule_words(p)
     parts = []
-    if p.delay_ms:
+    if p.samples_ms:
+        parts.append(f"{p.delay_ms:.4g} ± {p.sd_ms:.4g} ms as measured")
+    elif p.delay_ms:
         jitter = f" ± {p.jitter_ms:.6g} ms {p.distribution}" if p.jitter_ms else " ms"
         parts.append(f"{p.delay_ms:.6g}{jitter}")
     if p.mean_loss_pct:
@@ -185,4 +187,6 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(column)
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    with console.capture() as printed:
+        console.print(table)
+    click.echo(printed.get(), nl=False)  # rich itself would exit where nobody reads any more

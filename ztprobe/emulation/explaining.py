@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ztprobe.emulation.counters import counters
+from ztprobe.emulation.imposing import counted
 from ztprobe.emulation.nodequeue import CHAIN, queued_by
 from ztprobe.emulation.probing import undisturbed
 from ztprobe.emulation.qdisc import HANDLE, root_qdisc
@@ -32,6 +33,7 @@ _COARSE_MS = 0.1
 _LATE_MS = 1.0
 _SLEEP_S = 0.0005
 _STATS_LATE_S = 1.1  # of a delay line
+_SHARED_SHARE = 0.1  # so many packets of others beside ours make a difference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,8 @@ class Moment:
     overflow: int  # packets that a queue dropped and that nobody asked to lose
     timer_resolution_ms: float
     timer_late_ms: float  # in the median, for a thread that goes before others
+    probes: int = 0  # that were sent
+    others: int = 0  # other packets that went through the same queues beside them, where there is a rate
 
 
 def moment_causes(moment: Moment) -> list[str]:
@@ -52,6 +56,11 @@ def moment_causes(moment: Moment) -> list[str]:
         causes.append(
             f"a queue overflowed: {moment.overflow} packets were dropped that nobody asked to lose"
             " (queue_limit_packets says how many it holds)"
+        )
+    if moment.others > _SHARED_SHARE * moment.probes:
+        causes.append(
+            f"other traffic shared the rate meanwhile ({moment.others} packets beside {moment.probes}"
+            " probes): what waits behind it is late; verify while these pods are quiet"
         )
     busy = {cpu: idle for cpu, idle in moment.idle.items() if idle < _BUSY_IDLE_SHARE}
     if moment.stolen > _STOLEN_SHARE:
@@ -75,19 +84,21 @@ class Watch:
     def __init__(self, lease: Lease) -> None:
         self._lease = lease
         self._overflow = counters(lease)["overflow"]
+        self._passed = _passed(lease)
         self._cpus = _cpu_times()
-        self._lost = 0
+        self._lost = self._probes = self._others = 0
 
-    def probed(self) -> None:
+    def probed(self, probes: int) -> None:
         """The probes are through. What loads a rate's queue from now on overflows it on purpose."""
         self._lost = counters(self._lease)["overflow"] - self._overflow
+        self._probes, self._others = probes, max(0, _passed(self._lease) - self._passed - probes)
 
     def finish(self) -> Moment:
         """What was seen; takes a second where a delay line has to report first."""
         idle, stolen = _shares(self._cpus, _cpu_times())
         if self._lease.rules and not self._lease.points:
             time.sleep(_STATS_LATE_S)
-            self.probed()
+            self._lost = counters(self._lease)["overflow"] - self._overflow
         with undisturbed():
             late_ms = statistics.median(_late_ms() for _ in range(5))
         return Moment(
@@ -96,6 +107,8 @@ class Watch:
             overflow=self._lost,
             timer_resolution_ms=time.clock_getres(time.CLOCK_MONOTONIC) * 1e3,
             timer_late_ms=late_ms,
+            probes=self._probes,
+            others=self._others,
         )
 
 
@@ -140,6 +153,13 @@ def _own_profile(pod: RunningPod) -> str | None:
     if found is not None and found.handle == HANDLE:
         return f"applied twice: {pod.run} has {pod.name} under {found.kind} of its own"
     return None
+
+
+def _passed(lease: Lease) -> int:
+    """Packets that have gone through the queues of a rate."""
+    if lease.profile.widest.rate_mbit is None:
+        return 0
+    return sum(counted(lease, point).packets for point in lease.points)
 
 
 def _late_ms() -> float:

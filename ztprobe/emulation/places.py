@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ztprobe import paths
 from ztprobe.clsact import INGRESS, add_clsact, filters, has_clsact, remove_if_empty
 from ztprobe.emulation.qdisc import HANDLE
 from ztprobe.emulation.savedqdisc import links, spelled
@@ -131,7 +132,7 @@ def _at_root(pod: RunningPod, direction: str, place: tuple[Path, str], *, replac
         if root.handle == HANDLE:
             raise EnforcementError(f"{pod}: {own_profile('its run')}")
         if root.handle == LEASE_HANDLE:
-            raise EnforcementError(f"{pod}: {interface} has a profile already: ztprobe profile clear")
+            raise _unaccounted(pod, netns, interface, f"tc qdisc del dev {interface} root")
         if not replace:
             raise EnforcementError(
                 f"{pod}: {interface} already has the qdisc {what}; --replace takes it away for the"
@@ -164,7 +165,9 @@ def _through_ifb(pod: RunningPod, direction: str, place: tuple[Path, str], ifb: 
             raise OSError(f"there is no interface {interface}")
         made = not has_clsact(ipr, found[0])
         if not made and _redirects(ipr, found[0]):
-            raise EnforcementError(f"{pod}: {interface} has a profile already: ztprobe profile clear")
+            raise _unaccounted(
+                pod, netns, interface, f"tc filter del dev {interface} ingress pref {_PRIORITY}"
+            )
     return Point(
         pod=str(pod),
         direction=direction,
@@ -173,6 +176,14 @@ def _through_ifb(pod: RunningPod, direction: str, place: tuple[Path, str], ifb: 
         interface=interface,
         ifb=ifb,
         made_clsact=made,
+    )
+
+
+def _unaccounted(pod: RunningPod, netns: Path, interface: str, undo: str) -> EnforcementError:
+    # The leases that are written down here have been compared before.
+    return EnforcementError(
+        f"{pod}: {interface} has a profile that no lease in {paths.STATE_DIR} accounts for: another ztprobe"
+        f" keeps it, or its record was lost; what takes it away: nsenter --net={netns} {undo}"
     )
 
 
