@@ -191,6 +191,8 @@ def _emulation_sentence(emulation: Mapping[str, Any]) -> str:
     pairs = emulation_pairs(emulation)
     if not pairs:
         return f"{emulation['profile']}: nothing"
+    if all(asked == NOTHING for _, asked, _ in pairs):
+        return f"{emulation['profile']}: nothing (measured {', '.join(f'{n} {got}' for n, _, got in pairs)})"
     values = ", ".join(
         f"{name} {asked}" + (f" (measured {got})" if got != NOTHING else "") for name, asked, got in pairs
     )

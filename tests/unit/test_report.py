@@ -49,6 +49,12 @@ def text_of(report: dict[str, Any], **options: Any) -> str:
     return stream.getvalue()
 
 
+def test_what_was_measured_where_nothing_was_asked_for(report: dict[str, Any]) -> None:
+    report["emulation"] |= {"profile": "net0", "backend": "none", "requested": {}}
+    report["emulation"]["measured"] = {"delay_ms": 0.0104}
+    assert "emulated          net0: nothing (measured delay 0.0104 ms)" in text_of(report)
+
+
 def test_the_contract_holds(report: dict[str, Any]) -> None:
     assert report["schema_version"] == 1
     assert (report["experiment"], report["runtime"]) == ("net2-sec3", "local")

@@ -91,7 +91,7 @@ def test_table_fits_and_says_what_was_missed() -> None:
     lines = stream.getvalue().splitlines()
     assert max(map(len, lines)) <= WIDTH
     assert any("MISSED" in line for line in lines)
-    assert lines[-1] == "2 costs in 2 scenarios: 1 beyond their bounds; 1 scenarios with problems"
+    assert lines[-1] == "2 costs in 2 scenarios: 1 beyond their bounds; 1 scenario with problems"
 
 
 def test_page_is_self_contained_and_the_same_every_time(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from analysis.wording import plural
 from ztprobe import __version__
 from ztprobe.store import dump_json, write_atomically
 from ztprobe.validate.model import CROSS_TALK_LIMIT, Case, Outcome
@@ -171,9 +172,9 @@ def _lines(content: Mapping[str, Any]) -> Iterable[str]:
     cases = [case for scenario in content["scenarios"] for case in scenario["cases"]]
     missed = sum(not case["passed"] for case in cases)
     troubled = sum(bool(scenario["problems"]) for scenario in content["scenarios"])
-    verdict = f"{len(cases)} costs in {len(content['scenarios'])} scenarios: "
+    verdict = f"{plural(len(cases), 'cost')} in {plural(len(content['scenarios']), 'scenario')}: "
     verdict += "every one within its bound" if not missed else f"{missed} beyond their bounds"
-    yield verdict + (f"; {troubled} scenarios with problems" if troubled else "")
+    yield verdict + (f"; {plural(troubled, 'scenario')} with problems" if troubled else "")
 
 
 def _wrapped(text: str) -> list[str]:
