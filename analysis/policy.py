@@ -4,7 +4,11 @@ A drop counts as policy only with the kernel's reason for a packet filter's verd
 (SKB_DROP_REASON_NETFILTER_DROP) and in the node's namespace, where the policy's rules
 are; emulated loss has another reason and is never policy. An attempt is what the pod
 sent (a SYN, a question, a retransmission), at the moment when it sent it: the drop itself
-may happen a profile's delay later. That a peer answers on another connection, which
+may happen a profile's delay later. Of an established connection, the copy that was
+dropped is known by its sequence number, so that a copy sent before it, and dropped after
+none, counts as passed. New data that passes is not reported one by one; but a
+retransmission that an acknowledgement of later data caused tells when that was sent.
+That a peer answers on another connection, which
 was there before, proves nothing. Blocked packets of an established connection can only
 cost the time of its own messages: while a client computes, nobody waits for them.
 """
@@ -48,6 +52,14 @@ class _Flow(NamedTuple):
     sender: str
 
 
+class _Drop(NamedTuple):
+    """``seq`` 0: not known."""
+
+    ts_ns: int
+    seq: int
+    payload_bytes: int
+
+
 class _Attempts(NamedTuple):
     tried_ns: list[int]
     passed_ns: list[int]
@@ -66,18 +78,20 @@ def policy_waits(topology: Topology, meta: dict[str, Any], server_port: int) -> 
     :param meta: run.json; ``drop_reasons`` names the kernel's reason numbers.
     """
     waits: dict[str, list[PolicyWait]] = defaultdict(list)
-    for flow, drops_ns in sorted(_blocked(topology, meta).items(), key=lambda item: item[1][0]):
-        attempts = _attempts(topology, meta, flow, drops_ns)
+    for flow, drops in sorted(_blocked(topology, meta).items(), key=lambda item: item[1][0].ts_ns):
+        attempts = _attempts(topology, meta, flow, drops)
         # What never passes again is nobody's wait, unless it is the way to the server: our own
         # probes knock at doors that stay shut.
         for_good = (flow.peer, flow.port) == (topology.server, server_port)
         end_ns = 0
-        for drop_ns in drops_ns:
+        on_its_way_ns = 0 if flow.wire is None else _round_trip_ns(topology, flow.wire)
+        for drop_ns, _, _ in drops:
             # Of an established connection, a drop may be an acknowledgement, which no event shows leaving.
             start_ns = _attempt_ns(attempts.tried_ns, drop_ns) if flow.wire is None else drop_ns
-            if start_ns < end_ns:
+            # One that had been sent when the door opened belongs to the time before.
+            if start_ns < end_ns + (on_its_way_ns if end_ns else 0):
                 continue
-            following = bisect_right(attempts.passed_ns, start_ns)
+            following = bisect_right(attempts.passed_ns, start_ns - on_its_way_ns // 2)
             if following < len(attempts.passed_ns):
                 end_ns = attempts.passed_ns[following]
             elif for_good:
@@ -122,11 +136,11 @@ def _attempt_ns(tried_ns: Sequence[int], drop_ns: int) -> int:
     return tried_ns[at - 1] if at and drop_ns - tried_ns[at - 1] < _ON_ITS_WAY_NS else drop_ns
 
 
-def _blocked(topology: Topology, meta: dict[str, Any]) -> dict[_Flow, list[int]]:
-    """Flow -> times at which the node dropped packets of it, sorted."""
+def _blocked(topology: Topology, meta: dict[str, Any]) -> dict[_Flow, list[_Drop]]:
+    """Flow -> what the node dropped of it, in time order."""
     reasons = {int(number) for number, name in meta.get("drop_reasons", {}).items() if name == _REASON}
     pods = _pods(meta)
-    found: dict[_Flow, list[int]] = defaultdict(list)
+    found: dict[_Flow, list[_Drop]] = defaultdict(list)
     for point in topology.points_of("node", PointKind.DROP):
         source, target = pods.get(point.laddr), pods.get(point.raddr)
         if point.a not in reasons or source is None or target is None:
@@ -140,20 +154,20 @@ def _blocked(topology: Topology, meta: dict[str, Any]) -> dict[_Flow, list[int]]
         udp = point.b >> 16 == _UDP
         connecting = udp or bool(point.b & _SYN)
         flow = _Flow(client, peer, port, udp, None if connecting else wire, client if connecting else source)
-        found[flow].append(int(point.ts_ns))
-    return {flow: sorted(times) for flow, times in found.items()}
+        found[flow].append(_Drop(int(point.ts_ns), int(point.small_ns), int(point.c)))
+    return {flow: sorted(drops) for flow, drops in found.items()}
 
 
 def _pods(meta: dict[str, Any]) -> dict[int, str]:
     return {address_number(pod["address"]): pod["name"] for pod in meta["pods"]}
 
 
-def _attempts(topology: Topology, meta: dict[str, Any], flow: _Flow, drops_ns: Sequence[int]) -> _Attempts:
+def _attempts(topology: Topology, meta: dict[str, Any], flow: _Flow, drops: Sequence[_Drop]) -> _Attempts:
     if flow.udp:
         return _questions(topology, meta, flow)
     if flow.wire is None:
         return _connects(topology, meta, flow)
-    return _retransmissions(topology, flow.wire, flow.sender, drops_ns)
+    return _retransmissions(topology, flow.wire, flow.sender, drops)
 
 
 def _questions(topology: Topology, meta: dict[str, Any], flow: _Flow) -> _Attempts:
@@ -193,14 +207,46 @@ def _connects(topology: Topology, meta: dict[str, Any], flow: _Flow) -> _Attempt
     return _Attempts(sorted(tried), sorted(passed))
 
 
-def _retransmissions(topology: Topology, wire: Wire, sender: str, drops_ns: Sequence[int]) -> _Attempts:
-    tried = sorted(
-        int(point.ts_ns)
-        for point in topology.wire_points(sender, PointKind.RETRANSMIT, wire)
-        if point.c not in _HANDSHAKING
+def _retransmissions(topology: Topology, wire: Wire, sender: str, drops: Sequence[_Drop]) -> _Attempts:
+    copies = sorted(
+        (
+            point
+            for point in topology.wire_points(sender, PointKind.RETRANSMIT, wire)
+            if point.c not in _HANDSHAKING
+        ),
+        key=lambda point: point.ts_ns,
     )
-    blocked = {_attempt_ns(tried, drop_ns) for drop_ns in drops_ns}
-    return _Attempts(tried, [at_ns for at_ns in tried if at_ns > drops_ns[0] and at_ns not in blocked])
+    blocked = {_blocked_copy(copies, drop) for drop in drops}
+    one_way_ns = _round_trip_ns(topology, wire) // 2
+    passed = []
+    for at, copy in enumerate(copies):
+        before_ns = [drop.ts_ns - one_way_ns for drop in drops if drop.ts_ns - one_way_ns < copy.ts_ns]
+        if at not in blocked and before_ns:
+            # What was acknowledged has passed, and so was sent after the last that was dropped.
+            passed.append(max(int(copy.small_ns or copy.ts_ns), before_ns[-1] + 1))
+    return _Attempts([int(copy.ts_ns) for copy in copies], sorted(passed))
+
+
+def _round_trip_ns(topology: Topology, wire: Wire) -> int:
+    """A connection's, as its first packets had it; 0: not seen."""
+    setup = read_setup(topology.packets.get(wire, []))
+    if setup is None or setup.established_ns is None:
+        return 0
+    return min(setup.established_ns - setup.syn_ns, _ON_ITS_WAY_NS)
+
+
+def _blocked_copy(copies: Sequence[Any], drop: _Drop) -> int:
+    """Which of the retransmissions was dropped; -1: none, it was an original or carried nothing."""
+    for at in range(bisect_right(copies, drop.ts_ns, key=lambda copy: copy.ts_ns) - 1, -1, -1):
+        copy = copies[at]
+        if drop.ts_ns - copy.ts_ns >= _ON_ITS_WAY_NS:
+            break
+        # Without a sequence number, the last attempt before.
+        apart = (drop.seq - copy.a) & 0xFFFFFFFF
+        same = apart < copy.b or (-apart & 0xFFFFFFFF) < drop.payload_bytes
+        if not drop.seq or (same and drop.payload_bytes):
+            return at
+    return -1
 
 
 def _connected_after(topology: Topology, client: str, answered_ns: int) -> bool:

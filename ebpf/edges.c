@@ -13,7 +13,7 @@ static inline u8 sender_limit(struct __sk_buff *ctx, u32 end_seq, u32 segments)
     void *sk = ctx->sk;
     if (!sk)
         return WHY_STARVED;
-    void *tp = bpf_skc_to_tcp_sock(sk);
+    void *tp = tcp_of(sk);
     if (!tp || (u32)LOAD(u32, tp, OFF_TCP_WRITE_SEQ) == end_seq)
         return WHY_STARVED;
     u32 in_flight = LOAD(u32, tp, OFF_TCP_PACKETS_OUT) + segments + LOAD(u32, tp, OFF_TCP_RETRANS_OUT)
@@ -30,8 +30,25 @@ static inline u8 sender_limit(struct __sk_buff *ctx, u32 end_seq, u32 segments)
 static inline int window_limited(struct __sk_buff *ctx)
 {
     void *sk = ctx->sk;
-    void *tp = sk ? bpf_skc_to_tcp_sock(sk) : 0;
+    void *tp = sk ? tcp_of(sk) : 0;
     return tp && (LOAD(u8, tp, OFF_TCP_CHRONO_TYPE) & 3) == 2; /* TCP_CHRONO_RWND_LIMITED */
+}
+
+/* What a sender waited for although its windows had room: TCP does not use the last of a window, but
+ * waits for an acknowledgement that lets it send a larger piece (tcp_tso_should_defer). What such an
+ * acknowledgement ended was not below the socket, nor what a timer did, more than a round trip without one. */
+static inline u8 deferred_for(struct __sk_buff *ctx, u64 since_ns, u64 now_ns)
+{
+    void *sk = ctx->sk;
+    void *tp = sk ? tcp_of(sk) : 0;
+    if (!tp)
+        return WHY_QUEUE;
+    if ((LOAD(u8, tp, OFF_TCP_CHRONO_TYPE) & 3) == 2) /* TCP_CHRONO_RWND_LIMITED */
+        return WHY_RWND;
+    u64 delivered_us = LOAD(u64, tp, OFF_TCP_DELIVERED_MSTAMP), now_us = now_ns / 1000, since_us = since_ns / 1000;
+    if (delivered_us > since_us)
+        return now_us < delivered_us + PROMPT_US ? WHY_CWND : WHY_QUEUE;
+    return now_us - since_us > (u32)LOAD(u32, tp, OFF_TCP_SRTT_US) >> 3 ? WHY_CWND : WHY_QUEUE;
 }
 
 static inline void emit_gap(struct seen *seen, u64 since_ns, u64 now_ns, u64 small_ns, u32 hook, u32 kind)
@@ -48,51 +65,71 @@ static inline void emit_gap(struct seen *seen, u64 since_ns, u64 now_ns, u64 sma
 }
 
 /* The pause before this packet, charged to what held the sender back after the last one. */
-static inline void charge_pause(struct seen *seen, struct half *mine, struct half *other, u64 now_ns)
+static inline void charge_pause(struct __sk_buff *ctx, struct seen *seen, struct half *mine, struct half *other,
+                                u64 now_ns)
 {
     u64 pause_ns = now_ns - mine->last_ns;
-    if (mine->why == WHY_CWND) {
+    u8 why = mine->why == WHY_QUEUE && pause_ns >= DEFERRED_NS ? deferred_for(ctx, mine->last_ns, now_ns) : mine->why;
+    if (why == WHY_CWND) {
         mine->cwnd_ns += pause_ns;
-    } else if (mine->why == WHY_RWND) {
+    } else if (why == WHY_RWND) {
         mine->rwnd_ns += pause_ns;
-    } else if (mine->why == WHY_QUEUE) {
+    } else if (why == WHY_QUEUE) {
         mine->queue_ns += pause_ns;
-    } else if (other->small_ns > mine->last_ns && now_ns - other->small_ns < 3000000ULL) {
-        mine->http2_ns += pause_ns;
-    } else if (mine->acked_ns > mine->last_ns && mine->acked_ns < now_ns) { /* another CPU's clock read may be newer */
-        u64 starved_ns = now_ns - mine->acked_ns;
-        mine->flight_ns += pause_ns - starved_ns;
-        if (starved_ns >= GAP_NS)
-            emit_gap(seen, mine->acked_ns, now_ns, other->small_ns, HOOK_ETH, POINT_GAP);
-        else
-            mine->starved_ns += starved_ns;
     } else {
-        mine->flight_ns += pause_ns;
+        u64 since_ns = mine->last_ns;
+        /* Nothing to send before a frame allowed it: the frame ended that wait, what the sender took
+         * to go on is its own. */
+        if (other->small_ns > since_ns && now_ns - other->small_ns < ANSWER_NS) {
+            mine->http2_ns += other->small_ns - since_ns;
+            since_ns = other->small_ns;
+        }
+        if (mine->acked_ns > mine->last_ns && mine->acked_ns < now_ns) { /* another CPU's clock read may be newer */
+            u64 free_ns = mine->acked_ns > since_ns ? mine->acked_ns : since_ns;
+            mine->flight_ns += free_ns - since_ns;
+            if (now_ns - free_ns >= GAP_NS)
+                emit_gap(seen, free_ns, now_ns, other->small_ns, HOOK_ETH, POINT_GAP);
+            else
+                mine->starved_ns += now_ns - free_ns;
+        } else {
+            mine->flight_ns += now_ns - since_ns;
+        }
     }
 }
 
-static inline void log_send(struct seen *seen, u64 now_ns)
+/* Copy what stands in the connection to its log, as packets `from` (a multiple of SENT_SLOTS) and on.
+ * 0: there is no room for a log. */
+static inline struct sendlog *flush_sent(const struct conn_key *key, struct conn *conn, u32 from)
 {
-    struct sendlog *log = sendlogs.lookup(&seen->key);
+    struct sendlog *log = sendlogs.lookup((struct conn_key *)key);
     if (!log) {
         int zero = 0;
         struct sendlog *fresh = fresh_sendlog.lookup(&zero);
-        if (!fresh)
-            return;
-        if (sendlogs.update(&seen->key, fresh)) {
-            count(LOSS_MAP_FULL);
-            return;
-        }
-        log = sendlogs.lookup(&seen->key);
+        if (!fresh || sendlogs.update((struct conn_key *)key, fresh))
+            return 0;
+        log = sendlogs.lookup((struct conn_key *)key);
         if (!log)
-            return;
+            return 0;
     }
-    u32 slot = seen->seq / SENDLOG_BYTES & (SENDLOG_SLOTS - 1);
-    log->slot[slot].seq = seen->seq;
-    log->slot[slot].ts_us = now_ns / 1000;
+    u32 slot = from & (SENDLOG_SLOTS - SENT_SLOTS);
+#pragma unroll
+    for (int i = 0; i < SENT_SLOTS; i++)
+        log->slot[slot + i] = conn->sent[i];
+    return log;
 }
 
-static inline void account_small(struct seen *seen, struct half *mine, struct half *other, u64 now_ns, int egress)
+/* A log is 32 KB, of which each packet would touch a cold page: it gets eight at a time. */
+static inline void log_send(const struct conn_key *key, struct conn *conn, u32 seq, u64 now_ns)
+{
+    u32 slot = conn->sent_count++ & (SENT_SLOTS - 1);
+    conn->sent[slot].seq = seq;
+    conn->sent[slot].ts = now_ns >> 10;
+    if (slot == SENT_SLOTS - 1 && !flush_sent(key, conn, conn->sent_count - SENT_SLOTS))
+        count_many(LOSS_MAP_FULL, SENT_SLOTS);
+}
+
+static inline void account_small(struct __sk_buff *ctx, struct seen *seen, struct half *mine, struct half *other,
+                                 u64 now_ns, int egress)
 {
     u32 end_seq = seen->seq + seen->payload_bytes;
     if (mine->bytes) {
@@ -102,6 +139,7 @@ static inline void account_small(struct seen *seen, struct half *mine, struct ha
             mine->last_ns = now_ns;
             mine->max_seq = end_seq;
             mine->bytes += seen->payload_bytes;
+            mine->why = sender_limit(ctx, end_seq, 1);
         } else if (!mine->tail_seq && after(end_seq, mine->max_seq)) {
             mine->tail_ns = now_ns;
             mine->tail_seq = end_seq;
@@ -110,8 +148,8 @@ static inline void account_small(struct seen *seen, struct half *mine, struct ha
     mine->small_ns = now_ns;
 }
 
-static inline void account_bulk(struct __sk_buff *ctx, struct seen *seen, struct half *mine, struct half *other,
-                                u64 now_ns, u32 hook, int egress)
+static inline void account_bulk(struct __sk_buff *ctx, struct seen *seen, struct conn *conn, struct half *mine,
+                                struct half *other, u64 now_ns, u32 hook, int egress)
 {
     u32 end_seq = seen->seq + seen->payload_bytes;
     /* Bytes seen before are retransmissions; they move no edge. On arrival, bytes behind a hole
@@ -139,7 +177,7 @@ static inline void account_bulk(struct __sk_buff *ctx, struct seen *seen, struct
                 emit_gap(seen, mine->last_ns, now_ns, other->small_ns, HOOK_LO, POINT_GAP);
         }
     } else if (egress) {
-        charge_pause(seen, mine, other, now_ns);
+        charge_pause(ctx, seen, mine, other, now_ns);
     }
     mine->last_ns = now_ns;
     mine->packets += segments;
@@ -148,9 +186,8 @@ static inline void account_bulk(struct __sk_buff *ctx, struct seen *seen, struct
         mine->max_seq = end_seq;
     if (mine->tail_seq && after(end_seq, mine->tail_seq))
         mine->tail_seq = mine->tail_ns = 0;
-    if (hook == HOOK_ETH && egress) {
-        log_send(seen, now_ns);
-    }
+    if (hook == HOOK_ETH && egress)
+        log_send(&seen->key, conn, seen_seq && after(seen_seq, seen->seq) ? seen_seq : seen->seq, now_ns);
     if (egress)
         mine->why = sender_limit(ctx, end_seq, segments);
 }
@@ -230,18 +267,22 @@ static inline int account_eth(struct __sk_buff *ctx, int egress)
         mine->heads++;
     }
     if (payload >= SMALL_BYTES && mine->tls) {
-        u32 skip = mine->handshake_end - seen.seq;
-        if (mine->tls == TLS_HANDSHAKE && mine->heads < HEAD_PACKETS) {
-            payload = 0;
-        } else if (mine->handshake_end && skip - 1 < payload) {
+        u32 skip = mine->record_seq - seen.seq;
+        if (mine->tls == TLS_HANDSHAKE) {
+            if (mine->heads < HEAD_PACKETS)
+                payload = 0;
+        } else if (skip - 1 < payload) {
             seen.seq += skip; /* data behind the end of the handshake, in the same packet */
             seen.payload_bytes = payload -= skip;
         }
     }
     if (payload >= SMALL_BYTES)
-        account_bulk(ctx, &seen, mine, other, now_ns, HOOK_ETH, egress);
-    else if (payload)
-        account_small(&seen, mine, other, now_ns, egress);
+        account_bulk(ctx, &seen, conn, mine, other, now_ns, HOOK_ETH, egress);
+    else if (payload) {
+        if (egress && conn->sent_count && after(seen.seq + payload, mine->snd_max))
+            log_send(&seen.key, conn, seen.seq, now_ns);
+        account_small(ctx, &seen, mine, other, now_ns, egress);
+    }
     u32 end_seq = seen.seq + seen.payload_bytes;
     if (egress && seen.payload_bytes) {
         mine->acked_ns = 0;
@@ -290,9 +331,9 @@ int tc_lo_out(struct __sk_buff *ctx)
         mine->heads++;
     }
     if (payload >= SMALL_BYTES)
-        account_bulk(ctx, &seen, mine, other, now_ns, HOOK_LO, 1);
+        account_bulk(ctx, &seen, conn, mine, other, now_ns, HOOK_LO, 1);
     else if (payload)
-        account_small(&seen, mine, other, now_ns, 1);
+        account_small(ctx, &seen, mine, other, now_ns, 1);
     if (payload) {
         u32 end_seq = seen.seq + payload;
         if (after(end_seq, mine->snd_max) || !mine->snd_max)

@@ -84,7 +84,9 @@ enum packet_kind {
 struct point {
     u64 ts_ns;
     u64 since_ns;      /* where it has a beginning: POINT_GAP, POINT_BLOCKED, POINT_WAIT, POINT_RETRANSMIT (first sent) */
-    u64 small_ns;      /* POINT_GAP: the control frame that came last before it ended */
+    u64 small_ns;      /* POINT_GAP: the control frame that came last before it ended; POINT_RETRANSMIT: when
+                        * later data was sent whose acknowledgement caused it (0: a timer did); POINT_DROP: of TCP,
+                        * the sequence number */
     u32 netns;
     u32 laddr;
     u32 raddr;

@@ -74,6 +74,12 @@ static inline int parse(struct __sk_buff *ctx, struct seen *seen, int egress, in
     return 1;
 }
 
+/* Whether the client has sent an encrypted record. */
+static inline int client_sealed(const struct half *mine, const struct half *other)
+{
+    return (mine->tls_seen & TLS_SEEN_CLIENT ? mine->tls_seen : other->tls_seen) & TLS_SEEN_SEALED;
+}
+
 /* Walk the record headers (RFC 8446, section 5.1): a record may begin in an earlier packet.
  *
  * A message begins with the first long record that can be data. Certificates are no message: what the
@@ -83,8 +89,8 @@ static inline int parse(struct __sk_buff *ctx, struct seen *seen, int egress, in
 static inline void walk_records(struct __sk_buff *ctx, struct seen *seen, struct packet *event, struct half *mine,
                                 struct half *other)
 {
-    u32 at = mine->next_record - seen->seq;
-    if (after(seen->seq, mine->next_record)) {
+    u32 at = mine->record_seq - seen->seq;
+    if (after(seen->seq, mine->record_seq)) {
         u8 header[5];
         /* It overtook what stands between. Where records go on is unknown until that comes, but a
          * message must not wait for it: a long record of data at the packet's very start is one. */
@@ -92,9 +98,9 @@ static inline void walk_records(struct __sk_buff *ctx, struct seen *seen, struct
             return;
         u32 length = header[3] << 8 | header[4];
         if (header[0] == 23 && header[1] == 3 && header[2] == 3 && length >= BULK_RECORD_BYTES
-            && length <= 16640 && (mine->is_client ? mine->sealed : other->sealed)) {
+            && length <= 16640 && client_sealed(mine, other)) {
             mine->tls = TLS_DATA;
-            mine->handshake_end = seen->seq;
+            mine->record_seq = seen->seq;
         }
         return;
     }
@@ -115,20 +121,19 @@ static inline void walk_records(struct __sk_buff *ctx, struct seen *seen, struct
         if (i == 5) event->record5 = record;
         event->records++;
         if (header[0] == 20) {
-            mine->changed_cipher = 1;
-        } else if (header[0] == 22 && mine->changed_cipher) {
-            mine->sealed = 1; /* TLS 1.2: an encrypted Finished */
+            mine->tls_seen |= TLS_SEEN_CHANGE;
+        } else if (header[0] == 22 && mine->tls_seen & TLS_SEEN_CHANGE) {
+            mine->tls_seen |= TLS_SEEN_SEALED; /* TLS 1.2: an encrypted Finished */
         } else if (header[0] == 23) {
-            int data = mine->is_client ? mine->sealed : other->sealed;
-            if (data && length >= BULK_RECORD_BYTES) {
+            if (client_sealed(mine, other) && length >= BULK_RECORD_BYTES) {
                 mine->tls = TLS_DATA;
-                mine->handshake_end = seen->seq + at;
+                mine->record_seq = seen->seq + at;
                 break;
             }
-            mine->sealed = 1;
+            mine->tls_seen |= TLS_SEEN_SEALED;
         }
         at += 5 + length;
-        mine->next_record = seen->seq + at;
+        mine->record_seq = seen->seq + at;
     }
 }
 
@@ -171,8 +176,8 @@ static inline void emit_packet(struct __sk_buff *ctx, struct seen *seen, u64 now
     if (kind == PACKET_PAYLOAD && mine) {
         if (mine->heads == 0 && event->data_bytes >= 6 && event->data[0] == 22 && event->data[1] == 3) {
             mine->tls = TLS_HANDSHAKE;
-            mine->is_client = event->data[5] == 1;
-            mine->next_record = seen->seq;
+            mine->tls_seen = event->data[5] == 1 ? TLS_SEEN_CLIENT : 0;
+            mine->record_seq = seen->seq;
         }
         if (mine->tls == TLS_HANDSHAKE)
             walk_records(ctx, seen, event, mine, other);

@@ -24,6 +24,38 @@ int raw_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
     return 0;
 }
 
+/* When the packet that first had these bytes was sent; 0: not known. */
+static inline u64 sent_ns(const struct conn_key *key, struct conn *conn, u32 seq, u64 now_ns)
+{
+    u32 count_now = conn->sent_count;
+    if (!count_now)
+        return 0;
+    struct sendlog *log = flush_sent(key, conn, (count_now - 1) & ~(SENT_SLOTS - 1));
+    if (!log) {
+        if (count_now & (SENT_SLOTS - 1))
+            count(LOSS_MAP_FULL); /* others were counted when they should have been moved */
+        return 0;
+    }
+    u32 most = SENDLOG_SLOTS - SENT_SLOTS, held = count_now < most ? count_now : most, first = count_now - held;
+    u32 before = 0; /* how many begin with `seq` or before it */
+#pragma unroll
+    for (u32 bit = SENDLOG_SLOTS / 2; bit; bit >>= 1) {
+        u32 at = first + before + bit - 1 & (SENDLOG_SLOTS - 1);
+        u32 beyond = (held - before - bit | seq - log->slot[at].seq) >> 31;
+        asm volatile("" : "+r"(beyond)); /* no branches, and no masks of 0 and -1: verifiers walk both ways, each time */
+        before += (beyond ^ 1) * bit;
+    }
+    if (!before) {
+        if (count_now > held)
+            count(LOSS_MAP_FULL); /* later packets took the slot: when this was first sent is gone */
+        return 0;
+    }
+    if (!after(conn->tx.snd_max, seq))
+        return 0; /* no data: a FIN */
+    u32 ago = (u32)(now_ns >> 10) - log->slot[first + before - 1 & (SENDLOG_SLOTS - 1)].ts;
+    return now_ns - ((u64)ago << 10);
+}
+
 /* tcp:tcp_retransmit_skb(sk, skb[, error]) */
 int raw_tcp_retransmit_skb(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -39,17 +71,9 @@ int raw_tcp_retransmit_skb(struct bpf_raw_tracepoint_args *ctx)
     bpf_probe_read_kernel(seqs, sizeof(seqs), skb + OFF_SKB_CB + OFF_TCPCB_SEQ);
     u32 seq = seqs[0];
     u64 now_ns = bpf_ktime_get_ns(), since_ns = 0;
-    struct sendlog *log = sendlogs.lookup(&key);
-    if (log) {
-        u32 slot = seq / SENDLOG_BYTES & (SENDLOG_SLOTS - 1);
-        if (log->slot[slot].seq == seq) {
-            u32 ago_us = (u32)(now_ns / 1000) - log->slot[slot].ts_us;
-            since_ns = now_ns - (u64)ago_us * 1000;
-        } else if (log->slot[slot].ts_us && log->slot[slot].seq - seq - 1 < 1U << 31
-                   && log->slot[slot].seq - seq >= (SENDLOG_SLOTS - 1) * SENDLOG_BYTES) {
-            count(LOSS_MAP_FULL); /* later data took the slot: when this was first sent is gone */
-        }
-    }
+    struct conn *conn = conn_of(&key);
+    if (conn)
+        since_ns = sent_ns(&key, conn, seq, now_ns);
     struct point *event = point_of(POINT_RETRANSMIT, now_ns, &key);
     if (!event)
         return 0;
@@ -57,6 +81,9 @@ int raw_tcp_retransmit_skb(struct bpf_raw_tracepoint_args *ctx)
     event->a = seq;
     event->b = seqs[OFF_TCPCB_END_SEQ / 4 - OFF_TCPCB_SEQ / 4] - seq;
     event->c = (u8)LOAD(u8, sk, OFF_SOCK_STATE);
+    void *tp = bpf_skc_to_tcp_sock(sk);
+    if (tp && (LOAD(u8, tp, OFF_TCP_CA_STATE) & 31) == 3 /* TCP_CA_Recovery */)
+        event->small_ns = LOAD(u64, tp, OFF_TCP_RACK_MSTAMP) * 1000;
     submit_point(event);
     return 0;
 }
@@ -110,6 +137,8 @@ int raw_kfree_skb(struct bpf_raw_tracepoint_args *ctx)
     event->a = ctx->args[2];
     event->b = (u32)protocol << 16 | flags;
     event->c = payload;
+    if (protocol == 6)
+        event->small_ns = bpf_ntohl(words[6]);
     submit_point(event);
     return 0;
 }

@@ -8,11 +8,14 @@
 #define SMALL_BYTES 256        /* HTTP/2 control frames and TLS tickets stay below (tried: 255) */
 #define TAIL_GAP_NS 2000000ULL /* a small payload this soon after a large one ends the same message */
 #define GAP_NS 500000ULL       /* a pause worth an event of its own */
+#define ANSWER_NS 20000000ULL  /* a frame that allows to go on is answered this soon, waits for a CPU included */
+#define DEFERRED_NS 100000ULL  /* a pause worth a look at what ended it */
+#define PROMPT_US 1000         /* TCP sends this soon after an acknowledgement that lets it */
 #define WAIT_NS 200000ULL      /* a wait for a CPU worth an event of its own */
 #define BULK_RECORD_BYTES 12288 /* a TLS record that begins a message; tickets with certificates have less */
 #define HEAD_PACKETS 16        /* payloads per direction in which a TLS handshake must be over */
-#define SENDLOG_BYTES 1448     /* a slot per segment (1500 bytes less IPv4, TCP and timestamps) ... */
-#define SENDLOG_SLOTS 4096     /* ... covers 5.9 MB of unacknowledged data; more than that is counted as lost */
+#define SENDLOG_SLOTS 4096     /* unacknowledged packets (segments: 5.9 MB); a loss further back is counted as lost */
+#define SENT_SLOTS 8           /* the last ones, in a cache line of the connection's own */
 
 struct conn_key {
     u32 netns;
@@ -21,8 +24,10 @@ struct conn_key {
     u32 ports;
 };
 
-/* One direction of a connection at one hook. What every packet looks at comes first, in 64 bytes:
- * on a busy machine a cache line that is not touched is worth more than an instruction saved. */
+/* One direction of a connection at one hook: two cache lines, of which every packet needs the first.
+ * On a busy machine a line that is not touched is worth more than an instruction saved, and a page more
+ * than a line: maps above 32 KB stand in pages of 4 KB, and none of these is in the TLB any more when the
+ * next packet comes (tried: 50 ns each). */
 struct half {
     u64 last_ns;
     u64 small_ns;  /* last small payload in this direction */
@@ -31,29 +36,35 @@ struct half {
     u32 bytes, packets, small;
     u32 snd_max;   /* one past the highest byte sent in this direction, or that arrived with none missing before */
     u32 acked_seq; /* highest acknowledgement carried in this direction */
-    u32 handshake_end; /* TLS: where the first long record of data begins */
-    u16 heads;
+    u32 record_seq; /* TLS_HANDSHAKE: where the next record header stands; TLS_DATA: where data began */
+    u8 heads;
     u8 why;        /* what held back the sender after its last packet */
-    u8 tls;        /* enum tls_phase */
+    u8 tls;        /* enum tls_phase ... */
+    u8 tls_seen;   /* ... and what went by: TLS_SEEN_... */
 
     u64 first_ns, tail_ns;
     u64 cwnd_ns, rwnd_ns, queue_ns, http2_ns, starved_ns, flight_ns;
-    u32 next_record; /* TLS: where the next record header stands */
-    u8 is_client, changed_cipher, sealed; /* ... and what went by: ChangeCipherSpec, encrypted records */
 };
 
-/* A connection as its packets and, on the pod's own socket, its reads and writes show it. */
+/* When packets with new data were sent, in order, by the first byte that was new. */
+struct sent { u32 seq; u32 ts; }; /* ts: in units of 1,024 ns */
+struct sendlog { struct sent slot[SENDLOG_SLOTS]; };
+
+/* A connection as its packets and, on the pod's own socket, its reads and writes show it. Whole cache
+ * lines, because the next one's programs may run on another CPU. */
 struct conn {
     struct conn_key key; /* netns 0: not in use */
     u32 number;
+    u32 sent_count;      /* packets logged so far: the last few in `sent`, all before in a sendlog */
+    u64 pad[5];
     struct half tx, rx;
+    struct sent sent[SENT_SLOTS];
     struct half sock_tx, sock_rx;
 };
 
-struct sendlog_slot { u32 seq; u32 ts_us; };
-struct sendlog { struct sendlog_slot slot[SENDLOG_SLOTS]; };
-
 enum tls_phase { NOT_TLS, TLS_HANDSHAKE, TLS_DATA };
+/* ClientHello, ChangeCipherSpec, encrypted records. */
+enum { TLS_SEEN_CLIENT = 1, TLS_SEEN_CHANGE = 2, TLS_SEEN_SEALED = 4 };
 
 enum { WHY_STARVED = 1, WHY_CWND = 2, WHY_RWND = 3, WHY_QUEUE = 4 };
 
@@ -82,7 +93,8 @@ enum { LOSS_BURSTS, LOSS_PACKETS, LOSS_POINTS, LOSS_MAP_FULL, LOSS_PARSE, LOSS_I
 
 enum { PROCESS_APP = 1, PROCESS_PROXY = 2 };
 #define PROCESS_WORDS 131072 /* 32 processes of two bits a word, for every number that Linux gives (PID_MAX_LIMIT) */
-#define RECENT_BITS 12
+#define RECENT_BITS 11
+#define INTERFACES 3072 /* ztprobe/probes/kernel.py has the same number */
 
 BPF_RINGBUF_OUTPUT(bursts, RING_PAGES);
 BPF_RINGBUF_OUTPUT(packets, RING_PAGES);
@@ -93,19 +105,25 @@ BPF_F_TABLE("array", int, u64, counters, CPUS * COUNTER_SLOTS, 1024 /* BPF_F_MMA
 BPF_HASH(pods, u32, u32, 1024);                       /* netns inode -> 1: pod, 2: node */
 BPF_ARRAY(watching, u32, 1);                          /* 0: nothing is traced any more */
 BPF_ARRAY(processes, u64, PROCESS_WORDS);             /* PROCESS_..., two bits each by tgid */
-BPF_ARRAY(interfaces, u32, 65536);                    /* a tc filter's number (16 bits) -> netns inode */
-BPF_F_TABLE("hash", struct conn_key, u32, numbers, CONNS_ENTRIES, 1 /* BPF_F_NO_PREALLOC */);
-BPF_ARRAY(conns, struct conn, CONNS_ENTRIES + 1);     /* by number; 0 is nobody's */
+BPF_ARRAY(interfaces, u32, INTERFACES);               /* a tc filter's number -> netns inode */
+BPF_HASH(numbers, struct conn_key, u32, CONNS_ENTRIES);
+/* By number; 0 is nobody's. Maps that could be mapped begin with a cache line, others in the middle of one. */
+BPF_F_TABLE("array", int, struct conn, conns, CONNS_ENTRIES + 1, 1024 /* BPF_F_MMAPABLE */);
 BPF_STACK(free_numbers, u32, CONNS_ENTRIES);          /* the reader fills it once */
 BPF_ARRAY(recent, u32, 1 << RECENT_BITS);             /* the number that was last asked for, by a few bits of the key */
-BPF_F_TABLE("hash", struct conn_key, struct sendlog, sendlogs, SENDLOGS_ENTRIES, 1);
+BPF_F_TABLE("hash", struct conn_key, struct sendlog, sendlogs, SENDLOGS_ENTRIES, 1 /* BPF_F_NO_PREALLOC */);
 
-static inline void count(int slot)
+static inline void count_many(int slot, u64 many)
 {
     int index = bpf_get_smp_processor_id() * COUNTER_SLOTS + slot;
     u64 *n = counters.lookup(&index);
     if (n)
-        __sync_fetch_and_add(n, 1); /* an interrupt's program may count in the middle of ours */
+        __sync_fetch_and_add(n, many); /* an interrupt's program may count in the middle of ours */
+}
+
+static inline void count(int slot)
+{
+    count_many(slot, 1);
 }
 
 /* Plain loads, for pointers whose type the verifier knows: arguments of BTF tracepoints, sockets
@@ -116,6 +134,19 @@ static inline void count(int slot)
     asm volatile("%0 = *(" #type " *)(%1 + %2)" : "=r"(value_) : "r"(from), "i"(offset)); \
     value_; \
 })
+
+/* The TCP part of a socket; 0: it has none. Where the verifier takes our word for it (Linux 6.2, see
+ * ztprobe/probes/casts.py) this costs next to nothing, and 20 ns where a helper has to look. */
+static inline void *tcp_of(void *sk)
+{
+#ifdef KFUNC_RDONLY_CAST
+    void *tp = ((void *(*)(void *, u32))KFUNC_RDONLY_CAST)(sk, TYPE_TCP_SOCK);
+    u64 state = LOAD(u8, tp, OFF_SOCK_STATE); /* TCP_TIME_WAIT and TCP_NEW_SYN_RECV are no whole sockets */
+    return state != 6 && state != 12 && LOAD(u16, tp, OFF_SOCK_PROTOCOL) == 6 ? tp : 0;
+#else
+    return bpf_skc_to_tcp_sock(sk);
+#endif
+}
 
 /* A reader that comes by every few milliseconds need not be woken, which takes an interrupt. */
 #define RINGBUF_FLAGS 1 /* BPF_RB_NO_WAKEUP */
@@ -198,6 +229,8 @@ static inline void free_conn(const struct conn_key *key, struct conn *conn)
     u32 number = conn->number;
     if (numbers.delete((struct conn_key *)key))
         return; /* another CPU was first */
+    if (conn->sent_count)
+        sendlogs.delete((struct conn_key *)key);
     conn->key.netns = 0;
     free_numbers.push(&number, 0);
 }
@@ -322,5 +355,4 @@ static inline void forget(const struct conn_key *key)
         close_burst(key, &conn->rx, hook, DIR_RX, 0);
         free_conn(key, conn);
     }
-    sendlogs.delete((struct conn_key *)key);
 }

@@ -32,7 +32,7 @@ static inline u64 current_id(void)
 static inline u32 seq_of_sock(void *sk, u32 dir)
 {
 #ifdef HAVE_SOCK_LENGTH
-    void *tp = bpf_skc_to_tcp_sock(sk);
+    void *tp = tcp_of(sk);
     if (!tp)
         return 0;
     return dir == DIR_TX ? LOAD(u32, tp, OFF_TCP_WRITE_SEQ) : LOAD(u32, tp, OFF_TCP_COPIED_SEQ);

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import subprocess
 import threading
 import time
+from collections.abc import Iterator
 
 import pandas as pd
 import pytest
 
-from tests.kernel.pods import TestPod
+from tests.kernel.pods import TestPod, two_pods
 from tests.kernel.watching import Watched
+from ztprobe.emulation.nfqueue import ACCEPT, QueueSocket
 from ztprobe.events import Direction, Hook, PointKind
 from ztprobe.netns import entered
 
@@ -20,6 +24,7 @@ MS = 1_000_000
 _SLACK_NS = 20 * MS * float(os.environ.get("ZTPROBE_TEST_PATIENCE", "1"))
 
 PORT = 15001
+_SO_RCVBUFFORCE = 33  # include/uapi/asm-generic/socket.h; the socket module does not name it
 CHUNK = b"x" * 16_384
 PAUSE_S = 0.15
 
@@ -110,3 +115,122 @@ def test_a_small_frame_ends_a_message_unless_it_answers_one(
         (bursts["pod"] == a.name) & (bursts["hook"] == Hook.ETH) & (bursts["dir"] == Direction.TX)
     ].itertuples()
     assert sent.max_seq - sent.first_seq == (10_007 if answered else 10_024)
+
+
+# More than a first flight, and the last one is shorter than what counts as data.
+SEGMENTS_BYTES = 15 * 1448 + 100
+
+
+@pytest.mark.parametrize(
+    ("waits_s", "answers_s"),
+    [(PAUSE_S, 0.0), (PAUSE_S, 0.006), (0.01, PAUSE_S)],
+    ids=["at once", "after a wait for a CPU", "not to the frame"],
+)
+def test_who_goes_on_when_a_frame_comes_waited_for_it(waits_s: float, answers_s: float) -> None:
+    with two_pods(gso=False) as pods:
+        watched = Watched(pods)
+        try:
+            sent_ns, frame_ns, resumed_ns = _frame_amid_a_message(pods, waits_s, answers_s)
+            tables = watched.stop()
+        finally:
+            watched.close()
+    a, _ = pods
+    points, bursts = (table[table["pod"] == a.name] for table in (tables["points"], tables["bursts"]))
+    (burst,) = bursts[(bursts["hook"] == Hook.ETH) & (bursts["dir"] == Direction.TX)].itertuples()
+    assert burst.max_seq - burst.first_seq == 2 * SEGMENTS_BYTES
+    gaps = points[(points["kind"] == PointKind.GAP) & (points["b"] == Hook.ETH)]
+    starved_ns = int((gaps["ts_ns"] - gaps["since_ns"]).sum())
+    if answers_s < PAUSE_S:
+        assert abs(burst.http2_ns - (frame_ns - sent_ns)) < _SLACK_NS / 10
+        assert abs(starved_ns - (resumed_ns - frame_ns)) < _SLACK_NS / 10
+    else:
+        assert burst.http2_ns == 0
+        assert abs(starved_ns - (resumed_ns - sent_ns)) < _SLACK_NS
+    assert burst.queue_ns < MS
+
+
+def _frame_amid_a_message(
+    pods: tuple[TestPod, TestPod], waits_s: float, answers_s: float
+) -> tuple[int, int, int]:
+    """A sends, B sends a frame later, A sends more after that: when the three began, in ns."""
+    a, b = pods
+    with entered(b.netns):
+        listener = socket.create_server((b.address, 50051))
+    with entered(a.netns):
+        sender = socket.create_connection((b.address, 50051))
+    receiver, _ = listener.accept()
+    for one in (sender, receiver):
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    times = [time.monotonic_ns()]
+    sender.sendall(b"m" * SEGMENTS_BYTES)
+    time.sleep(waits_s)
+    times.append(time.monotonic_ns())
+    receiver.sendall(b"w" * 26)
+    sender.recv(26)
+    time.sleep(answers_s)
+    times.append(time.monotonic_ns())
+    sender.sendall(b"m" * SEGMENTS_BYTES)
+    left = 2 * SEGMENTS_BYTES
+    while left:
+        left -= len(receiver.recv(left))
+    for one in (sender, receiver, listener):
+        one.close()
+    time.sleep(0.05)
+    return times[0], times[1], times[2]
+
+
+@contextlib.contextmanager
+def _answers_one_by_one(pod: TestPod, port: int, period_s: float) -> Iterator[None]:
+    """What the pod sends from a port leaves it one packet at a time."""
+    with entered(pod.netns):
+        queue = QueueSocket([700], max_packets=4096, whole_gso=True)
+        rule = f"iptables -t raw -A OUTPUT -p tcp --sport {port} -j NFQUEUE --queue-num 700 --queue-bypass"
+        subprocess.run(rule.split(), check=True)
+    over = threading.Event()
+
+    def run() -> None:
+        held: list[tuple[int, int]] = []
+        while not over.wait(period_s):
+            held += [(number, packet) for number, packet, _ in queue.receive()]
+            if held:
+                queue.verdict(held[:1], ACCEPT)
+                del held[0]
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        queue.close()
+
+
+def test_waiting_for_an_acknowledgement_is_not_a_queue(
+    pods: tuple[TestPod, TestPod], watched: Watched
+) -> None:
+    """TCP leaves the last of its window unused until an acknowledgement lets it send a larger piece."""
+    a, b = pods
+    period_s, left = 0.002, 6 << 20
+    with _answers_one_by_one(b, PORT, period_s):
+        with entered(b.netns):
+            listener = socket.create_server((b.address, PORT))
+        listener.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 32 << 20)
+        with entered(a.netns):
+            client = socket.socket()
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")  # does not pace itself
+        client.connect((b.address, PORT))
+        server, _ = listener.accept()
+        writer = threading.Thread(target=client.sendall, args=(b"m" * left,))
+        writer.start()
+        while left:
+            left -= len(server.recv(1 << 16))
+        writer.join()
+        for one in (client, server, listener):
+            one.close()
+        time.sleep(0.1)
+    bursts = watched.stop()["bursts"]
+    (sent,) = bursts[
+        (bursts["pod"] == a.name) & (bursts["hook"] == Hook.ETH) & (bursts["dir"] == Direction.TX)
+    ].itertuples()
+    assert sent.queue_ns < 0.1 * (sent.last_ns - sent.first_ns)

@@ -24,6 +24,7 @@ import pytest
 from tests.kernel.pods import TestPod, two_pods
 from ztprobe.events import Direction, Hook, PacketKind, PointKind, dtype_of
 from ztprobe.netns import entered, inode
+from ztprobe.probes.btf import Btf
 from ztprobe.probes.collector import LOSS_CHANNELS, Collector, coverage
 from ztprobe.probes.kernel import KernelProbes
 
@@ -288,8 +289,8 @@ def test_map_full_conns_of_readers(pods: Pods) -> None:
 
 
 def test_map_full_sendlogs(pods: Pods) -> None:
-    """A sender whose log found no room: one count for each large packet it sent."""
-    room, connections, writes = 2, 5, 3
+    """A sender whose log found no room: one count for each large packet that should have gone there."""
+    room, connections, writes = 2, 5, 16
     with probes(pods, interfaces=True, map_entries={"sendlogs": room}) as (_, collector):
         _transfer(pods, connections, writes, b"x" * 1000)
         collector.stop()
@@ -454,10 +455,22 @@ def test_recursion_missed(pods: Pods) -> None:
     assert loss["recursion_missed"] > 0
     assert set(listed) == {"raw_kfree_skb"} and sum(listed.values()) == loss["recursion_missed"]
     assert logged(collector, "recursion_missed") == loss["recursion_missed"]
-    # The kernel is the judge here: it counts some too few when the program itself was preempted (seen on
-    # 6.18), and a few of other namespaces, since a tracepoint is the whole machine's.
-    assert loss["recursion_missed"] <= true - seen + 50
-    assert loss["ring_buffer_full"] == 0
+    # A tracepoint is the whole machine's, so a few may be other namespaces'. Otherwise the count is exact
+    # wherever the kernel offers every event to the programs (bpf_trace_run); a busy reader's ring may fill.
+    uncounted = true - seen - loss["recursion_missed"] - loss["ring_buffer_full"]
+    assert uncounted >= -50
+    assert uncounted <= 0 or _leaves_out_process_1()
+
+
+def _leaves_out_process_1() -> bool:
+    """Whether this kernel runs no tracing program while process 1 is the current one, and counts nothing.
+
+    No released kernel does; one that is built so has a member of its own for it. An interrupt that borrows
+    process 1 goes unseen there.
+    """
+    with Btf() as btf, contextlib.suppress(KeyError):
+        return btf.offset("bpf_prog_aux.init_owned") > 0
+    return False
 
 
 def _missed_says_bpftool(kernel: KernelProbes) -> dict[str, int]:

@@ -175,6 +175,36 @@ def test_blocked_data_was_sent_a_paths_delay_before_the_drop(message: Message) -
     assert (found.start_ns, found.end_ns) == (1200 * MS, 2400 * MS)
 
 
+def segment(at_ms: float, number: int) -> dict[str, Any]:
+    """A full segment of the client's, dropped by policy."""
+    return drop(at_ms, flags=ACK) | {"small_ns": 1000 + 1448 * number, "c": 1448}
+
+
+def repair(at_ms: float, number: int, *, for_ms: float = 0) -> dict[str, Any]:
+    """... and sent again, because of what was sent at ``for_ms``."""
+    return again(at_ms) | {"a": 1000 + 1448 * number, "b": 1448, "small_ns": round(for_ms * MS)}
+
+
+LIVE = [syn(1), syn_ack(41), settings(42)]
+
+
+def test_a_copy_that_was_sent_before_the_last_drop_may_have_passed() -> None:
+    # New data, sent before the repair, reached the closed door when the repair was on its way already.
+    points = [segment(1200, 0), repair(1290, 0), segment(1295, 7), repair(1700, 7)]
+    assert spans(waits(points, LIVE)) == [(1200, 1290)]
+    # ... unless it is the repair that was dropped
+    points = [segment(1200, 0), repair(1290, 0), segment(1295, 0), repair(1700, 0)]
+    assert spans(waits(points, LIVE)) == [(1200, 1700)]
+
+
+def test_the_acknowledgement_that_causes_a_repair_is_of_something_that_passed() -> None:
+    points = [segment(1200, 0), segment(1210, 1), repair(1290, 0, for_ms=1250)]
+    assert spans(waits(points, LIVE)) == [(1200, 1250)]
+    # ... and not before the last that was dropped (20 ms after it was sent)
+    ((_, end),) = spans(waits([*points, segment(1280, 2)], LIVE))
+    assert end == pytest.approx(1260, abs=0.001)
+
+
 def test_data_blocked_while_the_connection_is_set_up_costs_anything(message: Message) -> None:
     packets = [syn(1), syn_ack(2), settings(900)]
     (wait,) = waits([drop(500, flags=ACK), again(800)], packets)

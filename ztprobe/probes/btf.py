@@ -19,7 +19,7 @@ __all__ = ("VMLINUX_BTF", "Btf")
 VMLINUX_BTF = Path("/sys/kernel/btf/vmlinux")
 
 # include/uapi/linux/btf.h
-_KIND_STRUCT, _KIND_UNION, _KIND_ENUM, _KIND_TYPEDEF = 4, 5, 6, 8
+_KIND_STRUCT, _KIND_UNION, _KIND_ENUM, _KIND_TYPEDEF, _KIND_FUNCTION = 4, 5, 6, 8, 12
 _QUALIFIERS = {8, 9, 10, 11, 18}  # typedef, volatile, const, restrict, type_tag
 
 
@@ -81,6 +81,14 @@ class Btf:
     def has(self, name: str) -> bool:
         """Whether a struct or typedef of that name exists (``btf_trace_X`` is tracepoint X)."""
         return any(self._find(name, kind) > 0 for kind in (_KIND_STRUCT, _KIND_TYPEDEF))
+
+    def function_id(self, name: str) -> int:
+        """Type id of a function of the kernel; 0: it has none of that name."""
+        return max(0, self._find(name, _KIND_FUNCTION))
+
+    def struct_id(self, name: str) -> int:
+        """Type id of a struct; 0: there is none of that name."""
+        return max(0, self._find(name, _KIND_STRUCT))
 
     def tracepoint_id(self, name: str) -> int:
         """Type id of ``btf_trace_NAME``. :raises KeyError: this kernel has no such tracepoint."""

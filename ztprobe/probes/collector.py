@@ -8,7 +8,10 @@ counted by itself and ends up in every report:
   and send times that later data overwrote before they were asked for;
 - ``recursion_missed``: runs that the kernel left out because the program was already
   running on that CPU (``bpf_prog_info.recursion_misses``; an upper bound for our events,
-  since a tracepoint fires for the whole machine);
+  since a tracepoint fires for the whole machine). Tracepoints count each such run
+  (``__bpf_trace_run`` in kernel/trace/bpf_trace.c), kprobes only since Linux 6.7
+  (``trace_call_bpf``). A kernel that is built to leave programs out for reasons of its own
+  counts nothing, and nothing in it tells us;
 - ``reader_behind``: drains at which a ring was more than 90 % full. Nothing is lost by
   that alone, but it warns of the first channel, so coverage does not count it;
 - ``parse_failure``: packets of traced pods that the programs could not read (IPv6, IP

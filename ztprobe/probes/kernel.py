@@ -8,7 +8,6 @@ Hooks are chosen by asking whether the kernel has them, never by its version.
 from __future__ import annotations
 
 import ctypes
-import functools
 import mmap
 import os
 import struct
@@ -25,17 +24,16 @@ from ztprobe.netlink import NetlinkError, netlink
 from ztprobe.netns import inode
 from ztprobe.paths import EBPF_DIR
 from ztprobe.probes.btf import Btf
-from ztprobe.probes.maps import offer_numbers, read_open_bursts, read_pairs
+from ztprobe.probes.casts import cast_flags, mark_casts
+from ztprobe.probes.maps import offer_numbers, possible_cpus, read_open_bursts, read_pairs
 from ztprobe.probes.tracing import attach_tracing_program
 
 __all__ = ("COUNTERS", "KernelProbes", "ProgramCost")
 
-# The counters of maps.h, in its order: events that found a ring full (per ring), insertions that
-# found a map full, packets that could not be parsed, packets of IPv6, events that went into a ring,
-# and events that wanted to.
+# The counters of maps.h, in its order: events that found a ring full (per ring), insertions that found a
+# map full, packets that could not be parsed, those of IPv6, events that went into a ring, that wanted to.
 COUNTERS = ("bursts", "packets", "points", "map_full", "parse", "ipv6", "emitted", "tried")
 _COUNTER_SLOTS = 16  # COUNTER_SLOTS of maps.h
-_POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
 
 # Concatenated rather than included: BCC rewrites map accesses in the main file only.
 _SOURCES = ("maps.h", "heads.c", "edges.c", "sockets.c", "lifecycle.c", "sched.c")
@@ -66,6 +64,10 @@ _OFFSETS = {
     "TCP_LOST_OUT": "tcp_sock.lost_out",
     "TCP_RETRANS_OUT": "tcp_sock.retrans_out",
     "TCP_CHRONO_TYPE": "tcp_sock.chrono_type",
+    "TCP_CA_STATE": "inet_connection_sock.icsk_ca_state",
+    "TCP_RACK_MSTAMP": "tcp_sock.rack.mstamp",
+    "TCP_DELIVERED_MSTAMP": "tcp_sock.delivered_mstamp",
+    "TCP_SRTT_US": "tcp_sock.srtt_us",
     "TCPCB_SEQ": "tcp_skb_cb.seq",
     "TCPCB_END_SEQ": "tcp_skb_cb.end_seq",
     "TASK_PID": "task_struct.pid",
@@ -92,7 +94,7 @@ _SOCK_LENGTH: dict[str, tuple[tuple[str, str], ...]] = {
 _SOCK_KPROBES = {"app_reads": "tcp_recvmsg", "app_writes": "tcp_sendmsg"}
 _TC_PROGRAMS = {"tc_eth_out": "tc eth0 egress", "tc_eth_in": "tc eth0 ingress", "tc_lo_out": "tc lo egress"}
 
-_DEFAULT_CONNS, _PIDS_PER_WORD = 16384, 32  # CONNS_ENTRIES and `processes` of maps.h
+_DEFAULT_CONNS, _PIDS_PER_WORD, _INTERFACES = 16384, 32, 3072  # maps.h has the same
 
 # A program's run lasts microseconds; those that saw the old maps are over after this.
 _LAST_RUN_S = 0.005
@@ -111,12 +113,6 @@ class ProgramCost:
         """For run.json."""
         names = ("signal", "hook", "program", "run_count", "run_time_ns", "recursion_missed")
         return {name: getattr(self, name) for name in names}
-
-
-@functools.cache
-def _possible_cpus() -> int:
-    """How many CPUs this kernel can ever have: one more than the highest number of "0-3" or "0,2-5"."""
-    return int(_POSSIBLE_CPUS.read_text().strip().replace(",", "-").split("-")[-1]) + 1
 
 
 def _bcc() -> Any:
@@ -153,7 +149,7 @@ class KernelProbes:
         self._clsact: list[tuple[Path, int, bool]] = []  # the last: it was not there before
         self._tracepoint_ids: dict[str, int] = {}
         self._fds: list[int] = []
-        self._interfaces = 0
+        self._interfaces: dict[int, int] = {}  # namespace inode -> the number that its filters carry
         self._processes: dict[int, int] = {}  # the words of `processes` that are not 0
 
     def load(self) -> None:
@@ -163,7 +159,8 @@ class KernelProbes:
         """
         self._module = _bcc()
         with Btf() as btf:
-            flags = self._flags(btf)
+            casts = cast_flags(btf)
+            flags = self._flags(btf) + casts
             prefix = "SKB_DROP_REASON_"
             self.reason_names = {k: v.removeprefix(prefix) for k, v in btf.enum("skb_drop_reason").items()}
             self._info_bytes = btf.size("bpf_prog_info")
@@ -183,16 +180,20 @@ class KernelProbes:
             raise PreflightError(
                 f"BCC could not compile the probes ({error}); run `ztprobe doctor`"
             ) from error
+        bcc, module = self._module.libbcc.lib, self._bpf.module
+        for program in (*_TC_PROGRAMS, *dict(self._tracepoints())):
+            at = program.encode()
+            mark_casts(casts, bcc.bpf_function_start(module, at), bcc.bpf_function_size(module, at))
         offer_numbers(
             self._libbpf, self.map_fd("free_numbers"), self._map_entries.get("conns", _DEFAULT_CONNS)
         )
-        size = -(-8 * _COUNTER_SLOTS * _possible_cpus() // mmap.PAGESIZE) * mmap.PAGESIZE
+        size = -(-8 * _COUNTER_SLOTS * possible_cpus() // mmap.PAGESIZE) * mmap.PAGESIZE
         self._counter_map = mmap.mmap(self.map_fd("counters"), size, mmap.MAP_SHARED, mmap.PROT_READ)
 
     def _flags(self, btf: Btf) -> list[str]:
         flags = ["-Wno-macro-redefined", "-Wno-unused-function", "-Wno-pointer-arith"]
         flags.append(f"-DRING_PAGES={self.ring_bytes // 4096}")
-        flags.append(f"-DCPUS={_possible_cpus()}")
+        flags.append(f"-DCPUS={possible_cpus()}")
         flags += [f"-D{name.upper()}_ENTRIES={entries}" for name, entries in self._map_entries.items()]
         for name, path in _OFFSETS.items():
             try:
@@ -275,12 +276,15 @@ class KernelProbes:
     def attach_interface(self, netns: Path, interface: str) -> None:
         """Put the packet programs on a pod's interface and its loopback.
 
-        :raises PreflightError: the kernel refuses clsact there.
+        :raises PreflightError: the kernel refuses clsact there, or these are more pods than fit.
         """
         fds = {cost.program: cost.fd for cost in self.costs}
-        self._interfaces += 1
+        number = self._interfaces.get(inode(netns), len(self._interfaces) + 1)
+        if number >= _INTERFACES:
+            raise PreflightError(f"cannot watch {netns.name}: no more than {_INTERFACES - 1} pods at once")
+        self._interfaces[inode(netns)] = number
         table = self._bpf[b"interfaces"]
-        table[table.Key(self._interfaces)] = table.Leaf(inode(netns))
+        table[table.Key(number)] = table.Leaf(inode(netns))
         try:
             with netlink(netns) as ipr:
                 (eth,) = ipr.link_lookup(ifname=interface)
@@ -300,7 +304,7 @@ class KernelProbes:
                             fd=fds[program],
                             name=program,
                             direct_action=True,
-                            classid=self._interfaces,
+                            classid=number,
                             prio=1,
                         )
         except (NetlinkError, ValueError) as error:
@@ -335,7 +339,7 @@ class KernelProbes:
         """`COUNTERS` since load, summed over CPUs."""
         if self._counter_map is None:
             raise RuntimeError("counters are there from load to close")
-        slots = np.frombuffer(self._counter_map, np.uint64, _COUNTER_SLOTS * _possible_cpus())
+        slots = np.frombuffer(self._counter_map, np.uint64, _COUNTER_SLOTS * possible_cpus())
         sums = slots.reshape(-1, _COUNTER_SLOTS).sum(axis=0)
         return {name: int(sums[slot]) for slot, name in enumerate(COUNTERS)}
 
@@ -348,7 +352,7 @@ class KernelProbes:
             processes[processes.Key(index)] = processes.Leaf(0)
         self._processes.clear()
         interfaces = self._bpf[b"interfaces"]
-        for number in range(1, self._interfaces + 1):
+        for number in self._interfaces.values():
             interfaces[interfaces.Key(number)] = interfaces.Leaf(0)
         time.sleep(_LAST_RUN_S)
 

@@ -6,11 +6,21 @@ Tables are BCC's, by the names of ``ebpf/maps.h``.
 from __future__ import annotations
 
 import ctypes
+import functools
+from pathlib import Path
 from typing import Any
 
 from ztprobe.events import Hook
 
-__all__ = ("offer_numbers", "read_open_bursts", "read_pairs")
+__all__ = ("offer_numbers", "possible_cpus", "read_open_bursts", "read_pairs")
+
+_POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
+
+
+@functools.cache
+def possible_cpus() -> int:
+    """How many CPUs this kernel can ever have: one more than the highest number of "0-3" or "0,2-5"."""
+    return int(_POSSIBLE_CPUS.read_text().strip().replace(",", "-").split("-")[-1]) + 1
 
 
 def offer_numbers(libbpf: Any, stack_fd: int, count: int) -> None:
