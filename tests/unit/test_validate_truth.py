@@ -127,14 +127,23 @@ def test_only_pauses_that_an_acknowledgement_ended_are_the_congestion_windows() 
     sent = [tcp(0, seq=0, size=1000), tcp(10, seq=1000, size=1000), tcp(50, seq=2000, size=1000)]
     # The second follows the acknowledgement at once, the third comes when the sender had something again.
     acks = [tcp(9.9, up=False, ack=1000), tcp(20, up=False, ack=2000)]
-    assert truth.Link([*sent, *acks], [], CLIENT, SERVER).ack_clocked_ns == 10 * MS
+    assert truth.Link([*sent, *acks], [], CLIENT, SERVER).ack_clocked == ms((0, 10))
+
+
+@pytest.mark.parametrize("seq", [3000, 1000], ids=["new", "again"])
+def test_what_a_timer_sends_ends_no_wait_for_an_acknowledgement(seq: int) -> None:
+    sent = [tcp(0, seq=0, size=1000), tcp(40, seq=1000, size=1000), tcp(40.1, seq=2000, size=1000)]
+    probe, after = tcp(120, seq=seq, size=1000), tcp(340, seq=4000, size=1000)
+    acks = [tcp(39.9, up=False, ack=1000), tcp(339.9, up=False, ack=3000)]
+    link = truth.Link([*sent, probe, after, *acks], [], CLIENT, SERVER)
+    assert link.ack_clocked == [*ms((0, 40)), *ms((40.1, 340))]
 
 
 def test_a_full_receive_window_is_not_the_congestion_windows() -> None:
     sent = [tcp(0, seq=0, size=1000), tcp(10, seq=1000, size=1000)]
     acks = [tcp(-1, up=False, ack=0, window=1000), tcp(9.9, up=False, ack=1000, window=1000)]
-    assert truth.Link([*sent, *acks], [], CLIENT, SERVER, window_scale=0).ack_clocked_ns == 0
-    assert truth.Link([*sent, *acks], [], CLIENT, SERVER, window_scale=4).ack_clocked_ns == 10 * MS
+    assert truth.Link([*sent, *acks], [], CLIENT, SERVER, window_scale=0).ack_clocked == []
+    assert truth.Link([*sent, *acks], [], CLIENT, SERVER, window_scale=4).ack_clocked == ms((0, 10))
 
 
 def test_silence_lies_between_two_packets_that_carry_something_new() -> None:

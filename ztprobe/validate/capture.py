@@ -14,7 +14,7 @@ import signal
 import struct
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ __all__ = ("Capture", "Seen", "read_pcap")
 
 SYN, ACK, FIN, RST = 2, 16, 1, 4
 _SNAP_BYTES = 144
+_WHOLE_BYTES = 262_144
 _BUFFER_KIB = 16_384
 _READY_S = 5.0
 _END_S = 5.0
@@ -66,20 +67,26 @@ class _Tap:
     netns: Path
     interface: str
     filter: str
+    snap_bytes: int
 
 
-def _taps(pods: Sequence[Pod]) -> Iterator[_Tap]:
+def _taps(pods: Sequence[Pod], whole: Collection[str]) -> Iterator[_Tap]:
     for pod in pods:
-        yield _Tap(pod.name, pod.netns, pod.interface, _FILTER)
+        places = {pod.name: (pod.interface, _FILTER)}
         if pod.loopback_port is not None:
-            yield _Tap(f"{pod.name}/lo", pod.netns, "lo", f"tcp port {pod.loopback_port}")
+            places[f"{pod.name}/lo"] = ("lo", f"tcp port {pod.loopback_port}")
+        for name, (interface, words) in places.items():
+            yield _Tap(name, pod.netns, interface, words, _WHOLE_BYTES if name in whole else _SNAP_BYTES)
 
 
 class Capture:
-    """tcpdump at every given pod's interfaces; a context manager. What it saw can be read afterwards."""
+    """tcpdump at every given pod's interfaces; a context manager. What it saw can be read afterwards.
 
-    def __init__(self, pods: Sequence[Pod], directory: Path) -> None:
-        self._taps = list(_taps(pods))
+    :param whole: where (POD, POD/lo) packets are kept with all their bytes; elsewhere with the first few.
+    """
+
+    def __init__(self, pods: Sequence[Pod], directory: Path, whole: Collection[str] = ()) -> None:
+        self._taps = list(_taps(pods, whole))
         self._directory = directory
         self._offsets_ns: list[int] = []
         self._running: list[subprocess.Popen[bytes]] = []
@@ -108,7 +115,7 @@ class Capture:
     def _start(self, tap: _Tap) -> subprocess.Popen[bytes]:
         # It must not outlive us, whatever ends us: it would keep the pod's namespace.
         command = ["setpriv", "--pdeathsig", "KILL", "tcpdump", "-n", "-Z", "root"]
-        command += ["--time-stamp-precision=nano", "-i", tap.interface, "-s", str(_SNAP_BYTES)]
+        command += ["--time-stamp-precision=nano", "-i", tap.interface, "-s", str(tap.snap_bytes)]
         command += ["-B", str(_BUFFER_KIB), "-w", str(self._file(tap)), tap.filter]
         try:
             with entered(tap.netns), self._errors(tap).open("wb") as errors:

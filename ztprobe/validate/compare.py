@@ -18,6 +18,7 @@ from analysis.ledger import build_ledger, client_pieces
 from analysis.model import Ledger, RoundLedger
 from ztprobe.store import Run
 from ztprobe.validate.capture import ACK, SYN, Seen
+from ztprobe.validate.http2 import End, closed_windows
 from ztprobe.validate.model import Pair
 from ztprobe.validate.scene import Note
 from ztprobe.validate.truth import BULK_BYTES, Interval, Link, between, window_scale
@@ -39,6 +40,7 @@ class Evidence:
     target: str  # the pod that the cost was put on
     sizes: Mapping[int, str]  # round -> what was asked for; rounds that are missing are not compared
     skipped: list[str] = field(default_factory=list)
+    _closed_at: dict[str, dict[tuple[End, End], list[Interval]]] = field(default_factory=dict)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -110,6 +112,24 @@ class Evidence:
         down = [p for p in mine if p.sport == port and p.dport == client]
         up = [p for p in mine if p.dport == port and p.sport == client]
         return Link(down, down, _LOOPBACK, _LOOPBACK), Link(up, up, _LOOPBACK, _LOOPBACK)
+
+    def http2_closed(self, number: int, *, down: bool) -> list[Interval]:
+        """When the sender of the critical client's messages had no HTTP/2 window; plain text only.
+
+        :raises WorkloadError: the capture there was not whole.
+        """
+        client = self.rounds[number].critical_client or self.target
+        sender, receiver = ("fl-server", client) if down else (client, "fl-server")
+        if sender not in self._closed_at:
+            self._closed_at[sender] = closed_windows(self.packets[sender])
+        ends = (self._addresses[sender], self._addresses[receiver])
+        start_ns, end_ns = self.span(number)
+        return [
+            (closed_ns, opened_ns)
+            for (one, other), closed in self._closed_at[sender].items()
+            for closed_ns, opened_ns in closed
+            if (one[0], other[0]) == ends and start_ns <= closed_ns and opened_ns < end_ns
+        ]
 
     def critical(self, number: int, *, anyone: bool = False) -> bool:
         """Whether the target (or anyone) was the round's critical client; notes the round if not."""

@@ -33,12 +33,16 @@ class Claim(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How a scenario's run looks: built from the sizes, one per round."""
+    """How a scenario's run looks: built from the sizes, one per round.
+
+    :param whole: interfaces (POD or POD/lo) at which packets are captured with all their bytes.
+    """
 
     claims: tuple[Claim, ...]
     injectors: tuple[Injector, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     profile: Profile | None = None
+    whole: tuple[str, ...] = ()
 
 
 def per_round(values: Mapping[int, float], constant_ms: float = 0.0) -> str:

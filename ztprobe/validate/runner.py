@@ -112,7 +112,7 @@ class _Injection:
         # Not below the directory of runs' journals, where an unknown entry counts as left behind.
         state_dir = Path(tempfile.mkdtemp(prefix="ztprobe-validate-"))
         scene = Scene(runtime=runtime, follower=follower, state_dir=state_dir)
-        self.capture = Capture(pods, self.captures)
+        self.capture = Capture(pods, self.captures, whole=self._plan.whole)
         try:
             with self.capture, contextlib.ExitStack() as stack:
                 for injector in self._plan.injectors:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ztprobe.errors import UsageError
 from ztprobe.validate import application_plans as apps
+from ztprobe.validate import http2_plans as http2
 from ztprobe.validate import setup_plans as setup
 from ztprobe.validate import stop_plans as stops
 from ztprobe.validate import wire_plans as wire
@@ -60,6 +61,9 @@ class Scenario(NamedTuple):
 _WORK_MS = (20, 50, 100, 200)
 _STOP_MS = (1, 5, 20)
 _DELAY_MS = (10, 20, 40, 80, 160)
+# Where a way becomes longer, cubic's slow start takes that for a queue, and ends.
+_FALLING_MS = (40, 40, 40, 20, 20, 20, 10, 10, 10)
+_H2 = "windows of 8 kB to 1 MB"
 _MTLS, _D10, _D20, _SMALL = "mutual TLS", "10 ms delay", "20 ms delay", "messages of 13.7 kB"
 
 # fmt: off
@@ -92,13 +96,17 @@ SCENARIOS = (
              "one interface at the server"),
     Scenario("window-closed", "server stops reading amid the update", "net0-sec0",
              wire.receive_window, (100, 200, 400), "ms", 3, _D10),
+    Scenario("http2-window", "small HTTP/2 windows, profile delay stepped", "net0-sec0",
+             http2.small_window, _FALLING_MS, "ms", 1, _H2),
+    Scenario("http2-update-held", "the update's first WINDOW_UPDATE held", "net0-sec0",
+             http2.update_held, (20, 50, 100, 150), "ms", 3, f"{_D10}, {_H2}"),
     Scenario("segment-dropped", "data segments of the update dropped once", "net0-sec0",
              wire.retransmission, (1, 2, 3), "segments", 3, _D20, offloads=False),
     Scenario("loss", "1 % loss", "net0-sec0", wire.loss, (1,), "%", 3, _D20, offloads=False),
     Scenario("port-blocked", "the server's port blocked, then opened", "net0-sec1",
              setup.port_blocked, (300, 1300), "ms", 3, f"policies, {_D20}", reconnect=True),
     Scenario("data-blocked", "data blocked amid the update, then let through", "net0-sec1",
-             wire.blocked_live, (300, 1300), "ms", 3, f"policies, {_D20}"),
+             wire.blocked_live, (20, 70, 300, 1300), "ms", 3, f"policies, {_D20}"),
     Scenario("dns-blocked", "UDP port 53 blocked, then opened", "net0-sec1",
              setup.dns_blocked, (300, 2500), "ms", 2, "policies", reconnect=True),
     Scenario("cpu-contended", "busy competitors pinned beside the client", "net0-sec0",

@@ -12,6 +12,7 @@ from ztprobe.validate.packets import DROPPED, Blocker, PacketHolder
 from ztprobe.validate.plan import PORT, SERVER, TARGET, Claim, Plan, critical
 
 __all__ = (
+    "PAYLOAD",
     "POLICY_BOUND",
     "SYN_ACK",
     "TCP_HANDSHAKE",
@@ -40,16 +41,17 @@ _TLS = Claim(
 _DNS = Claim("dns", _DNS_BOUND, from_capture("dns", lambda e, k: truth.dns_waits(e.seen(e.target, k))))
 SYN_ACK = f"-d {{}} -p tcp --sport {PORT} --tcp-flags SYN,ACK SYN,ACK"
 _SYN = f"-s {{}} -p tcp --dport {PORT} --tcp-flags SYN,ACK SYN"
-# Behind the IP and TCP headers: a TLS record of type handshake whose message is ServerHello.
-_PAYLOAD = "0>>22&0x3C@12>>26&0x3C@"
+# For iptables' u32: behind the IP and TCP headers.
+PAYLOAD = "0>>22&0x3C@12>>26&0x3C@"
+# A TLS record of type handshake whose message is ServerHello.
 _SERVER_HELLO = (
-    f'-d {{}} -p tcp --sport {PORT} -m u32 --u32 "{_PAYLOAD}0>>8=0x160303&&{_PAYLOAD}4>>16&0xFF=0x02"'
+    f'-d {{}} -p tcp --sport {PORT} -m u32 --u32 "{PAYLOAD}0>>8=0x160303&&{PAYLOAD}4>>16&0xFF=0x02"'
 )
 _DNS_ANSWER = "-d {} -p udp --sport 53"
 
 
 # ... of type ChangeCipherSpec, with which OpenSSL begins the client's second flight.
-_SECOND_FLIGHT = f'-o eth0 -p tcp --dport {PORT} -m u32 --u32 "{_PAYLOAD}0>>24=0x14"'
+_SECOND_FLIGHT = f'-o eth0 -p tcp --dport {PORT} -m u32 --u32 "{PAYLOAD}0>>24=0x14"'
 _WITH_PAYLOAD = f"-o eth0 -p tcp --dport {PORT} -m length --length 53:65535"
 
 

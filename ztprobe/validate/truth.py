@@ -226,33 +226,43 @@ class Link:
         return fresh
 
     @property
-    def ack_clocked_ns(self) -> int:
+    def ack_clocked(self) -> list[Interval]:
         """Pauses that an acknowledgement ended although the peer's window had room: the congestion window's.
 
         A sender that is held back by its congestion window sends as soon as the window moves; one
-        that has nothing to send, or waits for a qdisc, does so at another time.
+        that has nothing to send, or waits for a qdisc, does so at another time. What its timer sends when
+        nothing has been acknowledged for long (a probe, a retransmission) opens no window: the wait goes on.
         """
         events = sorted(
             [(p.ts_ns, 0, p) for p in self.acks] + [(p.ts_ns, 1, p) for p in self.sent],
             key=lambda event: event[:2],
         )
+        first = self.sent[0] if self.sent else None
+        answered_ns = [p.ts_ns for p in self.acks if first is not None and _ahead(p.ack, first.seq)]
+        # Half a round trip: the timer may go by an older, shorter one.
+        long_ns = (answered_ns[0] - first.ts_ns) // 2 if first is not None and answered_ns else 0
         unacknowledged = room_end = highest = previous_ns = advanced_ns = None
-        total = 0
+        found = []
         for ts_ns, is_data, packet in events:
             if not is_data:
                 if unacknowledged is None or _ahead(packet.ack, unacknowledged):
                     unacknowledged, advanced_ns = packet.ack, ts_ns
                 continue
+            probe = (
+                previous_ns is not None
+                and (advanced_ns is None or advanced_ns <= previous_ns)
+                and 0 < long_ns < ts_ns - previous_ns
+            )
             if previous_ns is not None and advanced_ns is not None and highest is not None:
                 clocked = previous_ns < advanced_ns and ts_ns - advanced_ns < _PROMPT_NS
                 full = room_end is not None and _ahead(highest + _SEGMENT_BYTES & 0xFFFFFFFF, room_end)
-                total += ts_ns - previous_ns if clocked and not full else 0
-            previous_ns = ts_ns
+                found += [(previous_ns, ts_ns)] if clocked and not full else []
+            previous_ns = previous_ns if probe else ts_ns
             if highest is None or _ahead(packet.end_seq, highest):
                 highest = packet.end_seq
             # What the peer allowed when this was sent holds until its next acknowledgement.
             room_end = self._room_end(ts_ns)
-        return total
+        return found
 
     def _room_end(self, at_ns: int) -> int | None:
         if self._scale is None:

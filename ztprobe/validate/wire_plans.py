@@ -17,18 +17,21 @@ from ztprobe.validate.stops import Moment, ProcessStop, ReceiveBuffer
 
 __all__ = (
     "blocked_live",
+    "delay",
     "loss",
     "propagation",
     "rate",
     "receive_window",
     "retransmission",
     "small_messages",
+    "steps",
 )
 
 
-def _steps(
+def steps(
     sizes: Mapping[int, float], make: Callable[[float], Profile], *claims: Claim, **environment: str
 ) -> Plan:
+    """Another profile for every round, made from its size; ``environment`` is the workload's."""
     profiles = {number: make(size) for number, size in sizes.items()}
     first = next(iter(profiles.values()))
     return Plan(
@@ -51,7 +54,8 @@ def _missing(evidence: Evidence, number: int) -> list[truth.Interval]:
     return [hole for link in both_ways(evidence, number) for hole in truth.holes(link)]
 
 
-def _delay(ms: float) -> Profile:
+def delay(ms: float) -> Profile:
+    """A constant one-way delay."""
     return Profile(name=f"delay-{ms:g}ms", delay_ms=ms)
 
 
@@ -65,24 +69,24 @@ def propagation(sizes: Mapping[int, float]) -> Plan:
     """Messages of many windows: what is left is the congestion window's."""
 
     def clocked_ns(evidence: Evidence, number: int) -> int:
-        return sum(link.ack_clocked_ns for link in both_ways(evidence, number))
+        return sum(total_ns(link.ack_clocked) for link in both_ways(evidence, number))
 
     cwnd = Claim(
         "congestion window",
         Bound(relative=0.05),
         sub_row("transmission", "congestion_window", clocked_ns, anyone=True, within=_transmissions),
     )
-    return _steps(sizes, _delay, _PROPAGATION, _TRANSMISSION, cwnd)
+    return steps(sizes, delay, _PROPAGATION, _TRANSMISSION, cwnd)
 
 
 def small_messages(sizes: Mapping[int, float]) -> Plan:
     """Messages of 13.7 kB, which the initial window of ten segments holds."""
-    return _steps(sizes, _delay, _PROPAGATION, FL_MODEL="narrow")
+    return steps(sizes, delay, _PROPAGATION, FL_MODEL="narrow")
 
 
 def rate(sizes: Mapping[int, float]) -> Plan:
     """Another rate for every round."""
-    return _steps(sizes, lambda mbit: Profile(name=f"rate-{mbit:g}mbit", rate_mbit=mbit), _TRANSMISSION)
+    return steps(sizes, lambda mbit: Profile(name=f"rate-{mbit:g}mbit", rate_mbit=mbit), _TRANSMISSION)
 
 
 def retransmission(sizes: Mapping[int, float]) -> Plan:
@@ -148,7 +152,7 @@ def receive_window(sizes: Mapping[int, float]) -> Plan:
             ProcessStop(SERVER, "server", moment, sizes, announced=(TARGET, "train_start")),
         ),
         environment=critical(),
-        profile=_delay(10.0),
+        profile=delay(10.0),
     )
 
 
@@ -165,5 +169,5 @@ def blocked_live(sizes: Mapping[int, float]) -> Plan:
         claims=(Claim("policy_drop", POLICY_BOUND, from_capture("policy_drop", blocks)),),
         injectors=(Blocker(TARGET, f"tcp dport {PORT}", "quota over 400 kbytes", sizes, all_of_it=False),),
         environment=critical(),
-        profile=_delay(20.0),
+        profile=delay(20.0),
     )
