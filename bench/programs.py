@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.emissions import emissions
+from bench.floor import empty_programs
 from bench.startup import Watch
 from tests.kernel.pods import TestPod
 from ztprobe.netns import entered
@@ -158,7 +159,7 @@ def measure_programs(pods: Pods, seconds: float) -> dict[str, list[ProgramRuns]]
     sys.stdout.flush()
     observed: dict[str, list[ProgramRuns]] = {}
     for workload in (quiet, loud):
-        with Watch(pods, statistics=True) as watch:
+        with Watch(pods, statistics=True) as watch, empty_programs(pods[0], watch):
             workload(pods, watch, seconds)
             watch.collector.stop()
             events = emissions(watch.collector.tables())

@@ -1,18 +1,15 @@
-"""From nothing to all probes attached, and what an empty program costs here."""
+"""From nothing to all probes attached."""
 
 from __future__ import annotations
 
-import ctypes
-import os
 import time
 
 from tests.kernel.pods import TestPod
 from ztprobe.netns import inode
-from ztprobe.preflight.bpf import RAW_TRACEPOINT, trivial_program
 from ztprobe.probes.collector import Collector
-from ztprobe.probes.kernel import KernelProbes, ProgramCost
+from ztprobe.probes.kernel import KernelProbes
 
-__all__ = ("Watch", "empty_program_ns", "startup_s")
+__all__ = ("Watch", "startup_s")
 
 
 class Watch:
@@ -43,25 +40,3 @@ def startup_s(pods: tuple[TestPod, ...]) -> float:
     started_s = time.monotonic()
     with Watch(pods, statistics=True):
         return time.monotonic() - started_s
-
-
-def empty_program_ns(calls: int = 300_000) -> float:
-    """Mean run time that the kernel reports for a program that does nothing: the floor for all others."""
-    kernel = KernelProbes()
-    kernel.load()
-    libbpf = ctypes.CDLL("libbpf.so.1", use_errno=True)
-    try:
-        with trivial_program(RAW_TRACEPOINT) as program_fd:
-            link_fd = libbpf.bpf_raw_tracepoint_open(b"sys_enter", program_fd)
-            if link_fd < 0:
-                return float("nan")
-            kernel.enable_stats()
-            cost = ProgramCost(signal="", hook="", program="", fd=program_fd)
-            kernel.costs.append(cost)
-            for _ in range(calls):
-                os.getppid()
-            kernel.read_costs()
-            os.close(link_fd)
-            return cost.run_time_ns / max(1, cost.run_count)
-    finally:
-        kernel.close()
