@@ -48,7 +48,9 @@ def _loss_stalls(topology: Topology, message: Message, sender: str) -> tuple[lis
     """(intervals at the receiver in which a lost original was missing, retransmissions, needless ones).
 
     An original was lost unless the receiver reported its bytes as a duplicate (DSACK, RFC 2883).
-    The hole opens when the original should have arrived and closes with the retransmission.
+    The hole opens when the original should have arrived and closes with the retransmission. While one is
+    open the rest of the message goes on arriving, so what a rate's own queue drops stalls nothing: the link
+    is as busy as its rate allows, and the time is the rate's.
     """
     receiver = message.path.client if sender == topology.server else topology.server
     duplicates = [
@@ -58,15 +60,18 @@ def _loss_stalls(topology: Topology, message: Message, sender: str) -> tuple[lis
     ]
     owd_ns = message.one_way_ns
     end_ns = message.last_arrived_ns or message.sent.last_ns
-    holes, needless = [], 0
+    holes, needless, lost = [], 0, 0
     for point in topology.wire_points(sender, PointKind.RETRANSMIT, message.path.wire):
         if not message.sent.first_ns <= point.ts_ns <= end_ns:
             continue
         if any((point.a - start) & 0xFFFFFFFF < length for start, length in duplicates):
             needless += 1
-        else:
-            holes.append((int(point.since_ns or point.ts_ns) + owd_ns, int(point.ts_ns) + owd_ns))
-    return union(holes), len(holes), needless
+            continue
+        lost += 1
+        since_ns = int(point.since_ns or point.ts_ns)
+        if not topology.conditions.only_a_rate_drops(since_ns, int(point.ts_ns)):
+            holes.append((since_ns + owd_ns, int(point.ts_ns) + owd_ns))
+    return union(holes), lost, needless
 
 
 def _starved(topology: Topology, message: Message, sender: str) -> list[Segment]:
