@@ -75,12 +75,10 @@ class Conditions:
             total_ns += length_ns
         return weighted / total_ns if total_ns else None
 
-    def only_a_rate_drops(self, from_ns: int, to_ns: int) -> bool:
-        """Whether all that the emulated path dropped then was what a rate's own queue had no room for."""
+    def loses(self, from_ns: int, to_ns: int) -> bool:
+        """Whether packets are lost at random then, or nobody knows."""
         others = [one for one in self.others if one.from_ns < to_ns and from_ns < one.to_ns]
-        return all(span.known and span.rate_mbit for span in self.between(from_ns, to_ns)) and not any(
-            span.loss_pct for span in (*self.between(from_ns, to_ns), *others)
-        )
+        return any(span.loss_pct or not span.known for span in (*self.between(from_ns, to_ns), *others))
 
     def uneven(self, from_ns: int, to_ns: int) -> bool:
         """Whether the path itself delays some packets more than others, and has no rate to queue at."""

@@ -56,6 +56,7 @@ class Topology:
     points: pd.DataFrame
     dns_packets: list[Any]
     conditions: Conditions = field(default_factory=Conditions)  # of the emulated path
+    full_queue: frozenset[int] = frozenset()  # the kernel's drop reasons for that
 
     def expect_sidecars(self) -> None:
         """Both ends have one: a path without loopback connections has lost them, and is no direct way."""
@@ -92,6 +93,15 @@ class Topology:
     def wire_points(self, pod: str, kind: PointKind, wire: Wire) -> list[Any]:
         """... of one wire connection."""
         return [p for p in self.points_of(pod, kind) if _wire(p, pod == self.server) == wire]
+
+    def refused(self, sender: str, wire: Wire) -> list[Any]:
+        """What a full queue at a sender, or on the node behind it, dropped of a wire connection."""
+        return [
+            p
+            for place in (sender, "node")
+            for p in self.points_of(place, PointKind.DROP)
+            if p.a in self.full_queue and p.small_ns and _wire(p, sender == self.server) == wire
+        ]
 
     @cached_property
     def _points_by_kind(self) -> dict[tuple[str, int], list[Any]]:

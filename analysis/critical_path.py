@@ -49,8 +49,9 @@ def _loss_stalls(topology: Topology, message: Message, sender: str) -> tuple[lis
 
     An original was lost unless the receiver reported its bytes as a duplicate (DSACK, RFC 2883).
     The hole opens when the original should have arrived and closes with the retransmission. While one is
-    open the rest of the message goes on arriving, so what a rate's own queue drops stalls nothing: the link
-    is as busy as its rate allows, and the time is the rate's.
+    open the rest of the message goes on arriving, so what a full queue at the sender dropped stalls nothing:
+    the link is as busy as its rate allows, and the time is the rate's. (netem gives that reason for what it
+    loses at random, too.)
     """
     receiver = message.path.client if sender == topology.server else topology.server
     duplicates = [
@@ -60,18 +61,28 @@ def _loss_stalls(topology: Topology, message: Message, sender: str) -> tuple[lis
     ]
     owd_ns = message.one_way_ns
     end_ns = message.last_arrived_ns or message.sent.last_ns
+    refused = [
+        (p.small_ns, p.c)
+        for p in topology.refused(sender, message.path.wire)
+        if message.sent.first_ns <= p.ts_ns <= end_ns
+    ]
     holes, needless, lost = [], 0, 0
     for point in topology.wire_points(sender, PointKind.RETRANSMIT, message.path.wire):
         if not message.sent.first_ns <= point.ts_ns <= end_ns:
             continue
-        if any((point.a - start) & 0xFFFFFFFF < length for start, length in duplicates):
+        if _within(point.a, duplicates):
             needless += 1
             continue
         lost += 1
         since_ns = int(point.since_ns or point.ts_ns)
-        if not topology.conditions.only_a_rate_drops(since_ns, int(point.ts_ns)):
+        if topology.conditions.loses(since_ns, int(point.ts_ns)) or not _within(point.a, refused):
             holes.append((since_ns + owd_ns, int(point.ts_ns) + owd_ns))
     return union(holes), lost, needless
+
+
+def _within(seq: int, pieces: Sequence[tuple[int, int]]) -> bool:
+    """Whether one of these (first sequence number, bytes) holds it."""
+    return any((seq - start) & 0xFFFFFFFF < length for start, length in pieces)
 
 
 def _starved(topology: Topology, message: Message, sender: str) -> list[Segment]:

@@ -169,29 +169,16 @@ def test_when_somebody_elses_profile_makes_a_path_uneven(values: dict[str, Any],
     assert [found.uneven(START_NS + round(a * S), START_NS + round(b * S)) for a, b in spans] == uneven
 
 
-@pytest.mark.parametrize(
-    ("asked", "others_loss_pct", "only"),
-    [
-        ({"rate_mbit": 10.0}, None, True),
-        ({"rate_mbit": 10.0, "delay_ms": 50.0}, 0.0, True),
-        ({"rate_mbit": 10.0, "loss_pct": 1.0}, None, False),
-        ({"rate_mbit": 10.0}, 1.0, False),
-        ({"delay_ms": 50.0}, None, False),
-        (None, None, False),
-    ],
-)
-def test_whether_only_a_rate_drops(
-    asked: dict[str, Any] | None, others_loss_pct: float | None, only: bool
-) -> None:
+def test_when_packets_are_lost_at_random() -> None:
     run = make_run("net0-sec0")
-    run.meta["emulation"]["requested"] = asked
-    if others_loss_pct is not None:
-        change = a_change(1, 0, loss_pct=others_loss_pct) | {"at_ns": START_NS + S}
-        run.meta["emulation"]["others"] = [an_other(1, 3, change)]
-    conditions = conditions_of(run.meta)
-    assert conditions.only_a_rate_drops(START_NS + S, START_NS + 2 * S) is only
-    if asked is not None and set(asked) == {"rate_mbit"}:
-        assert conditions.only_a_rate_drops(START_NS + 4 * S, START_NS + 5 * S)
+    span = (START_NS + S, START_NS + 2 * S)
+    for asked, loses in (({"rate_mbit": 10.0}, False), ({"loss_pct": 1.0}, True), (None, False)):
+        run.meta["emulation"]["requested"] = asked
+        assert conditions_of(run.meta).loses(*span) is loses
+    change = a_change(1, 0, loss_pct=1.0) | {"at_ns": START_NS + S}
+    run.meta["emulation"]["others"] = [an_other(1, 3, change)]
+    assert conditions_of(run.meta).loses(*span)
+    assert not conditions_of(run.meta).loses(START_NS + 4 * S, START_NS + 5 * S)
 
 
 def test_every_view_shows_the_schedule(tmp_path: Path) -> None:

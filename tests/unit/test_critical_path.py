@@ -1,4 +1,4 @@
-"""Whose the time is that a sidecar spends with bytes it cannot hand over."""
+"""Whose the time is: a sidecar's with bytes it cannot hand over, a message's with lost packets."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from analysis.conditions import Conditions, Span
 from analysis.connections import Path, Topology
 from analysis.critical_path import chain_of
 from analysis.intervals import paint
@@ -17,7 +18,22 @@ from ztprobe.events import Direction, Hook, PointKind
 MS = 1_000_000
 WIRE = (7, 40_000)
 CLIENT_LO, SERVER_LO = ("fl-client-0", 15_001, 33_000), ("fl-server", 15_051, 36_000)
-COLUMNS = ("ts_ns", "since_ns", "laddr", "raddr", "lport", "rport", "kind", "a", "b", "c", "pod", "process")
+FULL_QUEUE, OTHER_REASON = 64, 8
+COLUMNS = (
+    "ts_ns",
+    "since_ns",
+    "laddr",
+    "raddr",
+    "lport",
+    "rport",
+    "kind",
+    "a",
+    "b",
+    "c",
+    "pod",
+    "process",
+    "small_ns",
+)
 
 
 def burst(first_ms: float, last_ms: float) -> Any:
@@ -42,11 +58,14 @@ def blocked(since_ms: float, until_ms: float, *, down: bool, kind: PointKind) ->
     pod, lport, rport = CLIENT_LO if down else SERVER_LO
     direction = Direction.TX if down else Direction.RX
     times = (round(until_ms * MS), round(since_ms * MS))
-    return (*times, 127, 127, lport, rport, int(kind), 0, int(Hook.LO), int(direction), pod, "")
+    return (*times, 127, 127, lport, rport, int(kind), 0, int(Hook.LO), int(direction), pod, "", 0)
 
 
 def components(
-    *points: tuple[Any, ...], down_delivered_ms: float, up_delivered_ms: float
+    *points: tuple[Any, ...],
+    down_delivered_ms: float = 10.5,
+    up_delivered_ms: float = 510.5,
+    conditions: Conditions | None = None,
 ) -> dict[str, float]:
     topology = Topology(
         server="fl-server",
@@ -57,6 +76,8 @@ def components(
         lo_opened_ns={},
         points=pd.DataFrame(list(points), columns=list(COLUMNS)),
         dns_packets=[],
+        conditions=conditions or Conditions(),
+        full_queue=frozenset({FULL_QUEUE}),
     )
     down = message(down=True, at_ms=0, delivered_ms=down_delivered_ms)
     up = message(down=False, at_ms=500, delivered_ms=up_delivered_ms)
@@ -89,3 +110,33 @@ def test_a_sidecar_that_pauses_by_itself_is() -> None:
     assert components(pause, **delivered) == components(**delivered)
     other = blocked(520, 590, down=True, kind=PointKind.BLOCKED)  # the other pod's
     assert components(other, **delivered) == components(**delivered)
+
+
+def of_update(
+    kind: PointKind, ts_ms: float, since_ms: float, *abc: int, pod: str, seq: int = 0
+) -> tuple[Any, ...]:
+    times = (round(ts_ms * MS), round(since_ms * MS))
+    return (*times, WIRE[0], 8, WIRE[1], 50051, int(kind), *abc, pod, "", seq)
+
+
+@pytest.mark.parametrize(
+    ("pod", "reason", "seq", "loss_pct", "stalled_ms"),
+    [
+        ("fl-client-0", FULL_QUEUE, 1000, None, 0),
+        ("node", FULL_QUEUE, 1000, None, 0),
+        ("fl-client-0", FULL_QUEUE, 0, None, 3),  # recorded without its number
+        ("fl-client-0", FULL_QUEUE, 900_000, None, 3),  # another packet
+        ("fl-client-0", FULL_QUEUE, 1000, 1.0, 3),  # netem gives random losses the same reason
+        ("fl-server", FULL_QUEUE, 1000, None, 3),
+        ("fl-client-0", OTHER_REASON, 1000, None, 3),
+    ],
+)
+def test_what_a_full_queue_dropped_is_the_rates(
+    pod: str, reason: int, seq: int, loss_pct: float | None, stalled_ms: float
+) -> None:
+    conditions = Conditions((Span(from_ns=0, to_ns=1 << 62, rate_mbit=10.0, loss_pct=loss_pct),))
+    drop = of_update(PointKind.DROP, 501.5, 0, reason, 6 << 16, 4344, pod=pod, seq=seq)
+    repair = of_update(PointKind.RETRANSMIT, 504, 501, 2448, 1448, 1, pod="fl-client-0")
+    found = components(drop, repair, conditions=conditions)
+    assert found.get("retransmission", 0) == pytest.approx(stalled_ms)
+    assert found["transmission"] + stalled_ms == components()["transmission"]
