@@ -2,7 +2,7 @@
 # make trace   the main job; make trace EXPERIMENT=net2a-sec1 ARGS='--rounds 20'
 # make test    lint and every test, unit before kernel (root) before whole jobs
 # make bench   what watching costs; BENCH_QUICK=1 for a first look, BENCH_ARGS='--only net0-sec3' for a part
-# make test-vm the kernel tests under Debian's stock kernel (netem, kprobes) in QEMU; about 14 minutes
+# make test-vm the kernel tests under Debian's stock kernel (netem, kprobes) in QEMU; about 10 minutes
 # make lint    ruff, mypy and the import contract
 
 # The distribution's Python, not the one that PATH finds: only that one sees python3-bpfcc.
