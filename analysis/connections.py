@@ -10,7 +10,7 @@ by the probes; the partner with the highest count is the right one.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,7 +20,7 @@ import pandas as pd
 from analysis.conditions import Conditions
 from ztprobe.events import Hook, PacketKind, PointKind, address_number
 
-__all__ = ("LoKey", "Path", "Topology", "topology_of")
+__all__ = ("LoKey", "Path", "Topology", "drop_reasons", "topology_of")
 
 _SYN = 2
 _LOOPBACK = 127  # lowest byte of an address in network order, read little-endian
@@ -109,6 +109,11 @@ class Topology:
         for row in _rows(self.points[self.points["kind"] != PointKind.WAIT]):
             grouped[row.pod, row.kind].append(row)
         return grouped
+
+
+def drop_reasons(meta: Mapping[str, Any], name: str) -> frozenset[int]:
+    """The numbers that a run's kernel (run.json) has for a drop reason; none where it has no such reason."""
+    return frozenset(int(number) for number, one in meta.get("drop_reasons", {}).items() if one == name)
 
 
 def _rows(table: pd.DataFrame) -> Iterator[Any]:

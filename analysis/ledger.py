@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.conditions import Conditions, conditions_of
-from analysis.connections import Path, Topology, topology_of
+from analysis.connections import Path, Topology, drop_reasons, topology_of
 from analysis.coverage import losses_of
 from analysis.critical_path import Chain, chain_of, setup_overlays
 from analysis.handshakes import DnsQuery, Setup, dns_queries, read_setup
@@ -31,7 +31,6 @@ SERVER_PORT = 50051
 _SIDECARS_FROM_LEVEL = 2
 # Two updates closer than this cannot be told apart: the reads' own scheduling noise.
 _TIE_NS = 1_000_000
-_FULL_QUEUE = "QDISC_DROP"
 # Of the emulated rate: an interface that carries more has no capacity left.
 _SATURATED = 0.8
 
@@ -70,8 +69,7 @@ class _Builder:
         self.run = run
         self.topology: Topology = topology_of(run.meta["pods"], run.events, SERVER_PORT)
         self.topology.conditions = self.conditions = conditions_of(run.meta)
-        reasons = run.meta.get("drop_reasons", {})
-        self.topology.full_queue = frozenset(int(a) for a, name in reasons.items() if name == _FULL_QUEUE)
+        self.topology.full_queue = drop_reasons(run.meta, "QDISC_DROP")
         if int(run.meta["experiment"].get("level", 0)) >= _SIDECARS_FROM_LEVEL:
             self.topology.expect_sidecars()
         self.windows = _windows(run.rounds)

@@ -21,7 +21,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from analysis.connections import Topology, Wire
+from analysis.connections import Topology, Wire, drop_reasons
 from analysis.handshakes import read_setup
 from analysis.intervals import Segment
 from analysis.timeline import Message
@@ -138,7 +138,7 @@ def _attempt_ns(tried_ns: Sequence[int], drop_ns: int) -> int:
 
 def _blocked(topology: Topology, meta: dict[str, Any]) -> dict[_Flow, list[_Drop]]:
     """Flow -> what the node dropped of it, in time order."""
-    reasons = {int(number) for number, name in meta.get("drop_reasons", {}).items() if name == _REASON}
+    reasons = drop_reasons(meta, _REASON)
     pods = _pods(meta)
     found: dict[_Flow, list[_Drop]] = defaultdict(list)
     for point in topology.points_of("node", PointKind.DROP):
