@@ -19,7 +19,7 @@ from ztprobe.emulation.delayline import Config, DelayLine
 from ztprobe.emulation.drawing import Condition, Draws
 from ztprobe.emulation.histogram import ErrorHistogram
 from ztprobe.emulation.measured import Measured, Rate, direction, shape_distance
-from ztprobe.emulation.netem import netem_change_options, netem_options, netem_summary, normal_table
+from ztprobe.emulation.netem import netem_change_options, netem_options, netem_summary
 from ztprobe.emulation.nfqueue import ACCEPT, DROP
 from ztprobe.emulation.tbf import tbf_options, tbf_summary
 from ztprobe.profile import GilbertElliott, Profile, load_profile
@@ -195,8 +195,9 @@ def test_error_histogram_tells_quantiles() -> None:
     assert histogram.max_us == 10**9
 
 
-def test_normal_table_is_iproute2s() -> None:
-    ours = struct.unpack("=4096h", normal_table())
+def test_a_normal_distribution_is_iproute2s() -> None:
+    attributes = dict(netem_options(load_profile("net2"))["attrs"])
+    ours = struct.unpack("=4096h", attributes["TCA_NETEM_DELAY_DIST"])
     assert statistics.fmean(ours) == pytest.approx(0, abs=10)
     assert statistics.pstdev(ours) == pytest.approx(8192, rel=0.001)
     installed = next(Path("/usr/lib").glob("**/tc/normal.dist"), None)

@@ -30,7 +30,7 @@ from ztprobe.emulation.measured import Measured
 from ztprobe.emulation.netem import netem_supported, set_netem
 from ztprobe.emulation.nodequeue import NodeQueue, Queued
 from ztprobe.emulation.probing import PROBES, probe_delays, probe_rates, warm_up
-from ztprobe.emulation.qdisc import refuse_foreign, remove_ours, root_qdisc
+from ztprobe.emulation.qdisc import Spot, refuse_foreign, remove_ours, root_qdisc
 from ztprobe.emulation.stepping import Following
 from ztprobe.emulation.target import Target
 from ztprobe.emulation.tbf import set_tbf
@@ -102,7 +102,7 @@ class Emulator:
                     index = _index(ipr, pod)
                     refuse_foreign(ipr, index, pod.name)
                     try:
-                        setter(ipr, index, self._first, pod.name)
+                        setter(Spot(ipr=ipr, index=index, pod=pod.name), self._first)
                     except NetlinkError as error:
                         raise EnforcementError(
                             f"{pod.name}: the kernel refused {self.backend} for {self.profile.name}: {error}"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import ipaddress
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ztprobe.emulation.backends import choose_backend, only_rate, refusal
@@ -29,7 +29,7 @@ from ztprobe.emulation.places import (
     redirected,
     remove_redirect,
 )
-from ztprobe.emulation.qdisc import ROOT, RootQdisc, qdisc_at, remove_ours, root_qdisc
+from ztprobe.emulation.qdisc import RootQdisc, Spot, qdisc_at, remove_ours, root_qdisc
 from ztprobe.emulation.savedqdisc import DELAY_DISTRIBUTION, links
 from ztprobe.emulation.savedtree import put_tree
 from ztprobe.emulation.tbf import set_tbf
@@ -260,28 +260,29 @@ def _attach_alike(lease: Lease, first: Point, others: Sequence[Point]) -> None:
 
 
 def _attach(ipr: IPRoute, index: int, lease: Lease, point: Point) -> None:
-    parent, handle = ROOT, LEASE_HANDLE
+    spot = Spot(ipr=ipr, index=index, pod=point.pod, handle=LEASE_HANDLE)
     addresses = lease.peer_addresses
     if addresses is not None:
         _classify(ipr, index, point, addresses)
-        parent, handle = _CLASS, _BELOW
-    setter: Callable[..., None] = set_tbf
-    if lease.backend == "netem":
-        setter = set_netem
-        if lease.profile.per_packet:
-            # tc qdisc add ... tbf rate 8gbit burst 2500: larger packets are segmented
-            ipr.tc(
-                "add",
-                "tbf",
-                index,
-                handle,
-                parent=parent,
-                rate=_SEGMENTING_BYTES_PER_S,
-                burst=_SEGMENTING_BURST_BYTES,
-                limit=1 << 30,
-            )
-            parent, handle = handle | 1, _SEGMENTED
-    setter(ipr, index, lease.profile.steps[0], point.pod, parent=parent, handle=handle)
+        spot = dataclasses.replace(spot, parent=_CLASS, handle=_BELOW)
+    profile = lease.profile.steps[0]
+    if lease.backend != "netem":
+        set_tbf(spot, profile)
+        return
+    if lease.profile.per_packet:
+        # tc qdisc add ... tbf rate 8gbit burst 2500: larger packets are segmented
+        ipr.tc(
+            "add",
+            "tbf",
+            index,
+            spot.handle,
+            parent=spot.parent,
+            rate=_SEGMENTING_BYTES_PER_S,
+            burst=_SEGMENTING_BURST_BYTES,
+            limit=1 << 30,
+        )
+        spot = dataclasses.replace(spot, parent=spot.handle | 1, handle=_SEGMENTED)
+    set_netem(spot, profile)
 
 
 def _classify(ipr: IPRoute, index: int, point: Point, addresses: Sequence[str]) -> None:

@@ -22,8 +22,8 @@ import threading
 from types import SimpleNamespace
 from typing import Any
 
-from ztprobe import distributions, netns
-from ztprobe.emulation.qdisc import HANDLE, ROOT, qdisc_at
+from ztprobe import netns
+from ztprobe.emulation.qdisc import HANDLE, Spot
 from ztprobe.emulation.savedqdisc import attribute, attributes
 from ztprobe.errors import EnforcementError
 from ztprobe.netlink import IPRoute, NetlinkError, netlink
@@ -34,7 +34,6 @@ __all__ = (
     "netem_options",
     "netem_summary",
     "netem_supported",
-    "normal_table",
     "set_netem",
 )
 
@@ -61,12 +60,6 @@ _NUMBERS = {name: number for number, (name, _) in enumerate(_ATTRIBUTES)}
 _QOPT_FIELDS = ("delay", "limit", "loss", "gap", "duplicate", "jitter")
 _QOPT = struct.Struct("=6I")  # struct tc_netem_qopt
 _RATE = struct.Struct("=IiIi")  # struct tc_netem_rate
-
-
-@functools.cache
-def normal_table() -> bytes:
-    """4096 signed 16-bit samples of N(0, 1), scale 8192, as ``TCA_NETEM_DELAY_DIST`` wants them."""
-    return _packed(distributions.table("normal"))
 
 
 def _packed(samples: tuple[int, ...]) -> bytes:
@@ -151,30 +144,21 @@ def _share(pct: float) -> int:
     return round(pct / 100 * _UINT32)
 
 
-def set_netem(
-    ipr: IPRoute,
-    index: int,
-    profile: Profile,
-    where: str,
-    *,
-    parent: int = ROOT,
-    handle: int = HANDLE,
-) -> None:
-    """Put netem on link ``index``, at its root unless told otherwise, and read it back.
+def set_netem(spot: Spot, profile: Profile) -> None:
+    """Put netem at a spot and read it back.
 
-    :param where: the pod, for messages.
     :raises EnforcementError: the kernel holds other values than were set.
     """
-    _install_plugin(ipr)
+    _install_plugin(spot.ipr)
     options = netem_options(profile)
     # tc qdisc add dev eth0 root handle 5a70: netem limit N delay D J distribution normal loss P rate R
-    ipr.tc("add", "netem", index, handle, parent=parent, netem_options=options)
-    found = qdisc_at(ipr, index, parent)
+    spot.ipr.tc("add", "netem", spot.index, spot.handle, parent=spot.parent, netem_options=options)
+    found = spot.found()
     wanted = _summary(options)
     got = _summary(found.options) if found is not None and found.kind == "netem" else None
     # The kernel never says which table it has; only the measured spread tells.
     if got != wanted:
-        raise EnforcementError(f"{where}: netem was set to {wanted} and read back as {got}")
+        raise EnforcementError(f"{spot.pod}: netem was set to {wanted} and read back as {got}")
 
 
 @functools.cache

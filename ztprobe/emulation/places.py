@@ -41,7 +41,6 @@ from ztprobe.pods import RunningPod
 
 __all__ = (
     "LEASE_HANDLE",
-    "PLACES",
     "add_ifb",
     "own_profile",
     "plan_points",
@@ -51,7 +50,6 @@ __all__ = (
 )
 
 LEASE_HANDLE = 0x5A71_0000
-PLACES = ("auto", "pod", "host")
 _QDISCS = ("netem", "tbf", "nfqueue+tbf")
 _PRIORITY = 0x5A71  # of the redirect; the probes have 1
 _ETH_P_ALL = 0x0003
@@ -70,7 +68,7 @@ def plan_points(
     """The devices that will be shaped; changes nothing.
 
     :param replace: take somebody else's qdisc away (it is kept, and put back in the end).
-    :param at: one of `PLACES`.
+    :param at: ``pod`` or ``host``, an end of the veth, or ``auto``.
     :param lease_id: names the IFB devices.
     :raises EnforcementError: an interface carries something that must not or cannot be replaced, or
         the place cannot be reached.

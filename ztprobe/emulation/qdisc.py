@@ -11,10 +11,34 @@ from typing import Any
 from ztprobe.errors import EnforcementError
 from ztprobe.netlink import IPRoute
 
-__all__ = ("HANDLE", "ROOT", "RootQdisc", "qdisc_at", "refuse_foreign", "remove_ours", "root_qdisc")
+__all__ = (
+    "HANDLE",
+    "ROOT",
+    "RootQdisc",
+    "Spot",
+    "qdisc_at",
+    "refuse_foreign",
+    "remove_ours",
+    "root_qdisc",
+)
 
 HANDLE = 0x5A70_0000
 ROOT = 0xFFFF_FFFF
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spot:
+    """Where a qdisc of ours is to stand: at a link's root unless told otherwise."""
+
+    ipr: IPRoute
+    index: int  # of the link
+    pod: str  # for messages
+    parent: int = ROOT
+    handle: int = HANDLE
+
+    def found(self) -> RootQdisc | None:
+        """What stands there now; None: nothing."""
+        return qdisc_at(self.ipr, self.index, self.parent)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,10 +16,9 @@ from __future__ import annotations
 import math
 import struct
 
-from ztprobe.emulation.qdisc import HANDLE, ROOT, qdisc_at
+from ztprobe.emulation.qdisc import Spot
 from ztprobe.emulation.savedqdisc import attribute, attributes
 from ztprobe.errors import EnforcementError
-from ztprobe.netlink import IPRoute
 from ztprobe.profile import FRAME_BYTES, Profile
 
 __all__ = ("set_tbf", "tbf_options", "tbf_summary")
@@ -57,39 +56,30 @@ def tbf_summary(options: bytes) -> dict[str, int]:
     }
 
 
-def set_tbf(
-    ipr: IPRoute,
-    index: int,
-    profile: Profile,
-    where: str,
-    *,
-    parent: int = ROOT,
-    handle: int = HANDLE,
-) -> None:
-    """Limit link ``index`` to the profile's rate, at its root unless told otherwise, and read it back.
+def set_tbf(spot: Spot, profile: Profile) -> None:
+    """Limit what leaves by a spot to the profile's rate, and read it back.
 
     Without a rate it gets one that nothing reaches, for a schedule that sets one later.
 
-    :param where: the pod, for messages.
     :raises EnforcementError: the kernel holds other values than were set.
     """
     rate_bytes_per_s, burst_bytes, limit_bytes = _values(profile)
     # tc qdisc add dev eth0 root handle 5a70: tbf rate R burst B limit L
-    ipr.tc(
+    spot.ipr.tc(
         "add",
         "tbf",
-        index,
-        handle,
-        parent=parent,
+        spot.index,
+        spot.handle,
+        parent=spot.parent,
         rate=rate_bytes_per_s,
         burst=burst_bytes,
         limit=limit_bytes,
     )
     wanted = {"rate_bytes_per_s": rate_bytes_per_s, "limit_bytes": limit_bytes}
-    found = qdisc_at(ipr, index, parent)
+    found = spot.found()
     got = None
     if found is not None and found.kind == "tbf":
         parameters = found.options.get_attr("TCA_TBF_PARMS")
         got = {"rate_bytes_per_s": parameters["rate"], "limit_bytes": parameters["limit"]}
     if got != wanted:
-        raise EnforcementError(f"{where}: tbf was set to {wanted} and read back as {got}")
+        raise EnforcementError(f"{spot.pod}: tbf was set to {wanted} and read back as {got}")
