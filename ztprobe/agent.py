@@ -7,19 +7,27 @@ processes, and hands back tables and an account of its own cost.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from ztprobe.clsact import EGRESS, INGRESS
+from ztprobe.emulation.changing import Place
+from ztprobe.emulation.savedqdisc import Links, attributes
+from ztprobe.emulation.watching import Standing, Watch
+from ztprobe.errors import EnforcementError
 from ztprobe.netns import inode
 from ztprobe.probes.collector import Collector, coverage
 from ztprobe.probes.kernel import KernelProbes
 from ztprobe.runtime.base import Pod
 
 __all__ = ("Agent", "Observation")
+
+_TCA_BPF_NAME = 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +57,7 @@ class Agent:
         self._statistics = statistics
         self._kernel = KernelProbes()
         self._collector: Collector | None = None
+        self._watch: Watch | None = None
         self._processes: dict[int, tuple[str, str]] = {}
         self.hooks: dict[str, str] = {}
 
@@ -72,11 +81,21 @@ class Agent:
             self._kernel.enable_stats()
         for pod in pods:
             self._kernel.attach_interface(pod.netns, pod.interface)
+        devices = [(pod, device) for pod in pods for device in (pod.interface, "lo")]
+        places = [Place(pod=pod.name, netns=pod.netns, device=device) for pod, device in devices]
+        programs = {cost.program for cost in self._kernel.costs if cost.hook.startswith("tc ")}
+        self._watch = Watch(places, functools.partial(_standing, programs))
         names = {pod.netns_inode: pod.name for pod in pods}
         names[inode(node_netns)] = "node"
         self._collector = Collector(self._kernel, names)
         self._collector.start()
         return self.hooks
+
+    def check(self) -> None:
+        """:raises EnforcementError: somebody else has taken probes off a pod's interfaces."""
+        problem = self._watch.problem() if self._watch is not None else None
+        if problem is not None:
+            raise EnforcementError(f"not all that happens is seen any more: {problem}")
 
     def watch(self, processes: dict[int, tuple[str, str]]) -> None:
         """Trace reads, writes and CPU waits of these processes; call again as they come.
@@ -116,6 +135,18 @@ class Agent:
 
     def close(self) -> None:
         """Detach everything; idempotent."""
+        if self._watch is not None:
+            self._watch.close()
         if self._collector is not None:
             self._collector.stop()
         self._kernel.close()
+
+
+def _standing(programs: Set[str], there: Links, index: int) -> Standing:
+    found = {}
+    for parent in (INGRESS, EGRESS):
+        for each in there.described("filter", index, parent):
+            name = attributes(each.options).get(_TCA_BPF_NAME, b"").rstrip(b"\0").decode()
+            if name in programs:
+                found[f"probe {name}"] = f"{each.handle} {each.options.hex()}"
+    return found

@@ -300,6 +300,7 @@ class _Job:
                     self.progress.round_done(int(number or 0), self.request.rounds, duration_s)
             self._listen()
             emulator.check()
+            agent.check()
             if finished:
                 break
             runtime.check()

@@ -18,6 +18,7 @@ own queue, and rules of a policy are evaluated apart from it.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,10 +31,12 @@ from ztprobe.emulation.measured import Measured
 from ztprobe.emulation.netem import netem_supported, set_netem
 from ztprobe.emulation.nodequeue import NodeQueue, Queued
 from ztprobe.emulation.probing import PROBES, probe_delays, probe_rates, warm_up
-from ztprobe.emulation.qdisc import Spot, refuse_foreign, remove_ours, root_qdisc
+from ztprobe.emulation.qdisc import HANDLE, ROOT, Spot, refuse_foreign, remove_ours, root_qdisc
+from ztprobe.emulation.savedqdisc import Links
 from ztprobe.emulation.stepping import Following
 from ztprobe.emulation.target import Target
 from ztprobe.emulation.tbf import set_tbf
+from ztprobe.emulation.watching import Standing, Watch
 from ztprobe.errors import EnforcementError
 from ztprobe.netlink import IPRoute, NetlinkError, netlink
 from ztprobe.profile import Profile
@@ -68,6 +71,9 @@ class Emulator:
         self.profile = profile
         self._first = profile.steps[0]
         self._following: Following | None = None
+        self._watch: Watch | None = None
+        self._problem: str | None = None
+        self._changing = threading.Lock()  # held while what is in force is changed or looked at
         self._pods = list(pods)
         self.backend = backend or _choose(profile)
         queued = [Queued(name=pod.name, address=pod.address) for pod in self._pods]
@@ -107,6 +113,7 @@ class Emulator:
                         raise EnforcementError(
                             f"{pod.name}: the kernel refused {self.backend} for {self.profile.name}: {error}"
                         ) from error
+            self._watch = Watch(self._places(), _shaping)
         if self._queue is not None:
             self._queue.start()
 
@@ -132,11 +139,19 @@ class Emulator:
             attempts += 1
 
     def check(self) -> None:
-        """:raises EnforcementError: what was applied is in force no longer."""
-        if self._queue is not None and self._queue.pid is None:
-            raise EnforcementError(
-                f"{self.profile.name} is in force no longer: the delay line has died; packets pass undelayed"
-            )
+        """Costs a system call or two as long as nothing has changed.
+
+        :raises EnforcementError: what was applied is in force no longer, or other than we have set it.
+        """
+        with self._changing:
+            self._look()
+        if self._problem is not None:
+            raise EnforcementError(f"{self.profile.name} is in force no longer: {self._problem}")
+
+    def _look(self) -> None:
+        for watched in (self._queue, self._watch):
+            if watched is not None and self._problem is None:
+                self._problem = watched.problem()
 
     def follow(self, tell: Callable[[str], None]) -> None:
         """Begin the profile's schedule now, if it has one; until `clear`.
@@ -151,9 +166,19 @@ class Emulator:
         return self._following.record() if self._following is not None else None
 
     def _change(self, step: Profile) -> tuple[int, int]:
-        places = [Place(pod=pod.name, netns=pod.netns, device=pod.interface) for pod in self._pods]
         queues = [self._queue] if self._queue is not None else []
-        return change(step, self.backend, places if self.backend in _QDISCS else [], queues)
+        with self._changing:
+            self._look()  # our own change would hide somebody else's
+            try:
+                return change(step, self.backend, self._places(), queues)
+            finally:
+                if self._watch is not None:
+                    self._watch.renew()
+
+    def _places(self) -> list[Place]:
+        if self.backend not in _QDISCS:
+            return []
+        return [Place(pod=pod.name, netns=pod.netns, device=pod.interface) for pod in self._pods]
 
     def requested(self) -> dict[str, Any]:
         """What the profile asks for (a schedule's first step), with units; None: not asked."""
@@ -185,6 +210,8 @@ class Emulator:
         """Undo everything, whatever state we are in; idempotent."""
         if self._following is not None:
             self._following.stop()
+        if self._watch is not None:
+            self._watch.close()
         if self._queue is not None:
             self._queue.stop()
         if self.backend in _QDISCS:
@@ -203,6 +230,12 @@ def _index(ipr: IPRoute, pod: Target) -> int:
     if not found:
         raise OSError(f"{pod.name} has no interface {pod.interface}")
     return int(found[0])
+
+
+def _shaping(there: Links, index: int) -> Standing:
+    # All that stands there: what somebody puts below ours changes it as well.
+    found = there.qdiscs(index)
+    return {root.kind: repr(found) for parent, root in found if (parent, root.handle) == (ROOT, HANDLE)}
 
 
 def _qdisc_stats(pod: Target) -> dict[str, Any] | None:

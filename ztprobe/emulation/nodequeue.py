@@ -22,6 +22,7 @@ from typing import Any
 
 from ztprobe.emulation.delayline import Config, change_to_json, to_json
 from ztprobe.emulation.drawing import Condition
+from ztprobe.emulation.news import News
 from ztprobe.errors import EnforcementError, PreflightError
 from ztprobe.netns import entered
 from ztprobe.paths import REPO_DIR
@@ -91,6 +92,8 @@ class NodeQueue:
         self._errors_path = state_dir / "delayline.err"
         self._process: subprocess.Popen[str] | None = None
         self._rules = False
+        self._in_force = 0
+        self._news: News | None = None
         self._config = Config(
             netns=str(node_netns),
             pods={pod.name: first_queue + index for index, pod in enumerate(queued)},
@@ -131,6 +134,23 @@ class NodeQueue:
                 jumps.append(f"-I {hook} 1 -j {chain}")
         self._rules = True
         _restore(self._node, [*rules, *jumps])
+        self._in_force = rules_in_force(self._node, self._chain)
+        self._news = News([self._node], rules=True)
+
+    def problem(self) -> str | None:
+        """Why packets pass undelayed, or some of them; None: nothing of the kind is known."""
+        if self.pid is None:
+            return "the delay line has died; packets pass undelayed"
+        if self._news is not None and self._news.changed():
+            found = rules_in_force(self._node, self._chain)
+            if found < self._in_force:  # iptables-save may have met a change half-way
+                found = rules_in_force(self._node, self._chain)
+            if found < self._in_force:
+                return (
+                    f"somebody else has removed {self._in_force - found} of the delay line's {self._in_force}"
+                    " rules; packets pass undelayed"
+                )
+        return None
 
     def change(self, profile: Profile) -> int:
         """Have packets that come from now on meet another condition; those held keep their due time.
@@ -158,6 +178,9 @@ class NodeQueue:
 
     def stop(self) -> None:
         """Remove the rules, then end the process, which first lets go of what it holds."""
+        if self._news is not None:
+            self._news.close()
+            self._news = None
         if self._rules and self._node.exists():
             remove_rules(self._node, self._chain)
         self._rules = False

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 from ztprobe.emulation.emulator import Emulator
+from ztprobe.errors import EnforcementError
 from ztprobe.profile import Profile
 from ztprobe.validate.scene import POLL_S, Note, Scene
 
@@ -55,8 +56,10 @@ class ProfileSteps:
 
     @staticmethod
     def _end(scene: Scene, emulator: Emulator) -> None:
-        if "nfqueue" in emulator.backend and emulator.delay_line_pid is None:
-            scene.problems.append(f"the delay line of {emulator.profile.name} died under way")
+        try:
+            emulator.check()
+        except EnforcementError as error:
+            scene.problems.append(str(error))
         emulator.clear()
 
     def _apply(self, scene: Scene, number: int, current: Emulator | None) -> Emulator | None:
