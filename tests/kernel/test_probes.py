@@ -15,6 +15,7 @@ from tests.kernel.pods import TestPod
 from tests.kernel.watching import Watched
 from ztprobe.events import Direction, Hook, PacketKind, PointKind
 from ztprobe.netns import entered, inode
+from ztprobe.preflight import choose_hooks, collect
 from ztprobe.probes.collector import Collector, coverage
 from ztprobe.probes.kernel import KernelProbes
 
@@ -215,3 +216,7 @@ def test_loading_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     finally:
         kernel.close()
     assert capfd.readouterr() == ("", "")
+
+
+def test_hooks_in_use_are_those_that_the_doctor_names(watched: Watched) -> None:
+    assert watched.hooks == {verdict.signal: verdict.hook for verdict in choose_hooks(collect().kernel)}

@@ -60,13 +60,13 @@ def hooks(features: KernelFeatures) -> dict[str, str | None]:
 def test_a_modern_kernel_offers_the_stable_hook_of_every_signal() -> None:
     assert hooks(KERNEL) == {
         "tcp_life_cycle": "tp_btf inet_sock_set_state",
-        "tls_phases": "tc clsact eth0",
-        "transfer_edges": "tc clsact eth0, lo",
+        "tls_phases": "tc clsact on eth0",
+        "transfer_edges": "tc clsact on eth0 and lo",
         "app_reads": "tp_btf sock_recv_length",
         "app_writes": "tp_btf sock_send_length",
-        "retransmissions": "tc clsact eth0 + tp_btf tcp_retransmit_skb",
+        "retransmissions": "tc clsact on eth0 + tp_btf tcp_retransmit_skb",
         "drops": "tp_btf kfree_skb (reasons from BTF)",
-        "dns": "tc clsact eth0",
+        "dns": "tc clsact on eth0",
         "run_queue": "tp_btf sched_switch",
     }
 
@@ -74,8 +74,8 @@ def test_a_modern_kernel_offers_the_stable_hook_of_every_signal() -> None:
 def test_before_6_3_the_application_is_seen_by_kprobes() -> None:
     older = KERNEL.raw_tracepoints - {"sock_recv_length", "sock_send_length"}
     with_kprobes = hooks(kernel(raw_tracepoints=older))
-    assert with_kprobes["app_reads"] == "kretprobe tcp_recvmsg"
-    assert with_kprobes["app_writes"] == "kprobe tcp_sendmsg"
+    assert with_kprobes["app_reads"] == "kprobe and kretprobe tcp_recvmsg"
+    assert with_kprobes["app_writes"] == "kprobe and kretprobe tcp_sendmsg"
     without = {v.signal: v for v in choose_hooks(kernel(raw_tracepoints=older, kprobes=False))}
     assert without["app_reads"].hook is None
     assert "6.3" in without["app_reads"].remedy
@@ -172,6 +172,10 @@ def test_an_unwritable_place_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     (found,) = out_problems(tmp_path / "new" / "run")
     assert "not writable" in found
     assert str(tmp_path) in found
+
+
+def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    assert "File name too long" in out_problems(tmp_path / ("x" * 300))[0]
 
 
 def test_collecting_works_for_anybody() -> None:

@@ -1,4 +1,7 @@
-"""Signal by signal: which hook this kernel offers. Pure; the most stable hook comes first."""
+"""Signal by signal: which hook this kernel offers. Pure; the most stable hook comes first.
+
+What `ztprobe doctor` says of a kernel and what a run writes down of its probes are the same words.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 
 from ztprobe.preflight.features import KernelFeatures
 
-__all__ = ("SIGNALS", "SignalHook", "choose_hooks")
+__all__ = ("SIGNALS", "SignalHook", "choose_hooks", "hooks_in_use")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +44,17 @@ def _raw(*names: str) -> _Hook:
     )
 
 
-def _kprobe(name: str) -> _Hook:
-    return _Hook(name=name, offered=lambda kernel: kernel.bpf is not False and kernel.kprobes)
+def _kprobes(function: str) -> _Hook:
+    return _Hook(
+        name=f"{_KPROBES} {function}", offered=lambda kernel: kernel.bpf is not False and kernel.kprobes
+    )
 
 
 def _tc(*interfaces: str) -> _Hook:
     # Not tried without root counts as offered: the doctor says elsewhere that it could not try.
     return _Hook(
-        name="tc clsact " + ", ".join(interfaces), offered=lambda kernel: kernel.network.tc_bpf is not False
+        name="tc clsact on " + " and ".join(interfaces),
+        offered=lambda kernel: kernel.network.tc_bpf is not False,
     )
 
 
@@ -63,14 +69,15 @@ def _with_reasons(hook: _Hook) -> _Hook:
     return _Hook(name=f"{hook.name} (reasons from BTF)", offered=lambda k: hook.offered(k) and k.drop_reasons)
 
 
+_KPROBES = "kprobe and kretprobe"
 _TC_REMEDY = "a kernel with CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS"
 
 SIGNALS = (
     _Signal(
         name="tcp_life_cycle",
         gives="TCP handshakes, connection ends",
-        hooks=(_raw("inet_sock_set_state"), _kprobe("kprobe tcp_set_state")),
-        remedy="Linux 4.16 or newer, or CONFIG_KPROBES",
+        hooks=(_raw("inet_sock_set_state"),),
+        remedy="Linux 4.16 or newer",
     ),
     _Signal(name="tls_phases", gives="TLS handshake phases", hooks=(_tc("eth0"),), remedy=_TC_REMEDY),
     _Signal(
@@ -82,13 +89,13 @@ SIGNALS = (
     _Signal(
         name="app_reads",
         gives="when the application has a message",
-        hooks=(_raw("sock_recv_length"), _kprobe("kretprobe tcp_recvmsg")),
+        hooks=(_raw("sock_recv_length"), _kprobes("tcp_recvmsg")),
         remedy="Linux 6.3 or newer, or CONFIG_KPROBES",
     ),
     _Signal(
         name="app_writes",
         gives="when the application hands a message over",
-        hooks=(_raw("sock_send_length"), _kprobe("kprobe tcp_sendmsg")),
+        hooks=(_raw("sock_send_length"), _kprobes("tcp_sendmsg")),
         remedy="Linux 6.3 or newer, or CONFIG_KPROBES",
     ),
     _Signal(
@@ -116,6 +123,18 @@ SIGNALS = (
 def choose_hooks(kernel: KernelFeatures, signals: Sequence[_Signal] = SIGNALS) -> tuple[SignalHook, ...]:
     """The best hook on offer for each signal, in the order of ``signals``."""
     return tuple(_choose(signal, kernel) for signal in signals)
+
+
+def hooks_in_use(*, kprobes: bool) -> dict[str, str]:
+    """Signal -> hook of probes that have been attached.
+
+    :param kprobes: instead of tracepoints, for those signals that have both.
+    """
+    wanted = {signal.name: [hook.name for hook in signal.hooks] for signal in SIGNALS}
+    return {
+        name: next((hook for hook in hooks if hook.startswith(_KPROBES) == kprobes), hooks[0])
+        for name, hooks in wanted.items()
+    }
 
 
 def _choose(signal: _Signal, kernel: KernelFeatures) -> SignalHook:

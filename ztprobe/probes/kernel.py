@@ -23,6 +23,7 @@ from ztprobe.errors import PreflightError
 from ztprobe.netlink import NetlinkError, netlink
 from ztprobe.netns import inode
 from ztprobe.paths import EBPF_DIR
+from ztprobe.preflight.signals import hooks_in_use
 from ztprobe.probes.btf import Btf
 from ztprobe.probes.casts import cast_flags, mark_casts
 from ztprobe.probes.maps import offer_numbers, possible_cpus, read_open_bursts, read_pairs
@@ -222,24 +223,19 @@ class KernelProbes:
 
     def attach(self) -> dict[str, str]:
         """Attach what acts on the whole machine. :returns: signal -> hook in use."""
-        hooks: dict[str, str] = {}
         for signal, programs in self._signals().items():
             for program, tracepoint in programs:
                 fd = self._attach_tracepoint(program, tracepoint)
                 hook = f"tp_btf {tracepoint}"
                 self.costs.append(ProgramCost(signal=signal, hook=hook, program=program, fd=fd))
-            hooks[signal] = "tp_btf " + ", ".join(tracepoint for _, tracepoint in programs)
         if not self._has_sock_length:
             for signal, function in _SOCK_KPROBES.items():
                 self._attach_kprobes(signal, function)
-                hooks[signal] = f"kprobe and kretprobe {function}"
         signal = "transfer_edges, tls_phases, dns"
         for program, hook in _TC_PROGRAMS.items():
             fn = self._bpf.load_func(program.encode(), self._module.BPF.SCHED_CLS)
             self.costs.append(ProgramCost(signal=signal, hook=hook, program=program, fd=fn.fd))
-        hooks |= dict.fromkeys(("transfer_edges", "tls_phases", "dns"), "tc clsact on eth0")
-        hooks["transfer_edges"] += " and lo"
-        return hooks
+        return hooks_in_use(kprobes=not self._has_sock_length)
 
     def _signals(self) -> dict[str, tuple[tuple[str, str], ...]]:
         return _TRACEPOINTS | (_SOCK_LENGTH if self._has_sock_length else {})
