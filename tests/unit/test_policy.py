@@ -198,7 +198,7 @@ documents = st.lists(st.tuples(specs, st.sampled_from(("fl", "other"))), min_siz
     lambda found: [document(f"p{n}", spec, namespace) for n, (spec, namespace) in enumerate(found)]
 )
 port_names = st.dictionaries(
-    st.tuples(st.sampled_from(("TCP", "UDP")), st.sampled_from(NAMES)), st.sampled_from(PORTS), max_size=3
+    st.tuples(st.sampled_from(("TCP", "UDP")), st.sampled_from(NAMES)), st.sampled_from(PORTS), max_size=6
 )
 clusters = st.lists(
     st.tuples(st.sampled_from(("fl", "other")), labels, port_names), min_size=2, max_size=4
@@ -216,6 +216,11 @@ def test_verdicts_follow_kubernetes_and_the_filter_follows_the_verdicts(
     documents: list[dict[str, Any]], pods: list[PolicyPod]
 ) -> None:
     before = copy.deepcopy(documents)
+    if unknown := nobody_s_port_names(documents, pods):
+        with pytest.raises(UsageError) as raised:
+            compile_policies(documents, pods)
+        assert any(f"is '{name}', and no pod" in str(raised.value) for name in unknown)
+        return
     ruleset = compile_policies(documents, pods)
     assert documents == before
     rules = to_nft(ruleset)
@@ -231,6 +236,32 @@ def test_verdicts_follow_kubernetes_and_the_filter_follows_the_verdicts(
                     if src is not dst:
                         seen = filtered(rules, src.address, dst.address, protocol.lower(), port)
                         assert seen == verdict.allowed
+
+
+def nobody_s_port_names(documents: list[dict[str, Any]], pods: list[PolicyPod]) -> set[str]:
+    """Names for ports in rules of which no pod that could receive has them."""
+    found = set()
+    for one in documents:
+        spec, namespace = one["spec"], one["metadata"]["namespace"]
+        types = spec.get("policyTypes", ["Ingress", *(["Egress"] if "egress" in spec else [])])
+        selected = [
+            p
+            for p in pods
+            if p.namespace == namespace and label_selector_matches(spec["podSelector"], p.labels)
+        ]
+        for side, kind in (("from", "Ingress"), ("to", "Egress")):
+            for rule in spec.get(kind.lower(), []) if kind in types and selected else []:
+                receivers = selected
+                if side == "to":
+                    wanted = rule.get("to", [])
+                    receivers = [
+                        p for p in pods if not wanted or any(peer_matches(w, p, namespace) for w in wanted)
+                    ]
+                for entry in rule.get("ports", []):
+                    key = (entry.get("protocol", "TCP"), entry.get("port"))
+                    if isinstance(key[1], str) and receivers and not any(key in p.ports for p in receivers):
+                        found.add(key[1])
+    return found
 
 
 # -- single rules, told apart -------------------------------------------------------------------
@@ -325,6 +356,52 @@ def test_an_unsupported_field_is_named(change: dict[str, Any], field: str, probl
     assert str(raised.value).startswith(f"NetworkPolicy mine: field `{field}` ")
     assert problem in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "field", "whose"),
+    [
+        (
+            {"podSelector": {"matchLabels": {"app": "server"}}, "ingress": [{"ports": [{"port": "grpcs"}]}]},
+            "ingress",
+            "server has grpc/TCP",
+        ),
+        (
+            {
+                "podSelector": {},
+                "egress": [
+                    {
+                        "to": [{"podSelector": {"matchLabels": {"app": "client"}}}],
+                        "ports": [{"port": "grpcs"}],
+                    }
+                ],
+            },
+            "egress",
+            "client has none",
+        ),
+        (
+            {"podSelector": {}, "egress": [{"ports": [{"port": 53}, {"port": "grpcs"}]}]},
+            "egress",
+            "server has grpc/TCP; client has none; stranger has none; and 2 more",
+        ),
+    ],
+)
+def test_a_port_name_that_nobody_has_is_named(spec: dict[str, Any], field: str, whose: str) -> None:
+    more = [pod(f"more-{n}", f"10.0.1.{n}", namespace="default") for n in range(2)]
+    with pytest.raises(UsageError) as raised:
+        compile_policies([document("mine", spec)], [*PODS, *more])
+    number = len(spec[field][0]["ports"]) - 1
+    assert str(raised.value) == (
+        f"NetworkPolicy mine: field `spec.{field}[0].ports[{number}].port` is 'grpcs', and no pod that it is"
+        f" about has a TCP port of that name: {whose}"
+    )
+
+
+def test_a_port_name_that_one_of_several_has_or_in_a_policy_for_nobody_is_none_of_ours() -> None:
+    everyone = document("mine", {"podSelector": {}, "ingress": [{"ports": [{"port": "grpc"}]}]})
+    assert compile_policies([everyone], PODS).allows("client", "server", "TCP", 50051).allowed
+    absent = {"podSelector": {"matchLabels": {"app": "cache"}}, "ingress": [{"ports": [{"port": "redis"}]}]}
+    assert compile_policies([document("other", absent)], PODS).isolated["ingress"] == {}
 
 
 def test_another_kind_of_policy_is_refused() -> None:

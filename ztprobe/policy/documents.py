@@ -1,127 +1,33 @@
-"""NetworkPolicies as a verdict on packets, and as an nftables table.
-
-Kubernetes' rules (networking.k8s.io/v1): a pod that no policy selects for a
-direction accepts everything in that direction; one that is selected accepts what at
-least one of its policies allows, so policies only ever add up. A connection needs
-both its sender's egress and its receiver's ingress. Replies belong to the
-connection, which the filter leaves to connection tracking.
-
-`compile_policies` resolves selectors and port names against the pods at hand into
-plain rules on addresses; `Ruleset.allows` and `to_nft` read the same rules, so what
-is explained is what is enforced. Supported: podSelector and namespaceSelector
-(matchLabels, matchExpressions; namespaces are known by name alone), policyTypes, TCP
-and UDP ports by number or name. Any other field is refused by name rather than
-skipped, because a skipped field is another policy.
-"""
+"""NetworkPolicy documents: read, and resolved against pods. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ztprobe.errors import UsageError
+from ztprobe.policy.rules import DIRECTIONS, Isolation, PolicyPod, Rule, Ruleset
 
-__all__ = ("DIRECTIONS", "NFT_TABLE", "PolicyPod", "Rule", "Ruleset", "Verdict", "compile_policies", "to_nft")
-
-DIRECTIONS = ("egress", "ingress")
-NFT_TABLE = "ztprobe_policy"
+__all__ = ("compile_policies",)
 
 _PROTOCOLS = ("TCP", "UDP")
+_SHOWN = 3  # pods in a message
 _NAMESPACE_NAME = "kubernetes.io/metadata.name"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicyPod:
-    """A pod as policies see it."""
-
-    name: str  # unique among the pods given
-    namespace: str
-    labels: Mapping[str, str]
-    address: str  # IPv4
-    # containerPort names: (protocol, name) -> number
-    ports: Mapping[tuple[str, str], int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True, order=True)
-class Rule:
-    """What one policy allows one pod, in one direction, towards the peers at ``addresses``."""
-
-    policy: str
-    addresses: tuple[str, ...] | None  # None: any peer, of the cluster or not
-    protocol: str | None  # None: every protocol
-    port: int | None  # the receiver's; None: every port of the protocol
-
-    def matches(self, peer: str, protocol: str, port: int) -> bool:
-        """Whether this rule allows ``protocol``/``port`` with the peer at that address."""
-        return (
-            (self.addresses is None or peer in self.addresses)
-            and self.protocol in (None, protocol)
-            and self.port in (None, port)
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """Whether a new connection passes, and the policies that decided.
-
-    Allowed: those with a rule for it (none: no policy selects either pod).
-    Denied: those that isolate a pod in the direction that failed.
-    """
-
-    allowed: bool
-    policies: tuple[str, ...]
-    direction: str | None = None  # that failed: egress (at the sender) or ingress (at the receiver)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Isolation:
-    """A pod in a direction in which at least one policy selects it."""
-
-    policies: tuple[str, ...]
-    rules: tuple[Rule, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ruleset:
-    """Policies resolved against pods."""
-
-    pods: tuple[PolicyPod, ...]
-    # direction -> pod name -> its isolation; pods missing here are not isolated
-    isolated: Mapping[str, Mapping[str, Isolation]]
-
-    def allows(self, src: str, dst: str, proto: str, port: int) -> Verdict:
-        """The verdict on a new connection from pod ``src`` to pod ``dst`` (names).
-
-        :param proto: TCP or UDP, in any case.
-        :raises KeyError: no such pod.
-        """
-        pods = {pod.name: pod for pod in self.pods}
-        source, target = pods[src], pods[dst]
-        if source == target:  # never leaves the pod, and no policy can forbid it
-            return Verdict(allowed=True, policies=())
-        reasons: list[str] = []
-        for direction, pod, peer in zip(DIRECTIONS, (source, target), (target, source), strict=True):
-            isolation = self.isolated[direction].get(pod.name)
-            if isolation is None:
-                continue
-            allowing = [r.policy for r in isolation.rules if r.matches(peer.address, proto.upper(), port)]
-            if not allowing:
-                return Verdict(allowed=False, policies=isolation.policies, direction=direction)
-            reasons += allowing
-        return Verdict(allowed=True, policies=tuple(dict.fromkeys(reasons)))
 
 
 def compile_policies(policies: Sequence[Mapping[str, Any]], pods: Sequence[PolicyPod]) -> Ruleset:
     """Resolve NetworkPolicy documents against the pods they are to act on.
 
-    :raises UsageError: a field outside the supported subset, or of the wrong shape;
-        names the policy and the field.
+    :raises UsageError: a field outside the supported subset, of the wrong shape, or with a
+        port name that no pod has; names the policy and the field.
     """
     names = [pod.name for pod in pods]
     if len(set(names)) != len(names):
         raise ValueError(f"pod names repeat: {sorted(names)}")
     parsed = [_Policy.parse(document) for document in policies]
+    for one in parsed:
+        one.check_port_names(pods)
     isolated: dict[str, dict[str, Isolation]] = {}
     for direction in DIRECTIONS:
         isolated[direction] = {}
@@ -133,79 +39,6 @@ def compile_policies(policies: Sequence[Mapping[str, Any]], pods: Sequence[Polic
                     policies=tuple(p.name for p in selecting), rules=tuple(sorted(rules, key=_rule_key))
                 )
     return Ruleset(pods=tuple(pods), isolated=isolated)
-
-
-def to_nft(ruleset: Ruleset, priority: int = -160) -> str:
-    """The ruleset as input for ``nft -f``: one table, hooked into the forward path.
-
-    A dropped packet counts in ``drop_egress`` or ``drop_ingress`` and, by its source,
-    destination, protocol and port, in the set ``dropped``. The table only drops: what
-    it accepts goes on to the other chains of the hook.
-
-    :param priority: after connection tracking (-200) and before mangle (-150), where a
-        delay line may hold packets: a forbidden packet must neither wait in it nor
-        take room from others.
-    """
-    lines = [
-        f"table ip {NFT_TABLE} {{",
-        "  counter established { }",
-        *(f"  counter drop_{direction} {{ }}" for direction in DIRECTIONS),
-        "  set dropped {",
-        "    type ipv4_addr . ipv4_addr . inet_proto . inet_service",
-        "    size 4096; flags dynamic; counter;",
-        "  }",
-        # Empty, for ztprobe.emulation.passing: were it made and removed when it is needed, the kernel
-        # would drop all that queues hold (a delay line's packets) each time the hook goes.
-        "  chain probes { type filter hook prerouting priority -300; }",
-    ]
-    maps: dict[str, list[str]] = {}
-    for direction in DIRECTIONS:
-        chains, maps[direction] = _chains(ruleset, direction)
-        lines += chains
-    lines += [
-        "  chain forward {",
-        f"    type filter hook forward priority {priority}; policy accept;",
-        "    ct state established,related counter name established accept",
-    ]
-    for direction, address in zip(DIRECTIONS, ("saddr", "daddr"), strict=True):
-        if maps[direction]:
-            lines.append(f"    ip {address} vmap {{ {', '.join(maps[direction])} }}")
-    return "\n".join([*lines, "  }", "}", ""])
-
-
-def _chains(ruleset: Ruleset, direction: str) -> tuple[list[str], list[str]]:
-    # Pods with the same rules share a chain: five clients read as one.
-    groups: dict[Isolation, list[PolicyPod]] = {}
-    for pod in ruleset.pods:
-        if pod.name in ruleset.isolated[direction]:
-            groups.setdefault(ruleset.isolated[direction][pod.name], []).append(pod)
-    peer = "daddr" if direction == "egress" else "saddr"
-    lines: list[str] = []
-    jumps: list[str] = []
-    for number, (isolation, pods) in enumerate(groups.items()):
-        chain = f"{direction}_{number}"
-        lines.append(f"  chain {chain} {{")
-        for rule in isolation.rules:
-            if rule.addresses != ():
-                lines.append(f"    {_match(rule, peer)} counter return")
-        lines += [
-            # A rule of its own: once the set is full this one no longer matches, and the drop must.
-            "    update @dropped { ip saddr . ip daddr . meta l4proto . th dport }",
-            f"    counter name drop_{direction} drop",
-            "  }",
-        ]
-        jumps += [f"{pod.address} : jump {chain}" for pod in pods]
-    return lines, jumps
-
-
-def _match(rule: Rule, peer: str) -> str:
-    parts = []
-    if rule.addresses is not None:
-        parts.append(f"ip {peer} {{ {', '.join(rule.addresses)} }}")
-    if rule.protocol is not None:
-        protocol = rule.protocol.lower()
-        parts.append(f"meta l4proto {protocol}" if rule.port is None else f"{protocol} dport {rule.port}")
-    return " ".join(parts)
 
 
 def _rule_key(rule: Rule) -> tuple[str, tuple[str, ...], str, int]:
@@ -308,6 +141,7 @@ class _Peer:
 class _Port:
     protocol: str
     port: int | str | None
+    where: _Where
 
     @classmethod
     def parse(cls, value: Any, where: _Where) -> _Port:
@@ -319,7 +153,14 @@ class _Port:
             raise (where / "port").error(f"is {port!r}, expected a number or a name")
         if isinstance(port, int) and not 0 < port < 65536:
             raise (where / "port").error(f"is {port}, expected 1 to 65535")
-        return cls(protocol, port)
+        return cls(protocol, port, where / "port")
+
+    def check_name(self, receivers: Sequence[PolicyPod]) -> None:
+        if receivers and all((self.protocol, self.port) not in pod.ports for pod in receivers):
+            raise self.where.error(
+                f"is {self.port!r}, and no pod that it is about has a {self.protocol} port of that name: "
+                + _listed([f"{pod.name} has {_port_names(pod)}" for pod in receivers])
+            )
 
 
 @dataclass(frozen=True)
@@ -379,9 +220,29 @@ class _Policy:
     def selects(self, pod: PolicyPod) -> bool:
         return pod.namespace == self.namespace and self.selector.matches(pod.labels)
 
+    def check_port_names(self, pods: Sequence[PolicyPod]) -> None:
+        selected = [pod for pod in pods if self.selects(pod)]
+        for direction, allows in self.rules.items() if selected else ():
+            for allow in allows:
+                receivers = self._receivers(direction, allow, selected, pods)
+                for port in allow.ports:
+                    if isinstance(port.port, str):
+                        port.check_name(receivers)
+
+    def _peers(self, allow: _Allow, pods: Sequence[PolicyPod]) -> list[PolicyPod]:
+        return [p for p in pods if any(peer.selects(p, self.namespace) for peer in allow.peers)]
+
+    def _receivers(
+        self, direction: str, allow: _Allow, selected: Sequence[PolicyPod], pods: Sequence[PolicyPod]
+    ) -> Sequence[PolicyPod]:
+        # Whose names of ports a rule means: the selected pods' own, or the peers'.
+        if direction == "ingress":
+            return selected
+        return self._peers(allow, pods) if allow.peers else pods
+
     def resolve(self, direction: str, pod: PolicyPod, pods: Sequence[PolicyPod]) -> Iterable[Rule]:
         for allow in self.rules[direction]:
-            peers = [p for p in pods if any(peer.selects(p, self.namespace) for peer in allow.peers)]
+            peers = self._peers(allow, pods)
             addresses = tuple(sorted(p.address for p in peers)) if allow.peers else None
             if not allow.ports:
                 yield Rule(policy=self.name, addresses=addresses, protocol=None, port=None)
@@ -389,11 +250,18 @@ class _Policy:
                 if not isinstance(port.port, str):
                     yield Rule(policy=self.name, addresses=addresses, protocol=port.protocol, port=port.port)
                     continue
-                # A name means what the receiver calls so: this pod, or each peer for itself.
                 key = (port.protocol, port.port)
-                receivers = [pod] if direction == "ingress" else peers if allow.peers else pods
-                for receiver in receivers:
+                for receiver in self._receivers(direction, allow, [pod], pods):
                     if key in receiver.ports:
                         where = addresses if direction == "ingress" else (receiver.address,)
                         number = receiver.ports[key]
                         yield Rule(policy=self.name, addresses=where, protocol=port.protocol, port=number)
+
+
+def _port_names(pod: PolicyPod) -> str:
+    return ", ".join(f"{name}/{protocol}" for protocol, name in sorted(pod.ports)) or "none"
+
+
+def _listed(items: Sequence[str]) -> str:
+    more = f"; and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return "; ".join(items[:_SHOWN]) + more
