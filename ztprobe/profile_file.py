@@ -28,6 +28,7 @@ __all__ = ("ProfileFile", "read_profile_file")
 
 _COLUMNS = ("time_s", "delay_ms", "jitter_ms", "loss_pct", "rate_mbit")
 _MOST_ROWS = 10_000
+_MOST_BYTES = 16 << 20
 _SHORTEST_S = 0.01  # a change takes a few milliseconds
 
 Keys = tuple[str | int, ...]
@@ -59,6 +60,15 @@ def read_profile_file(path: Path) -> ProfileFile:
     """
     text = _text(path, f"{path}: cannot read this network profile: ")
     try:
+        return _read(path, text)
+    except RecursionError as error:
+        raise UsageError(
+            f"{path}:1: expected YAML, found: a nesting that is too deep, or has no end"
+        ) from error
+
+
+def _read(path: Path, text: str) -> ProfileFile:
+    try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -66,6 +76,8 @@ def read_profile_file(path: Path) -> ProfileFile:
         line = mark.line + 1 if mark is not None else 1
         problem = getattr(error, "problem", None) or "something else"
         raise UsageError(f"{path}:{line}: expected YAML, found: {problem}") from error
+    except ValueError as error:  # the 31st of February, or a number of 5,000 digits
+        raise UsageError(f"{path}:1: expected YAML, found: {error}") from error
     if node is None:
         raise UsageError(f"{path}:1: expected a mapping of profile keys, found an empty file")
     lines = _lines(path, node)
@@ -226,10 +238,15 @@ def _read_samples(path: Path, line: int, name: str, data: Mapping[str, Any]) -> 
 
 def _text(file: Path, problem: str) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        with file.open("rb") as stream:  # which may be a pipe or a device
+            found = stream.read(_MOST_BYTES + 1)
+        text = found.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise UsageError(f"{problem}{reason}") from error
+    if len(found) > _MOST_BYTES:
+        raise UsageError(f"{problem}larger than {_MOST_BYTES >> 20} MiB")
+    return text
 
 
 @functools.cache

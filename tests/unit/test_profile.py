@@ -130,6 +130,10 @@ HEAD = "name: x\ndescription: d\n"
         ("delay_ms: 3\n", 1, r"name: expected a name .*, found nothing \(nor description, source\)"),
         ("name: x\nname: y\n", 2, "name: expected each key once, found on line 1 too"),
         ("name: x\n- a\n", 2, "expected YAML"),
+        ("name: &a [*a]\n", 1, "expected YAML, found: a nesting that is too deep, or has no end"),
+        ("[" * 3000, 1, "expected YAML, found: a nesting"),
+        (f"delay_ms: {'9' * 5000}\n", 1, "expected YAML, found: Exceeds the limit"),
+        ("delay_ms: 2026-02-31\n", 1, "expected YAML, found: day is out of range"),
         ("- a\n", 1, "profile: expected a mapping of profile keys"),
         ("", 1, "expected a mapping of profile keys, found an empty file"),
         (HEAD + "1: 2\nsource: {delay_ms: a}\n", 3, "1: expected one of the keys"),
@@ -152,6 +156,8 @@ def test_an_unreadable_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="not UTF-8"):
         load_profile(tmp_path / "binary.yaml")
+    with pytest.raises(UsageError, match="cannot read this network profile: larger than 16 MiB"):
+        load_profile(Path("/dev/zero"))
 
 
 @pytest.mark.parametrize(
