@@ -100,10 +100,10 @@ class Trace:
     _news: queue.SimpleQueue[str | None] = field(default_factory=queue.SimpleQueue)
 
     @classmethod
-    def start(cls, out: Path, *arguments: str) -> Trace:
-        """Begin ``ztprobe trace --out OUT ARGUMENTS`` in a process group of its own, as a shell does."""
+    def start(cls, out: Path, *arguments: str, command: str = "trace") -> Trace:
+        """Begin ``ztprobe COMMAND --out OUT ARGUMENTS`` in a process group of its own, as a shell does."""
         process = subprocess.Popen(
-            [*ZTPROBE, "trace", "--out", str(out), *arguments],
+            [*ZTPROBE, command, "--out", str(out), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
+import pytest
 
-from tests.e2e.command import run
-from tests.e2e.machine import look
+from tests.e2e.command import Trace, run
+from tests.e2e.machine import assert_nothing_left, look
 from ztprobe.store import load_run
 
 # One with the sidecar, one with a packet that is held and two costs at once.
@@ -42,3 +44,21 @@ def test_injected_costs_are_attributed_within_their_bounds(tmp_path: Path) -> No
     assert not [
         p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or ())
     ]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL], ids=lambda signum: signum.name)
+def test_a_validation_that_is_ended_early_leaves_nothing(tmp_path: Path, signum: signal.Signals) -> None:
+    before = look()
+    started = Trace.start(tmp_path / "validation", "--scenario", "server-delay", command="validate")
+    try:
+        started.until(lambda s: any(journal.get("processes") for journal in s.journals.values()))
+        outcome = started.interrupt(signum)
+    finally:
+        started.end()
+    if signum == signal.SIGKILL:
+        assert run("clean").status == 0
+    else:
+        assert outcome.status == 128 + signum
+        assert outcome.stderr.endswith("interrupted (SIGINT); everything has been cleaned up\n")
+    assert list(tmp_path.iterdir()) == []
+    assert_nothing_left(before, started)

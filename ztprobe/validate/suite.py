@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any
 from ztprobe.errors import EnforcementError, RunDirError, WorkloadError
 from ztprobe.interrupts import shielded
 from ztprobe.progress import Progress
-from ztprobe.runtime.journal import clean_leftovers
+from ztprobe.runtime.journal import Journal, clean_leftovers
 from ztprobe.validate.model import Bound, Outcome
 from ztprobe.validate.report import as_json, write_report
 from ztprobe.validate.runner import run_scenario
@@ -23,8 +24,8 @@ __all__ = ("run_suite",)
 def run_suite(chosen: Sequence[Scenario], out: Path, progress: Progress) -> dict[str, Any]:
     """Run the scenarios, each into a run directory below ``out``; returns validation.json's content.
 
-    A scenario that breaks counts as missed and does not keep the others from running; whatever
-    ends the command itself early takes ``out`` away.
+    A scenario that breaks counts as missed and does not keep the others from running. ``out`` is there
+    when all is: until then everything is beside it, and goes if the command ends early.
 
     :raises ZtprobeError: the machine refuses something that all need.
     """
@@ -32,17 +33,22 @@ def run_suite(chosen: Sequence[Scenario], out: Path, progress: Progress) -> dict
         progress.note(f"left by an interrupted run: {line}")
     if out.exists() and any(out.iterdir()):
         raise RunDirError(f"{out}: is not empty; choose another --out, a run never overwrites a run")
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    journal = Journal(f"job-{os.getpid()}")
+    journal.scratch(partial)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        outcomes = [_one(scenario, out, progress) for scenario in chosen]
+        partial.mkdir(parents=True)
+        outcomes = [_one(scenario, partial, progress) for scenario in chosen]
+        content = as_json(outcomes, {"kernel": platform.release(), "machine": platform.machine()})
+        write_report(partial, content)
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
     except OSError as error:
         raise RunDirError(f"{out}: cannot be made: {error.strerror}; choose another --out") from error
-    except BaseException:
+    finally:
         with shielded():
-            shutil.rmtree(out, ignore_errors=True)
-        raise
-    content = as_json(outcomes, {"kernel": platform.release(), "machine": platform.machine()})
-    write_report(out, content)
+            journal.close()  # and with it what is unfinished
     return content
 
 
