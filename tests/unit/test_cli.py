@@ -13,6 +13,7 @@ from ztprobe.cli import main
 from ztprobe.cli.entry import ztprobe
 from ztprobe.errors import EnforcementError, PreflightError, RunDirError, UsageError, WorkloadError
 from ztprobe.interrupts import Interrupted
+from ztprobe.paths import REPO_DIR
 
 
 @pytest.fixture
@@ -74,6 +75,10 @@ def test_signals_end_with_their_code(failing, capsys, signum: int, code: int) ->
         (["trace", "--baseline", "fast"], "net<profile>-sec<level>"),
         (["trace", "--clients", "0"], "--clients"),
         (["trace", "--rounds", "0"], "--rounds"),
+        (["trace", "--out", ""], "'--out': is empty, expected a directory"),
+        (["validate", "--out", ""], "'--out': is empty, expected a directory"),
+        (["report", "x", "--out", ""], "'--out': is empty, expected a directory"),
+        (["trace", "--coverage-floor", "nan"], "'--coverage-floor': nan is not a number"),
         (["trace", "--rounds", "many"], "--rounds"),
         (["trace", "--seed", "4", "--experiment", "net2-sec3-s3"], "--seed"),
         (["trace", "--seed", "-1"], "--seed"),
@@ -128,6 +133,14 @@ def test_doctor_json_is_json_alone(capsys) -> None:
     assert {"signal", "hook", "gives", "remedy"} == set(verdict["signals"][0])
 
 
+def test_the_list_of_scenarios_is_there_for_programs_too(capsys) -> None:
+    assert main(["validate", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert main(["validate", "--list", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [line.split()[:2] for line in lines] == [[row["name"], row["experiment"]] for row in rows]
+
+
 def test_help_needs_none_of_the_slow_libraries() -> None:
     code = "import sys, ztprobe.cli as c; c.main(['trace', '--help']); print(*sys.modules, file=sys.stderr)"
     loaded = subprocess.run(
@@ -160,6 +173,43 @@ def test_a_full_disk_is_no_bug() -> None:
         ended.stderr
         == b"ztprobe: output: cannot be written: No space left on device; make room and try again\n"
     )
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_bug(closed: str) -> None:
+    command = f"'{sys.executable}' -m ztprobe profile list {closed}"
+    ended = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert bool(ended.stdout) == (">&- " not in f"{closed} ".replace("2>&- ", ""))
+
+
+def test_closed_streams_keep_no_command_from_its_work(tmp_path: Path) -> None:
+    run = REPO_DIR / "tests" / "data" / "net2-sec3-reconnect"
+    command = f"'{sys.executable}' -m ztprobe report '{run}' --out '{tmp_path}/out' <&- >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == 0
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["experiment"] == "net2-sec3"
+
+
+def test_what_others_open_never_gets_the_number_of_a_closed_stream() -> None:
+    code = (
+        "from ztprobe.cli.streams import open_standard_streams; open_standard_streams();"
+        "import os, sys; fd = os.open('/', os.O_RDONLY); print('said'); assert fd > 2, fd;"
+        "assert sys.stdin.read() == ''; assert all(os.get_inheritable(n) for n in range(3))"
+    )
+    command = f"'{sys.executable}' -c \"{code}\" <&- >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == 0
+
+
+def test_an_output_that_cannot_be_written_to_is_no_bug() -> None:
+    with open(os.devnull) as only_read:
+        ended = subprocess.run(
+            [sys.executable, "-m", "ztprobe", "profile", "list"],
+            stdout=only_read,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert ended.returncode == 1
+    assert ended.stderr == b"ztprobe: output: cannot be written: Bad file descriptor\n"
 
 
 def test_a_pipe_of_our_own_that_breaks_is_a_bug(failing, capfd, tmp_path, monkeypatch) -> None:

@@ -281,6 +281,8 @@ def test_a_plot_is_small_and_shows_short_steps() -> None:
         lines = plot(profile)
         assert max(map(len, lines)) <= 100
         assert len(lines) <= 20
+        for width in (41, 80):
+            assert max(map(len, plot(profile, width))) <= width
     satellite = plot(load_profile("net6"))
     assert satellite[0] == "delay [ms]"
     assert satellite[1].count("█") == 1  # the hand-over of 0.2 s at 60 ms

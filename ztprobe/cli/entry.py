@@ -9,10 +9,7 @@ has to appear at once, and pandas, bcc and pyroute2 take their time.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import select
-import signal
 import sys
 import tempfile
 import traceback
@@ -25,6 +22,12 @@ from ztprobe.cli.clean import clean
 from ztprobe.cli.doctor import doctor
 from ztprobe.cli.profile import profile
 from ztprobe.cli.report import report
+from ztprobe.cli.streams import (
+    end_as_sigpipe_would,
+    open_standard_streams,
+    readers_have_gone,
+    why_unwritable,
+)
 from ztprobe.cli.trace import trace
 from ztprobe.cli.validate import validate
 from ztprobe.errors import ZtprobeError
@@ -34,7 +37,6 @@ from ztprobe.paths import LEASES, STATE_DIR
 __all__ = ("main", "ztprobe")
 
 _EX_SOFTWARE = 70  # sysexits.h
-_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @click.group(
@@ -73,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :param arguments: without the program's name (default: ``sys.argv``).
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    open_standard_streams()
     try:
         with catching(_say), ztprobe.make_context("ztprobe", arguments) as context:
             ztprobe.invoke(context)
@@ -80,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message(), file=sys.stderr)
+        with contextlib.suppress(OSError):
+            print(error.format_message(), file=sys.stderr, flush=True)
         return error.exit_code
     except click.ClickException as error:
         _say(_one_line(error))
@@ -92,12 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"interrupted ({interrupt}); everything has been cleaned up")
         return interrupt.exit_code
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and _readers_have_gone():
-            return _end_as_sigpipe_would()
-        if isinstance(error, OSError) and error.errno in _DISK_IS_FULL:
-            _say(
-                f"{error.filename or 'output'}: cannot be written: {error.strerror}; make room and try again"
-            )
+        if isinstance(error, BrokenPipeError) and readers_have_gone():
+            return end_as_sigpipe_would()
+        if (reason := why_unwritable(error)) is not None:
+            _say(reason)
             return ZtprobeError.exit_code
         _say(f"unexpected {type(error).__name__}: {_first_line(error)}; {_save_traceback()}")
         return _EX_SOFTWARE
@@ -108,22 +110,6 @@ def _say(text: str) -> None:
     with contextlib.suppress(OSError):  # the terminal may have been closed
         for line in text.splitlines() or [""]:
             print(f"ztprobe: {line}", file=sys.stderr, flush=True)
-
-
-def _readers_have_gone() -> bool:
-    # A broken pipe may be one of ours, to a process of the job; only the standard streams are meant.
-    poll = select.poll()
-    for stream in (sys.stdout, sys.stderr):
-        poll.register(stream.fileno(), 0)
-    return any(events & select.POLLERR for _, events in poll.poll(0))
-
-
-def _end_as_sigpipe_would() -> int:
-    # `| head` has seen enough. What is still buffered goes nowhere, so that the exit stays quiet.
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(nowhere, stream.fileno())
-    return 128 + signal.SIGPIPE
 
 
 def _one_line(error: click.ClickException) -> str:

@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+import math
+import os
+from pathlib import Path
+from typing import Any
+
 import click
 
-__all__ = ("coverage_floor_option",)
+__all__ = ("OutPath", "coverage_floor_option")
+
+
+class OutPath(click.Path):
+    """A directory to write to; an empty word (an unset shell variable) is not the current one."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """A `Path`."""
+        if not os.fspath(value):
+            self.fail("is empty, expected a directory.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def _number(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    if math.isnan(value):  # no range keeps it out
+        raise click.BadParameter("nan is not a number.")
+    return value
+
 
 coverage_floor_option = click.option(
     "--coverage-floor",
     type=click.FloatRange(0, 100),
+    callback=_number,
     default=95.0,
     show_default=True,
     metavar="PERCENT",

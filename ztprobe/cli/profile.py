@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,7 @@ def show(name: str, as_json: bool) -> None:
     click.echo()
     table(*step_rows(found))
     click.echo()
-    for line in plot(found):
+    for line in plot(found, shutil.get_terminal_size((100, 24)).columns):
         click.echo(line)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ztprobe.cli.options import coverage_floor_option
+from ztprobe.cli.options import OutPath, coverage_floor_option
 from ztprobe.errors import UsageError
 
 __all__ = ("report",)
@@ -17,7 +17,7 @@ __all__ = ("report",)
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead (a list, for several RUNs).")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=OutPath(),
     help="Write the analysis here and leave the run as it is (of one RUN).",
 )
 @coverage_floor_option

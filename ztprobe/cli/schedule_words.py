@@ -110,8 +110,8 @@ def step_rows(profile: Profile) -> tuple[list[str], list[tuple[str, ...]]]:
     return columns, rows
 
 
-def plot(profile: Profile) -> list[str]:
-    """What changes, over one turn of the schedule, at most 100 columns wide.
+def plot(profile: Profile, width: int = 100) -> list[str]:
+    """What changes, over one turn of the schedule, at most ``width`` columns wide (40 and more).
 
     A column that several steps share shows the worst of them, so that short ones can be seen.
     """
@@ -120,23 +120,22 @@ def plot(profile: Profile) -> list[str]:
     length_ns = schedule.length_ns
     if schedule.period_ns is None:  # and what stays, for a while
         length_ns = max(math.ceil(length_ns * 1.15), 1_000_000_000)
+    columns = min(_COLUMNS, max(width, 40) - _LABEL - 2)
     lines: list[str] = []
     for key, name, unit, worst in _QUANTITIES:
         values = [getattr(step, key) for step in schedule.steps]
         if not any(values) or (len(set(values)) == 1 and key != "delay_ms"):
             continue
         shown = []
-        for column in range(_COLUMNS):
-            met = _steps_within(
-                schedule, column * length_ns // _COLUMNS, (column + 1) * length_ns // _COLUMNS
-            )
+        for column in range(columns):
+            met = _steps_within(schedule, column * length_ns // columns, (column + 1) * length_ns // columns)
             known = [values[index] for index in met if values[index] is not None]
             shown.append(worst(known) if known else None)
         lines += [f"{name} [{unit}]", *_bars(shown)]
     last = f"{length_ns / 1e9:g} s"
     middle = f"{length_ns / 2e9:g}"
-    axis = "0" + middle.rjust(_COLUMNS // 2 - 1 + len(middle) // 2)
-    lines.append(" " * (_LABEL + 1) + axis + last.rjust(_COLUMNS - len(axis)))
+    axis = "0" + middle.rjust(columns // 2 - 1 + len(middle) // 2)
+    lines.append(" " * (_LABEL + 1) + axis + last.rjust(columns - len(axis)))
     return lines
 
 

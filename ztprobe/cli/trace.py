@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ztprobe.cli.options import coverage_floor_option
+from ztprobe.cli.options import OutPath, coverage_floor_option
 from ztprobe.errors import PreflightError
 from ztprobe.experiment import MAX_SEED
 from ztprobe.job_request import DATASETS, TraceRequest, check_data_dir, choose_experiments
@@ -53,7 +53,7 @@ __all__ = ("trace",)
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=OutPath(),
     help="The run directory to make. [default: runs/<experiment>-<time>]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the table.")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from ztprobe.cli.options import OutPath
 from ztprobe.errors import PreflightError
 
 if TYPE_CHECKING:
@@ -29,10 +32,15 @@ _EXIT_MISSED = 7
 @click.option("--list", "only_list", is_flag=True, help="Say what there is and run nothing.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=OutPath(),
     help="The directory to make. [default: runs/validation-<time>]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print validation.json instead of the table.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print validation.json (with --list: the list) instead of the table.",
+)
 def validate(names: tuple[str, ...], only_list: bool, out: Path | None, as_json: bool) -> None:
     """Put known costs into real runs and hold the ledger against them.
 
@@ -42,14 +50,23 @@ def validate(names: tuple[str, ...], only_list: bool, out: Path | None, as_json:
     from ztprobe.validate.scenarios import SCENARIOS, choose
 
     if only_list:
-        for scenario in SCENARIOS:
-            click.echo(f"{scenario.name:<20}{scenario.experiment:<11}{scenario.title}")
+        _list(SCENARIOS, as_json=as_json)
         return
     chosen = choose(names)
     out = (out or Path("runs") / f"validation-{datetime.now(UTC):%Y%m%d-%H%M%S}").absolute()
     _check_machine(chosen, out)
     if not _run(chosen, out, as_json=as_json):
         raise click.exceptions.Exit(_EXIT_MISSED)
+
+
+def _list(scenarios: Sequence[Scenario], *, as_json: bool) -> None:
+    if as_json:
+        keys = ("name", "experiment", "title")
+        rows = [{key: getattr(scenario, key) for key in keys} for scenario in scenarios]
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    for scenario in scenarios:
+        click.echo(f"{scenario.name:<20}{scenario.experiment:<11}{scenario.title}")
 
 
 def _check_machine(chosen: list[Scenario], out: Path) -> None:

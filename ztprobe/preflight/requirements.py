@@ -132,6 +132,13 @@ def _emulation_problems(machine: Machine) -> list[str]:
 
 def out_problems(out: Path) -> list[str]:
     """Why a run directory cannot be made at ``out``; nothing is created."""
+    try:
+        return _out_problems(out)
+    except OSError as error:  # a name that is too long, a loop of links, a share that is gone
+        return [f"output directory {out}: {error.strerror}: name another with --out"]
+
+
+def _out_problems(out: Path) -> list[str]:
     if out.is_dir():
         if any(out.iterdir()):
             return [f"output directory {out} is not empty: name another with --out"]
