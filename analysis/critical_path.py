@@ -112,11 +112,7 @@ def _lo_points(topology: Topology, kind: PointKind, lo: LoKey | None, message: M
     if lo is None:
         return []
     direction = Direction.TX if message.down else Direction.RX
-    return [
-        p
-        for p in topology.points_of(lo[0], kind)
-        if p.b == Hook.LO and p.c == direction and {p.lport, p.rport} == {lo[1], lo[2]}
-    ]
+    return [p for p in topology.lo_points(lo, kind) if p.c == direction]
 
 
 def _unread(topology: Topology, message: Message) -> list[Segment]:

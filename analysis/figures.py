@@ -16,6 +16,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
@@ -96,7 +97,9 @@ def draw_figures(report: Mapping[str, Any]) -> dict[str, str]:
 
 def _svg(name: str, figure: Figure) -> str:
     stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    # What Figure.savefig does, without its rehearsal: that draws everything once more for the layout.
+    canvas = FigureCanvasSVG(figure)
+    canvas.print_svg(stream, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
     # Several figures may share a page, so that their ids must not meet.
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", stream.getvalue())
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
@@ -317,13 +320,16 @@ def _draw_cell(
     part = row["slack_s"] / one["duration_s"] if one["duration_s"] else 0.0
     fill = "#000000" if row["critical"] else next(shade for most, shade in _SLACK_SHADES if part <= most)
     edge: dict[str, Any] = {"edgecolor": "#ffffff", "linewidth": 0.4}
-    axes.add_patch(Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, facecolor=fill, **edge))
+    # Not add_patch, which looks for new limits of the axes each time: they are known.
+    axes.add_artist(Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, facecolor=fill, **edge))
     if row["arrival_s"] is None:
         text = "never" if numbered else "×"
     elif row["critical"]:
         text = ("tie" if one["tie"] else "critical") if numbered else ("≈" if one["tie"] else "●")
     else:
         text = human_time(row["slack_s"]) if numbered else ""
+    if not text:
+        return
     light = fill in ("#000000", _SLACK_SHADES[0][1])
     weight = "bold" if row["critical"] else "normal"
     colour = "#ffffff" if light else "#000000"

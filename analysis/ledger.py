@@ -1,7 +1,7 @@
 """The ledger: each round's wall time on its critical path, in components that close exactly.
 
 Needs the server's ``round_start`` and ``round_end`` and the kernel's events. The server's
-other events only fill sub-rows; the clients' are only compared with.
+other events only fill sub-rows (`analysis.sub_rows`); the clients' are only compared with.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.conditions import Conditions, conditions_of
+from analysis.conditions import conditions_of
 from analysis.connections import Path, Topology, drop_reasons, topology_of
 from analysis.coverage import losses_of
 from analysis.critical_path import Chain, chain_of, setup_overlays
 from analysis.handshakes import DnsQuery, Setup, dns_queries, read_setup
-from analysis.intervals import Segment, clip, overlap_ns, paint
+from analysis.intervals import Segment, clip, paint
 from analysis.model import COMPONENTS, ClientRound, ConnectionSetup, Ledger, RoundLedger
 from analysis.policy import policy_waits, wait_overlays
+from analysis.sub_rows import sub_rows_of
 from analysis.tables import checked
 from analysis.timeline import Message, messages_of
 from ztprobe.errors import RunDirError
@@ -31,8 +32,6 @@ SERVER_PORT = 50051
 _SIDECARS_FROM_LEVEL = 2
 # Two updates closer than this cannot be told apart: the reads' own scheduling noise.
 _TIE_NS = 1_000_000
-# Of the emulated rate: an interface that carries more has no capacity left.
-_SATURATED = 0.8
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class _Builder:
         run, self.notes = checked(run)
         self.run = run
         self.topology: Topology = topology_of(run.meta["pods"], run.events, SERVER_PORT)
-        self.topology.conditions = self.conditions = conditions_of(run.meta)
+        self.topology.conditions = conditions_of(run.meta)
         self.topology.full_queue = drop_reasons(run.meta, "QDISC_DROP")
         if int(run.meta["experiment"].get("level", 0)) >= _SIDECARS_FROM_LEVEL:
             self.topology.expect_sidecars()
@@ -189,6 +188,11 @@ class _Builder:
             critical.overlays if critical is not None else [],
         )
         components, residual_ns = _sums(pieces)
+        sub_rows: dict[str, dict[str, int]] = {}
+        if critical is not None:
+            sub_rows = sub_rows_of(
+                self.topology, critical, chains, pieces, start_ns=window.start_ns, marks=window.marks
+            )
         loss = self.losses[window.number]
         return RoundLedger(
             round=window.number,
@@ -201,7 +205,7 @@ class _Builder:
             and latest_ns - (runner_up.arrival_ns or 0) < _TIE_NS,
             components_ns=components,
             residual_ns=residual_ns,
-            sub_rows_ns=self._sub_rows(critical, chains, window, pieces, components) if critical else {},
+            sub_rows_ns=sub_rows,
             clients=tuple(self.client_round(c, window, latest_ns) for c in chains),
             exchanges=self._exchanges(critical.client, window) if critical is not None else 0.0,
             accuracy=window.accuracy,
@@ -223,45 +227,6 @@ class _Builder:
             if window.start_ns <= m.first_handed_ns < window.end_ns
         ]
         return len(inside) / 2
-
-    def _sub_rows(
-        self,
-        critical: Chain,
-        chains: Sequence[Chain],
-        window: _Window,
-        pieces: Sequence[Segment],
-        components: dict[str, int],
-    ) -> dict[str, dict[str, int]]:
-        def of(component: str) -> list[tuple[int, int]]:
-            return [(p.start_ns, p.end_ns) for p in pieces if p.component == component]
-
-        marks = window.marks
-        rows: dict[str, dict[str, int]] = {"server": {}, "compute": {}, "proxy": {}, "transmission": {}}
-        firsts = [c.down.first_handed_ns for c in chains if c.down is not None]
-        if firsts and critical.down is not None:
-            rows["server"]["send_preparation"] = min(firsts) - window.start_ns
-            rows["server"]["behind_other_clients"] = critical.down.first_handed_ns - min(firsts)
-        for name, begin, end in (
-            ("aggregation", "wait_end", "aggregate_end"),
-            ("evaluation", "aggregate_end", "evaluate_end"),
-        ):
-            if begin in marks and end in marks:
-                rows["server"][name] = overlap_ns(of("server"), [(marks[begin], marks[end])])
-        server = self.topology.server
-        waits = self.topology.waits
-        applications = {
-            "server": _applications(waits, server),
-            "compute": _applications(waits, critical.client),
-            "proxy": [f"{critical.client}/proxy", f"{server}/proxy"],
-        }
-        for component, names in applications.items():
-            rows[component]["cpu_wait"] = sum(
-                _thread_wait_ns(waits.get(name, []), of(component)) for name in names
-            )
-        rows["transmission"] = _transmission_rows(
-            critical, chains, components["transmission"], self.conditions
-        )
-        return rows
 
     def setup_rows(self) -> list[ConnectionSetup]:
         rows = []
@@ -319,58 +284,6 @@ def _sums(pieces: Sequence[Segment]) -> tuple[dict[str, int], int]:
         else:
             residual_ns += piece.end_ns - piece.start_ns
     return components, residual_ns
-
-
-def _applications(waits: Iterable[str], pod: str) -> list[str]:
-    """A pod's processes ("pod/container") other than its sidecar."""
-    return [name for name in waits if name.startswith(f"{pod}/") and not name.endswith("/proxy")]
-
-
-def _thread_wait_ns(waits: Sequence[Any], inside: Sequence[tuple[int, int]]) -> int:
-    """Waiting of the one thread that waited longest inside the intervals: threads wait at the same time."""
-    threads: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for wait in waits:
-        threads[wait.tid].append((int(wait.since_ns), int(wait.ts_ns)))
-    return max((overlap_ns(spans, inside) for spans in threads.values()), default=0)
-
-
-def _transmission_rows(
-    critical: Chain, chains: Sequence[Chain], transmission_ns: int, conditions: Conditions
-) -> dict[str, int]:
-    """The senders' own accounting, cut to the time that transmission really took on this path."""
-    rows: dict[str, int] = defaultdict(int)
-    for message, accounted in critical.transmissions:
-        mine = message.sent
-        # The server's interface is shared by all clients' messages, a client's is its own.
-        beside = [c.down.sent for c in chains if c.down is not None and c.client != critical.client]
-        others_bytes = sum(_shared_bytes(mine, other) for other in beside) if message.down else 0
-        part = dict(accounted)
-        rate_mbit = conditions.rate_mbit(int(mine.first_ns), int(mine.last_ns))
-        if rate_mbit and _used_mbit(mine, others_bytes) >= _SATURATED * rate_mbit:
-            # The interface sends all it may: a window that is full of queued packets limits nothing.
-            part["rate_or_queue"] += part.pop("congestion_window")
-        shared_ns = part["rate_or_queue"] * others_bytes // (others_bytes + int(mine.bytes))
-        part["rate_or_queue"] -= shared_ns
-        part["shared_egress"] = shared_ns
-        for name, value in part.items():
-            rows[name] += value
-    total = sum(rows.values())
-    if total > transmission_ns and total:
-        return {name: value * transmission_ns // total for name, value in rows.items()}
-    return dict(rows)
-
-
-def _used_mbit(mine: Any, others_bytes: int) -> float:
-    """Mbit/s that left the sender's interface while ``mine`` was leaving (payload and 66 bytes a packet)."""
-    wire_bytes = (mine.bytes + others_bytes) * (1 + 66 * mine.packets / max(1, mine.bytes))
-    return float(wire_bytes * 8e3 / max(1, mine.last_ns - mine.first_ns))
-
-
-def _shared_bytes(mine: Any, other: Any) -> int:
-    """Bytes of ``other`` that left while ``mine`` was leaving, assuming an even pace."""
-    shared_ns = min(mine.last_ns, other.last_ns) - max(mine.first_ns, other.first_ns)
-    length_ns = max(1, other.last_ns - other.first_ns)
-    return int(other.bytes * max(0, shared_ns) / length_ns)
 
 
 def build_ledger(run: Run) -> Ledger:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ztprobe.errors import RunDirError
 from ztprobe.events import PointKind, address_number
@@ -62,8 +63,7 @@ def checked(run: Run) -> tuple[Run, tuple[str, ...]]:
     events: dict[str, pd.DataFrame] = {}
     for name in _INTEGERS:
         table = _typed(run, name)
-        # Row by row: columns may hold bytes, which hash as well as integers do.
-        kept = table.drop_duplicates(ignore_index=True)
+        kept = _ordered(name, table)
         if len(kept) < len(table):
             notes.append(_twice(len(table) - len(kept), f"{name}.parquet"))
         recorded = run.meta.get("table_rows", {}).get(name)
@@ -72,7 +72,6 @@ def checked(run: Run) -> tuple[Run, tuple[str, ...]]:
                 f"{_where(run, name)}: holds {len(kept)} rows, and the run wrote {recorded}; "
                 "the file was changed"
             )
-        kept = kept.sort_values(_order(name, kept), kind="stable", ignore_index=True)
         if name in _TIME:
             _check_times(run, name, kept, begin_ns, end_ns)
             _check_owners(run, name, kept)
@@ -138,27 +137,37 @@ def _typed(run: Run, name: str) -> pd.DataFrame:
         return table.astype(dict.fromkeys(_INTEGERS[name], np.int64))
     for column in _INTEGERS[name]:
         values = table[column]
-        if not pd.api.types.is_integer_dtype(values.dtype) or values.isna().any():
+        if not pd.api.types.is_integer_dtype(values.dtype) or values.hasnans:
             raise RunDirError(f"{_where(run, name)}: {column} holds {_kind(values)}, expected integers")
         if not (int(values.min()) >= 0 and int(values.max()) < 1 << 63):
             raise RunDirError(f"{_where(run, name)}: {column} holds numbers that no event can have")
     for column in _TEXTS[name]:
-        if not all(isinstance(value, str) for value in table[column]):
+        if set(map(type, table[column].tolist())) != {str}:
             raise RunDirError(f"{_where(run, name)}: {column} holds {_kind(table[column])}, expected text")
     if name == "packets" and not (
         "data" in table and all(isinstance(value, bytes) for value in table["data"])
     ):
         raise RunDirError(f"{_where(run, name)}: data is no column of bytes")
-    return table.astype(dict.fromkeys(_INTEGERS[name], np.int64))
+    others = [column for column in _INTEGERS[name] if table[column].dtype != np.int64]
+    return table.astype(dict.fromkeys(others, np.int64))
 
 
 def _kind(values: pd.Series[Any]) -> str:
     return "gaps" if values.isna().any() else f"values of type {values.dtype}"
 
 
-def _order(name: str, table: pd.DataFrame) -> list[str]:
+def _ordered(name: str, table: pd.DataFrame) -> pd.DataFrame:
+    """Each row once, in the order of its first column and, where that ties, of all the others."""
     first = {"bursts": "first_ns", "packets": "ts_ns", "points": "ts_ns", "pairs": "pod"}[name]
-    return [first, *sorted(column for column in table.columns if column != first)]
+    ordered = table.sort_values(first, kind="stable", ignore_index=True)
+    # Few rows share their nanosecond, and only those can be equal: comparing whole rows is slow.
+    ties = ordered[first].duplicated(keep=False)
+    if not ties.any():
+        return ordered
+    others = sorted(column for column in table.columns if column != first)
+    # Row by row: columns may hold bytes, which hash as well as integers do.
+    tied = ordered[ties].drop_duplicates().sort_values([first, *others], kind="stable")
+    return pd.concat([ordered[~ties], tied]).sort_values(first, kind="stable", ignore_index=True)
 
 
 def _check_times(run: Run, name: str, table: pd.DataFrame, begin_ns: int, end_ns: int) -> None:
@@ -177,29 +186,37 @@ def _check_times(run: Run, name: str, table: pd.DataFrame, begin_ns: int, end_ns
 def _check_owners(run: Run, name: str, table: pd.DataFrame) -> None:
     """Rows belong to pods of this run, under the namespace and the address that it wrote down."""
     pods = {pod["name"]: pod for pod in run.meta["pods"]}
-    unknown = sorted(set(table["pod"]) - set(pods) - {"", _NODE})
+    unknown = sorted(set(table["pod"].unique()) - set(pods) - {"", _NODE})
     if unknown:
         raise RunDirError(f"{_where(run, name)}: holds rows of {unknown[0]!r}, which is no pod of this run")
     inodes = {pod: record.get("netns_inode") for pod, record in pods.items()}
-    for pod, group in table.groupby("pod")["netns"]:
-        expected = inodes.get(str(pod))
-        if expected is not None and bool((group != expected).any()):
-            raise RunDirError(
-                f"{_where(run, name)}: rows of {pod} come from another namespace than {pod}'s; "
-                "pods or runs are mixed up"
-            )
+    foreign = _differs(table, "netns", {pod: inode for pod, inode in inodes.items() if inode is not None})
+    if bool(foreign.any()):
+        pod = table["pod"][foreign].min()
+        raise RunDirError(
+            f"{_where(run, name)}: rows of {pod} come from another namespace than {pod}'s; "
+            "pods or runs are mixed up"
+        )
     if name == "points":
         # A dropped packet carries its own source and target, and a wait for a CPU no addresses at all.
         table = table[~table["kind"].isin((int(PointKind.DROP), int(PointKind.WAIT)))]
     _check_ends(run, name, table, "laddr")
 
 
+def _differs(table: pd.DataFrame, column: str, expected: Mapping[str, int]) -> NDArray[np.bool_]:
+    """Where a row's value is not its pod's; rows of what has none are left in peace."""
+    codes, pods = pd.factorize(table["pod"])
+    # Columns hold nothing negative.
+    wanted = np.array([expected.get(pod, -1) for pod in pods], dtype=np.int64)[codes]
+    differs: NDArray[np.bool_] = (wanted >= 0) & (table[column].to_numpy() != wanted)
+    return differs
+
+
 def _check_ends(run: Run, name: str, table: pd.DataFrame, *columns: str) -> None:
     addresses = {pod["name"]: address_number(pod["address"]) for pod in run.meta["pods"]}
-    mine = table["pod"].map(addresses)
     for column in columns:
-        ends = table[column]
-        foreign = mine.notna() & (ends & 0xFF != _LOOPBACK) & (ends != mine) & (ends != 0)
+        ends = table[column].to_numpy()
+        foreign = _differs(table, column, addresses) & (ends & 0xFF != _LOOPBACK) & (ends != 0)
         if bool(foreign.any()):
             pod = table["pod"][foreign].iloc[0]
             raise RunDirError(
