@@ -20,10 +20,9 @@ from torch.nn import functional
 from fl.errors import WireError
 from fl.wire import Vector
 
-__all__ = ("CLASSES", "IMAGE_SIZE", "MODELS", "PARAMETER_COUNT", "Model")
+__all__ = ("CLASSES", "MODELS", "Model")
 
 CLASSES = 10
-IMAGE_SIZE = 28
 _Shapes: TypeAlias = tuple[tuple[int, ...], ...]
 
 
@@ -36,7 +35,6 @@ MODELS: dict[str, _Shapes] = {
     "cnn": _with_biases((32, 1, 3, 3), (64, 32, 3, 3), (128, 9216), (CLASSES, 128)),
     "narrow": _with_biases((4, 1, 3, 3), (2, 4, 3, 3), (11, 288), (CLASSES, 11)),
 }
-PARAMETER_COUNT = sum(math.prod(shape) for shape in MODELS["cnn"])
 
 
 class Model:

@@ -1,10 +1,10 @@
-"""Two clocks, converted once.
+"""Two clocks, converted once and one way.
 
 Kernel events carry CLOCK_MONOTONIC (``bpf_ktime_get_ns``), and all arithmetic stays in
-it to the end. Wall-clock time is for people and for joining nodes, so a run keeps pairs
-of both clocks and converts only where a date is printed or logs of another node join.
-Between samples the offset is interpolated, outside of them the nearest one holds. On one
-machine both clocks are slewed alike, so a drift means that someone stepped the wall clock.
+it to the end. Wall-clock time is for people, so a run keeps pairs of both clocks and
+converts only where a date is printed. Between samples the offset is interpolated,
+outside of them the nearest one holds. On one machine both clocks are slewed alike, so an
+offset that changes means that someone stepped the wall clock.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def take_sample(tries: int = 5) -> ClockSample:
 
 
 class Clock:
-    """Converts between the two clocks by a run's samples."""
+    """Unix time of monotonic instants, by a run's samples."""
 
     def __init__(self, samples: Iterable[ClockSample]) -> None:
         """:raises ValueError: there is no sample."""
@@ -77,18 +77,7 @@ class Clock:
         """Unix time of a monotonic instant."""
         return time_monotonic_ns + self.offset_ns(time_monotonic_ns)
 
-    def monotonic_ns(self, time_unix_ns: int) -> int:
-        """Monotonic instant of a Unix time; off by less than the drift over one offset's correction."""
-        guess = time_unix_ns - self._samples[0].offset_ns
-        return time_unix_ns - self.offset_ns(guess)
-
     @property
     def offset_change_ns(self) -> int:
         """How far the offset moved from the first sample to the last."""
         return self._samples[-1].offset_ns - self._samples[0].offset_ns
-
-    @property
-    def drift_ppm(self) -> float:
-        """The same as a rate, parts per million; 0.0 for a single sample."""
-        span_ns = self._samples[-1].time_monotonic_ns - self._samples[0].time_monotonic_ns
-        return 1e6 * self.offset_change_ns / span_ns if span_ns else 0.0

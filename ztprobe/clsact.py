@@ -25,7 +25,6 @@ __all__ = (
 
 INGRESS, EGRESS = 0xFFFF_FFF2, 0xFFFF_FFF3
 _PARENT = 0xFFFF_FFF1
-_KINDS = ("clsact", "ingress")
 
 
 def has_clsact(ipr: IPRoute, index: int) -> bool:

@@ -27,7 +27,6 @@ import numpy as np
 import pytest
 
 from fl import rpc, wire
-from fl.model import PARAMETER_COUNT
 from fl.wire import Kind
 
 REPO_DIR = Path(__file__).resolve().parents[2]
@@ -374,7 +373,7 @@ def test_the_model_on_the_wire_is_the_published_one(start: Start) -> None:
     with grpc.insecure_channel(address, options=rpc.CLIENT_OPTIONS) as channel:
         raw = next(channel.stream_stream(rpc.METHOD_PATH)(requests(), timeout=20))
         done.set()
-    message = wire.decode(raw, PARAMETER_COUNT)
+    message = wire.decode(raw, 1_199_882)
     assert (message.kind, message.round) == (Kind.MODEL, 1)
     assert len(raw) == 88 + 4 * 1_199_882
 

@@ -2,181 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import json
 import os
-import secrets
 import signal
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from tests.kernel.bridged import EmulatedPod, delays_ms, numbered, wait_until_reachable
+from tests.kernel.bridged import EmulatedPod, numbered
+from tests.kernel.live_run import PATIENCE, Cluster, backend, cluster, parent_of, profile_file
 from tests.kernel.test_emulation import ROOMY, bulk_s
 from ztprobe.emulation.emulator import Emulator
 from ztprobe.emulation.netem import netem_supported
-from ztprobe.netlink import create_netns, netlink, remove_netns
 from ztprobe.netns import entered
 from ztprobe.paths import REPO_DIR
 from ztprobe.profile import Profile
 
-NAMES = ("server", "client-0", "client-1")
-# Software emulation of a CPU takes ten times as long for everything (tools/test-vm), and a delay has
-# to be ten times as long to stand out from that.
-PATIENCE = float(os.environ.get("ZTPROBE_TEST_PATIENCE", "1"))
+__all__ = ("backend", "cluster")  # fixtures
+
 LONG_MS = 30 * PATIENCE
 WITHIN_MS = 2 * PATIENCE
 UNDELAYED_MS = 5 * PATIENCE
 # A profile with normal jitter, its mean, and how far the median of 61 may be from it (4 standard errors).
 NORMAL, NORMAL_MS, NORMAL_WITHIN_MS = ("net1", 20, 3) if PATIENCE == 1 else ("net2", 80, 13)
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """A node with three pods, registered as a live run in a state directory of its own."""
-
-    state: Path
-    node: Path
-    pods: dict[str, EmulatedPod]
-
-    def ztprobe(self, *words: str, fails: int | None = 0) -> subprocess.CompletedProcess[str]:
-        """Run a command; it must exit with that status (None: with any)."""
-        done = subprocess.run(
-            [sys.executable, "-m", "ztprobe", *words],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=REPO_DIR,
-            env={**os.environ, "ZTPROBE_STATE_DIR": str(self.state)},
-        )
-        assert fails in (None, done.returncode), (words, done.stdout, done.stderr)
-        return done
-
-    def profile(self, *words: str, fails: int = 0) -> Any:
-        """Run `ztprobe profile ... --json`."""
-        done = self.ztprobe("profile", *words, "--json", fails=None if words[0] == "verify" else fails)
-        return json.loads(done.stdout)
-
-    def delay_ms(self, a: str, b: str, count: int = 21) -> float:
-        """Median one-way delay, counted independently."""
-        return statistics.median(delays_ms(self.pods[a], self.pods[b], count=count, gap_s=0.003))
-
-    def keeper(self, lease: str) -> int:
-        """The process that keeps a lease."""
-        text = (self.state / "leases" / lease / "lease.json").read_text()
-        return int(json.loads(text)["owner"]["pid"])
-
-    def kill_both_keepers(self, lease: str) -> None:
-        """Neither gets to see the other's end."""
-        worker = self.keeper(lease)
-        keepers = (worker, _parent(worker))  # before the worker's parent is another one
-        for number in (signal.SIGSTOP, signal.SIGKILL):
-            for pid in keepers:
-                os.kill(pid, number)
-
-    def marks(self) -> list[str]:
-        """What is on interfaces and in tables, besides the kernel's defaults."""
-        found = []
-        for place in (self.node, *(pod.netns for pod in self.pods.values())):
-            with entered(place):
-                for command in (["tc", "qdisc", "show"], ["iptables-save"]):
-                    text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-                    found += [
-                        line
-                        for line in text.splitlines()
-                        if "ZTPROBE" in line or "NFQUEUE" in line or "5a7" in line
-                    ]
-        return found
-
-    def await_nothing(self, seconds: float) -> None:
-        """Until nothing is left, or fail."""
-        deadline = time.monotonic() + seconds * PATIENCE
-        while (self.marks() or (self.state / "leases").exists()) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert self.marks() == []
-        assert not (self.state / "leases").exists()
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """Made for one test, and removed with everything inside."""
-    tag = f"ztp-t{secrets.token_hex(3)}"
-    with contextlib.ExitStack() as stack:
-        spaces = {}
-        for name in ("node", *NAMES):
-            spaces[name] = create_netns(f"{tag}-{name}")
-            stack.callback(_remove, f"{tag}-{name}")
-        pods = {
-            name: EmulatedPod(name, f"10.99.0.{i}", spaces[name], "eth0", f"v-{name}")
-            for i, name in enumerate(NAMES, 1)
-        }
-        with netlink(spaces["node"]) as ipr:
-            ipr.link("add", ifname="cni0", kind="bridge")
-            (bridge,) = ipr.link_lookup(ifname="cni0")
-            ipr.link("set", index=bridge, state="up")
-            for pod in pods.values():
-                peer = {"ifname": "eth0", "net_ns_fd": str(pod.netns)}
-                ipr.link("add", ifname=pod.host_interface, kind="veth", peer=peer)
-                (index,) = ipr.link_lookup(ifname=pod.host_interface)
-                ipr.link("set", index=index, master=bridge, state="up")
-        for pod in pods.values():
-            with netlink(pod.netns) as ipr:
-                (index,) = ipr.link_lookup(ifname="eth0")
-                ipr.addr("add", index=index, address=pod.address, prefixlen=24)
-                ipr.link("set", index=index, state="up")
-        run = tmp_path / "state" / tag
-        run.mkdir(parents=True)
-        journal = {
-            "owner": {"pid": os.getpid(), "started_ticks": _ticks(os.getpid())},
-            "pods": [
-                {
-                    "name": pod.name,
-                    "namespace": "fl",
-                    "labels": {"app": pod.name.partition("-")[0], "pod": pod.name},
-                    "address": pod.address,
-                    "netns": str(pod.netns),
-                    "netns_inode": pod.netns.stat().st_ino,
-                    "interface": "eth0",
-                    "host_interface": pod.host_interface,
-                    "node_netns": str(spaces["node"]),
-                }
-                for pod in pods.values()
-            ],
-        }
-        (run / "journal.json").write_text(json.dumps(journal))
-        for pair in itertools.combinations(pods.values(), 2):
-            wait_until_reachable(*pair)
-        made = Cluster(tmp_path / "state", spaces["node"], pods)
-        try:
-            yield made
-        finally:
-            made.ztprobe("profile", "clear")
-
-
-def _remove(namespace: str) -> None:
-    with contextlib.suppress(FileNotFoundError):  # a test has done it
-        remove_netns(namespace)
-
-
-def _ticks(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-
-
-@pytest.fixture(params=["nfqueue", pytest.param("netem", marks=pytest.mark.optional)])
-def backend(request: pytest.FixtureRequest) -> str:
-    """Both ways to delay; netem where the kernel has it."""
-    if request.param == "netem" and not netem_supported():
-        pytest.skip("no netem (CONFIG_NET_SCH_NETEM)")
-    return str(request.param)
 
 
 def test_egress_is_delayed_verified_and_undone(cluster: Cluster, backend: str) -> None:
@@ -196,7 +48,7 @@ def test_egress_is_delayed_verified_and_undone(cluster: Cluster, backend: str) -
 
 
 def test_ingress_and_both(cluster: Cluster, backend: str, tmp_path: Path) -> None:
-    profile = _profile(tmp_path, f"delay_ms: {LONG_MS:g}")
+    profile = profile_file(tmp_path, f"delay_ms: {LONG_MS:g}")
     base = ("-l", "pod=client-0", "--backend", backend)
     cluster.profile("apply", profile, *base, "--direction", "ingress")
     assert cluster.delay_ms("server", "client-0") == pytest.approx(LONG_MS, abs=WITHIN_MS)
@@ -210,7 +62,7 @@ def test_ingress_and_both(cluster: Cluster, backend: str, tmp_path: Path) -> Non
 
 
 def test_to_leaves_other_traffic_alone(cluster: Cluster, backend: str, tmp_path: Path) -> None:
-    profile = _profile(tmp_path, f"delay_ms: {LONG_MS:g}")
+    profile = profile_file(tmp_path, f"delay_ms: {LONG_MS:g}")
     cluster.profile("apply", profile, "-l", "pod in (client-0)", "--to", "app=server", "--backend", backend)
     assert cluster.delay_ms("client-0", "server") == pytest.approx(LONG_MS, abs=WITHIN_MS)
     assert cluster.delay_ms("client-0", "client-1") < UNDELAYED_MS
@@ -221,7 +73,7 @@ def test_to_leaves_other_traffic_alone(cluster: Cluster, backend: str, tmp_path:
 
 def test_a_rate_is_measured_and_restricted(cluster: Cluster, tmp_path: Path) -> None:
     roomy = "".join(f"\n{key}: {value}" for key, value in ROOMY.items())
-    profile = _profile(tmp_path, f"rate_mbit: 10{roomy}")
+    profile = profile_file(tmp_path, f"rate_mbit: 10{roomy}")
     lease = cluster.profile("apply", profile, "-l", "pod=client-1", "--to", "app=server")
     assert lease["backend"] == "tbf"
     (verdict,) = cluster.profile("verify", "--probes", "300")
@@ -230,7 +82,9 @@ def test_a_rate_is_measured_and_restricted(cluster: Cluster, tmp_path: Path) -> 
 
 
 def test_no_packet_is_lost_as_a_delay_line_comes_and_goes(cluster: Cluster, tmp_path: Path) -> None:
-    profile = _profile(tmp_path, f"delay_ms: {LONG_MS:g}\njitter_ms: {LONG_MS / 4:g}\ndistribution: uniform")
+    profile = profile_file(
+        tmp_path, f"delay_ms: {LONG_MS:g}\njitter_ms: {LONG_MS / 4:g}\ndistribution: uniform"
+    )
     with numbered(cluster.pods["client-0"], cluster.pods["server"]) as arrived:
         for _ in range(3):
             cluster.profile("apply", profile, "-l", "pod=client-0", "--backend", "nfqueue")
@@ -269,7 +123,7 @@ def test_apply_that_is_interrupted_leaves_nothing(cluster: Cluster) -> None:
 def test_a_killed_keeper_leaves_nothing(cluster: Cluster, backend: str, victim: str) -> None:
     lease = cluster.profile("apply", "net4", "-l", "app=client", "--backend", backend)["lease"]
     worker = cluster.keeper(lease)
-    pid = worker if victim.startswith("worker") else _parent(worker)
+    pid = worker if victim.startswith("worker") else parent_of(worker)
     if victim.endswith("group"):
         os.killpg(os.getpgid(pid), signal.SIGKILL)
     else:
@@ -314,7 +168,7 @@ def test_someone_elses_qdisc_is_refused_or_put_back(cluster: Cluster) -> None:
 
 
 def test_verify_explains(cluster: Cluster, tmp_path: Path) -> None:
-    profile = _profile(tmp_path, "delay_ms: 20")
+    profile = profile_file(tmp_path, "delay_ms: 20")
     backend = ("--backend", "nfqueue")
     cluster.profile("apply", profile, "-l", "pod=client-0", *backend, "--to", "app=server")
     cluster.profile("apply", profile, "-l", "app=server", "--direction", "ingress", *backend)
@@ -334,7 +188,7 @@ def test_verify_explains(cluster: Cluster, tmp_path: Path) -> None:
 def test_dry_run_and_refusals_change_nothing(cluster: Cluster, tmp_path: Path) -> None:
     done = cluster.ztprobe("profile", "apply", "net1", "-l", "app=client", "--dry-run")
     assert "dry run: nothing was changed" in done.stdout
-    corrupting = _profile(tmp_path, "corrupt_pct: 1")
+    corrupting = profile_file(tmp_path, "corrupt_pct: 1")
     done = cluster.ztprobe(
         "profile", "apply", corrupting, "-l", "app=client", "--backend", "nfqueue", fails=3
     )
@@ -367,7 +221,9 @@ def test_dry_run_and_refusals_change_nothing(cluster: Cluster, tmp_path: Path) -
 def test_shapes_and_models_measure_as_they_ask(
     cluster: Cluster, backend: str, tmp_path: Path, text: str, probes: int
 ) -> None:
-    cluster.profile("apply", _profile(tmp_path, _longer(text)), "-l", "pod=client-0", "--backend", backend)
+    cluster.profile(
+        "apply", profile_file(tmp_path, _longer(text)), "-l", "pod=client-0", "--backend", backend
+    )
     (verdict,) = cluster.profile("verify", "--probes", str(probes))
     assert verdict["passed"], verdict["problems"]
 
@@ -381,23 +237,10 @@ def _longer(text: str) -> str:
     return "\n".join(f"{key}: {json.dumps(value)}" for key, value in values.items())
 
 
-def _profile(tmp_path: Path, text: str) -> str:
-    keys = [word.partition(":")[0] for word in text.splitlines()]
-    keys = ["samples" if key == "samples_ms" else key for key in keys]
-    sources = ", ".join(f"{key}: test" for key in keys)
-    path = tmp_path / "test.yaml"
-    path.write_text(f"name: test\ndescription: a test\n{text}\nsource: {{{sources}}}\n")
-    return str(path)
-
-
 def _root(pod: EmulatedPod) -> str:
     with entered(pod.netns):
         command = ["tc", "qdisc", "show", "dev", "eth0", "root"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
-
-
-def _parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 @pytest.mark.optional
@@ -405,7 +248,7 @@ def _parent(pid: int) -> int:
 def test_netem_copies_and_corrupts(cluster: Cluster, tmp_path: Path, text: str) -> None:
     if not netem_supported():
         pytest.skip("no netem (CONFIG_NET_SCH_NETEM)")
-    lease = cluster.profile("apply", _profile(tmp_path, text), "-l", "pod=client-0", "--to", "app=server")
+    lease = cluster.profile("apply", profile_file(tmp_path, text), "-l", "pod=client-0", "--to", "app=server")
     assert lease["backend"] == "netem"
     (verdict,) = cluster.profile("verify", "--probes", "1500")
     assert verdict["passed"], (verdict["problems"], verdict["measured"])
@@ -420,7 +263,9 @@ def test_netem_copies_and_corrupts(cluster: Cluster, tmp_path: Path, text: str) 
 def test_netem_meets_every_frame_of_a_large_packet(cluster: Cluster, tmp_path: Path) -> None:
     if not netem_supported():
         pytest.skip("no netem (CONFIG_NET_SCH_NETEM)")
-    cluster.profile("apply", _profile(tmp_path, "loss_pct: 0.01"), "-l", "pod=client-0", "--backend", "netem")
+    cluster.profile(
+        "apply", profile_file(tmp_path, "loss_pct: 0.01"), "-l", "pod=client-0", "--backend", "netem"
+    )
     a, b = cluster.pods["client-0"], cluster.pods["server"]
     bulk_s(a, b, 1_000_000)
     (status,) = cluster.profile("status")

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.bridged import EmulatedPod
+from tests.kernel.live_run import PATIENCE, Cluster, cluster, profile_file
 from tests.kernel.test_emulation import bulk_s
-from tests.kernel.test_profile_command import PATIENCE, Cluster, _profile, cluster
 from ztprobe.emulation.netem import netem_supported
 from ztprobe.netns import entered, inode
 from ztprobe.probes.kernel import KernelProbes
@@ -229,7 +229,7 @@ def _received(pod: EmulatedPod) -> int:
 
 
 def test_a_delay_line_has_no_such_place(cluster: Cluster, tmp_path: Path) -> None:
-    profile = _profile(tmp_path, "delay_ms: 20")
+    profile = profile_file(tmp_path, "delay_ms: 20")
     words = ("profile", "apply", profile, "-l", "pod=client-0", "--backend", "nfqueue", "--at", "host")
     done = cluster.ztprobe(*words, fails=5)
     assert "the delay line stands where the node forwards" in done.stderr
@@ -334,7 +334,7 @@ def test_a_tree_that_cannot_be_read_is_left_alone(
 def test_netem_at_either_end(cluster: Cluster, at: str, tmp_path: Path) -> None:
     if not netem_supported():
         pytest.skip("no netem (CONFIG_NET_SCH_NETEM)")
-    profile = _profile(tmp_path, "delay_ms: 300\njitter_ms: 60\ndistribution: normal")
+    profile = profile_file(tmp_path, "delay_ms: 300\njitter_ms: 60\ndistribution: normal")
     words = ("-l", "pod=client-0", "--direction", "both", "--at", at)
     lease = cluster.profile("apply", profile, *words)
     assert lease["backend"] == "netem"

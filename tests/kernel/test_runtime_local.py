@@ -6,66 +6,23 @@ import contextlib
 import json
 import os
 import re
-import secrets
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.kernel import workload_stub
-from ztprobe import netlink, paths
+from tests.kernel.workload_stub import finish, traces, up
+from ztprobe import netlink
 from ztprobe.errors import EnforcementError, PreflightError, UsageError, WorkloadError
 from ztprobe.netns import entered
-from ztprobe.runtime import cgroups, firewall, journal
+from ztprobe.runtime import firewall
 from ztprobe.runtime.local import LocalRuntime
 from ztprobe.runtime.processes import Preload, Zygote
-
-ALLOWED = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
-
-
-def traces(run_id: str) -> list[str]:
-    """Everything on this machine that carries the run's name."""
-    name = f"ztp-{run_id}"
-    found = [str(path) for path in Path("/run/netns").glob(f"{name}*")]
-    found += [str(root / name) for root in cgroups.detect().roots if (root / name).exists()]
-    found += [str(path) for path in [paths.STATE_DIR / run_id] if path.exists()]
-    found += [line for line in Path("/proc/self/mounts").read_text().splitlines() if run_id in line]
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            if name in Path(f"/proc/{pid}/cgroup").read_text():
-                found.append(f"process {pid}")
-    return found
-
-
-@contextlib.contextmanager
-def up(runtime: LocalRuntime) -> Iterator[LocalRuntime]:
-    """The runtime with its pods; afterwards nothing of it is left."""
-    allowed = ALLOWED.read_text()
-    try:
-        runtime.create()
-        yield runtime
-    finally:
-        runtime.down()
-    assert traces(runtime._run_id) == []
-    assert ALLOWED.read_text() == allowed
-    runtime.down()
-
-
-def finish(runtime: LocalRuntime) -> None:
-    """Start the clients and wait for the end."""
-    runtime.start_clients()
-    deadline = time.monotonic() + 20
-    while not runtime.finished():
-        runtime.check()
-        assert time.monotonic() < deadline, "the workload does not finish"
-        time.sleep(0.02)
 
 
 def inside(runtime: LocalRuntime, pod: str, *command: str) -> str:
@@ -230,8 +187,7 @@ def test_drops_are_counted_per_flow(tmp_path: Path) -> None:
             "    socket.socket(socket.AF_INET, socket.SOCK_DGRAM)"
             f".sendto(b'x', ('{other.address}', port))",
         )
-        drops = runtime.policy_drops()
-        assert drops == {
+        assert firewall.dropped(runtime.node_netns) == {
             firewall.Flow(client.address, other.address, "udp", port): 1 for port in range(7000, 7023)
         }
         assert firewall.counters(runtime.node_netns)["drop_egress"] == 23
@@ -329,92 +285,3 @@ def test_a_workload_that_cannot_be_imported_is_a_fault(tmp_path: Path) -> None:
             zygote.wait_ready()
     finally:
         zygote.close()
-
-
-# What the command line does, without the command line: it is killed from outside.
-_OWNER = """
-import sys
-from pathlib import Path
-from tests.kernel import workload_stub
-from ztprobe.interrupts import catching
-runtime = workload_stub.runtime(Path(sys.argv[1]), level=3, clients=2)
-with catching(print):
-    try:
-        print(runtime._run_id, flush=True)
-        runtime.create(); print("created", flush=True)
-        runtime.secure(); print("secured", flush=True)
-        runtime.start_server(); print("serving", flush=True)
-        sys.stdin.read()
-    finally:
-        runtime.down()
-"""
-
-
-def owner(tmp_path: Path) -> tuple[subprocess.Popen[str], str]:
-    """A process that owns a run, and the run's name."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", _OWNER, str(tmp_path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        cwd=paths.REPO_DIR,
-    )
-    assert process.stdout is not None
-    return process, process.stdout.readline().strip()
-
-
-def wait_for(process: subprocess.Popen[str], word: str) -> None:
-    """Read the owner's output up to a line."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.strip() == word:
-            return
-    raise AssertionError(f"the owner ended before it was {word}")
-
-
-@pytest.mark.parametrize("moment", [0.1, 0.3, "created", "secured", "serving"])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_nothing_is_left_of_a_killed_run(
-    tmp_path: Path, scratch_netns: Path, moment: float | str, number: signal.Signals
-) -> None:
-    allowed = ALLOWED.read_text()
-    process, run_id = owner(tmp_path)
-    try:
-        if isinstance(moment, str):
-            wait_for(process, moment)
-        else:
-            time.sleep(moment)
-    finally:
-        process.send_signal(number)
-        process.communicate(timeout=20)
-    if number is signal.SIGKILL:
-        report = journal.clean_leftovers()
-        if isinstance(moment, str):
-            assert any(f"network namespace ztp-{run_id}-node removed" in line for line in report)
-    assert traces(run_id) == []
-    assert ALLOWED.read_text() == allowed
-    assert scratch_netns.exists(), "somebody else's namespace"
-    assert not any(run_id in line for line in journal.clean_leftovers())
-
-
-def test_cleaning_leaves_a_live_run_alone(tmp_path: Path) -> None:
-    with up(workload_stub.runtime(tmp_path, level=0, clients=1)) as runtime:
-        assert not any(runtime._run_id in line for line in journal.clean_leftovers())
-        runtime.secure()
-        runtime.start_server()
-        finish(runtime)
-
-
-def test_cleaning_does_not_kill_a_process_that_has_inherited_a_pid(tmp_path: Path) -> None:
-    bystander = subprocess.Popen(["sleep", "60"])
-    try:
-        entry = journal.Journal(f"t{secrets.token_hex(4)}")
-        entry.process(bystander.pid)
-        entry._entries["processes"][0]["started_ticks"] -= 1
-        entry._write()
-        assert entry.close() == []
-        assert bystander.poll() is None
-    finally:
-        bystander.kill()
-        bystander.wait()

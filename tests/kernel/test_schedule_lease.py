@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.kernel.test_profile_command import Cluster, backend, cluster
+from tests.kernel.live_run import Cluster, backend, cluster
 
 __all__ = ("backend", "cluster")  # fixtures
 

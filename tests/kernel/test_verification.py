@@ -20,7 +20,7 @@ import pytest
 
 from tests.kernel import workload_stub
 from tests.kernel.bridged import numbered
-from tests.kernel.test_profile_command import PATIENCE, Cluster, _profile, cluster
+from tests.kernel.live_run import PATIENCE, Cluster, cluster, profile_file
 from ztprobe import paths
 from ztprobe.emulation.passing import opened
 from ztprobe.netlink import remove_netns
@@ -191,7 +191,7 @@ def overload(sender: Any, receiver: Any) -> Iterator[None]:
 
 
 def test_a_queue_that_overflows_is_named(cluster: Cluster, tmp_path: Path) -> None:
-    profile = _profile(tmp_path, "rate_mbit: 20\nqueue_limit_packets: 5")
+    profile = profile_file(tmp_path, "rate_mbit: 20\nqueue_limit_packets: 5")
     cluster.profile("apply", profile, "-l", "pod=client-0")
     with overload(cluster.pods["client-0"], cluster.pods["client-1"]):
         (verdict,) = cluster.profile("verify", "--probes", "300")
@@ -210,7 +210,7 @@ def test_a_queue_that_overflows_is_named(cluster: Cluster, tmp_path: Path) -> No
 
 
 def test_other_traffic_that_shares_a_rate_is_named(cluster: Cluster, tmp_path: Path) -> None:
-    cluster.profile("apply", _profile(tmp_path, "rate_mbit: 10"), "-l", "pod=client-0")
+    cluster.profile("apply", profile_file(tmp_path, "rate_mbit: 10"), "-l", "pod=client-0")
     with overload(cluster.pods["client-0"], cluster.pods["client-1"]):
         (verdict,) = cluster.profile("verify", "--probes", "300")
     assert not verdict["passed"]
@@ -277,7 +277,7 @@ def busy_cpus(seconds: float) -> Iterator[None]:
 
 
 def test_busy_cpus_are_named(cluster: Cluster, tmp_path: Path) -> None:
-    profile = _profile(tmp_path, "delay_ms: 5")
+    profile = profile_file(tmp_path, "delay_ms: 5")
     cluster.profile("apply", profile, "-l", "pod=client-0", "--backend", "nfqueue")
     with busy_cpus(60 * PATIENCE):
         (verdict,) = cluster.profile("verify", "--probes", "100")
@@ -292,7 +292,7 @@ def test_busy_cpus_are_named(cluster: Cluster, tmp_path: Path) -> None:
 def test_a_timer_that_ticks_is_named(cluster: Cluster, tmp_path: Path) -> None:
     if time.clock_getres(time.CLOCK_MONOTONIC) < 1e-4:
         pytest.skip("this kernel has high-resolution timers (boot with highres=off)")
-    cluster.profile("apply", _profile(tmp_path, "delay_ms: 10"), "-l", "pod=client-0")
+    cluster.profile("apply", profile_file(tmp_path, "delay_ms: 10"), "-l", "pod=client-0")
     (verdict,) = cluster.profile("verify", "--probes", "100")
     assert not verdict["passed"]
     assert any(re.match(r"this kernel's timers tick every \d+ ms", cause) for cause in verdict["causes"])

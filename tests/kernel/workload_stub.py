@@ -6,14 +6,20 @@ need not be loaded.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import secrets
 import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from ztprobe import paths
+from ztprobe.runtime import cgroups
 from ztprobe.runtime.base import WorkloadOptions
 from ztprobe.runtime.local import LocalRuntime
 
+ALLOWED = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
 SERVER = """
 import os, socket, threading
 host, _, port = os.environ["FL_LISTEN"].rpartition(":")
@@ -77,3 +83,41 @@ def runtime(
         offloads=offloads,
         manifests_dir=manifests_dir or manifests(directory),
     )
+
+
+def traces(run_id: str) -> list[str]:
+    """Everything on this machine that carries the run's name."""
+    name = f"ztp-{run_id}"
+    found = [str(path) for path in Path("/run/netns").glob(f"{name}*")]
+    found += [str(root / name) for root in cgroups.detect().roots if (root / name).exists()]
+    found += [str(path) for path in [paths.STATE_DIR / run_id] if path.exists()]
+    found += [line for line in Path("/proc/self/mounts").read_text().splitlines() if run_id in line]
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if name in Path(f"/proc/{pid}/cgroup").read_text():
+                found.append(f"process {pid}")
+    return found
+
+
+@contextlib.contextmanager
+def up(runtime: LocalRuntime) -> Iterator[LocalRuntime]:
+    """The runtime with its pods; afterwards nothing of it is left."""
+    allowed = ALLOWED.read_text()
+    try:
+        runtime.create()
+        yield runtime
+    finally:
+        runtime.down()
+    assert traces(runtime._run_id) == []
+    assert ALLOWED.read_text() == allowed
+    runtime.down()
+
+
+def finish(runtime: LocalRuntime) -> None:
+    """Start the clients and wait for the end."""
+    runtime.start_clients()
+    deadline = time.monotonic() + 20
+    while not runtime.finished():
+        runtime.check()
+        assert time.monotonic() < deadline, "the workload does not finish"
+        time.sleep(0.02)

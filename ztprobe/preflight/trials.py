@@ -19,7 +19,6 @@ from ztprobe.preflight.bpf import SCHED_CLS, trivial_program
 
 __all__ = ("NetworkTrials", "run_network_trials")
 
-_CLSACT = 0xFFFF0000  # handle of the clsact qdisc
 _CLSACT_EGRESS = 0xFFFFFFF3
 _ETH_P_ALL = 3
 

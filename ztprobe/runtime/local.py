@@ -1,10 +1,10 @@
 """The local runtime: pods are network namespaces and processes of this machine.
 
 It runs the same manifests as a cluster. What it does in place of a cluster's parts:
-`kustomize` renders them, `workload` reads them, `network` is the CNI plugin, `dns`
-is CoreDNS, `policy` and `firewall` are what enforces NetworkPolicies, `certificates`
-is the issuer, `zygote` with `container` is the container runtime, `cgroups` holds
-the memory limits. `proof` shows that it all works, and `journal` takes it away again.
+`kustomize` renders them, `workload` reads them, `placement` gives out addresses, `network`
+is the CNI plugin, `dns` is CoreDNS, `policy` and `firewall` are what enforces NetworkPolicies,
+`certificates` is the issuer, `zygote` with `container` is the container runtime, `cgroups`
+holds the memory limits. `proof` shows that it all works, and `journal` takes it away again.
 
 Not a security boundary: containers share the machine's files, users and process ids.
 """
@@ -22,7 +22,17 @@ from typing import Any
 from ztprobe import paths, policy
 from ztprobe.errors import PreflightError, WorkloadError
 from ztprobe.interrupts import shielded
-from ztprobe.runtime import certificates, cgroups, dns, firewall, network, proof, sidecar, transport
+from ztprobe.runtime import (
+    certificates,
+    cgroups,
+    dns,
+    firewall,
+    network,
+    placement,
+    proof,
+    sidecar,
+    transport,
+)
 from ztprobe.runtime.base import Enforcement, Pod, WorkloadOptions
 from ztprobe.runtime.containers import PATH, Containers, forked_module
 from ztprobe.runtime.journal import Journal
@@ -32,7 +42,6 @@ from ztprobe.runtime.workload import ContainerPlan, PodPlan, Workload, plan
 
 __all__ = ("LocalRuntime",)
 
-_OUTSIDER = "outsider"
 _READY_S = 30.0
 _POLL_S = 0.005
 _PACKAGES = {"haproxy": "haproxy", "dnsmasq": "dnsmasq-base", "nft": "nftables"}
@@ -75,8 +84,10 @@ class LocalRuntime:
         self._workload: Workload = plan(render(overlay), options)
         self._plans = {pod.name: pod for pod in self._workload.pods}
         self._mtls = any(c.sidecar for c in self._workload.server.containers)
-        self._placed = self._place()
-        self._rules = policy.compile_policies(self._workload.policies, self._policy_pods())
+        self._placed = placement.place(self._workload)
+        self._rules = policy.compile_policies(
+            self._workload.policies, placement.policy_pods(self._workload, self._placed)
+        )
         self._node = network.Node(f"ztp-{run_id}", offloads)
         self._tree = cgroups.Tree(cgroups.detect(), f"ztp-{run_id}")
         self._pods: dict[str, Pod] = {}
@@ -86,7 +97,7 @@ class LocalRuntime:
     @property
     def pods(self) -> tuple[Pod, ...]:
         """The FL pods, server first, and the DNS pod."""
-        return tuple(pod for name, pod in self._pods.items() if name != _OUTSIDER)
+        return tuple(pod for name, pod in self._pods.items() if name != placement.OUTSIDER)
 
     @property
     def node_netns(self) -> Path:
@@ -97,44 +108,6 @@ class LocalRuntime:
     def rules(self) -> policy.Ruleset:
         """The compiled NetworkPolicies (nothing isolated where there are none)."""
         return self._rules
-
-    def _place(self) -> dict[str, network.PodAddress]:
-        placed: dict[str, network.PodAddress] = {}
-        for pod in self._workload.pods:
-            placed[pod.name] = network.PodAddress(
-                name=pod.name,
-                namespace=pod.namespace,
-                labels=pod.labels,
-                containers=tuple(c.name for c in pod.containers),
-                loopback_port=_loopback_port(pod),
-                number=len(placed),
-            )
-        for name, namespace, labels, containers in (
-            (dns.POD, dns.NAMESPACE, dns.LABELS, ("dnsmasq",)),
-            (_OUTSIDER, "default", {"app": _OUTSIDER}, ()),
-        ):
-            placed[name] = network.PodAddress(
-                name=name,
-                namespace=namespace,
-                labels=labels,
-                containers=containers,
-                loopback_port=None,
-                number=len(placed),
-            )
-        network.addresses(len(placed))
-        return placed
-
-    def _policy_pods(self) -> list[policy.PolicyPod]:
-        return [
-            policy.PolicyPod(
-                name=name,
-                namespace=where.namespace,
-                labels=where.labels,
-                address=where.address,
-                ports=self._plans[name].ports if name in self._plans else {},
-            )
-            for name, where in self._placed.items()
-        ]
 
     def create(self) -> None:
         """Bring up node, pods and DNS, and begin to load the workload; nothing of it runs yet.
@@ -270,7 +243,7 @@ class LocalRuntime:
                 server=self._pods[server.name],
                 clients=tuple(self._pods[p.name] for p in self._workload.clients),
                 dns=self._pods[dns.POD],
-                outsider=self._pods[_OUTSIDER],
+                outsider=self._pods[placement.OUTSIDER],
                 service_name=service.domain_name,
                 port=service.port,
                 policy=bool(self._workload.policies),
@@ -288,10 +261,6 @@ class LocalRuntime:
             found.details["certificate_lifetime_s"] = int(certificates.LIFETIME.total_seconds())
         found.details["not_applied"] = list(self._workload.not_applied)
         return found
-
-    def policy_drops(self) -> dict[firewall.Flow, int]:
-        """Packets that policies have dropped so far, per flow (the proof's own probes included)."""
-        return firewall.dropped(self.node_netns) if self._workload.policies else {}
 
     def start_clients(self) -> None:
         """Start every client's application."""
@@ -373,14 +342,6 @@ class LocalRuntime:
         if self._containers is None:
             raise RuntimeError("create() comes first")
         return self._containers
-
-
-def _loopback_port(pod: PodPlan) -> int | None:
-    # Both sides of a sidecar are written in the application's own environment.
-    if not any(c.sidecar for c in pod.containers):
-        return None
-    env = pod.application.env
-    return int((env.get("FL_LISTEN") or env["FL_SERVER"]).rpartition(":")[2])
 
 
 def _secret(pod: PodPlan) -> str:

@@ -6,11 +6,9 @@ import ctypes
 import os
 from pathlib import Path
 
-__all__ = ("MS_BIND", "MS_PRIVATE", "MS_RDONLY", "MS_REC", "MS_REMOUNT", "is_mount_point", "mount", "umount")
+__all__ = ("MS_BIND", "MS_PRIVATE", "MS_REC", "is_mount_point", "mount", "umount")
 
-MS_RDONLY = 1  # include/uapi/linux/mount.h
-MS_REMOUNT = 32
-MS_BIND = 4096
+MS_BIND = 4096  # include/uapi/linux/mount.h
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
 
