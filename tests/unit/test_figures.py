@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from dataclasses import replace
@@ -58,6 +59,12 @@ def figures_of(ledger: Ledger, *, baseline: bool = True) -> dict[str, str]:
     return draw_figures(build_report(make_run(ledger=ledger), ledger, baseline_pair() if baseline else None))
 
 
+@functools.cache
+def drawn() -> dict[str, str]:
+    """The figures of an ordinary run and its baseline."""
+    return figures_of(make_ledger())
+
+
 def words(svg: str) -> list[str]:
     return [text for text in ElementTree.fromstring(svg).itertext() if text.strip()]
 
@@ -76,13 +83,13 @@ def test_every_component_has_a_colour() -> None:
 
 
 def test_the_same_report_gives_the_same_bytes() -> None:
-    assert figures_of(make_ledger()) == figures_of(make_ledger())
+    assert figures_of(make_ledger()) == drawn()
 
 
 def test_text_stays_text_and_nothing_is_a_picture() -> None:
-    for name, svg in figures_of(make_ledger()).items():
+    for name, svg in drawn().items():
         assert not re.search("<image|dc:date", svg), name
-    found = figures_of(make_ledger())
+    found = drawn()
     assert "transmission" in words(found["breakdown"])
     assert "2.42 s · 49.8 %" in words(found["breakdown"])
     assert "duration [s]" in words(found["rounds"])
@@ -102,8 +109,8 @@ def test_stacked_bars_are_as_high_as_the_rounds_are_long() -> None:
         ys = [float(y) for y in re.findall(r"[ML] [\d.]+ ([\d.]+)", paths[1])]
         return max(ys) - min(ys)
 
-    drawn = height(COLOURS["transmission"]) / height(COLOURS["compute"])
-    assert drawn == pytest.approx(one.components_ns["transmission"] / one.components_ns["compute"], rel=1e-3)
+    ratio = height(COLOURS["transmission"]) / height(COLOURS["compute"])
+    assert ratio == pytest.approx(one.components_ns["transmission"] / one.components_ns["compute"], rel=1e-3)
 
 
 def test_without_a_baseline_there_is_no_overhead_figure() -> None:
@@ -133,7 +140,7 @@ def test_one_client_no_client_and_a_missing_update_can_be_drawn() -> None:
 
 def test_numbers_stand_at_their_bars_and_ticks_inside_the_axis() -> None:
     """Where the baseline took far longer, its tick is far from the bar, and neither may vanish."""
-    drawn = figures_of(make_ledger({**NET0_SEC0, "compute": 100.0}))["breakdown"]
+    fast = figures_of(make_ledger({**NET0_SEC0, "compute": 100.0}))["breakdown"]
     slow = figures_of(make_ledger(NET0_SEC0))["breakdown"]
-    numbers = re.findall(r">([\d.]+ m?s · [\d.]+ %)<", drawn)
+    numbers = re.findall(r">([\d.]+ m?s · [\d.]+ %)<", fast)
     assert len(numbers) == len(re.findall(r">([\d.]+ m?s · [\d.]+ %)<", slow)) >= 5

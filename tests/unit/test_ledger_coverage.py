@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import json
 import shutil
@@ -16,7 +17,7 @@ from analysis.coverage import losses_of
 from analysis.figures import draw_figures
 from analysis.html import render_page
 from analysis.ledger import build_ledger
-from analysis.model import COMPONENTS
+from analysis.model import COMPONENTS, Ledger
 from analysis.report import build_report
 from analysis.table import print_report
 from ztprobe.cli.entry import ztprobe
@@ -25,6 +26,13 @@ from ztprobe.store import Run, load_run
 
 RECORDED = Path(__file__).parents[1] / "data" / "net2-sec3"
 MS = 1_000_000
+
+
+@functools.cache
+def other_pair() -> tuple[Run, Ledger]:
+    """The baseline that was measured with it."""
+    run = load_run(RECORDED / "baseline")
+    return run, build_ledger(run)
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +122,7 @@ def test_a_reader_that_fell_behind_lost_nothing(recorded: Run, windows: list[tup
 def test_uncertainty_widens_intervals_of_components_and_not_of_the_duration(
     recorded: Run, windows: list[tuple[int, int]]
 ) -> None:
-    baseline = load_run(RECORDED / "baseline")
-    pair = (baseline, build_ledger(baseline))
+    pair = other_pair()
     whole = build_report(recorded, build_ledger(recorded), pair)
     start_ns = windows[2][0]
     run = losing(recorded, ("recursion_missed", start_ns, start_ns + 50 * MS, 10))
@@ -149,8 +156,7 @@ def windows_s(windows: list[tuple[int, int]], index: int) -> float:
 def withheld_report(recorded: Run, windows: list[tuple[int, int]], *rounds: int, floor: float = 0.95) -> Any:
     log = [("ring_buffer_full", windows[i][0] + MS, windows[i][0] + 2 * MS, 5000) for i in rounds]
     run = losing(recorded, *log, ring="points")
-    baseline = load_run(RECORDED / "baseline")
-    pair = (baseline, build_ledger(baseline))
+    pair = other_pair()
     return build_report(run, build_ledger(run), pair, coverage_floor=floor)
 
 
@@ -201,7 +207,7 @@ def test_the_floor_is_an_option_of_report(
     recorded: Run, windows: list[tuple[int, int]], tmp_path: Path
 ) -> None:
     path = tmp_path / "run"
-    shutil.copytree(RECORDED, path)
+    shutil.copytree(RECORDED, path, ignore=shutil.ignore_patterns("baseline"))
     lossy = losing(recorded, ("map_full", windows[1][0] + MS, windows[1][0] + 2 * MS, 1000))
     (path / "run.json").write_text(json.dumps(lossy.meta))
 
@@ -218,8 +224,7 @@ def test_the_floor_is_an_option_of_report(
 
 def test_a_run_without_its_baseline_has_no_overhead(tmp_path: Path) -> None:
     path = tmp_path / "run"
-    shutil.copytree(RECORDED, path)
-    shutil.rmtree(path / "baseline")
+    shutil.copytree(RECORDED, path, ignore=shutil.ignore_patterns("baseline"))
     done = CliRunner().invoke(ztprobe, ["report", str(path), "--json"])
     assert done.exit_code == 0 and json.loads(done.output)["overhead"] is None
 
