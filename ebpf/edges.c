@@ -6,14 +6,17 @@
 
 BPF_TABLE("array", int, struct sendlog, fresh_sendlog, 1); /* all zero, only read */
 
-/* What holds the sender back now, from the socket's own counters (net/ipv4/tcp_output.c,
- * tcp_write_xmit: the packet that we see is not yet counted in packets_out). */
-static inline u8 sender_limit(struct __sk_buff *ctx, u32 end_seq, u32 segments)
+/* The TCP part of the packet's own socket; 0: it has none (any more). */
+static inline void *sender_of(struct __sk_buff *ctx)
 {
     void *sk = ctx->sk;
-    if (!sk)
-        return WHY_STARVED;
-    void *tp = tcp_of(sk);
+    return sk ? tcp_of(sk) : 0;
+}
+
+/* What holds the sender back now, from the socket's own counters (net/ipv4/tcp_output.c,
+ * tcp_write_xmit: the packet that we see is not yet counted in packets_out). */
+static inline u8 sender_limit(void *tp, u32 end_seq, u32 segments)
+{
     if (!tp || (u32)LOAD(u32, tp, OFF_TCP_WRITE_SEQ) == end_seq)
         return WHY_STARVED;
     u32 in_flight = LOAD(u32, tp, OFF_TCP_PACKETS_OUT) + segments + LOAD(u32, tp, OFF_TCP_RETRANS_OUT)
@@ -27,20 +30,16 @@ static inline u8 sender_limit(struct __sk_buff *ctx, u32 end_seq, u32 segments)
 
 /* Whether the packet that is now sent waited for the receiver's window: TCP's own account of that
  * (tcp_chrono_start in net/ipv4/tcp_output.c) is closed only after it has been sent. */
-static inline int window_limited(struct __sk_buff *ctx)
+static inline int window_limited(void *tp)
 {
-    void *sk = ctx->sk;
-    void *tp = sk ? tcp_of(sk) : 0;
     return tp && (LOAD(u8, tp, OFF_TCP_CHRONO_TYPE) & 3) == 2; /* TCP_CHRONO_RWND_LIMITED */
 }
 
 /* What a sender waited for although its windows had room: TCP does not use the last of a window, but
  * waits for an acknowledgement that lets it send a larger piece (tcp_tso_should_defer). What such an
  * acknowledgement ended was not below the socket, nor what a timer did, more than a round trip without one. */
-static inline u8 deferred_for(struct __sk_buff *ctx, u64 since_ns, u64 now_ns)
+static inline u8 deferred_for(void *tp, u64 since_ns, u64 now_ns)
 {
-    void *sk = ctx->sk;
-    void *tp = sk ? tcp_of(sk) : 0;
     if (!tp)
         return WHY_QUEUE;
     if ((LOAD(u8, tp, OFF_TCP_CHRONO_TYPE) & 3) == 2) /* TCP_CHRONO_RWND_LIMITED */
@@ -49,6 +48,16 @@ static inline u8 deferred_for(struct __sk_buff *ctx, u64 since_ns, u64 now_ns)
     if (delivered_us > since_us)
         return now_us < delivered_us + PROMPT_US ? WHY_CWND : WHY_QUEUE;
     return now_us - since_us > (u32)LOAD(u32, tp, OFF_TCP_SRTT_US) >> 3 ? WHY_CWND : WHY_QUEUE;
+}
+
+/* When the peer had acknowledged everything before this packet; 0: it has not. By TCP's own account of the
+ * latest packet that was delivered (tcp_rack_advance in net/ipv4/tcp_recovery.c): its sending and its RTT.
+ * Without SACK there is no such account. */
+static inline u64 all_acked_ns(void *tp, u32 seq)
+{
+    if (!tp || (u32)LOAD(u32, tp, OFF_TCP_SND_UNA) != seq)
+        return 0;
+    return (LOAD(u64, tp, OFF_TCP_RACK_MSTAMP) + (u32)LOAD(u32, tp, OFF_TCP_RACK_RTT_US)) * 1000;
 }
 
 static inline void emit_gap(struct seen *seen, u64 since_ns, u64 now_ns, u64 small_ns, u32 hook, u32 kind)
@@ -65,11 +74,10 @@ static inline void emit_gap(struct seen *seen, u64 since_ns, u64 now_ns, u64 sma
 }
 
 /* The pause before this packet, charged to what held the sender back after the last one. */
-static inline void charge_pause(struct __sk_buff *ctx, struct seen *seen, struct half *mine, struct half *other,
-                                u64 now_ns)
+static inline void charge_pause(void *tp, struct seen *seen, struct half *mine, struct half *other, u64 now_ns)
 {
     u64 pause_ns = now_ns - mine->last_ns;
-    u8 why = mine->why == WHY_QUEUE && pause_ns >= DEFERRED_NS ? deferred_for(ctx, mine->last_ns, now_ns) : mine->why;
+    u8 why = mine->why == WHY_QUEUE && pause_ns >= DEFERRED_NS ? deferred_for(tp, mine->last_ns, now_ns) : mine->why;
     if (why == WHY_CWND) {
         mine->cwnd_ns += pause_ns;
     } else if (why == WHY_RWND) {
@@ -84,8 +92,9 @@ static inline void charge_pause(struct __sk_buff *ctx, struct seen *seen, struct
             mine->http2_ns += other->small_ns - since_ns;
             since_ns = other->small_ns;
         }
-        if (mine->acked_ns > mine->last_ns && mine->acked_ns < now_ns) { /* another CPU's clock read may be newer */
-            u64 free_ns = mine->acked_ns > since_ns ? mine->acked_ns : since_ns;
+        u64 acked_ns = all_acked_ns(tp, seen->seq);
+        if (acked_ns > mine->last_ns && acked_ns < now_ns) {
+            u64 free_ns = acked_ns > since_ns ? acked_ns : since_ns;
             mine->flight_ns += free_ns - since_ns;
             if (now_ns - free_ns >= GAP_NS)
                 emit_gap(seen, free_ns, now_ns, other->small_ns, HOOK_ETH, POINT_GAP);
@@ -121,10 +130,10 @@ static inline struct sendlog *flush_sent(const struct conn_key *key, struct conn
 /* A log is 32 KB, of which each packet would touch a cold page: it gets eight at a time. */
 static inline void log_send(const struct conn_key *key, struct conn *conn, u32 seq, u64 now_ns)
 {
-    u32 slot = conn->sent_count++ & (SENT_SLOTS - 1);
+    u32 slot = conn->tx.logged++ & (SENT_SLOTS - 1);
     conn->sent[slot].seq = seq;
     conn->sent[slot].ts = now_ns >> 10;
-    if (slot == SENT_SLOTS - 1 && !flush_sent(key, conn, conn->sent_count - SENT_SLOTS))
+    if (unlikely(slot == SENT_SLOTS - 1) && !flush_sent(key, conn, conn->tx.logged - SENT_SLOTS))
         count_many(LOSS_MAP_FULL, SENT_SLOTS);
 }
 
@@ -139,7 +148,7 @@ static inline void account_small(struct __sk_buff *ctx, struct seen *seen, struc
             mine->last_ns = now_ns;
             mine->max_seq = end_seq;
             mine->bytes += seen->payload_bytes;
-            mine->why = sender_limit(ctx, end_seq, 1);
+            mine->why = sender_limit(sender_of(ctx), end_seq, 1);
         } else if (!mine->tail_seq && after(end_seq, mine->max_seq)) {
             mine->tail_ns = now_ns;
             mine->tail_seq = end_seq;
@@ -148,19 +157,45 @@ static inline void account_small(struct __sk_buff *ctx, struct seen *seen, struc
     mine->small_ns = now_ns;
 }
 
-static inline void account_bulk(struct __sk_buff *ctx, struct seen *seen, struct conn *conn, struct half *mine,
+/* Whether these bytes go on where the burst is, as nearly all do. */
+static inline int goes_on(struct seen *seen, struct half *mine, struct half *other, struct head *head)
+{
+    return likely(mine->bytes && seen->payload_bytes >= SMALL_BYTES && seen->seq == mine->snd_max && !mine->holes
+                  && !other->bytes && head->heads >= HEAD_PACKETS
+                  && !(seen->flags & (FLAG_SYN | FLAG_FIN | FLAG_RST)));
+}
+
+/* `tp`: the sender's socket, where it is this end's. `log_seq`: the first byte that was not sent before. */
+static inline void extend_burst(struct __sk_buff *ctx, void *tp, struct seen *seen, struct conn *conn, struct half *mine,
+                                u64 now_ns, u32 log_seq, u32 hook, int egress)
+{
+    u32 end_seq = seen->seq + seen->payload_bytes;
+    u32 segments = ctx->gso_segs ? ctx->gso_segs : 1;
+    mine->last_ns = now_ns;
+    mine->packets += segments;
+    mine->bytes += seen->payload_bytes;
+    if (after(end_seq, mine->max_seq))
+        mine->max_seq = end_seq;
+    if (unlikely(mine->tail_seq && after(end_seq, mine->tail_seq)))
+        mine->tail_seq = mine->tail_ns = 0;
+    if (hook == HOOK_ETH && egress)
+        log_send(&seen->key, conn, log_seq, now_ns);
+    if (egress)
+        mine->why = sender_limit(tp, end_seq, segments);
+}
+
+static inline void account_bulk(struct __sk_buff *ctx, void *tp, struct seen *seen, struct conn *conn, struct half *mine,
                                 struct half *other, u64 now_ns, u32 hook, int egress)
 {
     u32 end_seq = seen->seq + seen->payload_bytes;
     /* Bytes seen before are retransmissions; they move no edge. On arrival, bytes behind a hole
      * count as seen only once this end has acknowledged them: before that they may fill it. */
-    if (!egress && (!mine->snd_max || after(other->acked_seq, mine->snd_max)))
-        mine->snd_max = other->acked_seq;
+    if (!egress && mine->holes && (!mine->snd_max || after(conn->acked_seq, mine->snd_max)))
+        mine->snd_max = conn->acked_seq;
     u32 seen_seq = mine->snd_max;
     if (seen_seq && !after(end_seq, seen_seq)) /* 0: nothing yet */
         return;
     close_burst(&seen->key, other, hook, seen->dir == DIR_TX ? DIR_RX : DIR_TX, 0);
-    u32 segments = ctx->gso_segs ? ctx->gso_segs : 1;
     if (!mine->bytes) {
         mine->first_ns = now_ns;
         mine->first_seq = mine->max_seq = seen->seq;
@@ -171,25 +206,22 @@ static inline void account_bulk(struct __sk_buff *ctx, struct seen *seen, struct
     } else if (hook == HOOK_LO) {
         /* Held back by a reader that does not read is not a pause of the writer's. */
         if (now_ns - mine->last_ns >= GAP_NS) {
-            if (window_limited(ctx))
+            if (window_limited(tp))
                 emit_gap(seen, mine->last_ns, now_ns, other->small_ns, HOOK_LO, POINT_BLOCKED);
             else if (mine->why == WHY_STARVED)
                 emit_gap(seen, mine->last_ns, now_ns, other->small_ns, HOOK_LO, POINT_GAP);
         }
     } else if (egress) {
-        charge_pause(ctx, seen, mine, other, now_ns);
+        charge_pause(tp, seen, mine, other, now_ns);
     }
-    mine->last_ns = now_ns;
-    mine->packets += segments;
-    mine->bytes += seen->payload_bytes;
-    if (after(end_seq, mine->max_seq))
-        mine->max_seq = end_seq;
-    if (mine->tail_seq && after(end_seq, mine->tail_seq))
-        mine->tail_seq = mine->tail_ns = 0;
-    if (hook == HOOK_ETH && egress)
-        log_send(&seen->key, conn, seen_seq && after(seen_seq, seen->seq) ? seen_seq : seen->seq, now_ns);
-    if (egress)
-        mine->why = sender_limit(ctx, end_seq, segments);
+    u32 log_seq = seen_seq && after(seen_seq, seen->seq) ? seen_seq : seen->seq;
+    extend_burst(ctx, tp, seen, conn, mine, now_ns, log_seq, hook, egress);
+}
+
+static inline void note_ack(struct conn *conn, u32 ack)
+{
+    if (after(ack, conn->acked_seq) || !conn->acked_seq)
+        conn->acked_seq = ack;
 }
 
 /* A receiver that gets bytes twice says so in the first SACK block (RFC 2883). Linux puts
@@ -216,60 +248,81 @@ static inline void look_for_dsack(struct __sk_buff *ctx, struct seen *seen)
     submit_point(event);
 }
 
-/* Half of all packets, and most of them change nothing. */
-static inline void account_ack(struct __sk_buff *ctx, struct seen *seen, int egress)
+/* Half of all packets, and TCP keeps itself what those that arrive have changed. */
+static inline void account_ack(struct __sk_buff *ctx, struct seen *seen)
 {
     struct conn *conn = conn_of(&seen->key);
     if (!conn)
         return;
-    if (egress) {
-        if (after(seen->ack, conn->tx.acked_seq) || !conn->tx.acked_seq)
-            conn->tx.acked_seq = seen->ack;
-        if (seen->header_bytes >= 44)
-            look_for_dsack(ctx, seen);
-    } else if (conn->tx.snd_max && !conn->tx.acked_ns && !after(conn->tx.snd_max, seen->ack)) {
-        conn->tx.acked_ns = bpf_ktime_get_ns();
+    note_ack(conn, seen->ack);
+    if (seen->header_bytes >= 44)
+        look_for_dsack(ctx, seen);
+}
+
+/* Now: a clock read is a third of what a run takes, and TCP has just looked at the clock before it sends
+ * (tcp_write_xmit), once for all that it may send then. The last of these has a time of its own. */
+static inline u64 sent_at(void *tp, u32 end_seq, u64 last_ns)
+{
+    if (tp) {
+        u64 cached_ns = LOAD(u64, tp, OFF_TCP_CLOCK_CACHE);
+        if (cached_ns > last_ns)
+            return cached_ns;
+        if ((u32)LOAD(u32, tp, OFF_TCP_WRITE_SEQ) != end_seq)
+            return last_ns;
     }
+    return bpf_ktime_get_ns();
 }
 
 static inline int account_eth(struct __sk_buff *ctx, int egress)
 {
     struct seen seen = {};
-    if (!parse(ctx, &seen, egress, 0))
+    if (unlikely(!parse(ctx, &seen, egress, 0)))
         return -1;
-    if (seen.udp) {
+    if (unlikely(seen.udp)) {
         emit_packet(ctx, &seen, bpf_ktime_get_ns(), PACKET_DNS, 0, 0);
         return -1;
     }
     u32 payload = seen.payload_bytes;
     if (!payload && !(seen.flags & (FLAG_SYN | FLAG_FIN | FLAG_RST))) {
-        account_ack(ctx, &seen, egress);
+        if (egress)
+            account_ack(ctx, &seen);
         return -1;
     }
     struct conn *conn = conn_of(&seen.key);
-    if (!conn && ((seen.flags & FLAG_SYN) || payload >= SMALL_BYTES))
+    if (unlikely(!conn && ((seen.flags & FLAG_SYN) || payload >= SMALL_BYTES)))
         conn = new_conn(&seen.key);
-    if (!conn)
+    if (unlikely(!conn))
         return -1;
-    u64 now_ns = bpf_ktime_get_ns();
     struct half *mine = egress ? &conn->tx : &conn->rx;
     struct half *other = egress ? &conn->rx : &conn->tx;
-    if (seen.flags & FLAG_ACK) {
-        if (egress && (after(seen.ack, mine->acked_seq) || !mine->acked_seq))
-            mine->acked_seq = seen.ack;
-        if (!egress && other->snd_max && !other->acked_ns && !after(other->snd_max, seen.ack))
-            other->acked_ns = now_ns;
+    struct head *head = egress ? &conn->tx_head : &conn->rx_head;
+    if (egress && seen.flags & FLAG_ACK)
+        note_ack(conn, seen.ack);
+    void *tp = egress && payload >= SMALL_BYTES ? sender_of(ctx) : 0;
+    if (likely(goes_on(&seen, mine, other, head))) {
+        u32 end_seq = seen.seq + payload;
+        u64 now_ns = egress ? sent_at(tp, end_seq, mine->last_ns) : bpf_ktime_get_ns();
+        if (egress && now_ns > mine->last_ns)
+            charge_pause(tp, &seen, mine, other, now_ns);
+        extend_burst(ctx, tp, &seen, conn, mine, now_ns, seen.seq, HOOK_ETH, egress);
+        mine->snd_max = end_seq;
+        return -1;
     }
-    if (seen.flags & (FLAG_SYN | FLAG_FIN | FLAG_RST))
+    u64 now_ns = bpf_ktime_get_ns();
+    if (!egress && payload && mine->snd_max && seen.seq != mine->snd_max)
+        mine->holes = 1;
+    if (seen.flags & (FLAG_SYN | FLAG_FIN | FLAG_RST)) {
         emit_packet(ctx, &seen, now_ns, PACKET_SETUP, 0, 0);
-    else if (payload && mine->heads < HEAD_PACKETS) {
-        emit_packet(ctx, &seen, now_ns, PACKET_PAYLOAD, mine, other);
-        mine->heads++;
+        if (!egress && seen.flags & FLAG_SYN)
+            mine->snd_max = seen.seq + 1;
+    } else if (payload && head->heads < HEAD_PACKETS) {
+        emit_packet(ctx, &seen, now_ns, PACKET_PAYLOAD, head, egress ? &conn->rx_head : &conn->tx_head);
+        head->heads++;
     }
-    if (payload >= SMALL_BYTES && mine->tls) {
-        u32 skip = mine->record_seq - seen.seq;
-        if (mine->tls == TLS_HANDSHAKE) {
-            if (mine->heads < HEAD_PACKETS)
+    if (payload >= SMALL_BYTES && head->tls) {
+        u32 skip = head->record_seq - seen.seq;
+        if (head->tls == TLS_HANDSHAKE) {
+            if (head->heads < HEAD_PACKETS)
                 payload = 0;
         } else if (skip - 1 < payload) {
             seen.seq += skip; /* data behind the end of the handshake, in the same packet */
@@ -277,15 +330,14 @@ static inline int account_eth(struct __sk_buff *ctx, int egress)
         }
     }
     if (payload >= SMALL_BYTES)
-        account_bulk(ctx, &seen, conn, mine, other, now_ns, HOOK_ETH, egress);
+        account_bulk(ctx, tp, &seen, conn, mine, other, now_ns, HOOK_ETH, egress);
     else if (payload) {
-        if (egress && conn->sent_count && after(seen.seq + payload, mine->snd_max))
+        if (egress && mine->logged && after(seen.seq + payload, mine->snd_max))
             log_send(&seen.key, conn, seen.seq, now_ns);
         account_small(ctx, &seen, mine, other, now_ns, egress);
     }
     u32 end_seq = seen.seq + seen.payload_bytes;
     if (egress && seen.payload_bytes) {
-        mine->acked_ns = 0;
         if (after(end_seq, mine->snd_max) || !mine->snd_max)
             mine->snd_max = end_seq;
     } else if (!after(seen.seq, mine->snd_max) && after(end_seq, mine->snd_max)) {
@@ -324,14 +376,15 @@ int tc_lo_out(struct __sk_buff *ctx)
     u64 now_ns = bpf_ktime_get_ns();
     struct half *mine = seen.dir == DIR_TX ? &conn->tx : &conn->rx;
     struct half *other = seen.dir == DIR_TX ? &conn->rx : &conn->tx;
+    struct head *head = seen.dir == DIR_TX ? &conn->tx_head : &conn->rx_head;
     if (seen.flags & (FLAG_SYN | FLAG_FIN | FLAG_RST))
         emit_packet(ctx, &seen, now_ns, PACKET_SETUP, 0, 0);
-    else if (payload && mine->heads < 2) {
-        emit_packet(ctx, &seen, now_ns, PACKET_PAYLOAD, mine, other);
-        mine->heads++;
+    else if (payload && head->heads < 2) {
+        emit_packet(ctx, &seen, now_ns, PACKET_PAYLOAD, head, seen.dir == DIR_TX ? &conn->rx_head : &conn->tx_head);
+        head->heads++;
     }
     if (payload >= SMALL_BYTES)
-        account_bulk(ctx, &seen, conn, mine, other, now_ns, HOOK_LO, 1);
+        account_bulk(ctx, sender_of(ctx), &seen, conn, mine, other, now_ns, HOOK_LO, 1);
     else if (payload)
         account_small(ctx, &seen, mine, other, now_ns, 1);
     if (payload) {

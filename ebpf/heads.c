@@ -25,18 +25,18 @@ static inline int parse(struct __sk_buff *ctx, struct seen *seen, int egress, in
 {
     void *data = (void *)(long)ctx->data;
     void *end = (void *)(long)ctx->data_end;
-    if (data + 42 > end)
+    if (unlikely(data + 42 > end))
         return 0;
     u16 ethertype = *(u16 *)(data + 12);
-    if (ethertype != bpf_htons(0x0800)) {
+    if (unlikely(ethertype != bpf_htons(0x0800))) {
         if (ethertype == bpf_htons(0x86dd) && (*(u8 *)(data + 20) == 6 || *(u8 *)(data + 20) == 17))
             count(LOSS_IPV6); /* TCP or UDP that we cannot follow */
         return 0;
     }
     u8 protocol = *(u8 *)(data + 23);
-    if (protocol != 6 && protocol != 17)
+    if (unlikely(protocol != 6 && protocol != 17))
         return 0;
-    if (*(u8 *)(data + 14) != 0x45 || (*(u16 *)(data + 20) & bpf_htons(0x1fff))) {
+    if (unlikely(*(u8 *)(data + 14) != 0x45 || (*(u16 *)(data + 20) & bpf_htons(0x1fff)))) {
         count(LOSS_PARSE);
         return 0;
     }
@@ -48,13 +48,13 @@ static inline int parse(struct __sk_buff *ctx, struct seen *seen, int egress, in
     seen->key.ports = l_is_source ? sport << 16 | dport : dport << 16 | sport;
     seen->dir = l_is_source ? DIR_TX : DIR_RX;
     seen->udp = protocol == 17;
-    if (seen->udp) {
+    if (unlikely(seen->udp)) {
         seen->payload_offset = 42;
         seen->payload_bytes = ctx->len > 42 ? ctx->len - 42 : 0;
         if (sport != 53 && dport != 53)
             return 0;
     } else {
-        if (data + 54 > end) {
+        if (unlikely(data + 54 > end)) {
             count(LOSS_PARSE);
             return 0;
         }
@@ -68,14 +68,14 @@ static inline int parse(struct __sk_buff *ctx, struct seen *seen, int egress, in
     /* Each filter carries a number of its own: the way from the packet to its namespace is longer. */
     int number = ctx->tc_classid;
     u32 *netns = interfaces.lookup(&number);
-    if (!netns || !*netns)
+    if (unlikely(!netns || !*netns))
         return 0;
     seen->key.netns = *netns;
     return 1;
 }
 
 /* Whether the client has sent an encrypted record. */
-static inline int client_sealed(const struct half *mine, const struct half *other)
+static inline int client_sealed(const struct head *mine, const struct head *other)
 {
     return (mine->tls_seen & TLS_SEEN_CLIENT ? mine->tls_seen : other->tls_seen) & TLS_SEEN_SEALED;
 }
@@ -86,8 +86,8 @@ static inline int client_sealed(const struct half *mine, const struct half *othe
  * server sends before the client has answered, and the client's first encrypted record, belong to the
  * handshake however long they are (TLS 1.2 hides nothing before its data). Session tickets that carry
  * certificates look like data, and stay below BULK_RECORD_BYTES. */
-static inline void walk_records(struct __sk_buff *ctx, struct seen *seen, struct packet *event, struct half *mine,
-                                struct half *other)
+static inline void walk_records(struct __sk_buff *ctx, struct seen *seen, struct packet *event, struct head *mine,
+                                struct head *other)
 {
     u32 at = mine->record_seq - seen->seq;
     if (after(seen->seq, mine->record_seq)) {
@@ -137,8 +137,8 @@ static inline void walk_records(struct __sk_buff *ctx, struct seen *seen, struct
     }
 }
 
-static inline void emit_packet(struct __sk_buff *ctx, struct seen *seen, u64 now_ns, u32 kind, struct half *mine,
-                               struct half *other)
+static inline void emit_packet(struct __sk_buff *ctx, struct seen *seen, u64 now_ns, u32 kind, struct head *mine,
+                               struct head *other)
 {
     count(TRIED);
     struct packet *event = packets.ringbuf_reserve(sizeof(struct packet));

@@ -27,7 +27,7 @@ int raw_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 /* When the packet that first had these bytes was sent; 0: not known. */
 static inline u64 sent_ns(const struct conn_key *key, struct conn *conn, u32 seq, u64 now_ns)
 {
-    u32 count_now = conn->sent_count;
+    u32 count_now = conn->tx.logged;
     if (!count_now)
         return 0;
     struct sendlog *log = flush_sent(key, conn, (count_now - 1) & ~(SENT_SLOTS - 1));

@@ -17,6 +17,11 @@
 #define SENDLOG_SLOTS 4096     /* unacknowledged packets (segments: 5.9 MB); a loss further back is counted as lost */
 #define SENT_SLOTS 8           /* the last ones, in a cache line of the connection's own */
 
+/* The way that nearly every packet takes should stand in one piece: between two runs other code has taken
+ * the instruction cache, and each line of it that is fetched again costs as much as ten instructions. */
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+
 struct conn_key {
     u32 netns;
     u32 laddr;
@@ -25,25 +30,33 @@ struct conn_key {
 };
 
 /* One direction of a connection at one hook: two cache lines, of which every packet needs the first.
- * On a busy machine a line that is not touched is worth more than an instruction saved, and a page more
- * than a line: maps above 32 KB stand in pages of 4 KB, and none of these is in the TLB any more when the
- * next packet comes (tried: 50 ns each). */
+ * On a busy machine a line that is not touched is worth more than an instruction saved, and one that no
+ * other CPU writes more than either. */
 struct half {
     u64 last_ns;
-    u64 small_ns;  /* last small payload in this direction */
-    u64 acked_ns;  /* the peer acknowledged everything sent at that time (0: something is in flight) */
+    u64 cwnd_ns, queue_ns, flight_ns;
     u32 first_seq, max_seq, tail_seq;
-    u32 bytes, packets, small;
+    u32 bytes, packets;
     u32 snd_max;   /* one past the highest byte sent in this direction, or that arrived with none missing before */
-    u32 acked_seq; /* highest acknowledgement carried in this direction */
-    u32 record_seq; /* TLS_HANDSHAKE: where the next record header stands; TLS_DATA: where data began */
-    u8 heads;
+    u32 logged;    /* packets whose time of sending was logged: the last few in `sent`, all before in a sendlog */
     u8 why;        /* what held back the sender after its last packet */
-    u8 tls;        /* enum tls_phase ... */
-    u8 tls_seen;   /* ... and what went by: TLS_SEEN_... */
+    u8 holes;      /* something did not arrive in order */
+    u16 pad;
 
     u64 first_ns, tail_ns;
-    u64 cwnd_ns, rwnd_ns, queue_ns, http2_ns, starved_ns, flight_ns;
+    u64 small_ns;  /* last small payload in this direction */
+    u64 rwnd_ns, http2_ns, starved_ns;
+    u32 small;
+    u32 pads[3];
+};
+
+/* What is known of the TLS in one direction. Settled by a connection's first payloads. */
+struct head {
+    u32 record_seq; /* TLS_HANDSHAKE: where the next record header stands; TLS_DATA: where data began */
+    u8 heads;
+    u8 tls;         /* enum tls_phase ... */
+    u8 tls_seen;    /* ... and what went by: TLS_SEEN_... */
+    u8 pad;
 };
 
 /* When packets with new data were sent, in order, by the first byte that was new. */
@@ -51,14 +64,17 @@ struct sent { u32 seq; u32 ts; }; /* ts: in units of 1,024 ns */
 struct sendlog { struct sent slot[SENDLOG_SLOTS]; };
 
 /* A connection as its packets and, on the pod's own socket, its reads and writes show it. Whole cache
- * lines, because the next one's programs may run on another CPU. */
+ * lines, by who writes them: data that leaves, data that arrives, acknowledgements that leave, the
+ * application. They run on different CPUs, and none should take another's line away. */
 struct conn {
     struct conn_key key; /* netns 0: not in use */
     u32 number;
-    u32 sent_count;      /* packets logged so far: the last few in `sent`, all before in a sendlog */
-    u64 pad[5];
+    struct head tx_head, rx_head;
+    u32 pad[7];
     struct half tx, rx;
     struct sent sent[SENT_SLOTS];
+    u32 acked_seq; /* the highest acknowledgement that left */
+    u32 acked_pad[15];
     struct half sock_tx, sock_rx;
 };
 
@@ -190,8 +206,8 @@ static inline struct conn *conn_of(const struct conn_key *key)
         return 0;
     u32 guess = *number;
     struct conn *conn = conns.lookup(&guess);
-    if (conn && conn->key.ports == key->ports && conn->key.netns == key->netns && conn->key.laddr == key->laddr
-        && conn->key.raddr == key->raddr)
+    if (likely(conn && conn->key.ports == key->ports && conn->key.netns == key->netns && conn->key.laddr == key->laddr
+               && conn->key.raddr == key->raddr))
         return conn;
     u32 *known = numbers.lookup((struct conn_key *)key);
     if (!known)
@@ -229,7 +245,7 @@ static inline void free_conn(const struct conn_key *key, struct conn *conn)
     u32 number = conn->number;
     if (numbers.delete((struct conn_key *)key))
         return; /* another CPU was first */
-    if (conn->sent_count)
+    if (conn->tx.logged)
         sendlogs.delete((struct conn_key *)key);
     conn->key.netns = 0;
     free_numbers.push(&number, 0);
@@ -311,7 +327,7 @@ static inline void reset_burst(struct half *half)
 
 static inline void close_burst(const struct conn_key *key, struct half *half, u32 hook, u32 dir, u64 id)
 {
-    if (!half->bytes)
+    if (likely(!half->bytes))
         return;
     emit_burst(key, half, hook, dir, id);
     reset_burst(half);

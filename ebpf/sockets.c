@@ -41,6 +41,20 @@ static inline u32 seq_of_sock(void *sk, u32 dir)
 #endif
 }
 
+/* Now: TCP looks at the clock when it has handed bytes to a reader (tcp_rcv_space_adjust), and when it has
+ * taken more of them from a writer, who may have gone on copying since. */
+static inline u64 moved_at(void *sk, struct half *mine, u32 dir)
+{
+#ifdef HAVE_SOCK_LENGTH
+    void *tp = tcp_of(sk);
+    if (tp && (dir == DIR_RX || mine->bytes)) {
+        u64 cached_ns = LOAD(u64, tp, OFF_TCP_CLOCK_CACHE);
+        return cached_ns > mine->last_ns ? cached_ns : mine->last_ns;
+    }
+#endif
+    return bpf_ktime_get_ns();
+}
+
 BPF_HASH(last_read, u32, struct conn_key, LAST_READ_ENTRIES);
 BPF_HASH(pairs, struct pair_key, u64, PAIRS_ENTRIES);
 
@@ -90,8 +104,8 @@ static inline void account_sock(void *sk, int bytes, u32 dir)
         mine->small++;
         return;
     }
-    u64 now_ns = bpf_ktime_get_ns();
     u32 seq = seq_of_sock(sk, dir);
+    u64 now_ns = moved_at(sk, mine, dir);
     close_burst(&key, other, HOOK_SOCK, dir == DIR_TX ? DIR_RX : DIR_TX, id);
     if (!mine->bytes) {
         mine->first_ns = now_ns;
@@ -101,7 +115,8 @@ static inline void account_sock(void *sk, int bytes, u32 dir)
     mine->max_seq = seq;
     mine->bytes += bytes;
     mine->packets++;
-    mine->tail_seq = mine->tail_ns = 0;
+    if (mine->tail_seq)
+        mine->tail_seq = mine->tail_ns = 0;
 }
 
 #ifdef HAVE_SOCK_LENGTH

@@ -47,6 +47,7 @@ class Captured:
     source: tuple[str, int]
     target: tuple[str, int]
     flags: int
+    seq: int
     payload_bytes: int
 
 
@@ -99,6 +100,7 @@ class Capture:
                         (socket.inet_ntoa(data[26:30]), sport),
                         (socket.inet_ntoa(data[30:34]), dport),
                         data[47],
+                        int.from_bytes(data[38:42], "big"),
                         total_bytes - 20 - (data[46] >> 4) * 4,
                     )
                 )
@@ -292,6 +294,58 @@ def test_packets_of_a_connection_are_those_of_a_capture(
     assert list(seen["flags"]) == [p.flags for p in truth]
     offsets = [p.time_ns - int(ts_ns) for p, ts_ns in zip(truth, seen["ts_ns"], strict=True)]
     assert _p99([abs(offset - sorted(offsets)[len(offsets) // 2]) for offset in offsets]) <= P99_ERROR_NS
+
+
+def test_messages_begin_and_end_as_in_a_capture(pods: tuple[TestPod, TestPod], watched: Watched) -> None:
+    """Packets amid a message have the time that TCP has (`sent_at` in ebpf/edges.c), its ends the clock's."""
+    a, b = pods
+    # More than a window holds: many calls of tcp_write_xmit, many packets in each.
+    messages, size = 29, 487_001
+    with entered(b.netns):
+        listener = socket.create_server((b.address, PORT))
+    with entered(a.netns):
+        client = socket.create_connection((b.address, PORT))
+    server, _ = listener.accept()
+    captures = [Capture(pod) for pod in pods]
+    had_ns = []
+    with client, server:
+        for _ in range(messages):
+            sender = threading.Thread(target=client.sendall, args=(b"u" * size,))
+            sender.start()
+            _receive(server, size)
+            had_ns.append(time.monotonic_ns())
+            sender.join()
+            server.sendall(b"d" * 400)
+            _receive(client, 400)
+    listener.close()
+    time.sleep(0.05)
+    tables = watched.stop()
+    assert watched.loss == dict.fromkeys(watched.loss, 0)
+    bursts = tables["bursts"]
+    for pod, capture, direction in zip(pods, captures, (Direction.TX, Direction.RX), strict=True):
+        sent = [p for p in capture.stop() if p.source[0] == a.address and p.payload_bytes]
+        begins, ends_at = {}, {}  # by place in the stream; what was sent again came later
+        for packet in sent:
+            at = (packet.seq - sent[0].seq) % (1 << 32)
+            begins.setdefault(at, packet.time_ns)
+            ends_at.setdefault(at + packet.payload_bytes, packet.time_ns)
+        places = range(0, messages * size, size)
+        truth = [ns for start in places for ns in (begins[start], ends_at[start + size])]
+        seen = bursts[
+            (bursts["pod"] == pod.name) & (bursts["hook"] == Hook.ETH) & (bursts["dir"] == direction)
+        ]
+        # A last packet of a few bytes is kept apart on arrival.
+        ends = seen["tail_ns"].where(seen["tail_ns"] > 0, seen["last_ns"])
+        edges = [int(ns) for pair in zip(seen["first_ns"], ends, strict=True) for ns in pair]
+        assert len(edges) == len(truth)
+        offsets = [t - e for t, e in zip(truth, edges, strict=True)]
+        assert _p99([abs(offset - sorted(offsets)[len(offsets) // 2]) for offset in offsets]) <= P99_ERROR_NS
+    reads = bursts[
+        (bursts["pod"] == b.name) & (bursts["hook"] == Hook.SOCK) & (bursts["dir"] == Direction.RX)
+    ]
+    ends = reads["tail_ns"].where(reads["tail_ns"] > 0, reads["last_ns"])
+    late_ns = [abs(had - int(end_ns)) for had, end_ns in zip(had_ns, ends, strict=True)]
+    assert _p99(late_ns) <= 10 * P99_ERROR_NS
 
 
 def test_a_flood_of_connections_loses_no_event(pods: tuple[TestPod, TestPod]) -> None:
