@@ -1,9 +1,9 @@
-"""`make bench`: the observer's own cost as a table and as JSON. Needs root; about 15 minutes.
+"""`make bench`: the observer's own cost as a table and as JSON. Needs root; about 25 minutes.
 
-`BENCH_QUICK=1` takes about 3; `--cycles` and `--only` choose more finely. Goals are shown
+`BENCH_QUICK=1` takes about 6; `--cycles` and `--only` choose more finely. Goals are shown
 beside the figures, and nothing fails because of them: intervals of a few rounds on a busy
-machine say little, and say so by their width. The first rounds of a job get faster from one
-to the next (congestion windows, warm caches), hence the warm-up.
+machine say little, and say so by their width. The JSON is written after every part, whole each time;
+Ctrl-C ends the part at work, takes away what it has set up, and leaves the file with the parts before.
 """
 
 from __future__ import annotations
@@ -22,25 +22,28 @@ from typing import Any
 
 from bench.delayline import measure_delay_line
 from bench.emissions import emissions
-from bench.floor import EMPTY_TC, EMPTY_TRACEPOINT
 from bench.profile_apply import measure_apply
 from bench.profile_change import measure_changes
-from bench.programs import measure_programs, split_costs
+from bench.programs import measure_cold, measure_programs, split_costs
 from bench.rounds import ARMS, Plan, RoundsResult, measure_rounds
+from bench.spread import mean_ratio, paired_ratio
 from bench.startup import startup_s
-from bench.traffic import measure_connections, measure_throughput
+from bench.throughput import measure_throughput
+from bench.traffic import measure_connections
 from tests.kernel.pods import two_pods
 from ztprobe.errors import ZtprobeError
+from ztprobe.interrupts import Interrupted, catching
+from ztprobe.progress import Progress, open_progress
 
 _FULL = (
-    Plan(experiment="net0-sec0", warm_up=5, cycles=40, tcpdump_every=4, block=4, lost=1, cost=15),
-    Plan(experiment="net0-sec3", warm_up=5, cycles=40, tcpdump_every=4, block=4, lost=1, cost=15),
-    Plan(experiment="net2-sec3", warm_up=5, cycles=5, tcpdump_every=2, block=2, lost=1, cost=4),
+    Plan(experiment="net0-sec0", warm_up=5, cycles=24, tcpdump_every=4, block=4, lost=1, cost=15),
+    Plan(experiment="net0-sec3", warm_up=5, cycles=28, tcpdump_every=4, block=4, lost=1, cost=15),
+    Plan(experiment="net2-sec3", warm_up=22, cycles=24, tcpdump_every=4, block=2, lost=0, cost=5),
 )
 _QUICK = (
     Plan(experiment="net0-sec0", warm_up=3, cycles=6, tcpdump_every=2, block=4, lost=1, cost=6),
     Plan(experiment="net0-sec3", warm_up=3, cycles=6, tcpdump_every=2, block=4, lost=1, cost=6),
-    Plan(experiment="net2-sec3", warm_up=4, cycles=1, tcpdump_every=1, block=1, lost=1, cost=3),
+    Plan(experiment="net2-sec3", warm_up=3, cycles=1, tcpdump_every=1, block=1, lost=0, cost=2),
 )
 _CONNECTIONS_PER_S = 11_000.0  # the goal of 10,000, and a little
 _PARTS = (
@@ -74,21 +77,31 @@ def _startup(quick: bool) -> tuple[list[Row], dict[str, Any]]:
 def _programs(quick: bool) -> tuple[list[Row], dict[str, Any]]:
     with two_pods() as pods:
         observed = measure_programs(pods, 2.0 if quick else 6.0)
-    rows, record = [], {}
+    rows: list[Row] = []
+    record: dict[str, Any] = {}
     for program, runs in observed.items():
         without, with_one = split_costs(runs)
         record[program] = {"without_ns": without, "with_ns": with_one, "workloads": [asdict(r) for r in runs]}
-        if program in (EMPTY_TC, EMPTY_TRACEPOINT):
+        if program.startswith("an empty"):
             if without is not None:
-                rows.append(
-                    Row(f"a run of {program}", f"{without:.0f} ns: the meter's own part of each run below")
-                )
+                text = f"{without:.0f} ns: the meter's own part of each run below"
+                rows.append(Row(f"a run of {program}", text))
             continue
         costs = [f"{ns:.0f} ns" if ns is not None else "(none such)" for ns in (without, with_one)]
         text = f"{costs[0]} without an event, {costs[1]} with one"
         goal = f"<= {_QUIET_NS}, <= {_LOUD_NS} ns"
         rows.append(Row(f"a run of {program.removeprefix('raw_')}", text, goal))
     rows.sort(key=lambda row: bool(row.goal))  # the empty ones first
+    with two_pods() as pods:
+        cold = measure_cold(pods, 1.0 if quick else 2.0)
+    for size, by_program in cold.items():
+        means = {name: run.time_ns / max(1, run.runs) for name, run in by_program.items()}
+        ours = means.pop("raw_sched_switch")
+        text = f"{ours:.0f} ns; an empty one {min(means.values()):.0f} ns"
+        rows.append(Row(f"sched_switch, {size >> 20} MB touched in between", text))
+    record["cold"] = {
+        size: {name: asdict(run) for name, run in by_program.items()} for size, by_program in cold.items()
+    }
     return rows, record
 
 
@@ -109,15 +122,20 @@ def _connections(quick: bool) -> tuple[list[Row], dict[str, Any]]:
     return rows, asdict(found) | {"rate": found.rate, "missing": found.missing}
 
 
-def _throughput(quick: bool, seed: int) -> tuple[list[Row], dict[str, Any]]:
-    with two_pods() as pods:
-        found = measure_throughput(pods, 20 if quick else 100, 0.25, seed)
-    probed, bare = zip(*found.trials, strict=True)
+def _throughput(quick: bool, seed: int, progress: Progress) -> tuple[list[Row], dict[str, Any]]:
+    cycles = 12 if quick else 60
+    with two_pods() as pods, progress.bar("  throughput", cycles) as advance:
+        found = measure_throughput(pods, cycles, 0.25, seed, advance)
+    probed, bare = found.gbits(True), found.gbits(False)
+    counted = [block for blocks in found.cycles() for block in blocks]
+    packet_bytes = sum(b.received_bytes for b in counted) / sum(b.packets for b in counted)
+    again = sum(block.retransmitted for block in counted)
+    text = f"cycles left out: {found.left_out} of {cycles}; segments sent again: {again}"
     rows = [
-        Row(f"throughput over a veth ({found.tool})", f"{_spread(probed)} against {_spread(bare)} Gbit/s"),
-        Row("  mean packet", f"{found.packet_bytes:,.0f} bytes; pairs left out for a stall: {found.stalled}"),
+        Row(f"{found.tool} over a veth, on one CPU", f"{_spread(probed)} against {_spread(bare)} Gbit/s"),
+        Row(f"  mean packet {packet_bytes:,.0f} bytes", text),
         Row("  probed over unprobed", str(found.ratio), ">= 0.97"),
-        Row("  the same, a CPU second of the busier end", str(found.cpu_ratio)),
+        Row("  the same, by CPU time", str(found.cpu_ratio)),
     ]
     ratios = {"ratio": found.ratio, "cpu_ratio": found.cpu_ratio}
     return rows, asdict(found) | {name: asdict(ratio) if ratio else None for name, ratio in ratios.items()}
@@ -153,23 +171,31 @@ def _delay_line(quick: bool) -> tuple[list[Row], dict[str, Any]]:
     return rows, asdict(found)
 
 
-def _rounds(plan: Plan, seed: int) -> tuple[list[Row], dict[str, Any]]:
-    found = measure_rounds(plan, seed)
+def _rounds(plan: Plan, seed: int, progress: Progress) -> tuple[list[Row], dict[str, Any]]:
+    with progress.bar(f"  {plan.experiment}", plan.rounds) as advance:
+        found = measure_rounds(plan, seed, advance)
     rows = []
     for arm in ARMS:
         seconds = found.rounds_of(arm)
         if seconds:
-            rows.append(
-                Row(f"{plan.experiment}: round, {arm}", f"{_spread(seconds)} s, {len(seconds)} rounds")
-            )
-    ratios = {arm: found.ratio(arm) for arm in ARMS[1:]}
+            text = f"{_spread(seconds)} s, {len(seconds)} rounds"
+            if again := found.sent_again(arm):
+                text += f", {again:.1f} segments sent again in each"
+            rows.append(Row(f"{plan.experiment}: round, {arm}", text))
+    ratios = {arm: paired_ratio(found.pairs(arm)) for arm in ARMS[1:]}
+    means = {arm: mean_ratio(found.pairs(arm)) for arm in ARMS[1:]}
     goal = "<= 1.01; upper bound <= 1.03" if plan.experiment.startswith("net0") else "<= 1.01"
     for arm, ratio in ratios.items():
         rows.append(Row(f"  {arm} over unprobed", str(ratio or "no pairs"), goal if arm == "probed" else ""))
+        rows.append(Row("    the same, by the mean", str(means[arm] or "no pairs")))
     record: dict[str, Any] = {
         "plan": asdict(plan),
-        "blocks": [{"cycle": c, "arm": arm, "round_s": s} for (c, arm), s in found.blocks.items()],
+        "blocks": [
+            {"cycle": at[0], "arm": at[1], "round_s": s, "retransmitted": found.retransmitted[at]}
+            for at, s in found.blocks.items()
+        ],
         "ratios": {arm: asdict(ratio) if ratio else None for arm, ratio in ratios.items()},
+        "mean_ratios": {arm: asdict(ratio) if ratio else None for arm, ratio in means.items()},
         "attach_while_running_s": found.ready_s,
         "lost_events": found.lost_events,
     }
@@ -204,6 +230,10 @@ def _cost(found: RoundsResult) -> tuple[list[Row], dict[str, Any]]:
                 f"{probe['run_count']:>9,} runs, {mean_ns:5.0f} ns each, {events[probe['program']]:,} events"
             )
             rows.append(Row(f"    {name}", text))
+    for cost in found.empty:
+        if cost.run_count:
+            text = f"{cost.run_count:>9,} runs, {cost.run_time_ns / cost.run_count:5.0f} ns each"
+            rows.append(Row(f"    {cost.program}", f"{text}, not ours: the meter's own part"))
     rows.append(Row("    events lost", str(sum(observation.loss.values())), "0"))
     return rows, {
         "share": share,
@@ -214,6 +244,7 @@ def _cost(found: RoundsResult) -> tuple[list[Row], dict[str, Any]]:
         "events_by_program": events,
         "loss": observation.loss,
         "probes": observation.probes,
+        "empty_programs": [cost.as_dict() for cost in found.empty],
     }
 
 
@@ -249,8 +280,38 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _measure(part: str, options: argparse.Namespace, progress: Progress) -> tuple[list[Row], dict[str, Any]]:
+    quick = options.quick
+    if part == "startup":
+        return _startup(quick)
+    if part == "programs":
+        return _programs(quick)
+    if part == "profile":
+        return _profile(quick)
+    if part == "delay-line":
+        return _delay_line(quick)
+    if part == "connections":
+        return _connections(quick)
+    if part == "throughput":
+        return _throughput(quick, options.seed, progress)
+    (plan,) = (plan for plan in (_QUICK if quick else _FULL) if plan.experiment == part)
+    if options.cycles:
+        plan = replace(plan, cycles=options.cycles)
+    return _rounds(plan, options.seed, progress)
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        partial.write_text(json.dumps(record, indent=1) + "\n")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def main() -> int:
-    """Measure and print. :returns: 0, or 1 when something could not be measured."""
+    """Measure and print. :returns: 0, 1 when something could not be measured, 128 + N after signal N."""
     options = _arguments()
     if os.geteuid() != 0:
         print("bench: probes and network namespaces need root", file=sys.stderr)
@@ -260,44 +321,37 @@ def main() -> int:
     machine = record["machine"]
     print(
         f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']},"
-        f" load {machine['load_before']:.1f}"
+        f" load {machine['load_before']:.1f}",
+        flush=True,
     )
     failed = False
-    plans = {plan.experiment: plan for plan in (_QUICK if options.quick else _FULL)}
     began_s = time.monotonic()
-    for part in parts:
-        started_s = time.monotonic()
-        print(f"bench: {part} ({started_s - began_s:.0f} s so far)", file=sys.stderr, flush=True)
-        try:
-            if part == "startup":
-                rows, found = _startup(options.quick)
-            elif part == "programs":
-                rows, found = _programs(options.quick)
-            elif part == "profile":
-                rows, found = _profile(options.quick)
-            elif part == "delay-line":
-                rows, found = _delay_line(options.quick)
-            elif part == "connections":
-                rows, found = _connections(options.quick)
-            elif part == "throughput":
-                rows, found = _throughput(options.quick, options.seed)
-            else:
-                plan = plans[part]
-                if options.cycles:
-                    plan = replace(plan, cycles=options.cycles)
-                rows, found = _rounds(plan, options.seed)
-        except (ZtprobeError, RuntimeError, subprocess.SubprocessError) as error:
-            print(f"bench: {part}: {error}", file=sys.stderr)
-            failed = True
-            continue
-        record[part] = found | {"took_s": time.monotonic() - started_s}
-        for row in rows:
-            print(f"{row.what:<46} {row.value:<58} {row.goal}".rstrip(), flush=True)
-    record["took_s"] = time.monotonic() - began_s
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"figures: {options.out} ({record['took_s']:.0f} s)")
+    try:
+        with catching(_say), open_progress() as progress:
+            for number, part in enumerate(parts, 1):
+                started_s = time.monotonic()
+                _say(f"{part}, {number} of {len(parts)} ({started_s - began_s:.0f} s so far)")
+                try:
+                    rows, found = _measure(part, options, progress)
+                except (ZtprobeError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+                    _say(f"{part}: {error}")
+                    failed = True
+                    continue
+                record[part] = found | {"took_s": time.monotonic() - started_s}
+                record["took_s"] = time.monotonic() - began_s
+                _write(options.out, record)
+                for row in rows:
+                    print(f"{row.what:<46} {row.value:<58} {row.goal}".rstrip(), flush=True)
+    except Interrupted as interrupt:
+        _say(f"interrupted ({interrupt}) in {part}; everything has been cleaned up")
+        return interrupt.exit_code
+    if "took_s" in record:
+        print(f"figures: {options.out} ({record['took_s']:.0f} s)")
     return int(failed)
+
+
+def _say(text: str) -> None:
+    print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ kernel's time stamps, once with nothing else going on and once beside those four
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import statistics
@@ -85,11 +86,18 @@ def measure_delay_line(trials: int, seconds: float) -> DelayLine:
             idle = late_ms()
             delayed = [_throughput_gbit(node, seconds) for _ in range(trials)]
             loaded: list[float] = []
-            load = threading.Thread(target=_throughput_gbit, args=(node, _PROBES * _GAP_S + 2))
+
+            def press() -> None:
+                with contextlib.suppress(subprocess.SubprocessError):  # Ctrl-C reaches iperf3 as well
+                    _throughput_gbit(node, _PROBES * _GAP_S + 2)
+
+            load = threading.Thread(target=press)
             load.start()
-            time.sleep(1.0)
-            loaded = late_ms()
-            load.join()
+            try:
+                time.sleep(1.0)
+                loaded = late_ms()
+            finally:
+                load.join()
         finally:
             queue.stop()
     return DelayLine(_FLOWS, bare, delayed, idle, loaded)

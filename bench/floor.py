@@ -1,7 +1,9 @@
-"""What the kernel's statistics say of a program that does nothing, under the same traffic as ours.
+"""What the kernel's statistics say of a program that does nothing, on the same hooks in the same run as ours.
 
-They read the clock before and after every run, and the read itself is in what they show. On a
-virtual machine, with caches that the traffic has taken, that is no small part of a short run.
+They read the clock before and after every run, and the read itself is in what they show. Above
+that, a run that finds its program, its counters and its code in memory rather than in a cache pays
+for the way there; so a hook that is met seldom, between things that fill caches, costs several times
+what it costs in a tight loop, whatever the program does. An empty program shows both.
 """
 
 from __future__ import annotations
@@ -10,42 +12,53 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
-from bench.startup import Watch
-from tests.kernel.pods import TestPod
 from ztprobe.clsact import EGRESS, remove_named
 from ztprobe.netlink import netlink
 from ztprobe.preflight.bpf import RAW_TRACEPOINT, SCHED_CLS, trivial_program
-from ztprobe.probes.kernel import ProgramCost
+from ztprobe.probes.kernel import KernelProbes, ProgramCost
 
-__all__ = ("EMPTY_TC", "EMPTY_TRACEPOINT", "empty_programs")
+__all__ = ("EMPTY_TC", "empty_name", "empty_programs", "read_empty")
 
-EMPTY_TC, EMPTY_TRACEPOINT = "an empty tc program", "an empty tracepoint program"
-_TRACEPOINT = b"sock_send_length"
+EMPTY_TC = "an empty tc program"
+
+
+def empty_name(tracepoint: str) -> str:
+    """What the empty program on a tracepoint is called."""
+    return f"an empty program on {tracepoint}"
 
 
 @contextlib.contextmanager
-def empty_programs(pod: TestPod, watch: Watch) -> Iterator[None]:
-    """Run one behind ours as packets leave the pod, one as processes write; ``watch`` counts them too."""
+def empty_programs(netns: Path, interface: str, tracepoints: tuple[str, ...]) -> Iterator[list[ProgramCost]]:
+    """Run one behind ours as packets leave the interface, one at each tracepoint; see `read_empty`."""
     with contextlib.ExitStack() as stack:
+        costs: list[ProgramCost] = []
 
-        def counted(program: str, kind: int) -> int:
-            cost = ProgramCost(
-                signal="", hook="", program=program, fd=stack.enter_context(trivial_program(kind))
-            )
-            watch.kernel.costs.append(cost)
-            stack.callback(watch.kernel.costs.remove, cost)
-            return cost.fd
+        def counted(program: str, kind: int, hook: str) -> int:
+            fd = stack.enter_context(trivial_program(kind))
+            costs.append(ProgramCost(signal="", hook=hook, program=program, fd=fd))
+            return fd
 
-        ipr = stack.enter_context(netlink(pod.netns))
-        (index,) = ipr.link_lookup(ifname="eth0")
+        ipr = stack.enter_context(netlink(netns))
+        (index,) = ipr.link_lookup(ifname=interface)
         place = {"index": index, "parent": EGRESS}
-        # tc filter add dev eth0 egress bpf direct-action fd N
-        fd = counted(EMPTY_TC, SCHED_CLS)
+        # tc filter add dev IFACE egress bpf direct-action fd N
+        fd = counted(EMPTY_TC, SCHED_CLS, f"tc {interface} egress")
         ipr.tc("add-filter", "bpf", fd=fd, name="empty", direct_action=True, prio=2, **place)
         stack.callback(remove_named, ipr, index, EGRESS, "empty")
-        fd = counted(EMPTY_TRACEPOINT, RAW_TRACEPOINT)
-        link_fd = ctypes.CDLL("libbpf.so.1").bpf_raw_tracepoint_open(_TRACEPOINT, fd)
-        if link_fd >= 0:  # Linux 6.3
-            stack.callback(os.close, link_fd)
-        yield
+        for tracepoint in tracepoints:
+            fd = counted(empty_name(tracepoint), RAW_TRACEPOINT, f"raw_tp {tracepoint}")
+            link_fd = ctypes.CDLL("libbpf.so.1").bpf_raw_tracepoint_open(tracepoint.encode(), fd)
+            if link_fd >= 0:  # older kernels have not all of them
+                stack.callback(os.close, link_fd)
+        yield costs
+
+
+def read_empty(kernel: KernelProbes, empty: list[ProgramCost]) -> None:
+    """Bring them up to date, and leave them out of what ``kernel`` tells of itself."""
+    own, kernel.costs = kernel.costs, empty
+    try:
+        kernel.read_costs()
+    finally:
+        kernel.costs = own

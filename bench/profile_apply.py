@@ -29,6 +29,7 @@ from ztprobe.emulation.netem import netem_supported
 from ztprobe.emulation.places import LEASE_HANDLE, plan_points
 from ztprobe.emulation.qdisc import remove_ours
 from ztprobe.identity import ProcessIdentity, started_ticks
+from ztprobe.interrupts import shielded
 from ztprobe.netlink import create_netns, netlink, remove_netns
 from ztprobe.netns import entered
 from ztprobe.paths import REPO_DIR
@@ -131,13 +132,17 @@ def command_s(profile_name: str, state: Path) -> float:
 
     def run(*words: str) -> None:
         command = [sys.executable, "-m", "ztprobe", "profile", *words]
-        subprocess.run(command, check=True, cwd=REPO_DIR, env=environment, stdout=subprocess.DEVNULL)
+        done = subprocess.run(command, cwd=REPO_DIR, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError((done.stderr.strip().splitlines() or [f"{words[0]} failed"])[-1])
 
     started = time.perf_counter()
-    run("apply", profile_name, "--selector", "app=many", "--for", "2m")
-    took_s = time.perf_counter() - started
-    run("clear")
-    return took_s
+    try:
+        run("apply", profile_name, "--selector", "app=many", "--for", "2m")
+        return time.perf_counter() - started
+    finally:
+        with shielded():
+            run("clear")
 
 
 def measure_apply(count: int = 200) -> dict[str, Any]:

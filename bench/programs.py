@@ -3,12 +3,18 @@
 The kernel's statistics give a mean over all runs. Two kinds of traffic between bare pods, one in
 which next to no run emits an event and one in which most do, and the number of events that each
 program handed over in both, tell the two apart: time = runs without x cost + runs with x cost.
+
+Rounds that compute show several times these costs at a switch of threads. What a model and its data
+have pushed out of the caches by then, a program has to fetch: `measure_cold` has two threads take
+turns on a CPU, each of which touches so much memory in between.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import signal
 import socket
 import sys
 import threading
@@ -20,16 +26,19 @@ from pathlib import Path
 import numpy as np
 
 from bench.emissions import emissions
-from bench.floor import empty_programs
+from bench.floor import empty_programs, read_empty
 from bench.startup import Watch
 from tests.kernel.pods import TestPod
 from ztprobe.netns import entered
 
-__all__ = ("ProgramRuns", "measure_programs", "split_costs")
+__all__ = ("COLD_BYTES", "ProgramRuns", "measure_cold", "measure_programs", "split_costs")
 
 _PORT, _CLOSED_PORT = 5301, 9
 _ANSWER_BYTES, _BULK_BYTES = 1000, 1 << 16
 _WORKERS = 3
+_EMPTY_ON = ("sock_send_length", "sched_switch")  # tracepoints with an empty program beside ours
+COLD_BYTES = (0, 1 << 20, 16 << 20)  # nothing, what a core's cache holds, more than its share of the last one
+_LINE_BYTES = 64
 Pods = tuple[TestPod, TestPod]
 
 
@@ -66,9 +75,11 @@ def split_costs(observed: list[ProgramRuns]) -> tuple[float | None, float | None
 def _forked(work: Callable[[], None]) -> int:
     child = os.fork()
     if child == 0:
-        with contextlib.suppress(OSError):
-            work()
-        os._exit(0)
+        try:  # whatever ends it: what is further up the stack is the parent's to undo
+            with contextlib.suppress(OSError):
+                work()
+        finally:
+            os._exit(0)
     return child
 
 
@@ -148,10 +159,12 @@ def loud(pods: Pods, watch: Watch, seconds: float) -> None:
 
     for works in ([knock], [compete] * _WORKERS):
         children = [_forked(work) for work in works]
-        for child in children:
-            watch.kernel.trace_process(child, proxy=False)
-        for child in children:
-            os.waitpid(child, 0)
+        try:
+            for child in children:
+                watch.kernel.trace_process(child, proxy=False)
+        finally:
+            for child in children:
+                os.waitpid(child, 0)
 
 
 def measure_programs(pods: Pods, seconds: float) -> dict[str, list[ProgramRuns]]:
@@ -159,11 +172,74 @@ def measure_programs(pods: Pods, seconds: float) -> dict[str, list[ProgramRuns]]
     sys.stdout.flush()
     observed: dict[str, list[ProgramRuns]] = {}
     for workload in (quiet, loud):
-        with Watch(pods, statistics=True) as watch, empty_programs(pods[0], watch):
+        with (
+            Watch(pods, statistics=True) as watch,
+            empty_programs(pods[0].netns, "eth0", _EMPTY_ON) as empty,
+        ):
             workload(pods, watch, seconds)
             watch.collector.stop()
             events = emissions(watch.collector.tables())
-            for cost in watch.kernel.read_costs():
+            read_empty(watch.kernel, empty)
+            for cost in [*watch.kernel.read_costs(), *empty]:
                 runs = ProgramRuns(cost.run_count, cost.run_time_ns, events[cost.program])
                 observed.setdefault(cost.program, []).append(runs)
     return observed
+
+
+@contextlib.contextmanager
+def _taking_turns(size: int) -> Iterator[list[int]]:
+    """Two processes on one CPU that wake each other, having touched ``size`` bytes of their own."""
+    cpu = max(os.sched_getaffinity(0))
+    with contextlib.ExitStack() as stack:
+        pipes = [os.pipe(), os.pipe()]
+        for fd in (fd for pipe in pipes for fd in pipe):
+            stack.callback(os.close, fd)
+
+        def take_turns(number: int) -> None:
+            os.sched_setaffinity(0, {cpu})
+            memory = np.zeros(max(size, _LINE_BYTES), np.uint8)
+            while os.read(pipes[number][0], 1):
+                if size:
+                    memory[::_LINE_BYTES] += 1
+                os.write(pipes[1 - number][1], b"x")
+
+        children = []
+        for number in range(2):
+            child = _forked(functools.partial(take_turns, number))
+            stack.callback(os.waitpid, child, 0)
+            stack.callback(os.kill, child, signal.SIGKILL)
+            children.append(child)
+        os.write(pipes[0][1], b"x")
+        yield children
+
+
+def measure_cold(pods: Pods, seconds: float) -> dict[int, dict[str, ProgramRuns]]:
+    """Bytes touched between two switches -> what the programs on sched_switch did meanwhile, events unknown.
+
+    :param seconds: for each of `COLD_BYTES`.
+    """
+    sys.stdout.flush()
+    found: dict[int, dict[str, ProgramRuns]] = {}
+    with (
+        Watch(pods, statistics=True) as watch,
+        empty_programs(pods[0].netns, "eth0", ("sched_switch",)) as empty,
+    ):
+
+        def read() -> dict[str, tuple[int, int]]:
+            read_empty(watch.kernel, empty)
+            costs = [*watch.kernel.read_costs(), *empty]
+            return {c.program: (c.run_count, c.run_time_ns) for c in costs if c.hook.endswith("sched_switch")}
+
+        for size in COLD_BYTES:
+            with _taking_turns(size) as children:
+                for child in children:
+                    watch.kernel.trace_process(child, proxy=False)
+                time.sleep(0.2)
+                before = read()
+                time.sleep(seconds)
+                after = read()
+            found[size] = {
+                name: ProgramRuns(after[name][0] - runs, after[name][1] - ns, 0)
+                for name, (runs, ns) in before.items()
+            }
+    return found

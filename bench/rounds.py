@@ -4,11 +4,26 @@ One job runs for every experiment, and the arms change while it runs: nothing, p
 tcpdump on the same pods (less often: it is only there to compare with), in blocks of a few
 rounds, every cycle of blocks in an order of its own. So all arms share the same processes,
 connections and warm caches, and what drifts in the course of a job hits all of them. The
-programs are compiled before the first block, so a change of arm takes a fraction of a round.
-Rounds differ by a tenth where clients outnumber cores, so the interval comes from many short
-blocks; with the round that a change spoils, a block is as long as the workload takes from one
-evaluation to the next, which is why all blocks have equally many. BPF statistics are off in
-these blocks; a last block with statistics on gives the programs' run time.
+programs are compiled before the first block, so a change of arm takes some 0.05 s; the round that it
+falls into is not counted, unless it is so long that this is next to nothing. BPF statistics are
+off in these blocks; a last block with statistics on gives the programs' run time, beside that of
+empty programs on the same hooks.
+
+What is estimated is the ratio of a typical pair of neighbouring blocks, and beside it the mean
+ratio (`bench.spread`). What makes rounds differ, and what is done about it:
+
+- Under net0, clients outnumber cores, and every fifth round evaluates. Blocks of four rounds, with the
+  one that a change spoils, hold one evaluation each, and there are many of them.
+- Under net2, jitter reorders packets, TCP takes that for loss and shrinks its window. Over many
+  rounds it learns how far packets overtake each other (359 segments sent again in the second round,
+  some 20 from the fifteenth on), and the window grows again: 16.7, 9.9, 9.3, 7.6, 6.5 s in the first
+  rounds of a job, 4.3 s in the twelfth, and 3.3 to 3.8 s from the fifteenth on. With a new
+  connection every round (``--reconnect``), all rounds are like the first ones (10 to 17 s). So a job is
+  warm after some twenty rounds, and before that any two blocks differ by more than probes cost.
+  Afterwards a connection may still be thrown back; that outlasts a block, so both blocks of a pair see it
+  unless it begins in between. What the kernel has sent again in the blocks of each arm is
+  printed: it says whether both met the same. The packets' own delays cannot be repeated in the
+  other arm: they are drawn packet by packet, and no two rounds send the same packets in the same order.
 """
 
 from __future__ import annotations
@@ -24,19 +39,20 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.spread import Ratio, paired_ratio
+from bench.floor import empty_programs, read_empty
+from bench.traffic import tcp_counters
 from ztprobe.agent import Agent, Observation
 from ztprobe.experiment import parse_experiment
 from ztprobe.job import run_disturbed
 from ztprobe.job_request import TraceRequest
 from ztprobe.netns import entered, inode
 from ztprobe.probes.collector import Collector
-from ztprobe.probes.kernel import KernelProbes
+from ztprobe.probes.kernel import KernelProbes, ProgramCost
 from ztprobe.profile import load_profile, profile_names
 from ztprobe.progress import QuietProgress
 from ztprobe.runtime.base import Pod, Runtime
@@ -45,7 +61,12 @@ from ztprobe.store import create_run_dir
 __all__ = ("ARMS", "Plan", "RoundsResult", "measure_rounds")
 
 ARMS = ("unprobed", "probed", "tcpdump")
+# Tracepoints with an empty program beside ours while run time is counted.
+_EMPTY_ON = ("sched_switch", "tcp_retransmit_skb")
 _POLL_S = 0.02
+# Where no round is given up to a change of arm, one counts if the arm was in force for all but this
+# share of it: a change takes 0.05 s of a round of seconds. Some take longer, so plan for one in so many.
+_NEGLIGIBLE, _SPOILED_EVERY = 0.03, 8
 _SNAPLEN_BYTES = 128  # headers: what one would capture to explain latency
 
 
@@ -58,13 +79,15 @@ class Plan:
     cycles: int
     tcpdump_every: int  # cycles
     block: int  # counted rounds of a block
-    lost: int  # rounds that a change of arm is expected to spoil
+    lost: int  # rounds that a change of arm spoils; 0: rounds are long against a change
     cost: int  # rounds of the last block, with BPF statistics
 
     @property
     def rounds(self) -> int:
         """Rounds of the job."""
-        return self.warm_up + len(self.order(0)) * (self.block + self.lost) + self.lost + self.cost
+        blocks = len(self.order(0))
+        spoiled = blocks * self.lost or blocks // _SPOILED_EVERY
+        return self.warm_up + blocks * self.block + spoiled + 1 + self.cost
 
     def order(self, seed: int) -> list[tuple[int, str]]:
         """(cycle, arm) of every block."""
@@ -82,19 +105,26 @@ class RoundsResult:
     plan: Plan
     # (cycle, arm) -> counted rounds in seconds
     blocks: dict[tuple[int, str], list[float]] = field(default_factory=dict)
+    retransmitted: dict[tuple[int, str], int] = field(default_factory=dict)  # in these rounds
     observation: Observation | None = None
+    empty: list[ProgramCost] = field(default_factory=list)  # ran beside it
     observed_s: float = 0.0
     ready_s: list[float] = field(default_factory=list)
     lost_events: int = 0  # in the probed blocks
 
-    def ratio(self, arm: str) -> Ratio | None:
-        """Round time under ``arm`` over that of the unprobed block of the same cycle."""
+    def pairs(self, arm: str) -> list[tuple[float, float]]:
+        """Mean round time under ``arm``, and in the unprobed block of the same cycle; seconds."""
         pairs = []
         for cycle in range(self.plan.cycles):
             mine, bare = self.blocks.get((cycle, arm)), self.blocks.get((cycle, "unprobed"))
             if mine and bare:
                 pairs.append((statistics.fmean(mine), statistics.fmean(bare)))
-        return paired_ratio(pairs)
+        return pairs
+
+    def sent_again(self, arm: str) -> float:
+        """Segments that the pods' kernels have sent again, a counted round."""
+        rounds = len(self.rounds_of(arm))
+        return sum(n for (_, name), n in self.retransmitted.items() if name == arm) / max(1, rounds)
 
     def rounds_of(self, arm: str) -> list[float]:
         """Every counted round of an arm, in seconds."""
@@ -130,17 +160,40 @@ class _Unobserved(Agent):
         return
 
 
+class _Observer(Agent):
+    """With statistics, and an empty program on some of the hooks."""
+
+    def __init__(self) -> None:
+        super().__init__(statistics=True)
+        self._active = contextlib.ExitStack()
+        self.empty: list[ProgramCost] = []
+
+    def add_empty(self, pod: Pod) -> None:
+        """After `attach`, so that ours run first."""
+        programs = empty_programs(pod.netns, pod.interface, _EMPTY_ON)
+        self.empty = self._active.enter_context(programs)
+
+    def stop(self) -> Observation:
+        observation = super().stop()
+        read_empty(self._kernel, self.empty)
+        return observation
+
+    def close(self) -> None:
+        self._active.close()
+        super().close()
+
+
 class _Arms:
     """An `Interference` that changes arms at the ends of rounds."""
 
-    def __init__(self, plan: Plan, result: RoundsResult, seed: int) -> None:
-        self.plan, self.result = plan, result
+    def __init__(self, plan: Plan, result: RoundsResult, seed: int, advance: Callable[[int], None]) -> None:
+        self.plan, self.result, self._advance = plan, result, advance
         self.error: str | None = None
         self._order = plan.order(seed)
         self._kernel = KernelProbes()
         self._over = threading.Event()
         self._active = contextlib.ExitStack()
-        self._agent: Agent | None = None
+        self._observer: _Observer | None = None
 
     @contextlib.contextmanager
     def during(self, runtime: Runtime) -> Iterator[None]:
@@ -167,26 +220,34 @@ class _Arms:
     def _drive(self) -> None:
         plan = self.plan
         current: tuple[int, str] | None = None
-        since_ns, counted, order = 0, 0, iter(self._order)
+        since_ns, counted, order, before = 0, 0, iter(self._order), 0
         for number, start_ns, end_ns in self._rounds():
-            if current is not None and start_ns >= since_ns and current[1] != "cost":
+            self._advance(1)
+            again = sum(tcp_counters(pod.netns)["RetransSegs"] for pod in self._pods)
+            spared_ns = 0 if plan.lost else int(_NEGLIGIBLE * (end_ns - start_ns))
+            if current is not None and start_ns >= since_ns - spared_ns and current[1] != "cost":
                 self.result.blocks.setdefault(current, []).append((end_ns - start_ns) / 1e9)
+                self.result.retransmitted[current] = (
+                    self.result.retransmitted.get(current, 0) + again - before
+                )
                 counted += 1
+            before = again
             if number >= plan.rounds:
                 break
             if number < plan.warm_up or (current is not None and current[1] == "cost"):
                 continue
             following: tuple[int, str] | None = None
-            if number >= plan.rounds - plan.cost - plan.lost:
+            if number >= plan.rounds - plan.cost - 1:
                 following = (plan.cycles, "cost")
             elif current is None or counted >= plan.block:
                 following = next(order, (plan.cycles, "cost"))
             if following is not None:
                 self._enter(following[1])
                 current, counted, since_ns = following, 0, time.monotonic_ns()
-        if self._agent is not None and current is not None and current[1] == "cost":
+        if self._observer is not None and current is not None and current[1] == "cost":
             self.result.observed_s = (time.monotonic_ns() - since_ns) / 1e9
-            self.result.observation = self._agent.stop()
+            self.result.observation = self._observer.stop()
+            self.result.empty = self._observer.empty
 
     def _rounds(self) -> Iterator[tuple[int, int, int]]:
         """(round, start, end in CLOCK_MONOTONIC ns) as they end."""
@@ -211,7 +272,7 @@ class _Arms:
 
     def _enter(self, arm: str) -> None:
         self._active.close()
-        self._agent = None
+        self._observer = None
         if arm == "tcpdump":
             self._active.enter_context(_captured(self._pods))
         elif arm == "probed":
@@ -219,11 +280,13 @@ class _Arms:
             self._active.enter_context(self._probed())
             self.result.ready_s.append(time.monotonic() - started_s)
         elif arm == "cost":
-            agent = self._active.enter_context(Agent(statistics=True))
-            agent.prepare()
-            agent.attach(self._pods, self._runtime.node_netns)
-            agent.watch(self._runtime.processes())
-            self._agent = agent
+            observer = _Observer()
+            self._active.enter_context(observer)
+            observer.prepare()
+            observer.attach(self._pods, self._runtime.node_netns)
+            observer.add_empty(self._pods[0])
+            observer.watch(self._runtime.processes())
+            self._observer = observer
 
     @contextlib.contextmanager
     def _probed(self) -> Iterator[None]:
@@ -270,11 +333,15 @@ def _captured(pods: list[Pod]) -> Iterator[None]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def measure_rounds(plan: Plan, seed: int) -> RoundsResult:
-    """Run one experiment through all arms. :raises RuntimeError: the arms could not be changed."""
+def measure_rounds(plan: Plan, seed: int, advance: Callable[[int], None]) -> RoundsResult:
+    """Run one experiment through all arms.
+
+    :param advance: is called with 1 after each round.
+    :raises RuntimeError: the arms could not be changed.
+    """
     experiment = parse_experiment(plan.experiment, profile_names())
     result = RoundsResult(plan)
-    arms = _Arms(plan, result, seed)
+    arms = _Arms(plan, result, seed, advance)
     directory = Path(tempfile.mkdtemp(prefix="ztprobe-bench-"))
     request = TraceRequest(
         experiment=experiment,

@@ -109,10 +109,12 @@ def delays_ms(a: EmulatedPod, b: EmulatedPod, count: int, gap_s: float) -> list[
 
         thread = threading.Thread(target=receive)
         thread.start()
-        for _ in range(count):
-            ends[0].sendto(str(time.time_ns()).encode(), ends[1].getsockname())
-            time.sleep(gap_s)
-        thread.join()
+        try:
+            for _ in range(count):
+                ends[0].sendto(str(time.time_ns()).encode(), ends[1].getsockname())
+                time.sleep(gap_s)
+        finally:
+            thread.join()
     return delays
 
 
