@@ -118,6 +118,12 @@ def _first_after(bursts: list[Any], first_ns: int, until_ns: int) -> Any | None:
     return next((b for b in bursts if first_ns - _ORDER_SLACK_NS <= b.first_ns < until_ns), None)
 
 
+def _with_beginning(arrival: Any, arriving: list[Any], sent: Any) -> Any:
+    """The arrival from the message's first byte on: what came before a long pause is a burst of its own."""
+    first_ns = min(b.first_ns for b in arriving if b.first_ns >= sent.first_ns and _overlaps(sent, b))
+    return arrival._replace(first_ns=first_ns) if first_ns < arrival.first_ns else arrival
+
+
 def _application_reads(topology: Topology, path: Path, pod: str) -> list[Any]:
     """Bulk reads by the application of ``pod``, on its loopback connection or on the wire."""
     lo = path.server_lo if pod == topology.server else path.client_lo
@@ -135,6 +141,7 @@ def messages_of(topology: Topology, path: Path, down: bool) -> list[Message]:
     lo_direction = Direction.TX if down else Direction.RX
     sent = topology.messages(eth_key(sender, Hook.ETH, path.wire), Direction.TX)
     arrived = topology.messages(eth_key(receiver, Hook.ETH, path.wire), Direction.RX)
+    arriving = topology.bursts.get(eth_key(receiver, Hook.ETH, path.wire), {}).get(Direction.RX, [])
     handed = topology.messages(lo_key(Hook.LO, sender_lo), lo_direction) if sender_lo else []
     delivered = topology.messages(lo_key(Hook.LO, receiver_lo), lo_direction) if receiver_lo else []
     reads = _application_reads(topology, path, receiver)
@@ -150,6 +157,8 @@ def messages_of(topology: Topology, path: Path, down: bool) -> list[Message]:
         edges = [int(b.first_ns) for b in (*sent, *arrived, *answers) if b is not burst and b is not arrival]
         since_ns = max((edge for edge in edges if edge < burst.first_ns), default=-1)
         until_ns = min((edge for edge in edges if edge > burst.first_ns), default=1 << 62)
+        if arrival is not None:
+            arrival = _with_beginning(arrival, arriving, burst)
         delivery = _first_after(delivered, arrival.first_ns, until_ns) if arrival is not None else None
         before = delivery if delivery is not None else arrival if not receiver_lo else None
         found.append(

@@ -160,7 +160,7 @@ static inline void account_small(struct __sk_buff *ctx, struct seen *seen, struc
 /* Whether these bytes go on where the burst is, as nearly all do. */
 static inline int goes_on(struct seen *seen, struct half *mine, struct half *other, struct head *head)
 {
-    return likely(mine->bytes && seen->payload_bytes >= SMALL_BYTES && seen->seq == mine->snd_max && !mine->holes
+    return likely(mine->bytes >= MESSAGE_BYTES && seen->payload_bytes >= SMALL_BYTES && seen->seq == mine->snd_max && !mine->holes
                   && !other->bytes && head->heads >= HEAD_PACKETS
                   && !(seen->flags & (FLAG_SYN | FLAG_FIN | FLAG_RST)));
 }
@@ -184,6 +184,19 @@ static inline void extend_burst(struct __sk_buff *ctx, void *tp, struct seen *se
         mine->why = sender_limit(tp, end_seq, segments);
 }
 
+/* What is as long as data may be frames for all that: inside TLS, window updates that are written at once
+ * (tried: 66 of them). Those are an answer to the other side's data, which goes on after them. What follows them
+ * after a pause is another run, unless a frame ended the pause; on arrival it is the analysis that joins. */
+static inline void account_beginning(struct seen *seen, struct half *mine, struct half *other, u64 now_ns, u32 hook,
+                                     int egress)
+{
+    if (mine->bytes && mine->why == WHY_STARVED && now_ns - mine->last_ns >= TAIL_GAP_NS && !after(mine->max_seq, seen->seq)
+        && !(egress && other->small_ns > mine->last_ns && now_ns - other->small_ns < ANSWER_NS))
+        close_burst(&seen->key, mine, hook, seen->dir, 0);
+    if (mine->bytes + seen->payload_bytes < MESSAGE_BYTES)
+        mine->small_ns = now_ns;
+}
+
 static inline void account_bulk(struct __sk_buff *ctx, void *tp, struct seen *seen, struct conn *conn, struct half *mine,
                                 struct half *other, u64 now_ns, u32 hook, int egress)
 {
@@ -195,7 +208,10 @@ static inline void account_bulk(struct __sk_buff *ctx, void *tp, struct seen *se
     u32 seen_seq = mine->snd_max;
     if (seen_seq && !after(end_seq, seen_seq)) /* 0: nothing yet */
         return;
-    close_burst(&seen->key, other, hook, seen->dir == DIR_TX ? DIR_RX : DIR_TX, 0);
+    if (mine->bytes < MESSAGE_BYTES)
+        account_beginning(seen, mine, other, now_ns, hook, egress);
+    if (ends_burst(mine, other, seen->payload_bytes))
+        close_burst(&seen->key, other, hook, seen->dir == DIR_TX ? DIR_RX : DIR_TX, 0);
     if (!mine->bytes) {
         mine->first_ns = now_ns;
         mine->first_seq = mine->max_seq = seen->seq;
@@ -216,6 +232,8 @@ static inline void account_bulk(struct __sk_buff *ctx, void *tp, struct seen *se
     }
     u32 log_seq = seen_seq && after(seen_seq, seen->seq) ? seen_seq : seen->seq;
     extend_burst(ctx, tp, seen, conn, mine, now_ns, log_seq, hook, egress);
+    if (!egress) /* the end of a write is what can be seen here */
+        mine->why = seen->flags & FLAG_PSH ? WHY_STARVED : WHY_QUEUE;
 }
 
 static inline void note_ack(struct conn *conn, u32 ack)

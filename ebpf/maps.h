@@ -6,6 +6,7 @@
  * BTF, and -D CPUS is the number of CPUs that it can have. */
 
 #define SMALL_BYTES 256        /* HTTP/2 control frames and TLS tickets stay below (tried: 255) */
+#define MESSAGE_BYTES 8192     /* less is no message but frames, however many packets they take (analysis agrees) */
 #define TAIL_GAP_NS 2000000ULL /* a small payload this soon after a large one ends the same message */
 #define GAP_NS 500000ULL       /* a pause worth an event of its own */
 #define ANSWER_NS 20000000ULL  /* a frame that allows to go on is answered this soon, waits for a CPU included */
@@ -331,6 +332,12 @@ static inline void close_burst(const struct conn_key *key, struct half *half, u3
         return;
     emit_burst(key, half, hook, dir, id);
     reset_burst(half);
+}
+
+/* Whether payload in one direction is the end of what went in the other: frames are not, and end before it. */
+static inline int ends_burst(const struct half *mine, const struct half *other, u32 bytes)
+{
+    return mine->bytes + bytes >= MESSAGE_BYTES || other->bytes < MESSAGE_BYTES;
 }
 
 static inline struct point *point_of(u32 kind, u64 ts_ns, const struct conn_key *key)

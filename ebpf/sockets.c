@@ -106,7 +106,8 @@ static inline void account_sock(void *sk, int bytes, u32 dir)
     }
     u32 seq = seq_of_sock(sk, dir);
     u64 now_ns = moved_at(sk, mine, dir);
-    close_burst(&key, other, HOOK_SOCK, dir == DIR_TX ? DIR_RX : DIR_TX, id);
+    if (ends_burst(mine, other, bytes))
+        close_burst(&key, other, HOOK_SOCK, dir == DIR_TX ? DIR_RX : DIR_TX, id);
     if (!mine->bytes) {
         mine->first_ns = now_ns;
         mine->first_seq = seq - bytes;

@@ -121,16 +121,23 @@ def test_a_small_frame_ends_a_message_unless_it_answers_one(
 SEGMENTS_BYTES = 15 * 1448 + 100
 
 
+# A window update for a stream and one for the connection; many of them, in one packet and in several.
+FRAMES = (26, 43 * 26, 250 * 26)
+
+
+@pytest.mark.parametrize("frame_bytes", FRAMES)
 @pytest.mark.parametrize(
     ("waits_s", "answers_s"),
     [(PAUSE_S, 0.0), (PAUSE_S, 0.006), (0.01, PAUSE_S)],
     ids=["at once", "after a wait for a CPU", "not to the frame"],
 )
-def test_who_goes_on_when_a_frame_comes_waited_for_it(waits_s: float, answers_s: float) -> None:
+def test_who_goes_on_when_a_frame_comes_waited_for_it(
+    waits_s: float, answers_s: float, frame_bytes: int
+) -> None:
     with two_pods(gso=False) as pods:
         watched = Watched(pods)
         try:
-            sent_ns, frame_ns, resumed_ns = _frame_amid_a_message(pods, waits_s, answers_s)
+            sent_ns, frame_ns, resumed_ns = _frame_amid_a_message(pods, waits_s, answers_s, frame_bytes)
             tables = watched.stop()
         finally:
             watched.close()
@@ -150,33 +157,85 @@ def test_who_goes_on_when_a_frame_comes_waited_for_it(waits_s: float, answers_s:
 
 
 def _frame_amid_a_message(
-    pods: tuple[TestPod, TestPod], waits_s: float, answers_s: float
+    pods: tuple[TestPod, TestPod], waits_s: float, answers_s: float, frame_bytes: int
 ) -> tuple[int, int, int]:
     """A sends, B sends a frame later, A sends more after that: when the three began, in ns."""
+    sent_ns, frame_ns, resumed_ns = _talk(
+        pods, (0.0, "a", SEGMENTS_BYTES), (waits_s, "b", frame_bytes), (answers_s, "a", SEGMENTS_BYTES)
+    )
+    return sent_ns, frame_ns, resumed_ns
+
+
+def _talk(pods: tuple[TestPod, TestPod], *parts: tuple[float, str, int]) -> list[int]:
+    """(seconds after the last part was read, who writes, bytes) on one connection; when each began, in ns."""
     a, b = pods
     with entered(b.netns):
         listener = socket.create_server((b.address, 50051))
     with entered(a.netns):
-        sender = socket.create_connection((b.address, 50051))
-    receiver, _ = listener.accept()
-    for one in (sender, receiver):
+        ends = {"a": socket.create_connection((b.address, 50051))}
+    ends["b"], _ = listener.accept()
+    for one in ends.values():
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    times = [time.monotonic_ns()]
-    sender.sendall(b"m" * SEGMENTS_BYTES)
-    time.sleep(waits_s)
-    times.append(time.monotonic_ns())
-    receiver.sendall(b"w" * 26)
-    sender.recv(26)
-    time.sleep(answers_s)
-    times.append(time.monotonic_ns())
-    sender.sendall(b"m" * SEGMENTS_BYTES)
-    left = 2 * SEGMENTS_BYTES
-    while left:
-        left -= len(receiver.recv(left))
-    for one in (sender, receiver, listener):
+    times = []
+    for wait_s, who, part_bytes in parts:
+        time.sleep(wait_s)
+        times.append(time.monotonic_ns())
+        ends[who].sendall(b"m" * part_bytes)
+        left = part_bytes
+        while left:
+            left -= len(ends["b" if who == "a" else "a"].recv(left))
+    for one in (*ends.values(), listener):
         one.close()
     time.sleep(0.05)
-    return times[0], times[1], times[2]
+    return times
+
+
+def _spans(bursts: pd.DataFrame, pod: TestPod, direction: Direction) -> list[tuple[int, int]]:
+    """(first_ns, bytes) of a pod's bursts on the wire, in time order."""
+    mine = bursts[(bursts["pod"] == pod.name) & (bursts["hook"] == Hook.ETH) & (bursts["dir"] == direction)]
+    return sorted((int(row.first_ns), int(row.bytes)) for row in mine.itertuples())
+
+
+@pytest.mark.parametrize("frame_bytes", FRAMES[1:])
+def test_frames_at_a_messages_end_do_not_begin_the_next(
+    pods: tuple[TestPod, TestPod], watched: Watched, frame_bytes: int
+) -> None:
+    a, b = pods
+    frames_parts = ((0.0, "b", frame_bytes), (PAUSE_S, "b", 39))
+    times = _talk(pods, (0.0, "a", 100_003), *frames_parts, (PAUSE_S, "b", 100_019))
+    bursts = watched.stop()["bursts"]
+    for pod, direction in ((b, Direction.TX), (a, Direction.RX)):
+        (_, frames), (first_ns, message) = _spans(bursts, pod, direction)
+        assert (frames, message) == (frame_bytes, 100_019)
+        assert 0 <= first_ns - times[3] < _SLACK_NS
+    for pod, direction in ((a, Direction.TX), (b, Direction.RX)):
+        assert [span[1] for span in _spans(bursts, pod, direction)] == [100_003]
+
+
+def test_small_messages_are_not_taken_for_frames(pods: tuple[TestPod, TestPod], watched: Watched) -> None:
+    a, b = pods
+    up, down = (8_209, 13_003, 8_219), (9_001, 8_221, 13_007)
+    parts = [
+        part for one, other in zip(up, down, strict=True) for part in ((0.0, "a", one), (0.0, "b", other))
+    ]
+    _talk(pods, *parts)
+    bursts = watched.stop()["bursts"]
+    for pod, sends, receives in ((a, up, down), (b, down, up)):
+        assert tuple(span[1] for span in _spans(bursts, pod, Direction.TX)) == sends
+        assert tuple(span[1] for span in _spans(bursts, pod, Direction.RX)) == receives
+
+
+def test_a_message_begins_with_what_a_window_was_left_for(
+    pods: tuple[TestPod, TestPod], watched: Watched
+) -> None:
+    a, b = pods
+    times = _talk(pods, (0.0, "a", 3_001), (0.03, "b", 26), (0.01, "a", 20_011))
+    bursts = watched.stop()["bursts"]
+    ((first_ns, sent_bytes),) = _spans(bursts, a, Direction.TX)
+    assert sent_bytes == 23_012
+    assert 0 <= first_ns - times[0] < _SLACK_NS
+    # Where it arrives it may be in pieces, which the analysis joins by the sender's sequence numbers.
+    assert sum(span[1] for span in _spans(bursts, b, Direction.RX)) == 23_012
 
 
 @contextlib.contextmanager
