@@ -9,7 +9,7 @@ import pytest
 
 from ztprobe.errors import WorkloadError
 from ztprobe.validate.capture import ACK, SYN, Seen
-from ztprobe.validate.http2 import End, closed_windows, frames
+from ztprobe.validate.http2 import End, behind_sidecar, closed_windows, frames, sealed_progress
 
 CLIENT, SERVER = ("10.244.0.4", 56068), ("10.244.0.2", 50051)
 DATA, HEADERS, SETTINGS, WINDOW_UPDATE = 0, 1, 4, 8
@@ -137,3 +137,42 @@ def test_what_was_not_captured_whole_is_refused() -> None:
     packets[8] = Seen(*(getattr(cut, name) for name in Seen.__slots__[:-1]), cut.head[:144])
     with pytest.raises(WorkloadError, match="144 of 2896 bytes"):
         closed_windows(packets)
+
+
+def record(kind: int, content_bytes: int) -> bytes:
+    """A TLS 1.3 record; what is sealed has its type and 16 bytes of tag behind it."""
+    body = bytes(content_bytes + (17 if kind == 23 else 0))
+    return bytes((kind, 3, 3)) + struct.pack(">H", len(body)) + body
+
+
+def test_what_has_left_inside_tls_is_counted_by_whole_records() -> None:
+    sent = record(22, 300) + record(20, 1) + record(23, 26) + record(23, 16_384) + record(23, 100)
+    syn, syn_ack = recorded()[:2]
+    pieces = [sent[at : at + 1448] for at in range(0, len(sent), 1448)]
+    packets = [
+        seen((nth + 1) * 100, CLIENT, syn.seq + 1 + nth * 1448, piece) for nth, piece in enumerate(pieces)
+    ]
+    # The second one overtakes the first, and comes again later.
+    shuffled = [packets[1], packets[0], packets[1], *packets[2:]]
+    (progress,) = sealed_progress([syn, syn_ack, *shuffled]).values()
+    last = 100 * len(pieces)
+    assert progress[:2] == [(200, 0), (100, 26)]
+    assert progress[-2:] == [(last - 100, 26), (last, 26 + 16_384 + 100)]
+
+
+@pytest.mark.parametrize(
+    ("left", "waits"),
+    [
+        # What was sent before 100 belongs to nothing that was handed over since.
+        ([(90, 500), (110, 1500), (150, 9500)], [(200, 300)]),
+        ([(90, 500), (110, 1500), (250, 8500), (260, 9500)], [(260, 300)]),
+        ([(90, 500), (110, 1500), (250, 8500), (320, 9500)], []),
+        ([], []),
+    ],
+    ids=["at once", "later", "not before it opened", "nothing sent"],
+)
+def test_the_wire_waits_from_when_the_sidecar_has_nothing_left(
+    left: list[tuple[int, int]], waits: list[tuple[int, int]]
+) -> None:
+    handed = [(105, 1000), (200, 9000), (301, 12_000)]
+    assert behind_sidecar([(200, 300)], handed, left, 100) == waits

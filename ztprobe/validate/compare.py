@@ -18,7 +18,7 @@ from analysis.ledger import build_ledger, client_pieces
 from analysis.model import Ledger, RoundLedger
 from ztprobe.store import Run
 from ztprobe.validate.capture import ACK, SYN, Seen
-from ztprobe.validate.http2 import End, closed_windows
+from ztprobe.validate.http2 import End, Progress, behind_sidecar, closed_windows, sealed_progress
 from ztprobe.validate.model import Pair
 from ztprobe.validate.scene import Note
 from ztprobe.validate.truth import BULK_BYTES, Interval, Link, between, window_scale
@@ -41,6 +41,7 @@ class Evidence:
     sizes: Mapping[int, str]  # round -> what was asked for; rounds that are missing are not compared
     skipped: list[str] = field(default_factory=list)
     _closed_at: dict[str, dict[tuple[End, End], list[Interval]]] = field(default_factory=dict)
+    _sealed_at: dict[str, dict[tuple[End, End], Progress]] = field(default_factory=dict)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -114,22 +115,32 @@ class Evidence:
         return Link(down, down, _LOOPBACK, _LOOPBACK), Link(up, up, _LOOPBACK, _LOOPBACK)
 
     def http2_closed(self, number: int, *, down: bool) -> list[Interval]:
-        """When the sender of the critical client's messages had no HTTP/2 window; plain text only.
+        """When the critical client's messages waited for an HTTP/2 window, at their sender's interface.
 
-        :raises WorkloadError: the capture there was not whole.
+        :raises WorkloadError: the capture there, or on the sender's loopback, was not whole.
         """
         client = self.rounds[number].critical_client or self.target
         sender, receiver = ("fl-server", client) if down else (client, "fl-server")
-        if sender not in self._closed_at:
-            self._closed_at[sender] = closed_windows(self.packets[sender])
         ends = (self._addresses[sender], self._addresses[receiver])
-        start_ns, end_ns = self.span(number)
-        return [
-            (closed_ns, opened_ns)
-            for (one, other), closed in self._closed_at[sender].items()
-            for closed_ns, opened_ns in closed
-            if (one[0], other[0]) == ends and start_ns <= closed_ns and opened_ns < end_ns
-        ]
+        span = self.span(number)
+        if f"{sender}/lo" not in self.packets:
+            return _within(self._closed(sender), span, lambda one, other: (one[0], other[0]) == ends)
+        link = self.at_server(number)[0] if down else self.at_application(number, client)[1]
+        ports = (link.sent[0].sport, link.sent[0].dport) if link.sent else None
+        closed = _within(self._closed(f"{sender}/lo"), span, lambda one, other: (one[1], other[1]) == ports)
+        sealed = self._sealed(sender)
+        left = next((p for (one, other), p in sealed.items() if (one[0], other[0]) == ends), [])
+        return behind_sidecar(closed, link.progress, left, span[0])
+
+    def _closed(self, place: str) -> dict[tuple[End, End], list[Interval]]:
+        if place not in self._closed_at:
+            self._closed_at[place] = closed_windows(self.packets[place])
+        return self._closed_at[place]
+
+    def _sealed(self, pod: str) -> dict[tuple[End, End], Progress]:
+        if pod not in self._sealed_at:
+            self._sealed_at[pod] = sealed_progress(self.packets[pod])
+        return self._sealed_at[pod]
 
     def critical(self, number: int, *, anyone: bool = False) -> bool:
         """Whether the target (or anyone) was the round's critical client; notes the round if not."""
@@ -177,6 +188,18 @@ class Evidence:
         """What the application spent on purpose, by its own clock."""
         found = [e for e in self.logged(pod, number, "injected") if e["kind"] == kind]
         return [(e["begin_monotonic_ns"], e["end_monotonic_ns"]) for e in found]
+
+
+def _within(
+    closed: Mapping[tuple[End, End], Sequence[Interval]], span: Interval, wanted: Callable[[End, End], bool]
+) -> list[Interval]:
+    """Of chosen ways, what closed and opened inside a round."""
+    return [
+        (closed_ns, opened_ns)
+        for (one, other), intervals in closed.items()
+        for closed_ns, opened_ns in intervals
+        if wanted(one, other) and span[0] <= closed_ns and opened_ns < span[1]
+    ]
 
 
 def from_capture(component: str, truth: CaptureTruth, *, anyone: bool = False) -> Measure:

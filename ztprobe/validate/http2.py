@@ -3,11 +3,15 @@
 Frames are read one after the other from a connection's first byte on, so every byte must have
 been captured, at the sender. What is closed by this account is closed by the protocol's own
 rule, whatever the sender's socket or the timing of packets suggests.
+
+Behind a sidecar the frames are plain text on loopback alone. What the wire has sent of them is
+counted there, by the length that each TLS record shows (RFC 8446, 5.2).
 """
 
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -15,7 +19,7 @@ from typing import NamedTuple
 from ztprobe.errors import WorkloadError
 from ztprobe.validate.capture import SYN, Seen
 
-__all__ = ("End", "Frame", "closed_windows", "frames")
+__all__ = ("End", "Frame", "Progress", "behind_sidecar", "closed_windows", "frames", "sealed_progress")
 
 _DATA, _SETTINGS, _WINDOW_UPDATE = 0, 4, 8
 _ACK_FLAG = 1
@@ -28,6 +32,10 @@ _WRAP = 1 << 32
 
 End = tuple[str, int]  # address and port
 Interval = tuple[int, int]
+Progress = list[tuple[int, int]]  # (time in ns, bytes that have passed until then), in time order
+
+_SEALED, _RECORD_HEADER_BYTES = 23, 5
+_SEAL_BYTES = 17  # TLS 1.3: the record's true type and the tag
 
 
 class Frame(NamedTuple):
@@ -41,17 +49,15 @@ class Frame(NamedTuple):
     payload: bytes
 
 
-class _Reader:
-    """The frames of one direction of a connection."""
+class _Stream:
+    """The bytes of one direction of a connection in their order."""
 
     def __init__(self, syn: Seen) -> None:
         self._next_seq = (syn.seq + 1) % _WRAP  # a SYN counts as a byte
         self._waiting: list[Seen] = []
         self._unread = bytearray()
-        self._begun = False
 
-    def feed(self, packet: Seen) -> Iterator[Frame]:
-        """The frames that are whole with this packet."""
+    def _add(self, packet: Seen) -> None:
         if len(packet.head) < packet.payload_bytes:
             raise WorkloadError(f"the capture has {len(packet.head)} of {packet.payload_bytes} bytes")
         self._waiting.append(packet)
@@ -60,13 +66,25 @@ class _Reader:
             self._next_seq = found.end_seq
         # The others came a second time, or lie behind a hole.
         self._waiting = [p for p in self._waiting if self._known_bytes(p) >= _WRAP // 2]
-        yield from self._whole(packet.ts_ns)
 
     def _known_bytes(self, packet: Seen) -> int:
         return (self._next_seq - packet.seq) % _WRAP
 
     def _continues(self, packet: Seen) -> bool:
         return self._known_bytes(packet) < packet.payload_bytes
+
+
+class _Reader(_Stream):
+    """The frames of one direction of a connection."""
+
+    def __init__(self, syn: Seen) -> None:
+        super().__init__(syn)
+        self._begun = False
+
+    def feed(self, packet: Seen) -> Iterator[Frame]:
+        """The frames that are whole with this packet."""
+        self._add(packet)
+        yield from self._whole(packet.ts_ns)
 
     def _whole(self, ts_ns: int) -> Iterator[Frame]:
         at = 0
@@ -99,6 +117,67 @@ def frames(packets: Sequence[Seen]) -> Iterator[tuple[End, End, Frame]]:
         elif packet.payload_bytes and way in readers:
             for frame in readers[way].feed(packet):
                 yield *way, frame
+
+
+class _Records(_Stream):
+    """How much sealed content one direction of a connection has carried."""
+
+    def __init__(self, syn: Seen) -> None:
+        super().__init__(syn)
+        self.content_bytes = 0
+
+    def feed(self, packet: Seen) -> None:
+        """Account for the records that are whole with this packet."""
+        self._add(packet)
+        at = 0
+        while at + _RECORD_HEADER_BYTES <= len(self._unread):
+            end = at + _RECORD_HEADER_BYTES + int.from_bytes(self._unread[at + 3 : at + 5], "big")
+            if end > len(self._unread):
+                break
+            if self._unread[at] == _SEALED:
+                self.content_bytes += end - at - _RECORD_HEADER_BYTES - _SEAL_BYTES
+            at = end
+        del self._unread[:at]
+
+
+def sealed_progress(packets: Sequence[Seen]) -> dict[tuple[End, End], Progress]:
+    """(from, to) -> what has been sent inside TLS 1.3, of every connection that begins in ``packets``.
+
+    :raises WorkloadError: a packet was not captured whole.
+    """
+    readers: dict[tuple[End, End], _Records] = {}
+    found: dict[tuple[End, End], Progress] = defaultdict(list)
+    for packet in packets:
+        way = ((packet.source, packet.sport), (packet.target, packet.dport))
+        if packet.flags & SYN and not packet.udp:
+            readers[way] = _Records(packet)
+        elif packet.payload_bytes and way in readers:
+            readers[way].feed(packet)
+            found[way].append((packet.ts_ns, readers[way].content_bytes))
+    return dict(found)
+
+
+def behind_sidecar(
+    closed: Sequence[Interval], handed: Progress, left: Progress, since_ns: int
+) -> list[Interval]:
+    """Of closed windows what the wire waited for: from when a sidecar had sent what it was handed before.
+
+    :param handed: what passed between the application and its sidecar; ``left`` what the sidecar sent.
+    :param since_ns: when the sidecar held nothing.
+    """
+    ahead_bytes = _bytes_at(left, since_ns) - _bytes_at(handed, since_ns)
+    found = []
+    for closed_ns, opened_ns in closed:
+        wanted_bytes = _bytes_at(handed, closed_ns) + ahead_bytes
+        at = bisect_left(left, wanted_bytes, key=lambda sent: sent[1])
+        if at < len(left) and left[at][0] < opened_ns:
+            found.append((max(closed_ns, left[at][0]), opened_ns))
+    return found
+
+
+def _bytes_at(progress: Progress, at_ns: int) -> int:
+    at = bisect_right(progress, at_ns, key=lambda sent: sent[0])
+    return progress[at - 1][1] if at else 0
 
 
 class _Window:

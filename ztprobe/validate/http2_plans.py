@@ -14,14 +14,20 @@ from ztprobe.validate.plan import PORT, SERVER, TARGET, Claim, Plan, both_ways, 
 from ztprobe.validate.setup_plans import PAYLOAD
 from ztprobe.validate.wire_plans import delay, steps
 
-__all__ = ("small_window", "update_held")
+__all__ = ("sealed_update_held", "sealed_window", "small_window", "update_held")
 
+_BEHIND_SIDECARS = (TARGET, f"{TARGET}/lo", SERVER, f"{SERVER}/lo")
 # Less than TCP's initial window of ten segments: the first flight is already too long for it.
 _WINDOW = {"FL_HTTP2_WINDOW_BYTES": "8192"}
 # A frame of 4 bytes and type WINDOW_UPDATE, for 10 kB and more.
 _UPDATE = (
     f"-d {{}} -p tcp --sport {PORT} -m u32"
     f' --u32 "{PAYLOAD}0=0x00000408&&{PAYLOAD}9&0x7FFFFFFF=10000:0x7FFFFFFF"'
+)
+
+# One for the stream and one for the connection, 13 bytes each, in a TLS record of their own.
+_SEALED_UPDATE = (
+    f'-d {{}} -p tcp --sport {PORT} -m u32 --u32 "{PAYLOAD}0>>8=0x170303&&{PAYLOAD}1&0xFFFF={2 * 13 + 17}"'
 )
 
 
@@ -69,21 +75,37 @@ _CONGESTION = _claim("congestion window", "congestion_window", _clocked_ns)
 
 def small_window(sizes: Mapping[int, float]) -> Plan:
     """Peers that grant 8 kB, and about 1 MB to what they wait for, over ways of several lengths."""
-    # How long a message takes varies with how the windows fall, and the target has to come last.
-    plan = steps(sizes, delay, _HTTP2, _CONGESTION, **critical(800.0), **_WINDOW)
+    plan = _small_window(sizes, _HTTP2, _CONGESTION)
     return replace(plan, whole=(TARGET, SERVER))
+
+
+def sealed_window(sizes: Mapping[int, float]) -> Plan:
+    """The same inside mutual TLS, where many updates are often written as one record."""
+    return replace(_small_window(sizes, _HTTP2), whole=_BEHIND_SIDECARS)
+
+
+def _small_window(sizes: Mapping[int, float], *claims: Claim) -> Plan:
+    # How long a message takes varies with how the windows fall, and the target has to come last.
+    return steps(sizes, delay, *claims, **critical(800.0), **_WINDOW)
 
 
 def update_held(sizes: Mapping[int, float]) -> Plan:
     """The first WINDOW_UPDATE for an update held."""
+    return replace(_update_held(sizes, _UPDATE), whole=(TARGET, SERVER))
 
+
+def sealed_update_held(sizes: Mapping[int, float]) -> Plan:
+    """The same inside mutual TLS."""
+    return replace(_update_held(sizes, _SEALED_UPDATE), whole=_BEHIND_SIDECARS)
+
+
+def _update_held(sizes: Mapping[int, float], match: str) -> Plan:
     def decide(_pod: str, number: int, nth: int) -> float:
         return sizes.get(number, 0.0) if not nth else 0.0
 
     return Plan(
         claims=(_HTTP2,),
-        injectors=(PacketHolder("window-update", {TARGET: _UPDATE}, decide),),
+        injectors=(PacketHolder("window-update", {TARGET: match}, decide),),
         environment=critical() | _WINDOW,
         profile=delay(10.0),
-        whole=(TARGET, SERVER),
     )

@@ -165,14 +165,11 @@ class Link:
         self._scale = window_scale
 
         def data(packets: Sequence[Seen]) -> list[Seen]:
-            return [
-                p
-                for p in packets
-                if not p.udp and p.source == source and p.target == target and p.payload_bytes >= BULK_BYTES
-            ]
+            return [p for p in packets if not p.udp and p.source == source and p.target == target]
 
-        self.sent = data(sender)
-        self.arrived = data(receiver)
+        self._all = data(sender)
+        self.sent = [p for p in self._all if p.payload_bytes >= BULK_BYTES]
+        self.arrived = [p for p in data(receiver) if p.payload_bytes >= BULK_BYTES]
         self.acks = [
             p for p in sender if not p.udp and p.source == target and p.target == source and p.flags & ACK
         ]
@@ -199,6 +196,12 @@ class Link:
             if _ahead(packet.end_seq, highest):
                 highest, last_ns = packet.end_seq, packet.ts_ns
         return self.arrived[0].ts_ns, last_ns
+
+    @property
+    def progress(self) -> list[tuple[int, int]]:
+        """(time, payload bytes sent until then, control frames included), where nothing is sent twice."""
+        sums = itertools.accumulate(p.payload_bytes for p in self._all)
+        return [(p.ts_ns, so_far) for p, so_far in zip(self._all, sums, strict=True)]
 
     def silence(self, at_ns: int) -> Interval | None:
         """The pause of the sender that ``at_ns`` lies in: between two packets that carry something new."""
