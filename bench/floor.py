@@ -14,9 +14,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ztprobe.clsact import EGRESS, remove_named
+from ztprobe.clsact import EGRESS, has_clsact, remove_named
 from ztprobe.netlink import netlink
-from ztprobe.preflight.bpf import RAW_TRACEPOINT, SCHED_CLS, trivial_program
+from ztprobe.netns import entered
+from ztprobe.preflight.bpf import RAW_TRACEPOINT, SCHED_CLS, TCX_EGRESS, trivial_program
 from ztprobe.probes.kernel import KernelProbes, ProgramCost
 
 __all__ = ("EMPTY_TC", "empty_name", "empty_programs", "read_empty")
@@ -42,17 +43,29 @@ def empty_programs(netns: Path, interface: str, tracepoints: tuple[str, ...]) ->
 
         ipr = stack.enter_context(netlink(netns))
         (index,) = ipr.link_lookup(ifname=interface)
-        place = {"index": index, "parent": EGRESS}
-        # tc filter add dev IFACE egress bpf direct-action fd N
-        fd = counted(EMPTY_TC, SCHED_CLS, f"tc {interface} egress")
-        ipr.tc("add-filter", "bpf", fd=fd, name="empty", direct_action=True, prio=2, **place)
-        stack.callback(remove_named, ipr, index, EGRESS, "empty")
+        fd = counted(EMPTY_TC, SCHED_CLS, f"{interface} egress")
+        if has_clsact(ipr, index):  # ours hang there
+            # tc filter add dev IFACE egress bpf direct-action fd N
+            place = {"index": index, "parent": EGRESS, "prio": 2}
+            ipr.tc("add-filter", "bpf", fd=fd, name="empty", direct_action=True, **place)
+            stack.callback(remove_named, ipr, index, EGRESS, "empty")
+        else:
+            with entered(netns):
+                stack.callback(os.close, _linked(fd, index))
         for tracepoint in tracepoints:
             fd = counted(empty_name(tracepoint), RAW_TRACEPOINT, f"raw_tp {tracepoint}")
             link_fd = ctypes.CDLL("libbpf.so.1").bpf_raw_tracepoint_open(tracepoint.encode(), fd)
             if link_fd >= 0:  # older kernels have not all of them
                 stack.callback(os.close, link_fd)
         yield costs
+
+
+def _linked(program_fd: int, index: int) -> int:
+    libbpf = ctypes.CDLL("libbpf.so.1", use_errno=True)
+    link_fd: int = libbpf.bpf_link_create(program_fd, index, TCX_EGRESS, None)
+    if link_fd < 0:
+        raise OSError(ctypes.get_errno(), "a program could not be hung on tcx")
+    return link_fd
 
 
 def read_empty(kernel: KernelProbes, empty: list[ProgramCost]) -> None:

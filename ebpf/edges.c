@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Packets that leave and arrive: tc (clsact) on every pod's eth0 and lo.
+/* Packets that leave and arrive: tcx or clsact on every pod's eth0 and lo.
  *
  * Bulk data is aggregated here (a burst per message, hop and direction); what is
  * passed up whole stands in heads.c. The programs return TC_ACT_UNSPEC so that other filters run. */
@@ -266,7 +266,7 @@ static inline void look_for_dsack(struct __sk_buff *ctx, struct seen *seen)
     submit_point(event);
 }
 
-/* Half of all packets, and TCP keeps itself what those that arrive have changed. */
+/* An acknowledgement that leaves. */
 static inline void account_ack(struct __sk_buff *ctx, struct seen *seen)
 {
     struct conn *conn = conn_of(&seen->key);
@@ -294,7 +294,7 @@ static inline u64 sent_at(void *tp, u32 end_seq, u64 last_ns)
 static inline int account_eth(struct __sk_buff *ctx, int egress)
 {
     struct seen seen = {};
-    if (unlikely(!parse(ctx, &seen, egress, 0)))
+    if (!parse(ctx, &seen, egress, 0))
         return -1;
     if (unlikely(seen.udp)) {
         emit_packet(ctx, &seen, bpf_ktime_get_ns(), PACKET_DNS, 0, 0);
@@ -302,8 +302,7 @@ static inline int account_eth(struct __sk_buff *ctx, int egress)
     }
     u32 payload = seen.payload_bytes;
     if (!payload && !(seen.flags & (FLAG_SYN | FLAG_FIN | FLAG_RST))) {
-        if (egress)
-            account_ack(ctx, &seen);
+        account_ack(ctx, &seen);
         return -1;
     }
     struct conn *conn = conn_of(&seen.key);

@@ -20,7 +20,8 @@ static inline int after(u32 a, u32 b)
     return (s32)(a - b) > 0;
 }
 
-/* IPv4 TCP or UDP; 0: neither, or not a traced pod. Offsets: RFC 791, 9293, 768. */
+/* IPv4 TCP or UDP; 0: neither, or not a traced pod, or nothing but an acknowledgement that arrives: what it
+ * has changed TCP keeps itself. Offsets: RFC 791, 9293, 768. */
 static inline int parse(struct __sk_buff *ctx, struct seen *seen, int egress, int lo)
 {
     void *data = (void *)(long)ctx->data;
@@ -64,13 +65,22 @@ static inline int parse(struct __sk_buff *ctx, struct seen *seen, int egress, in
         seen->flags = *(u8 *)(data + 47);
         seen->payload_offset = 34 + seen->header_bytes;
         seen->payload_bytes = ctx->len > seen->payload_offset ? ctx->len - seen->payload_offset : 0;
+        if (!egress && !seen->payload_bytes && !(seen->flags & (FLAG_SYN | FLAG_FIN | FLAG_RST)))
+            return 0;
     }
+#ifdef HAVE_TCX
+    void *skb = ((void *(*)(void *, u32))KFUNC_RDONLY_CAST)(ctx, TYPE_SK_BUFF);
+    void *dev = (void *)LOAD(u64, skb, OFF_SKB_DEV);
+    void *net = (void *)LOAD(u64, dev, OFF_DEV_NET);
+    seen->key.netns = LOAD(u32, net, OFF_NET_INUM);
+#else
     /* Each filter carries a number of its own: the way from the packet to its namespace is longer. */
     int number = ctx->tc_classid;
     u32 *netns = interfaces.lookup(&number);
     if (unlikely(!netns || !*netns))
         return 0;
     seen->key.netns = *netns;
+#endif
     return 1;
 }
 

@@ -111,7 +111,7 @@ enum { LOSS_BURSTS, LOSS_PACKETS, LOSS_POINTS, LOSS_MAP_FULL, LOSS_PARSE, LOSS_I
 enum { PROCESS_APP = 1, PROCESS_PROXY = 2 };
 #define PROCESS_WORDS 131072 /* 32 processes of two bits a word, for every number that Linux gives (PID_MAX_LIMIT) */
 #define RECENT_BITS 11
-#define INTERFACES 3072 /* ztprobe/probes/kernel.py has the same number */
+#define INTERFACES 3072 /* ztprobe/probes/interfaces.py has the same number */
 
 BPF_RINGBUF_OUTPUT(bursts, RING_PAGES);
 BPF_RINGBUF_OUTPUT(packets, RING_PAGES);
@@ -122,7 +122,9 @@ BPF_F_TABLE("array", int, u64, counters, CPUS * COUNTER_SLOTS, 1024 /* BPF_F_MMA
 BPF_HASH(pods, u32, u32, 1024);                       /* netns inode -> 1: pod, 2: node */
 BPF_ARRAY(watching, u32, 1);                          /* 0: nothing is traced any more */
 BPF_ARRAY(processes, u64, PROCESS_WORDS);             /* PROCESS_..., two bits each by tgid */
+#ifndef HAVE_TCX
 BPF_ARRAY(interfaces, u32, INTERFACES);               /* a tc filter's number -> netns inode */
+#endif
 BPF_HASH(numbers, struct conn_key, u32, CONNS_ENTRIES);
 /* By number; 0 is nobody's. Maps that could be mapped begin with a cache line, others in the middle of one. */
 BPF_F_TABLE("array", int, struct conn, conns, CONNS_ENTRIES + 1, 1024 /* BPF_F_MMAPABLE */);

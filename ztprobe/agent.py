@@ -58,6 +58,7 @@ class Agent:
         self._kernel = KernelProbes()
         self._collector: Collector | None = None
         self._watch: Watch | None = None
+        self._names: dict[Path, str] = {}
         self._processes: dict[int, tuple[str, str]] = {}
         self.hooks: dict[str, str] = {}
 
@@ -83,8 +84,8 @@ class Agent:
             self._kernel.attach_interface(pod.netns, pod.interface)
         devices = [(pod, device) for pod in pods for device in (pod.interface, "lo")]
         places = [Place(pod=pod.name, netns=pod.netns, device=device) for pod, device in devices]
-        programs = {cost.program for cost in self._kernel.costs if cost.hook.startswith("tc ")}
-        self._watch = Watch(places, functools.partial(_standing, programs))
+        self._watch = Watch(places, functools.partial(_standing, self._kernel.clsact_programs()))
+        self._names = {pod.netns: pod.name for pod in pods}
         names = {pod.netns_inode: pod.name for pod in pods}
         names[inode(node_netns)] = "node"
         self._collector = Collector(self._kernel, names)
@@ -94,6 +95,9 @@ class Agent:
     def check(self) -> None:
         """:raises EnforcementError: somebody else has taken probes off a pod's interfaces."""
         problem = self._watch.problem() if self._watch is not None else None
+        for netns, device, program in self._kernel.missing_programs():
+            pod = self._names.get(netns, netns.name)
+            problem = f"the probe {program} on {device} of {pod} has been removed by somebody else"
         if problem is not None:
             raise EnforcementError(f"not all that happens is seen any more: {problem}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tests.e2e.command import Trace
 from tests.e2e.machine import assert_nothing_left, look
 from ztprobe.netns import entered
+from ztprobe.paths import REPO_DIR
 
 
 @pytest.mark.parametrize(
@@ -20,7 +22,7 @@ from ztprobe.netns import entered
             "net5 is in force no longer: the tbf on eth0 of fl-client-0 has been removed by somebody else",
         ),
         (
-            "tc qdisc del dev eth0 clsact",
+            f"{sys.executable} -m tests.kernel.tcx {{netns}} eth0 ingress",
             "not all that happens is seen any more: the probe tc_eth_in on eth0 of fl-client-0 has been"
             " removed by somebody else",
         ),
@@ -32,8 +34,9 @@ def test_a_run_that_loses_a_qdisc_ends(tmp_path: Path, command: str, expected: s
     trace = Trace.start(tmp_path / "run", *words)
     try:
         trace.until(lambda t: t.said("security"))
-        with entered(Path("/run/netns") / namespace_of(trace, "fl-client-0")):
-            subprocess.run(command.split(), check=True)
+        netns = Path("/run/netns") / namespace_of(trace, "fl-client-0")
+        with entered(netns):
+            subprocess.run(command.format(netns=netns).split(), check=True, cwd=REPO_DIR)
         outcome = trace.wait()
     finally:
         trace.end()

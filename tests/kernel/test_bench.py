@@ -16,8 +16,10 @@ import pytest
 from bench.floor import EMPTY_TC, empty_name, empty_programs, read_empty
 from bench.startup import Watch
 from tests.kernel.pods import TestPod
+from tests.kernel.tcx import attached
 from ztprobe.netns import entered
 from ztprobe.paths import REPO_DIR
+from ztprobe.preflight.bpf import TCX_EGRESS
 
 _DATAGRAMS = 23
 _DISCARD_PORT = 9
@@ -32,6 +34,13 @@ def _send(a: TestPod, b: TestPod) -> None:
             sender.sendto(b"x", (b.address, _DISCARD_PORT))
 
 
+def _filters(pod: TestPod) -> list[str]:
+    shown = ["tc", "filter", "show", "dev", "eth0", "egress"]
+    with entered(pod.netns):
+        lines = subprocess.run(shown, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [line for line in lines if " handle " in line]
+
+
 def test_empty_programs_run_beside_ours_and_are_gone_afterwards(pods: tuple[TestPod, TestPod]) -> None:
     with Watch(pods, statistics=True) as watch:
         with empty_programs(pods[0].netns, "eth0", ("sched_switch",)) as empty:
@@ -40,19 +49,13 @@ def test_empty_programs_run_beside_ours_and_are_gone_afterwards(pods: tuple[Test
             read_empty(watch.kernel, empty)
             runs = {cost.program: (cost.run_count, cost.run_time_ns) for cost in empty}
             ours = {cost.program: cost.run_count for cost in watch.kernel.read_costs()}
-        shown = subprocess.run(
-            ["tc", "-n", pods[0].netns.name, "filter", "show", "dev", "eth0", "egress"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        left = [*attached(pods[0].netns, "eth0", TCX_EGRESS), *_filters(pods[0])]
     assert _DATAGRAMS <= runs[EMPTY_TC][0] <= ours["tc_eth_out"]  # ours was there before
     assert min(count for count, _ in runs.values()) > 0
     assert all(0 < ns / count < 100_000 for count, ns in runs.values())
     assert empty_name("sched_switch") in runs
     assert not set(runs) & set(ours)
-    assert "tc_eth_out" in shown.stdout
-    assert "empty" not in shown.stdout
+    assert len(left) == 1  # ours
 
 
 @pytest.mark.skipif(shutil.which("iperf3") is None, reason="iperf3 is not installed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -9,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.kernel import tcx
 from tests.kernel.bridged import EmulatedPod, Node, delays_ms
 from tests.kernel.test_emulation import delay_backend, node
 from ztprobe.agent import Agent
 from ztprobe.emulation.emulator import Emulator
 from ztprobe.errors import EnforcementError
 from ztprobe.netns import entered, inode
+from ztprobe.preflight.bpf import TCX_EGRESS, TCX_INGRESS
+from ztprobe.probes.kernel import KernelProbes
 from ztprobe.profile import Profile
 from ztprobe.runtime.base import Pod
 from ztprobe.schedule import Schedule, Step
@@ -147,27 +151,46 @@ def test_clearing_is_not_reported(limited: Emulator) -> None:
     limited.check()
 
 
+@pytest.mark.parametrize("hook", ["tcx", "clsact"])
 @pytest.mark.parametrize(
-    ("command", "what"),
+    ("device", "way", "what"),
     [
-        ("tc filter del dev eth0 egress", "the probe tc_eth_out on eth0 of pod-b has been removed"),
-        ("tc filter del dev eth0 ingress", "the probe tc_eth_in on eth0 of pod-b has been removed"),
-        ("tc qdisc del dev lo clsact", "the probe tc_lo_out on lo of pod-b has been removed"),
+        ("eth0", "egress", "the probe tc_eth_out on eth0 of pod-b has been removed"),
+        ("eth0", "ingress", "the probe tc_eth_in on eth0 of pod-b has been removed"),
+        ("lo", "egress", "the probe tc_lo_out on lo of pod-b has been removed"),
     ],
 )
-def test_probes_that_somebody_else_takes_away(node: Node, command: str, what: str) -> None:
+def test_probes_that_somebody_else_takes_away(
+    node: Node, hook: str, device: str, way: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = "tc filter add dev eth0 ingress prio 7 protocol all u32 match u32 0 0 flowid 1:1"
+    netns = node.pods[1].netns
+    if hook == "clsact":
+        monkeypatch.setattr("ztprobe.agent.KernelProbes", functools.partial(KernelProbes, tcx=False))
     with Agent() as agent:
         agent.prepare()
-        agent.attach([watchable(pod) for pod in node.pods], node.netns)
+        hooks = agent.attach([watchable(pod) for pod in node.pods], node.netns)
+        if hook not in hooks["dns"]:
+            pytest.skip("this kernel has no tcx")
         agent.check()
-        inside(node.pods[1].netns, other)
-        inside(node.pods[1].netns, "tc filter del dev eth0 ingress prio 7")
+        if not has_clsact(netns):
+            inside(netns, "tc qdisc add dev eth0 clsact")
+        inside(netns, other)
+        inside(netns, "tc filter del dev eth0 ingress prio 7")
         agent.check()
-        inside(node.pods[1].netns, command)
+        if hook == "tcx":
+            tcx.detach(netns, device, TCX_EGRESS if way == "egress" else TCX_INGRESS)
+        else:
+            inside(netns, f"tc filter del dev {device} {way}")
         with pytest.raises(EnforcementError) as raised:
             agent.check()
     assert str(raised.value) == f"not all that happens is seen any more: {what} by somebody else"
+
+
+def has_clsact(netns: Path) -> bool:
+    shown = ["tc", "qdisc", "show", "dev", "eth0"]
+    with entered(netns):
+        return "clsact" in subprocess.run(shown, check=True, capture_output=True, text=True).stdout
 
 
 def watchable(pod: EmulatedPod) -> Pod:

@@ -18,7 +18,7 @@ from ztprobe.preflight import (
     rate_backend,
 )
 from ztprobe.preflight.features import BINARIES, MODULES, RAW_TRACEPOINTS, cgroup_layout
-from ztprobe.preflight.signals import SIGNALS
+from ztprobe.preflight.signals import SIGNALS, hooks_in_use
 
 EVERYTHING_TRIED = NetworkTrials(**{field.name: True for field in dataclasses.fields(NetworkTrials)})
 KERNEL = KernelFeatures(
@@ -60,15 +60,30 @@ def hooks(features: KernelFeatures) -> dict[str, str | None]:
 def test_a_modern_kernel_offers_the_stable_hook_of_every_signal() -> None:
     assert hooks(KERNEL) == {
         "tcp_life_cycle": "tp_btf inet_sock_set_state",
-        "tls_phases": "tc clsact on eth0",
-        "transfer_edges": "tc clsact on eth0 and lo",
+        "tls_phases": "tcx on eth0",
+        "transfer_edges": "tcx on eth0 and lo",
         "app_reads": "tp_btf sock_recv_length",
         "app_writes": "tp_btf sock_send_length",
-        "retransmissions": "tc clsact on eth0 + tp_btf tcp_retransmit_skb",
+        "retransmissions": "tcx on eth0 + tp_btf tcp_retransmit_skb",
         "drops": "tp_btf kfree_skb (reasons from BTF)",
-        "dns": "tc clsact on eth0",
+        "dns": "tcx on eth0",
         "run_queue": "tp_btf sched_switch",
     }
+
+
+def test_before_6_6_packets_are_seen_by_clsact() -> None:
+    older = hooks(kernel(tcx=False))
+    assert older["transfer_edges"] == "tc clsact on eth0 and lo"
+    assert older["retransmissions"] == "tc clsact on eth0 + tp_btf tcp_retransmit_skb"
+    assert older["run_queue"] == hooks(KERNEL)["run_queue"]
+
+
+@pytest.mark.parametrize("tcx", [True, False])
+@pytest.mark.parametrize("kprobes", [True, False])
+def test_a_run_names_what_the_doctor_names(tcx: bool, kprobes: bool) -> None:
+    tracepoints = KERNEL.raw_tracepoints - ({"sock_recv_length", "sock_send_length"} if kprobes else set())
+    said = hooks_in_use(kprobes=kprobes, packets="tcx" if tcx else "tc clsact")
+    assert said == hooks(kernel(tcx=tcx, raw_tracepoints=tracepoints))
 
 
 def test_before_6_3_the_application_is_seen_by_kprobes() -> None:
@@ -88,7 +103,7 @@ def test_a_drop_without_a_reason_is_no_drop_signal() -> None:
 
 @pytest.mark.parametrize("signal", SIGNALS, ids=lambda signal: signal.name)
 def test_every_signal_can_be_missing_and_says_what_would_help(signal) -> None:
-    (verdict,) = choose_hooks(kernel(tc_bpf=False, bpf=False, kprobes=False), [signal])
+    (verdict,) = choose_hooks(kernel(tc_bpf=False, tcx=False, bpf=False, kprobes=False), [signal])
     assert verdict.hook is None
     assert verdict.remedy
 
@@ -108,7 +123,7 @@ def test_a_whole_machine_has_no_problem() -> None:
         ({"nft": False}, "nftables"),
         ({"netem": False, "nfqueue": False}, "CONFIG_NET_SCH_NETEM"),
         ({"netem": False, "htb": False, "tbf": False}, "CONFIG_NET_SCH_HTB"),
-        ({"tc_bpf": False}, "CONFIG_NET_CLS_BPF"),
+        ({"tc_bpf": False, "tcx": False}, "CONFIG_NET_CLS_BPF"),
         ({"without": "bcc"}, "python3-bpfcc"),
         ({"without": "torch"}, "module torch"),
         ({"without": "haproxy"}, "package haproxy"),

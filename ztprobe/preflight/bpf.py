@@ -13,13 +13,23 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ("RAW_TRACEPOINT", "SCHED_CLS", "can_attach_raw_tracepoint", "trivial_program")
+__all__ = (
+    "RAW_TRACEPOINT",
+    "SCHED_CLS",
+    "TCX_EGRESS",
+    "TCX_INGRESS",
+    "attach_tcx",
+    "can_attach_raw_tracepoint",
+    "trivial_program",
+)
 
 SCHED_CLS = 3  # enum bpf_prog_type, include/uapi/linux/bpf.h
 RAW_TRACEPOINT = 17
+TCX_INGRESS, TCX_EGRESS = 46, 47  # enum bpf_attach_type
 
 _PROG_LOAD = 5  # enum bpf_cmd
 _RAW_TRACEPOINT_OPEN = 17
+_LINK_CREATE = 28
 _SYSCALL_NR = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 
 _MOV64_IMM_R0 = 0xB7
@@ -59,6 +69,14 @@ def trivial_program(kind: int) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def attach_tcx(program_fd: int, ifindex: int) -> None:
+    """Attach to what leaves a link of this network namespace, and detach again.
+
+    :raises OSError: the kernel (before Linux 6.6) refuses.
+    """
+    os.close(_bpf(_LINK_CREATE, struct.pack("=IIII48x", program_fd, ifindex, TCX_EGRESS, 0)))
 
 
 def can_attach_raw_tracepoint(name: str, program_fd: int) -> bool:

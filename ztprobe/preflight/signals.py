@@ -50,12 +50,16 @@ def _kprobes(function: str) -> _Hook:
     )
 
 
-def _tc(*interfaces: str) -> _Hook:
+def _packets(kind: str, *interfaces: str) -> _Hook:
     # Not tried without root counts as offered: the doctor says elsewhere that it could not try.
     return _Hook(
-        name="tc clsact on " + " and ".join(interfaces),
-        offered=lambda kernel: kernel.network.tc_bpf is not False,
+        name=f"{kind} on " + " and ".join(interfaces),
+        offered=lambda kernel: (kernel.network.tcx if kind == _TCX else kernel.network.tc_bpf) is not False,
     )
+
+
+def _on(*interfaces: str) -> tuple[_Hook, ...]:
+    return _packets(_TCX, *interfaces), _packets(_CLSACT, *interfaces)
 
 
 def _both(first: _Hook, second: _Hook) -> _Hook:
@@ -70,6 +74,7 @@ def _with_reasons(hook: _Hook) -> _Hook:
 
 
 _KPROBES = "kprobe and kretprobe"
+_TCX, _CLSACT = "tcx", "tc clsact"
 _TC_REMEDY = "a kernel with CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS"
 
 SIGNALS = (
@@ -79,11 +84,11 @@ SIGNALS = (
         hooks=(_raw("inet_sock_set_state"),),
         remedy="Linux 4.16 or newer",
     ),
-    _Signal(name="tls_phases", gives="TLS handshake phases", hooks=(_tc("eth0"),), remedy=_TC_REMEDY),
+    _Signal(name="tls_phases", gives="TLS handshake phases", hooks=_on("eth0"), remedy=_TC_REMEDY),
     _Signal(
         name="transfer_edges",
         gives="first and last byte of each message",
-        hooks=(_tc("eth0", "lo"),),
+        hooks=_on("eth0", "lo"),
         remedy=_TC_REMEDY,
     ),
     _Signal(
@@ -101,7 +106,7 @@ SIGNALS = (
     _Signal(
         name="retransmissions",
         gives="what loss cost",
-        hooks=(_both(_tc("eth0"), _raw("tcp_retransmit_skb")),),
+        hooks=tuple(_both(hook, _raw("tcp_retransmit_skb")) for hook in _on("eth0")),
         remedy=f"Linux 4.15 or newer, and {_TC_REMEDY}",
     ),
     _Signal(
@@ -110,7 +115,7 @@ SIGNALS = (
         hooks=(_with_reasons(_raw("kfree_skb")),),
         remedy="Linux 5.17 or newer",
     ),
-    _Signal(name="dns", gives="name resolution", hooks=(_tc("eth0"),), remedy=_TC_REMEDY),
+    _Signal(name="dns", gives="name resolution", hooks=_on("eth0"), remedy=_TC_REMEDY),
     _Signal(
         name="run_queue",
         gives="waiting for a CPU",
@@ -125,16 +130,20 @@ def choose_hooks(kernel: KernelFeatures, signals: Sequence[_Signal] = SIGNALS) -
     return tuple(_choose(signal, kernel) for signal in signals)
 
 
-def hooks_in_use(*, kprobes: bool) -> dict[str, str]:
+def hooks_in_use(*, kprobes: bool, packets: str) -> dict[str, str]:
     """Signal -> hook of probes that have been attached.
 
     :param kprobes: instead of tracepoints, for those signals that have both.
+    :param packets: where packet programs hang: "tcx" or "tc clsact".
     """
-    wanted = {signal.name: [hook.name for hook in signal.hooks] for signal in SIGNALS}
-    return {
-        name: next((hook for hook in hooks if hook.startswith(_KPROBES) == kprobes), hooks[0])
-        for name, hooks in wanted.items()
-    }
+    others = {_TCX, _CLSACT} - {packets} | (set() if kprobes else {_KPROBES})
+    wanted = _KPROBES if kprobes else packets
+
+    def in_use(hooks: list[str]) -> str:
+        left = [hook for hook in hooks if not hook.startswith(tuple(others))]
+        return next((hook for hook in left if hook.startswith(wanted)), left[0])
+
+    return {signal.name: in_use([hook.name for hook in signal.hooks]) for signal in SIGNALS}
 
 
 def _choose(signal: _Signal, kernel: KernelFeatures) -> SignalHook:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ztprobe import netns
-from ztprobe.preflight.bpf import SCHED_CLS, trivial_program
+from ztprobe.preflight.bpf import SCHED_CLS, attach_tcx, trivial_program
 
 __all__ = ("NetworkTrials", "run_network_trials")
 
@@ -38,6 +38,7 @@ class NetworkTrials:
     veth: bool | None = None
     bridge: bool | None = None
     tc_bpf: bool | None = None  # a direct-action program on clsact
+    tcx: bool | None = None  # a program on a link, without a qdisc
     netem: bool | None = None
     htb: bool | None = None
     tbf: bool | None = None
@@ -100,7 +101,12 @@ def _run(results: dict[str, bool]) -> None:
 
             return trial
 
+        def tcx() -> None:
+            with trivial_program(SCHED_CLS) as fd:
+                attach_tcx(fd, link)
+
         attempt("tc_bpf", tc_bpf)
+        attempt("tcx", tcx)
         attempt("netem", root_qdisc("netem", delay=1000))
         attempt("htb", root_qdisc("htb", default=0x10))
         attempt("tbf", root_qdisc("tbf", rate=1_000_000, burst=10_000, latency="50ms"))

@@ -23,10 +23,14 @@ _MACHINES = ("x86_64", "aarch64")  # whose compilers in the kernel take such cal
 
 def cast_flags(btf: Btf) -> list[str]:
     """Compiler flags with which the programs cast; none where they cannot."""
-    function, struct = btf.function_id("bpf_rdonly_cast"), btf.struct_id("tcp_sock")
-    if platform.machine() not in _MACHINES or not function or not struct:
+    function, tcp_sock, sk_buff = (
+        btf.function_id("bpf_rdonly_cast"),
+        btf.struct_id("tcp_sock"),
+        btf.struct_id("sk_buff"),
+    )
+    if platform.machine() not in _MACHINES or not (function and tcp_sock and sk_buff):
         return []
-    return [f"-DKFUNC_RDONLY_CAST={function}", f"-DTYPE_TCP_SOCK={struct}"]
+    return [f"-DKFUNC_RDONLY_CAST={function}", f"-DTYPE_TCP_SOCK={tcp_sock}", f"-DTYPE_SK_BUFF={sk_buff}"]
 
 
 def mark_casts(flags: list[str], instructions: int, instruction_bytes: int) -> None:

@@ -18,14 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from ztprobe.clsact import EGRESS, INGRESS, add_clsact, has_named, remove_if_empty, remove_named
 from ztprobe.errors import PreflightError
-from ztprobe.netlink import NetlinkError, netlink
-from ztprobe.netns import inode
 from ztprobe.paths import EBPF_DIR
 from ztprobe.preflight.signals import hooks_in_use
 from ztprobe.probes.btf import Btf
 from ztprobe.probes.casts import cast_flags, mark_casts
+from ztprobe.probes.interfaces import PACKET_PROGRAMS, Clsact, PacketHooks, Tcx
 from ztprobe.probes.maps import offer_numbers, possible_cpus, read_open_bursts, read_pairs
 from ztprobe.probes.tracing import attach_tracing_program
 
@@ -95,9 +93,8 @@ _SOCK_LENGTH: dict[str, tuple[tuple[str, str], ...]] = {
     "app_writes": (("raw_sock_send_length", "sock_send_length"),),
 }
 _SOCK_KPROBES = {"app_reads": "tcp_recvmsg", "app_writes": "tcp_sendmsg"}
-_TC_PROGRAMS = {"tc_eth_out": "tc eth0 egress", "tc_eth_in": "tc eth0 ingress", "tc_lo_out": "tc lo egress"}
 
-_DEFAULT_CONNS, _PIDS_PER_WORD, _INTERFACES = 16384, 32, 3072  # maps.h has the same
+_DEFAULT_CONNS, _PIDS_PER_WORD = 16384, 32  # maps.h has the same
 
 # A program's run lasts microseconds; those that saw the old maps are over after this.
 _LAST_RUN_S = 0.005
@@ -135,10 +132,15 @@ class KernelProbes:
     """load -> trace_netns / trace_process -> attach -> (drain) -> quiesce -> close.
 
     :param map_entries: other sizes for maps.h's ``*_ENTRIES``, by lower-case name (``conns``).
+    :param tcx: hang packet programs there if the kernel can; False: on clsact in any case.
     """
 
-    def __init__(self, *, ring_bytes: int = 8 << 20, map_entries: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, *, ring_bytes: int = 8 << 20, map_entries: Mapping[str, int] | None = None, tcx: bool = True
+    ) -> None:
         self.ring_bytes = ring_bytes
+        self._wants_tcx = tcx
+        self._packets: PacketHooks | None = None
         self._map_entries = dict(map_entries or {})
         self._counter_map: mmap.mmap | None = None
         self.costs: list[ProgramCost] = []
@@ -149,10 +151,8 @@ class KernelProbes:
         self._stats_fd = -1
         self._info_offsets: dict[str, int] = {}
         self._info_bytes = 0
-        self._clsact: list[tuple[Path, int, bool]] = []  # the last: it was not there before
         self._tracepoint_ids: dict[str, int] = {}
         self._fds: list[int] = []
-        self._interfaces: dict[int, int] = {}  # namespace inode -> the number that its filters carry
         self._processes: dict[int, int] = {}  # the words of `processes` that are not 0
 
     def load(self) -> None:
@@ -164,6 +164,10 @@ class KernelProbes:
         with Btf() as btf:
             casts = cast_flags(btf)
             flags = self._flags(btf) + casts
+            # Without a number of the filter's own, a program has to follow typed pointers to the namespace.
+            tcx = self._wants_tcx and bool(casts) and bool(btf.function_id("tcx_link_attach"))
+            if tcx:
+                flags.append("-DHAVE_TCX")
             prefix = "SKB_DROP_REASON_"
             self.reason_names = {k: v.removeprefix(prefix) for k, v in btf.enum("skb_drop_reason").items()}
             self._info_bytes = btf.size("bpf_prog_info")
@@ -184,12 +188,13 @@ class KernelProbes:
                 f"BCC could not compile the probes ({error}); run `ztprobe doctor`"
             ) from error
         bcc, module = self._module.libbcc.lib, self._bpf.module
-        for program in (*_TC_PROGRAMS, *dict(self._tracepoints())):
+        for program in (*PACKET_PROGRAMS, *dict(self._tracepoints())):
             at = program.encode()
             mark_casts(casts, bcc.bpf_function_start(module, at), bcc.bpf_function_size(module, at))
         offer_numbers(
             self._libbpf, self.map_fd("free_numbers"), self._map_entries.get("conns", _DEFAULT_CONNS)
         )
+        self._packets = Tcx(self._libbpf) if tcx else Clsact(self._bpf[b"interfaces"])
         size = -(-8 * _COUNTER_SLOTS * possible_cpus() // mmap.PAGESIZE) * mmap.PAGESIZE
         self._counter_map = mmap.mmap(self.map_fd("counters"), size, mmap.MAP_SHARED, mmap.PROT_READ)
 
@@ -234,10 +239,17 @@ class KernelProbes:
             for signal, function in _SOCK_KPROBES.items():
                 self._attach_kprobes(signal, function)
         signal = "transfer_edges, tls_phases, dns"
-        for program, hook in _TC_PROGRAMS.items():
+        packets = self._packet_hooks()
+        for program, place in PACKET_PROGRAMS.items():
             fn = self._bpf.load_func(program.encode(), self._module.BPF.SCHED_CLS)
+            hook = f"{packets.name} {place}"
             self.costs.append(ProgramCost(signal=signal, hook=hook, program=program, fd=fn.fd))
-        return hooks_in_use(kprobes=not self._has_sock_length)
+        return hooks_in_use(kprobes=not self._has_sock_length, packets=packets.name)
+
+    def _packet_hooks(self) -> PacketHooks:
+        if self._packets is None:
+            raise RuntimeError("packet programs are there from load to close")
+        return self._packets
 
     def _signals(self) -> dict[str, tuple[tuple[str, str], ...]]:
         return _TRACEPOINTS | (_SOCK_LENGTH if self._has_sock_length else {})
@@ -274,39 +286,18 @@ class KernelProbes:
     def attach_interface(self, netns: Path, interface: str) -> None:
         """Put the packet programs on a pod's interface and its loopback.
 
-        :raises PreflightError: the kernel refuses clsact there, or these are more pods than fit.
+        :raises PreflightError: the kernel refuses, they are there already, or these are more pods than fit.
         """
-        fds = {cost.program: cost.fd for cost in self.costs}
-        number = self._interfaces.get(inode(netns), len(self._interfaces) + 1)
-        if number >= _INTERFACES:
-            raise PreflightError(f"cannot watch {netns.name}: no more than {_INTERFACES - 1} pods at once")
-        self._interfaces[inode(netns)] = number
-        table = self._bpf[b"interfaces"]
-        table[table.Key(number)] = table.Leaf(inode(netns))
-        try:
-            with netlink(netns) as ipr:
-                (eth,) = ipr.link_lookup(ifname=interface)
-                (lo,) = ipr.link_lookup(ifname="lo")
-                for index, programs in ((eth, ("tc_eth_out", "tc_eth_in")), (lo, ("tc_lo_out",))):
-                    made = add_clsact(ipr, index)
-                    self._clsact.append((netns, index, made))
-                    for program in programs:
-                        if has_named(ipr, index, _parent(program), program):
-                            raise ValueError("it is being watched already")
-                        # tc filter add dev IFACE egress bpf direct-action fd N
-                        ipr.tc(
-                            "add-filter",
-                            "bpf",
-                            index=index,
-                            parent=_parent(program),
-                            fd=fds[program],
-                            name=program,
-                            direct_action=True,
-                            classid=number,
-                            prio=1,
-                        )
-        except (NetlinkError, ValueError) as error:
-            raise PreflightError(f"cannot attach to {interface} in {netns.name}: {error}") from error
+        self._packet_hooks().attach(netns, interface, {cost.program: cost.fd for cost in self.costs})
+
+    def missing_programs(self) -> Iterator[tuple[Path, str, str]]:
+        """(namespace, device, program) of those that somebody else has detached; see `clsact_programs`."""
+        if self._packets is not None:
+            yield from self._packets.missing()
+
+    def clsact_programs(self) -> frozenset[str]:
+        """The packet programs that are filters: anybody may remove them, and the kernel tells who listens."""
+        return frozenset(PACKET_PROGRAMS if isinstance(self._packets, Clsact) else ())
 
     def enable_stats(self) -> None:
         """Count runs and run time of every program until `close` (BPF_ENABLE_STATS)."""
@@ -349,9 +340,7 @@ class KernelProbes:
         for index in self._processes:
             processes[processes.Key(index)] = processes.Leaf(0)
         self._processes.clear()
-        interfaces = self._bpf[b"interfaces"]
-        for number in self._interfaces.values():
-            interfaces[interfaces.Key(number)] = interfaces.Leaf(0)
+        self._packet_hooks().stop()
         time.sleep(_LAST_RUN_S)
 
     def pairs(self) -> dict[tuple[tuple[int, ...], tuple[int, ...]], int]:
@@ -364,16 +353,8 @@ class KernelProbes:
 
     def detach(self) -> None:
         """Take every program off its hook; `attach` and `attach_interface` put them back. Idempotent."""
-        for netns, index, made in self._clsact:
-            try:
-                with netlink(netns) as ipr:
-                    for program in _TC_PROGRAMS:
-                        remove_named(ipr, index, _parent(program), program)
-                    if made:
-                        remove_if_empty(ipr, index)
-            except (NetlinkError, OSError):
-                continue  # the pod is gone, and its qdiscs with it
-        self._clsact.clear()
+        if self._packets is not None:
+            self._packets.detach()
         for fd in self._fds:
             os.close(fd)
         self._fds.clear()
@@ -391,7 +372,3 @@ class KernelProbes:
         if self._stats_fd >= 0:
             os.close(self._stats_fd)
             self._stats_fd = -1
-
-
-def _parent(program: str) -> int:
-    return INGRESS if program.endswith("_in") else EGRESS
