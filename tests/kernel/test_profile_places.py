@@ -183,12 +183,18 @@ def test_other_filters_stay_and_come_first(cluster: Cluster, at: str) -> None:
     assert filters(cluster, "client-0") == before
 
 
+@pytest.mark.parametrize("hook", ["tcx if there is one", "clsact"])
 @pytest.mark.parametrize("first", ["probes", "profile"])
-def test_probes_and_redirect_share_an_interface(cluster: Cluster, first: str) -> None:
+def test_probes_and_redirect_share_an_interface(cluster: Cluster, first: str, hook: str) -> None:
     pod = cluster.pods["client-0"]
     before = filters(cluster, "client-0")
     words = ("apply", "net5", "-l", "pod=client-0", "--at", "pod", "--direction", "ingress")
-    kernel = KernelProbes()
+    kernel = KernelProbes(tcx=hook != "clsact")
+
+    def runs() -> int:
+        (ran,) = [cost.run_count for cost in kernel.read_costs() if cost.program == "tc_eth_in"]
+        return ran
+
     try:
         kernel.load()
         kernel.attach()
@@ -200,13 +206,14 @@ def test_probes_and_redirect_share_an_interface(cluster: Cluster, first: str) ->
         if first == "probes":
             cluster.profile(*words)
         assert goodput_mbit(cluster, "server", "client-0") < 11
-        (ran,) = [cost.run_count for cost in kernel.read_costs() if cost.program == "tc_eth_in"]
+        ran = runs()
         # every packet once: one that comes back from the IFB device is not shown to filters again
         received = _received(pod)
         assert 0 < ran <= received
         if first == "profile":
             cluster.profile("clear")
-            assert "tc_eth_in" in filters(cluster, "client-0")
+            assert goodput_mbit(cluster, "server", "client-0") > 11
+            assert runs() > ran
     finally:
         kernel.close()
     if first == "probes":
