@@ -35,7 +35,7 @@ COUNTERS = ("bursts", "packets", "points", "map_full", "parse", "ipv6", "emitted
 _COUNTER_SLOTS = 16  # COUNTER_SLOTS of maps.h
 
 # Concatenated rather than included: BCC rewrites map accesses in the main file only.
-_SOURCES = ("maps.h", "heads.c", "edges.c", "sockets.c", "lifecycle.c", "sched.c")
+_SOURCES = ("maps.h", "heads.c", "sender.c", "edges.c", "sockets.c", "lifecycle.c", "sched.c")
 
 _OFFSETS = {
     "SOCK_NET": "sock_common.skc_net.net",
