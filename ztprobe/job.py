@@ -38,7 +38,7 @@ from ztprobe.paths import STATE_DIR
 from ztprobe.profile import Profile, load_profile
 from ztprobe.progress import Progress
 from ztprobe.runtime.base import Pod, Runtime, WorkloadOptions
-from ztprobe.runtime.journal import Journal, clean_leftovers
+from ztprobe.runtime.journal import appearing_whole, clean_leftovers
 from ztprobe.runtime.local import LocalRuntime
 from ztprobe.store import BASELINE_DIR, RunDir, create_run_dir
 
@@ -56,30 +56,26 @@ def run_trace(request: TraceRequest, progress: Progress) -> Path:
     """
     for line in clean_leftovers():
         progress.note(f"left by an interrupted run: {line}")
-    partial = request.out.with_name(f".{request.out.name}.partial-{os.getpid()}")
-    journal = Journal(f"job-{os.getpid()}")
-    journal.scratch(partial)
-    try:
-        outcome = create_run_dir(partial, shown=request.out)
-        # All runs of a call see packets of the same size, or the offloads would pass for the profile's cost.
-        per_packet = any(load_profile(e.profile).per_packet for e in request.experiments)
-        jobs = []  # all of them first: what the second cannot do should not show after the first has run
-        for experiment in request.experiments:
-            is_baseline = experiment is not request.experiment
-            target = create_run_dir(partial / BASELINE_DIR) if is_baseline else outcome
-            jobs.append(_Job(request, experiment, target, progress, offloads=not per_packet))
-        for job in jobs:
-            progress.note(f"{job.experiment.name}{'' if job.target is outcome else ' (baseline)'}")
-            job.run()
-        if request.out.exists():
-            request.out.rmdir()  # empty: the request was checked
-        partial.rename(request.out)
-    except WorkloadError as error:
-        raise WorkloadError(_with_kept_logs(str(error), partial)) from error
-    finally:
-        with shielded():
-            journal.close()  # and with it what is unfinished
+    with appearing_whole(request.out) as partial:
+        try:
+            _run_jobs(request, partial, progress)
+        except WorkloadError as error:
+            raise WorkloadError(_with_kept_logs(str(error), partial)) from error
     return request.out
+
+
+def _run_jobs(request: TraceRequest, directory: Path, progress: Progress) -> None:
+    outcome = create_run_dir(directory, shown=request.out)
+    # All runs of a call see packets of the same size, or the offloads would pass for the profile's cost.
+    per_packet = any(load_profile(e.profile).per_packet for e in request.experiments)
+    jobs = []  # all of them first: what the second cannot do should not show after the first has run
+    for experiment in request.experiments:
+        is_baseline = experiment is not request.experiment
+        target = create_run_dir(directory / BASELINE_DIR) if is_baseline else outcome
+        jobs.append(_Job(request, experiment, target, progress, offloads=not per_packet))
+    for job in jobs:
+        progress.note(f"{job.experiment.name}{'' if job.target is outcome else ' (baseline)'}")
+        job.run()
 
 
 def _with_kept_logs(message: str, partial: Path) -> str:

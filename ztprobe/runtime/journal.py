@@ -27,10 +27,11 @@ from typing import Any
 from ztprobe import netlink, outside, paths
 from ztprobe.errors import UsageError, ZtprobeError
 from ztprobe.identity import started_ticks
+from ztprobe.interrupts import shielded
 from ztprobe.runtime import cgroups, mounts
 from ztprobe.runtime.base import Pod
 
-__all__ = ("Journal", "clean_leftovers", "locked", "started_ticks", "undo")
+__all__ = ("Journal", "appearing_whole", "clean_leftovers", "locked", "started_ticks", "undo")
 
 _FILE = "journal.json"
 _REAPED_S = 2.0
@@ -158,6 +159,27 @@ class Journal:
         if not self.directory.exists():
             return []
         return undo(self.directory)
+
+
+@contextlib.contextmanager
+def appearing_whole(out: Path) -> Iterator[Path]:
+    """A place beside ``out`` for a command's results, which are moved there if all goes well.
+
+    Whatever else ends the command takes them away; after SIGKILL `clean_leftovers` does.
+
+    :raises OSError: ``out`` is there and not empty, or cannot be written.
+    """
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    journal = Journal(f"job-{os.getpid()}")
+    journal.scratch(partial)
+    try:
+        yield partial
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    finally:
+        with shielded():
+            journal.close()  # and with it what is unfinished
 
 
 @contextlib.contextmanager

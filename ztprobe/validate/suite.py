@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from collections.abc import Sequence
@@ -10,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ztprobe.errors import EnforcementError, RunDirError, WorkloadError
-from ztprobe.interrupts import shielded
 from ztprobe.progress import Progress
-from ztprobe.runtime.journal import Journal, clean_leftovers
+from ztprobe.runtime.journal import appearing_whole, clean_leftovers
 from ztprobe.validate.model import Bound, Outcome
 from ztprobe.validate.report import as_json, write_report
 from ztprobe.validate.runner import run_scenario
@@ -33,22 +31,14 @@ def run_suite(chosen: Sequence[Scenario], out: Path, progress: Progress) -> dict
         progress.note(f"left by an interrupted run: {line}")
     if out.exists() and any(out.iterdir()):
         raise RunDirError(f"{out}: is not empty; choose another --out, a run never overwrites a run")
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    journal = Journal(f"job-{os.getpid()}")
-    journal.scratch(partial)
     try:
-        partial.mkdir(parents=True)
-        outcomes = [_one(scenario, partial, progress) for scenario in chosen]
-        content = as_json(outcomes, {"kernel": platform.release(), "machine": platform.machine()})
-        write_report(partial, content)
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
+        with appearing_whole(out) as partial:
+            partial.mkdir(parents=True)
+            outcomes = [_one(scenario, partial, progress) for scenario in chosen]
+            content = as_json(outcomes, {"kernel": platform.release(), "machine": platform.machine()})
+            write_report(partial, content)
     except OSError as error:
         raise RunDirError(f"{out}: cannot be made: {error.strerror}; choose another --out") from error
-    finally:
-        with shielded():
-            journal.close()  # and with it what is unfinished
     return content
 
 
