@@ -82,9 +82,10 @@ class Agent:
             self._kernel.enable_stats()
         for pod in pods:
             self._kernel.attach_interface(pod.netns, pod.interface)
-        devices = [(pod, device) for pod in pods for device in (pod.interface, "lo")]
-        places = [Place(pod=pod.name, netns=pod.netns, device=device) for pod, device in devices]
-        self._watch = Watch(places, functools.partial(_standing, self._kernel.clsact_programs()))
+        if filters := self._kernel.clsact_programs():
+            devices = [(pod, device) for pod in pods for device in (pod.interface, "lo")]
+            places = [Place(pod=pod.name, netns=pod.netns, device=device) for pod, device in devices]
+            self._watch = Watch(places, functools.partial(_standing, filters))
         self._names = {pod.netns: pod.name for pod in pods}
         names = {pod.netns_inode: pod.name for pod in pods}
         names[inode(node_netns)] = "node"
