@@ -34,6 +34,7 @@ from tests.kernel.pods import two_pods
 from ztprobe.errors import ZtprobeError
 from ztprobe.interrupts import Interrupted, catching
 from ztprobe.progress import Progress, open_progress
+from ztprobe.store import write_atomically
 
 _FULL = (
     Plan(experiment="net0-sec0", warm_up=5, cycles=24, tcpdump_every=4, block=4, lost=1, cost=15),
@@ -300,16 +301,6 @@ def _measure(part: str, options: argparse.Namespace, progress: Progress) -> tupl
     return _rounds(plan, options.seed, progress)
 
 
-def _write(path: Path, record: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        partial.write_text(json.dumps(record, indent=1) + "\n")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def main() -> int:
     """Measure and print. :returns: 0, 1 when something could not be measured, 128 + N after signal N."""
     options = _arguments()
@@ -333,15 +324,14 @@ def main() -> int:
                 _say(f"{part}, {number} of {len(parts)} ({started_s - began_s:.0f} s so far)")
                 try:
                     rows, found = _measure(part, options, progress)
+                    for row in rows:
+                        print(f"{row.what:<46} {row.value:<58} {row.goal}".rstrip(), flush=True)
+                    record[part] = found | {"took_s": time.monotonic() - started_s}
+                    record["took_s"] = time.monotonic() - began_s
+                    write_atomically(options.out, (json.dumps(record, indent=1) + "\n").encode())
                 except (ZtprobeError, RuntimeError, OSError, subprocess.SubprocessError) as error:
                     _say(f"{part}: {error}")
                     failed = True
-                    continue
-                record[part] = found | {"took_s": time.monotonic() - started_s}
-                record["took_s"] = time.monotonic() - began_s
-                _write(options.out, record)
-                for row in rows:
-                    print(f"{row.what:<46} {row.value:<58} {row.goal}".rstrip(), flush=True)
     except Interrupted as interrupt:
         _say(f"interrupted ({interrupt}) in {part}; everything has been cleaned up")
         return interrupt.exit_code

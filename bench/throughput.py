@@ -38,7 +38,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.spread import Ratio, paired_ratio
-from bench.traffic import forked
+from bench.traffic import forked, tcp_counters
 from tests.kernel.pods import TestPod
 from ztprobe.netns import entered, inode
 from ztprobe.probes.collector import Collector
@@ -206,17 +206,6 @@ def _received(pod: TestPod) -> tuple[int, int]:
     return int(counts[0]), int(counts[1])
 
 
-def _sent_again(pod: TestPod) -> tuple[int, int]:
-    """Segments retransmitted and timers that fired in the pod."""
-    found: dict[str, str] = {}
-    with entered(pod.netns):
-        text = "".join(Path(f"/proc/thread-self/net/{name}").read_text() for name in ("snmp", "netstat"))
-    lines = [line.split() for line in text.splitlines()]
-    for names, values in zip(lines[::2], lines[1::2], strict=True):
-        found.update(zip(names[1:], values[1:], strict=True))
-    return int(found["RetransSegs"]), int(found["TCPTimeouts"])
-
-
 def _cpu_ns(process: int) -> int:
     files = Path(f"/proc/{process}/task").glob("*/schedstat")
     return sum(int(file.read_text().split()[0]) for file in files)
@@ -243,8 +232,9 @@ def _probed(kernel: KernelProbes, pods: Pods, processes: list[int]) -> Iterator[
 
 def _block(pods: Pods, processes: list[int], seconds: float, cycle: int, probed: bool) -> Block:
     def state() -> tuple[int, ...]:
-        now_ns = time.monotonic_ns()
-        return (now_ns, *_received(pods[1]), sum(map(_cpu_ns, processes)), *_sent_again(pods[0]))
+        now_ns, tcp = time.monotonic_ns(), tcp_counters(pods[0].netns)
+        cpu_ns = sum(map(_cpu_ns, processes))
+        return (now_ns, *_received(pods[1]), cpu_ns, tcp["RetransSegs"], tcp["TCPTimeouts"])
 
     before = state()
     time.sleep(seconds)

@@ -50,11 +50,14 @@ class Connections:
 
 
 def tcp_counters(netns: Path) -> dict[str, int]:
-    """The kernel's own account of TCP in a namespace (the line Tcp: of /proc/net/snmp)."""
+    """The kernel's own account of TCP in a namespace (Tcp: and TcpExt: of /proc/net/snmp and netstat)."""
     with entered(netns):
-        lines = [line.split() for line in Path("/proc/thread-self/net/snmp").read_text().splitlines()]
-    names, values = (line for line in lines if line[0] == "Tcp:")
-    return {name: int(value) for name, value in zip(names[1:], values[1:], strict=True)}
+        text = "".join(Path(f"/proc/thread-self/net/{name}").read_text() for name in ("snmp", "netstat"))
+    lines = [line.split() for line in text.splitlines() if line.startswith(("Tcp:", "TcpExt:"))]
+    found = {}
+    for names, values in zip(lines[::2], lines[1::2], strict=True):
+        found |= {name: int(value) for name, value in zip(names[1:], values[1:], strict=True)}
+    return found
 
 
 def _serve(address: str, port: int) -> None:
