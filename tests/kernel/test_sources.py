@@ -299,7 +299,7 @@ def test_packets_of_a_connection_are_those_of_a_capture(
 
 
 def test_messages_begin_and_end_as_in_a_capture(pods: tuple[TestPod, TestPod], watched: Watched) -> None:
-    """Packets amid a message have the time that TCP has (`sent_at` in ebpf/edges.c), its ends the clock's."""
+    """Packets amid a message have the time that TCP has (ebpf/sender.c), its ends the clock's."""
     a, b = pods
     # More than a window holds: many calls of tcp_write_xmit, many packets in each.
     messages, size = 29, 487_001
@@ -348,6 +348,37 @@ def test_messages_begin_and_end_as_in_a_capture(pods: tuple[TestPod, TestPod], w
     ends = reads["tail_ns"].where(reads["tail_ns"] > 0, reads["last_ns"])
     late_ns = [abs(had - int(end_ns)) for had, end_ns in zip(had_ns, ends, strict=True)]
     assert _p99(late_ns) <= 10 * P99_ERROR_NS
+
+
+def test_a_retransmission_knows_when_its_bytes_were_first_sent(
+    pods: tuple[TestPod, TestPod], watched: Watched
+) -> None:
+    a, b = pods
+    _nft(b, _LOSS % 20)
+    capture = Capture(a)
+    with entered(b.netns):
+        listener = socket.create_server((b.address, PORT))
+    with entered(a.netns):
+        client = socket.create_connection((b.address, PORT))
+    server, _ = listener.accept()
+    sender = threading.Thread(target=client.sendall, args=(bytes(4_000_037),))
+    sender.start()
+    _receive(server, 4_000_037)
+    sender.join()
+    for one in (client, server, listener):
+        one.close()
+    offset_ns = time.time_ns() - time.monotonic_ns()
+    time.sleep(0.05)
+    points = watched.stop()["points"]
+    first_ns: dict[int, int] = {}
+    for packet in capture.stop():
+        if packet.source[0] == a.address and packet.payload_bytes:
+            first_ns.setdefault(packet.seq, packet.time_ns - offset_ns)
+    again = points[(points["kind"] == PointKind.RETRANSMIT) & (points["pod"] == a.name)]
+    known = again[again["a"].isin(first_ns)]
+    assert len(known) > 20
+    apart_ns = [abs(first_ns[seq] - since) for seq, since in zip(known["a"], known["since_ns"], strict=True)]
+    assert _p99(apart_ns) < 1_000_000  # what TCP sends in one go has one time
 
 
 def test_a_flood_of_connections_loses_no_event(pods: tuple[TestPod, TestPod]) -> None:

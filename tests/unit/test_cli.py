@@ -160,19 +160,20 @@ def test_a_reader_that_leaves_ends_us_as_it_would_end_others(arguments: list[str
     assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")
 
 
-def test_a_full_disk_is_no_bug() -> None:
-    with open("/dev/full", "w") as full:
-        ended = subprocess.run(
-            [sys.executable, "-m", "ztprobe", "profile", "list"],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            check=False,
-        )
+@pytest.mark.parametrize(
+    ("stream", "mode", "reason"),
+    [
+        ("/dev/full", "w", "No space left on device; make room and try again"),
+        (os.devnull, "r", "Bad file descriptor"),
+    ],
+    ids=["full", "open for reading"],
+)
+def test_an_output_that_cannot_be_written_to_is_no_bug(stream: str, mode: str, reason: str) -> None:
+    command = [sys.executable, "-m", "ztprobe", "profile", "list"]
+    with open(stream, mode) as refuses:
+        ended = subprocess.run(command, stdout=refuses, stderr=subprocess.PIPE, check=False)
     assert ended.returncode == 1
-    assert (
-        ended.stderr
-        == b"ztprobe: output: cannot be written: No space left on device; make room and try again\n"
-    )
+    assert ended.stderr.decode() == f"ztprobe: output: cannot be written: {reason}\n"
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
@@ -198,18 +199,6 @@ def test_what_others_open_never_gets_the_number_of_a_closed_stream() -> None:
     )
     command = f"'{sys.executable}' -c \"{code}\" <&- >&- 2>&-"
     assert subprocess.run(["sh", "-c", command], check=False).returncode == 0
-
-
-def test_an_output_that_cannot_be_written_to_is_no_bug() -> None:
-    with open(os.devnull) as only_read:
-        ended = subprocess.run(
-            [sys.executable, "-m", "ztprobe", "profile", "list"],
-            stdout=only_read,
-            stderr=subprocess.PIPE,
-            check=False,
-        )
-    assert ended.returncode == 1
-    assert ended.stderr == b"ztprobe: output: cannot be written: Bad file descriptor\n"
 
 
 def test_a_pipe_of_our_own_that_breaks_is_a_bug(failing, capfd, tmp_path, monkeypatch) -> None:
