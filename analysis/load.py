@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.model import Ledger
+from analysis.ledger.model import Ledger
 from ztprobe.errors import RunDirError
-from ztprobe.store import BASELINE_DIR, Run, load_run
+from ztprobe.rundir.store import BASELINE_DIR, Run, load_run
 
 __all__ = ("Analysed", "load_analysed")
 
@@ -36,7 +36,7 @@ def load_analysed(run_dir: Path) -> Analysed:
 
 
 def _ledger(run: Run) -> Ledger:
-    from analysis.ledger import build_ledger
+    from analysis.ledger.ledger import build_ledger
 
     try:
         ledger = build_ledger(run)

@@ -40,7 +40,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.model import Ledger, RoundLedger
+from analysis.ledger.model import Ledger, RoundLedger
 
 __all__ = (
     "LEVEL",

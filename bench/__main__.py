@@ -32,9 +32,9 @@ from bench.throughput import measure_throughput
 from bench.traffic import measure_connections
 from tests.kernel.pods import two_pods
 from ztprobe.errors import ZtprobeError
-from ztprobe.interrupts import Interrupted, catching
+from ztprobe.process.interrupts import Interrupted, catching
 from ztprobe.progress import Progress, open_progress
-from ztprobe.store import write_atomically
+from ztprobe.rundir.store import write_atomically
 
 _FULL = (
     Plan(experiment="net0-sec0", warm_up=5, cycles=24, tcpdump_every=4, block=4, lost=1, cost=15),

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.kernel.bridged import Node, bridged_node, delays_ms
-from ztprobe.emulation.nodequeue import NodeQueue, Queued
-from ztprobe.netns import entered
-from ztprobe.profile import Profile
+from ztprobe.emulation.delay_line.node import NodeQueue, Queued
+from ztprobe.kernelnet.netns import entered
+from ztprobe.profile.model import Profile
 
 __all__ = ("DelayLine", "measure_delay_line")
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from ztprobe.events import Direction, Hook, PointKind
+from ztprobe.events.tables import Direction, Hook, PointKind
 
 __all__ = ("emissions",)
 

@@ -14,9 +14,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ztprobe.clsact import EGRESS, has_clsact, remove_named
-from ztprobe.netlink import netlink
-from ztprobe.netns import entered
+from ztprobe.kernelnet.clsact import EGRESS, has_clsact, remove_named
+from ztprobe.kernelnet.netlink import netlink
+from ztprobe.kernelnet.netns import entered
 from ztprobe.preflight.bpf import RAW_TRACEPOINT, SCHED_CLS, TCX_EGRESS, trivial_program
 from ztprobe.probes.kernel import KernelProbes, ProgramCost
 

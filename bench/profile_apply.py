@@ -23,18 +23,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ztprobe import leases
-from ztprobe.emulation.imposing import impose, lift
+from ztprobe.emulation.apply import impose, lift
+from ztprobe.emulation.attach_points import LEASE_HANDLE, plan_points
 from ztprobe.emulation.netem import netem_supported
-from ztprobe.emulation.places import LEASE_HANDLE, plan_points
-from ztprobe.emulation.qdisc import remove_ours
-from ztprobe.identity import ProcessIdentity, started_ticks
-from ztprobe.interrupts import shielded
-from ztprobe.netlink import create_netns, netlink, remove_netns
-from ztprobe.netns import entered
+from ztprobe.kernelnet.netlink import create_netns, netlink, remove_netns
+from ztprobe.kernelnet.netns import entered
+from ztprobe.kernelnet.root_qdisc import remove_ours
+from ztprobe.leases import records
 from ztprobe.paths import REPO_DIR
-from ztprobe.pods import RunningPod, local_pods
-from ztprobe.profile import Profile, load_profile
+from ztprobe.pods.running import RunningPod, local_pods
+from ztprobe.process.identity import ProcessIdentity, started_ticks
+from ztprobe.process.interrupts import shielded
+from ztprobe.profile.model import Profile, load_profile
 
 __all__ = ("many_pods", "measure_apply", "whole_lease")
 
@@ -81,11 +81,11 @@ def many_pods(count: int, state: Path) -> Iterator[list[RunningPod]]:
         yield pods
 
 
-def whole_lease(profile: Profile, pods: Sequence[RunningPod], backend: str, held_s: int) -> leases.Lease:
+def whole_lease(profile: Profile, pods: Sequence[RunningPod], backend: str, held_s: int) -> records.Lease:
     """A lease of ours on what all ``pods`` send, planned and not yet in force."""
-    now_ns = leases.now_ns()
-    return leases.Lease(
-        id=leases.new_id(),
+    now_ns = records.now_ns()
+    return records.Lease(
+        id=records.new_id(),
         profile=profile,
         backend=backend,
         direction="egress",

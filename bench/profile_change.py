@@ -1,4 +1,4 @@
-"""Changing a profile in place on 200 pods: ztprobe beside as many `tc qdisc change` processes, on one core.
+"""Changing a profile in device on 200 pods: ztprobe beside as many `tc qdisc change` processes, on one core.
 
     make bench BENCH_ARGS='--only profile'
 
@@ -21,15 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from bench.profile_apply import many_pods, whole_lease
-from ztprobe.emulation.changing import Place, change
-from ztprobe.emulation.delayline import MAX_PODS
-from ztprobe.emulation.imposing import impose, lift
+from ztprobe.emulation.apply import impose, lift
+from ztprobe.emulation.delay_line.node import NodeQueue, Queued
+from ztprobe.emulation.delay_line.process import MAX_PODS
+from ztprobe.emulation.in_place import change
 from ztprobe.emulation.netem import netem_supported
-from ztprobe.emulation.nodequeue import NodeQueue, Queued
-from ztprobe.netns import entered
-from ztprobe.pods import RunningPod
-from ztprobe.profile import Profile
-from ztprobe.schedule import Schedule, Step
+from ztprobe.kernelnet.drift import PodDevice
+from ztprobe.kernelnet.netns import entered
+from ztprobe.pods.running import RunningPod
+from ztprobe.profile.model import Profile
+from ztprobe.profile.schedule import Schedule, Step
 
 __all__ = "measure_changes"
 
@@ -85,18 +86,18 @@ def _qdiscs(pods: Sequence[RunningPod], backend: str) -> tuple[list[float], list
     profile = _scheduled(backend)
     lease = whole_lease(profile, pods, backend, _HOLDS_S)
     impose(lease)
-    places = [Place(pod=point.pod, netns=point.netns, device=point.device) for point in lease.points]
-    command = _tc_command(places[0], backend)
+    devices = [PodDevice(pod=point.pod, netns=point.netns, name=point.device) for point in lease.points]
+    command = _tc_command(devices[0], backend)
     ours_s, tc_s = [], []
     try:
         for trial in range(_TRIALS):
             started = time.perf_counter()
-            change(profile.steps[1 - trial % 2], backend, places, [])
+            change(profile.steps[1 - trial % 2], backend, devices, [])
             ours_s.append(time.perf_counter() - started)
             words = [*command, *_TC[backend][trial % 2].split()]
             started = time.perf_counter()
-            for place in places:
-                with entered(place.netns):
+            for device in devices:
+                with entered(device.netns):
                     subprocess.run(words, check=True)
             tc_s.append(time.perf_counter() - started)
     finally:
@@ -104,17 +105,17 @@ def _qdiscs(pods: Sequence[RunningPod], backend: str) -> tuple[list[float], list
     return ours_s, tc_s
 
 
-def _tc_command(place: Place, backend: str) -> list[str]:
+def _tc_command(device: PodDevice, backend: str) -> list[str]:
     # The qdisc that does the work may stand below another one; all pods are alike.
-    with entered(place.netns):
+    with entered(device.netns):
         shown = subprocess.run(
-            ["tc", "-j", "qdisc", "show", "dev", place.device], capture_output=True, check=True
+            ["tc", "-j", "qdisc", "show", "dev", device.name], capture_output=True, check=True
         )
     found = max(
         (q for q in json.loads(shown.stdout) if q["kind"] == backend), key=lambda q: int(q["handle"][:-1], 16)
     )
     where = ["root"] if found.get("root") else ["parent", found["parent"]]
-    return ["tc", "qdisc", "change", "dev", place.device, *where, "handle", found["handle"], backend]
+    return ["tc", "qdisc", "change", "dev", device.name, *where, "handle", found["handle"], backend]
 
 
 def _delay_line(pods: Sequence[RunningPod], state: Path) -> list[float]:

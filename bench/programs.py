@@ -29,7 +29,7 @@ from bench.emissions import emissions
 from bench.floor import empty_programs, read_empty
 from bench.startup import Watch
 from tests.kernel.pods import TestPod
-from ztprobe.netns import entered
+from ztprobe.kernelnet.netns import entered
 
 __all__ = ("COLD_BYTES", "ProgramRuns", "measure_cold", "measure_programs", "split_costs")
 

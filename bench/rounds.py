@@ -46,17 +46,17 @@ from typing import Any
 
 from bench.floor import empty_programs, read_empty
 from bench.traffic import tcp_counters
-from ztprobe.agent import Agent, Observation
-from ztprobe.experiment import parse_experiment
-from ztprobe.job import run_disturbed
-from ztprobe.job_request import TraceRequest
-from ztprobe.netns import entered, inode
+from ztprobe.agent.node_agent import Agent, Observation
+from ztprobe.experiment.names import parse_experiment
+from ztprobe.experiment.request import TraceRequest
+from ztprobe.experiment.run import run_disturbed
+from ztprobe.kernelnet.netns import entered, inode
 from ztprobe.probes.collector import Collector
 from ztprobe.probes.kernel import KernelProbes, ProgramCost
-from ztprobe.profile import load_profile, profile_names
+from ztprobe.profile.model import load_profile, profile_names
 from ztprobe.progress import QuietProgress
-from ztprobe.runtime.base import Pod, Runtime
-from ztprobe.store import create_run_dir
+from ztprobe.rundir.store import create_run_dir
+from ztprobe.runtime.interface import Pod, Runtime
 
 __all__ = ("ARMS", "Plan", "RoundsResult", "measure_rounds")
 

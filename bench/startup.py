@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from tests.kernel.pods import TestPod
-from ztprobe.netns import inode
+from ztprobe.kernelnet.netns import inode
 from ztprobe.probes.collector import Collector
 from ztprobe.probes.kernel import KernelProbes
 

@@ -40,7 +40,7 @@ from pathlib import Path
 from bench.spread import Ratio, paired_ratio
 from bench.traffic import forked, tcp_counters
 from tests.kernel.pods import TestPod
-from ztprobe.netns import entered, inode
+from ztprobe.kernelnet.netns import entered, inode
 from ztprobe.probes.collector import Collector
 from ztprobe.probes.kernel import KernelProbes
 

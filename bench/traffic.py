@@ -14,8 +14,8 @@ from pathlib import Path
 
 from bench.startup import Watch
 from tests.kernel.pods import TestPod
-from ztprobe.events import Direction, PacketKind, PointKind
-from ztprobe.netns import entered
+from ztprobe.events.tables import Direction, PacketKind, PointKind
+from ztprobe.kernelnet.netns import entered
 
 __all__ = ("Connections", "forked", "measure_connections", "tcp_counters")
 

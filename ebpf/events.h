@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What reaches Python: one struct per ring buffer, read in batches by
- * ztprobe/probes/ring.py. ztprobe/events.py derives its numpy types from this file, so
+ * ztprobe/probes/ring.py. ztprobe/events derives its numpy types from this file, so
  * the spelling is narrow on purpose: one `type name;` or `u8 name[N];` a line, no
  * padding that the compiler would have to add (a test compares sizes).
  *

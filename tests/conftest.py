@@ -64,7 +64,7 @@ def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
 @pytest.fixture
 def scratch_netns() -> Iterator[Path]:
     """A network namespace for one test, removed with everything inside."""
-    from ztprobe.netlink import create_netns, remove_netns
+    from ztprobe.kernelnet.netlink import create_netns, remove_netns
 
     name = f"ztp-t{secrets.token_hex(4)}"
     path = create_netns(name)

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from analysis.ledger import build_ledger
-from analysis.model import Ledger
+from analysis.ledger.ledger import build_ledger
+from analysis.ledger.model import Ledger
 from tests.e2e.command import Outcome, run
-from ztprobe.store import Run, load_run
+from ztprobe.rundir.store import Run, load_run
 
 __all__ = ()
 

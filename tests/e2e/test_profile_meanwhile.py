@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.e2e.command import Trace, run
-from ztprobe.events import PointKind
+from ztprobe.events.tables import PointKind
 from ztprobe.paths import LEASES, STATE_DIR
 
 ROUNDS = 5

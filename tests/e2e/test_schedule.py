@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from analysis.report import write_report
+from analysis.report.report import write_report
 from tests.e2e.machine import look
-from ztprobe.experiment import Experiment
-from ztprobe.job import run_disturbed
-from ztprobe.job_request import TraceRequest
-from ztprobe.profile import Profile
+from ztprobe.experiment.names import Experiment
+from ztprobe.experiment.request import TraceRequest
+from ztprobe.experiment.run import run_disturbed
+from ztprobe.profile.model import Profile
+from ztprobe.profile.schedule import Schedule, Step
 from ztprobe.progress import QuietProgress
-from ztprobe.runtime.base import Runtime
-from ztprobe.schedule import Schedule, Step
-from ztprobe.store import create_run_dir, load_run
+from ztprobe.rundir.store import create_run_dir, load_run
+from ztprobe.runtime.interface import Runtime
 
 # Short rounds, so that several fall wholly into each step.
 NEAR_MS, FAR_MS, EVERY_S = 10.0, 50.0, 2.0

@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.command import Trace
 from tests.e2e.machine import assert_nothing_left, look
-from ztprobe.netns import entered
+from ztprobe.kernelnet.netns import entered
 from ztprobe.paths import REPO_DIR
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from analysis.model import COMPONENTS, SUB_ROWS
+from analysis.ledger.model import COMPONENTS, SUB_ROWS
 from tests.e2e.conftest import CLIENTS, Traced
 
 PERSISTENT = ("net0-sec0", "net0-sec3", "net2-sec0", "net2-sec3")

@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.command import Trace, run
 from tests.e2e.machine import assert_nothing_left, look
-from ztprobe.store import load_run
+from ztprobe.rundir.store import load_run
 
 # One with the sidecar, one with a packet that is held and two costs at once.
 CHOSEN = ("proxy-stop", "two-at-once")

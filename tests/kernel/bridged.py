@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ztprobe.netlink import create_netns, netlink, remove_netns
-from ztprobe.netns import entered
+from ztprobe.kernelnet.netlink import create_netns, netlink, remove_netns
+from ztprobe.kernelnet.netns import entered
 
 _SO_TIMESTAMPNS = 35
 

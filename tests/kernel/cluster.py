@@ -28,10 +28,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from ztprobe.netlink import create_netns, netlink, remove_netns
-from ztprobe.netns import entered
+from ztprobe.kernelnet.netlink import create_netns, netlink, remove_netns
+from ztprobe.kernelnet.netns import entered
 from ztprobe.paths import REPO_DIR
-from ztprobe.runtime import cgroups
+from ztprobe.runtime.local import cgroups
 
 PORT = 6443
 NODE = "node-a"

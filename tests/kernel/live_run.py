@@ -21,8 +21,8 @@ import pytest
 
 from tests.kernel.bridged import EmulatedPod, delays_ms, wait_until_reachable
 from ztprobe.emulation.netem import netem_supported
-from ztprobe.netlink import create_netns, netlink, remove_netns
-from ztprobe.netns import entered
+from ztprobe.kernelnet.netlink import create_netns, netlink, remove_netns
+from ztprobe.kernelnet.netns import entered
 from ztprobe.paths import REPO_DIR
 
 NAMES = ("server", "client-0", "client-1")

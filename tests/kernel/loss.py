@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from tests.kernel.pods import TestPod
-from ztprobe.events import PointKind
-from ztprobe.netns import entered, inode
+from ztprobe.events.tables import PointKind
+from ztprobe.kernelnet.netns import entered, inode
 from ztprobe.probes.collector import LOSS_CHANNELS, Collector
 from ztprobe.probes.kernel import KernelProbes
 

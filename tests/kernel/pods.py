@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ztprobe.netlink import create_netns, netlink, remove_netns
+from ztprobe.kernelnet.netlink import create_netns, netlink, remove_netns
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import struct
 import sys
 from pathlib import Path
 
-from ztprobe.netns import entered
+from ztprobe.kernelnet.netns import entered
 from ztprobe.preflight.bpf import TCX_EGRESS, TCX_INGRESS
 
 __all__ = ("attached", "detach")

@@ -17,7 +17,7 @@ from bench.floor import EMPTY_TC, empty_name, empty_programs, read_empty
 from bench.startup import Watch
 from tests.kernel.pods import TestPod
 from tests.kernel.tcx import attached
-from ztprobe.netns import entered
+from ztprobe.kernelnet.netns import entered
 from ztprobe.paths import REPO_DIR
 from ztprobe.preflight.bpf import TCX_EGRESS
 

@@ -15,9 +15,9 @@ import pytest
 
 from tests.kernel.pods import TestPod, two_pods
 from tests.kernel.watching import Watched
-from ztprobe.emulation.nfqueue import ACCEPT, QueueSocket
-from ztprobe.events import Direction, Hook, PointKind
-from ztprobe.netns import entered
+from ztprobe.emulation.delay_line.nfqueue import ACCEPT, QueueSocket
+from ztprobe.events.tables import Direction, Hook, PointKind
+from ztprobe.kernelnet.netns import entered
 
 MS = 1_000_000
 # More where a whole CPU is emulated in software (tools/test-vm).

@@ -13,10 +13,10 @@ import yaml
 
 from tests.kernel.cluster import KubeNode, kube_node
 from ztprobe.emulation.netem import netem_supported
-from ztprobe.netns import entered
+from ztprobe.kernelnet.netns import entered
 from ztprobe.paths import MANIFESTS_DIR
-from ztprobe.pods import find_namespaces
-from ztprobe.runtime import cgroups
+from ztprobe.pods.running import find_namespaces
+from ztprobe.runtime.local import cgroups
 
 pytestmark = pytest.mark.optional  # needs the API server that tools/kube-apiserver builds
 

@@ -19,13 +19,13 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.bridged import EmulatedPod, Node, bridged_node, delays_ms
-from ztprobe.emulation.emulator import Emulator
+from ztprobe.agent.emulator import Emulator
 from ztprobe.emulation.netem import netem_supported
-from ztprobe.emulation.qdisc import HANDLE, root_qdisc
 from ztprobe.errors import EnforcementError
-from ztprobe.netlink import netlink
-from ztprobe.netns import entered
-from ztprobe.profile import Profile, load_profile
+from ztprobe.kernelnet.netlink import netlink
+from ztprobe.kernelnet.netns import entered
+from ztprobe.kernelnet.root_qdisc import HANDLE, root_qdisc
+from ztprobe.profile.model import Profile, load_profile
 
 PORT = 5001
 PATIENCE = float(os.environ.get("ZTPROBE_TEST_PATIENCE", "1"))  # more where a CPU is emulated in software
@@ -213,7 +213,7 @@ def test_traffic_flows_on_when_the_delay_line_dies(node: Node, tmp_path: Path) -
 def test_delay_line_ends_with_its_parent(node: Node, tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from types import SimpleNamespace as S;"
-        "from ztprobe.emulation.emulator import Emulator; from ztprobe.profile import Profile;"
+        "from ztprobe.agent.emulator import Emulator; from ztprobe.profile.model import Profile;"
         "node, a, address, state = sys.argv[1:];"
         "pod = S(name='a', address=address, netns=Path(a), interface='eth0');"
         "e = Emulator(Profile(name='x', delay_ms=5), [pod], Path(node), Path(state), 1, backend='nfqueue');"

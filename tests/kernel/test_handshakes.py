@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from analysis.handshakes import Setup, dns_queries, read_setup
+from analysis.ledger.handshakes import Setup, dns_queries, read_setup
 from tests.kernel.pods import TestPod, two_pods
 from tests.kernel.watching import Watched
-from ztprobe.netns import entered
+from ztprobe.kernelnet.netns import entered
 
 PORT = 50051
 

@@ -21,8 +21,8 @@ import pytest
 
 from tests.kernel.loss import CLOSED_PORT, Pods, drops, knock, logged, only, probes, snmp
 from tests.kernel.pods import TestPod
-from ztprobe.events import dtype_of
-from ztprobe.netns import entered, inode
+from ztprobe.events.tables import dtype_of
+from ztprobe.kernelnet.netns import entered, inode
 from ztprobe.probes.btf import Btf
 from ztprobe.probes.collector import Collector, coverage
 from ztprobe.probes.kernel import KernelProbes

@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from tests.kernel.loss import CLOSED_PORT, OPEN_PORT, Pods, logged, only, probes
-from ztprobe.events import Direction, Hook, PacketKind
-from ztprobe.netns import entered
+from ztprobe.events.tables import Direction, Hook, PacketKind
+from ztprobe.kernelnet.netns import entered
 from ztprobe.probes.collector import LOSS_CHANNELS
 
 

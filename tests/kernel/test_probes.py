@@ -13,8 +13,8 @@ import pytest
 
 from tests.kernel.pods import TestPod
 from tests.kernel.watching import Watched
-from ztprobe.events import Direction, Hook, PacketKind, PointKind
-from ztprobe.netns import entered, inode
+from ztprobe.events.tables import Direction, Hook, PacketKind, PointKind
+from ztprobe.kernelnet.netns import entered, inode
 from ztprobe.preflight import choose_hooks, collect
 from ztprobe.probes.collector import Collector, coverage
 from ztprobe.probes.kernel import KernelProbes

@@ -16,11 +16,11 @@ import yaml
 from tests.kernel.bridged import EmulatedPod, numbered
 from tests.kernel.live_run import PATIENCE, Cluster, backend, cluster, parent_of, profile_file
 from tests.kernel.test_emulation import ROOMY, bulk_s
-from ztprobe.emulation.emulator import Emulator
+from ztprobe.agent.emulator import Emulator
 from ztprobe.emulation.netem import netem_supported
-from ztprobe.netns import entered
+from ztprobe.kernelnet.netns import entered
 from ztprobe.paths import REPO_DIR
-from ztprobe.profile import Profile
+from ztprobe.profile.model import Profile
 
 __all__ = ("backend", "cluster")  # fixtures
 

@@ -17,7 +17,7 @@ from tests.kernel.bridged import EmulatedPod
 from tests.kernel.live_run import PATIENCE, Cluster, cluster, profile_file
 from tests.kernel.test_emulation import bulk_s
 from ztprobe.emulation.netem import netem_supported
-from ztprobe.netns import entered, inode
+from ztprobe.kernelnet.netns import entered, inode
 from ztprobe.probes.kernel import KernelProbes
 
 __all__ = ("cluster",)  # a fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ztprobe.errors import PreflightError
-from ztprobe.runtime import cgroups
+from ztprobe.runtime.local import cgroups
 
 V1 = "cgroup {0}/memory cgroup rw,memory 0 0\ncgroup {0}/cpu cgroup rw,cpu,cpuacct 0 0\n"
 V2 = "cgroup2 {0}/{1} cgroup2 rw,nsdelegate 0 0\n"

@@ -14,7 +14,7 @@ import pytest
 from tests.kernel import workload_stub
 from tests.kernel.workload_stub import ALLOWED, finish, traces, up
 from ztprobe import paths
-from ztprobe.runtime import journal
+from ztprobe.runtime.local import journal
 
 # What the command line does, without the command line: it is killed from outside.
 _OWNER = """

@@ -17,12 +17,12 @@ import pytest
 
 from tests.kernel import workload_stub
 from tests.kernel.workload_stub import finish, traces, up
-from ztprobe import netlink
 from ztprobe.errors import EnforcementError, PreflightError, UsageError, WorkloadError
-from ztprobe.netns import entered
-from ztprobe.runtime import firewall
-from ztprobe.runtime.local import LocalRuntime
-from ztprobe.runtime.processes import Preload, Zygote
+from ztprobe.kernelnet import netlink
+from ztprobe.kernelnet.netns import entered
+from ztprobe.runtime.local import firewall
+from ztprobe.runtime.local.processes import Preload, Zygote
+from ztprobe.runtime.local.runtime import LocalRuntime
 
 
 def inside(runtime: LocalRuntime, pod: str, *command: str) -> str:

@@ -20,13 +20,13 @@ import pytest
 
 from tests.kernel.bridged import EmulatedPod, Node
 from tests.kernel.test_emulation import bulk_s, delay_backend, node
-from ztprobe.emulation.emulator import Emulator
+from ztprobe.agent.emulator import Emulator
 from ztprobe.emulation.netem import netem_supported
-from ztprobe.emulation.qdisc import remove_ours
-from ztprobe.netlink import netlink
-from ztprobe.netns import entered
-from ztprobe.profile import Profile
-from ztprobe.schedule import Schedule, Step
+from ztprobe.kernelnet.netlink import netlink
+from ztprobe.kernelnet.netns import entered
+from ztprobe.kernelnet.root_qdisc import remove_ours
+from ztprobe.profile.model import Profile
+from ztprobe.profile.schedule import Schedule, Step
 
 __all__ = ("delay_backend", "node")  # fixtures
 

@@ -54,7 +54,7 @@ def keepers(cluster: Cluster, lease: str) -> list[int]:
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue
-        mine = lease.encode() in words and b"ztprobe.keeper" in words
+        mine = lease.encode() in words and b"ztprobe.agent.lease_keeper" in words
         if mine or any(str(cluster.state).encode() in w for w in words if b"delayline" in w):
             found.append(int(path.parent.name))
     return found

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from analysis.handshakes import read_setup
+from analysis.ledger.handshakes import read_setup
 from bench.traffic import measure_connections
 from tests.kernel.pods import TestPod, two_pods
 from tests.kernel.watching import Watched
-from ztprobe.events import Direction, Hook, PacketKind, PointKind
-from ztprobe.netns import entered
+from ztprobe.events.tables import Direction, Hook, PacketKind, PointKind
+from ztprobe.kernelnet.netns import entered
 
 PORT = 50051
 MSS = 1448  # 1500 bytes without the headers of IPv4 and TCP with time stamps

@@ -13,11 +13,11 @@ from itertools import count, product
 import pandas as pd
 import pytest
 
-from analysis.handshakes import Setup, read_setup
+from analysis.ledger.handshakes import Setup, read_setup
 from tests.kernel import tls_parties as tls
 from tests.kernel.pods import TestPod, two_pods
 from tests.kernel.watching import Watched
-from ztprobe.events import Direction, Hook, PacketKind
+from ztprobe.events.tables import Direction, Hook, PacketKind
 
 _PORTS = count(46000)
 

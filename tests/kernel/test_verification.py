@@ -22,11 +22,11 @@ from tests.kernel import workload_stub
 from tests.kernel.bridged import numbered
 from tests.kernel.live_run import PATIENCE, Cluster, cluster, profile_file
 from ztprobe import paths
-from ztprobe.emulation.passing import opened
-from ztprobe.netlink import remove_netns
-from ztprobe.netns import entered
-from ztprobe.runtime.base import Pod
-from ztprobe.runtime.local import LocalRuntime
+from ztprobe.conformance.policy_bypass import opened
+from ztprobe.kernelnet.netlink import remove_netns
+from ztprobe.kernelnet.netns import entered
+from ztprobe.runtime.interface import Pod
+from ztprobe.runtime.local.runtime import LocalRuntime
 
 __all__ = ("cluster",)  # the fixture
 

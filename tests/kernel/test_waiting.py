@@ -8,7 +8,7 @@ import sys
 import time
 
 from tests.kernel.watching import Watched
-from ztprobe.events import PointKind
+from ztprobe.events.tables import PointKind
 
 # More threads than CPUs, each on any of them; at the end every thread says what /proc says of it.
 _COMPETITION = """

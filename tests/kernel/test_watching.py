@@ -13,15 +13,15 @@ import pytest
 from tests.kernel import tcx
 from tests.kernel.bridged import EmulatedPod, Node, delays_ms
 from tests.kernel.test_emulation import delay_backend, node
-from ztprobe.agent import Agent
-from ztprobe.emulation.emulator import Emulator
+from ztprobe.agent.emulator import Emulator
+from ztprobe.agent.node_agent import Agent
 from ztprobe.errors import EnforcementError
-from ztprobe.netns import entered, inode
+from ztprobe.kernelnet.netns import entered, inode
 from ztprobe.preflight.bpf import TCX_EGRESS, TCX_INGRESS
 from ztprobe.probes.kernel import KernelProbes
-from ztprobe.profile import Profile
-from ztprobe.runtime.base import Pod
-from ztprobe.schedule import Schedule, Step
+from ztprobe.profile.model import Profile
+from ztprobe.profile.schedule import Schedule, Step
+from ztprobe.runtime.interface import Pod
 
 __all__ = ("delay_backend", "node")  # fixtures
 
@@ -166,7 +166,9 @@ def test_probes_that_somebody_else_takes_away(
     other = "tc filter add dev eth0 ingress prio 7 protocol all u32 match u32 0 0 flowid 1:1"
     netns = node.pods[1].netns
     if hook == "clsact":
-        monkeypatch.setattr("ztprobe.agent.KernelProbes", functools.partial(KernelProbes, tcx=False))
+        monkeypatch.setattr(
+            "ztprobe.agent.node_agent.KernelProbes", functools.partial(KernelProbes, tcx=False)
+        )
     with Agent() as agent:
         agent.prepare()
         hooks = agent.attach([watchable(pod) for pod in node.pods], node.netns)

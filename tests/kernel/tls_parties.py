@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
 from tests.kernel.pods import TestPod
-from ztprobe.netns import entered
+from ztprobe.kernelnet.netns import entered
 
 NAME = "probe-test"
 

@@ -7,7 +7,7 @@ import os
 import pandas as pd
 
 from tests.kernel.pods import TestPod
-from ztprobe.netns import inode
+from ztprobe.kernelnet.netns import inode
 from ztprobe.probes.collector import Collector
 from ztprobe.probes.kernel import KernelProbes
 

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ztprobe import paths
-from ztprobe.runtime import cgroups
-from ztprobe.runtime.base import WorkloadOptions
-from ztprobe.runtime.local import LocalRuntime
+from ztprobe.runtime.interface import WorkloadOptions
+from ztprobe.runtime.local import cgroups
+from ztprobe.runtime.local.runtime import LocalRuntime
 
 ALLOWED = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
 SERVER = """

@@ -13,10 +13,10 @@ import pandas as pd
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from analysis.ledger import build_ledger
-from analysis.model import COMPONENTS, Ledger
+from analysis.ledger.ledger import build_ledger
+from analysis.ledger.model import COMPONENTS, Ledger
 from ztprobe.errors import RunDirError
-from ztprobe.store import Run, load_run
+from ztprobe.rundir.store import Run, load_run
 
 RECORDED = Path(__file__).parents[1] / "data" / "net2-sec3"
 TABLES = ("bursts", "packets", "points", "pairs")

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from analysis.model import COMPONENTS, ClientRound, ConnectionSetup, Ledger, RoundLedger
-from ztprobe.runjson import LOSS_CHANNELS
-from ztprobe.store import Run, create_run_dir
+from analysis.ledger.model import COMPONENTS, ClientRound, ConnectionSetup, Ledger, RoundLedger
+from ztprobe.rundir.schema import LOSS_CHANNELS
+from ztprobe.rundir.store import Run, create_run_dir
 
 MS = 1_000_000
 START_NS = 5_000_000_000

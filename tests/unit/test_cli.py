@@ -12,8 +12,8 @@ from ztprobe import __version__
 from ztprobe.cli import main
 from ztprobe.cli.entry import ztprobe
 from ztprobe.errors import EnforcementError, PreflightError, RunDirError, UsageError, WorkloadError
-from ztprobe.interrupts import Interrupted
 from ztprobe.paths import REPO_DIR
+from ztprobe.process.interrupts import Interrupted
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_a_wrong_command_line_is_one_line_and_code_2(capsys, arguments: list[str
 def test_a_used_output_directory_is_refused_before_anything_starts(
     capsys, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "ztprobe.job", None)
+    monkeypatch.setitem(sys.modules, "ztprobe.experiment.run", None)
     (tmp_path / "file").touch()
     assert main(["trace", "--out", str(tmp_path)]) == 3
     assert f"output directory {tmp_path} is not empty" in capsys.readouterr().err

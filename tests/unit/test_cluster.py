@@ -17,13 +17,13 @@ from urllib.parse import parse_qs, urlparse
 import pytest
 import yaml
 
-from ztprobe import cluster
-from ztprobe.cluster import Cluster
 from ztprobe.errors import EnforcementError, PreflightError, UsageError
-from ztprobe.kubeapi import configured
+from ztprobe.kubernetes import pod_source
+from ztprobe.kubernetes.api import configured
+from ztprobe.kubernetes.pod_source import Cluster
 from ztprobe.paths import MANIFESTS_DIR
-from ztprobe.pods import Namespaces
-from ztprobe.selectors import parse_selector
+from ztprobe.pods.running import Namespaces
+from ztprobe.pods.selectors import parse_selector
 
 EVERYTHING = parse_selector("")
 
@@ -80,7 +80,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Answers]:
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
         monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
         monkeypatch.delenv("NODE_NAME", raising=False)
-        monkeypatch.setattr(cluster, "find_namespaces", lambda: Namespaces(pods={}, others=()))
+        monkeypatch.setattr(pod_source, "find_namespaces", lambda: Namespaces(pods={}, others=()))
         try:
             yield answers
         finally:

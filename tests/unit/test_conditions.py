@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from analysis.conditions import conditions_of, round_conditions
-from analysis.figures import draw_figures
-from analysis.html import render_page
-from analysis.report import build_report
-from analysis.table import print_report
+from analysis.ledger.conditions import conditions_of, round_conditions
+from analysis.report.figures import draw_figures
+from analysis.report.html import render_page
+from analysis.report.report import build_report
+from analysis.report.text_report import print_report
 from tests.unit.synthetic_run import START_NS, make_ledger, make_run
-from ztprobe.runjson import problem_in
-from ztprobe.schedule import CHANGING
-from ztprobe.store import Run
+from ztprobe.profile.schedule import CHANGING
+from ztprobe.rundir.schema import problem_in
+from ztprobe.rundir.store import Run
 
 S = 10**9
 

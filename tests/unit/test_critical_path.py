@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis.conditions import Conditions, Span
-from analysis.connections import Path, Topology
-from analysis.critical_path import chain_of
-from analysis.intervals import paint
-from analysis.timeline import Message
-from ztprobe.events import Direction, Hook, PointKind
+from analysis.ledger.conditions import Conditions, Span
+from analysis.ledger.connections import Path, Topology
+from analysis.ledger.critical_path import chain_of
+from analysis.ledger.intervals import paint
+from analysis.ledger.timeline import Message
+from ztprobe.events.tables import Direction, Hook, PointKind
 
 MS = 1_000_000
 WIRE = (7, 40_000)

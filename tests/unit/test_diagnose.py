@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from analysis.model import Ledger
-from analysis.report import build_report
+from analysis.ledger.model import Ledger
+from analysis.report.report import build_report
 from tests.unit.synthetic_run import MS, NET0_SEC0, baseline_pair, make_ledger, make_run
 
 QUIET = {"server": 20.0, "compute": 100.0, "propagation": 10.0, "transmission": 30.0}

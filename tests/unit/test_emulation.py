@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ztprobe.emulation.delayline import Config, DelayLine
-from ztprobe.emulation.drawing import Condition, Draws
-from ztprobe.emulation.histogram import ErrorHistogram
-from ztprobe.emulation.measured import Measured, Rate, direction, shape_distance
+from ztprobe.conformance.judgement import Measured, Rate, direction, shape_distance
+from ztprobe.emulation.delay_line.histogram import ErrorHistogram
+from ztprobe.emulation.delay_line.impairment import Condition, Draws
+from ztprobe.emulation.delay_line.nfqueue import ACCEPT, DROP
+from ztprobe.emulation.delay_line.process import Config, DelayLine
 from ztprobe.emulation.netem import netem_change_options, netem_options, netem_summary
-from ztprobe.emulation.nfqueue import ACCEPT, DROP
 from ztprobe.emulation.tbf import tbf_options, tbf_summary
-from ztprobe.profile import GilbertElliott, Profile, load_profile
+from ztprobe.profile.model import GilbertElliott, Profile, load_profile
 
 MS = 1_000_000
 

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from ztprobe import events
+from ztprobe.events import tables
 from ztprobe.paths import EBPF_DIR
 
 _C_TYPES = {"u8": ctypes.c_uint8, "u16": ctypes.c_uint16, "u32": ctypes.c_uint32, "u64": ctypes.c_uint64}
@@ -31,7 +31,7 @@ def _c_struct(name: str) -> type[ctypes.Structure]:
 
 @pytest.mark.parametrize("name", ["burst", "packet", "point"])
 def test_types_agree_with_the_c_structs(name: str) -> None:
-    struct, dtype = _c_struct(name), events.dtype_of(name)
+    struct, dtype = _c_struct(name), tables.dtype_of(name)
     assert list(dtype.names or ()) == [field[0] for field in struct._fields_]
     assert dtype.itemsize == ctypes.sizeof(struct)
     for member in dtype.names or ():
@@ -42,10 +42,10 @@ def test_types_agree_with_the_c_structs(name: str) -> None:
 @pytest.mark.parametrize(
     ("enum", "cls"),
     [
-        ("hook", events.Hook),
-        ("direction", events.Direction),
-        ("packet_kind", events.PacketKind),
-        ("point_kind", events.PointKind),
+        ("hook", tables.Hook),
+        ("direction", tables.Direction),
+        ("packet_kind", tables.PacketKind),
+        ("point_kind", tables.PointKind),
     ],
 )
 def test_enums_agree(enum: str, cls: type) -> None:
@@ -58,11 +58,11 @@ def test_enums_agree(enum: str, cls: type) -> None:
 
 
 def test_table_splits_ports_and_names_pods() -> None:
-    rows = np.zeros(2, events.dtype_of("point"))
+    rows = np.zeros(2, tables.dtype_of("point"))
     rows["ts_ns"] = (20, 10)
     rows["ports"] = 40000 << 16 | 50051
     rows["netns"] = (7, 8)
-    table = events.table_of("point", rows, {7: "fl-server"})
+    table = tables.table_of("point", rows, {7: "fl-server"})
     assert list(table["ts_ns"]) == [10, 20]
     assert list(table["pod"]) == ["", "fl-server"]
     assert set(table["lport"]) == {40000} and set(table["rport"]) == {50051}
@@ -70,4 +70,4 @@ def test_table_splits_ports_and_names_pods() -> None:
 
 
 def test_addresses_are_network_order() -> None:
-    assert events.address_number("10.244.0.3") == int.from_bytes(bytes([10, 244, 0, 3]), "little")
+    assert tables.address_number("10.244.0.3") == int.from_bytes(bytes([10, 244, 0, 3]), "little")

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ztprobe.errors import UsageError
-from ztprobe.experiment import MAX_SEED, Experiment, parse_baseline, parse_experiment
+from ztprobe.experiment.names import MAX_SEED, Experiment, parse_baseline, parse_experiment
 
 PROFILES = ("net0", "net2", "net2a")
 

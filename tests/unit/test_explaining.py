@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from ztprobe.emulation.explaining import Moment, moment_causes
+from ztprobe.conformance.mismatch import Moment, moment_causes
 
 QUIET = Moment(
     idle={"cpu0": 0.8, "cpu1": 0.3}, stolen=0.0, overflow=0, timer_resolution_ms=1e-6, timer_late_ms=0.06

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from analysis.figures import COLOURS, draw_figures
-from analysis.model import COMPONENTS, Ledger
-from analysis.report import build_report
+from analysis.ledger.model import COMPONENTS, Ledger
+from analysis.report.figures import COLOURS, draw_figures
+from analysis.report.report import build_report
 from tests.unit.synthetic_run import NET0_SEC0, baseline_pair, make_ledger, make_run
 
 # Machado, Oliveira and Fernandes (2009), severity 1.0, on linear RGB.

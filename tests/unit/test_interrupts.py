@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from ztprobe.interrupts import Interrupted, catching, shielded
+from ztprobe.process.interrupts import Interrupted, catching, shielded
 
 
 def test_the_first_signal_raises_and_the_rest_only_say_something() -> None:

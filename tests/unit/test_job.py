@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from ztprobe import job, paths
+from ztprobe import paths
 from ztprobe.errors import WorkloadError
-from ztprobe.experiment import parse_experiment
-from ztprobe.job_request import TraceRequest
+from ztprobe.experiment import run
+from ztprobe.experiment.names import parse_experiment
+from ztprobe.experiment.request import TraceRequest
 from ztprobe.progress import QuietProgress
 
 
@@ -36,7 +37,7 @@ def test_the_log_that_a_failure_names_outlives_the_unfinished_run(
     kept_in.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(kept_in))
     monkeypatch.setattr(paths, "STATE_DIR", tmp_path / "state")
-    monkeypatch.setattr(job, "_Job", Failing)
+    monkeypatch.setattr(run, "_Job", Failing)
     experiment = parse_experiment("net0-sec0", ["net0"])
     request = TraceRequest(
         experiment=experiment,
@@ -49,7 +50,7 @@ def test_the_log_that_a_failure_names_outlives_the_unfinished_run(
         reconnect=False,
     )
     with pytest.raises(WorkloadError) as failed:
-        job.run_trace(request, QuietProgress())
+        run.run_trace(request, QuietProgress())
     named = re.search(r"\(see (.*)\)", str(failed.value))
     assert named is not None
     assert Path(named[1]).read_text() == "out of paper\n"

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from ztprobe.errors import UsageError
-from ztprobe.job_request import check_data_dir, choose_experiments
+from ztprobe.experiment.request import check_data_dir, choose_experiments
 
 PROFILES = ("net0", "net2")
 FILES = (

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ztprobe import paths
-from ztprobe.runtime.journal import Journal
+from ztprobe.runtime.local.journal import Journal
 
 
 @pytest.fixture

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from ztprobe import leases, paths
+from ztprobe import paths
 from ztprobe.emulation.backends import choose_backend, refusal
 from ztprobe.errors import PreflightError, UsageError
-from ztprobe.identity import ProcessIdentity
-from ztprobe.pods import RunningPod
-from ztprobe.profile import GilbertElliott, Profile
-from ztprobe.schedule import Schedule, Step
+from ztprobe.leases import records
+from ztprobe.pods.running import RunningPod
+from ztprobe.process.identity import ProcessIdentity
+from ztprobe.profile.model import GilbertElliott, Profile
+from ztprobe.profile.schedule import Schedule, Step
 
 SCHEDULE = Schedule(
     steps=(
@@ -32,27 +33,27 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "state"
 
 
-def a_lease(profile: Profile, left_s: float = 60.0) -> leases.Lease:
+def a_lease(profile: Profile, left_s: float = 60.0) -> records.Lease:
     pod = RunningPod(
         name="p", namespace="fl", labels={"app": "x"}, address="10.0.0.1", netns=Path("/n/p"), netns_inode=1,
         interface="eth0", host_interface="v-p", node_netns=Path("/n/node"), run="r",
     )  # fmt: skip
-    inner = leases.SavedPart(
+    inner = records.SavedPart(
         what="filter", kind="u32", handle=0x8000_0800, parent=0x70000, info=0x50008, chain=0, options_hex="01"
     )
-    saved = leases.SavedQdisc(kind="tbf", handle=0x70000, options_hex="00ff", parts=(inner,))
-    return leases.Lease(
-        id=leases.new_id(), profile=profile, backend="netem", direction="both",
+    saved = records.SavedQdisc(kind="tbf", handle=0x70000, options_hex="00ff", parts=(inner,))
+    return records.Lease(
+        id=records.new_id(), profile=profile, backend="netem", direction="both",
         selector="app=x", to="app=y", namespace="fl", pods=(pod,), peers=(pod,),
         points=(
-            leases.Point(
+            records.Point(
                 pod="fl/p", direction="egress", netns=Path("/n/p"), netns_inode=1,
                 interface="eth0", saved=saved,
             ),
         ),
-        rules=(leases.NodeRules(netns=Path("/n/node"), netns_inode=2, chain="C", first_queue=7),),
-        owner=ProcessIdentity.own(), created_ns=leases.now_ns(),
-        expires_ns=leases.now_ns() + round(left_s * 1e9),
+        rules=(records.NodeRules(netns=Path("/n/node"), netns_inode=2, chain="C", first_queue=7),),
+        owner=ProcessIdentity.own(), created_ns=records.now_ns(),
+        expires_ns=records.now_ns() + round(left_s * 1e9),
     )  # fmt: skip
 
 
@@ -69,13 +70,13 @@ def a_lease(profile: Profile, left_s: float = 60.0) -> leases.Lease:
 def test_what_is_written_is_read(state: Path, profile: Profile) -> None:
     lease = a_lease(profile)
     lease.write()
-    (read,) = leases.all_leases()
+    (read,) = records.all_leases()
     assert dataclasses.asdict(read) == dataclasses.asdict(lease)
     assert read.profile.steps == lease.profile.steps
     assert read.abandoned is None
     lease.remove()
     lease.remove()
-    assert leases.all_leases() == []
+    assert records.all_leases() == []
     assert not state.exists()
 
 
@@ -97,9 +98,9 @@ def test_the_step_in_force_is_kept_beside_the_lease(state: Path) -> None:
     lease.write()
     assert lease.step_in_force() is None
     assert lease.profile_now.delay_ms == 20
-    held = leases.StepInForce(number=3, step=1, since_ns=7, until_ns=None, problems=1, last_problem="late")
+    held = records.StepInForce(number=3, step=1, since_ns=7, until_ns=None, problems=1, last_problem="late")
     lease.write_step(held)
-    (read,) = leases.all_leases()
+    (read,) = records.all_leases()
     assert read.step_in_force() == held
     assert (read.profile_now.delay_ms, read.profile_now.rate_mbit) == (50, 10)
     lease.remove()
@@ -110,24 +111,24 @@ def test_the_step_in_force_is_kept_beside_the_lease(state: Path) -> None:
 def test_a_half_written_lease_is_skipped(state: Path) -> None:
     (state / "leases" / "abc").mkdir(parents=True)
     (state / "leases" / "abc" / "lease.json").write_text('{"id": "abc"')
-    assert leases.all_leases() == []
+    assert records.all_leases() == []
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("0.5s", 0.5), ("7d", 604800)]
 )
 def test_durations(text: str, seconds: float) -> None:
-    assert leases.parse_duration(text) == seconds
+    assert records.parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "10", "m", "10 m", "1w", "0s", "8d", "-5m", "1h-5m"])
 def test_other_durations_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--for"):
-        leases.parse_duration(text)
+        records.parse_duration(text)
 
 
 def test_words_for_durations() -> None:
-    assert [leases.words(s) for s in (-3, 0.2, 59.6, 598, 3600, 90061)] == [
+    assert [records.words(s) for s in (-3, 0.2, 59.6, 598, 3600, 90061)] == [
         "0s",
         "0s",
         "1m",

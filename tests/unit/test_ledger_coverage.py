@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from analysis.coverage import losses_of
-from analysis.figures import draw_figures
-from analysis.html import render_page
-from analysis.ledger import build_ledger
-from analysis.model import COMPONENTS, Ledger
-from analysis.report import build_report
-from analysis.table import print_report
+from analysis.ledger.coverage import losses_of
+from analysis.ledger.ledger import build_ledger
+from analysis.ledger.model import COMPONENTS, Ledger
+from analysis.report.figures import draw_figures
+from analysis.report.html import render_page
+from analysis.report.report import build_report
+from analysis.report.text_report import print_report
 from ztprobe.cli.entry import ztprobe
-from ztprobe.runjson import LOSS_CHANNELS
-from ztprobe.store import Run, load_run
+from ztprobe.rundir.schema import LOSS_CHANNELS
+from ztprobe.rundir.store import Run, load_run
 
 RECORDED = Path(__file__).parents[1] / "data" / "net2-sec3"
 MS = 1_000_000

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.ledger import build_ledger
-from analysis.model import Ledger
-from analysis.report import build_report
-from analysis.tables import checked
+from analysis.ledger.ledger import build_ledger
+from analysis.ledger.model import Ledger
+from analysis.report.report import build_report
+from analysis.run_checks import checked
 from tests.unit.recorded_run import (
     EVENTS,
     RECORDED,
@@ -35,7 +35,7 @@ from tests.unit.recorded_run import (
     with_table,
 )
 from ztprobe.errors import RunDirError
-from ztprobe.store import Run, dump_json, load_run
+from ztprobe.rundir.store import Run, dump_json, load_run
 
 
 def report_bytes(run: Run, ledger: Ledger) -> bytes:

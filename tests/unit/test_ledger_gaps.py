@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.ledger import build_ledger
-from analysis.model import COMPONENTS
+from analysis.ledger.ledger import build_ledger
+from analysis.ledger.model import COMPONENTS
 from tests.unit.recorded_run import (
     EVENTS,
     RECORDED,
@@ -30,8 +30,8 @@ from tests.unit.recorded_run import (
     with_table,
 )
 from ztprobe.errors import RunDirError
-from ztprobe.events import Hook
-from ztprobe.store import Run, load_run
+from ztprobe.events.tables import Hook
+from ztprobe.rundir.store import Run, load_run
 
 MESSAGE_BYTES = 1 << 20  # control traffic stays far below
 

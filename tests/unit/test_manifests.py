@@ -14,10 +14,10 @@ import yaml
 from ztprobe import paths
 from ztprobe.errors import UsageError
 from ztprobe.policy import PolicyPod, compile_policies
-from ztprobe.runtime import certificates
-from ztprobe.runtime.base import WorkloadOptions
-from ztprobe.runtime.kustomize import render
-from ztprobe.runtime.workload import Workload, plan
+from ztprobe.runtime.interface import WorkloadOptions
+from ztprobe.runtime.local import certificates
+from ztprobe.runtime.local.kustomize import render
+from ztprobe.runtime.local.workload import Workload, plan
 
 LEVELS = range(4)
 

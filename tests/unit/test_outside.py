@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 from tests.unit.test_leases import a_lease, state
-from ztprobe import outside
-from ztprobe.profile import Profile
-from ztprobe.schedule import Schedule, Step
+from ztprobe.leases import notices
+from ztprobe.profile.model import Profile
+from ztprobe.profile.schedule import Schedule, Step
 
 __all__ = ("state",)  # the fixture
 
@@ -17,20 +17,20 @@ SCHEDULE = Schedule(steps=(Step(at_ns=0, delay_ms=20), Step(at_ns=10**9, delay_m
 
 
 def told(state: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (state / "r" / outside.FILE).read_text().splitlines()]
+    return [json.loads(line) for line in (state / "r" / notices.FILE).read_text().splitlines()]
 
 
 def test_a_lease_is_told_from_its_beginning_to_its_end(state: Path) -> None:
     (state / "r").mkdir(parents=True)
-    (state / "r" / outside.FILE).touch()
+    (state / "r" / notices.FILE).touch()
     lease = a_lease(Profile(name="moving", schedule=SCHEDULE))
     began_ns = time.monotonic_ns()
-    outside.tell_applied(lease, began_ns)
-    outside.tell_changed(lease, lease.profile.steps[1], began_ns + 7)
-    outside.tell_ended(lease)
-    outside.tell_ended(lease)  # by a second process, for safety
+    notices.tell_applied(lease, began_ns)
+    notices.tell_changed(lease, lease.profile.steps[1], began_ns + 7)
+    notices.tell_ended(lease)
+    notices.tell_ended(lease)  # by a second process, for safety
     events = told(state)
-    (entry,) = outside.merged(events)
+    (entry,) = notices.merged(events)
     assert {key: entry[key] for key in ("lease", "profile", "backend", "direction", "to", "pods")} == {
         "lease": lease.id, "profile": "moving", "backend": "netem", "direction": "both", "to": "app=y",
         "pods": ["p"],
@@ -40,22 +40,22 @@ def test_a_lease_is_told_from_its_beginning_to_its_end(state: Path) -> None:
     assert [(c["at_ns"] - began_ns, c["delay_ms"], c["rate_mbit"]) for c in entry["changes"]] == [
         (0, 20, None), (7, 50, 10),
     ]  # fmt: skip
-    assert outside.words(events[0]) == f"moving is now on both directions of p as well (lease {lease.id})"
-    assert outside.words(events[1]) is None
-    assert outside.words(events[2]) == f"moving is off again (lease {lease.id})"
+    assert notices.words(events[0]) == f"moving is now on both directions of p as well (lease {lease.id})"
+    assert notices.words(events[1]) is None
+    assert notices.words(events[2]) == f"moving is off again (lease {lease.id})"
 
 
 def test_what_was_never_in_force_has_no_entry(state: Path) -> None:
     (state / "r").mkdir(parents=True)
-    (state / "r" / outside.FILE).touch()
-    outside.tell_ended(a_lease(Profile(name="refused", delay_ms=1)))
-    assert outside.merged(told(state)) == []
+    (state / "r" / notices.FILE).touch()
+    notices.tell_ended(a_lease(Profile(name="refused", delay_ms=1)))
+    assert notices.merged(told(state)) == []
 
 
 def test_nothing_appears_in_a_run_that_is_over(state: Path) -> None:
     lease = a_lease(Profile(name="late", delay_ms=1))
-    outside.tell_ended(lease)
+    notices.tell_ended(lease)
     assert not state.exists()
     (state / "r").mkdir(parents=True)  # being removed
-    outside.tell_ended(lease)
+    notices.tell_ended(lease)
     assert list((state / "r").iterdir()) == []

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ztprobe.errors import UsageError
-from ztprobe.pods import RunningPod, choose, find_namespaces, lasting, local_pods, pod_uid
-from ztprobe.selectors import parse_selector
+from ztprobe.pods.running import RunningPod, choose, find_namespaces, lasting, local_pods, pod_uid
+from ztprobe.pods.selectors import parse_selector
 
 UID = "2f1b3c4d-0a9b-4c8d-9e7f-112233445566"
 SCOPE = "cri-containerd-6d1f.scope"

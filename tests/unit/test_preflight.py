@@ -4,19 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from ztprobe.experiment import Experiment
-from ztprobe.preflight import (
-    KernelFeatures,
-    Machine,
-    NetworkTrials,
-    Tools,
-    choose_hooks,
-    collect,
-    delay_backend,
-    machine_problems,
-    out_problems,
-    rate_backend,
-)
+from ztprobe.experiment.names import Experiment
+from ztprobe.experiment.requirements import delay_backend, machine_problems, out_problems, rate_backend
+from ztprobe.preflight import KernelFeatures, Machine, NetworkTrials, Tools, choose_hooks, collect
 from ztprobe.preflight.features import BINARIES, MODULES, RAW_TRACEPOINTS, cgroup_layout
 from ztprobe.preflight.signals import SIGNALS, hooks_in_use
 

@@ -11,7 +11,7 @@ import pytest
 
 from ztprobe.errors import UsageError
 from ztprobe.paths import NETPROFILES_DIR
-from ztprobe.profile import GilbertElliott, Profile, load_profile, profile_names
+from ztprobe.profile.model import GilbertElliott, Profile, load_profile, profile_names
 
 TABLE = {  # delay_ms, jitter_ms, distribution, loss_pct, rate_mbit, per_packet
     "net0": (0, 0, "none", 0, None, False),

@@ -11,8 +11,8 @@ import pytest
 
 from ztprobe.cli import main
 from ztprobe.cli.profile import profile
-from ztprobe.cli.profile_words import profile_words
-from ztprobe.profile import load_profile, profile_names
+from ztprobe.cli.rendering.profile import profile_words
+from ztprobe.profile.model import load_profile, profile_names
 
 COMMANDS = sorted(profile.commands)
 

@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from analysis.ledger import build_ledger
+from analysis.ledger.ledger import build_ledger
+from analysis.ledger.model import Ledger
 from analysis.load import load_analysed
-from analysis.model import Ledger
-from analysis.report import build_report, write_report
+from analysis.report.report import build_report, write_report
 from ztprobe.cli.entry import ztprobe
-from ztprobe.store import dump_json, load_run
+from ztprobe.rundir.store import dump_json, load_run
 
 RECORDED = Path(__file__).parents[1] / "data" / "net2-sec3"
 GOLDEN = RECORDED / "report.json"

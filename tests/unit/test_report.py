@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from analysis.model import COMPONENTS, Ledger
-from analysis.report import build_report, write_report
-from analysis.table import WIDTH, print_report
-from analysis.wording import human_time, setting_pairs
+from analysis.ledger.model import COMPONENTS, Ledger
+from analysis.report.report import build_report, write_report
+from analysis.report.text_report import WIDTH, print_report
+from analysis.report.wording import human_time, setting_pairs
 from tests.unit.synthetic_run import MS, baseline_pair, make_ledger, make_run, save_run
 from ztprobe.errors import RunDirError
-from ztprobe.store import Run
+from ztprobe.rundir.store import Run
 
 
 @pytest.fixture
@@ -37,9 +37,9 @@ def ledgers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Ledger]:
     def build_ledger(run: Run) -> Ledger:
         return by_name[run.name]
 
-    stand_in = ModuleType("analysis.ledger")
+    stand_in = ModuleType("analysis.ledger.ledger")
     stand_in.build_ledger = build_ledger  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "analysis.ledger", stand_in)
+    monkeypatch.setitem(sys.modules, "analysis.ledger.ledger", stand_in)
     return by_name
 
 
@@ -358,7 +358,7 @@ def test_an_analysis_that_ends_early_writes_nothing(
     def interrupted(*_arguments: Any) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("analysis.html.render_page", interrupted)
+    monkeypatch.setattr("analysis.report.html.render_page", interrupted)
     save_run(tmp_path / "run")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(KeyboardInterrupt):
@@ -388,8 +388,8 @@ def test_events_that_do_not_fit_are_one_line(tmp_path: Path, monkeypatch: pytest
     def build_ledger(run: Run) -> Ledger:
         raise ValueError("round 3: 5 ns of components in 4 ns\nand more")
 
-    stand_in = ModuleType("analysis.ledger")
+    stand_in = ModuleType("analysis.ledger.ledger")
     stand_in.build_ledger = build_ledger  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "analysis.ledger", stand_in)
+    monkeypatch.setitem(sys.modules, "analysis.ledger.ledger", stand_in)
     with pytest.raises(RunDirError, match=r"do not fit together: round 3: 5 ns of components in 4 ns$"):
         write_report(save_run(tmp_path / "run"))

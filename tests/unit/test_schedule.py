@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ztprobe.cli import main
-from ztprobe.cli.schedule_words import plot, schedule_words
-from ztprobe.emulation.stepping import Following, Stepping
+from ztprobe.cli.rendering.schedule import plot, schedule_words
+from ztprobe.emulation.schedule_follower import Following, Stepping
 from ztprobe.errors import EnforcementError, UsageError
-from ztprobe.profile import Profile, load_profile
-from ztprobe.schedule import Schedule, Step
+from ztprobe.profile.model import Profile, load_profile
+from ztprobe.profile.schedule import Schedule, Step
 
 S = 10**9
 
@@ -206,10 +206,10 @@ def test_a_wrong_trace_gets_its_own_line(tmp_path: Path, trace: str, line: int, 
 
 
 def test_steps_that_are_late_left_out_or_refused_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ztprobe.emulation import stepping
+    from ztprobe.emulation import schedule_follower
 
     clock = [1000 * S]
-    monkeypatch.setattr(stepping.time, "monotonic_ns", lambda: clock[0])
+    monkeypatch.setattr(schedule_follower.time, "monotonic_ns", lambda: clock[0])
     put: list[float] = []
 
     def change(step: Profile) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ztprobe.errors import UsageError
-from ztprobe.selectors import parse_selector
+from ztprobe.pods.selectors import parse_selector
 
 CLIENT = {"app": "fl-client", "tier": "edge"}
 

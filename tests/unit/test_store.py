@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.synthetic_run import make_meta, save_run
 from ztprobe.errors import RunDirError
-from ztprobe.store import RunDir, create_run_dir, dump_json, load_run
+from ztprobe.rundir.store import RunDir, create_run_dir, dump_json, load_run
 
 BIG = 2**63 - 25  # no float64 holds it
 

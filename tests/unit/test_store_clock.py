@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from ztprobe.clock import Clock, ClockSample, take_sample
+from ztprobe.rundir.clock import Clock, ClockSample, take_sample
 
 UNIX = 1_760_000_000_000_000_000
 

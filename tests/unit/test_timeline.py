@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pytest
 
-from analysis.connections import Path, Topology, eth_key
-from analysis.timeline import messages_of
-from ztprobe.events import Direction, Hook
+from analysis.ledger.connections import Path, Topology, eth_key
+from analysis.ledger.timeline import messages_of
+from ztprobe.events.tables import Direction, Hook
 
 CLIENT, SERVER, WIRE = "fl-client-0", "fl-server", (7, 40_000)
 MAPS = File(__file__).parents[2] / "ebpf" / "maps.h"

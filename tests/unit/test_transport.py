@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ztprobe.errors import PreflightError
-from ztprobe.runtime import transport
+from ztprobe.runtime.local import transport
 
 
 @pytest.fixture

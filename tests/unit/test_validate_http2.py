@@ -8,8 +8,14 @@ from collections.abc import Iterable
 import pytest
 
 from ztprobe.errors import WorkloadError
-from ztprobe.validate.capture import ACK, SYN, Seen
-from ztprobe.validate.http2 import End, behind_sidecar, closed_windows, frames, sealed_progress
+from ztprobe.validate.observe.capture import ACK, SYN, Seen
+from ztprobe.validate.observe.http2 import (
+    End,
+    behind_sidecar,
+    closed_windows,
+    frames,
+    sealed_progress,
+)
 
 CLIENT, SERVER = ("10.244.0.4", 56068), ("10.244.0.2", 50051)
 DATA, HEADERS, SETTINGS, WINDOW_UPDATE = 0, 1, 4, 8

@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis.connections import Path, Topology
-from analysis.intervals import Segment
-from analysis.policy import PolicyWait, policy_waits, wait_overlays
-from analysis.timeline import Message
-from ztprobe.events import Direction, PacketKind, PointKind, address_number
+from analysis.ledger.connections import Path, Topology
+from analysis.ledger.intervals import Segment
+from analysis.ledger.policy_waits import PolicyWait, policy_waits, wait_overlays
+from analysis.ledger.timeline import Message
+from ztprobe.events.tables import Direction, PacketKind, PointKind, address_number
 
 MS = 1_000_000
 SERVER, CLIENT, DNS = "10.244.0.2", "10.244.0.3", "10.244.0.9"

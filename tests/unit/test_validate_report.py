@@ -12,7 +12,7 @@ import pytest
 from ztprobe.cli import main
 from ztprobe.validate.model import Bound, Outcome, Pair, judge
 from ztprobe.validate.report import WIDTH, as_json, print_table, write_report
-from ztprobe.validate.scenarios import SCENARIOS
+from ztprobe.validate.scenarios.catalogue import SCENARIOS
 
 MS = 1_000_000
 
@@ -156,5 +156,5 @@ def test_exit_code_says_whether_all_is_within_bounds(
     content = as_json([outcome(pair(0 if passed else 9))], {"kernel": "6.1"})
     run_suite: Callable[..., dict[str, Any]] = lambda *_: content  # noqa: E731
     monkeypatch.setattr("ztprobe.validate.suite.run_suite", run_suite)
-    monkeypatch.setattr("ztprobe.preflight.check_main_job", lambda *_: [])
+    monkeypatch.setattr("ztprobe.experiment.requirements.check_main_job", lambda *_: [])
     assert main(["validate", "--scenario", "dns-held", "--out", str(tmp_path / "v")]) == status

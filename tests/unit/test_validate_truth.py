@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ztprobe.errors import WorkloadError
-from ztprobe.validate import truth
-from ztprobe.validate.capture import ACK, SYN, Seen, read_pcap
+from ztprobe.validate.observe import truth
+from ztprobe.validate.observe.capture import ACK, SYN, Seen, read_pcap
 
 MS = 1_000_000
 CLIENT, SERVER, DNS = "10.244.0.3", "10.244.0.2", "10.244.0.9"

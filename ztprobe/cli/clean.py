@@ -20,13 +20,13 @@ def clean() -> None:
     """
     if os.geteuid() != 0:
         raise PreflightError("not root: removing network namespaces needs it; run it with sudo")
-    from ztprobe.emulation import passing
-    from ztprobe.interrupts import shielded
-    from ztprobe.keeper import sweep
-    from ztprobe.runtime.journal import clean_leftovers
+    from ztprobe.agent.lease_keeper import sweep
+    from ztprobe.conformance import policy_bypass
+    from ztprobe.process.interrupts import shielded
+    from ztprobe.runtime.local.journal import clean_leftovers
 
     with shielded():
-        removed = sweep() + passing.sweep() + clean_leftovers()
+        removed = sweep() + policy_bypass.sweep() + clean_leftovers()
     for line in removed:
         click.echo(line)
     if not removed:

@@ -28,8 +28,9 @@ def doctor(context: click.Context, as_json: bool) -> None:
     0 if the main job can run and with 3 if not. Nothing is changed; what has to be tried is tried in a
     network namespace that vanishes with the try.
     """
-    from ztprobe.experiment import parse_experiment
-    from ztprobe.preflight import choose_hooks, collect, machine_problems
+    from ztprobe.experiment.names import parse_experiment
+    from ztprobe.experiment.requirements import machine_problems
+    from ztprobe.preflight import choose_hooks, collect
 
     experiments = [parse_experiment(name, ("net0", "net2")) for name in _MAIN_JOB]
     machine = collect()
@@ -44,7 +45,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
 
 def _as_dict(machine: Machine, hooks: tuple[SignalHook, ...], problems: list[str]) -> dict[str, Any]:
-    from ztprobe.preflight import delay_backend, rate_backend
+    from ztprobe.experiment.requirements import delay_backend, rate_backend
 
     kernel = asdict(machine.kernel)
     for key in ("raw_tracepoints", "congestion_controls"):
@@ -87,7 +88,7 @@ def _print(machine: Machine, hooks: tuple[SignalHook, ...], problems: list[str])
 
 
 def _facts(machine: Machine) -> list[tuple[str, str]]:
-    from ztprobe.preflight import delay_backend, rate_backend
+    from ztprobe.experiment.requirements import delay_backend, rate_backend
 
     kernel, tools = machine.kernel, machine.tools
     return [

@@ -31,8 +31,8 @@ from ztprobe.cli.streams import (
 from ztprobe.cli.trace import trace
 from ztprobe.cli.validate import validate
 from ztprobe.errors import ZtprobeError
-from ztprobe.interrupts import Interrupted, catching
 from ztprobe.paths import LEASES, STATE_DIR
+from ztprobe.process.interrupts import Interrupted, catching
 
 __all__ = ("main", "ztprobe")
 
@@ -58,10 +58,10 @@ def ztprobe(context: click.Context) -> None:
 def _sweep_leases() -> None:
     # Whatever the command is: a profile that nobody keeps any more must not stay on pods.
     if os.geteuid() == 0 and (STATE_DIR / LEASES).is_dir():
-        from ztprobe.emulation import passing
-        from ztprobe.keeper import sweep
+        from ztprobe.agent.lease_keeper import sweep
+        from ztprobe.conformance import policy_bypass
 
-        for line in sweep() + passing.sweep():
+        for line in sweep() + policy_bypass.sweep():
             _say(f"left behind, now removed: {line}")
 
 

@@ -20,7 +20,7 @@ from ztprobe.cli.profile_pods import (
     running_pods,
     runtime_options,
 )
-from ztprobe.cli.profile_words import (
+from ztprobe.cli.rendering.profile import (
     lease_dict,
     notes,
     plan_lines,
@@ -35,8 +35,8 @@ from ztprobe.cli.profile_words import (
 from ztprobe.errors import PreflightError, UsageError
 
 if TYPE_CHECKING:
-    from ztprobe.leases import Lease
-    from ztprobe.profile import Profile
+    from ztprobe.leases.records import Lease
+    from ztprobe.profile.model import Profile
 
 __all__ = ("profile",)
 
@@ -61,7 +61,7 @@ def profile() -> None:
 @_JSON
 def list_(as_json: bool) -> None:
     """Show the profiles that come along."""
-    from ztprobe.profile import load_profile, profile_names
+    from ztprobe.profile.model import load_profile, profile_names
 
     profiles = [load_profile(name) for name in profile_names()]
     if as_json:
@@ -81,9 +81,9 @@ def show(name: str, as_json: bool) -> None:
 
     What changes over time is drawn. NAME is one of `ztprobe profile list`, or a YAML file.
     """
-    from ztprobe.cli.schedule_words import plot, range_words, schedule_words, step_rows
-    from ztprobe.profile import load_profile
-    from ztprobe.schedule import CHANGING
+    from ztprobe.cli.rendering.schedule import plot, range_words, schedule_words, step_rows
+    from ztprobe.profile.model import load_profile
+    from ztprobe.profile.schedule import CHANGING
 
     found = load_profile(name)
     values = profile_dict(found)
@@ -179,12 +179,12 @@ def apply(
     the pod's own interface, ingress on the host end of its veth. The lease is written down first; a
     process of its own keeps it and ends it.
     """
-    from ztprobe import leases
-    from ztprobe.keeper import kept
-    from ztprobe.profile import load_profile
+    from ztprobe.agent.lease_keeper import kept
+    from ztprobe.leases import records
+    from ztprobe.profile.model import load_profile
 
     wanted = load_profile(name)
-    seconds = leases.parse_duration(duration)
+    seconds = records.parse_duration(duration)
     if wanted.is_empty:
         raise UsageError(f"{wanted.name} emulates nothing: there is nothing to apply")
     _need_root()
@@ -211,7 +211,7 @@ def apply(
 
 
 def _tell(lease: Lease, more: Sequence[str], as_json: bool) -> None:
-    from ztprobe.leases import words
+    from ztprobe.leases.records import words
 
     dry_run = lease.state == "applying"
     said = [*more, *notes(lease)]
@@ -246,18 +246,18 @@ def _planned(
     backend: str | None,
     seconds: float,
 ) -> Lease:
-    from ztprobe import leases
-    from ztprobe.emulation.imposing import backend_for, plan_rules
-    from ztprobe.emulation.places import plan_points
-    from ztprobe.identity import ProcessIdentity
+    from ztprobe.emulation.apply import backend_for, plan_rules
+    from ztprobe.emulation.attach_points import plan_points
+    from ztprobe.leases import records
+    from ztprobe.process.identity import ProcessIdentity
 
-    taken = leases.all_leases()
+    taken = records.all_leases()
     directions = ("egress", "ingress") if direction == "both" else (direction,)
     refuse_taken(chosen.pods, directions, taken)
     chosen_backend = backend_for(wanted, backend)
     refuse_impossible(wanted.name, chosen_backend, chosen.pods)
-    lease_id, now_ns = leases.new_id(), leases.now_ns()
-    return leases.Lease(
+    lease_id, now_ns = records.new_id(), records.now_ns()
+    return records.Lease(
         id=lease_id,
         profile=wanted,
         backend=chosen_backend,
@@ -281,8 +281,8 @@ def _planned(
 @_JSON
 def status(as_json: bool) -> None:
     """Show what is in force now, as the kernel has it."""
-    from ztprobe.cli.schedule_words import state_dict, state_words
-    from ztprobe.leases import all_leases, words
+    from ztprobe.cli.rendering.schedule import state_dict, state_words
+    from ztprobe.leases.records import all_leases, words
 
     _need_root()
     found = all_leases()
@@ -336,9 +336,9 @@ def verify(
     (Kolmogorov-Smirnov distance) and 2 % (rate). Exits with 5 if a pod gets something else, and says
     why.
     """
+    from ztprobe.conformance.verification import verify as verify_lease
     from ztprobe.errors import EnforcementError
-    from ztprobe.leases import all_leases
-    from ztprobe.verification import verify as verify_lease
+    from ztprobe.leases.records import all_leases
 
     _need_root()
     everything = all_leases()
@@ -361,9 +361,9 @@ def verify(
 @_JSON
 def clear(ids: tuple[str, ...], as_json: bool) -> None:
     """End leases now: those named, or all of them."""
-    from ztprobe.interrupts import shielded
-    from ztprobe.keeper import end
-    from ztprobe.leases import all_leases
+    from ztprobe.agent.lease_keeper import end
+    from ztprobe.leases.records import all_leases
+    from ztprobe.process.interrupts import shielded
 
     _need_root()
     chosen = _chosen(all_leases(), ids)

@@ -11,10 +11,10 @@ import click
 from ztprobe.errors import EnforcementError, PreflightError, UsageError
 
 if TYPE_CHECKING:
-    from ztprobe.cluster import Cluster
-    from ztprobe.leases import Lease
-    from ztprobe.pods import RunningPod
-    from ztprobe.selectors import Selector
+    from ztprobe.kubernetes.pod_source import Cluster
+    from ztprobe.leases.records import Lease
+    from ztprobe.pods.running import RunningPod
+    from ztprobe.pods.selectors import Selector
 
 __all__ = (
     "Chosen",
@@ -65,25 +65,25 @@ def choose_pods(
 
     :raises ZtprobeError: there are none, or they cannot be reached; says what to do.
     """
-    from ztprobe import pods
-    from ztprobe.cluster import Cluster
-    from ztprobe.kubeapi import configured
-    from ztprobe.selectors import parse_selector
+    from ztprobe.kubernetes.api import configured
+    from ztprobe.kubernetes.pod_source import Cluster
+    from ztprobe.pods import running
+    from ztprobe.pods.selectors import parse_selector
 
     wanted, towards = parse_selector(selector), parse_selector(to) if to is not None else None
-    local = pods.local_pods()
+    local = running.local_pods()
     guessed = runtime == "auto"
     if guessed:
         runtime = "local" if local or run is not None or not configured() else "kubernetes"
     if runtime == "local":
-        running = [pod for pod in local if run in (None, pod.run)]
-        if local and not running:
+        candidates = [pod for pod in local if run in (None, pod.run)]
+        if local and not candidates:
             there = ", ".join(sorted({pod.run for pod in local}))
             raise UsageError(f"--run {run}: no such run is going on; there is {there}")
-        chosen = tuple(pods.choose(running, wanted, namespace))
+        chosen = tuple(running.choose(candidates, wanted, namespace))
         peers = None
         if towards is not None:
-            peers = tuple(pods.choose(running, towards, namespace, option="--to"))
+            peers = tuple(running.choose(candidates, towards, namespace, option="--to"))
         return Chosen(pods=chosen, peers=peers)
     if run is not None:
         raise UsageError("--run names a run of the local runtime; leave it out with --runtime kubernetes")
@@ -124,10 +124,10 @@ def running_pods(leases: Sequence[Lease], node: str | None) -> list[RunningPod]:
 
     :raises ZtprobeError: the cluster of a lease does not answer.
     """
-    from ztprobe import pods
-    from ztprobe.cluster import Cluster
+    from ztprobe.kubernetes.pod_source import Cluster
+    from ztprobe.pods import running
 
-    found = pods.local_pods()
+    found = running.local_pods()
     namespaces = sorted(
         {lease.namespace for lease in leases if any(p.runtime == "kubernetes" for p in lease.pods)}
     )
@@ -140,7 +140,7 @@ def running_pods(leases: Sequence[Lease], node: str | None) -> list[RunningPod]:
 
 def refuse_taken(pods: Sequence[RunningPod], directions: Sequence[str], leases: Sequence[Lease]) -> None:
     """:raises EnforcementError: a pod is under another lease in the same direction."""
-    from ztprobe.leases import words
+    from ztprobe.leases.records import words
 
     # By its namespace: after a restart, a pod of the same name is another one.
     wanted = {pod.netns_inode: pod for pod in pods}
@@ -161,8 +161,8 @@ def resolve_neighbours(lease: Lease) -> None:
 
     :raises EnforcementError: they have ended meanwhile.
     """
-    from ztprobe.emulation.passing import has_policies
-    from ztprobe.emulation.probing import warm_up
+    from ztprobe.conformance.policy_bypass import has_policies
+    from ztprobe.conformance.udp_probe import warm_up
 
     met = list({pod.netns_inode: pod for pod in (*lease.pods, *(lease.peers or ()))}.values())
     if len(met) > _FEW or any(pod.runtime != "local" for pod in met):

@@ -29,9 +29,9 @@ def report(runs: tuple[Path, ...], as_json: bool, out: Path | None, coverage_flo
     """
     if out is not None and len(runs) > 1:
         raise UsageError(f"--out {out}: takes one RUN, and {len(runs)} were given")
-    from analysis.report import write_report
-    from analysis.table import print_report
-    from ztprobe.store import dump_json
+    from analysis.report.report import write_report
+    from analysis.report.text_report import print_report
+    from ztprobe.rundir.store import dump_json
 
     reports = [write_report(run, out=out, coverage_floor=coverage_floor / 100) for run in runs]
     if as_json:

@@ -9,8 +9,8 @@ import click
 
 from ztprobe.cli.options import OutPath, coverage_floor_option
 from ztprobe.errors import PreflightError
-from ztprobe.experiment import MAX_SEED
-from ztprobe.job_request import DATASETS, TraceRequest, check_data_dir, choose_experiments
+from ztprobe.experiment.names import MAX_SEED
+from ztprobe.experiment.request import DATASETS, TraceRequest, check_data_dir, choose_experiments
 
 __all__ = ("trace",)
 
@@ -79,7 +79,7 @@ def trace(
     proves that both are in force, watches them from the kernel, prints the breakdown and leaves a run
     directory. Needs root.
     """
-    from ztprobe.profile import load_profile, profile_names
+    from ztprobe.profile.model import load_profile, profile_names
 
     chosen, against = choose_experiments(
         experiment, profile_names(), baseline_name=baseline, with_baseline=not no_baseline, seed=seed
@@ -105,7 +105,7 @@ def _default_out(name: str) -> Path:
 
 
 def _check_machine(request: TraceRequest) -> None:
-    from ztprobe.preflight import check_main_job
+    from ztprobe.experiment.requirements import check_main_job
 
     problems = check_main_job(request.experiments, request.out)
     if problems:
@@ -113,11 +113,11 @@ def _check_machine(request: TraceRequest) -> None:
 
 
 def _run(request: TraceRequest, *, as_json: bool, coverage_floor: float) -> None:
-    from analysis.report import write_report
-    from analysis.table import print_report
-    from ztprobe.job import run_trace
+    from analysis.report.report import write_report
+    from analysis.report.text_report import print_report
+    from ztprobe.experiment.run import run_trace
     from ztprobe.progress import open_progress
-    from ztprobe.store import dump_json
+    from ztprobe.rundir.store import dump_json
 
     with open_progress() as progress:
         out = run_trace(request, progress)

@@ -14,7 +14,7 @@ from ztprobe.cli.options import OutPath
 from ztprobe.errors import PreflightError
 
 if TYPE_CHECKING:
-    from ztprobe.validate.scenarios import Scenario
+    from ztprobe.validate.scenarios.catalogue import Scenario
 
 __all__ = ("validate",)
 
@@ -47,7 +47,7 @@ def validate(names: tuple[str, ...], only_list: bool, out: Path | None, as_json:
     Each scenario injects one cost of several sizes into one place, observes the injection independently,
     and compares. Ends with 7 if an error is larger than its bound. Needs root.
     """
-    from ztprobe.validate.scenarios import SCENARIOS, choose
+    from ztprobe.validate.scenarios.catalogue import SCENARIOS, choose
 
     if only_list:
         _list(SCENARIOS, as_json=as_json)
@@ -70,9 +70,9 @@ def _list(scenarios: Sequence[Scenario], *, as_json: bool) -> None:
 
 
 def _check_machine(chosen: list[Scenario], out: Path) -> None:
-    from ztprobe.experiment import parse_experiment
-    from ztprobe.preflight import check_main_job
-    from ztprobe.profile import profile_names
+    from ztprobe.experiment.names import parse_experiment
+    from ztprobe.experiment.requirements import check_main_job
+    from ztprobe.profile.model import profile_names
 
     experiments = [parse_experiment(scenario.experiment, profile_names()) for scenario in chosen]
     if problems := check_main_job(tuple(experiments), out):
@@ -81,7 +81,7 @@ def _check_machine(chosen: list[Scenario], out: Path) -> None:
 
 def _run(chosen: list[Scenario], out: Path, *, as_json: bool) -> bool:
     from ztprobe.progress import open_progress
-    from ztprobe.store import dump_json
+    from ztprobe.rundir.store import dump_json
     from ztprobe.validate.report import print_table
     from ztprobe.validate.suite import run_suite
 

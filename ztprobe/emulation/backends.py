@@ -8,7 +8,7 @@ gets one that does all of its steps.
 from __future__ import annotations
 
 from ztprobe.errors import PreflightError
-from ztprobe.profile import Profile
+from ztprobe.profile.model import Profile
 
 __all__ = ("BACKENDS", "choose_backend", "only_rate", "refusal")
 

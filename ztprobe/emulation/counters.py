@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ztprobe.emulation.imposing import counted, state_directory
-from ztprobe.emulation.nodequeue import rules_in_force
-from ztprobe.leases import Lease
-from ztprobe.pods import still_there
+from ztprobe.emulation.apply import counted, state_directory
+from ztprobe.emulation.delay_line.node import rules_in_force
+from ztprobe.leases.records import Lease
+from ztprobe.pods.running import still_there
 
 __all__ = ("counters",)
 

@@ -4,7 +4,7 @@ pyroute2 0.9.7 encodes neither a delay distribution nor 64-bit times, and drops 
 keyword silently, so this module hands it a plug-in of its own for ``netem`` (the registry
 that ``IPRoute.tc("modules")`` returns) and computes every field itself, from
 include/uapi/linux/pkt_sched.h. The normal table is that of iproute2's netem/normal.c,
-computed, not copied (``ztprobe.distributions``), and so are the others. Loss in bursts and
+computed, not copied (``ztprobe.profile.distributions``), and so are the others. Loss in bursts and
 correlated loss are the kernel's Gilbert-Elliott model.
 
 netem's loss and delay meet ARP too: resolve neighbours first.
@@ -22,12 +22,12 @@ import threading
 from types import SimpleNamespace
 from typing import Any
 
-from ztprobe import netns
-from ztprobe.emulation.qdisc import HANDLE, Spot
-from ztprobe.emulation.savedqdisc import attribute, attributes
 from ztprobe.errors import EnforcementError
-from ztprobe.netlink import IPRoute, NetlinkError, netlink
-from ztprobe.profile import Profile
+from ztprobe.kernelnet import netns
+from ztprobe.kernelnet.netlink import IPRoute, NetlinkError, netlink
+from ztprobe.kernelnet.root_qdisc import HANDLE, Spot
+from ztprobe.kernelnet.rtnetlink import attribute, attributes
+from ztprobe.profile.model import Profile
 
 __all__ = (
     "netem_change_options",

@@ -16,10 +16,10 @@ from __future__ import annotations
 import math
 import struct
 
-from ztprobe.emulation.qdisc import Spot
-from ztprobe.emulation.savedqdisc import attribute, attributes
 from ztprobe.errors import EnforcementError
-from ztprobe.profile import FRAME_BYTES, Profile
+from ztprobe.kernelnet.root_qdisc import Spot
+from ztprobe.kernelnet.rtnetlink import attribute, attributes
+from ztprobe.profile.model import FRAME_BYTES, Profile
 
 __all__ = ("set_tbf", "tbf_options", "tbf_summary")
 

@@ -28,7 +28,7 @@ def to_nft(ruleset: Ruleset, priority: int = -160) -> str:
         "    type ipv4_addr . ipv4_addr . inet_proto . inet_service",
         "    size 4096; flags dynamic; counter;",
         "  }",
-        # Empty, for ztprobe.emulation.passing: were it made and removed when it is needed, the kernel
+        # Empty, for ztprobe.conformance.policy_bypass: were it made and removed when it is needed, the kernel
         # would drop all that queues hold (a delay line's packets) each time the hook goes.
         "  chain probes { type filter hook prerouting priority -300; }",
     ]

@@ -1,17 +1,10 @@
-"""Can this machine do the job, and by which hooks? Asked before anything starts.
+"""What this machine offers, and by which hooks. Asked before anything starts; nothing here changes it.
 
-``features`` asks the machine and yields plain values, ``signals`` and ``requirements``
-judge them. Nothing here changes the machine.
+``features`` asks the machine and yields plain values, ``signals`` judges them;
+``ztprobe.experiment.requirements`` says whether an experiment can run with them.
 """
 
 from ztprobe.preflight.features import KernelFeatures, Machine, Tools, collect
-from ztprobe.preflight.requirements import (
-    check_main_job,
-    delay_backend,
-    machine_problems,
-    out_problems,
-    rate_backend,
-)
 from ztprobe.preflight.signals import SignalHook, choose_hooks
 from ztprobe.preflight.trials import NetworkTrials
 
@@ -21,11 +14,6 @@ __all__ = (
     "NetworkTrials",
     "SignalHook",
     "Tools",
-    "check_main_job",
     "choose_hooks",
     "collect",
-    "delay_backend",
-    "machine_problems",
-    "out_problems",
-    "rate_backend",
 )

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ztprobe import netns
+from ztprobe.kernelnet import netns
 from ztprobe.preflight.bpf import SCHED_CLS, attach_tcx, trivial_program
 
 __all__ = ("NetworkTrials", "run_network_trials")
@@ -56,7 +56,7 @@ def run_network_trials() -> NetworkTrials:
 
 
 def _run(results: dict[str, bool]) -> None:
-    from ztprobe.netlink import netlink  # pyroute2 takes 0.15 s to import
+    from ztprobe.kernelnet.netlink import netlink
 
     def attempt(name: str, trial: Callable[[], object]) -> None:
         try:

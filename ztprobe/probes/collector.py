@@ -32,10 +32,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ztprobe.events import dtype_of, pairs_table, table_of
+from ztprobe.events.tables import dtype_of, pairs_table, table_of
 from ztprobe.probes.kernel import KernelProbes
 from ztprobe.probes.ring import Ring
-from ztprobe.runjson import LOSS_CHANNELS
+from ztprobe.rundir.schema import LOSS_CHANNELS
 
 __all__ = ("LOSS_CHANNELS", "Collector", "coverage")
 

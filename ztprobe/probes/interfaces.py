@@ -14,10 +14,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from ztprobe.clsact import EGRESS, INGRESS, add_clsact, has_named, remove_if_empty, remove_named
 from ztprobe.errors import PreflightError
-from ztprobe.netlink import NetlinkError, netlink
-from ztprobe.netns import entered, inode
+from ztprobe.kernelnet.clsact import (
+    EGRESS,
+    INGRESS,
+    add_clsact,
+    has_named,
+    remove_if_empty,
+    remove_named,
+)
+from ztprobe.kernelnet.netlink import NetlinkError, netlink
+from ztprobe.kernelnet.netns import entered, inode
 from ztprobe.preflight.bpf import TCX_EGRESS, TCX_INGRESS
 
 __all__ = ("PACKET_PROGRAMS", "Clsact", "PacketHooks", "Tcx")
@@ -159,7 +166,7 @@ class Clsact:
             self._table[self._table.Key(number)] = self._table.Leaf(0)
 
     def missing(self) -> Iterator[tuple[Path, str, str]]:
-        """See `PacketHooks`: of filters the kernel tells (``ztprobe.emulation.news``)."""
+        """See `PacketHooks`: of filters the kernel tells (``ztprobe.kernelnet.monitor``)."""
         yield from ()
 
     def detach(self) -> None:

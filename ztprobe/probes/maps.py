@@ -10,7 +10,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from ztprobe.events import Hook
+from ztprobe.events.tables import Hook
 
 __all__ = ("offer_numbers", "possible_cpus", "read_open_bursts", "read_pairs")
 

@@ -13,15 +13,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from analysis.intervals import Segment, clip, overlap_ns, total_ns, union
-from analysis.ledger import build_ledger, client_pieces
-from analysis.model import Ledger, RoundLedger
-from ztprobe.store import Run
-from ztprobe.validate.capture import ACK, SYN, Seen
-from ztprobe.validate.http2 import End, Progress, behind_sidecar, closed_windows, sealed_progress
+from analysis.ledger.intervals import Segment, clip, overlap_ns, total_ns, union
+from analysis.ledger.ledger import build_ledger, client_pieces
+from analysis.ledger.model import Ledger, RoundLedger
+from ztprobe.rundir.store import Run
+from ztprobe.validate.inject.scene import Note
 from ztprobe.validate.model import Pair
-from ztprobe.validate.scene import Note
-from ztprobe.validate.truth import BULK_BYTES, Interval, Link, between, window_scale
+from ztprobe.validate.observe.capture import ACK, SYN, Seen
+from ztprobe.validate.observe.http2 import (
+    End,
+    Progress,
+    behind_sidecar,
+    closed_windows,
+    sealed_progress,
+)
+from ztprobe.validate.observe.truth import BULK_BYTES, Interval, Link, between, window_scale
 
 __all__ = ("Evidence", "Measure", "from_capture", "injected_part", "noted_part", "slack", "sub_row")
 

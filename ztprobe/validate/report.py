@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from analysis.wording import plural
+from analysis.report.wording import plural
 from ztprobe import __version__
-from ztprobe.store import dump_json, write_atomically
+from ztprobe.rundir.store import dump_json, write_atomically
 from ztprobe.validate.model import CROSS_TALK_LIMIT, Case, Outcome
 
 __all__ = ("WIDTH", "as_json", "print_table", "write_report")

@@ -9,19 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ztprobe.errors import ZtprobeError
-from ztprobe.experiment import parse_experiment
-from ztprobe.job import run_disturbed
-from ztprobe.job_request import TraceRequest
-from ztprobe.profile import profile_names
+from ztprobe.experiment.names import parse_experiment
+from ztprobe.experiment.request import TraceRequest
+from ztprobe.experiment.run import run_disturbed
+from ztprobe.profile.model import profile_names
 from ztprobe.progress import QuietProgress
-from ztprobe.runtime.base import Runtime
-from ztprobe.store import create_run_dir, load_run
-from ztprobe.validate.capture import Capture
+from ztprobe.rundir.store import create_run_dir, load_run
+from ztprobe.runtime.interface import Runtime
 from ztprobe.validate.compare import Evidence
+from ztprobe.validate.inject.scene import Follower, Note, Scene
 from ztprobe.validate.model import Case, Outcome, judge
-from ztprobe.validate.plan import TARGET, Plan
-from ztprobe.validate.scenarios import CLIENTS, Scenario
-from ztprobe.validate.scene import Follower, Note, Scene
+from ztprobe.validate.observe.capture import Capture
+from ztprobe.validate.scenarios.catalogue import CLIENTS, Scenario
+from ztprobe.validate.scenarios.plan import TARGET, Plan
 
 __all__ = ("run_scenario",)
 
@@ -94,7 +94,7 @@ def _request(scenario: Scenario, out: Path) -> TraceRequest:
 
 
 class _Injection:
-    """`ztprobe.job.Interference`: the plan's injectors and the capture, from before the clients start."""
+    """An `Interference`: the plan's injectors and the capture, from before the clients start."""
 
     def __init__(self, scenario: Scenario, plan: Plan, captures: Path) -> None:
         self._scenario = scenario

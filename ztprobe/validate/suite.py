@@ -10,11 +10,11 @@ from typing import Any
 
 from ztprobe.errors import EnforcementError, RunDirError, WorkloadError
 from ztprobe.progress import Progress
-from ztprobe.runtime.journal import appearing_whole, clean_leftovers
+from ztprobe.runtime.local.journal import appearing_whole, clean_leftovers
 from ztprobe.validate.model import Bound, Outcome
 from ztprobe.validate.report import as_json, write_report
 from ztprobe.validate.runner import run_scenario
-from ztprobe.validate.scenarios import Scenario
+from ztprobe.validate.scenarios.catalogue import Scenario
 
 __all__ = ("run_suite",)
 

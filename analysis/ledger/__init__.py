@@ -1,0 +1,1 @@
+"""From kernel events to a ledger that closes: messages, handshakes, critical path, components. Pure."""

@@ -1,0 +1,251 @@
+"""One client's way through one round, as segments that each have evidence.
+
+The chain is: server application → (its sidecar) → wire → (the client's sidecar) →
+client application → back. Each instant has one owner, downstream first: the wire
+while the message is on it, else the proxy while it holds bytes, else the
+application. A sidecar that cannot hand its bytes over, because the application
+does not read, is not to blame: that wait is the application's. What is cut out of a
+stretch afterwards (loss stalls and starved time out of transmission, connection set-up
+out of compute) needs an event of its own. Where an edge is missing the stretch stays
+unowned, and shows as residual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from analysis.ledger.connections import LoKey, Topology
+from analysis.ledger.handshakes import DnsQuery, Setup
+from analysis.ledger.intervals import Interval, Segment, clip, union
+from analysis.ledger.timeline import Message
+from ztprobe.events.tables import Direction, Hook, PointKind
+
+__all__ = ("Chain", "chain_of", "setup_overlays")
+
+_SET_UP_OVER = ("compute", "residual", "proxy", "server")
+
+
+@dataclass
+class Chain:
+    """Segments of one client in one round, and what they consist of."""
+
+    client: str
+    down: Message | None
+    up: Message | None
+    arrival_ns: int | None  # the server's application had the whole update
+    base: list[Segment] = field(default_factory=list)
+    overlays: list[Segment] = field(default_factory=list)
+    # transmission only: what the sender's socket accounted for, message by message (sub-row -> ns)
+    transmissions: list[tuple[Message, dict[str, int]]] = field(default_factory=list)
+    compute: Interval | None = None  # model read .. update written, set-up not yet cut out
+    retransmissions: int = 0
+    needless_retransmissions: int = 0
+
+
+def _loss_stalls(topology: Topology, message: Message, sender: str) -> tuple[list[Interval], int, int]:
+    """(intervals at the receiver in which a lost original was missing, retransmissions, needless ones).
+
+    An original was lost unless the receiver reported its bytes as a duplicate (DSACK, RFC 2883).
+    The hole opens when the original should have arrived and closes with the retransmission. While one is
+    open the rest of the message goes on arriving, so what a full queue at the sender dropped stalls nothing:
+    the link is as busy as its rate allows, and the time is the rate's. (netem gives that reason for what it
+    loses at random, too.)
+    """
+    receiver = message.path.client if sender == topology.server else topology.server
+    duplicates = [
+        (p.a, p.b)
+        for p in topology.wire_points(receiver, PointKind.DSACK, message.path.wire)
+        if message.sent.first_ns <= p.ts_ns
+    ]
+    owd_ns = message.one_way_ns
+    end_ns = message.last_arrived_ns or message.sent.last_ns
+    refused = [
+        (p.small_ns, p.c)
+        for p in topology.refused(sender, message.path.wire)
+        if message.sent.first_ns <= p.ts_ns <= end_ns
+    ]
+    holes, needless, lost = [], 0, 0
+    for point in topology.wire_points(sender, PointKind.RETRANSMIT, message.path.wire):
+        if not message.sent.first_ns <= point.ts_ns <= end_ns:
+            continue
+        if _within(point.a, duplicates):
+            needless += 1
+            continue
+        lost += 1
+        since_ns = int(point.since_ns or point.ts_ns)
+        if topology.conditions.loses(since_ns, int(point.ts_ns)) or not _within(point.a, refused):
+            holes.append((since_ns + owd_ns, int(point.ts_ns) + owd_ns))
+    return union(holes), lost, needless
+
+
+def _within(seq: int, pieces: Sequence[tuple[int, int]]) -> bool:
+    """Whether one of these (first sequence number, bytes) holds it."""
+    return any((seq - start) & 0xFFFFFFFF < length for start, length in pieces)
+
+
+def _starved(topology: Topology, message: Message, sender: str) -> list[Segment]:
+    """Pauses in which the wire had nothing to carry: the sidecar's while it held bytes, else the sender's."""
+    gaps = [
+        p
+        for p in topology.wire_points(sender, PointKind.GAP, message.path.wire)
+        if p.b == Hook.ETH and message.sent.first_ns < p.ts_ns <= message.sent.last_ns
+    ]
+    application = "server" if message.down else "compute"
+    lo = message.path.server_lo if message.down else message.path.client_lo
+    lo_gaps = _lo_points(topology, PointKind.GAP, lo, message)
+    shift_ns = message.one_way_ns
+    found = []
+    for gap in gaps:
+        start_ns, end_ns = int(gap.since_ns), int(gap.ts_ns)
+        idle = clip([(int(p.since_ns), int(p.ts_ns)) for p in lo_gaps], start_ns, end_ns)
+        owner = "proxy" if lo is not None else application
+        # first match wins: the application's share stands before the proxy's
+        found += [Segment(s + shift_ns, e + shift_ns, application, ("transmission",)) for s, e in idle]
+        found.append(Segment(start_ns + shift_ns, end_ns + shift_ns, owner, ("transmission",)))
+    return found
+
+
+def _lo_points(topology: Topology, kind: PointKind, lo: LoKey | None, message: Message) -> list[Any]:
+    """Points of one kind on a loopback connection, in the message's direction."""
+    if lo is None:
+        return []
+    direction = Direction.TX if message.down else Direction.RX
+    return [p for p in topology.lo_points(lo, kind) if p.c == direction]
+
+
+def _unread(topology: Topology, message: Message) -> list[Segment]:
+    """Where the receiving sidecar had bytes to hand over, and the application's window was closed."""
+    lo = message.path.client_lo if message.down else message.path.server_lo
+    application = "compute" if message.down else "server"
+    return [
+        Segment(int(p.since_ns), int(p.ts_ns), application, ("proxy",))
+        for p in _lo_points(topology, PointKind.BLOCKED, lo, message)
+    ]
+
+
+def _small_pauses(message: Message, start_ns: int) -> Segment | None:
+    """The starved time of pauses too short for an event, placed at the message's beginning.
+
+    Their sum is measured, their places are not: only the length matters to the ledger.
+    """
+    starved_ns = int(message.sent.starved_ns)
+    sidecar = message.path.server_lo if message.down else message.path.client_lo
+    owner = "proxy" if sidecar is not None else "server" if message.down else "compute"
+    return Segment(start_ns, start_ns + starved_ns, owner, ("transmission",)) if starved_ns else None
+
+
+def _add_message(
+    chain: Chain, topology: Topology, message: Message, end_ns: int, open_ended: bool
+) -> int | None:
+    """Append a message's hops to the chain; returns when the receiving side's socket had it all."""
+    sender = topology.server if message.down else message.path.client
+    base = chain.base
+    sent_ns = int(message.sent.first_ns)
+    has_sidecar = (message.path.server_lo if message.down else message.path.client_lo) is not None
+    if has_sidecar and message.handed is not None:
+        base.append(Segment(message.first_handed_ns, sent_ns, "proxy"))
+    if message.arrived is None or message.last_arrived_ns is None:
+        if open_ended:
+            base.append(Segment(sent_ns, end_ns, "transmission"))
+        return None
+    first_ns, last_ns = int(message.arrived.first_ns), message.last_arrived_ns
+    base.append(Segment(sent_ns, first_ns, "propagation"))
+    base.append(Segment(first_ns, last_ns, "transmission"))
+    stalls, lost, needless = _loss_stalls(topology, message, sender)
+    chain.retransmissions += lost
+    chain.needless_retransmissions += needless
+    chain.overlays += [Segment(s, e, "retransmission", ("transmission",)) for s, e in stalls]
+    chain.overlays += _starved(topology, message, sender)
+    if (small := _small_pauses(message, first_ns)) is not None:
+        chain.overlays.append(small)
+    burst = message.sent
+    active_ns = int(burst.last_ns - burst.first_ns)
+    rows = {
+        "congestion_window": int(burst.cwnd_ns),
+        "receive_or_http2_window": int(burst.rwnd_ns + burst.http2_ns),
+        "rate_or_queue": int(burst.queue_ns),
+    }
+    # Later than it left by more than the first byte: a queue below the sender's hook, or jitter.
+    uneven = topology.conditions.uneven(int(burst.first_ns), int(burst.last_ns))
+    late = "jitter" if uneven else "rate_or_queue"
+    rows[late] = rows.get(late, 0) + max(0, last_ns - first_ns - active_ns)
+    chain.transmissions.append((message, rows))
+    delivered_ns = message.last_delivered_ns
+    if message.path_has_receiving_sidecar and delivered_ns is not None:
+        base.append(Segment(last_ns, max(last_ns, delivered_ns), "proxy"))
+        chain.overlays += [s for s in _unread(topology, message) if last_ns < s.end_ns <= delivered_ns]
+        return max(last_ns, delivered_ns)
+    return None if message.path_has_receiving_sidecar else last_ns
+
+
+def chain_of(
+    topology: Topology,
+    client: str,
+    down: Message | None,
+    up: Message | None,
+    start_ns: int,
+    end_ns: int,
+    *,
+    open_ended: bool = True,
+) -> Chain:
+    """A client's segments between ``round_start`` and the end of the round.
+
+    :param down: the message that brought this round's model, if it was seen.
+    :param up: the message that carried this round's update, if it was seen.
+    :param open_ended: what was not seen did not happen before the round's end, so that the state the
+        client was in lasted until then; otherwise the evidence may be lost and nobody owns the time.
+    """
+    chain = Chain(client, down, up, None)
+    if down is not None:
+        if down.beginning_is_known:
+            chain.base.append(Segment(start_ns, down.first_handed_ns, "server"))
+        received_ns = _add_message(chain, topology, down, end_ns, open_ended and up is None)
+        written_ns = None
+        if up is None:
+            written_ns = end_ns if open_ended else None
+        elif up.beginning_is_known:
+            written_ns = up.first_handed_ns
+        if received_ns is not None and written_ns is not None:
+            chain.base.append(Segment(received_ns, written_ns, "compute"))
+            chain.compute = (down.last_read_ns or received_ns, written_ns)
+    if up is None:
+        return chain
+    delivered_ns = _add_message(chain, topology, up, end_ns, open_ended)
+    if delivered_ns is not None:
+        chain.arrival_ns = max(delivered_ns, up.last_read_ns or delivered_ns)
+        chain.base.append(Segment(delivered_ns, end_ns, "server"))
+    return chain
+
+
+def setup_overlays(
+    topology: Topology,
+    message: Message | None,
+    setup: Setup | None,
+    queries: Sequence[DnsQuery],
+    since_ns: int,
+) -> list[Segment]:
+    """What setting up one connection cost, as overlays; nothing for a connection that was there before.
+
+    :param since_ns: look at nothing older (the moment from which the connection could be wanted).
+    """
+    if setup is None or message is None or setup.syn_ns < since_ns:
+        return []
+    found = []
+    path = message.path
+    opened_ns = topology.lo_opened_ns.get(path.client_lo) if path.client_lo is not None else None
+    wanted_ns = max(since_ns, opened_ns) if opened_ns is not None else since_ns
+    for query in queries:
+        if query.pod == path.client and query.answered_ns is not None and query.asked_ns >= wanted_ns:
+            found.append(Segment(query.asked_ns, min(query.answered_ns, setup.syn_ns), "dns", _SET_UP_OVER))
+    if setup.established_ns is not None:
+        found.append(Segment(setup.syn_ns, setup.established_ns, "tcp_handshake", _SET_UP_OVER))
+    if setup.tls is not None and setup.tls.finished_ns is not None:
+        found.append(Segment(setup.tls.client_hello_ns, setup.tls.finished_ns, "tls_handshake", _SET_UP_OVER))
+    if setup.ready_ns is not None and setup.settings_ns is not None:
+        found.append(Segment(setup.ready_ns, setup.settings_ns, "http2_setup", _SET_UP_OVER))
+    if opened_ns is not None and setup.ready_ns is not None:
+        # what is left between the application's connect and a ready wire is the sidecar's own work
+        found.append(Segment(wanted_ns, setup.ready_ns, "proxy", ("compute", "residual")))
+    return found

@@ -1,0 +1,130 @@
+"""What a component of a round consists of: who held the server back, whose threads waited, what slowed bytes.
+
+Sub-rows come from other evidence than the components do (the server's own log, the scheduler's
+account, the sender's socket), so that they need not add up to their component. What could be more
+than it, the senders' account of a transmission, is cut to the time that it really took.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from analysis.ledger.conditions import Conditions
+from analysis.ledger.connections import Topology
+from analysis.ledger.critical_path import Chain
+from analysis.ledger.intervals import Interval, Segment, overlap_ns, total_ns
+
+__all__ = ("sub_rows_of",)
+
+# Of the emulated rate: an interface that carries more has no capacity left.
+_SATURATED = 0.8
+
+
+def sub_rows_of(
+    topology: Topology,
+    critical: Chain,
+    chains: Sequence[Chain],
+    pieces: Sequence[Segment],
+    *,
+    start_ns: int,
+    marks: Mapping[str, int],
+) -> dict[str, dict[str, int]]:
+    """Component -> sub-row -> nanoseconds of one round.
+
+    :param critical: the critical client's way, one of ``chains``.
+    :param chains: every client's.
+    :param pieces: the round as it was painted with the critical client's.
+    :param start_ns: the round's beginning.
+    :param marks: the server's events of this round, in CLOCK_MONOTONIC nanoseconds; sub-rows between
+        events that it did not log are left out.
+    """
+
+    def of(component: str) -> list[Interval]:
+        return [(p.start_ns, p.end_ns) for p in pieces if p.component == component]
+
+    rows: dict[str, dict[str, int]] = {"server": {}, "compute": {}, "proxy": {}, "transmission": {}}
+    firsts = [c.down.first_handed_ns for c in chains if c.down is not None]
+    if firsts and critical.down is not None:
+        rows["server"]["send_preparation"] = min(firsts) - start_ns
+        rows["server"]["behind_other_clients"] = critical.down.first_handed_ns - min(firsts)
+    for name, begin, end in (
+        ("aggregation", "wait_end", "aggregate_end"),
+        ("evaluation", "aggregate_end", "evaluate_end"),
+    ):
+        if begin in marks and end in marks:
+            rows["server"][name] = overlap_ns(of("server"), [(marks[begin], marks[end])])
+    waits = topology.waits
+    applications = {
+        "server": _applications(waits, topology.server),
+        "compute": _applications(waits, critical.client),
+        "proxy": [f"{critical.client}/proxy", f"{topology.server}/proxy"],
+    }
+    for component, names in applications.items():
+        rows[component]["cpu_wait"] = sum(
+            _thread_wait_ns(waits.get(name, []), of(component)) for name in names
+        )
+    rows["transmission"] = _transmission_rows(
+        critical, chains, total_ns(of("transmission")), topology.conditions
+    )
+    return rows
+
+
+def _applications(waits: Iterable[str], pod: str) -> list[str]:
+    """A pod's processes ("pod/container") other than its sidecar."""
+    return [name for name in waits if name.startswith(f"{pod}/") and not name.endswith("/proxy")]
+
+
+def _thread_wait_ns(threads: Sequence[Sequence[Interval]], inside: Sequence[Interval]) -> int:
+    """Waiting of the one thread that waited longest inside the intervals: threads wait at the same time."""
+    if not inside:
+        return 0
+    begin_ns, end_ns = min(inside)[0], max(end for _, end in inside)
+    return max((overlap_ns(_between(waits, begin_ns, end_ns), inside) for waits in threads), default=0)
+
+
+def _between(disjoint: Sequence[Interval], begin_ns: int, end_ns: int) -> Sequence[Interval]:
+    """Of a thread's whole run, what can overlap with one round."""
+    first = bisect_right(disjoint, begin_ns, key=lambda wait: wait[1])
+    return disjoint[first : bisect_left(disjoint, end_ns, key=lambda wait: wait[0])]
+
+
+def _transmission_rows(
+    critical: Chain, chains: Sequence[Chain], transmission_ns: int, conditions: Conditions
+) -> dict[str, int]:
+    """The senders' own accounting, cut to the time that transmission really took on this path."""
+    rows: dict[str, int] = defaultdict(int)
+    for message, accounted in critical.transmissions:
+        mine = message.sent
+        # The server's interface is shared by all clients' messages, a client's is its own.
+        beside = [c.down.sent for c in chains if c.down is not None and c.client != critical.client]
+        others_bytes = sum(_shared_bytes(mine, other) for other in beside) if message.down else 0
+        part = dict(accounted)
+        rate_mbit = conditions.rate_mbit(int(mine.first_ns), int(mine.last_ns))
+        if rate_mbit and _used_mbit(mine, others_bytes) >= _SATURATED * rate_mbit:
+            # The interface sends all it may: a window that is full of queued packets limits nothing.
+            part["rate_or_queue"] += part.pop("congestion_window")
+        shared_ns = part["rate_or_queue"] * others_bytes // (others_bytes + int(mine.bytes))
+        part["rate_or_queue"] -= shared_ns
+        part["shared_egress"] = shared_ns
+        for name, value in part.items():
+            rows[name] += value
+    total = sum(rows.values())
+    if total > transmission_ns and total:
+        return {name: value * transmission_ns // total for name, value in rows.items()}
+    return dict(rows)
+
+
+def _used_mbit(mine: Any, others_bytes: int) -> float:
+    """Mbit/s that left the sender's interface while ``mine`` was leaving (payload and 66 bytes a packet)."""
+    wire_bytes = (mine.bytes + others_bytes) * (1 + 66 * mine.packets / max(1, mine.bytes))
+    return float(wire_bytes * 8e3 / max(1, mine.last_ns - mine.first_ns))
+
+
+def _shared_bytes(mine: Any, other: Any) -> int:
+    """Bytes of ``other`` that left while ``mine`` was leaving, assuming an even pace."""
+    shared_ns = min(mine.last_ns, other.last_ns) - max(mine.first_ns, other.first_ns)
+    length_ns = max(1, other.last_ns - other.first_ns)
+    return int(other.bytes * max(0, shared_ns) / length_ns)

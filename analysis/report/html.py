@@ -1,0 +1,87 @@
+"""report.html: one self-contained page about one run.
+
+Built from report.json's content and the figures alone; nothing is loaded from anywhere,
+no script runs, and the page reads in light, in dark and on paper. The figures' ink is
+replaced with the page's own text colour.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from analysis.report.figures import COLOURS, INK
+from analysis.report.wording import (
+    CPU_ROW_NAMES,
+    PART_NAMES,
+    SUB_ROW_NAMES,
+    emulation_pairs,
+    human_percent,
+    human_time,
+    plural,
+    schedule_words,
+    setting_pairs,
+    shown_components,
+    shown_sub_rows,
+    tls_words,
+)
+
+__all__ = ("render_page",)
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render_page(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
+    """The page as HTML text. ``figures`` are the SVGs that `draw_figures` gives for this report."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"time": human_time, "percent": human_percent, "signed": _signed}
+    template = environment.get_template("report.html.j2")
+    return template.render(
+        r=report,
+        figures={name: _inline(svg) for name, svg in figures.items()},
+        started=datetime.fromtimestamp(report["started_unix_s"], tz=UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        components=shown_components(report),
+        names=PART_NAMES,
+        cpu_row_names=CPU_ROW_NAMES,
+        sub_row_names=SUB_ROW_NAMES,
+        colours=COLOURS,
+        sub_rows_of=lambda name: list(shown_sub_rows(report, name)),
+        emulation_pairs=emulation_pairs(report["emulation"]),
+        schedule=schedule_words(report["emulation"]),
+        setting_pairs=setting_pairs,
+        tls_words=tls_words,
+        interval=_interval,
+        plural=plural,
+    )
+
+
+def _inline(svg: str) -> Markup:
+    """The part of a standalone SVG that stands inside a page; drawn by us, so it is trusted markup."""
+    body = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    body = re.sub(r'\sxmlns(?::\w+)?="[^"]*"', "", body)
+    body = re.sub(r'(<svg\b[^>]*?) width="[^"]*"', r"\1", body, count=1)
+    body = re.sub(r'(<svg\b[^>]*?) height="[^"]*"', r"\1", body, count=1)
+    return Markup(body.replace(INK, "currentColor"))
+
+
+def _interval(entry: Mapping[str, Any]) -> str:
+    if entry["ci95"] is None:
+        return "too few rounds"
+    return " … ".join(human_time(edge, signed=True) for edge in entry["ci95"])
+
+
+def _signed(seconds: float | None) -> str:
+    return human_time(seconds, signed=True)

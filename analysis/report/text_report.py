@@ -1,0 +1,223 @@
+"""The report as text in at most 100 columns, for a terminal, a pipe or a log.
+
+A function of report.json's content alone. Widths are fixed, so that two runs can be laid
+beside each other, and longer sentences break at words under a hanging indent; colour only
+repeats what the words say.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from analysis.report.wording import (
+    CPU_ROW_NAMES,
+    NOTHING,
+    PART_NAMES,
+    SUB_ROW_NAMES,
+    emulation_pairs,
+    human_percent,
+    human_time,
+    plural,
+    schedule_words,
+    shown_components,
+    shown_sub_rows,
+    tls_words,
+)
+
+__all__ = ("WIDTH", "print_report")
+
+WIDTH = 100
+_LABEL = 18
+
+
+def print_report(
+    report: Mapping[str, Any], stream: IO[str] | None = None, *, colour: bool | None = None
+) -> None:
+    """Print ``report`` to ``stream`` (standard output if None).
+
+    :param colour: None lets the terminal and NO_COLOR decide.
+    """
+    console = Console(
+        file=stream or sys.stdout,
+        width=WIDTH,
+        highlight=False,
+        soft_wrap=False,
+        force_terminal=colour,
+        no_color=None if colour is None else not colour,
+    )
+    # Written by us: a reader that has gone (`| head`) is the caller's to judge, and rich would exit.
+    with console.capture() as printed:
+        console.print(_headline(report))
+        console.print(_table(report))
+        console.print()
+        for label, sentence in _lines(report):
+            _print_line(console, label, sentence)
+        console.print()
+        for line in _wrap(report["diagnosis"], WIDTH):
+            console.print(Text(line, style="bold"))
+    console.file.write(printed.get())
+
+
+def _headline(report: Mapping[str, Any]) -> Text:
+    counted = report["rounds_counted"]
+    text = Text(report["experiment"], style="bold")
+    text.append(f" on {report['runtime']}: median of {plural(counted, 'round')}", style="not bold")
+    if len(report["rounds"]) > 1:
+        text.append(f" (round {report['rounds'][0]['round']} left out)", style="not bold")
+    if withheld := report.get("rounds_withheld"):
+        text.append(f", breakdown of {plural(withheld, 'round')} withheld", style="bold")
+    if report["overhead"]:
+        text.append(f", overhead against {report['overhead']['baseline']}", style="not bold")
+    return text
+
+
+def _table(report: Mapping[str, Any]) -> Table:
+    overhead = report["overhead"]
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim", pad_edge=False)
+    table.add_column("component", width=30, no_wrap=True)
+    for title, width in (("median/round", 13), ("share", 9)):
+        table.add_column(title, width=width, justify="right", no_wrap=True)
+    if overhead:
+        table.add_column("overhead", width=12, justify="right", no_wrap=True)
+        table.add_column("95 % interval", width=24, justify="right", no_wrap=True)
+
+    def add(label: str, part: Mapping[str, Any], against: Mapping[str, Any] | None, style: str = "") -> None:
+        cells = [label, human_time(part["median_s"]), human_percent(part.get("share"))]
+        if against:
+            cells += [human_time(against["delta_s"], signed=True), _interval(against["ci95"])]
+        table.add_row(*cells, style=style)
+
+    for name in shown_components(report):
+        add(PART_NAMES[name], report["components"][name], overhead and overhead["components"][name])
+        for row, part in shown_sub_rows(report, name):
+            add(f"  {SUB_ROW_NAMES[row]}", part, overhead and overhead["sub_rows"][name][row], "dim")
+    add("residual", report["residual"], overhead and overhead["residual"])
+    add("round", {**report["duration"], "share": 1.0}, overhead and overhead["duration"], "bold")
+    return table
+
+
+def _interval(edges: list[float] | None) -> str:
+    if edges is None:
+        return "too few rounds"
+    return " … ".join(human_time(edge, signed=True) for edge in edges)
+
+
+def _print_line(console: Console, label: str, sentence: str) -> None:
+    for number, line in enumerate(_wrap(sentence, WIDTH - _LABEL)):
+        text = Text(f"{label if number == 0 else '':<{_LABEL}}", style="dim")
+        console.print(text.append(line, style="not dim"))
+
+
+def _wrap(sentence: str, width: int) -> list[str]:
+    held = re.sub(r"(?<=\d) (?=(?:s|ms|µs|%|Mbit/s)(?:\W|$))", "\N{NO-BREAK SPACE}", sentence)
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in textwrap.wrap(held, width)] or [""]
+
+
+def _lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Label and sentence of everything below the table, in order."""
+    yield "connection set-up", _setup_sentence(report["connection_setup"])
+    if report["duration"]["p99_s"] is not None:
+        yield "p99 of a round", human_time(report["duration"]["p99_s"])
+    yield "residual", f"{human_percent(report['residual']['median_share'])} of a round in the median"
+    yield "coverage", f"{100 * report['coverage']:.2f} % of events seen; {_loss_sentence(report['loss'])}"
+    yield from _enforcement_lines(report["enforcement"])
+    yield "emulated", _emulation_sentence(report["emulation"])
+    yield "training time", _compute_sentence(report["compute_check"])
+    yield "measuring cost", _cpu_sentence(report["cpu"])
+    accuracy = report["accuracy"]
+    if accuracy["final"] is not None:
+        reached = accuracy["time_to_target_s"]
+        after = f"after {human_time(reached)}" if reached is not None else "not reached"
+        yield (
+            "accuracy",
+            f"{100 * accuracy['final']:.1f} % at the end; {100 * accuracy['target']:.0f} % {after}",
+        )
+    if report["overhead"]:
+        yield "interval", report["overhead"]["method"]
+    for note in report["notes"]:
+        yield "note", note
+
+
+def _setup_sentence(setup: Mapping[str, Any]) -> str:
+    if not setup["clients"]:
+        return "none was seen"
+    parts = [
+        f"{PART_NAMES.get(name, name)} {human_time(part['median_s'])}"
+        for name, part in setup["components"].items()
+        if part["median_s"]
+    ]
+    if setup["residual_median_s"]:
+        parts.append(f"residual {human_time(setup['residual_median_s'])}")
+    words = f"{human_time(setup['median_s'])} before round 1"
+    words += f" (median of {plural(len(setup['clients']), 'client')})"
+    if setup["amortised_s"] is not None:
+        words += f", {human_time(setup['amortised_s'])} for each round served"
+    if parts:
+        words += ": " + ", ".join(parts)
+    tls = sorted({tls_words(one) for one in setup["clients"]} - {""})
+    return words + (f"; {' / '.join(tls)}" if tls else "")
+
+
+def _loss_sentence(loss: Mapping[str, int]) -> str:
+    lost = ", ".join(f"{channel.replace('_', ' ')} {count:,}" for channel, count in loss.items() if count)
+    return f"lost: {lost}" if lost else "none lost on any channel"
+
+
+def _enforcement_lines(enforcement: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, name in (("network_policy", "network policy"), ("mtls", "mutual TLS")):
+        control = enforcement[key]
+        if not control["proofs"]:
+            yield name, "expected, but nothing was proven" if control["expected"] else "none, as asked"
+            continue
+        passed = sum(proof["passed"] for proof in control["proofs"])
+        verdict = "proven" if control["proven"] else "NOT proven"
+        wanted = "in force" if control["expected"] else "none, as asked"
+        yield name, f"{wanted}, {verdict}: {passed} of {len(control['proofs'])} checks passed"
+        for proof in control["proofs"]:
+            if not proof["passed"]:
+                yield "", f"FAILED  {proof['name']}: expected {proof['expected']}, saw {proof['observed']}"
+
+
+def _emulation_sentence(emulation: Mapping[str, Any]) -> str:
+    """Profile, backend, and each requested value beside the measured one."""
+    pairs = emulation_pairs(emulation)
+    if not pairs:
+        return f"{emulation['profile']}: nothing"
+    if all(asked == NOTHING for _, asked, _ in pairs):
+        return f"{emulation['profile']}: nothing (measured {', '.join(f'{n} {got}' for n, _, got in pairs)})"
+    values = ", ".join(
+        f"{name} {asked}" + (f" (measured {got})" if got != NOTHING else "") for name, asked, got in pairs
+    )
+    said = f"{emulation['profile']} by {emulation['backend'] or 'nothing'}: "
+    if changes := schedule_words(emulation):
+        last = next(c for c in reversed(emulation["schedule"]["changes"]) if c["at_ns"] is not None)
+        return f"{said}{changes}; step 1: {values}; in the end step {last['step'] + 1}"
+    return said + values
+
+
+def _compute_sentence(check: Mapping[str, Any] | None) -> str:
+    if check is None:
+        return "clients logged none to compare the kernel's with"
+    verdict = "agrees" if check["within_limit"] else "DOES NOT agree"
+    return (
+        f"kernel {verdict} with what clients logged: off by {check['median_abs_difference_ms']:.2f} ms "
+        f"({check['median_abs_difference_pct']:.2f} %) in the median of {check['pairs']}"
+    )
+
+
+def _cpu_sentence(cpu: Mapping[str, Any]) -> str:
+    rows = [
+        f"{CPU_ROW_NAMES[name]} {human_time(row['cpu_s'])}"
+        + (f" ({human_percent(row['machine_share'])})" if row["machine_share"] is not None else "")
+        for name, row in cpu["rows"].items()
+        if row["cpu_s"] is not None
+    ]
+    return f"CPU time (part of the machine): {', '.join(rows)}" if rows else "not recorded"

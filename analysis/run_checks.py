@@ -1,0 +1,272 @@
+"""A saved run made fit for analysis, or refused in one line: the only door to the ledger.
+
+Whatever a file on disk may have become (rows twice, in another order, cut off, from
+another run, of another pod, columns renamed), the ledger must not be silently wrong. So
+everything that it relies on is checked here first: columns and their types, rows counted
+against what the run wrote down, times against the run's own beginning and end, pods against
+their addresses and namespaces. Rows that are there twice are taken once, and rows are put
+into one order, so that the same rows always give the same bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ztprobe.errors import RunDirError
+from ztprobe.events.tables import PointKind, address_number
+from ztprobe.rundir.store import Run
+
+__all__ = ("checked",)
+
+_ENDS = ("netns", "laddr", "raddr", "lport", "rport")
+# Integer columns that the analysis reads; a table may have more.
+_INTEGERS: dict[str, tuple[str, ...]] = {
+    "bursts": (
+        *_ENDS,
+        *("first_ns", "last_ns", "tail_ns", "cwnd_ns", "rwnd_ns", "queue_ns", "http2_ns", "starved_ns"),
+        *("flight_ns", "first_seq", "max_seq", "tail_seq", "bytes", "packets", "small", "tid", "tgid"),
+        *("hook", "dir"),
+    ),
+    "packets": (
+        *_ENDS,
+        *("ts_ns", "seq", "ack", "payload_bytes", "dir", "kind", "flags", "records"),
+        *(f"record{number}" for number in range(6)),
+    ),
+    "points": (*_ENDS, "ts_ns", "since_ns", "small_ns", "kind", "a", "b", "c", "tid", "tgid"),
+    "pairs": (*(f"{side}_{name}" for side in ("from", "to") for name in _ENDS[1:]), "count"),
+}
+_TEXTS = {"bursts": ("pod", "process"), "packets": ("pod",), "points": ("pod", "process"), "pairs": ("pod",)}
+_TIME = {"bursts": "last_ns", "packets": "ts_ns", "points": "ts_ns"}
+_NODE = "node"
+_LOOPBACK = 127
+# Server events that a round has once, and those that lie in it.
+_ONCE = ("round_start", "wait_end", "aggregate_end", "evaluate_end", "round_end")
+_INSIDE = (*_ONCE, "send_start")
+
+
+def checked(run: Run) -> tuple[Run, tuple[str, ...]]:
+    """The run with clean tables, and what had to be done to them, as notes.
+
+    :raises RunDirError: what is there cannot be one run's; the line says which file and why.
+    """
+    _check_pods(run)
+    begin_ns, end_ns = _time_of(run)
+    notes: list[str] = []
+    events: dict[str, pd.DataFrame] = {}
+    for name in _INTEGERS:
+        table = _typed(run, name)
+        kept = _ordered(name, table)
+        if len(kept) < len(table):
+            notes.append(_twice(len(table) - len(kept), f"{name}.parquet"))
+        recorded = run.meta.get("table_rows", {}).get(name)
+        if recorded is not None and recorded != len(kept):
+            raise RunDirError(
+                f"{_where(run, name)}: holds {len(kept)} rows, and the run wrote {recorded}; "
+                "the file was changed"
+            )
+        if name in _TIME:
+            _check_times(run, name, kept, begin_ns, end_ns)
+            _check_owners(run, name, kept)
+        events[name] = kept
+    _check_ends(run, "pairs", events["pairs"], "from_laddr", "to_laddr")
+    rounds = _logged(run, "rounds.jsonl", run.rounds, begin_ns, end_ns, notes)
+    clients = _logged(run, "clients.jsonl", run.clients, begin_ns, end_ns, notes)
+    _check_rounds(run, rounds)
+    return dataclasses.replace(run, events=events, rounds=rounds, clients=clients), tuple(notes)
+
+
+def _where(run: Run, name: str) -> str:
+    return f"{run.path / 'events' / name}.parquet"
+
+
+def _twice(count: int, where: str) -> str:
+    return (
+        f"{count} {'row' if count == 1 else 'rows'} of {where} stood there more than once; each counts once."
+    )
+
+
+def _check_pods(run: Run) -> None:
+    pods = run.meta.get("pods")
+    if not isinstance(pods, list) or not all(
+        isinstance(pod, dict)
+        and isinstance(pod.get("name"), str)
+        and isinstance(pod.get("address"), str)
+        and isinstance(pod.get("labels"), dict)
+        for pod in pods
+    ):
+        raise RunDirError(f"{run.path / 'run.json'}: pods is no list of pods with name, address and labels")
+    roles = Counter(pod["labels"].get("app") for pod in pods)
+    if roles["fl-server"] != 1 or not roles["fl-client"]:
+        raise RunDirError(
+            f"{run.path / 'run.json'}: pods names {roles['fl-server']} servers and {roles['fl-client']} "
+            "clients, expected one server and at least one client"
+        )
+    for pod in pods:
+        try:
+            address_number(pod["address"])
+        except (ValueError, OverflowError):
+            raise RunDirError(
+                f"{run.path / 'run.json'}: pod {pod['name']} has the address {pod['address']!r}"
+            ) from None
+
+
+def _time_of(run: Run) -> tuple[int, int]:
+    samples = [sample["time_monotonic_ns"] for sample in run.meta["clock_samples"]]
+    if len(samples) < 2:
+        return 0, 1 << 62
+    # The first and the last one are taken around everything that is watched.
+    return min(samples), max(samples)
+
+
+def _typed(run: Run, name: str) -> pd.DataFrame:
+    table = run.events.get(name)
+    if table is None:
+        raise RunDirError(f"{_where(run, name)}: is missing; the run cannot be analysed without it")
+    for column in (*_INTEGERS[name], *_TEXTS[name]):
+        if column not in table:
+            raise RunDirError(f"{_where(run, name)}: has no column {column}")
+    if table.empty:  # columns without values have no type worth checking
+        return table.astype(dict.fromkeys(_INTEGERS[name], np.int64))
+    for column in _INTEGERS[name]:
+        values = table[column]
+        if not pd.api.types.is_integer_dtype(values.dtype) or values.hasnans:
+            raise RunDirError(f"{_where(run, name)}: {column} holds {_kind(values)}, expected integers")
+        if not (int(values.min()) >= 0 and int(values.max()) < 1 << 63):
+            raise RunDirError(f"{_where(run, name)}: {column} holds numbers that no event can have")
+    for column in _TEXTS[name]:
+        if set(map(type, table[column].tolist())) != {str}:
+            raise RunDirError(f"{_where(run, name)}: {column} holds {_kind(table[column])}, expected text")
+    if name == "packets" and not (
+        "data" in table and all(isinstance(value, bytes) for value in table["data"])
+    ):
+        raise RunDirError(f"{_where(run, name)}: data is no column of bytes")
+    others = [column for column in _INTEGERS[name] if table[column].dtype != np.int64]
+    return table.astype(dict.fromkeys(others, np.int64))
+
+
+def _kind(values: pd.Series[Any]) -> str:
+    return "gaps" if values.isna().any() else f"values of type {values.dtype}"
+
+
+def _ordered(name: str, table: pd.DataFrame) -> pd.DataFrame:
+    """Each row once, in the order of its first column and, where that ties, of all the others."""
+    first = {"bursts": "first_ns", "packets": "ts_ns", "points": "ts_ns", "pairs": "pod"}[name]
+    ordered = table.sort_values(first, kind="stable", ignore_index=True)
+    # Few rows share their nanosecond, and only those can be equal: comparing whole rows is slow.
+    ties = ordered[first].duplicated(keep=False)
+    if not ties.any():
+        return ordered
+    others = sorted(column for column in table.columns if column != first)
+    # Row by row: columns may hold bytes, which hash as well as integers do.
+    tied = ordered[ties].drop_duplicates().sort_values([first, *others], kind="stable")
+    return pd.concat([ordered[~ties], tied]).sort_values(first, kind="stable", ignore_index=True)
+
+
+def _check_times(run: Run, name: str, table: pd.DataFrame, begin_ns: int, end_ns: int) -> None:
+    times = table[_TIME[name]]
+    outside = int(((times < begin_ns) | (times > end_ns)).sum())
+    if outside:
+        raise RunDirError(
+            f"{_where(run, name)}: {outside} of {len(table)} rows lie outside of the run's time; "
+            "they are another run's, or a clock is wrong"
+        )
+    first = {"bursts": "first_ns", "points": "since_ns"}.get(name)
+    if first is not None and bool((table[first] > times).any()):
+        raise RunDirError(f"{_where(run, name)}: a row ends before it begins")
+
+
+def _check_owners(run: Run, name: str, table: pd.DataFrame) -> None:
+    """Rows belong to pods of this run, under the namespace and the address that it wrote down."""
+    pods = {pod["name"]: pod for pod in run.meta["pods"]}
+    unknown = sorted(set(table["pod"].unique()) - set(pods) - {"", _NODE})
+    if unknown:
+        raise RunDirError(f"{_where(run, name)}: holds rows of {unknown[0]!r}, which is no pod of this run")
+    inodes = {pod: record.get("netns_inode") for pod, record in pods.items()}
+    foreign = _differs(table, "netns", {pod: inode for pod, inode in inodes.items() if inode is not None})
+    if bool(foreign.any()):
+        pod = table["pod"][foreign].min()
+        raise RunDirError(
+            f"{_where(run, name)}: rows of {pod} come from another namespace than {pod}'s; "
+            "pods or runs are mixed up"
+        )
+    if name == "points":
+        # A dropped packet carries its own source and target, and a wait for a CPU no addresses at all.
+        table = table[~table["kind"].isin((int(PointKind.DROP), int(PointKind.WAIT)))]
+    _check_ends(run, name, table, "laddr")
+
+
+def _differs(table: pd.DataFrame, column: str, expected: Mapping[str, int]) -> NDArray[np.bool_]:
+    """Where a row's value is not its pod's; rows of what has none are left in peace."""
+    codes, pods = pd.factorize(table["pod"])
+    # Columns hold nothing negative.
+    wanted = np.array([expected.get(pod, -1) for pod in pods], dtype=np.int64)[codes]
+    differs: NDArray[np.bool_] = (wanted >= 0) & (table[column].to_numpy() != wanted)
+    return differs
+
+
+def _check_ends(run: Run, name: str, table: pd.DataFrame, *columns: str) -> None:
+    addresses = {pod["name"]: address_number(pod["address"]) for pod in run.meta["pods"]}
+    for column in columns:
+        ends = table[column].to_numpy()
+        foreign = _differs(table, column, addresses) & (ends & 0xFF != _LOOPBACK) & (ends != 0)
+        if bool(foreign.any()):
+            pod = table["pod"][foreign].iloc[0]
+            raise RunDirError(
+                f"{_where(run, name)}: rows of {pod} have another address than {pod}'s; "
+                "pods or runs are mixed up"
+            )
+
+
+def _logged(
+    run: Run,
+    name: str,
+    records: Sequence[Mapping[str, Any]],
+    begin_ns: int,
+    end_ns: int,
+    notes: list[str],
+) -> list[dict[str, Any]]:
+    """A log in the order of time, every line once."""
+    lines = {json.dumps(record, sort_keys=True): dict(record) for record in records}
+    if len(lines) < (count := len(records)):
+        notes.append(_twice(count - len(lines), name))
+    ordered = sorted(lines.items(), key=lambda item: (item[1]["time_monotonic_ns"], item[0]))
+    for _, record in ordered:
+        if not begin_ns <= record["time_monotonic_ns"] <= end_ns:
+            raise RunDirError(
+                f"{run.path / name}: {record['event']} lies outside of the run's time; "
+                "it is another run's, or a clock is wrong"
+            )
+    return [record for _, record in ordered]
+
+
+def _check_rounds(run: Run, rounds: Iterable[Mapping[str, Any]]) -> None:
+    """Each round starts and ends once, and one round is over before the next begins."""
+    path = run.path / "rounds.jsonl"
+    times: dict[tuple[int, str], int] = {}
+    for record in rounds:
+        number = record.get("round")
+        if not isinstance(number, int) or record["event"] not in _INSIDE:
+            continue
+        if record["event"] in _ONCE and (number, record["event"]) in times:
+            raise RunDirError(f"{path}: round {number} has {record['event']} twice; two runs are mixed up")
+        times[number, record["event"]] = record["time_monotonic_ns"]
+    last_number, last_ns = None, 0
+    whole = sorted(n for n, event in times if event == "round_start" and (n, "round_end") in times)
+    for number in whole:
+        start_ns, end_ns = times[number, "round_start"], times[number, "round_end"]
+        if end_ns <= start_ns:
+            raise RunDirError(f"{path}: round {number} ends before it starts")
+        if last_number is not None and start_ns < last_ns:
+            raise RunDirError(f"{path}: round {number} starts before round {last_number} is over")
+        for event in _INSIDE:
+            if not start_ns <= times.get((number, event), start_ns) <= end_ns:
+                raise RunDirError(f"{path}: round {number}: {event} lies outside of the round")
+        last_number, last_ns = number, end_ns

@@ -1,0 +1,192 @@
+"""What ``ztprobe profile`` prints: tables, lines and the dictionaries behind --json."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ztprobe.conformance.verification import Verdict
+    from ztprobe.leases.records import Lease
+    from ztprobe.pods.running import RunningPod
+    from ztprobe.profile.model import Profile
+
+__all__ = (
+    "lease_dict",
+    "notes",
+    "plan_lines",
+    "pod_words",
+    "print_verdict",
+    "profile_dict",
+    "profile_words",
+    "table",
+    "value_words",
+    "verdict_dict",
+)
+
+
+def verdict_dict(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "lease": verdict.lease.id,
+        "profile": verdict.lease.profile.name,
+        "step": None if verdict.step is None else verdict.step + 1,
+        "passed": verdict.passed,
+        "problems": list(verdict.problems),
+        "causes": list(verdict.causes),
+        "measured": verdict.measured.as_dict(),
+        **verdict.measured.details(),
+    }
+
+
+def print_verdict(verdict: Verdict) -> None:
+    lease = verdict.lease
+    step = "" if verdict.step is None else f", step {verdict.step + 1}"
+    asked = profile_words(verdict.profile)
+    click.echo(f"lease {lease.id}: {lease.profile.name}{step} ({asked}) by {lease.backend}")
+    rates = {rate.sender: rate for rate in verdict.measured.rates}
+    rows = []
+    for d in verdict.measured.directions:
+        rate = rates.get(d.sender)
+        goodput = (
+            ""
+            if rate is None
+            else "not measured"
+            if rate.goodput_mbit is None
+            else f"{rate.goodput_mbit:.2f}"
+        )
+        shape = "" if d.shape_distance is None else f"{d.shape_distance:.3f}"
+        rows.append((str(d), f"{d.mean_ms:.2f}", f"{d.sd_ms:.2f}", shape, f"{d.loss_pct:.2f}", goodput))
+    table(("from -> to", "mean ms", "sd ms", "KS", "lost %", "Mbit/s"), rows)
+    for problem in verdict.problems:
+        click.echo(f"wrong: {problem}")
+    for cause in verdict.causes:
+        click.echo(f"because: {cause}")
+    if verdict.passed:
+        click.echo("as asked for")
+
+
+def profile_dict(found: Profile) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from ztprobe.cli.rendering.schedule import schedule_dict
+
+    return asdict(found) | {"schedule": schedule_dict(found)}
+
+
+def profile_words(p: Profile) -> str:
+    if p.schedule is not None:
+        from ztprobe.cli.rendering.schedule import schedule_words
+
+        return schedule_words(p)
+    parts = []
+    if p.samples_ms:
+        parts.append(f"{p.delay_ms:.4g} ± {p.sd_ms:.4g} ms as measured")
+    elif p.delay_ms:
+        jitter = f" ± {p.jitter_ms:.6g} ms {p.distribution}" if p.jitter_ms else " ms"
+        parts.append(f"{p.delay_ms:.6g}{jitter}")
+    if p.mean_loss_pct:
+        parts.append(f"{p.mean_loss_pct:.4g} % lost{' in bursts' if p.loss_states else ''}")
+    for key, word in (("duplicate_pct", "twice"), ("corrupt_pct", "corrupted"), ("reorder_pct", "ahead")):
+        if value := getattr(p, key):
+            parts.append(f"{value:g} % {word}")
+    if p.rate_mbit is not None:
+        parts.append(f"{p.rate_mbit:g} Mbit/s")
+    return ", ".join(parts) or "nothing"
+
+
+def value_words(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v:g}" for k, v in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def pod_words(lease: Lease) -> str:
+    names = [pod.name for pod in lease.pods]
+    return ", ".join(names) if len(names) <= 3 else f"{len(names)} pods"
+
+
+def plan_lines(lease: Lease) -> list[str]:
+    lines = []
+    towards = f", towards {', '.join(p.name for p in lease.peers)} only" if lease.peers is not None else ""
+    for point in lease.points:
+        kind = "tbf" if lease.backend == "nfqueue+tbf" else lease.backend
+        put_aside = f" (in place of {point.saved.kind})" if point.saved is not None else ""
+        netns = point.netns.name if point.netns.parent.name == "netns" else str(point.netns)
+        where = f"{kind} on {point.interface} in {netns}"
+        if point.ifb is not None:
+            where = f"{kind} on {point.ifb}, for what enters by {point.interface} in {netns}"
+        lines.append(f"{point.pod} {point.direction}: {where}{put_aside}{towards}")
+    for rules in lease.rules:
+        here: list[RunningPod] = [pod for pod in lease.pods if pod.node_netns == rules.netns]
+        lines += [
+            f"{pod} {direction}: delay line in {rules.netns.name}{towards}"
+            for pod in here
+            for direction in lease.directions
+        ]
+    return lines
+
+
+def notes(lease: Lease) -> list[str]:
+    notes = []
+    if lease.direction == "both":
+        ends = {p.address for p in lease.pods}
+        others = ends if lease.peers is None else {p.address for p in lease.peers}
+        if len(ends) > 1 and ends & others:
+            notes.append(
+                "traffic between two of these pods meets the profile twice: leaving one, entering the other"
+            )
+    if any(p.ifb is not None and p.direction == "ingress" for p in lease.points):
+        notes.append(
+            "what enters is held inside the pod, after its tc ingress: a trace of these pods takes the delay"
+            " for the receiver's, not for the network's"
+        )
+    return notes
+
+
+def lease_dict(lease: Lease) -> dict[str, Any]:
+    return {
+        "lease": lease.id,
+        "profile": lease.profile.name,
+        "asks_for": profile_words(lease.profile),
+        "backend": lease.backend,
+        "direction": lease.direction,
+        "selector": lease.selector,
+        "namespace": lease.namespace,
+        "runtime": lease.pods[0].runtime,
+        "to": lease.to,
+        "pods": [str(pod) for pod in lease.pods],
+        "peers": None if lease.peers is None else [str(pod) for pod in lease.peers],
+        "state": lease.state,
+        "remaining_s": round(lease.remaining_s, 1),
+        "interfaces": [
+            {
+                "pod": p.pod,
+                "direction": p.direction,
+                "interface": p.interface,
+                "ifb": p.ifb,
+                "replaces": p.saved.kind if p.saved is not None else None,
+            }
+            for p in lease.points
+        ],
+    }
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120  # a pipe has no width, and rich would take 80
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row)
+    with console.capture() as printed:
+        console.print(table)
+    click.echo(printed.get(), nl=False)  # rich itself would exit where nobody reads any more

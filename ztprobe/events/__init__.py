@@ -1,0 +1,1 @@
+"""The kernel's events as types and tables, derived from ``ebpf/events.h``."""

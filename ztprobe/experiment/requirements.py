@@ -1,0 +1,155 @@
+"""Whether the job can run here: each thing that stands in the way, in one line with its remedy.
+
+Pure judgements over a `Machine`, and `check_main_job`, which also looks at the output directory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ztprobe.experiment.names import Experiment
+from ztprobe.preflight.features import KernelFeatures, Machine, collect
+from ztprobe.preflight.signals import choose_hooks
+
+__all__ = ("check_main_job", "delay_backend", "machine_problems", "out_problems", "rate_backend")
+
+_DEBIAN_PACKAGE = {
+    "haproxy": "haproxy",
+    "dnsmasq": "dnsmasq-base",
+    "nft": "nftables",
+    "iptables": "iptables",
+}
+_NOT_ROOT = "not root: network namespaces and BPF programs need it; run it with sudo"
+_PYTHON_MODULES = ("grpc", "pyroute2", "sklearn", "torch")
+
+
+def check_main_job(
+    experiments: Sequence[Experiment], out: Path, *, machine: Machine | None = None
+) -> list[str]:
+    """What keeps ``experiments`` from being traced into ``out``, one line each; empty: nothing.
+
+    :param machine: collected already (default: ask now, 0.2 s).
+    """
+    machine = machine or collect()
+    if not machine.kernel.root:
+        # Whatever else seems to be missing may only be hidden from this user.
+        return [_NOT_ROOT]
+    return machine_problems(machine, experiments) + out_problems(out)
+
+
+def machine_problems(machine: Machine, experiments: Iterable[Experiment]) -> list[str]:
+    """What this machine lacks for ``experiments``; every line says what would provide it."""
+    experiments = tuple(experiments)
+    return _kernel_problems(machine.kernel, experiments) + _tool_problems(machine, experiments)
+
+
+def delay_backend(machine: Machine) -> str | None:
+    """``netem``, ``nfqueue`` (the userspace delay line) or None; "unknown" without root."""
+    network = machine.kernel.network
+    if network.netem:
+        return "netem"
+    if network.nfqueue and machine.kernel.bridge_netfilter:
+        return "nfqueue"
+    return "unknown" if network.netem is None else None
+
+
+def rate_backend(kernel: KernelFeatures) -> str | None:
+    """``tbf``, ``netem`` or None; "unknown" without root."""
+    network = kernel.network
+    if network.netem is None:
+        return "unknown"
+    return next((name for name in ("tbf", "netem") if getattr(network, name)), None)
+
+
+def _kernel_problems(kernel: KernelFeatures, experiments: Sequence[Experiment]) -> list[str]:
+    problems = []
+    if not kernel.root:
+        problems.append(_NOT_ROOT)
+    if not kernel.btf:
+        problems.append("no BTF in /sys/kernel/btf/vmlinux: boot a kernel with CONFIG_DEBUG_INFO_BTF")
+    if kernel.bpf is False:
+        problems.append("bpf(2) refuses programs: boot a kernel with CONFIG_BPF_SYSCALL, or allow CAP_BPF")
+    # Without BTF or bpf(2) every signal is missing, and one line about the cause is enough.
+    if kernel.btf and kernel.bpf is not False:
+        problems += [
+            f"no hook for the signal {verdict.signal} ({verdict.gives}): it needs {verdict.remedy}"
+            for verdict in choose_hooks(kernel)
+            if verdict.hook is None
+        ]
+    for kind, config in (("veth", "CONFIG_VETH"), ("bridge", "CONFIG_BRIDGE")):
+        if getattr(kernel.network, kind) is False:
+            problems.append(f"the kernel makes no {kind} links: boot one with {config}")
+    if kernel.network.nft is False and any(experiment.network_policy for experiment in experiments):
+        problems.append("nft cannot add a rule on connection state: it needs nftables and CONFIG_NFT_CT")
+    return problems
+
+
+def _tool_problems(machine: Machine, experiments: Sequence[Experiment]) -> list[str]:
+    tools, problems = machine.tools, []
+    if tools.modules.get("bcc") is None:
+        problems.append(
+            "the Python module bcc is missing: install Debian's python3-bpfcc (PyPI's bcc is something else) "
+            "and use a virtual environment with --system-site-packages; 'make setup' does both"
+        )
+    problems += [
+        f"the Python module {module} is missing: 'make setup' installs it"
+        for module in _PYTHON_MODULES
+        if tools.modules.get(module) is None
+    ]
+    problems += [
+        f"{binary} is missing, which {user} needs: install the package {_DEBIAN_PACKAGE[binary]}"
+        for binary, user in _needed_binaries(experiments).items()
+        if tools.binaries.get(binary) is None
+    ]
+    if any(experiment.shaped for experiment in experiments):
+        problems += _emulation_problems(machine)
+    return problems
+
+
+def _needed_binaries(experiments: Sequence[Experiment]) -> dict[str, str]:
+    needed = {"dnsmasq": "name resolution"}
+    for experiment in experiments:
+        if experiment.network_policy:
+            needed["nft"] = f"sec{experiment.level}"
+        if experiment.mutual_tls:
+            needed["haproxy"] = f"sec{experiment.level}"
+    return needed
+
+
+def _emulation_problems(machine: Machine) -> list[str]:
+    problems = []
+    if delay_backend(machine) is None:
+        problems.append(
+            "neither netem nor the delay line works: boot a kernel with CONFIG_NET_SCH_NETEM, "
+            "or with NFQUEUE, br_netfilter and the package iptables"
+        )
+    if rate_backend(machine.kernel) is None:
+        problems.append("no qdisc limits a rate: boot a kernel with CONFIG_NET_SCH_HTB")
+    return problems
+
+
+def out_problems(out: Path) -> list[str]:
+    """Why a run directory cannot be made at ``out``; nothing is created."""
+    try:
+        return _out_problems(out)
+    except OSError as error:  # a name that is too long, a loop of links, a share that is gone
+        return [f"output directory {out}: {error.strerror}: name another with --out"]
+
+
+def _out_problems(out: Path) -> list[str]:
+    if out.is_dir():
+        if any(out.iterdir()):
+            return [f"output directory {out} is not empty: name another with --out"]
+        place = out
+    elif out.exists():
+        return [f"output directory {out} is a file: name another with --out"]
+    else:
+        place = next(parent for parent in out.absolute().parents if parent.exists())
+    if not place.is_dir():
+        return [f"output directory {out}: {place} is a file: name another with --out"]
+    # access(2) also knows of read-only file systems, which root meets too.
+    if not os.access(place, os.W_OK | os.X_OK):
+        return [f"output directory {out} is not writable ({place} is not): name another with --out"]
+    return []

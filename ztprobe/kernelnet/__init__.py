@@ -1,0 +1,1 @@
+"""The kernel's network objects: namespaces, links, qdiscs, filters, and what others do to them."""

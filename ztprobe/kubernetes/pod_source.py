@@ -1,0 +1,260 @@
+"""Pods of a Kubernetes cluster that run on this node.
+
+The API says which pods a selector means (it evaluates the selector itself), on which node they
+are, their UIDs and addresses. Everything else comes from this node's kernel: the UID leads to a
+namespace (`ztprobe.pods.running.find_namespaces`), the address to the interface in it, the interface to
+the end of its veth outside (`ztprobe.pods.links`). A pod on another node can be talked to, and is
+only an address here.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ztprobe.errors import EnforcementError, PreflightError, UsageError, ZtprobeError
+from ztprobe.kernelnet.netns import inode
+from ztprobe.kubernetes.api import Api, Object
+from ztprobe.pods.links import host_end, pod_interface
+from ztprobe.pods.running import NOWHERE, Namespaces, RunningPod, find_namespaces, lasting, no_match
+from ztprobe.pods.selectors import Selector, parse_selector
+
+__all__ = ("Cluster", "Found")
+
+_NODE_NAME = "NODE_NAME"  # as the downward API gives it to an agent's pod
+_STATIC_UID = "kubernetes.io/config.hash"  # a static pod's cgroup is named after this, not its UID
+_ENDED = ("Succeeded", "Failed")
+_FEW = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a selector means."""
+
+    here: tuple[RunningPod, ...]
+    elsewhere: tuple[RunningPod, ...]  # on other nodes, and cluster addresses of Services in front of them
+    notes: tuple[str, ...]
+
+
+class Cluster:
+    """A cluster as seen from one of its nodes.
+
+    :param node: this node's name in the cluster; None: $NODE_NAME, else the host's name.
+    :raises PreflightError: nothing says which cluster, or how to log in.
+    """
+
+    def __init__(self, node: str | None = None) -> None:
+        self._named = node or os.environ.get(_NODE_NAME)
+        self._node = self._named or socket.gethostname().lower()
+        self._api = Api()
+        self._namespaces: Namespaces | None = None
+
+    def pods(self, selector: Selector, namespace: str, *, option: str = "--selector") -> Found:
+        """The running pods that a selector means.
+
+        :param option: for messages.
+        :raises UsageError: it means none.
+        :raises PreflightError: the API refuses, or a pod's processes cannot be seen from here.
+        :raises EnforcementError: a pod is not to be touched (hostNetwork), or nothing of it runs yet.
+        """
+        listed = self._api.objects("pods", namespace, selector.text)
+        alive = [pod for pod in listed if pod["status"].get("phase") not in _ENDED]
+        if not alive:
+            there = [_words(pod) for pod in self._api.objects("pods", namespace)]
+            raise no_match(selector, namespace, there, option=option)
+        notes = []
+        running = [p for p in alive if p["status"].get("phase") == "Running" and not _is_ending(p)]
+        if not running:
+            what = "ending" if _is_ending(alive[0]) else alive[0]["status"].get("phase", "Pending")
+            raise EnforcementError(f"{_name(alive[0])} is {what}: wait until it runs")
+        if len(running) < len(alive):
+            left_out = [_name(pod) for pod in alive if pod not in running]
+            notes.append(f"{_few(left_out)} left out: not running yet, or ending")
+        here = [pod for pod in running if self._is_here(pod)]
+        elsewhere = [pod for pod in running if not self._is_here(pod)]
+        return Found(
+            here=tuple(self._resolve(pod) for pod in here),
+            elsewhere=tuple(_remote(pod) for pod in elsewhere),
+            notes=tuple(notes),
+        )
+
+    def pods_here(self, selector: Selector, namespace: str) -> Found:
+        """Like `pods`, and at least one of them must run on this node.
+
+        :raises UsageError: they run elsewhere; names the nodes.
+        """
+        found = self.pods(selector, namespace)
+        if not found.here:
+            pod = found.elsewhere[0]
+            how = "--node or NODE_NAME" if self._named else "by the host's name; --node says another"
+            raise UsageError(
+                f"{pod} is on node {pod.node or 'none yet'}, and this is node {self._node} ({how}):"
+                " a profile is applied on the pod's own node"
+            )
+        if found.elsewhere:
+            nodes = _few(sorted({pod.node for pod in found.elsewhere}))
+            note = f"{len(found.elsewhere)} more of these pods are on {nodes}, and left alone"
+            return Found(here=found.here, elsewhere=(), notes=(*found.notes, note))
+        return found
+
+    def peers(self, selector: Selector, namespace: str) -> Found:
+        """Whom traffic goes to: pods wherever they are, and the Services in front of them.
+
+        A pod that calls a Service sends to the cluster address; the translation happens after its
+        own interface.
+        """
+        found = self.pods(selector, namespace, option="--to")
+        pods = [*found.here, *found.elsewhere]
+        notes = found.notes
+        try:
+            services = [s for s in self._api.objects("services", namespace) if _is_in_front(s, pods)]
+        except PreflightError as error:
+            services, notes = [], (*notes, f"traffic to Services' cluster addresses is not met: {error}")
+        addresses = tuple(
+            RunningPod(
+                name=f"service/{service['metadata']['name']}",
+                namespace=namespace,
+                address=service["spec"]["clusterIP"],
+                netns=NOWHERE,
+                netns_inode=0,
+                interface="",
+                host_interface="",
+                node_netns=NOWHERE,
+            )
+            for service in services
+        )
+        return Found(here=found.here, elsewhere=(*found.elsewhere, *addresses), notes=notes)
+
+    def neighbours(self, namespace: str) -> list[RunningPod]:
+        """Every pod of a namespace that runs on this node and can be entered."""
+        found = []
+        for pod in self._api.objects("pods", namespace):
+            if pod["status"].get("phase") == "Running" and not _is_ending(pod) and self._is_here(pod):
+                try:
+                    found.append(self._resolve(pod))
+                except ZtprobeError:
+                    continue  # hostNetwork, or just starting: nobody to measure with
+        return found
+
+    def _seen(self) -> Namespaces:
+        if self._namespaces is None:
+            self._namespaces = find_namespaces()
+        return self._namespaces
+
+    def _is_here(self, pod: Object) -> bool:
+        # A name that was only guessed gives way to the evidence of the pod's own processes.
+        if pod["spec"].get("nodeName") == self._node:
+            return True
+        return self._named is None and self._netns(pod) is not None
+
+    def _netns(self, pod: Object) -> Path | None:
+        metadata = pod["metadata"]
+        uids: tuple[str, str] = ((metadata.get("annotations") or {}).get(_STATIC_UID, ""), metadata["uid"])
+        pods = self._seen().pods
+        return next((pods[uid] for uid in uids if uid in pods), None)
+
+    def _resolve(self, pod: Object) -> RunningPod:
+        name, address = _name(pod), _address(pod)
+        if pod["spec"].get("hostNetwork"):
+            raise EnforcementError(
+                f"{name} uses its node's own network (hostNetwork): a profile on it would be on the whole"
+                " node; narrow the selector"
+            )
+        if address is None:
+            raise EnforcementError(f"{name} has no IPv4 address")
+        netns = self._netns(pod)
+        if netns is None:
+            raise PreflightError(_unseen(name, bool(self._seen().pods)))
+        netns = lasting(netns)
+        try:
+            interface = pod_interface(netns, address)
+            if interface is None:
+                raise EnforcementError(f"{name}: no interface in its namespace has the address {address}")
+            outside = self._seen().others
+            end = host_end(netns, interface, outside)
+            return RunningPod(
+                name=pod["metadata"]["name"],
+                namespace=pod["metadata"]["namespace"],
+                labels=pod["metadata"].get("labels") or {},
+                address=address,
+                netns=netns,
+                netns_inode=inode(netns),
+                interface=interface.name,
+                host_interface=end.name if end is not None else "",
+                node_netns=lasting(end.netns if end is not None else next(iter(outside), NOWHERE)),
+                uid=pod["metadata"]["uid"],
+                node=pod["spec"].get("nodeName", ""),
+            )
+        except OSError as error:
+            raise EnforcementError(f"{name}: its network cannot be entered: {error}") from error
+
+
+def _unseen(name: str, others_are: bool) -> str:
+    if others_are:
+        return f"{name}: none of its processes is on this node; is this the right node's name (--node)?"
+    return (
+        f"{name}: no pod's processes can be seen from here: run ztprobe on the node itself as root, or in a"
+        " privileged pod with hostPID: true"
+    )
+
+
+def _remote(pod: Object) -> RunningPod:
+    address = _address(pod)
+    if address is None:
+        raise EnforcementError(f"{_name(pod)} has no IPv4 address")
+    return RunningPod(
+        name=pod["metadata"]["name"],
+        namespace=pod["metadata"]["namespace"],
+        labels=pod["metadata"].get("labels") or {},
+        address=address,
+        netns=NOWHERE,
+        netns_inode=0,
+        interface="",
+        host_interface="",
+        node_netns=NOWHERE,
+        uid=pod["metadata"]["uid"],
+        node=pod["spec"].get("nodeName", ""),
+    )
+
+
+def _is_in_front(service: Object, pods: Sequence[RunningPod]) -> bool:
+    spec = service["spec"]
+    address, labels = spec.get("clusterIP") or "None", spec.get("selector") or {}
+    if not labels or not _is_ipv4(address):  # "None": headless, its name is the pods' own addresses
+        return False
+    wanted = parse_selector(",".join(f"{key}={value}" for key, value in labels.items()))
+    return any(wanted.matches(pod.labels) for pod in pods)
+
+
+def _address(pod: Object) -> str | None:
+    status = pod["status"]
+    listed = [entry.get("ip", "") for entry in status.get("podIPs") or ()] or [status.get("podIP", "")]
+    return next((address for address in listed if _is_ipv4(address)), None)
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        socket.inet_pton(socket.AF_INET, text)
+    except OSError:
+        return False
+    return True
+
+
+def _is_ending(pod: Object) -> bool:
+    return "deletionTimestamp" in pod["metadata"]
+
+
+def _name(pod: Object) -> str:
+    return f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+
+
+def _words(pod: Object) -> tuple[str, str, Mapping[str, str]]:
+    metadata = pod["metadata"]
+    return metadata["namespace"], metadata["name"], metadata.get("labels") or {}
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:_FEW]) + (f" and {len(names) - _FEW} more" if len(names) > _FEW else "")

@@ -1,0 +1,1 @@
+"""What was put on pods for a time: the record, what stood there before, what traces are told of it."""

@@ -1,0 +1,1 @@
+"""Processes of this machine: telling one from a later one of the same pid, ending in order on a signal."""

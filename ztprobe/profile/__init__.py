@@ -1,0 +1,1 @@
+"""Network profiles: values, files, schedules and the shapes of delays. Pure."""

@@ -1,0 +1,266 @@
+"""The run directory: the one bridge between measuring and analysing.
+
+A run directory holds ``run.json``, ``rounds.jsonl`` (the server's events as logged),
+``clients.jsonl`` (the clients', only to check the analysis), ``events/*.parquet``,
+``logs/``, and after analysis ``report.json``, ``report.html`` and ``figures/``. A
+baseline measured in the same call is a full run directory in ``baseline/``.
+
+Every file but the growing ``.jsonl`` appears whole or not at all (written beside its
+place, then renamed), and ``run.json`` comes last, so its ``"complete": true`` vouches
+for all the others. Equal data gives equal bytes: no timestamps, no pandas metadata.
+The loader refuses what it does not understand, in one line, and never guesses.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ztprobe.errors import RunDirError
+from ztprobe.rundir.schema import problem_in
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = (
+    "BASELINE_DIR",
+    "SCHEMA_VERSION",
+    "Run",
+    "RunDir",
+    "create_run_dir",
+    "dump_json",
+    "load_run",
+    "write_atomically",
+)
+
+SCHEMA_VERSION = 1
+BASELINE_DIR = "baseline"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """A run directory that is being written."""
+
+    path: Path
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write ``value`` as ``name``, whole or not at all. :raises RunDirError: the disk refuses."""
+        write_atomically(self.path / name, dump_json(value))
+
+    def append_jsonl(self, name: str, *records: Mapping[str, Any]) -> None:
+        """Append one line per record to ``name``; without records the file is only made to exist.
+
+        :raises RunDirError: the disk refuses.
+        """
+        lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
+        try:
+            with (self.path / name).open("a", encoding="utf-8") as stream:
+                stream.write(lines)
+        except OSError as error:
+            raise RunDirError(f"{self.path / name}: cannot be written: {error.strerror}") from error
+
+    def write_events(self, name: str, frame: pd.DataFrame) -> None:
+        """Write ``frame`` as ``events/NAME.parquet``; its index is not kept, integers stay integers.
+
+        :raises RunDirError: a column is not one plain type, or the disk refuses.
+        """
+        # pandas and pyarrow take 0.7 s to import, and commands that store nothing should not wait.
+        import pyarrow as pa
+        import pyarrow.parquet
+
+        try:
+            table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+        except (pa.ArrowException, ValueError, TypeError) as error:
+            raise RunDirError(f"events {name}: not a table of plain columns: {_first_line(error)}") from error
+        sink = pa.BufferOutputStream()
+        pyarrow.parquet.write_table(table, sink, compression="zstd")
+        write_atomically(self.path / "events" / f"{name}.parquet", sink.getvalue().to_pybytes())
+
+    def finish(self, meta: Mapping[str, Any]) -> None:
+        """Write ``run.json``, last: from now on the directory counts as a complete run.
+
+        :raises RunDirError: a field has the wrong shape (nobody could load it), or the disk refuses.
+        """
+        whole = {**meta, "schema_version": SCHEMA_VERSION, "complete": True}
+        if found := problem_in(whole):
+            raise RunDirError(f"{self.path / 'run.json'}: {found}")
+        self.write_json("run.json", whole)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A complete run as read back.
+
+    ``meta`` is run.json; ``rounds`` and ``clients`` hold one dict per logged event, each with
+    ``event``, ``time_unix_ns`` and ``time_monotonic_ns``; ``events`` maps a parquet file's stem to
+    its rows (integer columns are integer, those with gaps pandas' nullable integers).
+    """
+
+    path: Path
+    meta: dict[str, Any]
+    rounds: list[dict[str, Any]]
+    clients: list[dict[str, Any]] = field(default_factory=list)
+    events: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The experiment's name, e.g. ``net2-sec3``."""
+        return str(self.meta["experiment"]["name"])
+
+
+def create_run_dir(path: Path, *, shown: Path | None = None) -> RunDir:
+    """Make an empty run directory with its rooms.
+
+    :param shown: what errors call it, if it will be renamed to that (default: ``path``).
+    :raises RunDirError: ``path`` is there and not empty, is no directory, or cannot be written.
+    """
+    shown = shown or path
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            raise RunDirError(f"{shown}: is not empty; choose another --out, a run never overwrites a run")
+        for room in ("events", "logs"):
+            (path / room).mkdir()
+    except (FileExistsError, NotADirectoryError) as error:
+        raise RunDirError(f"{shown}: is in the way of a directory; choose another --out") from error
+    except OSError as error:
+        raise RunDirError(f"{shown}: cannot be made: {error.strerror}; choose another --out") from error
+    return RunDir(path)
+
+
+def load_run(path: Path) -> Run:
+    """Read a complete run back.
+
+    :raises RunDirError: not a directory, incomplete, of a newer schema, or damaged; one line says which.
+    """
+    if not path.is_dir():
+        raise RunDirError(f"{path}: {'is not a directory' if path.exists() else 'does not exist'}")
+    meta = _read_meta(path)
+    return Run(
+        path=path,
+        meta=meta,
+        rounds=_read_log(path / "rounds.jsonl"),
+        clients=_read_log(path / "clients.jsonl") if (path / "clients.jsonl").exists() else [],
+        events=_read_events(path / "events"),
+    )
+
+
+def dump_json(value: Any) -> bytes:
+    """``value`` as JSON that is the same for equal data: sorted keys, two spaces, a newline at the end.
+
+    :raises ValueError: a number is not finite (JSON has no way to say so).
+    """
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    return (text + "\n").encode()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Put ``content`` at ``path``, whole or not at all; a missing parent directory is made.
+
+    :raises RunDirError: the disk refuses.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            beside.write_bytes(content)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunDirError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    name = path / "run.json"
+    if not name.exists():
+        raise RunDirError(f"{path}: run.json is missing: not a run directory, or a run that never finished")
+    try:
+        meta = json.loads(_read_text(name))
+    except (ValueError, RecursionError) as error:
+        raise RunDirError(f"{name}: is not JSON: {_first_line(error)}") from error
+    if not isinstance(meta, dict):
+        raise RunDirError(f"{name}: holds a {type(meta).__name__} where an object was expected")
+    version = meta.get("schema_version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise RunDirError(f"{name}: schema_version is {version!r}, expected {SCHEMA_VERSION}")
+    if version > SCHEMA_VERSION:
+        raise RunDirError(
+            f"{name}: schema_version {version} is newer than this ztprobe reads ({SCHEMA_VERSION}); "
+            "update ztprobe"
+        )
+    if meta.get("complete") is not True:
+        raise RunDirError(f"{path}: the run is incomplete; trace it again")
+    if found := problem_in(meta):
+        raise RunDirError(f"{name}: {found}")
+    return meta
+
+
+def _read_log(name: Path) -> list[dict[str, Any]]:
+    if not name.is_file():
+        raise RunDirError(f"{name.parent}: {name.name} is missing; the run cannot be analysed without it")
+    records = []
+    for number, line in enumerate(_read_text(name).splitlines(), start=1):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise RunDirError(f"{name}:{number}: is not JSON: {_first_line(error)}") from error
+        if not isinstance(record, dict) or not isinstance(record.get("event"), str):
+            raise RunDirError(f"{name}:{number}: expected an object with a text field event")
+        for clock in ("time_unix_ns", "time_monotonic_ns"):
+            if type(record.get(clock)) is not int:
+                raise RunDirError(f"{name}:{number}: {clock} is {record.get(clock)!r}, expected an integer")
+        records.append(record)
+    return records
+
+
+def _read_events(directory: Path) -> dict[str, pd.DataFrame]:
+    if not directory.is_dir():
+        raise RunDirError(f"{directory.parent}: events/ is missing; the run cannot be analysed without it")
+    return {name.stem: _read_parquet(name) for name in sorted(directory.glob("*.parquet"))}
+
+
+def _read_parquet(name: Path) -> pd.DataFrame:
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        # ParquetFile, not read_table: that one would also infer columns from the directory's name.
+        with pyarrow.parquet.ParquetFile(name) as stored:
+            table = stored.read()
+    except (pa.ArrowException, OSError) as error:
+        raise RunDirError(f"{name}: is damaged: {_first_line(error)}") from error
+    # Left alone, an integer column with gaps becomes float64, which cannot hold a nanosecond clock.
+    nullable = {
+        pa.int8(): pd.Int8Dtype(),
+        pa.int16(): pd.Int16Dtype(),
+        pa.int32(): pd.Int32Dtype(),
+        pa.int64(): pd.Int64Dtype(),
+        pa.uint8(): pd.UInt8Dtype(),
+        pa.uint16(): pd.UInt16Dtype(),
+        pa.uint32(): pd.UInt32Dtype(),
+        pa.uint64(): pd.UInt64Dtype(),
+    }
+    columns = {
+        title: column.to_pandas(types_mapper=nullable.get if column.null_count else None)
+        for title, column in zip(table.column_names, table.columns, strict=True)
+    }
+    return pd.DataFrame(columns, columns=table.column_names)
+
+
+def _read_text(name: Path) -> str:
+    try:
+        return name.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RunDirError(f"{name}: is not text: {_first_line(error)}") from error
+    except OSError as error:
+        raise RunDirError(f"{name}: cannot be read: {error.strerror}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -1,0 +1,153 @@
+"""Start a pod's containers from their plans, and tell how they ended.
+
+Everything a container sees besides the machine's own files is prepared here: resolver
+files, volumes, environment, cgroup, log files.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from ztprobe.errors import PreflightError
+from ztprobe.runtime.interface import Pod
+from ztprobe.runtime.local import dns
+from ztprobe.runtime.local.cgroups import Tree
+from ztprobe.runtime.local.journal import Journal
+from ztprobe.runtime.local.processes import ContainerSpec, Preload, Zygote
+from ztprobe.runtime.local.workload import ContainerPlan, Mount
+
+__all__ = ("PATH", "Containers", "forked_module")
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_CGROUP = "runtime"  # the zygotes' own
+_BASE_ENV = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
+_RESOLVER_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf")
+
+
+def forked_module(command: tuple[str, ...]) -> str | None:
+    """The module of ``python -m fl.X``, which is forked from the warm zygote; None for other programs."""
+    if command[:2] == ("python", "-m") and len(command) > 2 and command[2].startswith("fl."):
+        return command[2]
+    return None
+
+
+class Containers:
+    """The container runtime of one run. Use it from one thread that lives as long as the run."""
+
+    def __init__(self, journal: Journal, tree: Tree, log_dir: Path, preload: Preload | None) -> None:
+        """Start the zygotes; they warm up by themselves.
+
+        :param preload: for containers of the workload; None if there are none.
+        """
+        self._journal = journal
+        self._tree = tree
+        self._log_dir = log_dir
+        self._running: dict[str, int] = {}  # POD/CONTAINER -> pid
+        joins = tree.create(_CGROUP)
+        log = log_dir / "runtime.log"
+        self._bare = Zygote(joins, log)
+        journal.process(self._bare.pid)
+        self._warm = None if preload is None else Zygote(joins, log, preload)
+        if self._warm is not None:
+            journal.process(self._warm.pid)
+
+    @property
+    def warm_up_s(self) -> float | None:
+        """How long the workload took to load; None without one."""
+        return None if self._warm is None else self._warm.warm_up_s
+
+    @property
+    def secrets_directory(self) -> Path:
+        """Where the Secrets' contents go, one directory each."""
+        return self._journal.directory / "secrets"
+
+    def prepare(self, pod: Pod, nameserver: str) -> None:
+        """Write what the pod's containers will find in /etc."""
+        directory = self._pod_directory(pod)
+        directory.mkdir(parents=True)
+        (directory / "resolv.conf").write_text(dns.resolv_conf(nameserver, pod.namespace))
+        (directory / "hosts").write_text(f"127.0.0.1\tlocalhost\n{pod.address}\t{pod.name}\n")
+        # The machine may ask systemd-resolved and the like first; a pod asks its DNS server.
+        (directory / "nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files dns\n")
+
+    def _pod_directory(self, pod: Pod) -> Path:
+        return self._journal.directory / "pods" / pod.name
+
+    def launch(self, containers: list[tuple[Pod, ContainerPlan]]) -> None:
+        """Start containers, all at once.
+
+        :raises PreflightError: a program is not installed.
+        :raises UsageError: the workload refuses its settings.
+        :raises WorkloadError: they cannot be started.
+        """
+        specs = [self._spec(pod, container) for pod, container in containers]
+        for zygote in (self._bare, self._warm):
+            mine = [spec for spec in specs if (spec.module is not None) == (zygote is self._warm)]
+            if mine and zygote is not None:
+                for spec, pid in zip(mine, zygote.launch_all(mine), strict=True):
+                    self._running[spec.key] = pid
+                    self._journal.process(pid)
+
+    def _spec(self, pod: Pod, container: ContainerPlan) -> ContainerSpec:
+        module = forked_module(container.command)
+        program = None
+        if module is None:
+            program = shutil.which(container.command[0], path=PATH) if container.command else None
+            if program is None:
+                command = " ".join(container.command)
+                raise PreflightError(f"{pod.name}/{container.name}: no such program: {command!r}")
+        directory = self._pod_directory(pod)
+        log = self.log_path(pod.name, container.name)
+        cgroups = (top.joinpath(pod.name, container.name) for top in self._tree.tops)
+        return ContainerSpec(
+            key=f"{pod.name}/{container.name}",
+            pod=pod.name,
+            netns=str(pod.netns),
+            cgroup_procs=tuple(str(cgroup / "cgroup.procs") for cgroup in cgroups),
+            command=container.command,
+            program=program,
+            module=module,
+            env=_BASE_ENV | dict(container.env),
+            stdout=str(log),
+            stderr=str(log if container.one_log else log.with_suffix(".err")),
+            files={name: str(directory / Path(name).name) for name in _RESOLVER_FILES if Path(name).exists()},
+            volumes={str(mount.path): str(self._volume(directory, mount)) for mount in container.mounts},
+        )
+
+    def _volume(self, directory: Path, mount: Mount) -> Path:
+        if mount.secret is not None:
+            return self.secrets_directory / mount.secret
+        source = directory / "volumes" / str(mount.path).strip("/").replace("/", "-")
+        source.mkdir(parents=True, exist_ok=True)
+        for name, text in mount.files.items():
+            (source / name).write_text(text)
+        return source
+
+    def pid(self, pod: str, container: str) -> int:
+        """Of a container that was started. :raises KeyError: it was not."""
+        return self._running[f"{pod}/{container}"]
+
+    def exits(self) -> dict[str, int]:
+        """POD/CONTAINER -> exit status (negative: the signal) of all that have ended."""
+        return self._bare.poll() | ({} if self._warm is None else self._warm.poll())
+
+    def log_path(self, pod: str, container: str) -> Path:
+        """Standard output; standard error is beside it as ``.err``."""
+        return self._log_dir / f"{pod}.{container}.log"
+
+    def last_words(self, pod: str, container: str) -> str:
+        """The last lines that a container wrote, on one line, and where the rest is."""
+        log = self.log_path(pod, container)
+        for file in (log.with_suffix(".err"), log):
+            lines = file.read_text(errors="replace").splitlines() if file.exists() else []
+            said = [line for line in lines if not line.startswith("{")]  # events are for the analysis
+            if said:
+                return f"{' | '.join(said[-3:])} (see {file})"
+        return f"it left no message (see {log})"
+
+    def close(self) -> None:
+        """End every container. Idempotent."""
+        for zygote in (self._warm, self._bare):
+            if zygote is not None:
+                zygote.close()

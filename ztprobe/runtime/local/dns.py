@@ -1,0 +1,106 @@
+"""Cluster DNS: dnsmasq in a pod of its own, which knows the services and nothing else.
+
+It answers ``SERVICE.NAMESPACE.svc.cluster.local`` with the addresses of the service's
+pods, "no such name" to the completions that the resolver's search list makes of it
+(real cost, which a cluster has too), and refuses the rest of the world. Every query is
+logged.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ztprobe.errors import WorkloadError
+from ztprobe.kernelnet.netns import entered
+
+__all__ = ("LABELS", "NAMESPACE", "POD", "command", "query", "resolv_conf", "wait_until_answering")
+
+POD = "kube-dns"
+NAMESPACE = "kube-system"
+LABELS = {"k8s-app": "kube-dns"}
+# CoreDNS's default for cluster names in kubeadm clusters.
+_TTL_S = 30
+_READY_S = 5.0
+
+
+def command(address: str, names: Mapping[str, Sequence[str]], user: str = "root") -> tuple[str, ...]:
+    """dnsmasq's command line.
+
+    :param address: the DNS pod's own.
+    :param names: domain name -> IPv4 addresses.
+    :param user: as whom it runs; changing it would make it forget to die with its parent.
+    """
+    records = [f"--host-record={name},{one}" for name, several in names.items() for one in several]
+    return (
+        "dnsmasq",
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--pid-file=",
+        f"--user={user}",
+        f"--group={user}",
+        f"--listen-address={address}",
+        "--bind-interfaces",
+        "--no-resolv",
+        "--no-hosts",
+        "--no-poll",
+        # Authoritative for the cluster: what is not a record does not exist, and a name
+        # without an IPv6 address is answered at once with none.
+        "--local=/cluster.local/",
+        f"--local-ttl={_TTL_S}",
+        "--cache-size=0",
+        "--log-queries=extra",
+        "--log-facility=-",
+        *records,
+    )
+
+
+def resolv_conf(nameserver: str, namespace: str) -> str:
+    """A pod's /etc/resolv.conf as the kubelet writes it."""
+    return (
+        f"search {namespace}.svc.cluster.local svc.cluster.local cluster.local\n"
+        f"nameserver {nameserver}\n"
+        "options ndots:5\n"
+    )
+
+
+def query(netns: Path, nameserver: str, name: str, timeout_s: float) -> list[str]:
+    """The IPv4 addresses of ``name``, asked from inside ``netns`` over UDP; empty if there are none.
+
+    :raises TimeoutError: no answer.
+    """
+    import socket
+
+    import dns.exception
+    import dns.message
+    import dns.query
+    import dns.rdatatype
+
+    with entered(netns):
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sock:
+        sock.setblocking(False)
+        question = dns.message.make_query(name, "A")
+        try:
+            answer = dns.query.udp(question, nameserver, timeout=timeout_s, sock=sock)
+        except (dns.exception.Timeout, OSError) as error:
+            raise TimeoutError(f"{nameserver} does not answer for {name}") from error
+    records = [r for r in answer.answer if r.rdtype == dns.rdatatype.A]
+    return [item.address for record in records for item in record]
+
+
+def wait_until_answering(netns: Path, nameserver: str, name: str) -> None:
+    """Return once the server answers for ``name``.
+
+    :raises WorkloadError: it does not.
+    """
+    deadline = time.monotonic() + _READY_S
+    while True:
+        try:
+            if query(netns, nameserver, name, timeout_s=0.05):
+                return
+        except TimeoutError as error:
+            if time.monotonic() > deadline:
+                raise WorkloadError(f"the DNS pod does not answer: {error}") from error
+        time.sleep(0.005)

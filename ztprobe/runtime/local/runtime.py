@@ -1,0 +1,362 @@
+"""The local runtime: pods are network namespaces and processes of this machine.
+
+It runs the same manifests as a cluster. What it does in place of a cluster's parts:
+`kustomize` renders them, `workload` reads them, `placement` gives out addresses, `network`
+is the CNI plugin, `dns` is CoreDNS, `policy` and `firewall` are what enforces NetworkPolicies,
+`certificates` is the issuer, `zygote` with `container` is the container runtime, `cgroups`
+holds the memory limits. `proof` shows that it all works, and `journal` takes it away again.
+
+Not a security boundary: containers share the machine's files, users and process ids.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ztprobe import paths, policy
+from ztprobe.errors import PreflightError, WorkloadError
+from ztprobe.process.interrupts import shielded
+from ztprobe.runtime.interface import Enforcement, Pod, WorkloadOptions
+from ztprobe.runtime.local import (
+    certificates,
+    cgroups,
+    dns,
+    firewall,
+    network,
+    placement,
+    proof,
+    sidecar,
+    transport,
+)
+from ztprobe.runtime.local.containers import PATH, Containers, forked_module
+from ztprobe.runtime.local.journal import Journal
+from ztprobe.runtime.local.kustomize import render
+from ztprobe.runtime.local.processes import Preload
+from ztprobe.runtime.local.workload import ContainerPlan, PodPlan, Workload, plan
+
+__all__ = ("LocalRuntime",)
+
+_READY_S = 30.0
+_POLL_S = 0.005
+_PACKAGES = {"haproxy": "haproxy", "dnsmasq": "dnsmasq-base", "nft": "nftables"}
+
+
+class LocalRuntime:
+    """`ztprobe.runtime.interface.Runtime` on this machine.
+
+    Call everything from one thread that lives as long as the run: the processes
+    started here die with the thread that started them.
+    """
+
+    def __init__(
+        self,
+        options: WorkloadOptions,
+        run_id: str,
+        log_dir: Path,
+        offloads: bool,
+        congestion_control: str = "cubic",
+        manifests_dir: Path = paths.MANIFESTS_DIR,
+        cpu_limits: bool = False,
+    ) -> None:
+        """Read the manifests; touches nothing yet.
+
+        :param run_id: unique among live runs; part of every name on the machine.
+        :param log_dir: where containers' output goes; created if need be.
+        :param offloads: leave segmentation offloads of the pods' interfaces on. Off, what
+            crosses the node are packets of wire size, one by one.
+        :param cpu_limits: apply the manifests' CPU limits (throttling distorts rounds).
+        :raises UsageError: the manifests ask for something that is not supported.
+        """
+        self._options = options
+        self._run_id = run_id
+        # Absolute: the containers' working directory is another.
+        self._log_dir = log_dir.absolute()
+        self._offloads = offloads
+        self._congestion_control = congestion_control
+        self._cpu_limits = cpu_limits
+        overlay = manifests_dir / "overlays" / f"sec{options.level}"
+        self._workload: Workload = plan(render(overlay), options)
+        self._plans = {pod.name: pod for pod in self._workload.pods}
+        self._mtls = any(c.sidecar for c in self._workload.server.containers)
+        self._placed = placement.place(self._workload)
+        self._rules = policy.compile_policies(
+            self._workload.policies, placement.policy_pods(self._workload, self._placed)
+        )
+        self._node = network.Node(f"ztp-{run_id}", offloads)
+        self._tree = cgroups.Tree(cgroups.detect(), f"ztp-{run_id}")
+        self._pods: dict[str, Pod] = {}
+        self._journal: Journal | None = None
+        self._containers: Containers | None = None
+
+    @property
+    def pods(self) -> tuple[Pod, ...]:
+        """The FL pods, server first, and the DNS pod."""
+        return tuple(pod for name, pod in self._pods.items() if name != placement.OUTSIDER)
+
+    @property
+    def node_netns(self) -> Path:
+        """The namespace with the bridge, the policies and the delay line."""
+        return self._node.netns
+
+    @property
+    def rules(self) -> policy.Ruleset:
+        """The compiled NetworkPolicies (nothing isolated where there are none)."""
+        return self._rules
+
+    def create(self) -> None:
+        """Bring up node, pods and DNS, and begin to load the workload; nothing of it runs yet.
+
+        :raises PreflightError: not root, or this machine lacks something.
+        :raises UsageError: the run's name is taken.
+        """
+        self._preflight()
+        try:
+            self._log_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PreflightError(f"{self._log_dir} cannot be written: {error.strerror}") from error
+        # Interrupted between two steps it would be undone; within one (a namespace is made by a
+        # helper process) something could appear after that.
+        with shielded():
+            journal = self._journal = Journal(self._run_id)
+            journal.cgroups(self._tree.tops)
+            journal.namespaces(self._node.name(pod) for pod in ("node", *self._placed))
+            self._containers = Containers(journal, self._tree, self._log_dir, self._preload())
+            self._create_cgroups(journal)
+            self._node.create()
+            for name, where in self._placed.items():
+                self._pods[name] = self._node.add(where)
+                self._containers.prepare(self._pods[name], self._placed[dns.POD].address)
+            self._node.introduce([(pod, self._placed[name]) for name, pod in self._pods.items()])
+            transport.choose(journal, [pod.netns for pod in self._pods.values()], self._congestion_control)
+            self._start_dns(self._containers)
+            journal.pods(self._node.netns, self.pods)
+
+    def _preflight(self) -> None:
+        if os.geteuid() != 0:
+            raise PreflightError("network namespaces need root: run it with sudo")
+        needed = [
+            "dnsmasq",
+            *(["haproxy"] if self._mtls else []),
+            *(["nft"] if self._workload.policies else []),
+        ]
+        for program in needed:
+            if shutil.which(program, path=PATH) is None:
+                raise PreflightError(f"{program} is missing: apt-get install {_PACKAGES[program]}")
+        if not Path("/etc/resolv.conf").exists():
+            raise PreflightError("/etc/resolv.conf is missing, over which pods mount their own: touch it")
+        transport.check(self._congestion_control)
+
+    def _preload(self) -> Preload | None:
+        if not any(forked_module(pod.application.command) for pod in self._workload.pods):
+            return None
+        data_dir = self._options.data_dir
+        return Preload(
+            module="fl.preload",
+            dataset=self._options.dataset,
+            data_dir=None if data_dir is None else str(data_dir.absolute()),
+        )
+
+    def _create_cgroups(self, journal: Journal) -> None:
+        enable = self._tree.controllers_to_enable()
+        if enable is not None:
+            control, missing = enable
+            for controller in missing:
+                journal.lasting_setting(control, f"+{controller}", f"-{controller}")
+        for pod in self._workload.pods:
+            for container in pod.containers:
+                self._tree.create(
+                    pod.name,
+                    container.name,
+                    memory_bytes=container.memory_limit_bytes,
+                    cpus=container.cpu_limit if self._cpu_limits else None,
+                )
+        self._tree.create(dns.POD, "dnsmasq")
+
+    def _start_dns(self, containers: Containers) -> None:
+        pod, service = self._pods[dns.POD], self._workload.service
+        behind = [self._placed[p.name].address for p in self._workload.pods if service.selects(p)]
+        container = ContainerPlan(
+            name="dnsmasq",
+            command=dns.command(pod.address, {service.domain_name: behind}),
+            env={},
+            sidecar=False,
+            one_log=True,
+        )
+        containers.launch([(pod, container)])
+        dns.wait_until_answering(self.node_netns, pod.address, service.domain_name)
+
+    def secure(self) -> None:
+        """Put the level's policies in force, then start the sidecars and wait for them.
+
+        :raises EnforcementError: the node refuses the rules.
+        :raises WorkloadError: a sidecar does not become ready.
+        """
+        if self._workload.policies:
+            firewall.load(self.node_netns, policy.to_nft(self._rules))
+        if not self._mtls:
+            return
+        self._issue_certificates()
+        self._up().launch(
+            [(self._pods[p.name], c) for p in self._workload.pods for c in p.containers if c.sidecar]
+        )
+        waiting = [self._pods[p.name] for p in self._workload.pods]
+        for _ in self._until("sidecars are not ready"):
+            waiting = [pod for pod in waiting if not sidecar.backends_ready(pod.netns)]
+            if not waiting:
+                return
+
+    def _issue_certificates(self) -> None:
+        authority = certificates.Authority(self._run_id)
+        for pod in {p.service_account: p for p in self._workload.pods}.values():
+            names = [self._workload.service.domain_name] if pod is self._workload.server else []
+            for mount in (m for c in pod.containers for m in c.mounts if m.secret is not None):
+                directory = self._up().secrets_directory / str(mount.secret)
+                authority.issue(directory, pod.namespace, pod.service_account, names)
+
+    def start_server(self) -> None:
+        """Start the FL server and return once it listens.
+
+        :raises UsageError: the workload refuses its settings, e.g. the data directory.
+        :raises WorkloadError: it ended, or does not listen in time.
+        """
+        server = self._workload.server
+        self._up().launch([(self._pods[server.name], server.application)])
+        port = int(server.application.env["FL_LISTEN"].rpartition(":")[2])
+        pid = self._up().pid(server.name, server.application.name)
+        for _ in self._until(f"{server.name} does not listen on port {port}"):
+            if _listens(pid, port):
+                return
+
+    def prove(self) -> Enforcement:
+        """Show that the level's controls are in force. :raises EnforcementError: one is not."""
+        server, client, service = self._workload.server, self._workload.clients[0], self._workload.service
+        secrets = self._up().secrets_directory
+        found = proof.prove(
+            proof.Scene(
+                node=self.node_netns,
+                server=self._pods[server.name],
+                clients=tuple(self._pods[p.name] for p in self._workload.clients),
+                dns=self._pods[dns.POD],
+                outsider=self._pods[placement.OUTSIDER],
+                service_name=service.domain_name,
+                port=service.port,
+                policy=bool(self._workload.policies),
+                certificates=(secrets / _secret(client), secrets / _secret(server)) if self._mtls else None,
+                client_identity=certificates.spiffe_id(client.namespace, client.service_account),
+                server_identity=certificates.spiffe_id(server.namespace, server.service_account),
+                server_proxy_log=self.log_path(server.name, "proxy"),
+            )
+        )
+        if self._workload.policies:
+            found.details["counters"] = firewall.counters(self.node_netns)
+            found.details["policies"] = [p["metadata"]["name"] for p in self._workload.policies]
+        if self._mtls:
+            found.details["tls_session_resumption"] = "off"
+            found.details["certificate_lifetime_s"] = int(certificates.LIFETIME.total_seconds())
+        found.details["not_applied"] = list(self._workload.not_applied)
+        return found
+
+    def start_clients(self) -> None:
+        """Start every client's application."""
+        self._up().launch([(self._pods[p.name], p.application) for p in self._workload.clients])
+
+    def processes(self) -> dict[int, tuple[str, str]]:
+        """pid -> (pod, container) of everything that runs in FL pods now."""
+        return {
+            pid: (pod.name, container.name)
+            for pod in self._workload.pods
+            for container in pod.containers
+            for pid in self._tree.members(pod.name, container.name)
+        }
+
+    def check(self) -> None:
+        """:raises WorkloadError: a container ended that should not have, or with an error."""
+        for key, status in self._up().exits().items():
+            pod, _, container = key.partition("/")
+            application = pod in self._plans and self._plans[pod].application.name == container
+            if status == 0 and application:
+                continue
+            how = (
+                f"was killed by {signal.Signals(-status).name}"
+                if status < 0
+                else f"exited with status {status}"
+            )
+            if self._tree.oom_kills(pod, container):
+                how += " (out of memory: its limit is in the manifests)"
+            raise WorkloadError(f"{key} {how}: {self._up().last_words(pod, container)}")
+
+    def finished(self) -> bool:
+        """True once server and clients have all exited with status 0."""
+        exits = self._up().exits()
+        return all(exits.get(f"{p.name}/{p.application.name}") == 0 for p in self._workload.pods)
+
+    def log_path(self, pod: str, container: str) -> Path:
+        """Standard output of a container; its standard error is beside it as ``.err``."""
+        return self._up().log_path(pod, container)
+
+    def facts(self) -> dict[str, Any]:
+        """What shaped the run besides profile and level, for run.json; call it while pods exist."""
+        server = self._pods[self._workload.server.name]
+        return {
+            "congestion_control": self._congestion_control,
+            "sysctls": transport.recorded(server.netns),
+            "mtu_bytes": network.MTU_BYTES,
+            "offloads": self._offloads,
+            "ipv6": False,
+            "neighbours": "static",
+            "tls_session_resumption": "off" if self._mtls else None,
+            "cgroups": self._tree.hierarchies.version,
+            "limits_unavailable": sorted(self._tree.unavailable),
+            "memory_limits_bytes": {
+                f"{p.name}/{c.name}": c.memory_limit_bytes for p in self._workload.pods for c in p.containers
+            },
+            "cpu_limits": "applied" if self._cpu_limits else "off: throttling would distort the rounds",
+            "workload_warm_up_s": self._up().warm_up_s,
+            "manifests_not_applied": list(self._workload.not_applied),
+        }
+
+    def down(self) -> None:
+        """Undo everything, from any state; idempotent. A Ctrl-C meanwhile waits until it is done."""
+        with shielded():
+            if self._containers is not None:
+                self._containers.close()
+            if self._journal is not None:
+                self._journal.close()
+            self._pods.clear()
+
+    def _until(self, problem: str) -> Iterator[None]:
+        deadline = time.monotonic() + _READY_S
+        while time.monotonic() < deadline:
+            self.check()
+            yield
+            time.sleep(_POLL_S)
+        raise WorkloadError(f"{problem} after {_READY_S:.0f} s (logs in {self._log_dir})")
+
+    def _up(self) -> Containers:
+        if self._containers is None:
+            raise RuntimeError("create() comes first")
+        return self._containers
+
+
+def _secret(pod: PodPlan) -> str:
+    return next(m.secret for c in pod.containers for m in c.mounts if m.secret is not None)
+
+
+def _listens(pid: int, port: int) -> bool:
+    # /proc/PID/net is that process's network namespace; 0A is TCP_LISTEN.
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            _, local, _, state, *_ = line.split()
+            if state == "0A" and int(local.rpartition(":")[2], 16) == port:
+                return True
+    return False

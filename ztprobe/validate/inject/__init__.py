@@ -1,0 +1,1 @@
+"""How a known cost is put into a run: packets held, processes stopped, CPUs shared, profiles changed."""

@@ -1,0 +1,1 @@
+"""What really happened in a run, by observers that share no code with the ledger."""
