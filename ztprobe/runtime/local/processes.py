@@ -80,7 +80,7 @@ class Zygote:
         isolation = ["-E", "-s", "-S"] if preload is None else ["-E", "-s"]
         start = (
             f"import sys, json; sys.path.insert(0, {str(paths.REPO_DIR)!r});"
-            " from ztprobe.runtime import zygote; sys.exit(zygote.main(json.loads(sys.argv[1])))"
+            " from ztprobe.runtime.local import zygote; sys.exit(zygote.main(json.loads(sys.argv[1])))"
         )
         with far, open(log, "ab") as output:
             self._process = subprocess.Popen(
