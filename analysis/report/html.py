@@ -32,7 +32,7 @@ from analysis.report.wording import (
     tls_words,
 )
 
-__all__ = ("render_page",)
+__all__ = ("inline_svg", "render_page")
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -51,7 +51,7 @@ def render_page(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
     template = environment.get_template("report.html.j2")
     return template.render(
         r=report,
-        figures={name: _inline(svg) for name, svg in figures.items()},
+        figures={name: inline_svg(svg) for name, svg in figures.items()},
         started=datetime.fromtimestamp(report["started_unix_s"], tz=UTC).strftime("%Y-%m-%d %H:%M UTC"),
         components=shown_components(report),
         names=PART_NAMES,
@@ -68,7 +68,7 @@ def render_page(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
     )
 
 
-def _inline(svg: str) -> Markup:
+def inline_svg(svg: str) -> Markup:
     """The part of a standalone SVG that stands inside a page; drawn by us, so it is trusted markup."""
     body = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     body = re.sub(r'\sxmlns(?::\w+)?="[^"]*"', "", body)
