@@ -1,0 +1,46 @@
+"""``ztprobe export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ztprobe.cli.options import OutPath
+
+__all__ = ("export",)
+
+FORMATS = ("csv", "parquet", "latex", "pdf")
+
+
+@click.command(epilog="Example: ztprobe export runs/net2-sec3 --format csv --out tables")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--format", "form", type=click.Choice(FORMATS), required=True, help="What to write.")
+@click.option("--out", type=OutPath(), required=True, help="A directory; files of these names are replaced.")
+def export(run: Path, form: str, out: Path) -> None:
+    """Write a run's results for other programs and for papers.
+
+    csv and parquet: one file a table (rounds, components, sub_rows, clients, overhead), tidy, a unit in every
+    column's name. latex: the table of components. pdf: the breakdown, as wide as a paper's column.
+    """
+    from analysis.results.frames import load
+    from ztprobe.rundir.store import write_atomically
+
+    loaded = load(run)
+    contents: dict[str, bytes] = {}
+    if form in ("csv", "parquet"):
+        for name, table in loaded.tables.items():
+            if form == "csv":
+                contents[f"{name}.csv"] = table.to_csv(index=False, lineterminator="\n").encode()
+            else:
+                contents[f"{name}.parquet"] = table.to_parquet(index=False)
+    else:
+        from analysis.results.paper import breakdown_pdf, latex_table
+
+        if form == "latex":
+            contents["components.tex"] = latex_table(loaded.report).encode()
+        else:
+            contents["breakdown.pdf"] = breakdown_pdf(loaded.report)
+    for name, content in contents.items():
+        write_atomically(out / name, content)
+        click.echo(out / name)
