@@ -1,8 +1,8 @@
 """report.html: one self-contained page about one run.
 
-Built from report.json's content and the figures alone; nothing is loaded from anywhere,
-no script runs, and the page reads in light, in dark and on paper. The figures' ink is
-replaced with the page's own text colour.
+Built from report.json's content and the figures alone; nothing is loaded from anywhere, the
+only script is its own, which draws the timeline, and the page reads in light, in dark and on paper.
+The figures' ink is replaced with the page's own text colour.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis.report.figures import COLOURS, INK
+from analysis.report.timeline import timeline_data
 from analysis.report.wording import (
     CPU_ROW_NAMES,
     PART_NAMES,
@@ -63,6 +64,7 @@ def render_page(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
         schedule=schedule_words(report["emulation"]),
         setting_pairs=setting_pairs,
         tls_words=tls_words,
+        timeline=timeline_data(report),
         interval=_interval,
         plural=plural,
     )

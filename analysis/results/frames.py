@@ -18,7 +18,7 @@ from ztprobe.errors import RunDirError
 
 __all__ = ("LoadedRun", "load")
 
-_NESTED = ("components", "sub_rows", "clients", "conditions", "other_profiles")
+_NESTED = ("components", "segments", "sub_rows", "clients", "conditions", "other_profiles")
 
 
 def load(path: str | Path) -> LoadedRun:
@@ -95,10 +95,31 @@ class LoadedRun:
         for one in self.report["rounds"]:
             for client in one["clients"]:
                 row = {"round": one["round"], "counted": one["counted"]}
-                row |= {name: value for name, value in client.items() if name != "components"}
+                row |= {name: value for name, value in client.items() if name not in _NESTED}
                 row |= {f"{name}_s": client["components"].get(name) for name in COMPONENTS}
                 rows.append(row)
         return pd.DataFrame(rows)
+
+    @cached_property
+    def segments(self) -> pd.DataFrame:
+        """Each client's way through each round: round, client, critical, component, start_s, end_s.
+
+        Seconds from the round's start; a client's segments of a round leave no hole.
+        """
+        rows = [
+            {
+                "round": one["round"],
+                "client": client["client"],
+                "critical": client["critical"],
+                "component": component,
+                "start_s": start_s,
+                "end_s": end_s,
+            }
+            for one in self.report["rounds"]
+            for client in one["clients"]
+            for component, start_s, end_s in client["segments"]
+        ]
+        return pd.DataFrame(rows, columns=["round", "client", "critical", "component", "start_s", "end_s"])
 
     @cached_property
     def overhead(self) -> pd.DataFrame:
@@ -120,5 +141,5 @@ class LoadedRun:
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
         """All of them by name."""
-        names = ("rounds", "components", "sub_rows", "clients", "overhead")
+        names = ("rounds", "components", "sub_rows", "clients", "segments", "overhead")
         return {name: getattr(self, name) for name in names}

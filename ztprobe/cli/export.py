@@ -20,8 +20,8 @@ FORMATS = ("csv", "parquet", "latex", "pdf")
 def export(run: Path, form: str, out: Path) -> None:
     """Write a run's results for other programs and for papers.
 
-    csv and parquet: one file a table (rounds, components, sub_rows, clients, overhead), tidy, a unit in every
-    column's name. latex: the table of components. pdf: the breakdown, as wide as a paper's column.
+    csv and parquet: one tidy file a table (rounds, components, sub_rows, clients, segments, overhead), with a
+    unit in every column's name. latex: the table of components. pdf: the breakdown, as wide as a column.
     """
     from analysis.results.frames import load
     from ztprobe.rundir.store import write_atomically
