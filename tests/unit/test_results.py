@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import doctest
 import json
+from collections import defaultdict
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from perfetto.protos.perfetto.trace import perfetto_trace_pb2
 
 import ztprobe
 from analysis.ledger.model import COMPONENTS
+from analysis.report.wording import PART_NAMES
+from analysis.results.perfetto_trace import perfetto_trace
 from tests.unit.recorded_run import RECORDED
 from ztprobe.cli import main
 from ztprobe.paths import REPO_DIR
+
+BEGIN = perfetto_trace_pb2.TrackEvent.TYPE_SLICE_BEGIN
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +84,53 @@ def test_the_figure_is_a_column_wide_and_the_same_every_time(tmp_path: Path) -> 
         pages.append((tmp_path / name / "breakdown.pdf").read_bytes())
     assert pages[0] == pages[1]
     assert b"/MediaBox [ 0 0 252 " in pages[0]  # 3.5 inches of 72 points
+
+
+def test_a_perfetto_trace_can_be_read_back(run, tmp_path: Path) -> None:
+    assert main(["export", str(RECORDED), "--format", "perfetto", "--out", str(tmp_path)]) == 0
+    trace = perfetto_trace_pb2.Trace()
+    trace.ParseFromString((tmp_path / "trace.perfetto-trace").read_bytes())
+    tracks = {
+        p.track_descriptor.uuid: p.track_descriptor for p in trace.packet if p.HasField("track_descriptor")
+    }
+    pods = {track.process.process_name for track in tracks.values() if track.HasField("process")}
+    assert pods == {"rounds", "server", "fl-client-0", "fl-client-1"}
+    events = [packet for packet in trace.packet if packet.HasField("track_event")]
+    open_slices: dict[int, list[tuple[str, int]]] = defaultdict(list)
+    spent_ns: dict[str, int] = defaultdict(int)
+    flows: dict[int, int] = defaultdict(int)
+    for packet in sorted(events, key=lambda p: (p.timestamp, p.track_event.type == BEGIN)):
+        event = packet.track_event
+        assert tracks[tracks[event.track_uuid].parent_uuid].HasField("process")
+        if event.type == BEGIN:
+            assert not open_slices[event.track_uuid], "slices of one track do not overlap"
+            open_slices[event.track_uuid].append((event.name, packet.timestamp))
+            for flow in event.flow_ids:
+                flows[flow] += 1
+        else:
+            name, begin_ns = open_slices[event.track_uuid].pop()
+            spent_ns[name] += packet.timestamp - begin_ns
+    assert not any(open_slices.values())
+    assert set(flows.values()) == {2}, "every arrow has two ends"
+    segments = run.segments.assign(time_s=run.segments["end_s"] - run.segments["start_s"])
+    for name, total_s in segments.groupby("component")["time_s"].sum().items():
+        assert spent_ns[PART_NAMES[str(name)]] == pytest.approx(total_s * 1e9, abs=1e4)
+
+
+def test_each_sidecar_is_its_own_pods(run) -> None:
+    """The server's sidecar holds the model before the wire has it, and the update after."""
+    trace = perfetto_trace_pb2.Trace.FromString(perfetto_trace(run.report))
+    tracks = {
+        p.track_descriptor.uuid: p.track_descriptor for p in trace.packet if p.HasField("track_descriptor")
+    }
+    events = [p for p in trace.packet if p.HasField("track_event") and p.track_event.type == BEGIN]
+    begins: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for packet in events:
+        track = tracks[packet.track_event.track_uuid]
+        pod = tracks[track.parent_uuid].process.process_name
+        begins[pod, track.name].append(packet.timestamp)
+    model, update = begins["fl-client-0", "wire, model"], begins["fl-client-0", "wire, update"]
+    server, client = begins["server", "sidecar, fl-client-0"], begins["fl-client-0", "sidecar, fl-client-0"]
+    assert len(server) == len(client) == 2 * len(run.rounds)
+    assert server[0] < model[0] < client[0] < begins["fl-client-0", "application"][0] < client[1] < update[0]
+    assert update[0] < server[1]

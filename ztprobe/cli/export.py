@@ -10,7 +10,7 @@ from ztprobe.cli.options import OutPath
 
 __all__ = ("export",)
 
-FORMATS = ("csv", "parquet", "latex", "pdf")
+FORMATS = ("csv", "parquet", "perfetto", "latex", "pdf")
 
 
 @click.command(epilog="Example: ztprobe export runs/net2-sec3 --format csv --out tables")
@@ -21,7 +21,8 @@ def export(run: Path, form: str, out: Path) -> None:
     """Write a run's results for other programs and for papers.
 
     csv and parquet: one tidy file a table (rounds, components, sub_rows, clients, segments, overhead), with a
-    unit in every column's name. latex: the table of components. pdf: the breakdown, as wide as a column.
+    unit in every column's name. perfetto: a trace for ui.perfetto.dev, a track for each pod and hop. latex:
+    the table of components. pdf: the breakdown, as wide as a paper's column.
     """
     from analysis.results.frames import load
     from ztprobe.rundir.store import write_atomically
@@ -34,6 +35,10 @@ def export(run: Path, form: str, out: Path) -> None:
                 contents[f"{name}.csv"] = table.to_csv(index=False, lineterminator="\n").encode()
             else:
                 contents[f"{name}.parquet"] = table.to_parquet(index=False)
+    elif form == "perfetto":
+        from analysis.results.perfetto_trace import perfetto_trace
+
+        contents["trace.perfetto-trace"] = perfetto_trace(loaded.report)
     else:
         from analysis.results.paper import breakdown_pdf, latex_table
 
