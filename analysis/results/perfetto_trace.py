@@ -1,31 +1,20 @@
 """A run as a Perfetto trace (protobuf), for ui.perfetto.dev: a track for each pod and hop.
 
-Slices are the segments of report.json. Whose sidecar a `proxy` segment means, and which way a wire
-segment went, follows from its place: what comes before the client's compute is the model's way down,
-what comes after it the update's way up. Flow arrows follow the critical client of each round from slice
-to slice. Times are nanoseconds from the first round's start.
+Slices are the segments of report.json on their hops. Flow arrows follow the critical client of each
+round from slice to slice. Times are nanoseconds from the first round's start.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import count, pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
-from analysis.report.wording import PART_NAMES
+from analysis.results.hops import HopSlice, hop_slices, nanoseconds
 
 __all__ = ("perfetto_trace",)
 
 _SEQUENCE = 1
-_WIRE = ("propagation", "transmission", "retransmission", "policy_drop")
-_AT_THE_CLIENT = ("compute", "dns", "tcp_handshake", "tls_handshake", "http2_setup")
-
-
-class _Slice(NamedTuple):
-    track: tuple[str, str]  # pod, hop
-    name: str
-    start_ns: int
-    end_ns: int
 
 
 def perfetto_trace(report: Mapping[str, Any]) -> bytes:
@@ -53,7 +42,7 @@ def perfetto_trace(report: Mapping[str, Any]) -> bytes:
             packet.track_descriptor.name = hop
         return tracks[pod, hop]
 
-    def add(piece: _Slice, flows: list[int]) -> None:
+    def add(piece: HopSlice, flows: list[int]) -> None:
         for kind, at_ns in (
             (TrackEvent.TYPE_SLICE_BEGIN, piece.start_ns),
             (TrackEvent.TYPE_SLICE_END, piece.end_ns),
@@ -70,39 +59,12 @@ def perfetto_trace(report: Mapping[str, Any]) -> bytes:
 
     arrows = count(1)
     for one in report["rounds"]:
-        start_ns = _ns(one["start_s"])
-        add(
-            _Slice(("rounds", "round"), f"round {one['round']}", start_ns, start_ns + _ns(one["duration_s"])),
-            [],
-        )
+        start_ns = nanoseconds(one["start_s"])
+        end_ns = start_ns + nanoseconds(one["duration_s"])
+        add(HopSlice(("rounds", "round"), f"round {one['round']}", "round", start_ns, end_ns), [])
         for client in one["clients"]:
-            pieces = list(_slices(client, start_ns))
+            pieces = list(hop_slices(client, start_ns))
             links = {i: next(arrows) for i, _ in enumerate(pairwise(pieces))} if client["critical"] else {}
             for index, piece in enumerate(pieces):
                 add(piece, [links[i] for i in (index - 1, index) if i in links])
     return bytes(builder.serialize())
-
-
-def _slices(client: Mapping[str, Any], start_ns: int) -> Iterator[_Slice]:
-    segments = client["segments"]
-    name = client["client"]
-    # Bytes have come to the client once it computes; without that, all is the way down.
-    turned = next((i for i, (part, *_) in enumerate(segments) if part == "compute"), len(segments))
-    for index, (part, from_s, to_s) in enumerate(segments):
-        down = index < turned
-        if part in _WIRE:
-            track = (name, "wire, model" if down else "wire, update")
-        elif part in _AT_THE_CLIENT:
-            track = (name, "application")
-        elif part == "proxy":
-            sent = any(one in _WIRE for one, *_ in (segments[:index] if down else segments[turned:index]))
-            track = (name if down == sent else "server", f"sidecar, {name}")
-        elif part == "server":
-            track = ("server", f"application, {name}")
-        else:
-            track = (name, "not explained")
-        yield _Slice(track, PART_NAMES[part], start_ns + _ns(from_s), start_ns + _ns(to_s))
-
-
-def _ns(seconds: float) -> int:
-    return round(seconds * 1e9)

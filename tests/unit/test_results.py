@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import doctest
+import gzip
 import json
+import threading
 from collections import defaultdict
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1 import trace_pb2
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2
 
 import ztprobe
@@ -134,3 +139,68 @@ def test_each_sidecar_is_its_own_pods(run) -> None:
     assert len(server) == len(client) == 2 * len(run.rounds)
     assert server[0] < model[0] < client[0] < begins["fl-client-0", "application"][0] < client[1] < update[0]
     assert update[0] < server[1]
+
+
+def spans_in(request: bytes) -> list[tuple[str, trace_pb2.Span]]:
+    """(service, span) of an OTLP request."""
+    found = []
+    for resource in ExportTraceServiceRequest.FromString(request).resource_spans:
+        names = {one.key: one.value.string_value for one in resource.resource.attributes}
+        found += [(names["service.name"], span) for scope in resource.scope_spans for span in scope.spans]
+    return found
+
+
+def test_spans_nest_and_are_the_same_every_time(run, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        assert main(["export", str(RECORDED), "--format", "otlp", "--out", str(tmp_path / name)]) == 0
+    first, second = ((tmp_path / name / "traces.otlp").read_bytes() for name in ("one", "two"))
+    assert first == second
+    spans = spans_in(first)
+    by_id = {span.span_id: span for _, span in spans}
+    assert len(by_id) == len(spans) == len(run.segments) + len(run.clients) + len(run.rounds)
+    for _, span in spans:
+        if span.parent_span_id:
+            parent = by_id[span.parent_span_id]
+            assert parent.trace_id == span.trace_id
+            assert parent.start_time_unix_nano <= span.start_time_unix_nano
+            assert span.end_time_unix_nano <= parent.end_time_unix_nano
+    assert len({span.trace_id for _, span in spans}) == len(run.rounds)
+    assert {service for service, _ in spans} == {"server", "fl-client-0", "fl-client-1"}
+
+
+def test_a_collector_gets_the_spans(run, capsys) -> None:
+    bodies = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            bodies.append(gzip.decompress(body) if self.headers["Content-Encoding"] == "gzip" else body)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Collector) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/v1/traces"
+        assert main(["export", str(RECORDED), "--format", "otlp", "--endpoint", url]) == 0
+        server.shutdown()
+    assert sum(len(spans_in(body)) for body in bodies) == len(run.segments) + len(run.clients) + len(
+        run.rounds
+    )
+    assert f"spans sent to {url}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--format", "otlp", "--endpoint", "http://127.0.0.1:9/v1/traces"],
+        ["--format", "csv", "--endpoint", "http://127.0.0.1:9/v1/traces"],
+        ["--format", "csv"],
+    ],
+    ids=["nobody listens", "csv is not sent", "nowhere to"],
+)
+def test_what_cannot_be_exported_is_one_line(words: list[str], capsys) -> None:
+    assert main(["export", str(RECORDED), *words]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
