@@ -22,7 +22,7 @@ STAMP := $(VENV)/.setup-stamp
 TESTS_STAMP := $(VENV)/.setup-tests-stamp
 BENCH_STAMP := $(VENV)/.setup-bench-stamp
 
-.PHONY: setup setup-tests setup-bench trace test test-fresh test-vm test-cluster lint bench
+.PHONY: setup setup-tests setup-bench trace test test-fresh test-vm test-cluster api-server lint bench
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -65,6 +65,9 @@ test-fresh:
 test-vm: $(STAMP)
 	@tools/test-vm
 
-test-cluster: $(TESTS_STAMP)
+api-server:
+	PYTHON=$(PYTHON) tools/setup-system api-server
 	tools/kube-apiserver
+
+test-cluster: $(TESTS_STAMP) api-server
 	$(RUN) pytest tests/kernel/test_cluster.py

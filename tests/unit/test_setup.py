@@ -44,7 +44,7 @@ def test_setup_brings_every_program_that_a_test_asks_for() -> None:
 def test_a_group_that_is_none_is_refused() -> None:
     done = setup_system("jobs")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "ztprobe: no group jobs: job, tests or bench\n"
+    assert done.stderr == "ztprobe: no group jobs\n"
 
 
 def test_a_missing_program_fails_by_its_name() -> None:
