@@ -34,6 +34,7 @@ def _privileged(path: Path) -> bool:
 _left_out = pytest.StashKey[int]()
 
 
+@pytest.hookimpl(trylast=True)  # after -m, which may leave them out too
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     _leave_out_cluster(config, items)
     if os.geteuid() == 0:

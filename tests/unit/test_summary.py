@@ -40,12 +40,12 @@ def results(
     (tree / "tests/kernel/test_it.py").write_text(TESTS.format(skips=skipping, good=good))
     file = directory / f"{name}.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={file}", "tests"]
-    subprocess.run(command, cwd=tree, capture_output=True, check=False)
+    subprocess.run(command, cwd=tree, env={}, capture_output=True, check=False)
     assert file.exists()
 
 
-def summary(directory: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, REPO_DIR / "tools/test-summary", str(directory)]
+def summary(directory: Path, *places: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, REPO_DIR / "tools/test-summary", str(directory), *places]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -75,8 +75,10 @@ def test_what_failed_once_is_named_and_what_failed_twice_fails(tmp_path: Path) -
     assert "ci: here: tests/kernel/test_it.py::test_fails failed" in done.stdout
     assert "\ntotal: 1 passed, 1 failed, 0 skipped\n" in done.stdout
     results(tmp_path, good=True, name="here.again")
-    done = summary(tmp_path)
+    done = summary(tmp_path, "here", "vm")
     assert done.returncode == 0
+    assert "vm: NOT run" in done.stdout.splitlines()
+    assert "here: NOT run" not in done.stdout
     once = "failed at first and passed in a second run: here: tests/kernel/test_it.py::test_fails"
     assert once in done.stdout.splitlines()
     assert "\ntotal: 2 passed, 0 failed, 0 skipped\n" in done.stdout
