@@ -1,9 +1,12 @@
-# make setup   install what is needed: Debian packages and a virtual environment in .venv
-# make trace   the main job; make trace EXPERIMENT=net2a-sec1 ARGS='--rounds 20'
-# make test    lint and every test, unit before kernel (root) before whole jobs
-# make bench   what watching costs; BENCH_QUICK=1 for a first look, BENCH_ARGS='--only net0-sec3' for a part
-# make test-vm the kernel tests under Debian's stock kernel (netem, kprobes) in QEMU; about 10 minutes
-# make lint    ruff, mypy and the import contract
+# make setup         install what is needed: Debian packages and a virtual environment in .venv
+# make trace         the main job; make trace EXPERIMENT=net2a-sec1 ARGS='--rounds 20'
+# make test          lint and every test, unit before kernel (root) before whole jobs
+# make bench         what watching costs; BENCH_QUICK=1 for a first look, BENCH_ARGS='--only net0-sec3' for a part
+# make lint          ruff, mypy and the import contract
+# make test-fresh    trace and test on a fresh machine: a minimal Debian in a directory, from nothing (root)
+# make test-vm       the kernel tests under Debian's stock kernel (netem, kprobes) in QEMU; about 10 minutes
+# make test-cluster  profiles on pods of a real API server, which it builds first; about 10 minutes
+# make setup-tests, make setup-bench: what tests and benchmarks need on top of setup
 
 # The distribution's Python, not the one that PATH finds: only that one sees python3-bpfcc.
 PYTHON ?= /usr/bin/python3
@@ -16,16 +19,29 @@ VENV := .venv
 # `python -m` rather than the scripts in .venv/bin, which hold the path of the tree they were made in.
 RUN := $(VENV)/bin/python -m
 STAMP := $(VENV)/.setup-stamp
+TESTS_STAMP := $(VENV)/.setup-tests-stamp
+BENCH_STAMP := $(VENV)/.setup-bench-stamp
 
-.PHONY: setup trace test test-vm lint bench
+.PHONY: setup setup-tests setup-bench trace test test-fresh test-vm test-cluster api-server lint bench
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
+setup-tests: $(TESTS_STAMP)
+setup-bench: $(BENCH_STAMP)
 
 $(STAMP): pyproject.toml constraints.txt Makefile tools/setup-system
-	PYTHON=$(PYTHON) tools/setup-system
+	PYTHON=$(PYTHON) tools/setup-system job
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv --system-site-packages $(VENV)
 	$(RUN) pip install --quiet --no-input --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[dev]'
+	touch $@
+
+$(TESTS_STAMP): $(STAMP) tools/kubectl
+	PYTHON=$(PYTHON) tools/setup-system tests
+	tools/kubectl
+	touch $@
+
+$(BENCH_STAMP): $(STAMP)
+	PYTHON=$(PYTHON) tools/setup-system bench
 	touch $@
 
 trace: $(STAMP)
@@ -37,11 +53,21 @@ lint: $(STAMP)
 	$(RUN) mypy
 	$(VENV)/bin/python -c 'from importlinter.cli import lint_imports_command as lint; lint()' --no-logo
 
-bench: $(STAMP)
+bench: $(BENCH_STAMP)
 	@$(RUN) bench $(BENCH_ARGS)
 
-test: lint
+test: lint $(TESTS_STAMP)
 	$(RUN) pytest
+
+test-fresh:
+	@tools/fresh-machine
 
 test-vm: $(STAMP)
 	@tools/test-vm
+
+api-server:
+	PYTHON=$(PYTHON) tools/setup-system api-server
+	tools/kube-apiserver
+
+test-cluster: $(TESTS_STAMP) api-server
+	$(RUN) pytest tests/kernel/test_cluster.py

@@ -3,7 +3,9 @@
 Tests under tests/kernel and tests/e2e need root and skip without it. Under
 ZTPROBE_REQUIRE_KERNEL=1 (set by .ci/run) a skip there is a failure, so that CI cannot
 turn green by testing nothing; a test for a feature that CI's kernel really lacks is
-marked ``optional``.
+marked ``optional``. No test skips for want of a program (tests/programs.py).
+
+Tests marked ``cluster`` are left out where the API server is not built, and the last lines say so.
 """
 
 from __future__ import annotations
@@ -29,12 +31,35 @@ def _privileged(path: Path) -> bool:
     return any(path.is_relative_to(place) for place in _PRIVILEGED)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+_left_out = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(trylast=True)  # after -m, which may leave them out too
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    _leave_out_cluster(config, items)
     if os.geteuid() == 0:
         return
     for item in items:
         if _privileged(item.path):
             item.add_marker(pytest.mark.skip(reason="not root (CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_BPF)"))
+
+
+def _leave_out_cluster(config: pytest.Config, items: list[pytest.Item]) -> None:
+    cluster = [item for item in items if item.get_closest_marker("cluster") is not None]
+    if cluster:
+        from tests.programs import has_api_server
+
+        if not has_api_server():
+            config.hook.pytest_deselected(items=cluster)
+            items[:] = [item for item in items if item not in cluster]
+            config.stash[_left_out] = len(cluster)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if number := config.stash.get(_left_out, 0):
+        terminalreporter.write_line(
+            f"{number} tests with a real API server did not run: make test-cluster builds it and runs them"
+        )
 
 
 @pytest.hookimpl(wrapper=True)

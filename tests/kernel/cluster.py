@@ -13,7 +13,6 @@ import http.client
 import json
 import os
 import secrets
-import shutil
 import signal
 import ssl
 import subprocess
@@ -28,6 +27,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from tests.programs import api_server_programs
 from ztprobe.kernelnet.netlink import create_netns, netlink, remove_netns
 from ztprobe.kernelnet.netns import entered
 from ztprobe.paths import REPO_DIR
@@ -36,19 +36,7 @@ from ztprobe.runtime.local import cgroups
 PORT = 6443
 NODE = "node-a"
 TOKENS = {"admin": "system:masters", "nobody": "", "agent": ""}
-_CACHE = Path(os.environ.get("KUBE_CACHE", Path("~/.cache/ztprobe-kube").expanduser())) / "bin"
 _STARTED_S = 120.0 * float(os.environ.get("ZTPROBE_TEST_PATIENCE", "1"))
-
-
-def programs() -> tuple[str, str]:
-    """Where kube-apiserver and etcd are; skips the test if they are nowhere."""
-    found = []
-    for name in ("kube-apiserver", "etcd"):
-        path = shutil.which(name) or shutil.which(name, path=str(_CACHE))
-        if path is None:
-            pytest.skip(f"no {name} (tools/kube-apiserver builds it)")
-        found.append(path)
-    return found[0], found[1]
 
 
 @dataclass
@@ -86,7 +74,7 @@ class KubeNode:
 
     def start_api(self) -> None:
         """Start etcd and the API server on the node's loopback, and wait until it is ready."""
-        apiserver, etcd = programs()
+        apiserver, etcd = api_server_programs()
         here = self.directory
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         pem = serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL
@@ -336,7 +324,6 @@ class KubeNode:
 @contextlib.contextmanager
 def kube_node(directory: Path) -> Iterator[KubeNode]:
     """A node with an API server that knows the namespace ``fl``, and no pods yet."""
-    programs()
     node = KubeNode(directory)
     try:
         node.start_api()

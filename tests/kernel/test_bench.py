@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import socket
 import subprocess
@@ -11,12 +10,12 @@ import time
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
-import pytest
 
 from bench.floor import EMPTY_TC, empty_name, empty_programs, read_empty
 from bench.startup import Watch
 from tests.kernel.pods import TestPod
 from tests.kernel.tcx import attached
+from tests.programs import program
 from ztprobe.kernelnet.netns import entered
 from ztprobe.paths import REPO_DIR
 from ztprobe.preflight.bpf import TCX_EGRESS
@@ -58,8 +57,8 @@ def test_empty_programs_run_beside_ours_and_are_gone_afterwards(pods: tuple[Test
     assert len(left) == 1  # ours
 
 
-@pytest.mark.skipif(shutil.which("iperf3") is None, reason="iperf3 is not installed")
 def test_an_interrupted_benchmark_leaves_nothing_and_says_so(tmp_path: Path) -> None:
+    program("iperf3")
     out = tmp_path / "bench.json"
     command = [sys.executable, "-m", "bench", "--quick", "--only", "startup", "--only", "throughput"]
     bench = subprocess.Popen(

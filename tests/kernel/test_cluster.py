@@ -18,7 +18,7 @@ from ztprobe.paths import MANIFESTS_DIR
 from ztprobe.pods.running import find_namespaces
 from ztprobe.runtime.local import cgroups
 
-pytestmark = pytest.mark.optional  # needs the API server that tools/kube-apiserver builds
+pytestmark = pytest.mark.cluster
 
 CLIENT, SERVER = {"app": "fl-client"}, {"app": "fl-server"}
 CLIENTS = ("-l", "app=fl-client")

@@ -21,6 +21,7 @@ import pytest
 
 from tests.kernel.loss import CLOSED_PORT, Pods, drops, knock, logged, only, probes, snmp
 from tests.kernel.pods import TestPod
+from tests.programs import program
 from ztprobe.events.tables import dtype_of
 from ztprobe.kernelnet.netns import entered, inode
 from ztprobe.probes.btf import Btf
@@ -224,9 +225,8 @@ def _missed_says_bpftool(kernel: KernelProbes) -> dict[str, int]:
     for cost in kernel.read_costs():
         fields = Path(f"/proc/self/fdinfo/{cost.fd}").read_text().splitlines()
         number = next(line.split()[1] for line in fields if line.startswith("prog_id"))
-        shown = subprocess.run(
-            ["bpftool", "-j", "prog", "show", "id", number], check=True, capture_output=True, text=True
-        )
+        command = [program("bpftool"), "-j", "prog", "show", "id", number]
+        shown = subprocess.run(command, check=True, capture_output=True, text=True)
         found[cost.program] = json.loads(shown.stdout).get("recursion_misses", 0)
     return {program: missed for program, missed in found.items() if missed}
 

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
 from tests.kernel.pods import TestPod
+from tests.programs import program
 from ztprobe.kernelnet.netns import entered
 
 NAME = "probe-test"
@@ -256,7 +257,7 @@ def gnutls_clients(
 ) -> None:
     """gnutls-cli, which makes a full handshake and then, where asked, a resumed one."""
     a, b = pods
-    command = ["gnutls-cli", "--insecure", "--port", str(case.port), b.address]
+    command = [program("gnutls-cli"), "--insecure", "--port", str(case.port), b.address]
     command += ["--priority", f"NORMAL:-VERS-ALL:+VERS-TLS{case.version}"]
     if case.mutual:
         command += ["--x509certfile", str(files.chain), "--x509keyfile", str(files.key)]
@@ -272,7 +273,7 @@ def gnutls_clients(
 @contextlib.contextmanager
 def gnutls_server(pod: TestPod, files: Files, case: Case) -> Iterator[None]:
     """gnutls-serv."""
-    command = ["gnutls-serv", "--echo", "--quiet", "--port", str(case.port)]
+    command = [program("gnutls-serv"), "--echo", "--quiet", "--port", str(case.port)]
     command += ["--x509certfile", str(files.chain), "--x509keyfile", str(files.key)]
     command += ["--x509cafile", str(files.root), "--priority", f"NORMAL:-VERS-ALL:+VERS-TLS{case.version}"]
     command += ["--require-client-cert"] if case.mutual else ["--disable-client-cert"]

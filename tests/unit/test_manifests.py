@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.programs import program
 from ztprobe import paths
 from ztprobe.errors import UsageError
 from ztprobe.policy import PolicyPod, compile_policies
@@ -60,13 +61,8 @@ def unordered(value: Any) -> Any:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_rendering_agrees_with_kubectl(level: int) -> None:
-    if shutil.which("kubectl") is None:
-        pytest.skip("kubectl is not installed")
-    done = subprocess.run(
-        ["kubectl", "kustomize", str(overlay(level))], capture_output=True, text=True, check=False
-    )
-    if "unknown field" in done.stderr:
-        pytest.skip("this kubectl is older than kustomize components (1.21)")
+    command = [program("kubectl"), "kustomize", str(overlay(level))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert unordered(render(overlay(level))) == unordered(list(yaml.safe_load_all(done.stdout)))
 

@@ -57,3 +57,30 @@ def test_who_may_skip(tmp_path: Path, require: str, refused: set[str]) -> None:
     assert {line.split(" - ")[0] for line in shown} == refused
     skipped = f"{len(TREE) - len(refused)} skipped"
     assert closing.startswith(f"2 failed, {skipped}, 1 error in" if refused else f"{skipped} in")
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_cluster_tests_run_where_the_api_server_is_built(tmp_path: Path, built: bool) -> None:
+    """Elsewhere they are left out, and the last lines say so."""
+    (tmp_path / "tests").mkdir()
+    for name in ("conftest.py", "programs.py"):
+        shutil.copy(CONFTEST.parent / name, tmp_path / "tests")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = cluster\n")
+    (tmp_path / "tests/__init__.py").touch()
+    test = "import pytest\n@pytest.mark.cluster\ndef test_it():\n    pass\ndef test_other():\n    pass\n"
+    (tmp_path / "tests/test_it.py").write_text(test)
+    (tmp_path / "bin").mkdir()
+    if built:
+        for name in ("kube-apiserver", "etcd"):
+            (tmp_path / "bin" / name).touch(mode=0o755)
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests"],
+        cwd=tmp_path,
+        env={"KUBE_CACHE": str(tmp_path), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    *_, closing = ended.stdout.splitlines()
+    assert ("2 passed in" if built else "1 passed, 1 deselected in") in closing
+    assert ("1 tests with a real API server did not run: make test-cluster" in ended.stdout) is not built
