@@ -51,12 +51,13 @@ from ztprobe.experiment.names import parse_experiment
 from ztprobe.experiment.request import TraceRequest
 from ztprobe.experiment.run import run_disturbed
 from ztprobe.kernelnet.netns import entered, inode
+from ztprobe.pods.model import Pod
 from ztprobe.probes.collector import Collector
 from ztprobe.probes.kernel import KernelProbes, ProgramCost
 from ztprobe.profile.model import load_profile, profile_names
 from ztprobe.progress import QuietProgress
 from ztprobe.rundir.store import create_run_dir
-from ztprobe.runtime.interface import Pod, Runtime
+from ztprobe.runtime.interface import Runtime
 
 __all__ = ("ARMS", "Plan", "RoundsResult", "measure_rounds")
 
@@ -137,7 +138,7 @@ class _Unobserved(Agent):
     def prepare(self) -> None:
         return
 
-    def attach(self, pods: Any, node_netns: Path) -> dict[str, str]:
+    def attach(self, pods: Any) -> dict[str, str]:
         return {}
 
     def watch(self, processes: dict[int, tuple[str, str]]) -> None:
@@ -198,7 +199,7 @@ class _Arms:
     @contextlib.contextmanager
     def during(self, runtime: Runtime) -> Iterator[None]:
         self._runtime = runtime
-        self._pods = [pod for pod in runtime.pods if pod.labels.get("app", "").startswith("fl-")]
+        self._pods = [runtime.server, *runtime.clients]
         thread = threading.Thread(target=self._run, name="arms")
         thread.start()
         try:
@@ -251,7 +252,8 @@ class _Arms:
 
     def _rounds(self) -> Iterator[tuple[int, int, int]]:
         """(round, start, end in CLOCK_MONOTONIC ns) as they end."""
-        log = self._runtime.log_path("fl-server", "server")
+        server = self._runtime.server
+        log = self._runtime.source.log(server, self._runtime.applications[server.name])
         starts: dict[int, int] = {}
         while not log.exists():
             if self._over.wait(_POLL_S):
@@ -283,21 +285,21 @@ class _Arms:
             observer = _Observer()
             self._active.enter_context(observer)
             observer.prepare()
-            observer.attach(self._pods, self._runtime.node_netns)
+            observer.attach(self._pods)
             observer.add_empty(self._pods[0])
-            observer.watch(self._runtime.processes())
+            observer.watch(self._runtime.source.processes(self._pods))
             self._observer = observer
 
     @contextlib.contextmanager
     def _probed(self) -> Iterator[None]:
         """What the agent does, with programs that are loaded already."""
-        kernel, node = self._kernel, inode(self._runtime.node_netns)
+        kernel, node = self._kernel, inode(self._runtime.server.node_netns)
         collector = None
         try:
             for pod in self._pods:
                 kernel.trace_netns(pod.netns_inode)
             kernel.trace_netns(node, node=True)
-            for pid, (_, container) in self._runtime.processes().items():
+            for pid, (_, container) in self._runtime.source.processes(self._pods).items():
                 kernel.trace_process(pid, proxy=container == "proxy")
             kernel.attach()
             for pod in self._pods:

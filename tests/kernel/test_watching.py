@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 
 from tests.kernel import tcx
-from tests.kernel.bridged import EmulatedPod, Node, delays_ms
+from tests.kernel.bridged import Node, delays_ms
 from tests.kernel.test_emulation import delay_backend, node
 from ztprobe.agent.emulator import Emulator
 from ztprobe.agent.node_agent import Agent
 from ztprobe.errors import EnforcementError
-from ztprobe.kernelnet.netns import entered, inode
+from ztprobe.kernelnet.netns import entered
+from ztprobe.pods.model import Pod
 from ztprobe.preflight.bpf import TCX_EGRESS, TCX_INGRESS
 from ztprobe.probes.kernel import KernelProbes
 from ztprobe.profile.model import Profile
 from ztprobe.profile.schedule import Schedule, Step
-from ztprobe.runtime.interface import Pod
 
 __all__ = ("delay_backend", "node")  # fixtures
 
@@ -118,7 +118,7 @@ def until(arrived: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def rate_of(pod: EmulatedPod) -> str:
+def rate_of(pod: Pod) -> str:
     with entered(pod.netns):
         shown = subprocess.run(["tc", "qdisc", "show", "dev", "eth0"], capture_output=True, text=True)
     return shown.stdout
@@ -171,7 +171,7 @@ def test_probes_that_somebody_else_takes_away(
         )
     with Agent() as agent:
         agent.prepare()
-        hooks = agent.attach([watchable(pod) for pod in node.pods], node.netns)
+        hooks = agent.attach(node.pods)
         if hook not in hooks["dns"]:
             pytest.skip("this kernel has no tcx")
         agent.check()
@@ -193,17 +193,3 @@ def has_clsact(netns: Path) -> bool:
     shown = ["tc", "qdisc", "show", "dev", "eth0"]
     with entered(netns):
         return "clsact" in subprocess.run(shown, check=True, capture_output=True, text=True).stdout
-
-
-def watchable(pod: EmulatedPod) -> Pod:
-    return Pod(
-        name=pod.name,
-        namespace="fl",
-        labels={},
-        address=pod.address,
-        netns=pod.netns,
-        netns_inode=inode(pod.netns),
-        interface=pod.interface,
-        interface_index=2,
-        host_interface=pod.host_interface,
-    )

@@ -1,7 +1,7 @@
 """Everything that touches a node, as one unit: probes, and the network profile on its pods.
 
 The local runtime starts one agent for its machine; a DaemonSet can host the same
-class on every node. It is told about pods (`ztprobe.runtime.interface.Pod`) and
+class on every node. It is told about pods (`ztprobe.pods.model.Pod`) and
 processes, and hands back tables and an account of its own cost.
 """
 
@@ -20,9 +20,9 @@ from ztprobe.kernelnet.clsact import EGRESS, INGRESS
 from ztprobe.kernelnet.drift import DriftMonitor, PodDevice, Standing
 from ztprobe.kernelnet.netns import inode
 from ztprobe.kernelnet.rtnetlink import Links, attributes
+from ztprobe.pods.model import Pod
 from ztprobe.probes.collector import Collector, coverage
 from ztprobe.probes.kernel import KernelProbes
-from ztprobe.runtime.interface import Pod
 
 __all__ = ("Agent", "Observation")
 
@@ -71,11 +71,13 @@ class Agent:
         """Compile and load; takes about a second and needs no pods yet."""
         self._kernel.load()
 
-    def attach(self, pods: Sequence[Pod], node_netns: Path) -> dict[str, str]:
-        """Trace these pods from now on. :returns: signal -> hook in use."""
+    def attach(self, pods: Sequence[Pod]) -> dict[str, str]:
+        """Trace these pods, and what forwards between them, from now on. :returns: signal -> hook in use."""
+        nodes = {inode(pod.node_netns) for pod in pods}
         for pod in pods:
             self._kernel.trace_netns(pod.netns_inode)
-        self._kernel.trace_netns(inode(node_netns), node=True)
+        for node in nodes:
+            self._kernel.trace_netns(node, node=True)
         self.hooks = self._kernel.attach()
         if self._statistics:
             self._kernel.enable_stats()
@@ -90,7 +92,7 @@ class Agent:
             self._watch = DriftMonitor(devices, functools.partial(_standing, filters))
         self._names = {pod.netns: pod.name for pod in pods}
         names = {pod.netns_inode: pod.name for pod in pods}
-        names[inode(node_netns)] = "node"
+        names |= dict.fromkeys(nodes, "node")
         self._collector = Collector(self._kernel, names)
         self._collector.start()
         return self.hooks

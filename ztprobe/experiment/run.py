@@ -34,14 +34,16 @@ from ztprobe.experiment.names import Experiment
 from ztprobe.experiment.request import TraceRequest
 from ztprobe.leases import notices
 from ztprobe.paths import STATE_DIR
+from ztprobe.pods.model import Pod
+from ztprobe.pods.source import Processes
 from ztprobe.process.interrupts import shielded
 from ztprobe.profile.model import Profile, load_profile
 from ztprobe.progress import Progress
 from ztprobe.rundir.clock import take_sample
 from ztprobe.rundir.store import BASELINE_DIR, RunDir, create_run_dir
-from ztprobe.runtime.interface import Pod, Runtime, WorkloadOptions
-from ztprobe.runtime.local.journal import appearing_whole, clean_leftovers
-from ztprobe.runtime.local.runtime import LocalRuntime
+from ztprobe.runtime import deployments
+from ztprobe.runtime.deployments import appearing_whole, clean_leftovers
+from ztprobe.runtime.interface import Runtime, WorkloadOptions
 
 __all__ = ("Interference", "run_disturbed", "run_trace")
 
@@ -163,8 +165,8 @@ class _Job:
             level=experiment.level,
             environment=dict(environment or {}),
         )
-        self.runtime: Runtime = LocalRuntime(
-            self.options, run_id=self.run_id, log_dir=target.path / "logs", offloads=offloads
+        self.runtime = deployments.make(
+            "local", self.options, run_id=self.run_id, log_dir=target.path / "logs", offloads=offloads
         )
         self.clock_samples: list[dict[str, Any]] = []
         self.told: list[dict[str, Any]] = []  # of profiles that others put on the pods
@@ -177,14 +179,14 @@ class _Job:
         self.clock_samples.append(dataclasses.asdict(take_sample()))
         with self._runtime_up() as runtime, self.agent() as agent:
             agent.prepare()
-            fl_pods = [pod for pod in runtime.pods if pod.labels.get("app", "").startswith("fl-")]
+            fl_pods = [runtime.server, *runtime.clients]
             self.progress.done(f"{len(runtime.pods)} pods on one node")
             self._attach(agent, runtime, fl_pods)
             state_dir = STATE_DIR / self.run_id
             with Emulator(
-                self.profile, fl_pods, runtime.node_netns, state_dir, self.experiment.seed
+                self.profile, fl_pods, runtime.server.node_netns, state_dir, self.experiment.seed
             ) as emulator:
-                self._emulate(emulator, fl_pods)
+                self._emulate(emulator, runtime)
                 self._secure(runtime, agent)
                 with self.interference.during(runtime) if self.interference else contextlib.nullcontext():
                     emulator.follow(self.progress.note)
@@ -199,7 +201,7 @@ class _Job:
             self.meta["emulator_cpu_ns"] = int(emulation_stats.get("cpu_ns", 0))
             self.meta["facts"] = runtime.facts()
             self.meta["pods"] = [_pod_record(pod) for pod in runtime.pods]
-            self._save_logs(runtime, fl_pods)
+            self._save_logs(runtime)
         for name, table in observation.tables.items():
             self.target.write_events(name, table)
         self.clock_samples.append(dataclasses.asdict(take_sample()))
@@ -239,17 +241,15 @@ class _Job:
 
     def _attach(self, agent: Agent, runtime: Runtime, fl_pods: list[Pod]) -> None:
         self.progress.stage("probes")
-        hooks = agent.attach(fl_pods, runtime.node_netns)
+        hooks = agent.attach(fl_pods)
         self.progress.done(f"{len(hooks)} signals attached")
         for signal, hook in hooks.items():
             self.progress.note(f"  {signal:<16} {hook}")
 
-    def _emulate(self, emulator: Emulator, fl_pods: list[Pod]) -> None:
-        server = next(pod for pod in fl_pods if pod.labels["app"] == "fl-server")
-        clients = [pod for pod in fl_pods if pod is not server]
+    def _emulate(self, emulator: Emulator, runtime: Runtime) -> None:
         self.progress.stage("network profile", self.profile.name)
         emulator.apply()
-        measured = emulator.measure(server, clients)
+        measured = emulator.measure(runtime.server, runtime.clients)
         if problems := measured.problems(self.profile.steps[0]):
             raise EnforcementError(
                 f"{self.profile.name} is not what the pods got: {'; '.join(problems)}; nothing was measured"
@@ -267,7 +267,7 @@ class _Job:
         self.progress.stage("security", f"sec{self.experiment.level}")
         runtime.secure()
         runtime.start_server()
-        agent.watch(runtime.processes())
+        agent.watch(_processes(runtime))
         enforcement = runtime.prove()
         self.meta["enforcement"] = dataclasses.asdict(enforcement)
         proofs = (*enforcement.network_policy, *enforcement.mtls)
@@ -281,12 +281,12 @@ class _Job:
         self.progress.stage("rounds", plural(self.request.rounds, "round"))
         self.meta["clients_started_ns"] = time.monotonic_ns()
         runtime.start_clients()
-        agent.watch(runtime.processes())
-        log = runtime.log_path("fl-server", "server")
+        agent.watch(_processes(runtime))
+        log = _log(runtime, runtime.server)
         offset, starts, next_sample = 0, {}, time.monotonic() + _CLOCK_SAMPLE_S
         while True:
             finished = runtime.finished()
-            agent.watch(runtime.processes())
+            agent.watch(_processes(runtime))
             offset, events = _new_events(log, offset)
             for event in events:
                 number = event.get("round")
@@ -315,12 +315,19 @@ class _Job:
             if words is not None and words not in before:  # an end is said by all who see to it
                 self.progress.note(words)
 
-    def _save_logs(self, runtime: Runtime, fl_pods: list[Pod]) -> None:
-        for pod in fl_pods:
-            role = pod.labels["app"].removeprefix("fl-")  # also the container's name in the manifests
-            _, events = _new_events(runtime.log_path(pod.name, role), 0)
-            name = "rounds.jsonl" if role == "server" else "clients.jsonl"
+    def _save_logs(self, runtime: Runtime) -> None:
+        for pod in (runtime.server, *runtime.clients):
+            _, events = _new_events(_log(runtime, pod), 0)
+            name = "rounds.jsonl" if pod == runtime.server else "clients.jsonl"
             self.target.append_jsonl(name, *events)
+
+
+def _processes(runtime: Runtime) -> Processes:
+    return runtime.source.processes((runtime.server, *runtime.clients))
+
+
+def _log(runtime: Runtime, pod: Pod) -> Path:
+    return runtime.source.log(pod, runtime.applications[pod.name])
 
 
 def _new_events(log: Path, offset: int) -> tuple[int, list[dict[str, Any]]]:
@@ -349,7 +356,7 @@ def _pod_record(pod: Pod) -> dict[str, Any]:
     return {
         "name": pod.name,
         "namespace": pod.namespace,
-        "labels": pod.labels,
+        "labels": dict(pod.labels),
         "address": pod.address,
         "netns_inode": pod.netns_inode,
         "interface": pod.interface,

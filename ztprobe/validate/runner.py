@@ -106,13 +106,14 @@ class _Injection:
 
     @contextlib.contextmanager
     def during(self, runtime: Runtime) -> Iterator[None]:
-        pods = [pod for pod in runtime.pods if pod.labels.get("app", "").startswith("fl-")]
-        roles = {pod.name: pod.labels["app"].removeprefix("fl-") for pod in pods}
-        follower = Follower({name: runtime.log_path(name, role) for name, role in roles.items()})
+        pods = (runtime.server, *runtime.clients)
+        logs = {pod.name: runtime.source.log(pod, runtime.applications[pod.name]) for pod in pods}
+        follower = Follower(logs)
         # Not below the directory of runs' journals, where an unknown entry counts as left behind.
         state_dir = Path(tempfile.mkdtemp(prefix="ztprobe-validate-"))
         scene = Scene(runtime=runtime, follower=follower, state_dir=state_dir)
-        self.capture = Capture(pods, self.captures, whole=self._plan.whole)
+        loopback_ports = {pod.name: runtime.loopback_port(pod.name) for pod in pods}
+        self.capture = Capture(pods, loopback_ports, self.captures, whole=self._plan.whole)
         try:
             with self.capture, contextlib.ExitStack() as stack:
                 for injector in self._plan.injectors:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ztprobe.errors import WorkloadError
-from ztprobe.runtime.interface import Pod, Runtime
+from ztprobe.pods.model import Pod
+from ztprobe.runtime.interface import Runtime
 
 __all__ = ("POLL_S", "Follower", "Injector", "Note", "Scene", "prefer_this_thread")
 
@@ -97,7 +98,7 @@ class Scene:
     @property
     def pods(self) -> list[Pod]:
         """The experiment's pods, server first."""
-        return [pod for pod in self.runtime.pods if pod.labels.get("app", "").startswith("fl-")]
+        return [self.runtime.server, *self.runtime.clients]
 
     def pod(self, name: str) -> Pod:
         """One of them. :raises KeyError: there is none of that name."""
@@ -105,7 +106,7 @@ class Scene:
 
     def pid(self, pod: str, container: str) -> int:
         """The (first) process of a container. :raises WorkloadError: it does not run."""
-        for pid, where in sorted(self.runtime.processes().items()):
+        for pid, where in sorted(self.runtime.source.processes(self.pods).items()):
             if where == (pod, container):
                 return pid
         raise WorkloadError(f"{pod}/{container} does not run")
