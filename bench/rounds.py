@@ -29,7 +29,6 @@ ratio (`bench.spread`). What makes rounds differ, and what is done about it:
 from __future__ import annotations
 
 import contextlib
-import json
 import random
 import shutil
 import statistics
@@ -49,13 +48,15 @@ from bench.traffic import tcp_counters
 from ztprobe.agent.node_agent import Agent, Observation
 from ztprobe.experiment.names import parse_experiment
 from ztprobe.experiment.request import TraceRequest
-from ztprobe.experiment.run import run_disturbed
+from ztprobe.experiment.run import run
+from ztprobe.experiment.spec import spec_of
 from ztprobe.kernelnet.netns import entered, inode
 from ztprobe.pods.model import Pod
 from ztprobe.probes.collector import Collector
 from ztprobe.probes.kernel import KernelProbes, ProgramCost
 from ztprobe.profile.model import load_profile, profile_names
 from ztprobe.progress import QuietProgress
+from ztprobe.rundir.logs import GrowingLog
 from ztprobe.rundir.store import create_run_dir
 from ztprobe.runtime.interface import Runtime
 
@@ -253,24 +254,17 @@ class _Arms:
     def _rounds(self) -> Iterator[tuple[int, int, int]]:
         """(round, start, end in CLOCK_MONOTONIC ns) as they end."""
         server = self._runtime.server
-        log = self._runtime.source.log(server, self._runtime.applications[server.name])
+        log = GrowingLog(self._runtime.source.log(server, self._runtime.applications[server.name]))
         starts: dict[int, int] = {}
-        while not log.exists():
-            if self._over.wait(_POLL_S):
+        while True:
+            events = log.fresh()
+            for event in events:
+                if event["event"] == "round_start":
+                    starts[event["round"]] = event["time_monotonic_ns"]
+                elif event["event"] == "round_end":
+                    yield event["round"], starts[event["round"]], event["time_monotonic_ns"]
+            if not events and self._over.wait(_POLL_S):
                 return
-        with log.open() as stream:
-            rest = ""
-            while True:
-                rest += stream.read()
-                *lines, rest = rest.split("\n")
-                for line in lines:
-                    event = json.loads(line) if line.startswith("{") else {}
-                    if event.get("event") == "round_start":
-                        starts[event["round"]] = event["time_monotonic_ns"]
-                    elif event.get("event") == "round_end":
-                        yield event["round"], starts[event["round"]], event["time_monotonic_ns"]
-                if not lines and self._over.wait(_POLL_S):
-                    return
 
     def _enter(self, arm: str) -> None:
         self._active.close()
@@ -356,16 +350,9 @@ def measure_rounds(plan: Plan, seed: int, advance: Callable[[int], None]) -> Rou
         reconnect=False,
     )
     try:
-        run_disturbed(
-            request,
-            create_run_dir(directory / "run"),
-            QuietProgress(),
-            offloads=not load_profile(experiment.profile).per_packet,
-            profile=None,
-            environment={},
-            interference=arms,
-            agent=_Unobserved,
-        )
+        spec = spec_of(request, offloads=not load_profile(experiment.profile).per_packet)
+        target = create_run_dir(directory / "run")
+        run(spec, target, QuietProgress(), interference=arms, agent=_Unobserved)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     if arms.error:

@@ -17,160 +17,83 @@ import json
 import os
 import platform
 import secrets
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from analysis.report.wording import plural
 from ztprobe import __version__
 from ztprobe.agent.emulator import Emulator
 from ztprobe.agent.node_agent import Agent
-from ztprobe.errors import EnforcementError, WorkloadError
-from ztprobe.experiment.names import Experiment
-from ztprobe.experiment.request import TraceRequest
+from ztprobe.errors import EnforcementError
+from ztprobe.experiment.spec import Interference, RunSpec
 from ztprobe.leases import notices
 from ztprobe.paths import STATE_DIR
 from ztprobe.pods.model import Pod
 from ztprobe.pods.source import Processes
 from ztprobe.process.interrupts import shielded
-from ztprobe.profile.model import Profile, load_profile
 from ztprobe.progress import Progress
 from ztprobe.rundir.clock import take_sample
-from ztprobe.rundir.store import BASELINE_DIR, RunDir, create_run_dir
+from ztprobe.rundir.logs import GrowingLog, read_events
+from ztprobe.rundir.store import RunDir
 from ztprobe.runtime import deployments
-from ztprobe.runtime.deployments import appearing_whole, clean_leftovers
-from ztprobe.runtime.interface import Runtime, WorkloadOptions
+from ztprobe.runtime.interface import Runtime
 
-__all__ = ("Interference", "run_disturbed", "run_trace")
+__all__ = ("Job", "run")
 
 _POLL_S = 0.1
 _CLOCK_SAMPLE_S = 5.0
 _VERSIONS = ("grpcio", "torch", "numpy", "pandas", "pyroute2")
 
 
-def run_trace(request: TraceRequest, progress: Progress) -> Path:
-    """Run what was asked for and return the run directory, ready to be analysed.
-
-    :raises ZtprobeError: something could not be set up, was not in force, or failed on the way.
-    """
-    for line in clean_leftovers():
-        progress.note(f"left by an interrupted run: {line}")
-    with appearing_whole(request.out) as partial:
-        try:
-            _run_jobs(request, partial, progress)
-        except WorkloadError as error:
-            raise WorkloadError(_with_kept_logs(str(error), partial)) from error
-    return request.out
-
-
-def _run_jobs(request: TraceRequest, directory: Path, progress: Progress) -> None:
-    outcome = create_run_dir(directory, shown=request.out)
-    # All runs of a call see packets of the same size, or the offloads would pass for the profile's cost.
-    per_packet = any(load_profile(e.profile).per_packet for e in request.experiments)
-    jobs = []  # all of them first: what the second cannot do should not show after the first has run
-    for experiment in request.experiments:
-        is_baseline = experiment is not request.experiment
-        target = create_run_dir(directory / BASELINE_DIR) if is_baseline else outcome
-        jobs.append(_Job(request, experiment, target, progress, offloads=not per_packet))
-    for job in jobs:
-        progress.note(f"{job.experiment.name}{'' if job.target is outcome else ' (baseline)'}")
-        job.run()
-
-
-def _with_kept_logs(message: str, partial: Path) -> str:
-    # A log that the message names would be gone with everything else that is unfinished.
-    if str(partial) not in message:
-        return message
-    kept = tempfile.mkdtemp(prefix="ztprobe-failed-")
-    for logs in partial.rglob("logs"):
-        shutil.copytree(logs, kept / logs.relative_to(partial))
-    return message.replace(str(partial), kept)
-
-
-class Interference(Protocol):
-    """Something that acts on a run from outside, such as a known cost put in one place."""
-
-    def during(self, runtime: Runtime) -> AbstractContextManager[None]:
-        """Entered when everything but the clients runs, left after the last round."""
-        ...
-
-
-def run_disturbed(
-    request: TraceRequest,
+def run(
+    spec: RunSpec,
     target: RunDir,
     progress: Progress,
     *,
-    offloads: bool,
-    profile: Profile | None,
-    environment: Mapping[str, str],
-    interference: Interference,
+    interference: Interference | None = None,
     agent: Callable[[], Agent] = Agent,
-) -> None:
-    """Run the request's experiment, without a baseline, into ``target`` while something acts on it.
+) -> RunDir:
+    """Run an experiment into an empty run directory, and return it, ready to be analysed.
 
-    :param profile: instead of the one that the experiment's name says.
-    :param environment: for the workload's containers.
+    :param interference: acts on the run from outside.
     :param agent: instead of one that watches from beginning to end.
     :raises ZtprobeError: something could not be set up, was not in force, or failed on the way.
     """
-    _Job(
-        request,
-        request.experiment,
-        target,
-        progress,
-        offloads=offloads,
-        profile=profile,
-        environment=environment,
-        interference=interference,
-        agent=agent,
-    ).run()
+    Job(spec, target, progress, interference=interference, agent=agent).run()
+    return target
 
 
-class _Job:
-    """One run of one experiment."""
+class Job:
+    """A run that is about to be made: whatever can be refused beforehand has been."""
 
     def __init__(
         self,
-        request: TraceRequest,
-        experiment: Experiment,
+        spec: RunSpec,
         target: RunDir,
         progress: Progress,
         *,
-        offloads: bool,
-        profile: Profile | None = None,
-        environment: Mapping[str, str] | None = None,
         interference: Interference | None = None,
         agent: Callable[[], Agent] = Agent,
     ) -> None:
-        self.request = request
-        self.experiment = experiment
+        """:raises UsageError: the manifests ask for something that is not supported."""
+        self.spec = spec
         self.target = target
         self.progress = progress
-        self.profile = profile or load_profile(experiment.profile)
         self.interference = interference
         self.agent = agent
         self.run_id = secrets.token_hex(3)
-        self.options = WorkloadOptions(
-            rounds=request.rounds,
-            clients=request.clients,
-            seed=experiment.seed,
-            distribution=experiment.distribution,
-            dataset=request.dataset,
-            data_dir=request.data_dir,
-            reconnect=request.reconnect,
-            level=experiment.level,
-            environment=dict(environment or {}),
-        )
         self.runtime = deployments.make(
-            "local", self.options, run_id=self.run_id, log_dir=target.path / "logs", offloads=offloads
+            spec.runtime,
+            spec.options,
+            run_id=self.run_id,
+            log_dir=target.path / "logs",
+            offloads=spec.offloads,
         )
         self.clock_samples: list[dict[str, Any]] = []
         self.told: list[dict[str, Any]] = []  # of profiles that others put on the pods
-        self.told_bytes = 0
+        self.notices = GrowingLog(STATE_DIR / self.run_id / notices.FILE)
         self.meta: dict[str, Any] = {}
 
     def run(self) -> None:
@@ -184,7 +107,7 @@ class _Job:
             self._attach(agent, runtime, fl_pods)
             state_dir = STATE_DIR / self.run_id
             with Emulator(
-                self.profile, fl_pods, runtime.server.node_netns, state_dir, self.experiment.seed
+                self.spec.profile, fl_pods, runtime.server.node_netns, state_dir, self.spec.experiment.seed
             ) as emulator:
                 self._emulate(emulator, runtime)
                 self._secure(runtime, agent)
@@ -205,11 +128,12 @@ class _Job:
         for name, table in observation.tables.items():
             self.target.write_events(name, table)
         self.clock_samples.append(dataclasses.asdict(take_sample()))
+        experiment, options = self.spec.experiment, self.spec.options
         run_time_ns = sum(probe["run_time_ns"] for probe in observation.probes)
         record = self.meta | {
-            "experiment": dataclasses.asdict(self.experiment) | {"name": self.experiment.name},
-            "options": dataclasses.asdict(self.options) | {"data_dir": str(self.options.data_dir or "")},
-            "runtime": "local",
+            "experiment": dataclasses.asdict(experiment) | {"name": experiment.name},
+            "options": dataclasses.asdict(options) | {"data_dir": str(options.data_dir or "")},
+            "runtime": self.spec.runtime,
             "kernel": platform.release(),
             "machine": platform.machine(),
             "versions": _versions(),
@@ -231,7 +155,7 @@ class _Job:
 
     @contextlib.contextmanager
     def _runtime_up(self) -> Iterator[Runtime]:
-        self.progress.stage("pods", f"{plural(self.request.clients, 'client')}, one server, DNS")
+        self.progress.stage("pods", f"{plural(self.spec.options.clients, 'client')}, one server, DNS")
         try:
             self.runtime.create()
             yield self.runtime
@@ -247,24 +171,23 @@ class _Job:
             self.progress.note(f"  {signal:<16} {hook}")
 
     def _emulate(self, emulator: Emulator, runtime: Runtime) -> None:
-        self.progress.stage("network profile", self.profile.name)
+        self.progress.stage("network profile", self.spec.profile.name)
         emulator.apply()
         measured = emulator.measure(runtime.server, runtime.clients)
-        if problems := measured.problems(self.profile.steps[0]):
-            raise EnforcementError(
-                f"{self.profile.name} is not what the pods got: {'; '.join(problems)}; nothing was measured"
-            )
+        if problems := measured.problems(self.spec.profile.steps[0]):
+            what = f"{self.spec.profile.name} is not what the pods got: {'; '.join(problems)}"
+            raise EnforcementError(f"{what}; nothing was measured")
         self.meta["emulation"] = {
-            "profile": self.profile.name,
+            "profile": self.spec.profile.name,
             "backend": emulator.backend,
             "requested": emulator.requested(),
             "measured": measured.as_dict(),
             "details": measured.details(),
         }
-        self.progress.done(f"{self.profile.name} by {emulator.backend}: {measured.summary()}")
+        self.progress.done(f"{self.spec.profile.name} by {emulator.backend}: {measured.summary()}")
 
     def _secure(self, runtime: Runtime, agent: Agent) -> None:
-        self.progress.stage("security", f"sec{self.experiment.level}")
+        self.progress.stage("security", f"sec{self.spec.experiment.level}")
         runtime.secure()
         runtime.start_server()
         agent.watch(_processes(runtime))
@@ -272,29 +195,28 @@ class _Job:
         self.meta["enforcement"] = dataclasses.asdict(enforcement)
         proofs = (*enforcement.network_policy, *enforcement.mtls)
         self.progress.done(
-            f"sec{self.experiment.level}: {len(proofs)} checks passed" if proofs else "sec0: none"
+            f"sec{self.spec.experiment.level}: {len(proofs)} checks passed" if proofs else "sec0: none"
         )
         for proof in proofs:
             self.progress.note(f"  {proof.name}: {proof.observed}")
 
     def _rounds(self, runtime: Runtime, agent: Agent, emulator: Emulator) -> None:
-        self.progress.stage("rounds", plural(self.request.rounds, "round"))
+        self.progress.stage("rounds", plural(self.spec.options.rounds, "round"))
         self.meta["clients_started_ns"] = time.monotonic_ns()
         runtime.start_clients()
         agent.watch(_processes(runtime))
-        log = _log(runtime, runtime.server)
-        offset, starts, next_sample = 0, {}, time.monotonic() + _CLOCK_SAMPLE_S
+        log = GrowingLog(_log(runtime, runtime.server))
+        starts, next_sample = {}, time.monotonic() + _CLOCK_SAMPLE_S
         while True:
             finished = runtime.finished()
             agent.watch(_processes(runtime))
-            offset, events = _new_events(log, offset)
-            for event in events:
+            for event in log.fresh():
                 number = event.get("round")
                 if event["event"] == "round_start":
                     starts[number] = event["time_monotonic_ns"]
                 elif event["event"] == "round_end" and number in starts:
                     duration_s = (event["time_monotonic_ns"] - starts[number]) / 1e9
-                    self.progress.round_done(int(number or 0), self.request.rounds, duration_s)
+                    self.progress.round_done(int(number or 0), self.spec.options.rounds, duration_s)
             self._listen()
             emulator.check()
             agent.check()
@@ -308,7 +230,7 @@ class _Job:
         self.progress.done(plural(len(starts), "round"))
 
     def _listen(self) -> None:
-        self.told_bytes, events = _new_events(STATE_DIR / self.run_id / notices.FILE, self.told_bytes)
+        events = self.notices.fresh()
         before = [notices.words(event) for event in self.told]
         self.told += events
         for words in dict.fromkeys(map(notices.words, events)):
@@ -317,9 +239,8 @@ class _Job:
 
     def _save_logs(self, runtime: Runtime) -> None:
         for pod in (runtime.server, *runtime.clients):
-            _, events = _new_events(_log(runtime, pod), 0)
             name = "rounds.jsonl" if pod == runtime.server else "clients.jsonl"
-            self.target.append_jsonl(name, *events)
+            self.target.append_jsonl(name, *read_events(_log(runtime, pod)))
 
 
 def _processes(runtime: Runtime) -> Processes:
@@ -328,28 +249,6 @@ def _processes(runtime: Runtime) -> Processes:
 
 def _log(runtime: Runtime, pod: Pod) -> Path:
     return runtime.source.log(pod, runtime.applications[pod.name])
-
-
-def _new_events(log: Path, offset: int) -> tuple[int, list[dict[str, Any]]]:
-    """Whole JSON lines behind ``offset``; a half-written last line is left for the next call."""
-    try:
-        with log.open("rb") as stream:
-            stream.seek(offset)
-            text = stream.read()
-    except FileNotFoundError:
-        return offset, []
-    whole = text[: text.rfind(b"\n") + 1]
-    events = []
-    for line in whole.splitlines():
-        if not line.startswith(b"{"):
-            continue
-        try:
-            event = json.loads(line)
-        except ValueError as error:
-            raise WorkloadError(f"{log.name}: not a JSON event: {line[:80]!r}") from error
-        if "event" in event:
-            events.append(event)
-    return offset + len(whole), events
 
 
 def _pod_record(pod: Pod) -> dict[str, Any]:
