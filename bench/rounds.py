@@ -39,13 +39,15 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+
+import pandas as pd
 
 from bench.floor import empty_programs, read_empty
 from bench.traffic import tcp_counters
-from ztprobe.agent.node_agent import Agent, Observation
+from ztprobe.agent.interface import Account
+from ztprobe.agent.node_agent import NodeAgent
 from ztprobe.experiment.names import parse_experiment
 from ztprobe.experiment.request import TraceRequest
 from ztprobe.experiment.run import run
@@ -108,7 +110,8 @@ class RoundsResult:
     # (cycle, arm) -> counted rounds in seconds
     blocks: dict[tuple[int, str], list[float]] = field(default_factory=dict)
     retransmitted: dict[tuple[int, str], int] = field(default_factory=dict)  # in these rounds
-    observation: Observation | None = None
+    account: Account | None = None
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     empty: list[ProgramCost] = field(default_factory=list)  # ran beside it
     observed_s: float = 0.0
     ready_s: list[float] = field(default_factory=list)
@@ -133,52 +136,24 @@ class RoundsResult:
         return [s for (_, name), seconds in self.blocks.items() if name == arm for s in seconds]
 
 
-class _Unobserved(Agent):
-    """Stands in for the job's own agent; the arms bring theirs."""
-
-    def prepare(self) -> None:
-        return
-
-    def attach(self, pods: Any) -> dict[str, str]:
-        return {}
-
-    def watch(self, processes: dict[int, tuple[str, str]]) -> None:
-        return
-
-    def stop(self) -> Observation:
-        return Observation(
-            tables={},
-            hooks={},
-            probes=[],
-            loss={},
-            loss_log=[],
-            coverage=1.0,
-            events_seen=0,
-            events_unread=0,
-            reader_cpu_ns=0,
-        )
-
-    def close(self) -> None:
-        return
-
-
-class _Observer(Agent):
-    """With statistics, and an empty program on some of the hooks."""
+class _Observer(NodeAgent):
+    """Keeps what it sees, with an empty program on some of the hooks."""
 
     def __init__(self) -> None:
-        super().__init__(statistics=True)
+        super().__init__()
         self._active = contextlib.ExitStack()
         self.empty: list[ProgramCost] = []
 
     def add_empty(self, pod: Pod) -> None:
-        """After `attach`, so that ours run first."""
+        """After `start`, so that ours run first."""
         programs = empty_programs(pod.netns, pod.interface, _EMPTY_ON)
         self.empty = self._active.enter_context(programs)
 
-    def stop(self) -> Observation:
-        observation = super().stop()
+    def stop(self) -> Account:
+        account = super().stop()
+        assert self._kernel is not None
         read_empty(self._kernel, self.empty)
-        return observation
+        return account
 
     def close(self) -> None:
         self._active.close()
@@ -248,7 +223,8 @@ class _Arms:
                 current, counted, since_ns = following, 0, time.monotonic_ns()
         if self._observer is not None and current is not None and current[1] == "cost":
             self.result.observed_s = (time.monotonic_ns() - since_ns) / 1e9
-            self.result.observation = self._observer.stop()
+            self.result.account = self._observer.stop()
+            self.result.tables = self._observer.collector.tables() if self._observer.collector else {}
             self.result.empty = self._observer.empty
 
     def _rounds(self) -> Iterator[tuple[int, int, int]]:
@@ -279,7 +255,9 @@ class _Arms:
             observer = _Observer()
             self._active.enter_context(observer)
             observer.prepare()
-            observer.attach(self._pods)
+            for pod in self._pods:
+                observer.add_pod(pod)
+            observer.start()
             observer.add_empty(self._pods[0])
             observer.watch(self._runtime.source.processes(self._pods))
             self._observer = observer
@@ -350,9 +328,11 @@ def measure_rounds(plan: Plan, seed: int, advance: Callable[[int], None]) -> Rou
         reconnect=False,
     )
     try:
-        spec = spec_of(request, offloads=not load_profile(experiment.profile).per_packet)
+        spec = replace(
+            spec_of(request, offloads=not load_profile(experiment.profile).per_packet), probes=False
+        )
         target = create_run_dir(directory / "run")
-        run(spec, target, QuietProgress(), interference=arms, agent=_Unobserved)
+        run(spec, target, QuietProgress(), interference=arms)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     if arms.error:

@@ -12,21 +12,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import json
 import os
 import platform
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from analysis.report.wording import plural
-from ztprobe import __version__
-from ztprobe.agent.emulator import Emulator
-from ztprobe.agent.node_agent import Agent
+from ztprobe.agent import endpoints
+from ztprobe.agent.interface import Account, Agent
+from ztprobe.agent.remote import AgentProcess
 from ztprobe.errors import EnforcementError
+from ztprobe.experiment.record import pod_record, save_events, versions
 from ztprobe.experiment.spec import Interference, RunSpec
 from ztprobe.leases import notices
 from ztprobe.paths import STATE_DIR
@@ -34,6 +34,7 @@ from ztprobe.pods.model import Pod
 from ztprobe.pods.source import Processes
 from ztprobe.process.interrupts import shielded
 from ztprobe.progress import Progress
+from ztprobe.rundir.batches import BATCHES_DIR
 from ztprobe.rundir.clock import take_sample
 from ztprobe.rundir.logs import GrowingLog, read_events
 from ztprobe.rundir.store import RunDir
@@ -44,7 +45,6 @@ __all__ = ("Job", "run")
 
 _POLL_S = 0.1
 _CLOCK_SAMPLE_S = 5.0
-_VERSIONS = ("grpcio", "torch", "numpy", "pandas", "pyroute2")
 
 
 def run(
@@ -53,15 +53,13 @@ def run(
     progress: Progress,
     *,
     interference: Interference | None = None,
-    agent: Callable[[], Agent] = Agent,
 ) -> RunDir:
     """Run an experiment into an empty run directory, and return it, ready to be analysed.
 
     :param interference: acts on the run from outside.
-    :param agent: instead of one that watches from beginning to end.
     :raises ZtprobeError: something could not be set up, was not in force, or failed on the way.
     """
-    Job(spec, target, progress, interference=interference, agent=agent).run()
+    Job(spec, target, progress, interference=interference).run()
     return target
 
 
@@ -75,14 +73,12 @@ class Job:
         progress: Progress,
         *,
         interference: Interference | None = None,
-        agent: Callable[[], Agent] = Agent,
     ) -> None:
         """:raises UsageError: the manifests ask for something that is not supported."""
         self.spec = spec
         self.target = target
         self.progress = progress
         self.interference = interference
-        self.agent = agent
         self.run_id = secrets.token_hex(3)
         self.runtime = deployments.make(
             spec.runtime,
@@ -100,55 +96,72 @@ class Job:
         """Everything from pods to run.json."""
         started_ns = time.monotonic_ns()
         self.clock_samples.append(dataclasses.asdict(take_sample()))
-        with self._runtime_up() as runtime, self.agent() as agent:
-            agent.prepare()
-            fl_pods = [runtime.server, *runtime.clients]
+        # First of all: it loads its probes while the pods come up.
+        with (
+            self._agent() as agent,
+            self._runtime_up() as runtime,
+            contextlib.closing(agent),  # before the pods go
+        ):
             self.progress.done(f"{len(runtime.pods)} pods on one node")
-            self._attach(agent, runtime, fl_pods)
-            state_dir = STATE_DIR / self.run_id
-            with Emulator(
-                self.spec.profile, fl_pods, runtime.server.node_netns, state_dir, self.spec.experiment.seed
-            ) as emulator:
-                self._emulate(emulator, runtime)
-                self._secure(runtime, agent)
-                with self.interference.during(runtime) if self.interference else contextlib.nullcontext():
-                    emulator.follow(self.progress.note)
-                    self._rounds(runtime, agent, emulator)
-                emulation_stats = emulator.stats()
-                observation = agent.stop()
-            self.meta["emulation"]["stats"] = emulation_stats
-            if (schedule := emulator.schedule_record()) is not None:
-                self.meta["emulation"]["schedule"] = schedule
+            self._attach(agent, runtime)
+            self._emulate(agent, runtime)
+            self._secure(runtime, agent)
+            with self.interference.during(runtime) if self.interference else contextlib.nullcontext():
+                agent.follow()
+                self._rounds(runtime, agent)
+            account = agent.stop()
+            self.meta["emulation"]["stats"] = account.emulation
+            if account.schedule is not None:
+                self.meta["emulation"]["schedule"] = account.schedule
             if others := notices.merged(self.told):
                 self.meta["emulation"]["others"] = others
-            self.meta["emulator_cpu_ns"] = int(emulation_stats.get("cpu_ns", 0))
             self.meta["facts"] = runtime.facts()
-            self.meta["pods"] = [_pod_record(pod) for pod in runtime.pods]
+            self.meta["pods"] = [pod_record(pod) for pod in runtime.pods]
             self._save_logs(runtime)
-        for name, table in observation.tables.items():
-            self.target.write_events(name, table)
+        self.meta["table_rows"] = save_events(self.target)
         self.clock_samples.append(dataclasses.asdict(take_sample()))
+        self._finish(account, time.monotonic_ns() - started_ns)
+
+    def _agent(self) -> AgentProcess:
+        directory = self.target.path
+        return AgentProcess(
+            directory / BATCHES_DIR,
+            STATE_DIR / self.run_id,
+            directory / "logs" / "agent.log",
+            probes=self.spec.probes,
+        )
+
+    def _finish(self, account: Account, wall_ns: int) -> None:
         experiment, options = self.spec.experiment, self.spec.options
-        run_time_ns = sum(probe["run_time_ns"] for probe in observation.probes)
+        run_time_ns = sum(probe["run_time_ns"] for probe in account.probes)
         record = self.meta | {
             "experiment": dataclasses.asdict(experiment) | {"name": experiment.name},
             "options": dataclasses.asdict(options) | {"data_dir": str(options.data_dir or "")},
             "runtime": self.spec.runtime,
             "kernel": platform.release(),
             "machine": platform.machine(),
-            "versions": _versions(),
-            "hooks": observation.hooks,
-            "probes": observation.probes,
-            "drop_reasons": {str(number): name for number, name in observation.drop_reasons.items()},
+            "versions": versions(),
+            "hooks": account.hooks,
+            "probes": account.probes,
+            "drop_reasons": account.drop_reasons,
             "clock_samples": self.clock_samples,
-            "loss": observation.loss,
-            "loss_log": observation.loss_log,
-            "table_rows": {name: len(table) for name, table in observation.tables.items()},
-            "coverage": observation.coverage,
-            "events_seen": observation.events_seen,
-            "events_unread": observation.events_unread,
-            "agent_cpu_ns": run_time_ns + observation.reader_cpu_ns,
-            "wall_ns": time.monotonic_ns() - started_ns,
+            # All pods are on the node whose clock events carry, here as in "clock_samples".
+            "nodes": [
+                {
+                    "name": platform.node(),
+                    "pods": [pod["name"] for pod in self.meta["pods"]],
+                    "clock_samples": self.clock_samples,
+                }
+            ],
+            "loss": account.loss,
+            "loss_log": account.loss_log,
+            "coverage": account.coverage,
+            "events_seen": account.events_seen,
+            "events_unread": account.events_unread,
+            "emulator_cpu_ns": int(account.emulation.get("cpu_ns", 0)),
+            "agent_cpu_ns": run_time_ns + account.reader_cpu_ns,
+            "agent_memory": account.memory,
+            "wall_ns": wall_ns,
             "cores": os.cpu_count() or 1,
         }
         self.target.finish(json.loads(json.dumps(record)))  # tuples become lists, as they will be read back
@@ -163,28 +176,32 @@ class Job:
             with shielded():
                 self.runtime.down()
 
-    def _attach(self, agent: Agent, runtime: Runtime, fl_pods: list[Pod]) -> None:
+    def _attach(self, agent: Agent, runtime: Runtime) -> None:
         self.progress.stage("probes")
-        hooks = agent.attach(fl_pods)
+        agent.prepare()
+        for pod in (runtime.server, *runtime.clients):
+            agent.add_pod(pod)
+        hooks = agent.start()
         self.progress.done(f"{len(hooks)} signals attached")
         for signal, hook in hooks.items():
             self.progress.note(f"  {signal:<16} {hook}")
 
-    def _emulate(self, emulator: Emulator, runtime: Runtime) -> None:
-        self.progress.stage("network profile", self.spec.profile.name)
-        emulator.apply()
-        measured = emulator.measure(runtime.server, runtime.clients)
-        if problems := measured.problems(self.spec.profile.steps[0]):
-            what = f"{self.spec.profile.name} is not what the pods got: {'; '.join(problems)}"
+    def _emulate(self, agent: Agent, runtime: Runtime) -> None:
+        name = self.spec.profile.name
+        self.progress.stage("network profile", name)
+        agent.apply(self.spec.profile, seed=self.spec.experiment.seed)
+        found = agent.measure(runtime.server.name, [pod.name for pod in runtime.clients])
+        if found.problems:
+            what = f"{name} is not what the pods got: {'; '.join(found.problems)}"
             raise EnforcementError(f"{what}; nothing was measured")
         self.meta["emulation"] = {
-            "profile": self.spec.profile.name,
-            "backend": emulator.backend,
-            "requested": emulator.requested(),
-            "measured": measured.as_dict(),
-            "details": measured.details(),
+            "profile": name,
+            "backend": found.backend,
+            "requested": found.requested,
+            "measured": found.measured,
+            "details": found.details,
         }
-        self.progress.done(f"{self.spec.profile.name} by {emulator.backend}: {measured.summary()}")
+        self.progress.done(f"{name} by {found.backend}: {found.summary}")
 
     def _secure(self, runtime: Runtime, agent: Agent) -> None:
         self.progress.stage("security", f"sec{self.spec.experiment.level}")
@@ -200,26 +217,27 @@ class Job:
         for proof in proofs:
             self.progress.note(f"  {proof.name}: {proof.observed}")
 
-    def _rounds(self, runtime: Runtime, agent: Agent, emulator: Emulator) -> None:
+    def _rounds(self, runtime: Runtime, agent: Agent) -> None:
         self.progress.stage("rounds", plural(self.spec.options.rounds, "round"))
         self.meta["clients_started_ns"] = time.monotonic_ns()
         runtime.start_clients()
         agent.watch(_processes(runtime))
         log = GrowingLog(_log(runtime, runtime.server))
-        starts, next_sample = {}, time.monotonic() + _CLOCK_SAMPLE_S
+        starts: dict[Any, int] = {}
+        next_sample = time.monotonic() + _CLOCK_SAMPLE_S
         while True:
             finished = runtime.finished()
             agent.watch(_processes(runtime))
             for event in log.fresh():
                 number = event.get("round")
                 if event["event"] == "round_start":
+                    self._look_at_topology(agent, runtime)
                     starts[number] = event["time_monotonic_ns"]
                 elif event["event"] == "round_end" and number in starts:
                     duration_s = (event["time_monotonic_ns"] - starts[number]) / 1e9
                     self.progress.round_done(int(number or 0), self.spec.options.rounds, duration_s)
             self._listen()
-            emulator.check()
-            agent.check()
+            self._check(agent)
             if finished:
                 break
             runtime.check()
@@ -228,6 +246,25 @@ class Job:
                 next_sample += _CLOCK_SAMPLE_S
             time.sleep(_POLL_S)
         self.progress.done(plural(len(starts), "round"))
+
+    def _look_at_topology(self, agent: Agent, runtime: Runtime) -> None:
+        """At the beginnings of rounds, until every client has been seen to be connected."""
+        before, server = self.meta.get("topology"), runtime.server.name
+        if before is not None and len(before["serves"].get(server, ())) >= len(runtime.clients):
+            return
+        seen = agent.topology()
+        # Whose log the rounds are from is known; the rest was seen.
+        self.meta["topology"] = {
+            "rounds_of": server,
+            **(seen if before is None else endpoints.merged(before, seen)),
+        }
+
+    def _check(self, agent: Agent) -> None:
+        status = agent.status()
+        for note in status.notes:
+            self.progress.note(note)
+        if status.problem is not None:
+            raise EnforcementError(status.problem)
 
     def _listen(self) -> None:
         events = self.notices.fresh()
@@ -249,22 +286,3 @@ def _processes(runtime: Runtime) -> Processes:
 
 def _log(runtime: Runtime, pod: Pod) -> Path:
     return runtime.source.log(pod, runtime.applications[pod.name])
-
-
-def _pod_record(pod: Pod) -> dict[str, Any]:
-    return {
-        "name": pod.name,
-        "namespace": pod.namespace,
-        "labels": dict(pod.labels),
-        "address": pod.address,
-        "netns_inode": pod.netns_inode,
-        "interface": pod.interface,
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {"ztprobe": __version__, "python": platform.python_version()}
-    for name in _VERSIONS:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found

@@ -24,6 +24,7 @@ class RunSpec:
     options: WorkloadOptions
     offloads: bool  # segmentation offloads of the pods' interfaces stay on
     runtime: str = "local"
+    probes: bool = True  # False: nothing is seen of it, so that somebody else may look
 
 
 class Interference(Protocol):

@@ -21,6 +21,7 @@ from typing import Any
 
 from ztprobe import paths, policy
 from ztprobe.errors import PreflightError, WorkloadError
+from ztprobe.kernelnet.sockets import tcp_sockets
 from ztprobe.pods.local import LocalPods
 from ztprobe.pods.model import Pod
 from ztprobe.process.interrupts import shielded
@@ -257,7 +258,7 @@ class LocalRuntime:
         port = int(server.application.env["FL_LISTEN"].rpartition(":")[2])
         pid = self._up().pid(server.name, server.application.name)
         for _ in self._until(f"{server.name} does not listen on port {port}"):
-            if _listens(pid, port):
+            if any(found.listens and found.local_port == port for found in tcp_sockets(pid)):
                 return
 
     def prove(self) -> Enforcement:
@@ -361,17 +362,3 @@ class LocalRuntime:
 
 def _secret(pod: PodPlan) -> str:
     return next(m.secret for c in pod.containers for m in c.mounts if m.secret is not None)
-
-
-def _listens(pid: int, port: int) -> bool:
-    # /proc/PID/net is that process's network namespace; 0A is TCP_LISTEN.
-    for table in ("tcp", "tcp6"):
-        try:
-            lines = Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
-            _, local, _, state, *_ = line.split()
-            if state == "0A" and int(local.rpartition(":")[2], 16) == port:
-                return True
-    return False
