@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.ledger.roles import roles_of
 from ztprobe.errors import RunDirError
 from ztprobe.events.tables import PointKind, address_number
 from ztprobe.rundir.store import Run
@@ -103,12 +103,10 @@ def _check_pods(run: Run) -> None:
         for pod in pods
     ):
         raise RunDirError(f"{run.path / 'run.json'}: pods is no list of pods with name, address and labels")
-    roles = Counter(pod["labels"].get("app") for pod in pods)
-    if roles["fl-server"] != 1 or not roles["fl-client"]:
-        raise RunDirError(
-            f"{run.path / 'run.json'}: pods names {roles['fl-server']} servers and {roles['fl-client']} "
-            "clients, expected one server and at least one client"
-        )
+    try:
+        roles_of(run.meta)
+    except ValueError as error:
+        raise RunDirError(f"{run.path / 'run.json'}: {error}") from error
     for pod in pods:
         try:
             address_number(pod["address"])

@@ -200,7 +200,7 @@ def _rounds(plan: Plan, seed: int, progress: Progress) -> tuple[list[Row], dict[
         "attach_while_running_s": found.ready_s,
         "lost_events": found.lost_events,
     }
-    if found.observation is not None:
+    if found.account is not None:
         cost_rows, cost = _cost(found)
         rows += cost_rows
         record["cost"] = cost
@@ -208,22 +208,22 @@ def _rounds(plan: Plan, seed: int, progress: Progress) -> tuple[list[Row], dict[
 
 
 def _cost(found: RoundsResult) -> tuple[list[Row], dict[str, Any]]:
-    observation = found.observation
-    assert observation is not None
+    account = found.account
+    assert account is not None
     cores = os.cpu_count() or 1
-    programs_ns = sum(probe["run_time_ns"] for probe in observation.probes)
-    total_ns = programs_ns + observation.reader_cpu_ns
+    programs_ns = sum(probe["run_time_ns"] for probe in account.probes)
+    total_ns = programs_ns + account.reader_cpu_ns
     share = total_ns / (found.observed_s * 1e9 * cores)
     rows = [
         Row(
             "  programs and reader, of wall time x cores",
-            f"{share:.2%} ({programs_ns / 1e6:.0f} + {observation.reader_cpu_ns / 1e6:.0f} ms"
+            f"{share:.2%} ({programs_ns / 1e6:.0f} + {account.reader_cpu_ns / 1e6:.0f} ms"
             f" in {found.observed_s:.1f} s)",
             "<= 1 %",
         )
     ]
-    events = emissions(observation.tables)
-    for probe in observation.probes:
+    events = emissions(found.tables)
+    for probe in account.probes:
         if probe["run_count"]:
             mean_ns = probe["run_time_ns"] / probe["run_count"]
             name = probe["program"].removeprefix("raw_")
@@ -235,16 +235,16 @@ def _cost(found: RoundsResult) -> tuple[list[Row], dict[str, Any]]:
         if cost.run_count:
             text = f"{cost.run_count:>9,} runs, {cost.run_time_ns / cost.run_count:5.0f} ns each"
             rows.append(Row(f"    {cost.program}", f"{text}, not ours: the meter's own part"))
-    rows.append(Row("    events lost", str(sum(observation.loss.values())), "0"))
+    rows.append(Row("    events lost", str(sum(account.loss.values())), "0"))
     return rows, {
         "share": share,
         "observed_s": found.observed_s,
         "programs_ns": programs_ns,
-        "reader_cpu_ns": observation.reader_cpu_ns,
-        "events": observation.events_seen,
+        "reader_cpu_ns": account.reader_cpu_ns,
+        "events": account.events_seen,
         "events_by_program": events,
-        "loss": observation.loss,
-        "probes": observation.probes,
+        "loss": account.loss,
+        "probes": account.probes,
         "empty_programs": [cost.as_dict() for cost in found.empty],
     }
 

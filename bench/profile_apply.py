@@ -31,7 +31,8 @@ from ztprobe.kernelnet.netns import entered
 from ztprobe.kernelnet.root_qdisc import remove_ours
 from ztprobe.leases import records
 from ztprobe.paths import REPO_DIR
-from ztprobe.pods.running import RunningPod, local_pods
+from ztprobe.pods.local import local_pods
+from ztprobe.pods.model import Pod
 from ztprobe.process.identity import ProcessIdentity, started_ticks
 from ztprobe.process.interrupts import shielded
 from ztprobe.profile.model import Profile, load_profile
@@ -46,7 +47,7 @@ _TC = {
 
 
 @contextlib.contextmanager
-def many_pods(count: int, state: Path) -> Iterator[list[RunningPod]]:
+def many_pods(count: int, state: Path) -> Iterator[list[Pod]]:
     """Namespaces with an eth0 each, registered as the pods of a live run in ``state``."""
     tag = f"ztp-b{secrets.token_hex(3)}"
     with contextlib.ExitStack() as stack:
@@ -61,7 +62,7 @@ def many_pods(count: int, state: Path) -> Iterator[list[RunningPod]]:
                 peer = {"ifname": "eth0", "net_ns_fd": str(netns)}
                 ipr.link("add", ifname=f"v{number}", kind="veth", peer=peer)
             pods.append(
-                RunningPod(
+                Pod(
                     name=f"p{number}",
                     namespace="fl",
                     labels={"app": "many"},
@@ -81,7 +82,7 @@ def many_pods(count: int, state: Path) -> Iterator[list[RunningPod]]:
         yield pods
 
 
-def whole_lease(profile: Profile, pods: Sequence[RunningPod], backend: str, held_s: int) -> records.Lease:
+def whole_lease(profile: Profile, pods: Sequence[Pod], backend: str, held_s: int) -> records.Lease:
     """A lease of ours on what all ``pods`` send, planned and not yet in force."""
     now_ns = records.now_ns()
     return records.Lease(
@@ -102,7 +103,7 @@ def whole_lease(profile: Profile, pods: Sequence[RunningPod], backend: str, held
     )
 
 
-def ztprobe_s(pods: Sequence[RunningPod], profile_name: str, backend: str) -> float:
+def ztprobe_s(pods: Sequence[Pod], profile_name: str, backend: str) -> float:
     """Attach to every pod in this process, look and read-back included; then take it away."""
     started = time.perf_counter()
     lease = whole_lease(load_profile(profile_name), pods, backend, held_s=60)
@@ -112,7 +113,7 @@ def ztprobe_s(pods: Sequence[RunningPod], profile_name: str, backend: str) -> fl
     return took_s
 
 
-def tc_s(pods: Sequence[RunningPod], backend: str) -> float:
+def tc_s(pods: Sequence[Pod], backend: str) -> float:
     """As many tc processes; then take it away."""
     add = ["tc", "qdisc", "add", "dev", "eth0", "root", "handle", "5a71:", backend, *_TC[backend].split()]
     started = time.perf_counter()

@@ -28,7 +28,7 @@ from ztprobe.emulation.in_place import change
 from ztprobe.emulation.netem import netem_supported
 from ztprobe.kernelnet.drift import PodDevice
 from ztprobe.kernelnet.netns import entered
-from ztprobe.pods.running import RunningPod
+from ztprobe.pods.model import Pod
 from ztprobe.profile.model import Profile
 from ztprobe.profile.schedule import Schedule, Step
 
@@ -82,7 +82,7 @@ def _scheduled(backend: str) -> Profile:
     return Profile(name="bench", schedule=Schedule(steps=steps))
 
 
-def _qdiscs(pods: Sequence[RunningPod], backend: str) -> tuple[list[float], list[float]]:
+def _qdiscs(pods: Sequence[Pod], backend: str) -> tuple[list[float], list[float]]:
     profile = _scheduled(backend)
     lease = whole_lease(profile, pods, backend, _HOLDS_S)
     impose(lease)
@@ -118,7 +118,7 @@ def _tc_command(device: PodDevice, backend: str) -> list[str]:
     return ["tc", "qdisc", "change", "dev", device.name, *where, "handle", found["handle"], backend]
 
 
-def _delay_line(pods: Sequence[RunningPod], state: Path) -> list[float]:
+def _delay_line(pods: Sequence[Pod], state: Path) -> list[float]:
     profile = _scheduled("nfqueue")
     queued = [Queued(name=str(pod), address=pod.address) for pod in pods]
     queue = NodeQueue(profile, queued, pods[0].node_netns, state, seed=1)

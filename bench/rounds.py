@@ -29,7 +29,6 @@ ratio (`bench.spread`). What makes rounds differ, and what is done about it:
 from __future__ import annotations
 
 import contextlib
-import json
 import random
 import shutil
 import statistics
@@ -40,23 +39,28 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+
+import pandas as pd
 
 from bench.floor import empty_programs, read_empty
 from bench.traffic import tcp_counters
-from ztprobe.agent.node_agent import Agent, Observation
+from ztprobe.agent.interface import Account
+from ztprobe.agent.node_agent import NodeAgent
 from ztprobe.experiment.names import parse_experiment
 from ztprobe.experiment.request import TraceRequest
-from ztprobe.experiment.run import run_disturbed
+from ztprobe.experiment.run import run
+from ztprobe.experiment.spec import spec_of
 from ztprobe.kernelnet.netns import entered, inode
+from ztprobe.pods.model import Pod
 from ztprobe.probes.collector import Collector
 from ztprobe.probes.kernel import KernelProbes, ProgramCost
 from ztprobe.profile.model import load_profile, profile_names
 from ztprobe.progress import QuietProgress
+from ztprobe.rundir.logs import GrowingLog
 from ztprobe.rundir.store import create_run_dir
-from ztprobe.runtime.interface import Pod, Runtime
+from ztprobe.runtime.interface import Runtime
 
 __all__ = ("ARMS", "Plan", "RoundsResult", "measure_rounds")
 
@@ -106,7 +110,8 @@ class RoundsResult:
     # (cycle, arm) -> counted rounds in seconds
     blocks: dict[tuple[int, str], list[float]] = field(default_factory=dict)
     retransmitted: dict[tuple[int, str], int] = field(default_factory=dict)  # in these rounds
-    observation: Observation | None = None
+    account: Account | None = None
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     empty: list[ProgramCost] = field(default_factory=list)  # ran beside it
     observed_s: float = 0.0
     ready_s: list[float] = field(default_factory=list)
@@ -131,52 +136,24 @@ class RoundsResult:
         return [s for (_, name), seconds in self.blocks.items() if name == arm for s in seconds]
 
 
-class _Unobserved(Agent):
-    """Stands in for the job's own agent; the arms bring theirs."""
-
-    def prepare(self) -> None:
-        return
-
-    def attach(self, pods: Any, node_netns: Path) -> dict[str, str]:
-        return {}
-
-    def watch(self, processes: dict[int, tuple[str, str]]) -> None:
-        return
-
-    def stop(self) -> Observation:
-        return Observation(
-            tables={},
-            hooks={},
-            probes=[],
-            loss={},
-            loss_log=[],
-            coverage=1.0,
-            events_seen=0,
-            events_unread=0,
-            reader_cpu_ns=0,
-        )
-
-    def close(self) -> None:
-        return
-
-
-class _Observer(Agent):
-    """With statistics, and an empty program on some of the hooks."""
+class _Observer(NodeAgent):
+    """Keeps what it sees, with an empty program on some of the hooks."""
 
     def __init__(self) -> None:
-        super().__init__(statistics=True)
+        super().__init__()
         self._active = contextlib.ExitStack()
         self.empty: list[ProgramCost] = []
 
     def add_empty(self, pod: Pod) -> None:
-        """After `attach`, so that ours run first."""
+        """After `start`, so that ours run first."""
         programs = empty_programs(pod.netns, pod.interface, _EMPTY_ON)
         self.empty = self._active.enter_context(programs)
 
-    def stop(self) -> Observation:
-        observation = super().stop()
+    def stop(self) -> Account:
+        account = super().stop()
+        assert self._kernel is not None
         read_empty(self._kernel, self.empty)
-        return observation
+        return account
 
     def close(self) -> None:
         self._active.close()
@@ -198,7 +175,7 @@ class _Arms:
     @contextlib.contextmanager
     def during(self, runtime: Runtime) -> Iterator[None]:
         self._runtime = runtime
-        self._pods = [pod for pod in runtime.pods if pod.labels.get("app", "").startswith("fl-")]
+        self._pods = [runtime.server, *runtime.clients]
         thread = threading.Thread(target=self._run, name="arms")
         thread.start()
         try:
@@ -246,29 +223,24 @@ class _Arms:
                 current, counted, since_ns = following, 0, time.monotonic_ns()
         if self._observer is not None and current is not None and current[1] == "cost":
             self.result.observed_s = (time.monotonic_ns() - since_ns) / 1e9
-            self.result.observation = self._observer.stop()
+            self.result.account = self._observer.stop()
+            self.result.tables = self._observer.collector.tables() if self._observer.collector else {}
             self.result.empty = self._observer.empty
 
     def _rounds(self) -> Iterator[tuple[int, int, int]]:
         """(round, start, end in CLOCK_MONOTONIC ns) as they end."""
-        log = self._runtime.log_path("fl-server", "server")
+        server = self._runtime.server
+        log = GrowingLog(self._runtime.source.log(server, self._runtime.applications[server.name]))
         starts: dict[int, int] = {}
-        while not log.exists():
-            if self._over.wait(_POLL_S):
+        while True:
+            events = log.fresh()
+            for event in events:
+                if event["event"] == "round_start":
+                    starts[event["round"]] = event["time_monotonic_ns"]
+                elif event["event"] == "round_end":
+                    yield event["round"], starts[event["round"]], event["time_monotonic_ns"]
+            if not events and self._over.wait(_POLL_S):
                 return
-        with log.open() as stream:
-            rest = ""
-            while True:
-                rest += stream.read()
-                *lines, rest = rest.split("\n")
-                for line in lines:
-                    event = json.loads(line) if line.startswith("{") else {}
-                    if event.get("event") == "round_start":
-                        starts[event["round"]] = event["time_monotonic_ns"]
-                    elif event.get("event") == "round_end":
-                        yield event["round"], starts[event["round"]], event["time_monotonic_ns"]
-                if not lines and self._over.wait(_POLL_S):
-                    return
 
     def _enter(self, arm: str) -> None:
         self._active.close()
@@ -283,21 +255,23 @@ class _Arms:
             observer = _Observer()
             self._active.enter_context(observer)
             observer.prepare()
-            observer.attach(self._pods, self._runtime.node_netns)
+            for pod in self._pods:
+                observer.add_pod(pod)
+            observer.start()
             observer.add_empty(self._pods[0])
-            observer.watch(self._runtime.processes())
+            observer.watch(self._runtime.source.processes(self._pods))
             self._observer = observer
 
     @contextlib.contextmanager
     def _probed(self) -> Iterator[None]:
         """What the agent does, with programs that are loaded already."""
-        kernel, node = self._kernel, inode(self._runtime.node_netns)
+        kernel, node = self._kernel, inode(self._runtime.server.node_netns)
         collector = None
         try:
             for pod in self._pods:
                 kernel.trace_netns(pod.netns_inode)
             kernel.trace_netns(node, node=True)
-            for pid, (_, container) in self._runtime.processes().items():
+            for pid, (_, container) in self._runtime.source.processes(self._pods).items():
                 kernel.trace_process(pid, proxy=container == "proxy")
             kernel.attach()
             for pod in self._pods:
@@ -354,16 +328,11 @@ def measure_rounds(plan: Plan, seed: int, advance: Callable[[int], None]) -> Rou
         reconnect=False,
     )
     try:
-        run_disturbed(
-            request,
-            create_run_dir(directory / "run"),
-            QuietProgress(),
-            offloads=not load_profile(experiment.profile).per_packet,
-            profile=None,
-            environment={},
-            interference=arms,
-            agent=_Unobserved,
+        spec = replace(
+            spec_of(request, offloads=not load_profile(experiment.profile).per_packet), probes=False
         )
+        target = create_run_dir(directory / "run")
+        run(spec, target, QuietProgress(), interference=arms)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     if arms.error:

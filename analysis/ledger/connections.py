@@ -19,6 +19,7 @@ import pandas as pd
 
 from analysis.ledger.conditions import Conditions
 from analysis.ledger.intervals import Interval, union
+from analysis.ledger.roles import roles_of
 from ztprobe.events.tables import Hook, PacketKind, PointKind, address_number
 
 __all__ = ("LoKey", "Path", "Topology", "drop_reasons", "topology_of")
@@ -43,11 +44,12 @@ class Path:
     server_lo: LoKey | None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Topology:
-    """Events grouped by connection, ready to be looked up."""
+    """Events grouped by connection, ready to be looked up; made once."""
 
     server: str
+    ports: frozenset[int]  # of the server
     clients: tuple[str, ...]
     paths: list[Path]
     # eth_key or lo_key -> direction -> bursts in time order
@@ -58,18 +60,6 @@ class Topology:
     dns_packets: list[Any]
     conditions: Conditions = field(default_factory=Conditions)  # of the emulated path
     full_queue: frozenset[int] = frozenset()  # the kernel's drop reasons for that
-
-    def expect_sidecars(self) -> None:
-        """Both ends have one: a path without loopback connections has lost them, and is no direct way."""
-        self.paths = [
-            Path(
-                path.client,
-                path.wire,
-                path.client_lo or (path.client, 0, 0),
-                path.server_lo or (self.server, 0, 0),
-            )
-            for path in self.paths
-        ]
 
     def messages(self, key: tuple[Any, ...], direction: int) -> list[Any]:
         """Bursts of a connection at a hook that are whole messages, not control traffic."""
@@ -188,15 +178,19 @@ def _group_bursts(rows: Iterable[Any], server: str) -> dict[tuple[Any, ...], dic
     return grouped
 
 
-def topology_of(pods: list[dict[str, Any]], events: dict[str, pd.DataFrame], server_port: int) -> Topology:
+def topology_of(
+    meta: Mapping[str, Any], events: dict[str, pd.DataFrame], conditions: Conditions | None = None
+) -> Topology:
     """Group a run's events by connection.
 
-    :param pods: run.json's ``pods``: name, address, labels.
+    :param meta: run.json: pods with their addresses, and who serves whom.
     :param events: the run's tables (bursts, packets, points, pairs).
+    :param conditions: of the emulated path.
+    :raises ValueError: run.json does not say who serves whom.
     """
-    server = next(p["name"] for p in pods if p["labels"].get("app") == "fl-server")
-    clients = tuple(p["name"] for p in pods if p["labels"].get("app") == "fl-client")
-    address = {p["name"]: address_number(p["address"]) for p in pods}
+    roles = roles_of(meta)
+    server, clients = roles.server, roles.clients
+    address = {p["name"]: address_number(p["address"]) for p in meta["pods"]}
     owner = {address[name]: name for name in clients}
     partners = _partners(events["pairs"], server)
     packets: dict[Wire, list[Any]] = defaultdict(list)
@@ -208,18 +202,35 @@ def topology_of(pods: list[dict[str, Any]], events: dict[str, pd.DataFrame], ser
         elif row.laddr & 0xFF == _LOOPBACK:
             if row.kind == PacketKind.SETUP and row.flags & _SYN:
                 lo_opened_ns.setdefault(_lo_key(row.pod, row.lport, row.rport), int(row.ts_ns))
-        elif row.pod in clients and row.rport == server_port and row.raddr == address[server]:
+        elif row.pod in clients and row.rport in roles.ports and row.raddr == address[server]:
             packets[row.laddr, row.lport].append(row)
     bursts = _group_bursts(_rows(events["bursts"]), server)
     wires = set(packets)
     for key, directions in bursts.items():
         if key[0] == server and key[1] == Hook.ETH and key[3][0] in owner and any(directions.values()):
             wires.add(key[3])
-    paths = [
-        Path(owner[wire[0]], wire, partners.get((owner[wire[0]], wire)), partners.get((server, wire)))
-        for wire in sorted(wires)
-    ]
-    return Topology(server, clients, paths, bursts, dict(packets), lo_opened_ns, events["points"], dns)
+
+    def partner(pod: str, wire: Wire) -> LoKey | None:
+        # Behind a sidecar, a wire without its loopback connection has lost it, and is no direct way.
+        lost = (pod, 0, 0) if pod in roles.behind_sidecar else None
+        return partners.get((pod, wire), lost)
+
+    return Topology(
+        server=server,
+        ports=roles.ports,
+        clients=clients,
+        paths=[
+            Path(owner[wire[0]], wire, partner(owner[wire[0]], wire), partner(server, wire))
+            for wire in sorted(wires)
+        ],
+        bursts=bursts,
+        packets=dict(packets),
+        lo_opened_ns=lo_opened_ns,
+        points=events["points"],
+        dns_packets=dns,
+        conditions=conditions or Conditions(),
+        full_queue=drop_reasons(meta, "QDISC_DROP"),
+    )
 
 
 def eth_key(pod: str, hook: int, wire: Wire) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.ledger.conditions import conditions_of
-from analysis.ledger.connections import Path, Topology, drop_reasons, topology_of
+from analysis.ledger.connections import Path, Topology, topology_of
 from analysis.ledger.coverage import losses_of
 from analysis.ledger.critical_path import Chain, chain_of, setup_overlays
 from analysis.ledger.handshakes import DnsQuery, Setup, dns_queries, read_setup
@@ -28,8 +28,6 @@ from ztprobe.rundir.store import Run
 
 __all__ = ("build_ledger", "client_pieces")
 
-SERVER_PORT = 50051
-_SIDECARS_FROM_LEVEL = 2
 # Two updates closer than this cannot be told apart: the reads' own scheduling noise.
 _TIE_NS = 1_000_000
 
@@ -66,11 +64,7 @@ class _Builder:
     def __init__(self, run: Run) -> None:
         run, self.notes = checked(run)
         self.run = run
-        self.topology: Topology = topology_of(run.meta["pods"], run.events, SERVER_PORT)
-        self.topology.conditions = conditions_of(run.meta)
-        self.topology.full_queue = drop_reasons(run.meta, "QDISC_DROP")
-        if int(run.meta["experiment"].get("level", 0)) >= _SIDECARS_FROM_LEVEL:
-            self.topology.expect_sidecars()
+        self.topology: Topology = topology_of(run.meta, run.events, conditions_of(run.meta))
         self.windows = _windows(run.rounds)
         if not self.windows:
             raise RunDirError(f"{run.path}: rounds.jsonl has no round with both round_start and round_end")
@@ -89,7 +83,7 @@ class _Builder:
             self.up[path.client] += messages_of(self.topology, path, down=False)
         for found in (*self.down.values(), *self.up.values()):
             found.sort(key=lambda m: m.first_handed_ns)
-        self.policy = policy_waits(self.topology, run.meta, SERVER_PORT)
+        self.policy = policy_waits(self.topology, run.meta)
         self.reported = self._reported_training()
         # round -> client -> when the server logged that it had the update, where it does
         self.received: dict[int, dict[str, int]] = defaultdict(dict)

@@ -72,7 +72,7 @@ class PolicyWait(NamedTuple):
     wire: Wire | None
 
 
-def policy_waits(topology: Topology, meta: dict[str, Any], server_port: int) -> dict[str, list[PolicyWait]]:
+def policy_waits(topology: Topology, meta: dict[str, Any]) -> dict[str, list[PolicyWait]]:
     """Client -> stretches during which policy blocked its traffic with a peer that it reached later.
 
     :param meta: run.json; ``drop_reasons`` names the kernel's reason numbers.
@@ -82,7 +82,7 @@ def policy_waits(topology: Topology, meta: dict[str, Any], server_port: int) -> 
         attempts = _attempts(topology, meta, flow, drops)
         # What never passes again is nobody's wait, unless it is the way to the server: our own
         # probes knock at doors that stay shut.
-        for_good = (flow.peer, flow.port) == (topology.server, server_port)
+        for_good = flow.peer == topology.server and flow.port in topology.ports
         end_ns = 0
         on_its_way_ns = 0 if flow.wire is None else _round_trip_ns(topology, flow.wire)
         for drop_ns, _, _ in drops:

@@ -110,6 +110,7 @@ def build_report(
         "events_seen": meta.get("events_seen"),
         "probes": meta.get("probes", []),
         "cpu": sections.cpu(meta),
+        **sections.memory(meta),
     }
     conditions = conditions_of(meta)
     if conditions.scheduled:

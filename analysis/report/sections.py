@@ -165,6 +165,14 @@ def cpu(meta: Mapping[str, Any]) -> dict[str, Any]:
     return {"wall_s": seconds(meta.get("wall_ns")), "cores": meta.get("cores"), "rows": rows}
 
 
+def memory(meta: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """``memory``: what the agent held when the last round had ended, in bytes; empty: not recorded."""
+    recorded = meta.get("agent_memory")
+    if not recorded:
+        return {}
+    return {"memory": {name: int(recorded[name]) for name in ("resident_bytes", "kernel_maps_bytes")}}
+
+
 def loss_log(recorded: Sequence[Mapping[str, Any]], first_ns: int) -> list[dict[str, Any]]:
     """When what was lost, in seconds since the first round began."""
     return [

@@ -132,6 +132,8 @@ def _lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "emulated", _emulation_sentence(report["emulation"])
     yield "training time", _compute_sentence(report["compute_check"])
     yield "measuring cost", _cpu_sentence(report["cpu"])
+    if "memory" in report:
+        yield "", _memory_sentence(report["memory"])
     accuracy = report["accuracy"]
     if accuracy["final"] is not None:
         reached = accuracy["time_to_target_s"]
@@ -211,6 +213,11 @@ def _compute_sentence(check: Mapping[str, Any] | None) -> str:
         f"kernel {verdict} with what clients logged: off by {check['median_abs_difference_ms']:.2f} ms "
         f"({check['median_abs_difference_pct']:.2f} %) in the median of {check['pairs']}"
     )
+
+
+def _memory_sentence(memory: Mapping[str, int]) -> str:
+    resident, maps = (f"{memory[name] / 2**20:.0f} MiB" for name in ("resident_bytes", "kernel_maps_bytes"))
+    return f"memory of the agent: {resident}, and {maps} of maps in the kernel"
 
 
 def _cpu_sentence(cpu: Mapping[str, Any]) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -13,21 +11,16 @@ from analysis.report.report import write_report
 from tests.e2e.machine import look
 from ztprobe.experiment.names import Experiment
 from ztprobe.experiment.request import TraceRequest
-from ztprobe.experiment.run import run_disturbed
+from ztprobe.experiment.run import run
+from ztprobe.experiment.spec import spec_of
 from ztprobe.profile.model import Profile
 from ztprobe.profile.schedule import Schedule, Step
 from ztprobe.progress import QuietProgress
 from ztprobe.rundir.store import create_run_dir, load_run
-from ztprobe.runtime.interface import Runtime
 
 # Short rounds, so that several fall wholly into each step.
 NEAR_MS, FAR_MS, EVERY_S = 10.0, 50.0, 2.0
 QUICK = {"FL_MODEL": "narrow", "FL_MAX_SAMPLES": "320"}
-
-
-class _Nobody:
-    def during(self, runtime: Runtime) -> AbstractContextManager[None]:
-        return contextlib.nullcontext()
 
 
 def test_propagation_follows_the_steps_of_a_schedule(tmp_path: Path) -> None:
@@ -46,15 +39,7 @@ def test_propagation_follows_the_steps_of_a_schedule(tmp_path: Path) -> None:
         out=target.path,
         reconnect=False,
     )
-    run_disturbed(
-        request,
-        target,
-        QuietProgress(),
-        offloads=True,
-        profile=profile,
-        environment=QUICK,
-        interference=_Nobody(),
-    )
+    run(spec_of(request, offloads=True, profile=profile, environment=QUICK), target, QuietProgress())
     assert look() == before
     recorded = load_run(target.path).meta["emulation"]
     assert recorded["requested"]["delay_ms"] == NEAR_MS

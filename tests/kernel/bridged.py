@@ -14,19 +14,9 @@ from typing import Any
 
 from ztprobe.kernelnet.netlink import create_netns, netlink, remove_netns
 from ztprobe.kernelnet.netns import entered
+from ztprobe.pods.model import Pod
 
 _SO_TIMESTAMPNS = 35
-
-
-@dataclass(frozen=True)
-class EmulatedPod:
-    """As much of a pod as emulation wants to know."""
-
-    name: str
-    address: str
-    netns: Path
-    interface: str
-    host_interface: str
 
 
 @dataclass(frozen=True)
@@ -34,7 +24,7 @@ class Node:
     """A namespace with a bridge, and two pods on it."""
 
     netns: Path
-    pods: tuple[EmulatedPod, EmulatedPod]
+    pods: tuple[Pod, Pod]
 
 
 @contextlib.contextmanager
@@ -48,7 +38,7 @@ def bridged_node() -> Iterator[Node]:
             paths.append(create_netns(name))
             stack.callback(remove_netns, name)
         pods = tuple(
-            EmulatedPod(f"pod-{letter}", f"10.99.0.{i}", paths[i], "eth0", f"veth{i}")
+            pod_at(f"pod-{letter}", f"10.99.0.{i}", paths[i], f"veth{i}", node=paths[0])
             for i, letter in enumerate("ab", 1)
         )
         with netlink(paths[0]) as ipr:
@@ -69,7 +59,22 @@ def bridged_node() -> Iterator[Node]:
         yield Node(paths[0], (pods[0], pods[1]))
 
 
-def wait_until_reachable(a: EmulatedPod, b: EmulatedPod) -> None:
+def pod_at(name: str, address: str, netns: Path, host_interface: str, *, node: Path, **labels: str) -> Pod:
+    """A pod of the namespace ``fl`` whose interface is called eth0."""
+    return Pod(
+        name=name,
+        namespace="fl",
+        labels=labels,
+        address=address,
+        netns=netns,
+        netns_inode=netns.stat().st_ino,
+        interface="eth0",
+        host_interface=host_interface,
+        node_netns=node,
+    )
+
+
+def wait_until_reachable(a: Pod, b: Pod) -> None:
     """Both ways: a bridge port forwards only once its carrier is noticed, and a lost ARP costs a second."""
     for sender, receiver in ((a, b), (b, a)):
         with entered(receiver.netns):
@@ -88,7 +93,7 @@ def wait_until_reachable(a: EmulatedPod, b: EmulatedPod) -> None:
                 raise RuntimeError(f"{receiver.name} cannot be reached from {sender.name}")
 
 
-def delays_ms(a: EmulatedPod, b: EmulatedPod, count: int, gap_s: float) -> list[float]:
+def delays_ms(a: Pod, b: Pod, count: int, gap_s: float) -> list[float]:
     """One-way delays from a to b, by UDP; the receiving time is the kernel's."""
     delays: list[float] = []
     with contextlib.ExitStack() as stack:

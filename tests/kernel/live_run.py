@@ -19,11 +19,12 @@ from typing import Any
 
 import pytest
 
-from tests.kernel.bridged import EmulatedPod, delays_ms, wait_until_reachable
+from tests.kernel.bridged import delays_ms, pod_at, wait_until_reachable
 from ztprobe.emulation.netem import netem_supported
 from ztprobe.kernelnet.netlink import create_netns, netlink, remove_netns
 from ztprobe.kernelnet.netns import entered
 from ztprobe.paths import REPO_DIR
+from ztprobe.pods.model import Pod
 
 NAMES = ("server", "client-0", "client-1")
 # Software emulation of a CPU takes ten times as long for everything (tools/test-vm), and a delay has
@@ -37,7 +38,7 @@ class Cluster:
 
     state: Path
     node: Path
-    pods: dict[str, EmulatedPod]
+    pods: dict[str, Pod]
 
     def ztprobe(self, *words: str, fails: int | None = 0) -> subprocess.CompletedProcess[str]:
         """Run a command; it must exit with that status (None: with any)."""
@@ -107,7 +108,15 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
             spaces[name] = create_netns(f"{tag}-{name}")
             stack.callback(_remove, f"{tag}-{name}")
         pods = {
-            name: EmulatedPod(name, f"10.99.0.{i}", spaces[name], "eth0", f"v-{name}")
+            name: pod_at(
+                name,
+                f"10.99.0.{i}",
+                spaces[name],
+                f"v-{name}",
+                node=spaces["node"],
+                app=name.partition("-")[0],
+                pod=name,
+            )
             for i, name in enumerate(NAMES, 1)
         }
         with netlink(spaces["node"]) as ipr:
@@ -128,20 +137,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         run.mkdir(parents=True)
         journal = {
             "owner": {"pid": os.getpid(), "started_ticks": _ticks(os.getpid())},
-            "pods": [
-                {
-                    "name": pod.name,
-                    "namespace": "fl",
-                    "labels": {"app": pod.name.partition("-")[0], "pod": pod.name},
-                    "address": pod.address,
-                    "netns": str(pod.netns),
-                    "netns_inode": pod.netns.stat().st_ino,
-                    "interface": "eth0",
-                    "host_interface": pod.host_interface,
-                    "node_netns": str(spaces["node"]),
-                }
-                for pod in pods.values()
-            ],
+            "pods": [pod.as_dict() for pod in pods.values()],
         }
         (run / "journal.json").write_text(json.dumps(journal))
         for pair in itertools.combinations(pods.values(), 2):

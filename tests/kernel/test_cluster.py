@@ -15,7 +15,7 @@ from tests.kernel.cluster import KubeNode, kube_node
 from ztprobe.emulation.netem import netem_supported
 from ztprobe.kernelnet.netns import entered
 from ztprobe.paths import MANIFESTS_DIR
-from ztprobe.pods.running import find_namespaces
+from ztprobe.pods.cgroup import find_namespaces
 from ztprobe.runtime.local import cgroups
 
 pytestmark = pytest.mark.cluster

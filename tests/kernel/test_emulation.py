@@ -18,13 +18,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.bridged import EmulatedPod, Node, bridged_node, delays_ms
+from tests.kernel.bridged import Node, bridged_node, delays_ms
 from ztprobe.agent.emulator import Emulator
 from ztprobe.emulation.netem import netem_supported
 from ztprobe.errors import EnforcementError
 from ztprobe.kernelnet.netlink import netlink
 from ztprobe.kernelnet.netns import entered
 from ztprobe.kernelnet.root_qdisc import HANDLE, root_qdisc
+from ztprobe.pods.model import Pod
 from ztprobe.profile.model import Profile, load_profile
 
 PORT = 5001
@@ -47,7 +48,7 @@ def bare_ms(node: Node) -> float:
     return statistics.median(delays_ms(*node.pods, count=61, gap_s=0.002))
 
 
-def bulk_s(a: EmulatedPod, b: EmulatedPod, size_bytes: int) -> float:
+def bulk_s(a: Pod, b: Pod, size_bytes: int) -> float:
     """Seconds for one cubic connection to carry ``size_bytes`` from a to b, set-up not included."""
     with entered(b.netns):
         listener = socket.create_server((b.address, PORT))
@@ -76,7 +77,7 @@ def bulk_s(a: EmulatedPod, b: EmulatedPod, size_bytes: int) -> float:
     return took_s
 
 
-def datagrams_received(pod: EmulatedPod) -> int:
+def datagrams_received(pod: Pod) -> int:
     """UDP datagrams that the pod's namespace has received, by the kernel's own counter."""
     with entered(pod.netns):
         lines = Path("/proc/thread-self/net/snmp").read_text().splitlines()

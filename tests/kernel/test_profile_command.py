@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.kernel.bridged import EmulatedPod, numbered
+from tests.kernel.bridged import numbered
 from tests.kernel.live_run import PATIENCE, Cluster, backend, cluster, parent_of, profile_file
 from tests.kernel.test_emulation import ROOMY, bulk_s
 from ztprobe.agent.emulator import Emulator
 from ztprobe.emulation.netem import netem_supported
 from ztprobe.kernelnet.netns import entered
 from ztprobe.paths import REPO_DIR
+from ztprobe.pods.model import Pod
 from ztprobe.profile.model import Profile
 
 __all__ = ("backend", "cluster")  # fixtures
@@ -237,7 +238,7 @@ def _longer(text: str) -> str:
     return "\n".join(f"{key}: {json.dumps(value)}" for key, value in values.items())
 
 
-def _root(pod: EmulatedPod) -> str:
+def _root(pod: Pod) -> str:
     with entered(pod.netns):
         command = ["tc", "qdisc", "show", "dev", "eth0", "root"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.bridged import EmulatedPod
 from tests.kernel.live_run import PATIENCE, Cluster, cluster, profile_file
 from tests.kernel.test_emulation import bulk_s
 from ztprobe.emulation.netem import netem_supported
 from ztprobe.kernelnet.netns import entered, inode
+from ztprobe.pods.model import Pod
 from ztprobe.probes.kernel import KernelProbes
 
 __all__ = ("cluster",)  # a fixture
@@ -46,7 +46,7 @@ def filters(cluster: Cluster, pod: str) -> str:
     return shown + tc(cluster.node, f"qdisc show dev {made.host_interface}")
 
 
-def tree(pod: EmulatedPod) -> str:
+def tree(pod: Pod) -> str:
     """Every qdisc, class and filter, without what counts."""
     shown = tc(pod.netns, "qdisc show dev eth0") + "".join(
         sorted(tc(pod.netns, "class show dev eth0").splitlines(keepends=True))
@@ -226,7 +226,7 @@ def test_probes_and_redirect_share_an_interface(cluster: Cluster, first: str, ho
     assert left.replace("qdisc clsact ffff: parent ffff:fff1 \n", "") == before
 
 
-def _received(pod: EmulatedPod) -> int:
+def _received(pod: Pod) -> int:
     with entered(pod.netns):
         done = subprocess.run(
             ["ip", "-j", "-s", "link", "show", "eth0"], capture_output=True, text=True, check=True

@@ -36,11 +36,11 @@ def test_pods_have_what_a_cluster_would_give_them(tmp_path: Path) -> None:
     with up(workload_stub.runtime(tmp_path, level=0)) as runtime:
         pods = runtime.pods
         assert [p.name for p in pods] == ["fl-server", "fl-client-0", "fl-client-1", "kube-dns"]
-        assert len({p.interface_index for p in pods}) == len({p.address for p in pods}) == 4
-        assert [p.loopback_port for p in pods] == [None] * 4
+        assert (runtime.server, *runtime.clients) == pods[:3]
+        assert len({p.address for p in pods}) == 4
+        assert [runtime.loopback_port(p.name) for p in pods] == [None] * 4
         for pod in pods:
             link = inside(runtime, pod.name, "ip", "-d", "link", "show", pod.interface)
-            assert f"{pod.interface_index}: eth0" in link
             assert " mtu 1500 " in link
             assert f"{pod.address}/24" in inside(runtime, pod.name, "ip", "address", "show", "eth0")
             assert "inet6" not in inside(runtime, pod.name, "ip", "address")
@@ -48,14 +48,14 @@ def test_pods_have_what_a_cluster_would_give_them(tmp_path: Path) -> None:
             assert sysctl.strip() == "cubic"
         runtime.secure()
         runtime.start_server()
-        running = runtime.processes()
-        assert set(running.values()) == {("fl-server", "server")}
+        source = runtime.source
+        assert set(source.processes(pods).values()) == {("fl-server", "server"), ("kube-dns", "dnsmasq")}
         finish(runtime)
-        assert runtime.processes() == {}
-        for client in ("fl-client-0", "fl-client-1"):
-            assert runtime.log_path(client, "client").read_text() == f"{client} {pods[0].address}\n"
-        assert runtime.log_path("fl-server", "server").read_text() == "served\n"
-        queries = runtime.log_path("kube-dns", "dnsmasq").read_text()
+        assert source.processes(pods[:3]) == {}
+        for client in runtime.clients:
+            assert source.log(client, "client").read_text() == f"{client.name} {pods[0].address}\n"
+        assert source.log(runtime.server, "server").read_text() == "served\n"
+        queries = source.log(pods[3], "dnsmasq").read_text()
         assert re.search(rf"query\[A\] fl-server.fl.svc.cluster.local from {pods[1].address}", queries)
         assert re.search(rf"query\[AAAA\] fl-server.fl.svc.cluster.local from {pods[1].address}", queries)
         assert "fl-server.fl.svc.cluster.local is NODATA-IPv6" in queries

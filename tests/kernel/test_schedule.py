@@ -18,13 +18,14 @@ from typing import Any
 
 import pytest
 
-from tests.kernel.bridged import EmulatedPod, Node
+from tests.kernel.bridged import Node
 from tests.kernel.test_emulation import bulk_s, delay_backend, node
 from ztprobe.agent.emulator import Emulator
 from ztprobe.emulation.netem import netem_supported
 from ztprobe.kernelnet.netlink import netlink
 from ztprobe.kernelnet.netns import entered
 from ztprobe.kernelnet.root_qdisc import remove_ours
+from ztprobe.pods.model import Pod
 from ztprobe.profile.model import Profile
 from ztprobe.profile.schedule import Schedule, Step
 
@@ -83,9 +84,7 @@ def only_late(told: list[str]) -> bool:
     return all("ms late" in line for line in told)
 
 
-def send_along(
-    a: EmulatedPod, b: EmulatedPod, count: int, gap_s: float, payload_bytes: int = 64
-) -> list[Arrival]:
+def send_along(a: Pod, b: Pod, count: int, gap_s: float, payload_bytes: int = 64) -> list[Arrival]:
     """Numbered datagrams from a to b; receiving times are the kernel's."""
     arrivals: list[Arrival] = []
     sent_ns: list[int] = []

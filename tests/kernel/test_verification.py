@@ -25,7 +25,7 @@ from ztprobe import paths
 from ztprobe.conformance.policy_bypass import opened
 from ztprobe.kernelnet.netlink import remove_netns
 from ztprobe.kernelnet.netns import entered
-from ztprobe.runtime.interface import Pod
+from ztprobe.pods.model import Pod
 from ztprobe.runtime.local.runtime import LocalRuntime
 
 __all__ = ("cluster",)  # the fixture

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ztprobe.kubernetes import pod_source
 from ztprobe.kubernetes.api import configured
 from ztprobe.kubernetes.pod_source import Cluster
 from ztprobe.paths import MANIFESTS_DIR
-from ztprobe.pods.running import Namespaces
+from ztprobe.pods.cgroup import Namespaces
 from ztprobe.pods.selectors import parse_selector
 
 EVERYTHING = parse_selector("")
@@ -205,3 +206,30 @@ def test_the_role_grants_reading_of_what_is_asked_for_alone() -> None:
         ("", "services"),
     }
     assert {verb for rule in role["rules"] for verb in rule["verbs"]} == {"get", "list"}
+
+
+def test_a_process_is_named_by_its_container_s_id(api: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = pod("a", node="node-a")
+    one["status"]["containerStatuses"] = [{"name": "client", "containerID": "containerd://c1"}]
+    api.pods = [one]
+    here = replace(Cluster("node-b").pods(EVERYTHING, "fl").elsewhere[0], netns_inode=7)
+    running = [(70, "a", "c1"), (71, "a", "pause")]
+    monkeypatch.setattr(pod_source, "find_processes", lambda uids: running if uids == {"uid-a": "a"} else [])
+    cluster = Cluster("node-a")
+    assert cluster.processes([here]) == {70: ("a", "client")}
+    asked = len(api.asked)
+    assert cluster.processes([here]) == {70: ("a", "client")}
+    assert len(api.asked) == asked  # the pause container is no reason to ask every time
+
+
+def test_a_container_s_log_is_that_of_its_latest_start(
+    api: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.pods = [pod("a")]
+    (found,) = Cluster("node-a").pods(EVERYTHING, "fl").elsewhere
+    monkeypatch.setattr(pod_source, "_LOGS", tmp_path)
+    directory = tmp_path / "fl_a_uid-a" / "client"
+    directory.mkdir(parents=True)
+    for name in ("0.log", "10.log", "9.log", "10.log.20260101.gz"):
+        (directory / name).touch()
+    assert Cluster("node-a").log(found, "client") == directory / "10.log"

@@ -69,6 +69,7 @@ def components(
 ) -> dict[str, float]:
     topology = Topology(
         server="fl-server",
+        ports=frozenset({50051}),
         clients=("fl-client-0",),
         paths=[],
         bursts={},

@@ -10,7 +10,7 @@ import pytest
 
 from ztprobe import paths
 from ztprobe.errors import WorkloadError
-from ztprobe.experiment import run
+from ztprobe.experiment import pair
 from ztprobe.experiment.names import parse_experiment
 from ztprobe.experiment.request import TraceRequest
 from ztprobe.progress import QuietProgress
@@ -19,10 +19,8 @@ from ztprobe.progress import QuietProgress
 class Failing:
     """In place of a whole deployment: a client that says why and dies."""
 
-    def __init__(
-        self, _request: Any, experiment: Any, target: Any, _progress: Any, *, offloads: bool
-    ) -> None:
-        self.experiment, self.target = experiment, target
+    def __init__(self, spec: Any, target: Any, _progress: Any) -> None:
+        self.spec, self.target = spec, target
 
     def run(self) -> None:
         log = self.target.path / "logs" / "fl-client-0.client.err"
@@ -37,7 +35,7 @@ def test_the_log_that_a_failure_names_outlives_the_unfinished_run(
     kept_in.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(kept_in))
     monkeypatch.setattr(paths, "STATE_DIR", tmp_path / "state")
-    monkeypatch.setattr(run, "_Job", Failing)
+    monkeypatch.setattr(pair, "Job", Failing)
     experiment = parse_experiment("net0-sec0", ["net0"])
     request = TraceRequest(
         experiment=experiment,
@@ -50,7 +48,7 @@ def test_the_log_that_a_failure_names_outlives_the_unfinished_run(
         reconnect=False,
     )
     with pytest.raises(WorkloadError) as failed:
-        run.run_trace(request, QuietProgress())
+        pair.run_pair(request, QuietProgress())
     named = re.search(r"\(see (.*)\)", str(failed.value))
     assert named is not None
     assert Path(named[1]).read_text() == "out of paper\n"

@@ -13,7 +13,7 @@ from ztprobe import paths
 from ztprobe.emulation.backends import choose_backend, refusal
 from ztprobe.errors import PreflightError, UsageError
 from ztprobe.leases import records
-from ztprobe.pods.running import RunningPod
+from ztprobe.pods.model import Pod
 from ztprobe.process.identity import ProcessIdentity
 from ztprobe.profile.model import GilbertElliott, Profile
 from ztprobe.profile.schedule import Schedule, Step
@@ -34,7 +34,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def a_lease(profile: Profile, left_s: float = 60.0) -> records.Lease:
-    pod = RunningPod(
+    pod = Pod(
         name="p", namespace="fl", labels={"app": "x"}, address="10.0.0.1", netns=Path("/n/p"), netns_inode=1,
         interface="eth0", host_interface="v-p", node_netns=Path("/n/node"), run="r",
     )  # fmt: skip

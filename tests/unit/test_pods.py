@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ztprobe.errors import UsageError
-from ztprobe.pods.running import RunningPod, choose, find_namespaces, lasting, local_pods, pod_uid
+from ztprobe.pods.cgroup import container_id, find_namespaces, find_processes, lasting, pod_uid
+from ztprobe.pods.local import LocalPods, local_pods
+from ztprobe.pods.model import Pod
+from ztprobe.pods.selection import choose
 from ztprobe.pods.selectors import parse_selector
 
 UID = "2f1b3c4d-0a9b-4c8d-9e7f-112233445566"
@@ -112,7 +116,7 @@ def test_local_pods_are_those_whose_namespace_is_there(tmp_path: Path) -> None:
     (tmp_path / "state" / "ccc" / "journal.json").write_text("{half")
     (pod,) = local_pods(tmp_path / "state")
     assert (pod.run, str(pod), pod.runtime, pod.is_here) == ("aaa", "fl/fl-client-0", "local", True)
-    assert RunningPod.from_dict(json.loads(json.dumps(pod.as_dict()))) == pod
+    assert Pod.from_dict(json.loads(json.dumps(pod.as_dict()))) == pod
 
 
 def test_choosing_nothing_says_what_there_is(tmp_path: Path) -> None:
@@ -125,3 +129,55 @@ def test_choosing_nothing_says_what_there_is(tmp_path: Path) -> None:
         choose(pods, parse_selector("app=x"), "fl")
     with pytest.raises(UsageError, match="no pods are running on this machine"):
         choose([], parse_selector(""), "fl")
+
+
+CONTAINER = "6d1f" * 16
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"0::/kubepods.slice/kubepods-pod{UNDERSCORED}.slice/cri-containerd-{CONTAINER}.scope\n",
+        f"0::/kubepods.slice/kubepods-pod{UNDERSCORED}.slice/crio-{CONTAINER}.scope/container\n",
+        f"0::/kubepods/pod{UID}/{CONTAINER}\n",
+        f"4:memory:/kubepods/pod{UID}/{CONTAINER}\n0::/\n",
+    ],
+)
+def test_a_container_s_id_is_in_its_cgroup(text: str) -> None:
+    assert container_id(text) == CONTAINER
+
+
+def test_a_pod_s_own_cgroup_names_no_container() -> None:
+    assert container_id(f"0::/kubepods/pod{UID}\n") is None
+
+
+def test_processes_are_found_in_the_containers_of_pods(tmp_path: Path) -> None:
+    for pid, cgroup in (
+        (1, "/init.scope"),
+        (70, f"/kubepods/pod{UID}/{CONTAINER}"),
+        (71, f"/kubepods/pod{UID}/{CONTAINER}"),
+        (72, f"/kubepods/pod{UID.replace('2f', '3f')}/{CONTAINER}"),
+    ):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "cgroup").write_text(f"0::{cgroup}\n")
+    assert list(find_processes({UID: "p"}, tmp_path)) == [(70, "p", CONTAINER), (71, "p", CONTAINER)]
+
+
+def test_a_local_run_s_processes_and_logs_are_found_by_its_journal(tmp_path: Path) -> None:
+    (alive := tmp_path / "alive").touch()
+    journal(tmp_path / "state", "aaa", "fl-client-0", alive, app="fl-client")
+    written = json.loads((tmp_path / "state/aaa/journal.json").read_text())
+    written |= {"cgroups": [str(tmp_path / "cg"), str(tmp_path / "other")], "logs": ["/runs/x/logs"]}
+    (tmp_path / "state/aaa/journal.json").write_text(json.dumps(written))
+    for container, pids in (("client", "7\n9\n"), ("proxy", "8\n")):
+        (tmp_path / "cg" / "fl-client-0" / container).mkdir(parents=True)
+        (tmp_path / "cg" / "fl-client-0" / container / "cgroup.procs").write_text(pids)
+    source = LocalPods(state_dir=tmp_path / "state")
+    (pod,) = source.neighbours("fl")
+    who = {7: ("fl-client-0", "client"), 8: ("fl-client-0", "proxy"), 9: ("fl-client-0", "client")}
+    assert source.processes([pod]) == who
+    assert source.log(pod, "client") == Path("/runs/x/logs/fl-client-0.client.log")
+    gone = replace(pod, run="bbb")
+    assert source.processes([gone]) == {}
+    with pytest.raises(FileNotFoundError):
+        source.log(gone, "client")

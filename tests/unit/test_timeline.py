@@ -37,7 +37,7 @@ def topology(sent: Sequence[Burst], arrived: Sequence[Burst]) -> Topology:
         eth_key(CLIENT, Hook.ETH, WIRE): {Direction.TX: list(sent)},
         eth_key(SERVER, Hook.ETH, WIRE): {Direction.RX: list(arrived)},
     }
-    return Topology(SERVER, (CLIENT,), [], bursts, {}, {}, pd.DataFrame(), [])
+    return Topology(SERVER, frozenset({7000}), (CLIENT,), [], bursts, {}, {}, pd.DataFrame(), [])
 
 
 @pytest.mark.parametrize("origin", [0, (1 << 32) - 10_000], ids=["plain", "wrapping"])

@@ -93,6 +93,7 @@ def waits(
     columns = list(point(0, PointKind.DROP, "node"))
     topology = Topology(
         server="fl-server",
+        ports=frozenset({PORT}),
         clients=("fl-client-0",),
         paths=[],
         bursts={},
@@ -101,7 +102,7 @@ def waits(
         points=pd.DataFrame(points, columns=columns),
         dns_packets=questions or [],
     )
-    return policy_waits(topology, META, PORT).get("fl-client-0", [])
+    return policy_waits(topology, META).get("fl-client-0", [])
 
 
 def spans(found: list[PolicyWait]) -> list[tuple[float, float]]:

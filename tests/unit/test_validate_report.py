@@ -156,5 +156,5 @@ def test_exit_code_says_whether_all_is_within_bounds(
     content = as_json([outcome(pair(0 if passed else 9))], {"kernel": "6.1"})
     run_suite: Callable[..., dict[str, Any]] = lambda *_: content  # noqa: E731
     monkeypatch.setattr("ztprobe.validate.suite.run_suite", run_suite)
-    monkeypatch.setattr("ztprobe.experiment.names.requirements.check_main_job", lambda *_: [])
+    monkeypatch.setattr("ztprobe.experiment.requirements.check_main_job", lambda *_: [])
     assert main(["validate", "--scenario", "dns-held", "--out", str(tmp_path / "v")]) == status

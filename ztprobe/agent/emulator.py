@@ -38,7 +38,7 @@ from ztprobe.kernelnet.drift import DriftMonitor, PodDevice, Standing
 from ztprobe.kernelnet.netlink import IPRoute, NetlinkError, netlink
 from ztprobe.kernelnet.root_qdisc import HANDLE, ROOT, Spot, refuse_foreign, remove_ours, root_qdisc
 from ztprobe.kernelnet.rtnetlink import Links
-from ztprobe.pods.target import Target
+from ztprobe.pods.model import Pod
 from ztprobe.profile.model import Profile
 
 __all__ = ("BACKENDS", "Emulator")
@@ -61,7 +61,7 @@ class Emulator:
     def __init__(
         self,
         profile: Profile,
-        pods: Sequence[Target],
+        pods: Sequence[Pod],
         node_netns: Path,
         state_dir: Path,
         seed: int,
@@ -117,7 +117,7 @@ class Emulator:
         if self._queue is not None:
             self._queue.start()
 
-    def measure(self, server: Target, clients: Sequence[Target], *, probes: int = PROBES) -> Measured:
+    def measure(self, server: Pod, clients: Sequence[Pod], *, probes: int = PROBES) -> Measured:
         """Measure what the pods get, with UDP probes both ways; before any policy is in force.
 
         Of a schedule that is the first step, which stays until `follow`.
@@ -225,7 +225,7 @@ def _choose(profile: Profile) -> str:
     return choose_backend(profile, netem=backends.only_rate(profile) or netem_supported())
 
 
-def _index(ipr: IPRoute, pod: Target) -> int:
+def _index(ipr: IPRoute, pod: Pod) -> int:
     found = ipr.link_lookup(ifname=pod.interface)
     if not found:
         raise OSError(f"{pod.name} has no interface {pod.interface}")
@@ -238,7 +238,7 @@ def _shaping(there: Links, index: int) -> Standing:
     return {root.kind: repr(found) for parent, root in found if (parent, root.handle) == (ROOT, HANDLE)}
 
 
-def _qdisc_stats(pod: Target) -> dict[str, Any] | None:
+def _qdisc_stats(pod: Pod) -> dict[str, Any] | None:
     try:
         with netlink(pod.netns) as ipr:
             found = root_qdisc(ipr, _index(ipr, pod))

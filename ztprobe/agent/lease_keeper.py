@@ -32,7 +32,7 @@ from ztprobe.kernelnet.drift import PodDevice
 from ztprobe.leases import notices, records
 from ztprobe.leases.records import Lease, StepInForce
 from ztprobe.paths import REPO_DIR
-from ztprobe.pods.running import still_there
+from ztprobe.pods.model import still_there
 from ztprobe.process.identity import ProcessIdentity
 from ztprobe.process.interrupts import Interrupted, shielded
 from ztprobe.profile.model import Profile

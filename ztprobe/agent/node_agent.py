@@ -1,152 +1,261 @@
-"""Everything that touches a node, as one unit: probes, and the network profile on its pods.
+"""The node agent: probes, and the network profile on the node's pods, as one unit.
 
-The local runtime starts one agent for its machine; a DaemonSet can host the same
-class on every node. It is told about pods (`ztprobe.runtime.interface.Pod`) and
-processes, and hands back tables and an account of its own cost.
+It is told about pods and processes as they come and go. A pod is traced before its interfaces are,
+and every process from the moment at which it is named, so that what a late pod does is seen as
+completely as what the first ones do. Events leave for the sink while it runs; nothing that is held
+here grows with the length of a run.
+
+An inode of a network namespace and a process's number come back for something else one day. The sink
+is told so just before they do: what it was given until then goes by the old names.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
+from ztprobe.agent import memory
+from ztprobe.agent.emulator import Emulator
+from ztprobe.agent.endpoints import pod_sockets, topology
+from ztprobe.agent.interface import Account, Measurement, Status
+from ztprobe.agent.sinks import Names, Sink
 from ztprobe.errors import EnforcementError
 from ztprobe.kernelnet.clsact import EGRESS, INGRESS
 from ztprobe.kernelnet.drift import DriftMonitor, PodDevice, Standing
 from ztprobe.kernelnet.netns import inode
 from ztprobe.kernelnet.rtnetlink import Links, attributes
+from ztprobe.pods.model import NOWHERE, Pod
+from ztprobe.pods.source import Processes
 from ztprobe.probes.collector import Collector, coverage
 from ztprobe.probes.kernel import KernelProbes
-from ztprobe.runtime.interface import Pod
+from ztprobe.profile.model import Profile
 
-__all__ = ("Agent", "Observation")
+__all__ = ("NodeAgent",)
 
 _TCA_BPF_NAME = 7
+_NODE = "node"  # what events in the namespaces between pods go by
 
 
-@dataclass(frozen=True, kw_only=True)
-class Observation:
-    """What the probes saw, and what seeing it cost."""
+class NodeAgent:
+    """`ztprobe.agent.interface.Agent` in this process; a context manager that always undoes.
 
-    tables: dict[str, pd.DataFrame]
-    hooks: dict[str, str]
-    probes: list[dict[str, Any]]
-    loss: dict[str, int]
-    # when: from_ns, to_ns (CLOCK_MONOTONIC), channel, count
-    loss_log: list[dict[str, Any]]
-    coverage: float
-    events_seen: int
-    events_unread: int
-    reader_cpu_ns: int
-    drop_reasons: dict[int, str] = field(default_factory=dict)
-
-
-class Agent:
-    """prepare -> attach -> watch -> stop; a context manager that always detaches.
-
-    :param statistics: have the kernel count runs and run time of every program (costs a little).
+    :param sink: takes the events; None: they are kept, for `Collector.tables`.
+    :param state_dir: where a delay line keeps its configuration and counters.
+    :param probes: False: see nothing, only emulate.
     """
 
-    def __init__(self, *, statistics: bool = True) -> None:
-        self._statistics = statistics
-        self._kernel = KernelProbes()
-        self._collector: Collector | None = None
-        self._watch: DriftMonitor | None = None
-        self._names: dict[Path, str] = {}
-        self._processes: dict[int, tuple[str, str]] = {}
-        self.hooks: dict[str, str] = {}
+    def __init__(self, sink: Sink | None = None, *, state_dir: Path = NOWHERE, probes: bool = True) -> None:
+        self._sink = sink
+        self._state_dir = state_dir
+        self._kernel = KernelProbes() if probes else None
+        self._pods: dict[str, Pod] = {}
+        self._names = Names()
+        self._running: Processes = {}
+        self.collector: Collector | None = None
+        self._drift: DriftMonitor | None = None
+        self._problem: str | None = None
+        self._memory: dict[str, int] = {}
+        self._hooks: dict[str, str] = {}
+        self._emulator: Emulator | None = None
+        self._notes: list[str] = []
 
-    def __enter__(self) -> Agent:
+    def __enter__(self) -> NodeAgent:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def prepare(self) -> None:
-        """Compile and load; takes about a second and needs no pods yet."""
-        self._kernel.load()
+        """See `Agent`."""
+        if self._kernel is not None:
+            self._kernel.load()
+            memory.give_back()
 
-    def attach(self, pods: Sequence[Pod], node_netns: Path) -> dict[str, str]:
-        """Trace these pods from now on. :returns: signal -> hook in use."""
-        for pod in pods:
-            self._kernel.trace_netns(pod.netns_inode)
-        self._kernel.trace_netns(inode(node_netns), node=True)
-        self.hooks = self._kernel.attach()
-        if self._statistics:
-            self._kernel.enable_stats()
+    def add_pod(self, pod: Pod) -> None:
+        """See `Agent`."""
+        node = inode(pod.node_netns)
+        self._name(self._names.pods, {pod.netns_inode: pod.name, node: _NODE})
+        self._pods[pod.name] = pod
+        if self._kernel is None:
+            return
+        self._kernel.trace_netns(node, node=True)
+        self._kernel.trace_netns(pod.netns_inode)
+        if self.collector is not None:
+            self.collector.know(self._names.pods)
+            self._watch_interfaces([pod])
+
+    def remove_pod(self, pod: Pod) -> None:
+        """See `Agent`."""
+        known = self._pods.pop(pod.name, None)
+        if known is None or self._kernel is None:
+            return
+        if self.collector is not None:
+            self._look_at_probes()
+            self._kernel.detach_interface(known.netns)
+        self._kernel.forget_netns(known.netns_inode)
+        if self.collector is not None:
+            self._renew_drift()
+
+    def watch(self, processes: Processes) -> None:
+        """See `Agent`."""
+        gone, before = self._running.keys() - processes.keys(), self._running
+        self._running = dict(processes)
+        if self._kernel is None:
+            return
+        self._name(self._names.processes, {pid: f"{pod}/{name}" for pid, (pod, name) in processes.items()})
+        for pid in gone:
+            self._kernel.forget_process(pid)
+        for pid, who in processes.items():
+            if before.get(pid) != who:
+                self._kernel.trace_process(pid, proxy=who[1] == "proxy")
+
+    def _name(self, names: dict[int, str], new: Mapping[int, str]) -> None:
+        taken = any(names.get(number, name) != name for number, name in new.items())
+        if taken and self._sink is not None and self.collector is not None:
+            with self.collector.drained():
+                self._sink.renamed(self._names)
+                names.update(new)
+        else:
+            names.update(new)
+
+    def start(self) -> dict[str, str]:
+        """See `Agent`."""
+        if self._kernel is None:
+            return {}
+        self._hooks = self._kernel.attach()
+        self._kernel.enable_stats()
+        write = self._sink.write if self._sink is not None else None
+        self.collector = Collector(self._kernel, self._names.pods, write)
+        self._watch_interfaces(list(self._pods.values()))
+        self.collector.start()
+        self._memory = {f"first_{name}": value for name, value in memory.held().items()}
+        return self._hooks
+
+    def _watch_interfaces(self, pods: Sequence[Pod]) -> None:
+        assert self._kernel is not None
         for pod in pods:
             self._kernel.attach_interface(pod.netns, pod.interface)
-        if filters := self._kernel.clsact_programs():
+        self._renew_drift()
+
+    def _renew_drift(self) -> None:
+        """Filters are watched by what the kernel tells of changes; where there is tcx, links are asked."""
+        assert self._kernel is not None
+        filters = self._kernel.clsact_programs()
+        if self._drift is not None:
+            self._problem = self._problem or self._drift.problem()
+            self._drift.close()
+            self._drift = None
+        if filters and self._pods:
             devices = [
                 PodDevice(pod=pod.name, netns=pod.netns, name=name)
-                for pod in pods
+                for pod in self._pods.values()
                 for name in (pod.interface, "lo")
             ]
-            self._watch = DriftMonitor(devices, functools.partial(_standing, filters))
-        self._names = {pod.netns: pod.name for pod in pods}
-        names = {pod.netns_inode: pod.name for pod in pods}
-        names[inode(node_netns)] = "node"
-        self._collector = Collector(self._kernel, names)
-        self._collector.start()
-        return self.hooks
+            self._drift = DriftMonitor(devices, functools.partial(_standing, filters))
 
-    def check(self) -> None:
-        """:raises EnforcementError: somebody else has taken probes off a pod's interfaces."""
-        problem = self._watch.problem() if self._watch is not None else None
+    def _look_at_probes(self) -> None:
+        if self._kernel is None or self._problem is not None:
+            return
+        if self.collector is not None and self.collector.failure is not None:
+            self._problem = f"the events cannot be kept any more: {self.collector.failure}"
+            return
+        problem = self._drift.problem() if self._drift is not None else None
         for netns, device, program in self._kernel.missing_programs():
-            pod = self._names.get(netns, netns.name)
+            pod = next((pod.name for pod in self._pods.values() if pod.netns == netns), netns.name)
             problem = f"the probe {program} on {device} of {pod} has been removed by somebody else"
         if problem is not None:
-            raise EnforcementError(f"not all that happens is seen any more: {problem}")
+            self._problem = f"not all that happens is seen any more: {problem}"
 
-    def watch(self, processes: dict[int, tuple[str, str]]) -> None:
-        """Trace reads, writes and CPU waits of these processes; call again as they come.
+    def apply(self, profile: Profile, *, seed: int) -> None:
+        """See `Agent`."""
+        pods = list(self._pods.values())
+        self._emulator = Emulator(profile, pods, pods[0].node_netns, self._state_dir, seed)
+        self._emulator.apply()
 
-        :param processes: pid -> (pod, container).
-        """
-        for pid, (pod, container) in processes.items():
-            if self._processes.get(pid) != (pod, container):
-                self._kernel.trace_process(pid, proxy=container == "proxy")
-                self._processes[pid] = (pod, container)
-
-    def stop(self) -> Observation:
-        """Stop watching and hand over what was seen."""
-        if self._collector is None:
-            raise RuntimeError("stop before attach")
-        self._collector.stop()
-        tables = self._collector.tables()
-        points = tables["points"]
-        owners = {pid: f"{pod}/{container}" for pid, (pod, container) in self._processes.items()}
-        points["process"] = [owners.get(tgid, "") for tgid in points["tgid"]]
-        bursts = tables["bursts"]
-        bursts["process"] = [owners.get(tgid, "") for tgid in bursts["tgid"]]
-        loss = self._collector.loss()
-        seen = self._collector.events_seen
-        return Observation(
-            tables=tables,
-            hooks=self.hooks,
-            probes=[cost.as_dict() for cost in self._kernel.read_costs()],
-            loss=loss,
-            loss_log=self._collector.loss_log,
-            coverage=coverage(seen, loss, unread=self._collector.events_unread),
-            events_seen=seen,
-            events_unread=self._collector.events_unread,
-            reader_cpu_ns=self._collector.cpu_ns,
-            drop_reasons=self._kernel.reason_names,
+    def measure(self, server: str, clients: Sequence[str]) -> Measurement:
+        """See `Agent`."""
+        emulator = self._applied()
+        measured = emulator.measure(self._pods[server], [self._pods[name] for name in clients])
+        return Measurement(
+            backend=emulator.backend,
+            requested=emulator.requested(),
+            measured=measured.as_dict(),
+            details=measured.details(),
+            summary=measured.summary(),
+            problems=measured.problems(emulator.profile.steps[0]),
         )
 
+    def follow(self) -> None:
+        """See `Agent`."""
+        self._applied().follow(self._notes.append)
+
+    def _applied(self) -> Emulator:
+        if self._emulator is None:
+            raise RuntimeError("apply() comes first")
+        return self._emulator
+
+    def status(self) -> Status:
+        """See `Agent`."""
+        problem = None
+        if self._emulator is not None:
+            try:
+                self._emulator.check()
+            except EnforcementError as error:
+                problem = str(error)
+        self._look_at_probes()
+        notes = self._notes[:]
+        del self._notes[: len(notes)]
+        return Status(problem=problem or self._problem, notes=notes)
+
+    def topology(self) -> dict[str, Any]:
+        """See `Agent`."""
+        pods = list(self._pods.values())
+        return topology(pods, pod_sockets(pods, self._running))
+
+    def stop(self) -> Account:
+        """See `Agent`."""
+        counted = self._emulator.stats() if self._emulator is not None else {}
+        seen = self._stop_probes() if self.collector is not None else {}
+        schedule = None
+        if self._emulator is not None:
+            self._emulator.clear()
+            schedule = self._emulator.schedule_record()
+        return Account(emulation=counted, schedule=schedule, **seen)
+
+    def _stop_probes(self) -> dict[str, Any]:
+        collector, kernel = self.collector, self._kernel
+        assert collector is not None
+        assert kernel is not None
+        self._memory |= memory.held()
+        collector.stop()
+        if self._sink is not None:
+            self._sink.close(self._names, [[*pair, times] for pair, times in sorted(kernel.pairs().items())])
+        loss = collector.loss()
+        return {
+            "hooks": self._hooks,
+            "probes": [cost.as_dict() for cost in kernel.read_costs()],
+            "loss": loss,
+            "loss_log": collector.loss_log,
+            "coverage": coverage(collector.events_seen, loss, unread=collector.events_unread),
+            "events_seen": collector.events_seen,
+            "events_unread": collector.events_unread,
+            "reader_cpu_ns": collector.cpu_ns,
+            "memory": self._memory,
+            "drop_reasons": {str(number): name for number, name in kernel.reason_names.items()},
+        }
+
     def close(self) -> None:
-        """Detach everything; idempotent."""
-        if self._watch is not None:
-            self._watch.close()
-        if self._collector is not None:
-            self._collector.stop()
-        self._kernel.close()
+        """See `Agent`."""
+        if self._emulator is not None:
+            self._emulator.clear()
+        if self._drift is not None:
+            self._drift.close()
+        if self.collector is not None:
+            self.collector.stop()
+        if self._kernel is not None:
+            self._kernel.close()
 
 
 def _standing(programs: Set[str], there: Links, index: int) -> Standing:

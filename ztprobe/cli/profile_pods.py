@@ -11,10 +11,10 @@ import click
 from ztprobe.errors import EnforcementError, PreflightError, UsageError
 
 if TYPE_CHECKING:
-    from ztprobe.kubernetes.pod_source import Cluster
     from ztprobe.leases.records import Lease
-    from ztprobe.pods.running import RunningPod
+    from ztprobe.pods.model import Pod
     from ztprobe.pods.selectors import Selector
+    from ztprobe.pods.source import PodSource
 
 __all__ = (
     "Chosen",
@@ -53,8 +53,8 @@ def runtime_options(command: Callable[..., Any]) -> Callable[..., Any]:
 class Chosen:
     """The pods of one `profile apply`."""
 
-    pods: tuple[RunningPod, ...]
-    peers: tuple[RunningPod, ...] | None
+    pods: tuple[Pod, ...]
+    peers: tuple[Pod, ...] | None
     notes: tuple[str, ...] = ()
 
 
@@ -67,28 +67,19 @@ def choose_pods(
     """
     from ztprobe.kubernetes.api import configured
     from ztprobe.kubernetes.pod_source import Cluster
-    from ztprobe.pods import running
+    from ztprobe.pods.local import LocalPods, local_pods
     from ztprobe.pods.selectors import parse_selector
 
     wanted, towards = parse_selector(selector), parse_selector(to) if to is not None else None
-    local = running.local_pods()
     guessed = runtime == "auto"
     if guessed:
-        runtime = "local" if local or run is not None or not configured() else "kubernetes"
+        runtime = "local" if local_pods() or run is not None or not configured() else "kubernetes"
     if runtime == "local":
-        candidates = [pod for pod in local if run in (None, pod.run)]
-        if local and not candidates:
-            there = ", ".join(sorted({pod.run for pod in local}))
-            raise UsageError(f"--run {run}: no such run is going on; there is {there}")
-        chosen = tuple(running.choose(candidates, wanted, namespace))
-        peers = None
-        if towards is not None:
-            peers = tuple(running.choose(candidates, towards, namespace, option="--to"))
-        return Chosen(pods=chosen, peers=peers)
+        return _found_in(LocalPods(run), wanted, towards, namespace)
     if run is not None:
         raise UsageError("--run names a run of the local runtime; leave it out with --runtime kubernetes")
     try:
-        return _in_cluster(Cluster(node), wanted, towards, namespace)
+        return _found_in(Cluster(node), wanted, towards, namespace)
     except PreflightError as error:
         if not guessed:
             raise
@@ -96,17 +87,17 @@ def choose_pods(
         raise PreflightError(f"{error} ({hint})") from error
 
 
-def _in_cluster(cluster: Cluster, selector: Selector, to: Selector | None, namespace: str) -> Chosen:
-    found = cluster.pods_here(selector, namespace)
+def _found_in(source: PodSource, selector: Selector, to: Selector | None, namespace: str) -> Chosen:
+    found = source.pods_here(selector, namespace)
     if to is None:
         return Chosen(pods=found.here, peers=None, notes=found.notes)
-    others = cluster.peers(to, namespace)
+    others = source.peers(to, namespace)
     return Chosen(
         pods=found.here, peers=(*others.here, *others.elsewhere), notes=(*found.notes, *others.notes)
     )
 
 
-def refuse_impossible(profile: str, backend: str, pods: Sequence[RunningPod]) -> None:
+def refuse_impossible(profile: str, backend: str, pods: Sequence[Pod]) -> None:
     """What a backend cannot do to these pods.
 
     :raises PreflightError: a delay line on a cluster's node.
@@ -119,15 +110,15 @@ def refuse_impossible(profile: str, backend: str, pods: Sequence[RunningPod]) ->
         )
 
 
-def running_pods(leases: Sequence[Lease], node: str | None) -> list[RunningPod]:
+def running_pods(leases: Sequence[Lease], node: str | None) -> list[Pod]:
     """Everybody whom pods under these leases can be measured with.
 
     :raises ZtprobeError: the cluster of a lease does not answer.
     """
     from ztprobe.kubernetes.pod_source import Cluster
-    from ztprobe.pods import running
+    from ztprobe.pods.local import local_pods
 
-    found = running.local_pods()
+    found = local_pods()
     namespaces = sorted(
         {lease.namespace for lease in leases if any(p.runtime == "kubernetes" for p in lease.pods)}
     )
@@ -138,7 +129,7 @@ def running_pods(leases: Sequence[Lease], node: str | None) -> list[RunningPod]:
     return found
 
 
-def refuse_taken(pods: Sequence[RunningPod], directions: Sequence[str], leases: Sequence[Lease]) -> None:
+def refuse_taken(pods: Sequence[Pod], directions: Sequence[str], leases: Sequence[Lease]) -> None:
     """:raises EnforcementError: a pod is under another lease in the same direction."""
     from ztprobe.leases.records import words
 

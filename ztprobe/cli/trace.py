@@ -115,12 +115,12 @@ def _check_machine(request: TraceRequest) -> None:
 def _run(request: TraceRequest, *, as_json: bool, coverage_floor: float) -> None:
     from analysis.report.report import write_report
     from analysis.report.text_report import print_report
-    from ztprobe.experiment.run import run_trace
+    from ztprobe.experiment.pair import run_pair
     from ztprobe.progress import open_progress
     from ztprobe.rundir.store import dump_json
 
     with open_progress() as progress:
-        out = run_trace(request, progress)
+        out = run_pair(request, progress)
         progress.stage("analysis")
         try:
             report = write_report(out, coverage_floor=coverage_floor)

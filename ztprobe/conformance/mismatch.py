@@ -20,11 +20,11 @@ from ztprobe.emulation.delay_line.node import CHAIN, queued_by
 from ztprobe.kernelnet.netlink import NetlinkError, netlink
 from ztprobe.kernelnet.root_qdisc import HANDLE, root_qdisc
 from ztprobe.leases.records import Lease
-from ztprobe.pods.running import RunningPod
+from ztprobe.pods.model import Pod
 
 __all__ = ("Flow", "Moment", "Watch", "moment_causes", "path_causes")
 
-Flow = tuple[RunningPod, RunningPod]  # sender, receiver
+Flow = tuple[Pod, Pod]  # sender, receiver
 
 _BUSY_IDLE_SHARE = 0.1
 _STOLEN_SHARE = 0.1
@@ -139,7 +139,7 @@ def path_causes(lease: Lease, leases: Sequence[Lease], flows: Sequence[Flow]) ->
     return causes
 
 
-def _own_profile(pod: RunningPod) -> str | None:
+def _own_profile(pod: Pod) -> str | None:
     if not pod.run:
         return None
     try:

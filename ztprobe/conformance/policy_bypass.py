@@ -28,7 +28,7 @@ from pathlib import Path
 from ztprobe import paths
 from ztprobe.errors import EnforcementError, PreflightError
 from ztprobe.kernelnet.netns import entered, inode
-from ztprobe.pods.running import still_there
+from ztprobe.pods.model import still_there
 from ztprobe.policy import NFT_TABLE
 from ztprobe.process.identity import ProcessIdentity
 from ztprobe.process.interrupts import shielded

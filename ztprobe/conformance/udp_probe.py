@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 from ztprobe.conformance.judgement import Direction, Rate, direction
 from ztprobe.kernelnet.netns import entered
-from ztprobe.pods.target import Target
+from ztprobe.pods.model import Pod
 from ztprobe.profile.model import FRAME_BYTES, Profile
 
 __all__ = ("PROBES", "probe_delays", "probe_flows", "probe_rates", "rate_flows", "undisturbed", "warm_up")
@@ -51,7 +51,7 @@ _OFFER_LIMIT_MBIT = 250.0  # what one Python thread surely sends
 class _End:
     """A pod's socket, and what has arrived on it: (sender index, sent ns, received ns)."""
 
-    pod: Target
+    pod: Pod
     socket: socket.socket
     address: tuple[str, int]
     arrived: list[tuple[int, int, int]] = field(default_factory=list)
@@ -74,7 +74,7 @@ class _End:
                 self.arrived.append((sender, sent_ns, received_ns))
 
 
-def warm_up(pods: Sequence[Target]) -> None:
+def warm_up(pods: Sequence[Pod]) -> None:
     """Make every pod resolve every other, so that no later loss or delay meets an ARP request.
 
     One datagram each way to the discard port; nothing listens, and that is no error.
@@ -90,7 +90,7 @@ def warm_up(pods: Sequence[Target]) -> None:
 
 
 def probe_delays(
-    server: Target, clients: Sequence[Target], profile: Profile, *, probes: int = PROBES
+    server: Pod, clients: Sequence[Pod], profile: Profile, *, probes: int = PROBES
 ) -> tuple[Direction, ...]:
     """Send small datagrams each way between the server and every client, all in parallel.
 
@@ -103,7 +103,7 @@ def probe_delays(
 
 
 def probe_flows(
-    flows: Sequence[tuple[Target, Target]],
+    flows: Sequence[tuple[Pod, Pod]],
     profile: Profile,
     *,
     probes: int = PROBES,
@@ -139,7 +139,7 @@ def probe_flows(
 
 
 def rate_flows(
-    flows: Sequence[tuple[Target, Target]],
+    flows: Sequence[tuple[Pod, Pod]],
     profile: Profile,
     *,
     through: Sequence[Through] = (),
@@ -165,7 +165,7 @@ def rate_flows(
     return tuple(found)
 
 
-def probe_rates(server: Target, clients: Sequence[Target], profile: Profile) -> tuple[Rate, ...]:
+def probe_rates(server: Pod, clients: Sequence[Pod], profile: Profile) -> tuple[Rate, ...]:
     """Offer 1.5 times the rate from every pod at once for 0.55 s, and count frames where they arrive.
 
     Clients send to the server, the server to all clients in turn. The first 0.1 s is left out
@@ -186,7 +186,7 @@ def probe_rates(server: Target, clients: Sequence[Target], profile: Profile) -> 
 
 
 @contextlib.contextmanager
-def _ends(pods: Sequence[Target]) -> Iterator[list[_End]]:
+def _ends(pods: Sequence[Pod]) -> Iterator[list[_End]]:
     with contextlib.ExitStack() as stack:
         ends = []
         for pod in pods:

@@ -22,7 +22,7 @@ from ztprobe.conformance.policy_bypass import Passage, has_policies, opened
 from ztprobe.conformance.udp_probe import Through, probe_flows, rate_flows, warm_up
 from ztprobe.errors import EnforcementError
 from ztprobe.leases.records import Lease, StepInForce, now_ns
-from ztprobe.pods.running import RunningPod, still_there
+from ztprobe.pods.model import Pod, still_there
 from ztprobe.profile.model import Profile
 
 __all__ = ("PROBES", "Verdict", "verify")
@@ -60,9 +60,7 @@ class Verdict:
         return not self.problems
 
 
-def verify(
-    lease: Lease, leases: Sequence[Lease], pods: Sequence[RunningPod], *, probes: int = PROBES
-) -> Verdict:
+def verify(lease: Lease, leases: Sequence[Lease], pods: Sequence[Pod], *, probes: int = PROBES) -> Verdict:
     """Measure and judge one lease; takes about 1.5 s and more for many pods or low rates.
 
     :param leases: all that are in force, for paths that meet more than one.
@@ -76,7 +74,7 @@ def verify(
         raise EnforcementError(f"lease {lease.id}: its pods ended meanwhile: {gone} is gone") from error
 
 
-def _verify(lease: Lease, leases: Sequence[Lease], pods: Sequence[RunningPod], probes: int) -> Verdict:
+def _verify(lease: Lease, leases: Sequence[Lease], pods: Sequence[Pod], probes: int) -> Verdict:
     flows = _flows(lease, pods)
     _resolve(flows)
     attempts, interrupted = 1, 0
@@ -163,7 +161,7 @@ def _await_step(lease: Lease, needed_s: Callable[[Profile], float]) -> StepInFor
         time.sleep(min(max(left_s, 0.0) + 0.01, 0.5))
 
 
-def _flows(lease: Lease, pods: Sequence[RunningPod]) -> list[Flow]:
+def _flows(lease: Lease, pods: Sequence[Pod]) -> list[Flow]:
     here = [pod for pod in lease.pods if still_there(pod.netns, pod.netns_inode)]
     if not here:
         raise EnforcementError(f"lease {lease.id}: none of its pods is there any more")

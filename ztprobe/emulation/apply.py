@@ -37,7 +37,7 @@ from ztprobe.kernelnet.root_qdisc import RootQdisc, Spot, qdisc_at, remove_ours,
 from ztprobe.kernelnet.rtnetlink import DELAY_DISTRIBUTION, links
 from ztprobe.leases.qdisc_snapshot import put_tree
 from ztprobe.leases.records import Lease, NodeRules, Point
-from ztprobe.pods.running import RunningPod, still_there
+from ztprobe.pods.model import Pod, still_there
 from ztprobe.profile.model import Profile
 
 __all__ = ("Counted", "backend_for", "counted", "impose", "lift", "plan_rules")
@@ -83,7 +83,7 @@ def backend_for(profile: Profile, wanted: str | None) -> str:
 
 
 def plan_rules(
-    lease_id: str, pods: Sequence[RunningPod], directions: Sequence[str], backend: str, taken: Sequence[Lease]
+    lease_id: str, pods: Sequence[Pod], directions: Sequence[str], backend: str, taken: Sequence[Lease]
 ) -> tuple[NodeRules, ...]:
     """One delay line for each node's namespace; changes nothing.
 

@@ -37,7 +37,7 @@ from ztprobe.kernelnet.root_qdisc import HANDLE
 from ztprobe.kernelnet.rtnetlink import links, spelled
 from ztprobe.leases.qdisc_snapshot import refusal, saved_tree
 from ztprobe.leases.records import Point
-from ztprobe.pods.running import RunningPod
+from ztprobe.pods.model import Pod
 
 __all__ = (
     "LEASE_HANDLE",
@@ -57,7 +57,7 @@ _INFO = _PRIORITY << 16 | 0x0300  # with the protocol in network order
 
 
 def plan_points(
-    pods: Sequence[RunningPod],
+    pods: Sequence[Pod],
     directions: Sequence[str],
     backend: str,
     *,
@@ -88,7 +88,7 @@ def plan_points(
     return tuple(points)
 
 
-def _planned(pod: RunningPod, direction: str, at: str, ifb: str, *, replace: bool) -> Point:
+def _planned(pod: Pod, direction: str, at: str, ifb: str, *, replace: bool) -> Point:
     inside, outside = (pod.netns, pod.interface), (pod.node_netns, pod.host_interface)
     try:
         if direction == "egress":
@@ -116,7 +116,7 @@ def _exists(netns: Path, interface: str) -> bool:
     return True
 
 
-def _at_root(pod: RunningPod, direction: str, place: tuple[Path, str], *, replace: bool) -> Point:
+def _at_root(pod: Pod, direction: str, place: tuple[Path, str], *, replace: bool) -> Point:
     netns, interface = place
     point = Point(
         pod=str(pod), direction=direction, netns=netns, netns_inode=inode(netns), interface=interface
@@ -155,7 +155,7 @@ def _mtu_bytes(netns: Path, interface: str) -> int:
         return int(link.get_attr("IFLA_MTU"))
 
 
-def _through_ifb(pod: RunningPod, direction: str, place: tuple[Path, str], ifb: str) -> Point:
+def _through_ifb(pod: Pod, direction: str, place: tuple[Path, str], ifb: str) -> Point:
     netns, interface = place
     with netlink(netns) as ipr:
         found = ipr.link_lookup(ifname=interface)
@@ -177,7 +177,7 @@ def _through_ifb(pod: RunningPod, direction: str, place: tuple[Path, str], ifb: 
     )
 
 
-def _unaccounted(pod: RunningPod, netns: Path, interface: str, undo: str) -> EnforcementError:
+def _unaccounted(pod: Pod, netns: Path, interface: str, undo: str) -> EnforcementError:
     # The leases that are written down here have been compared before.
     return EnforcementError(
         f"{pod}: {interface} has a profile that no lease in {paths.STATE_DIR} accounts for: another ztprobe"
@@ -185,7 +185,7 @@ def _unaccounted(pod: RunningPod, netns: Path, interface: str, undo: str) -> Enf
     )
 
 
-def _refuse_own_profile(pod: RunningPod) -> None:
+def _refuse_own_profile(pod: Pod) -> None:
     with links(pod.netns) as there:
         root = there.root(there.index(pod.interface))
     if root is not None and root.handle == HANDLE:

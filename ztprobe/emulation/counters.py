@@ -8,7 +8,7 @@ from typing import Any
 from ztprobe.emulation.apply import counted, state_directory
 from ztprobe.emulation.delay_line.node import rules_in_force
 from ztprobe.leases.records import Lease
-from ztprobe.pods.running import still_there
+from ztprobe.pods.model import still_there
 
 __all__ = ("counters",)
 

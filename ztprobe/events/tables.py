@@ -11,13 +11,17 @@ from __future__ import annotations
 import enum
 import re
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from ztprobe.paths import EBPF_DIR
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 __all__ = (
+    "RINGS",
     "Direction",
     "Hook",
     "PacketKind",
@@ -64,6 +68,9 @@ class PointKind(enum.IntEnum):
     BLOCKED = 7
 
 
+# ring buffer -> the struct of its records
+RINGS = {"bursts": "burst", "packets": "packet", "points": "point"}
+
 _MEMBER = re.compile(r"^\s*(u8|u16|u32|u64)\s+(\w+)(?:\[(\d+)\])?;", re.MULTILINE)
 _STRUCT = re.compile(r"^struct (\w+) \{\n(.*?)^\};", re.MULTILINE | re.DOTALL)
 
@@ -92,6 +99,8 @@ def table_of(struct: str, rows: np.ndarray, pods: dict[int, str]) -> pd.DataFram
     :param rows: structured array of ``dtype_of(struct)``.
     :param pods: network namespace inode -> pod name.
     """
+    import pandas as pd  # not for an agent, which only passes rows on
+
     columns: dict[str, object] = {}
     for name in dtype_of(struct).names or ():
         if name == "ports":
@@ -116,6 +125,8 @@ def pairs_table(
 
     :param pairs: (netns, laddr, raddr, ports) read from, the same written to -> times.
     """
+    import pandas as pd
+
     rows = []
     for (source, target), count in sorted(pairs.items()):
         row: dict[str, object] = {"pod": pods.get(source[0], ""), "count": count}

@@ -12,224 +12,163 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import json
 import os
 import platform
 import secrets
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from analysis.report.wording import plural
-from ztprobe import __version__
-from ztprobe.agent.emulator import Emulator
-from ztprobe.agent.node_agent import Agent
-from ztprobe.errors import EnforcementError, WorkloadError
-from ztprobe.experiment.names import Experiment
-from ztprobe.experiment.request import TraceRequest
+from ztprobe.agent import endpoints
+from ztprobe.agent.interface import Account, Agent
+from ztprobe.agent.remote import AgentProcess
+from ztprobe.errors import EnforcementError
+from ztprobe.experiment.record import pod_record, save_events, versions
+from ztprobe.experiment.spec import Interference, RunSpec
 from ztprobe.leases import notices
 from ztprobe.paths import STATE_DIR
+from ztprobe.pods.model import Pod
+from ztprobe.pods.source import Processes
 from ztprobe.process.interrupts import shielded
-from ztprobe.profile.model import Profile, load_profile
 from ztprobe.progress import Progress
+from ztprobe.rundir.batches import BATCHES_DIR
 from ztprobe.rundir.clock import take_sample
-from ztprobe.rundir.store import BASELINE_DIR, RunDir, create_run_dir
-from ztprobe.runtime.interface import Pod, Runtime, WorkloadOptions
-from ztprobe.runtime.local.journal import appearing_whole, clean_leftovers
-from ztprobe.runtime.local.runtime import LocalRuntime
+from ztprobe.rundir.logs import GrowingLog, read_events
+from ztprobe.rundir.store import RunDir
+from ztprobe.runtime import deployments
+from ztprobe.runtime.interface import Runtime
 
-__all__ = ("Interference", "run_disturbed", "run_trace")
+__all__ = ("Job", "run")
 
 _POLL_S = 0.1
 _CLOCK_SAMPLE_S = 5.0
-_VERSIONS = ("grpcio", "torch", "numpy", "pandas", "pyroute2")
 
 
-def run_trace(request: TraceRequest, progress: Progress) -> Path:
-    """Run what was asked for and return the run directory, ready to be analysed.
-
-    :raises ZtprobeError: something could not be set up, was not in force, or failed on the way.
-    """
-    for line in clean_leftovers():
-        progress.note(f"left by an interrupted run: {line}")
-    with appearing_whole(request.out) as partial:
-        try:
-            _run_jobs(request, partial, progress)
-        except WorkloadError as error:
-            raise WorkloadError(_with_kept_logs(str(error), partial)) from error
-    return request.out
-
-
-def _run_jobs(request: TraceRequest, directory: Path, progress: Progress) -> None:
-    outcome = create_run_dir(directory, shown=request.out)
-    # All runs of a call see packets of the same size, or the offloads would pass for the profile's cost.
-    per_packet = any(load_profile(e.profile).per_packet for e in request.experiments)
-    jobs = []  # all of them first: what the second cannot do should not show after the first has run
-    for experiment in request.experiments:
-        is_baseline = experiment is not request.experiment
-        target = create_run_dir(directory / BASELINE_DIR) if is_baseline else outcome
-        jobs.append(_Job(request, experiment, target, progress, offloads=not per_packet))
-    for job in jobs:
-        progress.note(f"{job.experiment.name}{'' if job.target is outcome else ' (baseline)'}")
-        job.run()
-
-
-def _with_kept_logs(message: str, partial: Path) -> str:
-    # A log that the message names would be gone with everything else that is unfinished.
-    if str(partial) not in message:
-        return message
-    kept = tempfile.mkdtemp(prefix="ztprobe-failed-")
-    for logs in partial.rglob("logs"):
-        shutil.copytree(logs, kept / logs.relative_to(partial))
-    return message.replace(str(partial), kept)
-
-
-class Interference(Protocol):
-    """Something that acts on a run from outside, such as a known cost put in one place."""
-
-    def during(self, runtime: Runtime) -> AbstractContextManager[None]:
-        """Entered when everything but the clients runs, left after the last round."""
-        ...
-
-
-def run_disturbed(
-    request: TraceRequest,
+def run(
+    spec: RunSpec,
     target: RunDir,
     progress: Progress,
     *,
-    offloads: bool,
-    profile: Profile | None,
-    environment: Mapping[str, str],
-    interference: Interference,
-    agent: Callable[[], Agent] = Agent,
-) -> None:
-    """Run the request's experiment, without a baseline, into ``target`` while something acts on it.
+    interference: Interference | None = None,
+) -> RunDir:
+    """Run an experiment into an empty run directory, and return it, ready to be analysed.
 
-    :param profile: instead of the one that the experiment's name says.
-    :param environment: for the workload's containers.
-    :param agent: instead of one that watches from beginning to end.
+    :param interference: acts on the run from outside.
     :raises ZtprobeError: something could not be set up, was not in force, or failed on the way.
     """
-    _Job(
-        request,
-        request.experiment,
-        target,
-        progress,
-        offloads=offloads,
-        profile=profile,
-        environment=environment,
-        interference=interference,
-        agent=agent,
-    ).run()
+    Job(spec, target, progress, interference=interference).run()
+    return target
 
 
-class _Job:
-    """One run of one experiment."""
+class Job:
+    """A run that is about to be made: whatever can be refused beforehand has been."""
 
     def __init__(
         self,
-        request: TraceRequest,
-        experiment: Experiment,
+        spec: RunSpec,
         target: RunDir,
         progress: Progress,
         *,
-        offloads: bool,
-        profile: Profile | None = None,
-        environment: Mapping[str, str] | None = None,
         interference: Interference | None = None,
-        agent: Callable[[], Agent] = Agent,
     ) -> None:
-        self.request = request
-        self.experiment = experiment
+        """:raises UsageError: the manifests ask for something that is not supported."""
+        self.spec = spec
         self.target = target
         self.progress = progress
-        self.profile = profile or load_profile(experiment.profile)
         self.interference = interference
-        self.agent = agent
         self.run_id = secrets.token_hex(3)
-        self.options = WorkloadOptions(
-            rounds=request.rounds,
-            clients=request.clients,
-            seed=experiment.seed,
-            distribution=experiment.distribution,
-            dataset=request.dataset,
-            data_dir=request.data_dir,
-            reconnect=request.reconnect,
-            level=experiment.level,
-            environment=dict(environment or {}),
-        )
-        self.runtime: Runtime = LocalRuntime(
-            self.options, run_id=self.run_id, log_dir=target.path / "logs", offloads=offloads
+        self.runtime = deployments.make(
+            spec.runtime,
+            spec.options,
+            run_id=self.run_id,
+            log_dir=target.path / "logs",
+            offloads=spec.offloads,
         )
         self.clock_samples: list[dict[str, Any]] = []
         self.told: list[dict[str, Any]] = []  # of profiles that others put on the pods
-        self.told_bytes = 0
+        self.notices = GrowingLog(STATE_DIR / self.run_id / notices.FILE)
         self.meta: dict[str, Any] = {}
 
     def run(self) -> None:
         """Everything from pods to run.json."""
         started_ns = time.monotonic_ns()
         self.clock_samples.append(dataclasses.asdict(take_sample()))
-        with self._runtime_up() as runtime, self.agent() as agent:
-            agent.prepare()
-            fl_pods = [pod for pod in runtime.pods if pod.labels.get("app", "").startswith("fl-")]
+        # First of all: it loads its probes while the pods come up.
+        with (
+            self._agent() as agent,
+            self._runtime_up() as runtime,
+            contextlib.closing(agent),  # before the pods go
+        ):
             self.progress.done(f"{len(runtime.pods)} pods on one node")
-            self._attach(agent, runtime, fl_pods)
-            state_dir = STATE_DIR / self.run_id
-            with Emulator(
-                self.profile, fl_pods, runtime.node_netns, state_dir, self.experiment.seed
-            ) as emulator:
-                self._emulate(emulator, fl_pods)
-                self._secure(runtime, agent)
-                with self.interference.during(runtime) if self.interference else contextlib.nullcontext():
-                    emulator.follow(self.progress.note)
-                    self._rounds(runtime, agent, emulator)
-                emulation_stats = emulator.stats()
-                observation = agent.stop()
-            self.meta["emulation"]["stats"] = emulation_stats
-            if (schedule := emulator.schedule_record()) is not None:
-                self.meta["emulation"]["schedule"] = schedule
+            self._attach(agent, runtime)
+            self._emulate(agent, runtime)
+            self._secure(runtime, agent)
+            with self.interference.during(runtime) if self.interference else contextlib.nullcontext():
+                agent.follow()
+                self._rounds(runtime, agent)
+            account = agent.stop()
+            self.meta["emulation"]["stats"] = account.emulation
+            if account.schedule is not None:
+                self.meta["emulation"]["schedule"] = account.schedule
             if others := notices.merged(self.told):
                 self.meta["emulation"]["others"] = others
-            self.meta["emulator_cpu_ns"] = int(emulation_stats.get("cpu_ns", 0))
             self.meta["facts"] = runtime.facts()
-            self.meta["pods"] = [_pod_record(pod) for pod in runtime.pods]
-            self._save_logs(runtime, fl_pods)
-        for name, table in observation.tables.items():
-            self.target.write_events(name, table)
+            self.meta["pods"] = [pod_record(pod) for pod in runtime.pods]
+            self._save_logs(runtime)
+        self.meta["table_rows"] = save_events(self.target)
         self.clock_samples.append(dataclasses.asdict(take_sample()))
-        run_time_ns = sum(probe["run_time_ns"] for probe in observation.probes)
+        self._finish(account, time.monotonic_ns() - started_ns)
+
+    def _agent(self) -> AgentProcess:
+        directory = self.target.path
+        return AgentProcess(
+            directory / BATCHES_DIR,
+            STATE_DIR / self.run_id,
+            directory / "logs" / "agent.log",
+            probes=self.spec.probes,
+        )
+
+    def _finish(self, account: Account, wall_ns: int) -> None:
+        experiment, options = self.spec.experiment, self.spec.options
+        run_time_ns = sum(probe["run_time_ns"] for probe in account.probes)
         record = self.meta | {
-            "experiment": dataclasses.asdict(self.experiment) | {"name": self.experiment.name},
-            "options": dataclasses.asdict(self.options) | {"data_dir": str(self.options.data_dir or "")},
-            "runtime": "local",
+            "experiment": dataclasses.asdict(experiment) | {"name": experiment.name},
+            "options": dataclasses.asdict(options) | {"data_dir": str(options.data_dir or "")},
+            "runtime": self.spec.runtime,
             "kernel": platform.release(),
             "machine": platform.machine(),
-            "versions": _versions(),
-            "hooks": observation.hooks,
-            "probes": observation.probes,
-            "drop_reasons": {str(number): name for number, name in observation.drop_reasons.items()},
+            "versions": versions(),
+            "hooks": account.hooks,
+            "probes": account.probes,
+            "drop_reasons": account.drop_reasons,
             "clock_samples": self.clock_samples,
-            "loss": observation.loss,
-            "loss_log": observation.loss_log,
-            "table_rows": {name: len(table) for name, table in observation.tables.items()},
-            "coverage": observation.coverage,
-            "events_seen": observation.events_seen,
-            "events_unread": observation.events_unread,
-            "agent_cpu_ns": run_time_ns + observation.reader_cpu_ns,
-            "wall_ns": time.monotonic_ns() - started_ns,
+            # All pods are on the node whose clock events carry, here as in "clock_samples".
+            "nodes": [
+                {
+                    "name": platform.node(),
+                    "pods": [pod["name"] for pod in self.meta["pods"]],
+                    "clock_samples": self.clock_samples,
+                }
+            ],
+            "loss": account.loss,
+            "loss_log": account.loss_log,
+            "coverage": account.coverage,
+            "events_seen": account.events_seen,
+            "events_unread": account.events_unread,
+            "emulator_cpu_ns": int(account.emulation.get("cpu_ns", 0)),
+            "agent_cpu_ns": run_time_ns + account.reader_cpu_ns,
+            "agent_memory": account.memory,
+            "wall_ns": wall_ns,
             "cores": os.cpu_count() or 1,
         }
         self.target.finish(json.loads(json.dumps(record)))  # tuples become lists, as they will be read back
 
     @contextlib.contextmanager
     def _runtime_up(self) -> Iterator[Runtime]:
-        self.progress.stage("pods", f"{plural(self.request.clients, 'client')}, one server, DNS")
+        self.progress.stage("pods", f"{plural(self.spec.options.clients, 'client')}, one server, DNS")
         try:
             self.runtime.create()
             yield self.runtime
@@ -237,67 +176,68 @@ class _Job:
             with shielded():
                 self.runtime.down()
 
-    def _attach(self, agent: Agent, runtime: Runtime, fl_pods: list[Pod]) -> None:
+    def _attach(self, agent: Agent, runtime: Runtime) -> None:
         self.progress.stage("probes")
-        hooks = agent.attach(fl_pods, runtime.node_netns)
+        agent.prepare()
+        for pod in (runtime.server, *runtime.clients):
+            agent.add_pod(pod)
+        hooks = agent.start()
         self.progress.done(f"{len(hooks)} signals attached")
         for signal, hook in hooks.items():
             self.progress.note(f"  {signal:<16} {hook}")
 
-    def _emulate(self, emulator: Emulator, fl_pods: list[Pod]) -> None:
-        server = next(pod for pod in fl_pods if pod.labels["app"] == "fl-server")
-        clients = [pod for pod in fl_pods if pod is not server]
-        self.progress.stage("network profile", self.profile.name)
-        emulator.apply()
-        measured = emulator.measure(server, clients)
-        if problems := measured.problems(self.profile.steps[0]):
-            raise EnforcementError(
-                f"{self.profile.name} is not what the pods got: {'; '.join(problems)}; nothing was measured"
-            )
+    def _emulate(self, agent: Agent, runtime: Runtime) -> None:
+        name = self.spec.profile.name
+        self.progress.stage("network profile", name)
+        agent.apply(self.spec.profile, seed=self.spec.experiment.seed)
+        found = agent.measure(runtime.server.name, [pod.name for pod in runtime.clients])
+        if found.problems:
+            what = f"{name} is not what the pods got: {'; '.join(found.problems)}"
+            raise EnforcementError(f"{what}; nothing was measured")
         self.meta["emulation"] = {
-            "profile": self.profile.name,
-            "backend": emulator.backend,
-            "requested": emulator.requested(),
-            "measured": measured.as_dict(),
-            "details": measured.details(),
+            "profile": name,
+            "backend": found.backend,
+            "requested": found.requested,
+            "measured": found.measured,
+            "details": found.details,
         }
-        self.progress.done(f"{self.profile.name} by {emulator.backend}: {measured.summary()}")
+        self.progress.done(f"{name} by {found.backend}: {found.summary}")
 
     def _secure(self, runtime: Runtime, agent: Agent) -> None:
-        self.progress.stage("security", f"sec{self.experiment.level}")
+        self.progress.stage("security", f"sec{self.spec.experiment.level}")
         runtime.secure()
         runtime.start_server()
-        agent.watch(runtime.processes())
+        agent.watch(_processes(runtime))
         enforcement = runtime.prove()
         self.meta["enforcement"] = dataclasses.asdict(enforcement)
         proofs = (*enforcement.network_policy, *enforcement.mtls)
         self.progress.done(
-            f"sec{self.experiment.level}: {len(proofs)} checks passed" if proofs else "sec0: none"
+            f"sec{self.spec.experiment.level}: {len(proofs)} checks passed" if proofs else "sec0: none"
         )
         for proof in proofs:
             self.progress.note(f"  {proof.name}: {proof.observed}")
 
-    def _rounds(self, runtime: Runtime, agent: Agent, emulator: Emulator) -> None:
-        self.progress.stage("rounds", plural(self.request.rounds, "round"))
+    def _rounds(self, runtime: Runtime, agent: Agent) -> None:
+        self.progress.stage("rounds", plural(self.spec.options.rounds, "round"))
         self.meta["clients_started_ns"] = time.monotonic_ns()
         runtime.start_clients()
-        agent.watch(runtime.processes())
-        log = runtime.log_path("fl-server", "server")
-        offset, starts, next_sample = 0, {}, time.monotonic() + _CLOCK_SAMPLE_S
+        agent.watch(_processes(runtime))
+        log = GrowingLog(_log(runtime, runtime.server))
+        starts: dict[Any, int] = {}
+        next_sample = time.monotonic() + _CLOCK_SAMPLE_S
         while True:
             finished = runtime.finished()
-            agent.watch(runtime.processes())
-            offset, events = _new_events(log, offset)
-            for event in events:
+            agent.watch(_processes(runtime))
+            for event in log.fresh():
                 number = event.get("round")
                 if event["event"] == "round_start":
+                    self._look_at_topology(agent, runtime)
                     starts[number] = event["time_monotonic_ns"]
                 elif event["event"] == "round_end" and number in starts:
                     duration_s = (event["time_monotonic_ns"] - starts[number]) / 1e9
-                    self.progress.round_done(int(number or 0), self.request.rounds, duration_s)
+                    self.progress.round_done(int(number or 0), self.spec.options.rounds, duration_s)
             self._listen()
-            emulator.check()
-            agent.check()
+            self._check(agent)
             if finished:
                 break
             runtime.check()
@@ -307,58 +247,42 @@ class _Job:
             time.sleep(_POLL_S)
         self.progress.done(plural(len(starts), "round"))
 
+    def _look_at_topology(self, agent: Agent, runtime: Runtime) -> None:
+        """At the beginnings of rounds, until every client has been seen to be connected."""
+        before, server = self.meta.get("topology"), runtime.server.name
+        if before is not None and len(before["serves"].get(server, ())) >= len(runtime.clients):
+            return
+        seen = agent.topology()
+        # Whose log the rounds are from is known; the rest was seen.
+        self.meta["topology"] = {
+            "rounds_of": server,
+            **(seen if before is None else endpoints.merged(before, seen)),
+        }
+
+    def _check(self, agent: Agent) -> None:
+        status = agent.status()
+        for note in status.notes:
+            self.progress.note(note)
+        if status.problem is not None:
+            raise EnforcementError(status.problem)
+
     def _listen(self) -> None:
-        self.told_bytes, events = _new_events(STATE_DIR / self.run_id / notices.FILE, self.told_bytes)
+        events = self.notices.fresh()
         before = [notices.words(event) for event in self.told]
         self.told += events
         for words in dict.fromkeys(map(notices.words, events)):
             if words is not None and words not in before:  # an end is said by all who see to it
                 self.progress.note(words)
 
-    def _save_logs(self, runtime: Runtime, fl_pods: list[Pod]) -> None:
-        for pod in fl_pods:
-            role = pod.labels["app"].removeprefix("fl-")  # also the container's name in the manifests
-            _, events = _new_events(runtime.log_path(pod.name, role), 0)
-            name = "rounds.jsonl" if role == "server" else "clients.jsonl"
-            self.target.append_jsonl(name, *events)
+    def _save_logs(self, runtime: Runtime) -> None:
+        for pod in (runtime.server, *runtime.clients):
+            name = "rounds.jsonl" if pod == runtime.server else "clients.jsonl"
+            self.target.append_jsonl(name, *read_events(_log(runtime, pod)))
 
 
-def _new_events(log: Path, offset: int) -> tuple[int, list[dict[str, Any]]]:
-    """Whole JSON lines behind ``offset``; a half-written last line is left for the next call."""
-    try:
-        with log.open("rb") as stream:
-            stream.seek(offset)
-            text = stream.read()
-    except FileNotFoundError:
-        return offset, []
-    whole = text[: text.rfind(b"\n") + 1]
-    events = []
-    for line in whole.splitlines():
-        if not line.startswith(b"{"):
-            continue
-        try:
-            event = json.loads(line)
-        except ValueError as error:
-            raise WorkloadError(f"{log.name}: not a JSON event: {line[:80]!r}") from error
-        if "event" in event:
-            events.append(event)
-    return offset + len(whole), events
+def _processes(runtime: Runtime) -> Processes:
+    return runtime.source.processes((runtime.server, *runtime.clients))
 
 
-def _pod_record(pod: Pod) -> dict[str, Any]:
-    return {
-        "name": pod.name,
-        "namespace": pod.namespace,
-        "labels": pod.labels,
-        "address": pod.address,
-        "netns_inode": pod.netns_inode,
-        "interface": pod.interface,
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {"ztprobe": __version__, "python": platform.python_version()}
-    for name in _VERSIONS:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+def _log(runtime: Runtime, pod: Pod) -> Path:
+    return runtime.source.log(pod, runtime.applications[pod.name])

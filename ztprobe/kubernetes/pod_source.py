@@ -2,45 +2,41 @@
 
 The API says which pods a selector means (it evaluates the selector itself), on which node they
 are, their UIDs and addresses. Everything else comes from this node's kernel: the UID leads to a
-namespace (`ztprobe.pods.running.find_namespaces`), the address to the interface in it, the interface to
-the end of its veth outside (`ztprobe.pods.links`). A pod on another node can be talked to, and is
-only an address here.
+namespace (`ztprobe.pods.cgroup.find_namespaces`), the address to the interface in it, the interface to
+the end of its veth outside (`ztprobe.pods.links`), a process's cgroup to its container. A pod on another
+node can be talked to, and is only an address here.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ztprobe.errors import EnforcementError, PreflightError, UsageError, ZtprobeError
 from ztprobe.kernelnet.netns import inode
 from ztprobe.kubernetes.api import Api, Object
+from ztprobe.pods.cgroup import Namespaces, find_namespaces, find_processes, lasting
 from ztprobe.pods.links import host_end, pod_interface
-from ztprobe.pods.running import NOWHERE, Namespaces, RunningPod, find_namespaces, lasting, no_match
+from ztprobe.pods.model import NOWHERE, Pod
+from ztprobe.pods.selection import no_match
 from ztprobe.pods.selectors import Selector, parse_selector
+from ztprobe.pods.source import Found, Processes
 
-__all__ = ("Cluster", "Found")
+__all__ = ("Cluster",)
 
 _NODE_NAME = "NODE_NAME"  # as the downward API gives it to an agent's pod
 _STATIC_UID = "kubernetes.io/config.hash"  # a static pod's cgroup is named after this, not its UID
 _ENDED = ("Succeeded", "Failed")
+_LOGS = Path("/var/log/pods")  # where kubelet links the containers' logs, one file for each restart
 _FEW = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """What a selector means."""
-
-    here: tuple[RunningPod, ...]
-    elsewhere: tuple[RunningPod, ...]  # on other nodes, and cluster addresses of Services in front of them
-    notes: tuple[str, ...]
+_ASK_AGAIN_S = 2.0
 
 
 class Cluster:
-    """A cluster as seen from one of its nodes.
+    """A cluster as seen from one of its nodes; a `ztprobe.pods.source.PodSource`.
 
     :param node: this node's name in the cluster; None: $NODE_NAME, else the host's name.
     :raises PreflightError: nothing says which cluster, or how to log in.
@@ -51,6 +47,9 @@ class Cluster:
         self._node = self._named or socket.gethostname().lower()
         self._api = Api()
         self._namespaces: Namespaces | None = None
+        self._uids: dict[str, str] = {}  # a pod's UID -> the one that its cgroup is named after
+        self._containers: dict[str, str] = {}  # container's ID -> its name
+        self._learned_s = 0.0
 
     def pods(self, selector: Selector, namespace: str, *, option: str = "--selector") -> Found:
         """The running pods that a selector means.
@@ -114,7 +113,7 @@ class Cluster:
         except PreflightError as error:
             services, notes = [], (*notes, f"traffic to Services' cluster addresses is not met: {error}")
         addresses = tuple(
-            RunningPod(
+            Pod(
                 name=f"service/{service['metadata']['name']}",
                 namespace=namespace,
                 address=service["spec"]["clusterIP"],
@@ -128,7 +127,7 @@ class Cluster:
         )
         return Found(here=found.here, elsewhere=(*found.elsewhere, *addresses), notes=notes)
 
-    def neighbours(self, namespace: str) -> list[RunningPod]:
+    def neighbours(self, namespace: str) -> list[Pod]:
         """Every pod of a namespace that runs on this node and can be entered."""
         found = []
         for pod in self._api.objects("pods", namespace):
@@ -138,6 +137,39 @@ class Cluster:
                 except ZtprobeError:
                     continue  # hostNetwork, or just starting: nobody to measure with
         return found
+
+    def processes(self, pods: Iterable[Pod]) -> Processes:
+        """See `PodSource`. Asks the API when containers have appeared. :raises PreflightError: it refuses."""
+        wanted = {pod.uid: pod for pod in pods if pod.is_here}
+        if any(uid not in self._uids for uid in wanted):
+            self._learn(wanted.values())
+        by_cgroup = {self._uids[uid]: pod.name for uid, pod in wanted.items() if uid in self._uids}
+        running = list(find_processes(by_cgroup))
+        # What the API does not name is the pause container, or so young that it will be named soon.
+        unnamed = any(container not in self._containers for _, _, container in running)
+        if unnamed and time.monotonic() - self._learned_s > _ASK_AGAIN_S:
+            self._learn(wanted.values())
+        return {pid: (pod, self._containers[c]) for pid, pod, c in running if c in self._containers}
+
+    def _learn(self, pods: Iterable[Pod]) -> None:
+        self._learned_s = time.monotonic()
+        for namespace in sorted({pod.namespace for pod in pods}):
+            for found in self._api.objects("pods", namespace):
+                metadata, status = found["metadata"], found["status"]
+                annotations = metadata.get("annotations") or {}
+                self._uids[metadata["uid"]] = annotations.get(_STATIC_UID) or metadata["uid"]
+                for kind in ("initContainerStatuses", "containerStatuses"):
+                    for container in status.get(kind) or ():
+                        # RUNTIME://ID, empty before it is made
+                        self._containers[container.get("containerID", "").rpartition("/")[2]] = container[
+                            "name"
+                        ]
+
+    def log(self, pod: Pod, container: str) -> Path:
+        """See `PodSource`: of the container's latest start. Lines are kubelet's (time, stream, tag, text)."""
+        directory = _LOGS / f"{pod.namespace}_{pod.name}_{pod.uid}" / container
+        starts = [int(path.stem) for path in directory.glob("*.log") if path.stem.isdigit()]
+        return directory / f"{max(starts, default=0)}.log"
 
     def _seen(self) -> Namespaces:
         if self._namespaces is None:
@@ -156,7 +188,7 @@ class Cluster:
         pods = self._seen().pods
         return next((pods[uid] for uid in uids if uid in pods), None)
 
-    def _resolve(self, pod: Object) -> RunningPod:
+    def _resolve(self, pod: Object) -> Pod:
         name, address = _name(pod), _address(pod)
         if pod["spec"].get("hostNetwork"):
             raise EnforcementError(
@@ -175,7 +207,7 @@ class Cluster:
                 raise EnforcementError(f"{name}: no interface in its namespace has the address {address}")
             outside = self._seen().others
             end = host_end(netns, interface, outside)
-            return RunningPod(
+            return Pod(
                 name=pod["metadata"]["name"],
                 namespace=pod["metadata"]["namespace"],
                 labels=pod["metadata"].get("labels") or {},
@@ -201,11 +233,11 @@ def _unseen(name: str, others_are: bool) -> str:
     )
 
 
-def _remote(pod: Object) -> RunningPod:
+def _remote(pod: Object) -> Pod:
     address = _address(pod)
     if address is None:
         raise EnforcementError(f"{_name(pod)} has no IPv4 address")
-    return RunningPod(
+    return Pod(
         name=pod["metadata"]["name"],
         namespace=pod["metadata"]["namespace"],
         labels=pod["metadata"].get("labels") or {},
@@ -220,7 +252,7 @@ def _remote(pod: Object) -> RunningPod:
     )
 
 
-def _is_in_front(service: Object, pods: Sequence[RunningPod]) -> bool:
+def _is_in_front(service: Object, pods: Sequence[Pod]) -> bool:
     spec = service["spec"]
     address, labels = spec.get("clusterIP") or "None", spec.get("selector") or {}
     if not labels or not _is_ipv4(address):  # "None": headless, its name is the pods' own addresses

@@ -28,10 +28,9 @@ from typing import Any
 from ztprobe import paths
 from ztprobe.errors import UsageError, ZtprobeError
 from ztprobe.kernelnet.rtnetlink import SavedPart, SavedQdisc
-from ztprobe.pods.running import RunningPod
+from ztprobe.pods.model import Pod
 from ztprobe.process.identity import ProcessIdentity
-from ztprobe.profile.model import GilbertElliott, Profile
-from ztprobe.profile.schedule import Schedule, Step
+from ztprobe.profile.model import Profile, profile_from_dict
 
 __all__ = (
     "LONGEST_S",
@@ -105,8 +104,8 @@ class Lease:
     selector: str
     to: str | None
     namespace: str
-    pods: tuple[RunningPod, ...]
-    peers: tuple[RunningPod, ...] | None  # None: towards anyone
+    pods: tuple[Pod, ...]
+    peers: tuple[Pod, ...] | None  # None: towards anyone
     points: tuple[Point, ...]
     rules: tuple[NodeRules, ...]
     owner: ProcessIdentity
@@ -241,20 +240,11 @@ def words(seconds: float) -> str:
 
 def _from_dict(data: Mapping[str, Any]) -> Lease:
     values = dict(data)
-    profile = dict(values["profile"])
-    if profile["loss_gilbert_elliott"] is not None:
-        profile["loss_gilbert_elliott"] = GilbertElliott(**profile["loss_gilbert_elliott"])
-    profile["samples_ms"] = tuple(profile["samples_ms"])
-    if profile["samples_ms"]:
-        profile |= {"delay_ms": 0.0, "jitter_ms": 0.0}  # which follow from the samples
-    if (schedule := profile.get("schedule")) is not None:
-        steps = tuple(Step(**step) for step in schedule["steps"])
-        profile["schedule"] = Schedule(steps=steps, period_ns=schedule["period_ns"])
-    values["profile"] = Profile(**profile)
+    values["profile"] = profile_from_dict(values["profile"])
     values["owner"] = ProcessIdentity(**values["owner"])
-    values["pods"] = tuple(RunningPod.from_dict(pod) for pod in values["pods"])
+    values["pods"] = tuple(Pod.from_dict(pod) for pod in values["pods"])
     if values["peers"] is not None:
-        values["peers"] = tuple(RunningPod.from_dict(pod) for pod in values["peers"])
+        values["peers"] = tuple(Pod.from_dict(pod) for pod in values["peers"])
     values["points"] = tuple(_point(point) for point in values["points"])
     values["rules"] = tuple(NodeRules(**r | {"netns": Path(r["netns"])}) for r in values["rules"])
     return Lease(**values)

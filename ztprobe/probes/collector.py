@@ -24,22 +24,24 @@ to within 50 ms (0.5 s) when something was lost, and the analysis can tell the r
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
-from ztprobe.events.tables import dtype_of, pairs_table, table_of
+from ztprobe.events.tables import RINGS, dtype_of, pairs_table, table_of
 from ztprobe.probes.kernel import KernelProbes
 from ztprobe.probes.ring import Ring
 from ztprobe.rundir.schema import LOSS_CHANNELS
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 __all__ = ("LOSS_CHANNELS", "Collector", "coverage")
 
-_RINGS = {"bursts": "burst", "packets": "packet", "points": "point"}
 # A look at the rings costs about half a millisecond of a busy machine. 12,000 connections a second,
 # the highest rate we know, fill a ring in 0.25 s.
 _CALM_PERIOD_S = 0.2
@@ -51,20 +53,28 @@ _DRAINS_PER_RECURSION_LOOK = 10
 
 
 class Collector:
-    """start -> stop -> tables / loss / loss_log.
+    """start -> stop -> loss / loss_log.
 
     :param pods: network namespace inode -> pod name.
+    :param write: is given the records of a ring as they come, from the collector's thread; None: they are
+        kept, for `tables`.
     """
 
-    def __init__(self, kernel: KernelProbes, pods: dict[int, str]) -> None:
+    def __init__(
+        self,
+        kernel: KernelProbes,
+        pods: Mapping[int, str],
+        write: Callable[[str, np.ndarray], None] | None = None,
+    ) -> None:
         self._kernel = kernel
-        self._pods = pods
-        self._inodes = np.array([0, *pods], dtype=np.uint32)  # 0: events of a thread, not of a namespace
+        self._kept: dict[str, list[np.ndarray]] = {name: [] for name in RINGS}
+        self._write = write or (lambda name, rows: self._kept[name].append(rows))
+        self._draining = threading.Lock()
+        self.know(pods)
         self._rings = {
             name: Ring(kernel.map_fd(name), kernel.ring_bytes, dtype_of(struct_name))
-            for name, struct_name in _RINGS.items()
+            for name, struct_name in RINGS.items()
         }
-        self._batches: dict[str, list[np.ndarray]] = {name: [] for name in _RINGS}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ring-reader", daemon=True)
         self._loss = dict.fromkeys(LOSS_CHANNELS, 0)
@@ -74,8 +84,15 @@ class Collector:
         self._drains = 0
         # What was lost when: from_ns, to_ns (CLOCK_MONOTONIC), channel, count, and the ring if it was one.
         self.loss_log: list[dict[str, Any]] = []
+        self.failure: str | None = None  # what keeps records from being handed on
+        self.events_seen = 0  # records that reached us
         self.events_unread = 0
         self.cpu_ns = 0
+
+    def know(self, pods: Mapping[int, str]) -> None:
+        """These are the pods from now on."""
+        self._pods = dict(pods)
+        self._inodes = np.array([0, *pods], dtype=np.uint32)  # 0: events of a thread, not of a namespace
 
     def start(self) -> None:
         """Begin to drain."""
@@ -83,6 +100,17 @@ class Collector:
 
     def drain(self) -> int:
         """Empty the rings and look at the counters once, as the thread does. :returns: events read."""
+        with self._draining:
+            return self._drain()
+
+    @contextlib.contextmanager
+    def drained(self) -> Iterator[None]:
+        """All that is in the rings has been handed on, and nothing more is until the end of the body."""
+        with self._draining:
+            self._drain()
+            yield
+
+    def _drain(self) -> int:
         read = 0
         for name, ring in self._rings.items():
             ring.highest_fill = 0.0
@@ -97,7 +125,8 @@ class Collector:
         return read
 
     def _keep(self, name: str, rows: np.ndarray) -> None:
-        self._batches[name].append(rows)
+        self.events_seen += rows.size
+        self._write(name, rows)
         unknown = rows[~np.isin(rows["netns"], self._inodes)]
         if unknown.size:
             times = unknown["last_ns" if name == "bursts" else "ts_ns"]
@@ -109,7 +138,7 @@ class Collector:
         counted = self._kernel.counters()
         after_ns = time.monotonic_ns()
         new = {name: value - self._counted.get(name, 0) for name, value in counted.items()}
-        for ring in _RINGS:
+        for ring in RINGS:
             self._lost("ring_buffer_full", new[ring], self._sampled_ns, after_ns, ring=ring)
         self._lost("map_full", new["map_full"], self._sampled_ns, after_ns)
         self._lost("parse_failure", new["parse"] + new["ipv6"], self._sampled_ns, after_ns)
@@ -129,7 +158,11 @@ class Collector:
     def _run(self) -> None:
         period_s = _BUSY_PERIOD_S
         while not self._stop.wait(period_s):
-            self.drain()
+            try:
+                self.drain()
+            except Exception as error:  # a full disk, a connection that broke
+                self.failure = str(error) or type(error).__name__
+                return
             fill = max(ring.highest_fill for ring in self._rings.values())
             period_s = _BUSY_PERIOD_S if fill > _BUSY_FILL else _CALM_PERIOD_S
             self.cpu_ns = time.clock_gettime_ns(time.CLOCK_THREAD_CPUTIME_ID)
@@ -155,16 +188,11 @@ class Collector:
         for ring in self._rings.values():
             ring.close()
 
-    @property
-    def events_seen(self) -> int:
-        """Records that reached us."""
-        return sum(batch.size for batches in self._batches.values() for batch in batches)
-
     def tables(self) -> dict[str, pd.DataFrame]:
-        """bursts, packets, points and pairs as tables, ordered by time."""
+        """What was kept: bursts, packets, points and pairs as tables, ordered by time."""
         tables = {}
-        for name, struct_name in _RINGS.items():
-            batches = self._batches[name] or [np.empty(0, dtype_of(struct_name))]
+        for name, struct_name in RINGS.items():
+            batches = self._kept[name] or [np.empty(0, dtype_of(struct_name))]
             tables[name] = table_of(struct_name, np.concatenate(batches), self._pods)
         tables["pairs"] = pairs_table(self._kernel.pairs(), self._pods)
         return tables

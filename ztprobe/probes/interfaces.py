@@ -8,9 +8,10 @@ tcx (Linux 6.6) calls a program at once, and its links end with the process that
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,6 +49,9 @@ class PacketHooks(Protocol):
         :param fds: program -> file descriptor.
         :raises PreflightError: the kernel refuses, they are there already, or these are more pods than fit.
         """
+
+    def detach_from(self, netns: Path) -> None:
+        """Take them away from one pod; nothing if it is gone."""
 
     def stop(self) -> None:
         """They shall see nothing any more."""
@@ -94,6 +98,11 @@ class Tcx:
         except (NetlinkError, OSError, LookupError, ValueError) as error:
             raise PreflightError(f"cannot attach to {interface} in {netns.name}: {error}") from error
 
+    def detach_from(self, netns: Path) -> None:
+        """See `PacketHooks`."""
+        for place in [place for place in self._links if place[0] == netns]:
+            os.close(self._links.pop(place))
+
     def stop(self) -> None:
         """See `PacketHooks`."""
         self.detach()
@@ -130,7 +139,8 @@ class Clsact:
 
     def attach(self, netns: Path, interface: str, fds: Mapping[str, int]) -> None:
         """See `PacketHooks`."""
-        number = self._numbers.get(inode(netns), len(self._numbers) + 1)
+        taken = set(self._numbers.values())
+        number = self._numbers.get(inode(netns)) or next(n for n in itertools.count(1) if n not in taken)
         if number >= _INTERFACES:
             raise PreflightError(f"cannot watch {netns.name}: no more than {_INTERFACES - 1} pods at once")
         self._numbers[inode(netns)] = number
@@ -160,6 +170,12 @@ class Clsact:
         except (NetlinkError, ValueError) as error:
             raise PreflightError(f"cannot attach to {interface} in {netns.name}: {error}") from error
 
+    def detach_from(self, netns: Path) -> None:
+        """See `PacketHooks`."""
+        mine = [place for place in self._places if place[0] == netns]
+        self._places = [place for place in self._places if place[0] != netns]
+        _take_away(mine)
+
     def stop(self) -> None:
         """See `PacketHooks`."""
         for number in self._numbers.values():
@@ -171,16 +187,20 @@ class Clsact:
 
     def detach(self) -> None:
         """See `PacketHooks`."""
-        for netns, index, made in self._places:
-            try:
-                with netlink(netns) as ipr:
-                    for program in PACKET_PROGRAMS:
-                        remove_named(ipr, index, _parent(program), program)
-                    if made:
-                        remove_if_empty(ipr, index)
-            except (NetlinkError, OSError):
-                continue  # the pod is gone, and its qdiscs with it
+        _take_away(self._places)
         self._places.clear()
+
+
+def _take_away(places: Iterable[tuple[Path, int, bool]]) -> None:
+    for netns, index, made in places:
+        try:
+            with netlink(netns) as ipr:
+                for program in PACKET_PROGRAMS:
+                    remove_named(ipr, index, _parent(program), program)
+                if made:
+                    remove_if_empty(ipr, index)
+        except (NetlinkError, OSError):
+            continue  # the pod is gone, and its qdiscs with it
 
 
 def _parent(program: str) -> int:

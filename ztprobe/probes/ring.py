@@ -4,7 +4,9 @@ The kernel maps a ring buffer as one page for the consumer's position, one for t
 producer's, and the data twice in a row, so that no record is ever cut
 (kernel/bpf/ringbuf.c). All records of a ring have one size here, hence a drain is a
 strided numpy view, one copy and one store: about 0.1 us an event where a callback
-costs 1.5 us and loses most events of a burst.
+costs 1.5 us and loses most events of a burst. Of the second time only the first page is
+mapped, for the record that begins before the end and ends behind it: every page mapped
+counts as this process's memory.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ class Ring:
         self.data_bytes = data_bytes
         self._stride = _HEADER_BYTES + (dtype.itemsize + 7) // 8 * 8
         self._consumer = mmap.mmap(fd, _PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._producer = mmap.mmap(fd, _PAGE + 2 * data_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE)
+        length = _PAGE + data_bytes + _PAGE
+        self._producer = mmap.mmap(fd, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE)
         # numpy moves all 8 bytes of a position at once; struct.pack_into does not (it even clears them
         # first), and a kernel that looks in between takes the ring for full.
         self._consumed = np.ndarray(1, np.uint64, self._consumer)
@@ -43,12 +46,19 @@ class Ring:
     def drain(self) -> np.ndarray:
         """Every record submitted so far (a copy), in order; the space is given back to the kernel."""
         consumed, produced = int(self._consumed[0]), int(self._produced[0])
-        count = (produced - consumed) // self._stride
         self.highest_fill = max(self.highest_fill, (produced - consumed) / self.data_bytes)
+        to_end = -(-(self.data_bytes - consumed % self.data_bytes) // self._stride)
+        rows = self._take(min((produced - consumed) // self._stride, to_end))
+        if int(self._consumed[0]) == consumed + to_end * self._stride:
+            return np.concatenate((rows, self._take((produced - int(self._consumed[0])) // self._stride)))
+        return rows
+
+    def _take(self, count: int) -> np.ndarray:
+        """Up to so many records, none of which begins behind the end of the data."""
+        consumed = int(self._consumed[0])
         if count == 0:
             return np.empty(0, self.dtype)
         start = _PAGE + consumed % self.data_bytes
-        # The second mapping continues the first, so a whole batch is one view.
         headers = np.ndarray(count, "<u4", self._producer, start, (self._stride,))
         busy = np.flatnonzero(headers & _BUSY)
         if busy.size:

@@ -24,6 +24,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ztprobe.errors import UsageError
 from ztprobe.paths import NETPROFILES_DIR
@@ -31,7 +32,15 @@ from ztprobe.profile import distributions
 from ztprobe.profile.file import read_profile_file
 from ztprobe.profile.schedule import CHANGING, Schedule, Step
 
-__all__ = ("DISTRIBUTIONS", "FRAME_BYTES", "GilbertElliott", "Profile", "load_profile", "profile_names")
+__all__ = (
+    "DISTRIBUTIONS",
+    "FRAME_BYTES",
+    "GilbertElliott",
+    "Profile",
+    "load_profile",
+    "profile_from_dict",
+    "profile_names",
+)
 
 DISTRIBUTIONS = ("none", "uniform", "normal", "pareto", "paretonormal", "samples")
 FRAME_BYTES = 1514  # a full Ethernet frame without its check sequence, as qdiscs count it
@@ -306,6 +315,23 @@ class Profile:
             return max(1000 * FRAME_BYTES, math.ceil(_UNSHAPED_MBIT * 1e3 / 8 * in_flight_ms))
         queue_bytes = math.ceil(self.rate_mbit * 1e3 / 8 * (in_flight_ms + _QUEUE_MS))
         return self.burst_bytes + max(queue_bytes, 32 * FRAME_BYTES)
+
+
+def profile_from_dict(data: Mapping[str, Any]) -> Profile:
+    """A profile as `dataclasses.asdict` and JSON leave it.
+
+    :raises (KeyError, TypeError, ValueError): it is none.
+    """
+    values = dict(data)
+    if values["loss_gilbert_elliott"] is not None:
+        values["loss_gilbert_elliott"] = GilbertElliott(**values["loss_gilbert_elliott"])
+    values["samples_ms"] = tuple(values["samples_ms"])
+    if values["samples_ms"]:
+        values |= {"delay_ms": 0.0, "jitter_ms": 0.0}  # which follow from the samples
+    if (schedule := values.get("schedule")) is not None:
+        steps = tuple(Step(**step) for step in schedule["steps"])
+        values["schedule"] = Schedule(steps=steps, period_ns=schedule["period_ns"])
+    return Profile(**values)
 
 
 def profile_names() -> list[str]:

@@ -101,6 +101,49 @@ _OTHERS = {
     },
 }
 
+_CLOCK_SAMPLES = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "required": ["time_unix_ns", "time_monotonic_ns"],
+        "properties": {"time_unix_ns": _COUNT, "time_monotonic_ns": _COUNT},
+    },
+}
+# Who serves whom, by the sockets that pods had open (`ztprobe.agent.endpoints`).
+_TOPOLOGY = {
+    "type": "object",
+    "required": ["rounds_of", "pods", "endpoints", "connections", "serves", "behind_sidecar"],
+    "properties": {
+        "rounds_of": _TEXT,
+        "pods": {"type": "array", "items": _TEXT},
+        "endpoints": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["pod", "container", "address", "port", "reachable"],
+                "properties": {
+                    "pod": _TEXT,
+                    "container": _TEXT,
+                    "address": _TEXT,
+                    "port": _COUNT,
+                    "reachable": {"type": "boolean"},  # from other pods
+                },
+            },
+        },
+        "connections": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["pod", "container", "to", "port"],
+                "properties": {"pod": _TEXT, "container": _TEXT, "to": _TEXT, "port": _COUNT},
+            },
+        },
+        "serves": {"type": "object", "additionalProperties": {"type": "array", "items": _TEXT}},
+        "behind_sidecar": {"type": "object", "additionalProperties": _TEXT},  # the sidecar's container
+    },
+}
+
 _SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": [
@@ -139,15 +182,21 @@ _SCHEMA: dict[str, Any] = {
                 "properties": {"signal": _TEXT, "hook": _TEXT, "run_count": _COUNT, "run_time_ns": _COUNT},
             },
         },
-        "clock_samples": {
+        "clock_samples": _CLOCK_SAMPLES,
+        # each with the samples of its own clock, which the events of its pods carry
+        "nodes": {
             "type": "array",
-            "minItems": 1,
             "items": {
                 "type": "object",
-                "required": ["time_unix_ns", "time_monotonic_ns"],
-                "properties": {"time_unix_ns": _COUNT, "time_monotonic_ns": _COUNT},
+                "required": ["name", "pods", "clock_samples"],
+                "properties": {
+                    "name": _TEXT,
+                    "pods": {"type": "array", "items": _TEXT},
+                    "clock_samples": _CLOCK_SAMPLES,
+                },
             },
         },
+        "topology": _TOPOLOGY,
         "loss": {"type": "object", "additionalProperties": _COUNT},
         "loss_log": {
             "type": "array",
@@ -188,6 +237,8 @@ _SCHEMA: dict[str, Any] = {
             },
         },
         "agent_cpu_ns": _COUNT,
+        # resident_bytes and kernel_maps_bytes of the agent at the end, first_...: when it began to see
+        "agent_memory": {"type": "object", "additionalProperties": _COUNT},
         "emulator_cpu_ns": _COUNT,
         "wall_ns": _COUNT,
         "cores": _COUNT,

@@ -1,9 +1,9 @@
-"""The interface that a runtime offers to the job and to the agent.
+"""The interface that a runtime offers to the job.
 
-A runtime owns pods: it creates them from the manifests, starts and stops their
-containers, enforces the manifests' security and undoes all of it. It knows
-nothing of probes or of network profiles; those belong to the agent, which acts
-on the `Pod` values listed here.
+A runtime brings a deployment up and down: it creates pods from the manifests, starts and
+stops their containers, enforces the manifests' security and undoes all of it. Finding what runs
+is the business of the `ztprobe.pods.source.PodSource` that it hands out. It knows nothing of probes
+or of network profiles; those belong to the agent, which acts on the same `Pod` values.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ("Enforcement", "Pod", "Proof", "Runtime", "WorkloadOptions")
+from ztprobe.pods.model import Pod
+from ztprobe.pods.source import PodSource
+
+__all__ = ("Enforcement", "Proof", "Runtime", "WorkloadOptions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,25 +32,6 @@ class WorkloadOptions:
     level: int  # security level 0..3
     # more environment for the workload's containers (ztprobe validate puts known costs there)
     environment: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pod:
-    """A running pod, as far as the node needs to know it."""
-
-    name: str
-    namespace: str
-    labels: dict[str, str]
-    address: str  # IPv4
-    netns: Path
-    netns_inode: int
-    interface: str  # inside the pod: eth0
-    interface_index: int  # inside the pod; unique among the pods of a node
-    host_interface: str  # the other end of the veth, in the node's namespace
-    # between application and sidecar on the pod's own loopback (server: the application's,
-    # client: the sidecar's); None without a sidecar
-    loopback_port: int | None = None
-    containers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +69,28 @@ class Runtime(Protocol):
         ...
 
     @property
-    def node_netns(self) -> Path:
-        """The namespace that forwards between pods (policy drops happen there)."""
+    def server(self) -> Pod:
+        """The FL server's pod."""
+        ...
+
+    @property
+    def clients(self) -> tuple[Pod, ...]:
+        """The FL clients' pods."""
+        ...
+
+    @property
+    def applications(self) -> dict[str, str]:
+        """FL pod's name -> the container that runs the application (and logs its events)."""
+        ...
+
+    @property
+    def source(self) -> PodSource:
+        """Where the pods' processes and logs are found."""
+        ...
+
+    def loopback_port(self, pod: str) -> int | None:
+        """Between application and sidecar on the pod's loopback (server: the application's, client: the
+        sidecar's); None without a sidecar."""
         ...
 
     def create(self) -> None:
@@ -109,20 +113,12 @@ class Runtime(Protocol):
         """Start every client's application."""
         ...
 
-    def processes(self) -> dict[int, tuple[str, str]]:
-        """pid -> (pod name, container name) of everything running in FL pods now."""
-        ...
-
     def check(self) -> None:
         """:raises WorkloadError: a container exited with an error (names it, with its last lines)."""
         ...
 
     def finished(self) -> bool:
         """True once server and clients have all exited with status 0."""
-        ...
-
-    def log_path(self, pod: str, container: str) -> Path:
-        """Standard output of a container, growing while it runs (stderr is beside it, ``.err``)."""
         ...
 
     def facts(self) -> dict[str, Any]:

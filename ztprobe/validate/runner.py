@@ -11,7 +11,8 @@ from pathlib import Path
 from ztprobe.errors import ZtprobeError
 from ztprobe.experiment.names import parse_experiment
 from ztprobe.experiment.request import TraceRequest
-from ztprobe.experiment.run import run_disturbed
+from ztprobe.experiment.run import run
+from ztprobe.experiment.spec import RunSpec, spec_of
 from ztprobe.profile.model import profile_names
 from ztprobe.progress import QuietProgress
 from ztprobe.rundir.store import create_run_dir, load_run
@@ -37,15 +38,7 @@ def run_scenario(scenario: Scenario, out: Path) -> Outcome:
     plan = scenario.make(scenario.by_round)
     injection = _Injection(scenario, plan, out.with_name(f".{out.name}.capture"))
     try:
-        run_disturbed(
-            _request(scenario, out),
-            create_run_dir(out),
-            QuietProgress(),
-            offloads=scenario.offloads,
-            profile=plan.profile,
-            environment=_SHORT_TRAINING | dict(plan.environment),
-            interference=injection,
-        )
+        run(_spec(scenario, plan, out), create_run_dir(out), QuietProgress(), interference=injection)
         evidence = Evidence(
             run=load_run(out),
             packets=injection.capture.packets() if injection.capture else {},
@@ -80,8 +73,8 @@ def _compare(scenario: Scenario, plan: Plan, evidence: Evidence, problems: list[
     )
 
 
-def _request(scenario: Scenario, out: Path) -> TraceRequest:
-    return TraceRequest(
+def _spec(scenario: Scenario, plan: Plan, out: Path) -> RunSpec:
+    request = TraceRequest(
         experiment=parse_experiment(scenario.experiment, profile_names()),
         baseline=None,
         rounds=len(scenario.sizes),
@@ -90,6 +83,12 @@ def _request(scenario: Scenario, out: Path) -> TraceRequest:
         data_dir=None,
         out=out,
         reconnect=scenario.reconnect,
+    )
+    return spec_of(
+        request,
+        offloads=scenario.offloads,
+        profile=plan.profile,
+        environment=_SHORT_TRAINING | dict(plan.environment),
     )
 
 
@@ -106,13 +105,14 @@ class _Injection:
 
     @contextlib.contextmanager
     def during(self, runtime: Runtime) -> Iterator[None]:
-        pods = [pod for pod in runtime.pods if pod.labels.get("app", "").startswith("fl-")]
-        roles = {pod.name: pod.labels["app"].removeprefix("fl-") for pod in pods}
-        follower = Follower({name: runtime.log_path(name, role) for name, role in roles.items()})
+        pods = (runtime.server, *runtime.clients)
+        logs = {pod.name: runtime.source.log(pod, runtime.applications[pod.name]) for pod in pods}
+        follower = Follower(logs)
         # Not below the directory of runs' journals, where an unknown entry counts as left behind.
         state_dir = Path(tempfile.mkdtemp(prefix="ztprobe-validate-"))
         scene = Scene(runtime=runtime, follower=follower, state_dir=state_dir)
-        self.capture = Capture(pods, self.captures, whole=self._plan.whole)
+        loopback_ports = {pod.name: runtime.loopback_port(pod.name) for pod in pods}
+        self.capture = Capture(pods, loopback_ports, self.captures, whole=self._plan.whole)
         try:
             with self.capture, contextlib.ExitStack() as stack:
                 for injector in self._plan.injectors:

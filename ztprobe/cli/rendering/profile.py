@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     from ztprobe.conformance.verification import Verdict
     from ztprobe.leases.records import Lease
-    from ztprobe.pods.running import RunningPod
+    from ztprobe.pods.model import Pod
     from ztprobe.profile.model import Profile
 
 __all__ = (
@@ -121,7 +121,7 @@ def plan_lines(lease: Lease) -> list[str]:
             where = f"{kind} on {point.ifb}, for what enters by {point.interface} in {netns}"
         lines.append(f"{point.pod} {point.direction}: {where}{put_aside}{towards}")
     for rules in lease.rules:
-        here: list[RunningPod] = [pod for pod in lease.pods if pod.node_netns == rules.netns]
+        here: list[Pod] = [pod for pod in lease.pods if pod.node_netns == rules.netns]
         lines += [
             f"{pod} {direction}: delay line in {rules.netns.name}{towards}"
             for pod in here

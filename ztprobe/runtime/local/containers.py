@@ -10,7 +10,8 @@ import shutil
 from pathlib import Path
 
 from ztprobe.errors import PreflightError
-from ztprobe.runtime.interface import Pod
+from ztprobe.pods.local import log_name
+from ztprobe.pods.model import Pod
 from ztprobe.runtime.local import dns
 from ztprobe.runtime.local.cgroups import Tree
 from ztprobe.runtime.local.journal import Journal
@@ -134,7 +135,7 @@ class Containers:
 
     def log_path(self, pod: str, container: str) -> Path:
         """Standard output; standard error is beside it as ``.err``."""
-        return self._log_dir / f"{pod}.{container}.log"
+        return self._log_dir / log_name(pod, container)
 
     def last_words(self, pod: str, container: str) -> str:
         """The last lines that a container wrote, on one line, and where the rest is."""

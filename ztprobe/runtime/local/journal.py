@@ -28,9 +28,9 @@ from ztprobe import paths
 from ztprobe.errors import UsageError, ZtprobeError
 from ztprobe.kernelnet import netlink
 from ztprobe.leases import notices
+from ztprobe.pods.model import Pod
 from ztprobe.process.identity import started_ticks
 from ztprobe.process.interrupts import shielded
-from ztprobe.runtime.interface import Pod
 from ztprobe.runtime.local import cgroups, mounts
 
 __all__ = ("Journal", "appearing_whole", "clean_leftovers", "locked", "started_ticks", "undo")
@@ -99,22 +99,10 @@ class Journal:
         self._entries["cgroups"] += [str(top) for top in tops]
         self._write()
 
-    def pods(self, node_netns: Path, pods: Iterable[Pod]) -> None:
-        """These pods run now, for other commands to find (`ztprobe.pods.running.local_pods`)."""
-        self._entries["pods"] = [
-            {
-                "name": pod.name,
-                "namespace": pod.namespace,
-                "labels": pod.labels,
-                "address": pod.address,
-                "netns": str(pod.netns),
-                "netns_inode": pod.netns_inode,
-                "interface": pod.interface,
-                "host_interface": pod.host_interface,
-                "node_netns": str(node_netns),
-            }
-            for pod in pods
-        ]
+    def pods(self, pods: Iterable[Pod], log_dir: Path) -> None:
+        """These pods run now and write their output there, for others to find (`ztprobe.pods.local`)."""
+        self._entries["pods"] = [pod.as_dict() for pod in pods]
+        self._entries["logs"] = [str(log_dir)]
         (self.directory / notices.FILE).touch()  # what others put on these pods is told there
         self._write()
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from ztprobe.errors import PreflightError, UsageError
 from ztprobe.kernelnet import netlink
 from ztprobe.kernelnet.netns import entered, inode
-from ztprobe.runtime.interface import Pod
+from ztprobe.pods.model import Pod
 
 __all__ = ("MTU_BYTES", "Node", "PodAddress", "addresses", "read_sysctl", "write_sysctl")
 
@@ -55,7 +55,8 @@ class PodAddress:
     name: str
     namespace: str
     labels: Mapping[str, str]
-    containers: tuple[str, ...]
+    # between application and sidecar on the pod's own loopback (server: the application's, client:
+    # the sidecar's); None without a sidecar
     loopback_port: int | None
     number: int  # of the pod on its node, from 0
 
@@ -63,6 +64,11 @@ class PodAddress:
     def address(self) -> str:
         """IPv4."""
         return f"{_NETWORK}.{_FIRST_HOST + self.number}"
+
+    @property
+    def interface_index(self) -> int:
+        """Of the interface inside the pod; unique among the pods of a node."""
+        return _FIRST_INTERFACE_INDEX + self.number
 
     @property
     def hardware_address(self) -> str:
@@ -103,8 +109,9 @@ def _sysctl_file(name: str) -> Path:
 class Node:
     """The forwarding namespace and the pods around it."""
 
-    def __init__(self, prefix: str, offloads: bool) -> None:
-        self.prefix = prefix
+    def __init__(self, run: str, offloads: bool) -> None:
+        self._run = run
+        self.prefix = f"ztp-{run}"
         self.netns = self.path("node")
         self._offloads = offloads
         self._bridge_index = 0
@@ -159,7 +166,7 @@ class Node:
     def add(self, pod: PodAddress) -> Pod:
         """Make a pod's namespace and connect it to the bridge."""
         netns = self._make_namespace(pod.name)
-        index = _FIRST_INTERFACE_INDEX + pod.number
+        index = pod.interface_index
         host_interface = f"v-{pod.name}" if len(pod.name) <= 13 else f"v-{pod.number}"
         for scope in ("all", "default"):
             if read_sysctl(netns, f"net.ipv6.conf.{scope}.disable_ipv6") is not None:
@@ -214,10 +221,9 @@ class Node:
             netns=netns,
             netns_inode=inode(netns),
             interface="eth0",
-            interface_index=index,
             host_interface=host_interface,
-            loopback_port=pod.loopback_port,
-            containers=pod.containers,
+            node_netns=self.netns,
+            run=self._run,
         )
 
     def introduce(self, pods: list[tuple[Pod, PodAddress]]) -> None:
@@ -226,7 +232,7 @@ class Node:
             bridge = ipr.get_links(self._bridge_index)[0].get_attr("IFLA_ADDRESS")
         known = [(address.address, address.hardware_address) for _, address in pods]
         known.append((f"{_NETWORK}.1", bridge))
-        for pod, _ in pods:
+        for pod, placed in pods:
             with netlink.netlink(pod.netns) as ipr:
                 for address, hardware_address in known:
                     if address != pod.address:
@@ -235,7 +241,7 @@ class Node:
                             "replace",
                             dst=address,
                             lladdr=hardware_address,
-                            ifindex=pod.interface_index,
+                            ifindex=placed.interface_index,
                             state=_NUD_PERMANENT,
                         )
 

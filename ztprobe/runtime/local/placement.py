@@ -28,19 +28,17 @@ def place(workload: Workload) -> dict[str, network.PodAddress]:
             name=pod.name,
             namespace=pod.namespace,
             labels=pod.labels,
-            containers=tuple(c.name for c in pod.containers),
             loopback_port=_loopback_port(pod),
             number=len(placed),
         )
-    for name, namespace, labels, containers in (
-        (dns.POD, dns.NAMESPACE, dns.LABELS, ("dnsmasq",)),
-        (OUTSIDER, "default", {"app": OUTSIDER}, ()),
+    for name, namespace, labels in (
+        (dns.POD, dns.NAMESPACE, dns.LABELS),
+        (OUTSIDER, "default", {"app": OUTSIDER}),
     ):
         placed[name] = network.PodAddress(
             name=name,
             namespace=namespace,
             labels=labels,
-            containers=containers,
             loopback_port=None,
             number=len(placed),
         )

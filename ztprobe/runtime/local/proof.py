@@ -21,7 +21,8 @@ from pathlib import Path
 
 from ztprobe.errors import EnforcementError
 from ztprobe.kernelnet.netns import entered
-from ztprobe.runtime.interface import Enforcement, Pod, Proof
+from ztprobe.pods.model import Pod
+from ztprobe.runtime.interface import Enforcement, Proof
 from ztprobe.runtime.local import dns, firewall
 
 __all__ = ("Scene", "prove")
@@ -52,6 +53,7 @@ class Scene:
     outsider: Pod  # neither a client nor in their namespace
     service_name: str
     port: int
+    loopback_port: int | None  # the server's application behind its sidecar
     policy: bool
     # the clients' and the server's certificate directories, None without mutual TLS
     certificates: tuple[Path, Path] | None
@@ -148,7 +150,7 @@ def _tcp(name: str, source: Pod, target: Pod, port: int, unhindered: str, blocke
 
 
 def _tls_checks(scene: Scene, own: Path, foreign: Path) -> list[_Check]:
-    client, application_port = scene.clients[0], scene.server.loopback_port or 0
+    client, application_port = scene.clients[0], scene.loopback_port or 0
     return [
         _Check(
             name=f"{client.name} with its certificate -> {scene.server.name}:{scene.port}",

@@ -21,8 +21,11 @@ from typing import Any
 
 from ztprobe import paths, policy
 from ztprobe.errors import PreflightError, WorkloadError
+from ztprobe.kernelnet.sockets import tcp_sockets
+from ztprobe.pods.local import LocalPods
+from ztprobe.pods.model import Pod
 from ztprobe.process.interrupts import shielded
-from ztprobe.runtime.interface import Enforcement, Pod, WorkloadOptions
+from ztprobe.runtime.interface import Enforcement, WorkloadOptions
 from ztprobe.runtime.local import (
     certificates,
     cgroups,
@@ -88,16 +91,41 @@ class LocalRuntime:
         self._rules = policy.compile_policies(
             self._workload.policies, placement.policy_pods(self._workload, self._placed)
         )
-        self._node = network.Node(f"ztp-{run_id}", offloads)
+        self._node = network.Node(run_id, offloads)
         self._tree = cgroups.Tree(cgroups.detect(), f"ztp-{run_id}")
         self._pods: dict[str, Pod] = {}
         self._journal: Journal | None = None
         self._containers: Containers | None = None
+        self._source = LocalPods(run_id)
 
     @property
     def pods(self) -> tuple[Pod, ...]:
         """The FL pods, server first, and the DNS pod."""
         return tuple(pod for name, pod in self._pods.items() if name != placement.OUTSIDER)
+
+    @property
+    def server(self) -> Pod:
+        """The FL server's pod."""
+        return self._pods[self._workload.server.name]
+
+    @property
+    def clients(self) -> tuple[Pod, ...]:
+        """The FL clients' pods."""
+        return tuple(self._pods[pod.name] for pod in self._workload.clients)
+
+    @property
+    def applications(self) -> dict[str, str]:
+        """See `ztprobe.runtime.interface.Runtime`."""
+        return {pod.name: pod.application.name for pod in self._workload.pods}
+
+    @property
+    def source(self) -> LocalPods:
+        """Where the pods' processes and logs are found."""
+        return self._source
+
+    def loopback_port(self, pod: str) -> int | None:
+        """See `ztprobe.runtime.interface.Runtime`."""
+        return self._placed[pod].loopback_port
 
     @property
     def node_netns(self) -> Path:
@@ -135,7 +163,7 @@ class LocalRuntime:
             self._node.introduce([(pod, self._placed[name]) for name, pod in self._pods.items()])
             transport.choose(journal, [pod.netns for pod in self._pods.values()], self._congestion_control)
             self._start_dns(self._containers)
-            journal.pods(self._node.netns, self.pods)
+            journal.pods(self.pods, self._log_dir)
 
     def _preflight(self) -> None:
         if os.geteuid() != 0:
@@ -230,7 +258,7 @@ class LocalRuntime:
         port = int(server.application.env["FL_LISTEN"].rpartition(":")[2])
         pid = self._up().pid(server.name, server.application.name)
         for _ in self._until(f"{server.name} does not listen on port {port}"):
-            if _listens(pid, port):
+            if any(found.listens and found.local_port == port for found in tcp_sockets(pid)):
                 return
 
     def prove(self) -> Enforcement:
@@ -246,11 +274,12 @@ class LocalRuntime:
                 outsider=self._pods[placement.OUTSIDER],
                 service_name=service.domain_name,
                 port=service.port,
+                loopback_port=self.loopback_port(server.name),
                 policy=bool(self._workload.policies),
                 certificates=(secrets / _secret(client), secrets / _secret(server)) if self._mtls else None,
                 client_identity=certificates.spiffe_id(client.namespace, client.service_account),
                 server_identity=certificates.spiffe_id(server.namespace, server.service_account),
-                server_proxy_log=self.log_path(server.name, "proxy"),
+                server_proxy_log=self._up().log_path(server.name, "proxy"),
             )
         )
         if self._workload.policies:
@@ -265,15 +294,6 @@ class LocalRuntime:
     def start_clients(self) -> None:
         """Start every client's application."""
         self._up().launch([(self._pods[p.name], p.application) for p in self._workload.clients])
-
-    def processes(self) -> dict[int, tuple[str, str]]:
-        """pid -> (pod, container) of everything that runs in FL pods now."""
-        return {
-            pid: (pod.name, container.name)
-            for pod in self._workload.pods
-            for container in pod.containers
-            for pid in self._tree.members(pod.name, container.name)
-        }
 
     def check(self) -> None:
         """:raises WorkloadError: a container ended that should not have, or with an error."""
@@ -295,10 +315,6 @@ class LocalRuntime:
         """True once server and clients have all exited with status 0."""
         exits = self._up().exits()
         return all(exits.get(f"{p.name}/{p.application.name}") == 0 for p in self._workload.pods)
-
-    def log_path(self, pod: str, container: str) -> Path:
-        """Standard output of a container; its standard error is beside it as ``.err``."""
-        return self._up().log_path(pod, container)
 
     def facts(self) -> dict[str, Any]:
         """What shaped the run besides profile and level, for run.json; call it while pods exist."""
@@ -346,17 +362,3 @@ class LocalRuntime:
 
 def _secret(pod: PodPlan) -> str:
     return next(m.secret for c in pod.containers for m in c.mounts if m.secret is not None)
-
-
-def _listens(pid: int, port: int) -> bool:
-    # /proc/PID/net is that process's network namespace; 0A is TCP_LISTEN.
-    for table in ("tcp", "tcp6"):
-        try:
-            lines = Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
-            _, local, _, state, *_ = line.split()
-            if state == "0A" and int(local.rpartition(":")[2], 16) == port:
-                return True
-    return False

@@ -52,7 +52,7 @@ class PacketHolder:
     def __call__(self, scene: Scene) -> Iterator[None]:
         """See `Injector`. :raises EnforcementError: the node refuses the rules."""
         words = list(self._matches)
-        where, hook = scene.runtime.node_netns, "PREROUTING"
+        where, hook = scene.runtime.server.node_netns, "PREROUTING"
         if self._behind is not None:
             (pod, _) = words[0]
             where, hook = scene.pod(pod).netns, "OUTPUT"
@@ -146,7 +146,7 @@ class Blocker:
     @contextlib.contextmanager
     def __call__(self, scene: Scene) -> Iterator[None]:
         """See `Injector`. :raises EnforcementError: nft refuses."""
-        node = scene.runtime.node_netns
+        node = scene.runtime.server.node_netns
         # Where a NetworkPolicy's verdict falls: the node's forward hook.
         _nft(node, f"add table ip {_TABLE}")
         _nft(node, f"add chain ip {_TABLE} gate {{ type filter hook forward priority 5; }}")

@@ -68,7 +68,7 @@ class ProfileSteps:
             return current
         if current is not None:
             self._end(scene, current)
-        emulator = Emulator(profile, scene.pods, scene.runtime.node_netns, scene.state_dir, number)
+        emulator = Emulator(profile, scene.pods, scene.runtime.server.node_netns, scene.state_dir, number)
         begin_ns = time.monotonic_ns()
         emulator.apply()
         end_ns = time.monotonic_ns()

@@ -8,17 +8,18 @@ act itself.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ztprobe.errors import WorkloadError
-from ztprobe.runtime.interface import Pod, Runtime
+from ztprobe.pods.model import Pod
+from ztprobe.rundir.logs import GrowingLog
+from ztprobe.runtime.interface import Runtime
 
 __all__ = ("POLL_S", "Follower", "Injector", "Note", "Scene", "prefer_this_thread")
 
@@ -40,8 +41,7 @@ class Follower:
     """Reads the pods' logs as they grow and tells who asked; a context manager."""
 
     def __init__(self, logs: Mapping[str, Path]) -> None:
-        self._logs = dict(logs)
-        self._offsets = dict.fromkeys(logs, 0)
+        self._logs = {pod: GrowingLog(path) for pod, path in logs.items()}
         self._listeners: list[Callable[[str, dict[str, Any]], None]] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
@@ -61,27 +61,12 @@ class Follower:
 
     def _run(self) -> None:
         while not self._stop.wait(POLL_S):
-            for pod, path in self._logs.items():
-                for event in self._fresh(pod, path):
+            for pod, log in self._logs.items():
+                for event in log.fresh():
                     if event["event"] == "round_start":
                         self.round = int(event["round"])
                     for listener in self._listeners:
                         listener(pod, event)
-
-    def _fresh(self, pod: str, path: Path) -> Iterator[dict[str, Any]]:
-        try:
-            with path.open("rb") as stream:
-                stream.seek(self._offsets[pod])
-                text = stream.read()
-        except FileNotFoundError:
-            return
-        whole = text[: text.rfind(b"\n") + 1]
-        self._offsets[pod] += len(whole)
-        for line in whole.splitlines():
-            if line.startswith(b"{"):
-                event = json.loads(line)
-                if "event" in event:
-                    yield event
 
 
 @dataclass(kw_only=True)
@@ -97,7 +82,7 @@ class Scene:
     @property
     def pods(self) -> list[Pod]:
         """The experiment's pods, server first."""
-        return [pod for pod in self.runtime.pods if pod.labels.get("app", "").startswith("fl-")]
+        return [self.runtime.server, *self.runtime.clients]
 
     def pod(self, name: str) -> Pod:
         """One of them. :raises KeyError: there is none of that name."""
@@ -105,7 +90,7 @@ class Scene:
 
     def pid(self, pod: str, container: str) -> int:
         """The (first) process of a container. :raises WorkloadError: it does not run."""
-        for pid, where in sorted(self.runtime.processes().items()):
+        for pid, where in sorted(self.runtime.source.processes(self.pods).items()):
             if where == (pod, container):
                 return pid
         raise WorkloadError(f"{pod}/{container} does not run")

@@ -141,8 +141,8 @@ class _Tap:
         self._moment = moment
         self._peer = socket.inet_aton(scene.pod(moment.peer).address) if moment.peer else b""
         # On loopback a client's sidecar listens, but a server's application does.
-        self._port = 0 if moment.peer else pod.loopback_port or 0
-        self._port_offset = 34 if pod.labels["app"] == "fl-server" else 36
+        self._port = 0 if moment.peer else scene.runtime.loopback_port(pod.name) or 0
+        self._port_offset = 34 if pod == scene.runtime.server else 36
         # Of one protocol a packet socket sees what arrives, and so every packet once, on loopback too.
         with entered(pod.netns):
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_IP))

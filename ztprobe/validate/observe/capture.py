@@ -14,13 +14,13 @@ import signal
 import struct
 import subprocess
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ztprobe.errors import PreflightError, WorkloadError
 from ztprobe.kernelnet.netns import entered
-from ztprobe.runtime.interface import Pod
+from ztprobe.pods.model import Pod
 
 __all__ = ("Capture", "Seen", "read_pcap")
 
@@ -70,11 +70,13 @@ class _Tap:
     snap_bytes: int
 
 
-def _taps(pods: Sequence[Pod], whole: Collection[str]) -> Iterator[_Tap]:
+def _taps(
+    pods: Sequence[Pod], loopback_ports: Mapping[str, int | None], whole: Collection[str]
+) -> Iterator[_Tap]:
     for pod in pods:
         places = {pod.name: (pod.interface, _FILTER)}
-        if pod.loopback_port is not None:
-            places[f"{pod.name}/lo"] = ("lo", f"tcp port {pod.loopback_port}")
+        if (port := loopback_ports[pod.name]) is not None:
+            places[f"{pod.name}/lo"] = ("lo", f"tcp port {port}")
         for name, (interface, words) in places.items():
             yield _Tap(name, pod.netns, interface, words, _WHOLE_BYTES if name in whole else _SNAP_BYTES)
 
@@ -82,11 +84,18 @@ def _taps(pods: Sequence[Pod], whole: Collection[str]) -> Iterator[_Tap]:
 class Capture:
     """tcpdump at every given pod's interfaces; a context manager. What it saw can be read afterwards.
 
+    :param loopback_ports: pod's name -> port between its application and its sidecar, if it has one.
     :param whole: where (POD, POD/lo) packets are kept with all their bytes; elsewhere with the first few.
     """
 
-    def __init__(self, pods: Sequence[Pod], directory: Path, whole: Collection[str] = ()) -> None:
-        self._taps = list(_taps(pods, whole))
+    def __init__(
+        self,
+        pods: Sequence[Pod],
+        loopback_ports: Mapping[str, int | None],
+        directory: Path,
+        whole: Collection[str] = (),
+    ) -> None:
+        self._taps = list(_taps(pods, loopback_ports, whole))
         self._directory = directory
         self._offsets_ns: list[int] = []
         self._running: list[subprocess.Popen[bytes]] = []

@@ -1,0 +1,49 @@
+"""Who serves whom in a run, as run.json tells it: pods, where they listen, which have a sidecar.
+
+The agent found it by the sockets that pods had open (`ztprobe.agent.endpoints`). Nothing of it is
+assumed here: neither a port, nor a label, nor that a security level brings sidecars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ("Roles", "roles_of")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roles:
+    """The parts that pods play in a run."""
+
+    server: str  # whose log the rounds are from
+    ports: frozenset[int]  # at which it can be reached from other pods
+    clients: tuple[str, ...]  # that it serves, or would: every watched pod that serves nobody itself
+    behind_sidecar: frozenset[str]  # pods whose application speaks to another container over loopback
+
+
+def roles_of(meta: Mapping[str, Any]) -> Roles:
+    """Read them from run.json.
+
+    :raises ValueError: it does not say, or what it says does not fit together; says what.
+    """
+    told = meta.get("topology")
+    if told is None:
+        raise ValueError("does not say who serves whom, as every run does by now: trace it again")
+    try:
+        server, serves = told["rounds_of"], told["serves"]
+        ports = {int(one["port"]) for one in told["endpoints"] if one["pod"] == server and one["reachable"]}
+        clients = tuple(pod for pod in told["pods"] if pod != server and not serves.get(pod))
+        behind_sidecar = frozenset(told["behind_sidecar"])
+        unknown = {server, *clients} - {pod["name"] for pod in meta["pods"]}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"topology: {error} is not as ztprobe writes it") from error
+    if unknown:
+        raise ValueError(f"topology: {min(unknown)} is none of the pods")
+    if not ports or not clients:
+        raise ValueError(
+            f"topology: {server} was reached at {len(ports)} ports and serves {len(clients)} pods, "
+            "expected at least one of each"
+        )
+    return Roles(server=server, ports=frozenset(ports), clients=clients, behind_sidecar=behind_sidecar)

@@ -1,0 +1,125 @@
+"""The agent as whoever asks sees it: everything that touches a node, behind one small interface.
+
+Arguments and answers are values that JSON can carry, so that the one who asks may be in the same
+process (`ztprobe.agent.node_agent.NodeAgent`), in another (`ztprobe.agent.remote.AgentProcess`) or
+on another machine. Events are no answers: they go to the agent's sink (`ztprobe.agent.sinks`) while
+it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ztprobe.pods.model import Pod
+from ztprobe.pods.source import Processes
+from ztprobe.profile.model import Profile
+
+__all__ = ("Account", "Agent", "Measurement", "Status")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What pods get of the profile that is in force."""
+
+    backend: str  # what puts it into force
+    requested: dict[str, Any]
+    measured: dict[str, Any]
+    details: dict[str, Any]
+    summary: str  # for people
+    problems: list[str]  # why the profile is evidently not in force; empty: nothing says so
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """How things stand. Taking it costs a system call or two as long as nothing has changed."""
+
+    problem: str | None  # what makes everything from now on worthless; it stays said
+    notes: list[str]  # for people, since the last time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """What was seen, what that cost, and what was in force meanwhile."""
+
+    hooks: dict[str, str] = field(default_factory=dict)  # signal -> hook
+    probes: list[dict[str, Any]] = field(default_factory=list)
+    loss: dict[str, int] = field(default_factory=dict)
+    # when: from_ns, to_ns (CLOCK_MONOTONIC), channel, count
+    loss_log: list[dict[str, Any]] = field(default_factory=list)
+    coverage: float = 1.0
+    events_seen: int = 0
+    events_unread: int = 0
+    reader_cpu_ns: int = 0
+    memory: dict[str, int] = field(default_factory=dict)  # see ztprobe.agent.memory
+    drop_reasons: dict[str, str] = field(default_factory=dict)  # the kernel's number -> name
+    emulation: dict[str, Any] = field(default_factory=dict)  # what the backend counted
+    schedule: dict[str, Any] | None = None  # what was in force when; None: no schedule was begun
+
+
+class Agent(Protocol):
+    """Probes and emulation on one node.
+
+    prepare -> add_pod ... -> start -> [pods and processes come and go] -> stop -> close.
+    Between start and stop a profile may be put into force (apply), measured and followed.
+    """
+
+    def prepare(self) -> None:
+        """Compile and load the probes; needs no pods yet.
+
+        :raises PreflightError: the kernel lacks something that they need.
+        """
+        ...
+
+    def add_pod(self, pod: Pod) -> None:
+        """Watch a pod of this node from now on, and what forwards between it and others.
+
+        :raises PreflightError: its interfaces cannot be watched.
+        """
+        ...
+
+    def remove_pod(self, pod: Pod) -> None:
+        """Watch it no longer; it may be gone already. What was seen of it stays."""
+        ...
+
+    def watch(self, processes: Processes) -> None:
+        """These processes run in the pods now; any that was there before and is not among them has ended."""
+        ...
+
+    def start(self) -> dict[str, str]:
+        """Begin to see. :returns: signal -> hook in use. :raises PreflightError: the kernel refuses."""
+        ...
+
+    def apply(self, profile: Profile, *, seed: int) -> None:
+        """Put a profile into force on the egress of the pods that are there, until `stop`.
+
+        :param seed: of the delay line's draws; netem draws its own.
+        :raises EnforcementError: an interface is someone else's, or the kernel refused.
+        :raises PreflightError: this kernel cannot emulate the profile.
+        """
+        ...
+
+    def measure(self, server: str, clients: Sequence[str]) -> Measurement:
+        """Measure what these pods get of it, with probes of our own; before any policy is in force."""
+        ...
+
+    def follow(self) -> None:
+        """Begin the profile's schedule now, if it has one."""
+        ...
+
+    def status(self) -> Status:
+        """How things stand."""
+        ...
+
+    def topology(self) -> dict[str, Any]:
+        """Who serves whom now, by the pods' sockets (`ztprobe.agent.endpoints`)."""
+        ...
+
+    def stop(self) -> Account:
+        """See no more, take the profile off, and tell. The sink has everything by then."""
+        ...
+
+    def close(self) -> None:
+        """Undo everything, whatever state it is in; idempotent."""
+        ...

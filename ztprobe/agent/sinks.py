@@ -1,0 +1,67 @@
+"""Where an agent's events go while it runs.
+
+A sink is given batches of records as the kernel wrote them, kind by kind, in the order in which they
+were read, and now and then what numbers in them stand for. A run directory's is here; one that
+sends batches over a network would do the same with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from ztprobe.rundir.batches import BatchWriter
+
+__all__ = ("Names", "RunDirSink", "Sink")
+
+
+@dataclass
+class Names:
+    """What numbers in events stand for."""
+
+    pods: dict[int, str] = field(default_factory=dict)  # network namespace inode -> pod
+    processes: dict[int, str] = field(default_factory=dict)  # process id -> pod/container
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            which: {str(number): name for number, name in names.items()}
+            for which, names in (("pods", self.pods), ("processes", self.processes))
+        }
+
+
+class Sink(Protocol):
+    """Takes an agent's events. All calls come from one thread at a time."""
+
+    def write(self, kind: str, rows: np.ndarray) -> None:
+        """Take a batch.
+
+        :param rows: a structured array of the kind's type; it is the sink's from now on.
+        """
+
+    def renamed(self, names: Names) -> None:
+        """What came so far goes by these names; from now on a number may stand for something else."""
+
+    def close(self, names: Names, pairs: list[Any]) -> None:
+        """That was all. :param pairs: what proxies' threads tied together, from the probes' own map."""
+
+
+class RunDirSink:
+    """Writes batches below a run directory, from which `ztprobe.rundir.batches` reads them back."""
+
+    def __init__(self, writer: BatchWriter) -> None:
+        self._writer = writer
+
+    def write(self, kind: str, rows: np.ndarray) -> None:
+        """See `Sink`."""
+        self._writer.write(kind, rows)
+
+    def renamed(self, names: Names) -> None:
+        """See `Sink`."""
+        self._writer.end_part(names.as_dict())
+
+    def close(self, names: Names, pairs: list[Any]) -> None:
+        """See `Sink`."""
+        self._writer.end_part({**names.as_dict(), "pairs": pairs})

@@ -1,0 +1,57 @@
+"""A traced experiment and its baseline: two runs of one call, side by side in one run directory."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from ztprobe.errors import WorkloadError
+from ztprobe.experiment.request import TraceRequest
+from ztprobe.experiment.run import Job
+from ztprobe.experiment.spec import spec_of
+from ztprobe.profile.model import load_profile
+from ztprobe.progress import Progress
+from ztprobe.rundir.store import BASELINE_DIR, create_run_dir
+from ztprobe.runtime.deployments import appearing_whole, clean_leftovers
+
+__all__ = ("run_pair",)
+
+
+def run_pair(request: TraceRequest, progress: Progress) -> Path:
+    """Run what was asked for, the baseline first, and return the run directory, ready to be analysed.
+
+    :raises ZtprobeError: something could not be set up, was not in force, or failed on the way.
+    """
+    for line in clean_leftovers():
+        progress.note(f"left by an interrupted run: {line}")
+    with appearing_whole(request.out) as partial:
+        try:
+            _run_both(request, partial, progress)
+        except WorkloadError as error:
+            raise WorkloadError(_with_kept_logs(str(error), partial)) from error
+    return request.out
+
+
+def _run_both(request: TraceRequest, directory: Path, progress: Progress) -> None:
+    outcome = create_run_dir(directory, shown=request.out)
+    # All runs of a call see packets of the same size, or the offloads would pass for the profile's cost.
+    per_packet = any(load_profile(e.profile).per_packet for e in request.experiments)
+    jobs = []  # all of them first: what the second cannot do should not show after the first has run
+    for experiment in request.experiments:
+        is_baseline = experiment is not request.experiment
+        target = create_run_dir(directory / BASELINE_DIR) if is_baseline else outcome
+        jobs.append(Job(spec_of(request, experiment, offloads=not per_packet), target, progress))
+    for job in jobs:
+        progress.note(f"{job.spec.experiment.name}{'' if job.target is outcome else ' (baseline)'}")
+        job.run()
+
+
+def _with_kept_logs(message: str, partial: Path) -> str:
+    # A log that the message names would be gone with everything else that is unfinished.
+    if str(partial) not in message:
+        return message
+    kept = tempfile.mkdtemp(prefix="ztprobe-failed-")
+    for logs in partial.rglob("logs"):
+        shutil.copytree(logs, kept / logs.relative_to(partial))
+    return message.replace(str(partial), kept)

@@ -1,0 +1,69 @@
+"""What a run is made of, as a value: equal specs ask for equal runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from ztprobe.experiment.names import Experiment
+from ztprobe.experiment.request import TraceRequest
+from ztprobe.profile.model import Profile, load_profile
+from ztprobe.runtime.interface import Runtime, WorkloadOptions
+
+__all__ = ("Interference", "RunSpec", "spec_of")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One run of one experiment."""
+
+    experiment: Experiment
+    profile: Profile  # the experiment's, unless something else is asked for
+    options: WorkloadOptions
+    offloads: bool  # segmentation offloads of the pods' interfaces stay on
+    runtime: str = "local"
+    probes: bool = True  # False: nothing is seen of it, so that somebody else may look
+
+
+class Interference(Protocol):
+    """Something that acts on a run from outside, such as a known cost put in one place."""
+
+    def during(self, runtime: Runtime) -> AbstractContextManager[None]:
+        """Entered when everything but the clients runs, left after the last round."""
+        ...
+
+
+def spec_of(
+    request: TraceRequest,
+    experiment: Experiment | None = None,
+    *,
+    offloads: bool,
+    profile: Profile | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> RunSpec:
+    """The spec of one of a request's experiments.
+
+    :param experiment: None: the one that is asked for, not its baseline.
+    :param profile: instead of the one that the experiment's name says.
+    :param environment: more of it for the workload's containers.
+    :raises UsageError: there is no profile of that name.
+    """
+    experiment = experiment or request.experiment
+    return RunSpec(
+        experiment=experiment,
+        profile=profile or load_profile(experiment.profile),
+        options=WorkloadOptions(
+            rounds=request.rounds,
+            clients=request.clients,
+            seed=experiment.seed,
+            distribution=experiment.distribution,
+            dataset=request.dataset,
+            data_dir=request.data_dir,
+            reconnect=request.reconnect,
+            level=experiment.level,
+            environment=dict(environment or {}),
+        ),
+        offloads=offloads,
+    )

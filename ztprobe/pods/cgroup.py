@@ -1,0 +1,133 @@
+"""From a process to its pod, and from a pod to its network namespace, on a cluster's node.
+
+The way is from process to cgroup to pod UID: kubelet names a pod's cgroup after its UID in every
+layout (cgroup v1 and v2, cgroupfs and systemd drivers), so no container runtime has to be asked.
+`pod_uid` and `container_id` are that rule, pure; `find_namespaces` and `find_processes` walk
+``/proc`` with it.
+
+A process may end before its pod does. Container runtimes bind a pod's namespace under
+``/run/netns`` for the pod's whole life, so that is the path that is kept where there is one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ("Namespaces", "container_id", "find_namespaces", "find_processes", "lasting", "pod_uid")
+
+# kubepods/burstable/pod<uid>/<container>            cgroupfs driver
+# kubepods.slice/kubepods-pod<uid with _>.slice/...  systemd driver
+# with anything above (kubelet in a container, kind, v1's per-controller paths)
+_HEX = "[0-9a-f]"
+_UID = (
+    rf"{_HEX}{{8}}[-_]{_HEX}{{4}}[-_]{_HEX}{{4}}[-_]{_HEX}{{4}}[-_]{_HEX}{{12}}"
+    rf"|{_HEX}{{32}}"  # a static pod's, from a hash of its manifest
+)
+_POD_CGROUP = re.compile(rf"kubepods[^/]*(?:/[^/]+)*?/(?:[a-z]+-)*pod(?P<uid>{_UID})(?:\.slice)?(?:/|$)")
+# Read from a container with a cgroup namespace of its own (/../../pod<uid>/...), the upper part is missing.
+_RELATIVE_POD_CGROUP = re.compile(
+    rf"^(?:/\.\.)+/(?:[^/]+/)*(?:[a-z]+-)*pod(?P<uid>{_UID})(?:\.slice)?(?:/|$)"
+)
+_PINNED = (Path("/run/netns"), Path("/proc/1/root/run/netns"))  # from a pod with hostPID, the latter
+
+# The last part of a container's cgroup: ID, or RUNTIME-ID.scope with the systemd driver.
+_CONTAINER = re.compile(rf"/(?:[a-z-]+-)?(?P<id>{_HEX}{{64}})(?:\.scope)?(?:/|$)")
+
+
+def pod_uid(cgroup_file: str) -> str | None:
+    """The UID of the pod that a process belongs to, from the text of its ``/proc/PID/cgroup``.
+
+    Lines are ``ID:CONTROLLERS:PATH``: one (``0::PATH``) on v2, one per hierarchy on v1, both on
+    hybrid layouts. None: no pod's process.
+    """
+    for line in cgroup_file.splitlines():
+        path = line.split(":", 2)[-1]
+        match = _POD_CGROUP.search(path) or _RELATIVE_POD_CGROUP.match(path)
+        if match is not None:
+            return match["uid"].replace("_", "-")
+    return None
+
+
+def container_id(cgroup_file: str) -> str | None:
+    """The container that a process belongs to, as the API's ``containerID`` ends; None: no container's."""
+    for line in cgroup_file.splitlines():
+        match = _CONTAINER.search(line.split(":", 2)[-1])
+        if match is not None:
+            return match["id"]
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Namespaces:
+    """The network namespaces of this machine's processes."""
+
+    pods: Mapping[str, Path]  # by the pod's UID
+    others: tuple[Path, ...]  # of processes of no pod; the machine's own first
+
+
+def find_namespaces(proc: Path = Path("/proc")) -> Namespaces:
+    """Find every pod's network namespace, and those that may hold the other ends of pods' links.
+
+    Pods in the host's own network are left out: there is nothing of theirs to change.
+    """
+    hosts = {_namespace(proc / name / "ns" / "net") for name in ("1", "self")}
+    of_pods: dict[str, tuple[str, Path]] = {}
+    others: dict[str, Path] = {}
+    for process, cgroups in _processes(proc):
+        path = process / "ns" / "net"
+        namespace, uid = _namespace(path), pod_uid(cgroups)
+        if namespace is None:
+            continue
+        if uid is None:
+            others.setdefault(namespace, path)
+        elif namespace not in hosts:
+            of_pods.setdefault(uid, (namespace, path))
+    taken = {namespace for namespace, _ in of_pods.values()}
+    return Namespaces(
+        pods={uid: path for uid, (_, path) in of_pods.items()},
+        others=tuple(path for namespace, path in others.items() if namespace not in taken),
+    )
+
+
+def find_processes(uids: Mapping[str, str], proc: Path = Path("/proc")) -> Iterator[tuple[int, str, str]]:
+    """(pid, what ``uids`` says of its pod, container's ID) of every process in a container of these pods."""
+    for process, cgroups in _processes(proc):
+        uid, container = pod_uid(cgroups), container_id(cgroups)
+        if uid is not None and container is not None and uid in uids:
+            yield int(process.name), uids[uid], container
+
+
+def _processes(proc: Path) -> Iterator[tuple[Path, str]]:
+    for process in sorted((p for p in proc.iterdir() if p.name.isdigit()), key=lambda p: int(p.name)):
+        try:
+            cgroups = (process / "cgroup").read_text()
+        except OSError:
+            continue  # it has ended meanwhile
+        yield process, cgroups
+
+
+def _namespace(path: Path) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
+
+
+def lasting(netns: Path) -> Path:
+    """Where a namespace is bound for as long as it is in use; else the path given."""
+    try:
+        wanted = os.stat(netns)
+    except OSError:
+        return netns
+    for directory in _PINNED:
+        with contextlib.suppress(OSError):
+            for path in sorted(directory.iterdir()):
+                found = path.stat()
+                if (found.st_ino, found.st_dev) == (wanted.st_ino, wanted.st_dev):
+                    return path
+    return netns

@@ -1,0 +1,65 @@
+"""Containers' logs read as they grow: JSON events, one a line, among whatever else is printed there.
+
+The one reader of such files, for the job (rounds as they end), for whoever follows a run from the
+side, and for a finished log. kubelet puts its own words before each line
+(``TIME STREAM TAG TEXT``, tag F for a whole line and P for a part); they are taken off.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from ztprobe.errors import WorkloadError
+
+__all__ = ("GrowingLog", "read_events")
+
+Event = dict[str, Any]
+
+# https://github.com/kubernetes/design-proposals-archive/blob/main/node/kubelet-cri-logging.md
+_KUBELET = re.compile(rb"\d{4}-\d\d-\d\dT\S+ (?:stdout|stderr) (?P<tag>[FP])\S* ")
+
+
+class GrowingLog:
+    """A log and how far it has been read. It may not exist yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._read_bytes = 0
+        self._part = b""  # of a line that kubelet has split
+
+    def fresh(self) -> list[Event]:
+        """The events of the whole lines since the last call; a half-written last line waits for the next.
+
+        :raises WorkloadError: a line begins like an event and is none.
+        """
+        try:
+            with self.path.open("rb") as stream:
+                stream.seek(self._read_bytes)
+                text = stream.read()
+        except FileNotFoundError:
+            return []
+        whole = text[: text.rfind(b"\n") + 1]
+        self._read_bytes += len(whole)
+        return [event for line in whole.splitlines() if (event := self._event(line)) is not None]
+
+    def _event(self, line: bytes) -> Event | None:
+        if (words := _KUBELET.match(line)) is not None:
+            self._part += line[words.end() :]
+            if words["tag"] == b"P":
+                return None
+            line, self._part = self._part, b""
+        if not line.startswith(b"{"):
+            return None
+        try:
+            event = json.loads(line)
+        except ValueError as error:
+            raise WorkloadError(f"{self.path.name}: not a JSON event: {line[:80]!r}") from error
+        return event if "event" in event else None
+
+
+def read_events(path: Path) -> list[Event]:
+    """All events of a log; none if it does not exist. :raises WorkloadError: see `GrowingLog.fresh`."""
+    return GrowingLog(path).fresh()
