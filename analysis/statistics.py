@@ -54,6 +54,7 @@ __all__ = (
     "mean_ns",
     "median_ns",
     "p99_ns",
+    "relative_interval",
     "share",
     "warm_rounds",
 )
@@ -63,6 +64,7 @@ RESAMPLES = 1000
 MIN_ROUNDS_FOR_INTERVAL = 7
 MIN_ROUNDS_FOR_P99 = 100
 _SEED = 1  # any constant: the same run must give the same report
+_TAILS = (100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2)
 _NORMAL_CRITICAL = 1.9600
 # Factor on an interval: what independent rounds need, and more for each unit of correlation.
 _RELATED = (0.93, 0.55)
@@ -136,16 +138,37 @@ def differences(run_ns: NDArray[np.int64], baseline_ns: NDArray[np.int64]) -> li
     deltas_ns = run_ns.sum(axis=0) / len(run_ns) - baseline_ns.sum(axis=0) / len(baseline_ns)
     if min(len(run_ns), len(baseline_ns)) < MIN_ROUNDS_FOR_INTERVAL:
         return [Difference(delta_ns=float(delta), interval_ns=None) for delta in deltas_ns]
-    random = np.random.Generator(np.random.PCG64(_SEED))
-    deviations = _deviations(run_ns, random) - _deviations(baseline_ns, random)
-    alone, with_correlation = _RELATED
-    deviations *= alone + with_correlation * _correlation(run_ns, baseline_ns)
-    tail = 100 * (1 - LEVEL) / 2
-    low, high = deltas_ns + np.percentile(deviations, [tail, 100 - tail], axis=0)
+    one, other = _resampled(run_ns, baseline_ns)
+    low, high = deltas_ns + np.percentile(one - other, _TAILS, axis=0)
     return [
         Difference(delta_ns=float(delta), interval_ns=(float(least), float(most)))
         for delta, least, most in zip(deltas_ns, low, high, strict=True)
     ]
+
+
+def relative_interval(
+    run_ns: NDArray[np.int64], baseline_ns: NDArray[np.int64]
+) -> tuple[float, float] | None:
+    """Of the ratio of means minus 1, from the resamples that `differences` draws; None: too few rounds.
+
+    :param run_ns: rounds x 1, integer nanoseconds; the baseline's mean is not 0.
+    """
+    if min(len(run_ns), len(baseline_ns)) < MIN_ROUNDS_FOR_INTERVAL:
+        return None
+    one, other = _resampled(run_ns, baseline_ns)
+    ratios = (run_ns.mean(axis=0) + one) / (baseline_ns.mean(axis=0) + other) - 1
+    low, high = np.percentile(ratios, _TAILS)
+    return float(low), float(high)
+
+
+def _resampled(
+    run_ns: NDArray[np.int64], baseline_ns: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Deviations of both runs' means, each run drawn for itself: resamples x parts."""
+    random = np.random.Generator(np.random.PCG64(_SEED))
+    alone, with_correlation = _RELATED
+    factor = alone + with_correlation * _correlation(run_ns, baseline_ns)
+    return _deviations(run_ns, random) * factor, _deviations(baseline_ns, random) * factor
 
 
 def _deviations(values_ns: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.float64]:

@@ -153,6 +153,7 @@ class _Builder:
             syn_count=self._syn_count(chain.client, window),
             retransmissions=chain.retransmissions,
             needless_retransmissions=chain.needless_retransmissions,
+            segments=tuple(paint(window.start_ns, window.end_ns, chain.base, chain.overlays)),
         )
 
     def _syn_count(self, client: str, window: _Window) -> int:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from analysis.ledger.intervals import Segment
+
 __all__ = ("COMPONENTS", "SUB_ROWS", "ClientRound", "ConnectionSetup", "Ledger", "RoundLedger")
 
 # Exclusive parts of a round's wall time on the critical path, in path order.
@@ -57,6 +59,8 @@ class ClientRound:
     syn_count: int = 0
     retransmissions: int = 0  # of originals that never arrived
     needless_retransmissions: int = 0  # the receiver had the bytes already and said so (DSACK)
+    # The whole round in pieces that leave no hole; the critical client's are what the components sum up.
+    segments: tuple[Segment, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

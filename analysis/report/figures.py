@@ -30,7 +30,7 @@ from analysis.report.wording import (
     shown_sub_rows,
 )
 
-__all__ = ("COLOURS", "INK", "draw_figures")
+__all__ = ("COLOURS", "INK", "STYLE", "draw_figures", "svg_text")
 
 COLOURS = {
     "server": "#ffcb7b",
@@ -60,7 +60,7 @@ _SLACK_SHADES = (  # up to this part of the round's duration, fill
     (0.20, "#d0d6dc"),
     (float("inf"), "#eef1f4"),
 )
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "ztprobe",
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -91,11 +91,11 @@ def draw_figures(report: Mapping[str, Any]) -> dict[str, str]:
         drawers["overhead"] = _draw_overhead
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
-        return {name: _svg(name, draw(report)) for name, draw in drawers.items()}
+        matplotlib.rcParams.update(STYLE)
+        return {name: svg_text(name, draw(report)) for name, draw in drawers.items()}
 
 
-def _svg(name: str, figure: Figure) -> str:
+def svg_text(name: str, figure: Figure) -> str:
     stream = io.StringIO()
     # What Figure.savefig does, without its rehearsal: that draws everything once more for the layout.
     canvas = FigureCanvasSVG(figure)

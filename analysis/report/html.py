@@ -1,8 +1,8 @@
 """report.html: one self-contained page about one run.
 
-Built from report.json's content and the figures alone; nothing is loaded from anywhere,
-no script runs, and the page reads in light, in dark and on paper. The figures' ink is
-replaced with the page's own text colour.
+Built from report.json's content and the figures alone; nothing is loaded from anywhere, the
+only script is its own, which draws the timeline, and the page reads in light, in dark and on paper.
+The figures' ink is replaced with the page's own text colour.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis.report.figures import COLOURS, INK
+from analysis.report.timeline import timeline_data
 from analysis.report.wording import (
     CPU_ROW_NAMES,
     PART_NAMES,
@@ -32,7 +33,7 @@ from analysis.report.wording import (
     tls_words,
 )
 
-__all__ = ("render_page",)
+__all__ = ("inline_svg", "render_page")
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -51,7 +52,7 @@ def render_page(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
     template = environment.get_template("report.html.j2")
     return template.render(
         r=report,
-        figures={name: _inline(svg) for name, svg in figures.items()},
+        figures={name: inline_svg(svg) for name, svg in figures.items()},
         started=datetime.fromtimestamp(report["started_unix_s"], tz=UTC).strftime("%Y-%m-%d %H:%M UTC"),
         components=shown_components(report),
         names=PART_NAMES,
@@ -63,12 +64,13 @@ def render_page(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
         schedule=schedule_words(report["emulation"]),
         setting_pairs=setting_pairs,
         tls_words=tls_words,
+        timeline=timeline_data(report),
         interval=_interval,
         plural=plural,
     )
 
 
-def _inline(svg: str) -> Markup:
+def inline_svg(svg: str) -> Markup:
     """The part of a standalone SVG that stands inside a page; drawn by us, so it is trusted markup."""
     body = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     body = re.sub(r'\sxmlns(?::\w+)?="[^"]*"', "", body)

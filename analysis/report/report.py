@@ -152,14 +152,14 @@ def _round(one: RoundLedger, first_ns: int, counted: bool, floor: float) -> dict
         "syn_count": sum(client.syn_count for client in one.clients),
         "retransmissions": sum(client.retransmissions for client in one.clients),
         "needless_retransmissions": sum(client.needless_retransmissions for client in one.clients),
-        "clients": [_client(client, one.critical_client, withheld) for client in one.clients],
+        "clients": [_client(client, one, withheld) for client in one.clients],
     }
 
 
-def _client(one: ClientRound, critical_client: str | None, withheld: bool) -> dict[str, Any]:
+def _client(one: ClientRound, of: RoundLedger, withheld: bool) -> dict[str, Any]:
     return {
         "client": one.client,
-        "critical": one.client == critical_client,
+        "critical": one.client == of.critical_client,
         "arrival_s": sections.seconds(one.arrival_ns),
         "slack_s": sections.seconds(one.slack_ns),
         "components": dict.fromkeys(COMPONENTS) if withheld else sections.all_seconds(one.components_ns),
@@ -168,6 +168,13 @@ def _client(one: ClientRound, critical_client: str | None, withheld: bool) -> di
         "syn_count": one.syn_count,
         "retransmissions": one.retransmissions,
         "needless_retransmissions": one.needless_retransmissions,
+        # [component, from, to] in seconds from the round's start, without a hole
+        "segments": []
+        if withheld
+        else [
+            [piece.component, *(sections.seconds(ns - of.start_ns) for ns in (piece.start_ns, piece.end_ns))]
+            for piece in one.segments
+        ],
     }
 
 

@@ -3,6 +3,9 @@
 import importlib
 import pkgutil
 import re
+import subprocess
+import sys
+from pathlib import Path
 from types import ModuleType
 
 import click
@@ -16,6 +19,7 @@ from ztprobe.paths import REPO_DIR
 
 COMMANDS = sorted(cli.commands)
 README = REPO_DIR / "README.md"
+DOCS = REPO_DIR / "docs"
 
 
 def modules() -> list[str]:
@@ -62,7 +66,59 @@ def test_every_module_says_what_it_is_and_what_it_offers(name: str) -> None:
 
 
 def test_the_readme_mentions_every_command() -> None:
-    if not README.exists():
-        pytest.skip("no README yet")
-    text = README.read_text()
-    assert [name for name in COMMANDS if f"ztprobe {name}" not in text] == []
+    assert [name for name in COMMANDS if f"ztprobe {name}" not in README.read_text()] == []
+
+
+def test_the_readme_is_read_in_two_minutes() -> None:
+    assert len(README.read_text().splitlines()) <= 125
+
+
+def shown() -> list[tuple[str, str, list[str]]]:
+    """(page, command, lines below it) of every report of a recorded run that is shown."""
+    found = []
+    for page in (README, *sorted(DOCS.glob("*.md"))):
+        for block in re.findall(r"^```console\n(.*?)^```", page.read_text(), re.S | re.M):
+            command, *lines = block.splitlines()
+            if command.startswith("# ztprobe report tests/data/"):
+                found.append((page.name, command.removeprefix("# ztprobe "), lines))
+    return found
+
+
+def test_a_report_is_shown() -> None:
+    assert "README.md" in [page for page, _, _ in shown()]
+
+
+@pytest.mark.parametrize(("page", "command", "lines"), shown(), ids=[page for page, _, _ in shown()])
+def test_what_is_shown_is_what_is_printed(page: str, command: str, lines: list[str], tmp_path: Path) -> None:
+    """Lines stand in this order; `…` leaves some out, and nothing else does."""
+    words = [*command.split(), "--out", str(tmp_path / "report")]
+    run = [sys.executable, "-m", "ztprobe", *words]
+    printed = subprocess.run(
+        run, cwd=REPO_DIR, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    at = 0
+    skipping = False
+    for line in lines:
+        if line == "…":
+            skipping = True
+            continue
+        if skipping:
+            at = printed.index(line, at)
+            skipping = False
+        assert printed[at] == line
+        at += 1
+    drawn = (tmp_path / "report" / "figures" / "breakdown.svg").read_bytes()
+    if page == README.name:
+        assert (DOCS / "breakdown.svg").read_bytes() == drawn
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (README, *DOCS.glob("*.md")):
+        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_package_stands_on_the_architecture_page() -> None:
+    text = (DOCS / "architecture.md").read_text()
+    packages = [path.parent for path in Path(ztprobe.__file__).parent.glob("*/__init__.py")]
+    assert [package.name for package in packages if f"`ztprobe/{package.name}/" not in text] == []

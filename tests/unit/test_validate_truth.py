@@ -6,6 +6,9 @@ import struct
 from pathlib import Path
 
 import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
+from scapy.utils import RawPcapWriter
 
 from ztprobe.errors import WorkloadError
 from ztprobe.validate.observe import truth
@@ -13,6 +16,7 @@ from ztprobe.validate.observe.capture import ACK, SYN, Seen, read_pcap
 
 MS = 1_000_000
 CLIENT, SERVER, DNS = "10.244.0.3", "10.244.0.2", "10.244.0.9"
+MAC = "02:00:00:00:00:01"
 
 
 def tcp(
@@ -184,22 +188,21 @@ def test_window_scale_is_read_from_the_options() -> None:
     assert truth.window_scale(tcp(0, flags=SYN, head=b"\x02\x04\x05\xb4")) is None
 
 
-def _pcap(*frames: tuple[int, bytes]) -> bytes:
-    header = struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 144, 1)
-    records = (struct.pack("<IIII", ts // 10**9, ts % 10**9, len(f), len(f)) + f for ts, f in frames)
-    return header + b"".join(records)
+def _pcap(path: Path, *frames: tuple[int, bytes]) -> None:
+    with RawPcapWriter(str(path), linktype=1, endianness="<", nano=True) as writer:
+        writer.write_header(None)
+        for ts_ns, frame in frames:
+            writer.write_packet(frame, sec=ts_ns // 10**9, usec=ts_ns % 10**9)
 
 
 def _frame(payload: bytes, *, padding: int = 0) -> bytes:
-    tcp_header = struct.pack(">HHIIBBHHH", 40_000, 50_051, 17, 23, 5 << 4, 0x18, 512, 0, 0)
-    addresses = bytes([10, 244, 0, 3, 10, 244, 0, 2])
-    ip = struct.pack(">BBHHHBBH", 0x45, 0, 40 + len(payload), 0, 0, 64, 6, 0) + addresses
-    return bytes(12) + b"\x08\x00" + ip + tcp_header + payload + bytes(padding)
+    ends = IP(src=CLIENT, dst=SERVER) / TCP(sport=40_000, dport=50_051, seq=17, ack=23, flags="PA")
+    return bytes(Ether(src=MAC, dst=MAC) / ends / payload) + bytes(padding)
 
 
 def test_pcap_is_read_sorted_shifted_and_without_padding(tmp_path: Path) -> None:
     path = tmp_path / "a.pcap"
-    path.write_bytes(_pcap((2_000_000_005, _frame(b"late", padding=6)), (1_000_000_003, _frame(b""))))
+    _pcap(path, (2_000_000_005, _frame(b"late", padding=6)), (1_000_000_003, _frame(b"")))
     first, second = read_pcap(path, offset_ns=-1_000_000_000)
     assert (first.ts_ns, second.ts_ns) == (3, 1_000_000_005)
     assert (second.payload_bytes, second.head[:4], second.seq, second.ack) == (4, b"late", 17, 23)
@@ -208,7 +211,8 @@ def test_pcap_is_read_sorted_shifted_and_without_padding(tmp_path: Path) -> None
 
 def test_a_truncated_record_is_left_out_and_another_format_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.pcap"
-    path.write_bytes(_pcap((5, _frame(b"x")))[:-60] + b"\x00")
+    _pcap(path, (5, _frame(b"x")))
+    path.write_bytes(path.read_bytes()[:-60] + b"\x00")
     assert list(read_pcap(path, 0)) == []
     path.write_bytes(b"\xd4\xc3\xb2\xa1" + bytes(20))
     with pytest.raises(WorkloadError, match="no capture with nanosecond"):

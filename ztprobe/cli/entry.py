@@ -19,7 +19,9 @@ import click
 
 from ztprobe import __version__
 from ztprobe.cli.clean import clean
+from ztprobe.cli.compare import compare
 from ztprobe.cli.doctor import doctor
+from ztprobe.cli.export import export
 from ztprobe.cli.profile import profile
 from ztprobe.cli.report import report
 from ztprobe.cli.streams import (
@@ -65,7 +67,7 @@ def _sweep_leases() -> None:
             _say(f"left behind, now removed: {line}")
 
 
-for _command in (trace, report, profile, doctor, clean, validate):
+for _command in (trace, report, compare, export, profile, doctor, clean, validate):
     ztprobe.add_command(_command)
 
 

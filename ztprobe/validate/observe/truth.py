@@ -301,15 +301,11 @@ def data_blocks(link: Link) -> list[Interval]:
 
 def window_scale(syn: Seen) -> int | None:
     """The window scale option of a SYN or SYN-ACK (RFC 7323); None: it has none."""
-    options, at = syn.head, 0
-    while at + 1 < len(options) and options[at]:
-        if options[at] == 1:
-            at += 1
-            continue
-        if options[at] == 3 and at + 2 < len(options):
-            return options[at + 2]
-        at += max(2, options[at + 1])
-    return None
+    from scapy.layers.inet import TCP  # 0.6 s to import
+
+    words = 5 + len(syn.head) // 4
+    header = bytes(12) + bytes([words << 4]) + bytes(7) + syn.head
+    return next((int(value) for name, value in TCP(header).options if name == "WScale"), None)
 
 
 def _ahead(one: int, other: int) -> bool:

@@ -1,0 +1,55 @@
+"""comparison.html: groups of runs beside a reference, drawn and in tables, self-contained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from analysis.report.figures import COLOURS, INK, STYLE, svg_text
+from analysis.report.html import inline_svg
+from analysis.report.wording import PART_NAMES, plural
+from analysis.results.comparison_text import human_change, rows_of
+from analysis.results.samples import PARTS
+
+__all__ = ("render_comparison",)
+
+
+def render_comparison(comparison: Mapping[str, Any]) -> str:
+    """The page as HTML text."""
+    environment = Environment(
+        loader=PackageLoader("analysis.results"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["change"] = human_change
+    return environment.get_template("comparison.html.j2").render(
+        c=comparison,
+        rows_of=rows_of,
+        plural=plural,
+        drawings=[inline_svg(_draw(group)) for group in comparison["groups"]],
+    )
+
+
+def _draw(group: Mapping[str, Any]) -> str:
+    """What each part adds or saves: a dot for the difference, a line for its interval."""
+    shown = [part for part in PARTS if group["parts"][part]["delta_s"] or part == "duration"]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 0.6 + 0.3 * len(shown)), layout="constrained")
+        axes = figure.add_subplot()
+        for index, part in enumerate(shown):
+            found, colour = group["parts"][part], COLOURS.get(part, INK)
+            if found["ci95"] is not None:
+                axes.plot(found["ci95"], [index, index], color=colour, linewidth=3, solid_capstyle="butt")
+            axes.plot(found["delta_s"], index, "o", color=colour, markeredgecolor=INK, markersize=6)
+        axes.axvline(0, color=INK, linewidth=0.6)
+        axes.set_yticks(range(len(shown)), [PART_NAMES.get(part, "round") for part in shown])
+        axes.invert_yaxis()
+        axes.set_xlabel("difference of mean time a round [s], with 95 % interval")
+        return svg_text(f"comparison-{group['experiment']}", figure)

@@ -1,0 +1,79 @@
+"""A comparison of groups of runs as text in at most 100 columns."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import IO, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from analysis.report.text_report import WIDTH
+from analysis.report.wording import NOTHING, PART_NAMES, human_time, plural
+from analysis.results.samples import PARTS
+
+__all__ = ("human_change", "print_comparison", "rows_of")
+
+
+def print_comparison(comparison: Mapping[str, Any], stream: IO[str] | None = None) -> None:
+    """Print one table for each group beside the reference."""
+    console = Console(file=stream or sys.stdout, width=WIDTH, highlight=False)
+    reference = comparison["reference"]
+    with console.capture() as printed:
+        for group in comparison["groups"]:
+            console.print(Text(f"{_named(group)} against {_named(reference)}", style="bold"))
+            console.print(_table(group, reference))
+            console.print(Text(f"interval: {group['method']}; Hedges' g in units of {group['unit']}\n"))
+    console.file.write(printed.get())
+
+
+def rows_of(group: Mapping[str, Any], reference: Mapping[str, Any]) -> list[dict[str, str]]:
+    """One row a part that either side has, the whole round last, in words."""
+    order = [*(part for part in PARTS if part != "duration"), "duration"]
+    rows = []
+    for part in order:
+        found = group["parts"][part]
+        if part not in ("duration", "residual") and not (reference["mean_s"][part] or group["mean_s"][part]):
+            continue
+        rows.append(
+            {
+                "part": PART_NAMES.get(part, "round"),
+                "reference": human_time(reference["mean_s"][part]),
+                "mean": human_time(group["mean_s"][part]),
+                "delta": human_time(found["delta_s"], signed=True),
+                "interval": _interval(found["ci95"]),
+                "relative": human_change(found["relative"]),
+                "effect": NOTHING if found["effect_size"] is None else f"{found['effect_size']:.1f}",
+            }
+        )
+    return rows
+
+
+def human_change(share: float | None) -> str:
+    """A relative change: ``+4.2 %``, from threefold on ``× 3.1``; an en dash for None."""
+    if share is None:
+        return NOTHING
+    if share >= 2:
+        return f"× {1 + share:.3g}"
+    return f"{'−' if share < 0 else '+'}{abs(share) * 100:.1f} %"
+
+
+def _named(group: Mapping[str, Any]) -> str:
+    return f"{group['experiment']} ({plural(group['runs'], 'run')}, {plural(group['rounds'], 'round')})"
+
+
+def _interval(edges: list[float] | None) -> str:
+    return NOTHING if edges is None else " … ".join(human_time(edge, signed=True) for edge in edges)
+
+
+def _table(group: Mapping[str, Any], reference: Mapping[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="")
+    table.add_column("mean a round")
+    for name in ("reference", "here", "difference", "95 % interval", "change", "g"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows_of(group, reference):
+        style = "bold" if row["part"] == "round" else ""
+        table.add_row(*row.values(), style=style)
+    return table

@@ -1,0 +1,112 @@
+"""Counted rounds of saved runs as numbers, read from report.json where it is there, else analysed again.
+
+A *group* is what one argument of a command names: a run, or a directory of runs (repetitions). Only
+rounds that the report counts enter: warm ones whose breakdown is not withheld. Seconds in report.json
+are integer nanoseconds with nine digits, so they are read back exactly.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.ledger.model import COMPONENTS
+from analysis.report.wording import plural
+from ztprobe.errors import RunDirError
+from ztprobe.rundir.store import SCHEMA_VERSION
+
+__all__ = ("PARTS", "Group", "Sample", "find_runs", "load_group", "load_report", "sample_of")
+
+PARTS = ("duration", *COMPONENTS, "residual")
+_META, _REPORT = "run.json", "report.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One run's counted rounds."""
+
+    path: Path
+    experiment: str
+    parts_ns: NDArray[np.int64]  # rounds x PARTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Runs of one experiment that are taken together."""
+
+    path: Path
+    experiment: str
+    samples: tuple[Sample, ...]
+
+    @property
+    def rounds(self) -> int:
+        """Counted rounds of all runs."""
+        return sum(len(sample.parts_ns) for sample in self.samples)
+
+    @property
+    def run_means_ns(self) -> NDArray[np.float64]:
+        """Mean nanoseconds a round: runs x PARTS."""
+        return np.array([sample.parts_ns.sum(axis=0) / len(sample.parts_ns) for sample in self.samples])
+
+
+def find_runs(path: Path) -> list[Path]:
+    """The run directories that a path names: itself, or those right inside it, by name.
+
+    :raises RunDirError: there is none.
+    """
+    if (path / _META).is_file():
+        return [path]
+    runs = sorted(meta.parent for meta in path.glob(f"*/{_META}")) if path.is_dir() else []
+    if not runs:
+        raise RunDirError(f"{path}: is no run directory (no {_META}), and none stands in it")
+    return runs
+
+
+def load_report(run: Path) -> dict[str, Any]:
+    """A run's report.json, or what it would be.
+
+    :raises RunDirError: the run cannot be analysed.
+    """
+    try:
+        report = json.loads((run / _REPORT).read_text())
+        if report["schema_version"] == SCHEMA_VERSION:
+            return dict(report)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        pass  # not there, damaged, or of another version: the raw run decides
+    from analysis.load import load_analysed
+    from analysis.report.report import build_report
+
+    analysed = load_analysed(run)
+    return build_report(analysed.run, analysed.ledger, analysed.baseline)
+
+
+def sample_of(report: Mapping[str, Any], path: Path) -> Sample:
+    """The counted rounds of one report. :raises RunDirError: it counts none."""
+    counted = [one for one in report["rounds"] if one["counted"]]
+    if not counted:
+        raise RunDirError(f"{path}: none of its {plural(len(report['rounds']), 'round')} counts")
+    rows = [
+        (one["duration_s"], *(one["components"][name] for name in COMPONENTS), one["residual_s"])
+        for one in counted
+    ]
+    parts_ns = np.rint(np.array(rows, dtype=np.float64) * 1e9).astype(np.int64)
+    return Sample(path=path, experiment=report["experiment"], parts_ns=parts_ns)
+
+
+def load_group(path: Path) -> Group:
+    """What one argument names. :raises RunDirError: no run, or runs of several experiments."""
+    samples = tuple(sample_of(load_report(run), run) for run in find_runs(path))
+    names = sorted({sample.experiment for sample in samples})
+    if len(names) > 1:
+        raise RunDirError(f"{path}: holds runs of {_listed(names)}; name one directory for each experiment")
+    return Group(path=path, experiment=names[0], samples=samples)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

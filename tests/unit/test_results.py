@@ -1,0 +1,206 @@
+"""Results outside of the report: DataFrames, files for other programs, tables and figures for papers."""
+
+from __future__ import annotations
+
+import doctest
+import gzip
+import json
+import threading
+from collections import defaultdict
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1 import trace_pb2
+from perfetto.protos.perfetto.trace import perfetto_trace_pb2
+
+import ztprobe
+from analysis.ledger.model import COMPONENTS
+from analysis.report.wording import PART_NAMES
+from analysis.results.perfetto_trace import perfetto_trace
+from tests.unit.recorded_run import RECORDED
+from ztprobe.cli import main
+from ztprobe.paths import REPO_DIR
+
+BEGIN = perfetto_trace_pb2.TrackEvent.TYPE_SLICE_BEGIN
+
+
+@pytest.fixture(scope="module")
+def run():
+    return ztprobe.load(RECORDED)
+
+
+def test_the_page_shows_what_python_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPO_DIR)
+    failed, tried = doctest.testfile(str(REPO_DIR / "docs" / "results.md"), module_relative=False)
+    assert (failed, tried > 4) == (0, True)
+
+
+def test_components_add_up_to_rounds(run) -> None:
+    totals = run.components.groupby("round")["time_s"].sum()
+    assert totals.to_numpy() == pytest.approx(run.rounds["duration_s"].to_numpy(), abs=1e-8)
+
+
+def test_every_number_has_its_unit(run) -> None:
+    unitless = {"round", "exchanges", "lost_events", "coverage", "accuracy", "syn_count"}
+    unitless |= {"retransmissions", "needless_retransmissions"}
+    for name, table in run.tables.items():
+        for column in table.select_dtypes("number").columns:
+            assert column.endswith("_s") or column in unitless, f"{name}.{column}"
+
+
+def test_a_run_without_baseline_has_no_overhead() -> None:
+    assert ztprobe.load(RECORDED / "baseline").overhead.empty
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ztprobe.errors.RunDirError, match="no run directory"):
+        ztprobe.load(tmp_path)
+
+
+def test_exported_tables_are_the_loaded_ones(run, tmp_path: Path, capsys) -> None:
+    assert main(["export", str(RECORDED), "--format", "csv", "--out", str(tmp_path)]) == 0
+    assert main(["export", str(RECORDED), "--format", "parquet", "--out", str(tmp_path)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2 * len(run.tables)
+    for name, table in run.tables.items():
+        pd.testing.assert_frame_equal(pd.read_csv(tmp_path / f"{name}.csv"), table, check_dtype=False)
+        pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / f"{name}.parquet"), table)
+
+
+def test_the_latex_table_has_every_shown_part(tmp_path: Path) -> None:
+    assert main(["export", str(RECORDED), "--format", "latex", "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "components.tex").read_text()
+    body = text.partition("\\midrule")[2].partition("\\end{tabular}")[0]
+    rows = [line.removesuffix(" \\\\").split(" & ") for line in body.splitlines() if " & " in line]
+    assert {len(row) for row in rows} == {5}
+    assert [row[0] for row in rows][-2:] == ["residual", "round"]
+    assert text.isascii()
+    report = json.loads((RECORDED / "report.json").read_text())
+    seen = [name for name in COMPONENTS if report["components"][name]["share"]]
+    assert len(rows) >= len(seen) + 2
+
+
+def test_the_figure_is_a_column_wide_and_the_same_every_time(tmp_path: Path) -> None:
+    pages = []
+    for name in ("one", "two"):
+        assert main(["export", str(RECORDED), "--format", "pdf", "--out", str(tmp_path / name)]) == 0
+        pages.append((tmp_path / name / "breakdown.pdf").read_bytes())
+    assert pages[0] == pages[1]
+    assert b"/MediaBox [ 0 0 252 " in pages[0]  # 3.5 inches of 72 points
+
+
+def test_a_perfetto_trace_can_be_read_back(run, tmp_path: Path) -> None:
+    assert main(["export", str(RECORDED), "--format", "perfetto", "--out", str(tmp_path)]) == 0
+    trace = perfetto_trace_pb2.Trace()
+    trace.ParseFromString((tmp_path / "trace.perfetto-trace").read_bytes())
+    tracks = {
+        p.track_descriptor.uuid: p.track_descriptor for p in trace.packet if p.HasField("track_descriptor")
+    }
+    pods = {track.process.process_name for track in tracks.values() if track.HasField("process")}
+    assert pods == {"rounds", "server", "fl-client-0", "fl-client-1"}
+    events = [packet for packet in trace.packet if packet.HasField("track_event")]
+    open_slices: dict[int, list[tuple[str, int]]] = defaultdict(list)
+    spent_ns: dict[str, int] = defaultdict(int)
+    flows: dict[int, int] = defaultdict(int)
+    for packet in sorted(events, key=lambda p: (p.timestamp, p.track_event.type == BEGIN)):
+        event = packet.track_event
+        assert tracks[tracks[event.track_uuid].parent_uuid].HasField("process")
+        if event.type == BEGIN:
+            assert not open_slices[event.track_uuid], "slices of one track do not overlap"
+            open_slices[event.track_uuid].append((event.name, packet.timestamp))
+            for flow in event.flow_ids:
+                flows[flow] += 1
+        else:
+            name, begin_ns = open_slices[event.track_uuid].pop()
+            spent_ns[name] += packet.timestamp - begin_ns
+    assert not any(open_slices.values())
+    assert set(flows.values()) == {2}, "every arrow has two ends"
+    segments = run.segments.assign(time_s=run.segments["end_s"] - run.segments["start_s"])
+    for name, total_s in segments.groupby("component")["time_s"].sum().items():
+        assert spent_ns[PART_NAMES[str(name)]] == pytest.approx(total_s * 1e9, abs=1e4)
+
+
+def test_each_sidecar_is_its_own_pods(run) -> None:
+    """The server's sidecar holds the model before the wire has it, and the update after."""
+    trace = perfetto_trace_pb2.Trace.FromString(perfetto_trace(run.report))
+    tracks = {
+        p.track_descriptor.uuid: p.track_descriptor for p in trace.packet if p.HasField("track_descriptor")
+    }
+    events = [p for p in trace.packet if p.HasField("track_event") and p.track_event.type == BEGIN]
+    begins: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for packet in events:
+        track = tracks[packet.track_event.track_uuid]
+        pod = tracks[track.parent_uuid].process.process_name
+        begins[pod, track.name].append(packet.timestamp)
+    model, update = begins["fl-client-0", "wire, model"], begins["fl-client-0", "wire, update"]
+    server, client = begins["server", "sidecar, fl-client-0"], begins["fl-client-0", "sidecar, fl-client-0"]
+    assert len(server) == len(client) == 2 * len(run.rounds)
+    assert server[0] < model[0] < client[0] < begins["fl-client-0", "application"][0] < client[1] < update[0]
+    assert update[0] < server[1]
+
+
+def spans_in(request: bytes) -> list[tuple[str, trace_pb2.Span]]:
+    """(service, span) of an OTLP request."""
+    found = []
+    for resource in ExportTraceServiceRequest.FromString(request).resource_spans:
+        names = {one.key: one.value.string_value for one in resource.resource.attributes}
+        found += [(names["service.name"], span) for scope in resource.scope_spans for span in scope.spans]
+    return found
+
+
+def test_spans_nest_and_are_the_same_every_time(run, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        assert main(["export", str(RECORDED), "--format", "otlp", "--out", str(tmp_path / name)]) == 0
+    first, second = ((tmp_path / name / "traces.otlp").read_bytes() for name in ("one", "two"))
+    assert first == second
+    spans = spans_in(first)
+    by_id = {span.span_id: span for _, span in spans}
+    assert len(by_id) == len(spans) == len(run.segments) + len(run.clients) + len(run.rounds)
+    for _, span in spans:
+        if span.parent_span_id:
+            parent = by_id[span.parent_span_id]
+            assert parent.trace_id == span.trace_id
+            assert parent.start_time_unix_nano <= span.start_time_unix_nano
+            assert span.end_time_unix_nano <= parent.end_time_unix_nano
+    assert len({span.trace_id for _, span in spans}) == len(run.rounds)
+    assert {service for service, _ in spans} == {"server", "fl-client-0", "fl-client-1"}
+
+
+def test_a_collector_gets_the_spans(run, capsys) -> None:
+    bodies = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            bodies.append(gzip.decompress(body) if self.headers["Content-Encoding"] == "gzip" else body)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Collector) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/v1/traces"
+        assert main(["export", str(RECORDED), "--format", "otlp", "--endpoint", url]) == 0
+        server.shutdown()
+    assert sum(len(spans_in(body)) for body in bodies) == len(run.segments) + len(run.clients) + len(
+        run.rounds
+    )
+    assert f"spans sent to {url}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--format", "otlp", "--endpoint", "http://127.0.0.1:9/v1/traces"],
+        ["--format", "csv", "--endpoint", "http://127.0.0.1:9/v1/traces"],
+        ["--format", "csv"],
+    ],
+    ids=["nobody listens", "csv is not sent", "nowhere to"],
+)
+def test_what_cannot_be_exported_is_one_line(words: list[str], capsys) -> None:
+    assert main(["export", str(RECORDED), *words]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
