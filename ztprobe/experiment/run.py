@@ -26,7 +26,7 @@ from analysis.report.wording import plural
 from ztprobe import __version__
 from ztprobe.agent.emulator import Emulator
 from ztprobe.agent.node_agent import Agent
-from ztprobe.errors import EnforcementError
+from ztprobe.errors import EnforcementError, WorkloadError
 from ztprobe.experiment.spec import Interference, RunSpec
 from ztprobe.leases import notices
 from ztprobe.paths import STATE_DIR
@@ -207,6 +207,8 @@ class Job:
         agent.watch(_processes(runtime))
         log = GrowingLog(_log(runtime, runtime.server))
         starts, next_sample = {}, time.monotonic() + _CLOCK_SAMPLE_S
+        limit_s = self.spec.limit_s
+        latest = time.monotonic() + limit_s if limit_s is not None else None
         while True:
             finished = runtime.finished()
             agent.watch(_processes(runtime))
@@ -223,6 +225,9 @@ class Job:
             if finished:
                 break
             runtime.check()
+            if latest is not None and time.monotonic() > latest:
+                ended = plural(len(starts), "round")
+                raise WorkloadError(f"not through after {limit_s:.0f} s: {ended} begun")
             if time.monotonic() > next_sample:
                 self.clock_samples.append(dataclasses.asdict(take_sample()))
                 next_sample += _CLOCK_SAMPLE_S
