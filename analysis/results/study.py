@@ -26,7 +26,7 @@ from ztprobe.errors import RunDirError
 __all__ = ("MIN_ROUNDS_FOR_P99_INTERVAL", "STUDY_FILE", "study_report")
 
 STUDY_FILE = "study.json"
-MIN_ROUNDS_FOR_P99_INTERVAL = 367  # 1 - 0.99**n >= 0.975: the upper order statistic exists
+MIN_ROUNDS_FOR_P99_INTERVAL = 367  # 0.99**n is 2.5 %: the largest value can be the upper edge
 _RESAMPLES = 1000
 _SEED = 1
 
