@@ -4,7 +4,8 @@ Between one run and one run, all that can be said is how their rounds differ: th
 report's own, a block bootstrap over rounds (`analysis.statistics`), and does not cover what another
 pair would give. With two runs or more on each side the unit is the run: Welch's interval (unequal
 variances, scipy) of the runs' mean times, which covers what differs between runs. One run against
-several gets no interval, because nothing is known of how the one would vary.
+several gets no interval, because nothing is known of how the one would vary. Runs that were made in
+pairs, one of each side close in time, are compared pair by pair (Student's interval of the differences).
 
 The relative change is the same on a logarithmic scale (Welch), or from the same resamples (one pair).
 Hedges' g is the difference in units of the pooled standard deviation, of runs or of rounds, corrected
@@ -30,20 +31,24 @@ _PAIR = (
     "block bootstrap over rounds, conditional on this pair of runs: how another pair would differ is not"
     " in it"
 )
+_PAIRS = "Student's interval of the pairs' differences: it covers what differs between pairs"
 _WELCH = "Welch's interval of the runs' means: it covers what differs between runs"
 
 
-def compare(groups: Sequence[Group]) -> dict[str, Any]:
+def compare(groups: Sequence[Group], *, paired: bool = False) -> dict[str, Any]:
     """Every group but the first beside the first, as plain data with seconds.
 
-    :raises ValueError: fewer than two groups.
+    :param paired: the n-th runs of all groups belong together.
+    :raises ValueError: fewer than two groups, or pairs that are not complete.
     """
     if len(groups) < 2:
         raise ValueError(f"cannot compare {len(groups)} group of runs")
+    if paired and len({len(group.samples) for group in groups}) > 1:
+        raise ValueError("pairs are not complete")
     reference, *others = groups
     return {
         "reference": _described(reference),
-        "groups": [_described(group) | _difference(group, reference) for group in others],
+        "groups": [_described(group) | _difference(group, reference, paired=paired) for group in others],
     }
 
 
@@ -64,7 +69,7 @@ def _described(group: Group) -> dict[str, Any]:
     }
 
 
-def _difference(group: Group, reference: Group) -> dict[str, Any]:
+def _difference(group: Group, reference: Group, *, paired: bool) -> dict[str, Any]:
     one, other = group.run_means_ns, reference.run_means_ns
     deltas_ns = one.mean(axis=0) - other.mean(axis=0)
     least = min(len(one), len(other))
@@ -73,6 +78,11 @@ def _difference(group: Group, reference: Group) -> dict[str, Any]:
         intervals_ns = _bootstrapped(group, reference)
         relative = _relative_rounds(group, reference)
         spread = [side.samples[0].parts_ns.astype(np.float64) for side in (group, reference)]
+    elif least > 1 and paired:
+        unit, method = "runs", _PAIRS
+        intervals_ns = _student(one, other)
+        relative = _relative_pairs(one[:, 0], other[:, 0])
+        spread = [one, other]
     elif least > 1:
         unit, method = "runs", _WELCH
         intervals_ns = _welch(one, other)
@@ -115,6 +125,27 @@ def _welch(one: NDArray[np.float64], other: NDArray[np.float64]) -> list[tuple[f
         edges = stats.ttest_ind(left, right, equal_var=False).confidence_interval(statistics.LEVEL)
         found.append((float(edges.low), float(edges.high)))
     return found
+
+
+def _student(one: NDArray[np.float64], other: NDArray[np.float64]) -> list[tuple[float, float] | None]:
+    from scipy import stats
+
+    found: list[tuple[float, float] | None] = []
+    for left, right in zip(one.T, other.T, strict=True):
+        if np.ptp(left - right) == 0:
+            found.append((float(left[0] - right[0]),) * 2)
+            continue
+        edges = stats.ttest_rel(left, right).confidence_interval(statistics.LEVEL)
+        found.append((float(edges.low), float(edges.high)))
+    return found
+
+
+def _relative_pairs(one: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[float, float]:
+    """Of the durations, which are never 0."""
+    (edges,) = _student(np.log(one)[:, None], np.log(other)[:, None])
+    if edges is None:
+        raise ValueError("durations without an interval")
+    return math.expm1(edges[0]), math.expm1(edges[1])
 
 
 def _relative_runs(one: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[float, float]:

@@ -210,5 +210,5 @@ def test_a_pipe_of_our_own_that_breaks_is_a_bug(failing, capfd, tmp_path, monkey
 
 def test_commands_are_the_ones_we_mean() -> None:
     assert isinstance(ztprobe, click.Group)
-    expected = {"clean", "compare", "doctor", "export", "profile", "report", "trace", "validate"}
+    expected = {"clean", "compare", "doctor", "export", "profile", "report", "sweep", "trace", "validate"}
     assert set(ztprobe.commands) == expected

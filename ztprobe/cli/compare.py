@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ztprobe.cli.options import OutPath
+from ztprobe.cli.options import OutPath, percent
 from ztprobe.errors import UsageError
 
 __all__ = ("compare",)
@@ -32,7 +32,7 @@ def compare(
     Each RUN is a run directory, or a directory of runs of one experiment (repetitions, which are taken
     together). With two runs or more on each side the intervals cover what differs between runs.
     """
-    limit = None if fail_above is None else _percent(fail_above)
+    limit = None if fail_above is None else percent("--fail-above", fail_above)
     if len(runs) < 2:
         raise UsageError(f"RUN: one was given ({runs[0]}), and comparing takes two or more")
     from analysis.results.comparison import compare as compare_groups
@@ -66,13 +66,3 @@ def compare(
                 err=True,
             )
             context.exit(_WORSE)
-
-
-def _percent(text: str) -> float:
-    try:
-        value = float(text.removesuffix("%"))
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise UsageError(f"--fail-above {text}: expected per cent, such as 5%")
-    return value / 100

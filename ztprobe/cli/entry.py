@@ -30,6 +30,7 @@ from ztprobe.cli.streams import (
     readers_have_gone,
     why_unwritable,
 )
+from ztprobe.cli.sweep import sweep
 from ztprobe.cli.trace import trace
 from ztprobe.cli.validate import validate
 from ztprobe.errors import ZtprobeError
@@ -67,7 +68,7 @@ def _sweep_leases() -> None:
             _say(f"left behind, now removed: {line}")
 
 
-for _command in (trace, report, compare, export, profile, doctor, clean, validate):
+for _command in (trace, sweep, report, compare, export, profile, doctor, clean, validate):
     ztprobe.add_command(_command)
 
 

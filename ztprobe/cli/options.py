@@ -9,7 +9,9 @@ from typing import Any
 
 import click
 
-__all__ = ("OutPath", "coverage_floor_option")
+from ztprobe.errors import UsageError
+
+__all__ = ("OutPath", "coverage_floor_option", "percent")
 
 
 class OutPath(click.Path):
@@ -25,6 +27,17 @@ class OutPath(click.Path):
         if not os.fspath(value):
             self.fail("is empty, expected a directory.", param, ctx)
         return super().convert(value, param, ctx)
+
+
+def percent(option: str, text: str) -> float:
+    """``5`` or ``5%`` as a share. :raises UsageError: neither."""
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UsageError(f"{option} {text}: expected per cent, such as 5%")
+    return value / 100
 
 
 def _number(_context: click.Context, _parameter: click.Parameter, value: float) -> float:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from ztprobe.cli.options import OutPath, coverage_floor_option
-from ztprobe.errors import PreflightError
+from ztprobe.cli.options import OutPath, coverage_floor_option, percent
+from ztprobe.errors import PreflightError, UsageError
 from ztprobe.experiment.names import MAX_SEED
 from ztprobe.experiment.request import DATASETS, TraceRequest, check_data_dir, choose_experiments
 
@@ -28,6 +28,18 @@ __all__ = ("trace",)
     metavar="NAME",
     help="Run this first and compare with it. [default: net0-sec0 with the same data, unless that is "
     "the experiment itself]",
+)
+@click.option(
+    "--repeat",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Run N pairs of baseline and experiment, in either order, and compare the pairs. --out is a study's"
+    " directory then, and an interrupted one goes on.",
+)
+@click.option(
+    "--until-ci",
+    metavar="PERCENT",
+    help="With --repeat: stop as soon as the overhead's interval is no wider than this to either side.",
 )
 @click.option("--no-baseline", is_flag=True, help="Run no baseline: the report has no overhead.")
 @click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True, help="Of training.")
@@ -62,6 +74,8 @@ __all__ = ("trace",)
 def trace(
     experiment: str,
     baseline: str | None,
+    repeat: int | None,
+    until_ci: str | None,
     no_baseline: bool,
     rounds: int,
     clients: int,
@@ -96,6 +110,12 @@ def trace(
     )
     for wanted in request.experiments:
         load_profile(wanted.profile)
+    if repeat is None and until_ci is not None:
+        raise UsageError(f"--until-ci {until_ci}: needs --repeat, the most pairs that may be run")
+    if repeat is not None:
+        until = None if until_ci is None else percent("--until-ci", until_ci)
+        _repeat(request, repeat, until, as_json=as_json)
+        return
     _check_machine(request)
     _run(request, as_json=as_json, coverage_floor=coverage_floor / 100)
 
@@ -110,6 +130,26 @@ def _check_machine(request: TraceRequest) -> None:
     problems = check_main_job(request.experiments, request.out)
     if problems:
         raise PreflightError("\n".join(problems))
+
+
+def _repeat(request: TraceRequest, pairs: int, until: float | None, *, as_json: bool) -> None:
+    from analysis.results.comparison_text import print_comparison
+    from ztprobe.experiment.requirements import check_machine
+    from ztprobe.progress import open_progress
+    from ztprobe.rundir.store import dump_json
+    from ztprobe.study.pairs import run_pairs
+    from ztprobe.study.plan import pair_study
+
+    study = pair_study(request, pairs)
+    if problems := check_machine(request.experiments):
+        raise PreflightError("\n".join(problems))
+    with open_progress() as progress:
+        comparison = run_pairs(study, request.out, progress, until=until)
+        progress.note(str(request.out))
+    if as_json:
+        click.echo(dump_json(comparison), nl=False)
+    else:
+        print_comparison(comparison)
 
 
 def _run(request: TraceRequest, *, as_json: bool, coverage_floor: float) -> None:

@@ -13,7 +13,14 @@ from ztprobe.experiment.names import Experiment
 from ztprobe.preflight.features import KernelFeatures, Machine, collect
 from ztprobe.preflight.signals import choose_hooks
 
-__all__ = ("check_main_job", "delay_backend", "machine_problems", "out_problems", "rate_backend")
+__all__ = (
+    "check_machine",
+    "check_main_job",
+    "delay_backend",
+    "machine_problems",
+    "out_problems",
+    "rate_backend",
+)
 
 _DEBIAN_PACKAGE = {
     "haproxy": "haproxy",
@@ -32,11 +39,20 @@ def check_main_job(
 
     :param machine: collected already (default: ask now, 0.2 s).
     """
+    problems = check_machine(experiments, machine=machine)
+    return problems if problems == [_NOT_ROOT] else problems + out_problems(out)
+
+
+def check_machine(experiments: Sequence[Experiment], *, machine: Machine | None = None) -> list[str]:
+    """What this machine lacks for ``experiments``, or that only root can do it.
+
+    :param machine: collected already (default: ask now, 0.2 s).
+    """
     machine = machine or collect()
     if not machine.kernel.root:
         # Whatever else seems to be missing may only be hidden from this user.
         return [_NOT_ROOT]
-    return machine_problems(machine, experiments) + out_problems(out)
+    return machine_problems(machine, experiments)
 
 
 def machine_problems(machine: Machine, experiments: Iterable[Experiment]) -> list[str]:

@@ -25,7 +25,7 @@ from analysis.report.wording import plural
 from ztprobe.agent import endpoints
 from ztprobe.agent.interface import Account, Agent
 from ztprobe.agent.remote import AgentProcess
-from ztprobe.errors import EnforcementError
+from ztprobe.errors import EnforcementError, WorkloadError
 from ztprobe.experiment.record import pod_record, save_events, versions
 from ztprobe.experiment.spec import Interference, RunSpec
 from ztprobe.leases import notices
@@ -225,6 +225,8 @@ class Job:
         log = GrowingLog(_log(runtime, runtime.server))
         starts: dict[Any, int] = {}
         next_sample = time.monotonic() + _CLOCK_SAMPLE_S
+        limit_s = self.spec.limit_s
+        latest = time.monotonic() + limit_s if limit_s is not None else None
         while True:
             finished = runtime.finished()
             agent.watch(_processes(runtime))
@@ -241,6 +243,9 @@ class Job:
             if finished:
                 break
             runtime.check()
+            if latest is not None and time.monotonic() > latest:
+                ended = plural(len(starts), "round")
+                raise WorkloadError(f"not through after {limit_s:.0f} s: {ended} begun")
             if time.monotonic() > next_sample:
                 self.clock_samples.append(dataclasses.asdict(take_sample()))
                 next_sample += _CLOCK_SAMPLE_S

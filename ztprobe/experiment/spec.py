@@ -25,6 +25,7 @@ class RunSpec:
     offloads: bool  # segmentation offloads of the pods' interfaces stay on
     runtime: str = "local"
     probes: bool = True  # False: nothing is seen of it, so that somebody else may look
+    limit_s: float | None = None  # how long the rounds may take; None: as long as they take
 
 
 class Interference(Protocol):
@@ -42,12 +43,14 @@ def spec_of(
     offloads: bool,
     profile: Profile | None = None,
     environment: Mapping[str, str] | None = None,
+    limit_s: float | None = None,
 ) -> RunSpec:
     """The spec of one of a request's experiments.
 
     :param experiment: None: the one that is asked for, not its baseline.
     :param profile: instead of the one that the experiment's name says.
     :param environment: more of it for the workload's containers.
+    :param limit_s: how long the rounds may take.
     :raises UsageError: there is no profile of that name.
     """
     experiment = experiment or request.experiment
@@ -66,4 +69,5 @@ def spec_of(
             environment=dict(environment or {}),
         ),
         offloads=offloads,
+        limit_s=limit_s,
     )

@@ -1,0 +1,155 @@
+"""What a study's runs say together: success, medians and p99 by network and level, overhead by part.
+
+Runs are grouped by network profile and level over data distributions, seeds and repetitions, as the
+published tables are. Rounds of one run are alike, so an interval of a quantile resamples whole runs (a
+cluster bootstrap, 1000 resamples); with one run in a group there is none. p99 needs `statistics`' number
+of rounds, and its interval 367: below that even a distribution-free one would reach beyond the largest
+value. Overhead against the group without profile and level is a comparison of runs (`comparison`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis import statistics
+from analysis.results.comparison import compare
+from analysis.results.samples import Group, Sample, load_report, sample_of
+from ztprobe.errors import RunDirError
+
+__all__ = ("MIN_ROUNDS_FOR_P99_INTERVAL", "STUDY_FILE", "study_report")
+
+STUDY_FILE = "study.json"
+MIN_ROUNDS_FOR_P99_INTERVAL = 367  # 0.99**n is 2.5 %: the largest value can be the upper edge
+_RESAMPLES = 1000
+_SEED = 1
+
+
+def study_report(path: Path) -> dict[str, Any]:
+    """The tables of a study's directory, as plain data with seconds.
+
+    :raises RunDirError: no study stands there, or none of its runs has been made yet.
+    """
+    plan = _plan(path)
+    cells = [_cell(path, cell, plan["repetitions"]) for cell in plan["cells"]]
+    if not any(cell["samples"] for cell in cells):
+        raise RunDirError(f"{path}: none of the study's runs is there yet")
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for cell in cells:
+        groups[cell["group"]].append(cell)
+    reports = {name: _group(path, name, members) for name, members in groups.items()}
+    samples = {name: tuple(s for one in members for s in one["samples"]) for name, members in groups.items()}
+    reference = next((n for n in samples if n.startswith("net0-sec0") and samples[n]), None)
+    if reference is not None:
+        for name, report in reports.items():
+            if name != reference and samples[name]:
+                report["overhead"] = _overhead(path, name, samples[name], reference, samples[reference])
+    return {
+        "study": plan["name"],
+        "rounds_planned": plan["rounds"],
+        "reference": reference,
+        "groups": list(reports.values()),
+        "cells": [{key: value for key, value in cell.items() if key != "samples"} for cell in cells],
+        "failures": dict(Counter(one["class"] for cell in cells for one in cell["failures"])),
+    }
+
+
+def _plan(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((path / STUDY_FILE).read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise RunDirError(f"{path}: is no study ({STUDY_FILE} is missing or damaged)") from error
+
+
+def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, Any]:
+    name, experiment = cell["name"], cell["experiment"]
+    samples, accuracies, targets_s = [], [], []
+    for run in sorted((path / "runs" / name).glob("r*/run.json")):
+        report = load_report(run.parent)
+        samples.append(sample_of(report, run.parent))
+        accuracies.append(report["accuracy"]["final"])
+        targets_s.append(report["accuracy"]["time_to_target_s"])
+    failures = []
+    for file in sorted((path / "attempts").glob(f"{name}-r[0-9]*/failure.json")):
+        try:
+            failures.append(json.loads(file.read_text()) | {"attempt": file.parent.name})
+        except (OSError, ValueError) as error:
+            raise RunDirError(f"{file}: is damaged") from error
+    rest = "".join(
+        [
+            "" if cell["clients"] == 5 else f"-c{cell['clients']}",
+            "-reconnect" if cell["reconnect"] else "",
+        ]
+    )
+    return {
+        "name": name,
+        "group": f"{experiment['profile']}-sec{experiment['level']}{rest}",
+        "profile": experiment["profile"],
+        "level": experiment["level"],
+        "distribution": experiment["distribution"],
+        "seed": experiment["seed"],
+        "clients": cell["clients"],
+        "planned": repetitions,
+        "complete": len(samples),
+        "failures": failures,
+        "accuracy": accuracies,
+        "time_to_target_s": targets_s,
+        "samples": tuple(samples),
+    }
+
+
+def _group(path: Path, name: str, members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    samples = [sample for one in members for sample in one["samples"]]
+    rounds_ns = [sample.parts_ns[:, 0] for sample in samples]
+    together = np.concatenate(rounds_ns) if rounds_ns else np.array([], dtype=np.int64)
+    complete = sum(one["complete"] for one in members)
+    reached = [one for member in members for one in member["time_to_target_s"]]
+    return {
+        "name": name,
+        "planned": sum(one["planned"] for one in members),
+        "complete": complete,
+        "attempts": complete + sum(len(one["failures"]) for one in members),
+        "rounds": len(together),
+        "median_s": _seconds(statistics.median_ns(list(together))),
+        "median_ci95": _interval(rounds_ns, 50),
+        "p99_s": _seconds(statistics.p99_ns(list(together))),
+        "p99_ci95": _interval(rounds_ns, 99) if len(together) >= MIN_ROUNDS_FOR_P99_INTERVAL else None,
+        "time_to_target_s": _seconds(
+            statistics.median_ns([round(s * 1e9) for s in reached if s is not None])
+        ),
+        "reached_target": sum(one is not None for one in reached),
+        "overhead": None,
+    }
+
+
+def _interval(rounds_ns: Sequence[NDArray[np.int64]], percent: int) -> list[float | None] | None:
+    """Of a percentile over all rounds, by drawing whole runs; None for a single run."""
+    if len(rounds_ns) < 2:
+        return None
+    random = np.random.Generator(np.random.PCG64(_SEED))
+    drawn = random.integers(0, len(rounds_ns), size=(_RESAMPLES, len(rounds_ns)))
+    found = [
+        np.percentile(np.concatenate([rounds_ns[i] for i in one]), percent, method="inverted_cdf")
+        for one in drawn
+    ]
+    return [_seconds(float(edge)) for edge in np.percentile(found, [2.5, 97.5])]
+
+
+def _overhead(
+    path: Path, name: str, samples: tuple[Sample, ...], reference: str, reference_samples: tuple[Sample, ...]
+) -> dict[str, Any]:
+    sides = [
+        Group(path=path, experiment=which, samples=of)
+        for which, of in ((reference, reference_samples), (name, samples))
+    ]
+    return dict(compare(sides)["groups"][0])
+
+
+def _seconds(value_ns: float | None) -> float | None:
+    return None if value_ns is None else round(value_ns / 1e9, 9)

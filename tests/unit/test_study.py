@@ -1,0 +1,228 @@
+"""Studies: what is planned, what is left to do, what is kept of what failed, and what all runs say."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analysis.results.study import MIN_ROUNDS_FOR_P99_INTERVAL, study_report
+from tests.unit.recorded_run import RECORDED
+from ztprobe import paths
+from ztprobe.cli import main
+from ztprobe.errors import EnforcementError, RunDirError, UsageError, WorkloadError
+from ztprobe.experiment.names import Experiment
+from ztprobe.profile.model import profile_names
+from ztprobe.progress import QuietProgress
+from ztprobe.study import execute
+from ztprobe.study.pairs import run_pairs
+from ztprobe.study.plan import Cell, Study, load_study, plan_names
+
+PAIR = Study(
+    name="pair",
+    rounds=7,
+    cells=tuple(Cell(experiment=Experiment(profile=p, level=s)) for p, s in (("net0", 0), ("net2", 3))),
+    repetitions=3,
+    retries=1,
+)
+
+
+@pytest.mark.parametrize("name", plan_names())
+def test_plans_that_come_with_ztprobe_can_be_loaded(name: str) -> None:
+    study = load_study(name, profile_names())
+    assert study.name == name
+    directories = [planned.directory for planned in study.runs()]
+    assert len(set(directories)) == len(directories) == len(study.cells) * study.repetitions
+
+
+def test_the_published_study_has_eighty_cells() -> None:
+    cells = load_study("paper-80", profile_names()).cells
+    assert len(cells) == 80
+    per_group = Counter((cell.experiment.profile, cell.experiment.level) for cell in cells)
+    assert set(per_group.values()) == {10} and len(per_group) == 8
+
+
+def test_every_block_holds_every_cell_in_an_order_of_its_own() -> None:
+    study = load_study("paper-80", profile_names())
+    first, second = ([planned.cell for planned in study.block(n)] for n in (1, 2))
+    assert set(first) == set(second) == set(study.cells)
+    assert first != second
+    assert first == [planned.cell for planned in study.block(1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[", "cannot be read as YAML"),
+        ("- 1", "the plan: "),
+        ("name: x\nrounds: 3", "'factors' is a required property"),
+        ("name: x\nrounds: 0\nfactors: {level: [0]}", "rounds: 0 is less than the minimum"),
+        ("name: x\nrounds: 3\nfactors: {level: [4]}", "factors.level.0: 4 is not one of"),
+        ("name: x\nrounds: 3\nfactors: {profile: [net99]}", "no network profile net99; there are net0"),
+        ("name: ../x\nrounds: 3\nfactors: {level: [0]}", "name: "),
+        ("name: x\nrounds: 3\nclients: 2\nfactors: {clients: [2]}", "is a factor and a fixed number"),
+        ("name: x\nrounds: 3\nfactors: {weather: [1]}", "weather"),
+    ],
+)
+def test_a_wrong_plan_is_one_line(tmp_path: Path, text: str, problem: str) -> None:
+    (tmp_path / "plan.yaml").write_text(text)
+    with pytest.raises(UsageError, match=problem.replace("[", r"\[")) as raised:
+        load_study(str(tmp_path / "plan.yaml"), profile_names())
+    assert "\n" not in str(raised.value)
+
+
+@dataclass
+class Made:
+    """The experiments that were run, in order, and how the n-th (from 1) is to end instead."""
+
+    names: list[str] = field(default_factory=list)
+    failing: dict[int, BaseException] = field(default_factory=dict)
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Made:
+    """Runs are copies of a recorded one."""
+    monkeypatch.setattr(paths, "STATE_DIR", tmp_path / "state")
+    made = Made()
+
+    class Copied:
+        def __init__(self, spec: Any, target: Any, _progress: Any) -> None:
+            self.name, self.path = spec.experiment.name, target.path
+
+        def run(self) -> None:
+            made.names.append(self.name)
+            (self.path / "logs" / "server.log").write_text("as it is")
+            if (failure := made.failing.get(len(made.names))) is not None:
+                raise failure
+            source = RECORDED if self.name == "net2-sec3" else RECORDED / "baseline"
+            for file in ("rounds.jsonl", "clients.jsonl", "run.json"):
+                shutil.copy(source / file, self.path / file)
+            shutil.copytree(source / "events", self.path / "events", dirs_exist_ok=True)
+
+    monkeypatch.setattr(execute, "Job", Copied)
+    return made
+
+
+def test_an_interrupted_study_goes_on_without_repeating_a_run(made: Made, tmp_path: Path) -> None:
+    made.failing[3] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        execute.run_study(PAIR, tmp_path / "out", QuietProgress())
+    first = list(made.names)
+    made.failing.clear()
+    tally = execute.run_study(PAIR, tmp_path / "out", QuietProgress())
+    assert (tally.there, tally.done, tally.failed) == (2, 4, 0)
+    assert Counter(made.names) == Counter({"net0-sec0": 3, "net2-sec3": 3}) + Counter(first[2:])
+    there = sorted(file.parent for file in (tmp_path / "out").glob("runs/*/*/run.json"))
+    assert there == sorted(tmp_path / "out" / planned.directory for planned in PAIR.runs())
+    assert not list((tmp_path / "out").rglob("*partial*"))
+
+
+def test_failed_attempts_are_kept_with_their_class(made: Made, tmp_path: Path) -> None:
+    made.failing |= {
+        1: WorkloadError("a pod died"),
+        2: EnforcementError("no policy"),
+        4: WorkloadError("again"),
+    }
+    tally = execute.run_study(PAIR, tmp_path / "out", QuietProgress())
+    assert (tally.done, tally.failed, tally.attempts) == (5, 1, 8)
+    attempts = tmp_path / "out" / "attempts"
+    found = {file.parent.name: json.loads(file.read_text()) for file in attempts.glob("*/failure.json")}
+    assert sorted(one["class"] for one in found.values()) == ["not in force", "workload", "workload"]
+    assert {file.read_text() for file in attempts.glob("*/logs/server.log")} == {"as it is"}
+    assert study_report(tmp_path / "out")["failures"] == {"workload": 2, "not in force": 1}
+
+
+def test_what_is_no_failure_of_a_run_ends_the_study(made: Made, tmp_path: Path) -> None:
+    made.failing[2] = UsageError("the manifests are wrong")
+    with pytest.raises(UsageError):
+        execute.run_study(PAIR, tmp_path / "out", QuietProgress())
+    assert len(made.names) == 2
+    assert not (tmp_path / "out" / "attempts").exists()
+
+
+def test_a_study_keeps_to_its_plan_and_to_itself(made: Made, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    execute.run_study(PAIR, out, QuietProgress())
+    other = Study(name="pair", rounds=8, cells=PAIR.cells)
+    with pytest.raises(RunDirError, match="another plan"):
+        execute.run_study(other, out, QuietProgress())
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(RunDirError, match="no study"):
+        execute.run_study(PAIR, tmp_path / "full", QuietProgress())
+    handle = os.open(out, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(RunDirError, match="another ztprobe"):
+        execute.run_study(PAIR, out, QuietProgress())
+    os.close(handle)
+
+
+def test_pairs_are_compared_pair_by_pair(made: Made, tmp_path: Path) -> None:
+    comparison = run_pairs(PAIR, tmp_path / "out", QuietProgress())
+    assert (comparison["pairs"], comparison["reference"]["experiment"]) == (3, "net0-sec0")
+    (group,) = comparison["groups"]
+    assert "pairs" in group["method"]
+    low, high = group["parts"]["duration"]["ci95"]
+    assert low == high == group["parts"]["duration"]["delta_s"]  # three equal pairs
+
+
+def test_pairs_stop_when_the_interval_is_narrow_enough(made: Made, tmp_path: Path) -> None:
+    study = Study(name="pair", rounds=7, cells=PAIR.cells, repetitions=9)
+    comparison = run_pairs(study, tmp_path / "out", QuietProgress(), until=0.05)
+    assert (comparison["pairs"], comparison["stopped_at"], len(made.names)) == (3, 0.05, 6)
+
+
+def test_pairs_that_are_not_complete_do_not_count(made: Made, tmp_path: Path) -> None:
+    study = Study(name="pair", rounds=7, cells=PAIR.cells, repetitions=2)
+    made.failing[3] = WorkloadError("a pod died")
+    assert run_pairs(study, tmp_path / "out", QuietProgress())["pairs"] == 1
+
+
+def test_the_report_has_success_times_and_overhead(made: Made, tmp_path: Path) -> None:
+    execute.run_study(PAIR, tmp_path / "out", QuietProgress())
+    report = study_report(tmp_path / "out")
+    by_name = {group["name"]: group for group in report["groups"]}
+    assert {name: (group["complete"], group["attempts"]) for name, group in by_name.items()} == {
+        "net0-sec0": (3, 3),
+        "net2-sec3": (3, 3),
+    }
+    assert report["reference"] == "net0-sec0"
+    assert by_name["net0-sec0"]["overhead"] is None
+    saved = json.loads((RECORDED / "report.json").read_text())
+    parts = by_name["net2-sec3"]["overhead"]["parts"]
+    assert parts["duration"]["delta_s"] == pytest.approx(saved["overhead"]["duration"]["delta_s"])
+    assert by_name["net2-sec3"]["p99_s"] is None
+
+
+def test_a_p99_interval_needs_rounds_enough() -> None:
+    """The largest of so many values lies above the true p99 in all but 2.5 % of cases."""
+    assert pytest.approx(0.025, rel=1e-3) == 0.99**MIN_ROUNDS_FOR_P99_INTERVAL
+
+
+def test_a_study_without_a_run_is_one_line(tmp_path: Path, capsys) -> None:
+    with pytest.raises(RunDirError, match="is no study"):
+        study_report(tmp_path)
+    assert main(["sweep", "nothing-of-this-name"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_cluster_bootstrap_covers_a_median_that_runs_differ_in() -> None:
+    """Runs differ by 5 %, rounds by 9 %: the interval over whole runs covers, one over rounds would not."""
+    from analysis.results.study import _interval
+
+    chance = np.random.default_rng(3)
+    covered = 0
+    for _ in range(200):
+        means = 1 + 0.05 * chance.standard_normal(10)
+        rounds = [np.rint(1e9 * mean * (1 + 0.09 * chance.standard_normal(19))).astype(int) for mean in means]
+        low, high = _interval(rounds, 50) or (0, 0)
+        covered += low <= 1 <= high
+    assert 0.86 <= covered / 200 <= 0.98

@@ -1,0 +1,57 @@
+"""``ztprobe sweep``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ztprobe.cli.options import OutPath
+from ztprobe.errors import PreflightError, WorkloadError
+
+__all__ = ("sweep",)
+
+
+@click.command(epilog="Example: sudo ztprobe sweep smoke --out runs/smoke")
+@click.argument("study", metavar="STUDY")
+@click.option("--out", type=OutPath(), help="The study's directory. [default: runs/STUDY]")
+@click.option("--list", "only_list", is_flag=True, help="Print the runs in their order, and run nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print study-report.json instead of the tables.")
+def sweep(study: str, out: Path | None, only_list: bool, as_json: bool) -> None:
+    """Run a whole study: every combination of its factors.
+
+    STUDY is a YAML file, or the name of one that comes with ztprobe (smoke, paper-80, scale). Every attempt
+    is kept. A study that was interrupted goes on with what is missing, without repeating a run. Needs root.
+    """
+    from ztprobe.profile.model import profile_names
+    from ztprobe.study.plan import load_study
+
+    plan = load_study(study, profile_names())
+    if only_list:
+        for planned in plan.runs():
+            click.echo(planned.directory)
+        return
+    from analysis.report.wording import plural
+    from analysis.results.study import study_report
+    from analysis.results.study_text import print_study
+    from ztprobe.experiment.requirements import check_machine
+    from ztprobe.progress import open_progress
+    from ztprobe.rundir.store import dump_json, write_atomically
+    from ztprobe.study.execute import run_study
+
+    if problems := check_machine([cell.experiment for cell in plan.cells]):
+        raise PreflightError("\n".join(problems))
+    place = (out or Path("runs") / plan.name).absolute()
+    with open_progress() as progress:
+        tally = run_study(plan, place, progress)
+    report = study_report(place)
+    write_atomically(place / "study-report.json", dump_json(report))
+    if as_json:
+        click.echo(dump_json(report), nl=False)
+    else:
+        print_study(report)
+    if tally.failed:
+        raise WorkloadError(
+            f"{plural(tally.failed, 'run')} of {tally.planned} failed in every attempt; what each said is in"
+            f" {place / 'attempts'}"
+        )

@@ -1,0 +1,188 @@
+"""Run a study: what is missing, in the plan's order, every attempt kept, nothing done twice.
+
+A study's directory holds ``study.json`` (the plan), ``runs/CELL/rNN`` (complete run directories: one
+appears whole or not at all) and ``attempts/CELL-rNN-N`` (what failed: its class, its message, its logs).
+What is there decides what is left to do, so an interrupted study goes on where it was; a plan that has
+changed meanwhile is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.report.wording import human_time
+from ztprobe.errors import EnforcementError, RunDirError, WorkloadError, ZtprobeError
+from ztprobe.experiment.request import TraceRequest
+from ztprobe.experiment.run import Job
+from ztprobe.experiment.spec import spec_of
+from ztprobe.profile.model import load_profile
+from ztprobe.progress import Progress
+from ztprobe.rundir.store import create_run_dir, dump_json, write_atomically
+from ztprobe.runtime.deployments import appearing_whole, clean_leftovers
+from ztprobe.study.plan import PlannedRun, Study
+from ztprobe.study.reset import machine_state
+
+__all__ = ("STUDY_FILE", "Tally", "open_study", "run_block", "run_study")
+
+STUDY_FILE = "study.json"
+# What makes an attempt a failed one. Anything else ends the study: the machine lacks something, a bug.
+_CLASSES: dict[type[ZtprobeError], str] = {
+    EnforcementError: "not in force",
+    WorkloadError: "workload",
+    RunDirError: "storage",
+}
+_LIMIT_S = (180, 60)  # a run may take this long, and this long a round
+
+
+@dataclass
+class Tally:
+    """How far a study is."""
+
+    planned: int
+    there: int = 0  # from an earlier call
+    done: int = 0
+    failed: int = 0  # runs without a successful attempt
+    attempts: int = 0
+    busy_s: float = 0.0
+
+    @property
+    def left_s(self) -> float | None:
+        """At the pace so far; None: nothing has been run yet."""
+        tried = self.done + self.failed
+        return None if not tried else self.busy_s / tried * (self.planned - self.there - tried)
+
+
+@contextlib.contextmanager
+def open_study(study: Study, out: Path) -> Iterator[None]:
+    """Make the directory, or make sure that it is this study's, and keep others out of it.
+
+    :raises RunDirError: it holds something else, cannot be written, or another ztprobe is at it.
+    """
+    plan = dump_json(study.as_dict())
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        handle = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise RunDirError(f"{out}: cannot be made: {error.strerror}; choose another --out") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunDirError(f"{out}: another ztprobe is running this study; wait for it") from error
+        file = out / STUDY_FILE
+        if file.exists():
+            if file.read_bytes() != plan:
+                raise RunDirError(f"{out}: holds a study of another plan; choose another --out")
+        elif any(out.iterdir()):
+            raise RunDirError(f"{out}: is not empty and no study; choose another --out")
+        else:
+            write_atomically(file, plan)
+        yield
+    finally:
+        os.close(handle)
+
+
+def run_study(study: Study, out: Path, progress: Progress) -> Tally:
+    """Run what is missing.
+
+    :raises ZtprobeError: the machine cannot go on (not: a run has failed).
+    """
+    tally = Tally(planned=len(study.cells) * study.repetitions)
+    with open_study(study, out):
+        for repetition in range(1, study.repetitions + 1):
+            run_block(study, repetition, out, progress, tally)
+    return tally
+
+
+def run_block(study: Study, repetition: int, out: Path, progress: Progress, tally: Tally) -> None:
+    """One repetition of every cell; inside `open_study`."""
+    # All runs see packets of the same size, or the offloads would pass for the profile's cost.
+    offloads = not any(load_profile(cell.experiment.profile).per_packet for cell in study.cells)
+    for planned in study.block(repetition):
+        target = out / planned.directory
+        if (target / "run.json").exists():
+            tally.there += 1
+            continue
+        began_s = time.monotonic()
+        if _run_one(study, planned, target, out, progress, tally, offloads=offloads):
+            tally.done += 1
+        else:
+            tally.failed += 1
+        tally.busy_s += time.monotonic() - began_s
+
+
+def _run_one(
+    study: Study,
+    planned: PlannedRun,
+    target: Path,
+    out: Path,
+    progress: Progress,
+    tally: Tally,
+    *,
+    offloads: bool,
+) -> bool:
+    number = tally.there + tally.done + tally.failed + 1
+    name = f"{planned.cell.name}-r{planned.repetition:02d}"
+    while (failed := _failed_attempts(out, name)) <= study.retries:
+        again = f", attempt {failed + 1}" if failed else ""
+        left = "" if tally.left_s is None else f", about {human_time(tally.left_s)} left"
+        progress.note(f"{number} of {tally.planned}: {name}{again}{left}")
+        tally.attempts += 1
+        kept = out / "attempts" / f"{name}-{failed + 1}"
+        began_s = time.monotonic()
+        try:
+            with appearing_whole(target) as partial:
+                try:
+                    _measure(study, planned, partial, target, progress, offloads=offloads)
+                except tuple(_CLASSES):
+                    _keep_logs(partial, kept)
+                    raise
+        except tuple(_CLASSES) as error:
+            found = next(name for kind, name in _CLASSES.items() if isinstance(error, kind))
+            progress.note(f"{name}: {found}: {error}")
+            failure = {"class": found, "message": str(error), "took_s": time.monotonic() - began_s}
+            write_atomically(kept / "failure.json", dump_json(failure))
+        else:
+            return True
+    return False
+
+
+def _measure(
+    study: Study, planned: PlannedRun, partial: Path, target: Path, progress: Progress, *, offloads: bool
+) -> None:
+    for line in clean_leftovers():
+        progress.note(f"left by an interrupted run: {line}")
+    before = machine_state()
+    cell = planned.cell
+    request = TraceRequest(
+        experiment=cell.experiment,
+        baseline=None,
+        rounds=study.rounds,
+        clients=cell.clients,
+        dataset=study.dataset,
+        data_dir=study.data_dir,
+        out=target,
+        reconnect=cell.reconnect,
+    )
+    directory = create_run_dir(partial, shown=target)
+    base_s, round_s = _LIMIT_S
+    spec = spec_of(request, offloads=offloads, limit_s=base_s + round_s * study.rounds)
+    Job(spec, directory, progress).run()
+    directory.write_json("reset.json", before)
+
+
+def _failed_attempts(out: Path, name: str) -> int:
+    return sum(1 for _ in (out / "attempts").glob(f"{name}-*/failure.json"))
+
+
+def _keep_logs(partial: Path, kept: Path) -> None:
+    # Without room on the disk the class and the message have to do.
+    with contextlib.suppress(OSError):
+        shutil.copytree(partial / "logs", kept / "logs", dirs_exist_ok=True)

@@ -1,0 +1,202 @@
+"""What a study consists of: factors, their combinations, and the order in which they are run.
+
+A *cell* is one combination of factors. Every repetition is a block that holds each cell once, in an order
+drawn from the study's own seed, so that what drifts with time (a machine that warms up, other users) falls
+on all cells alike. The order is a function of the plan: an interrupted study goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from ztprobe.errors import UsageError
+from ztprobe.experiment.names import DISTRIBUTIONS, LEVELS, MAX_SEED, Experiment
+from ztprobe.experiment.request import TraceRequest
+
+__all__ = ("PLANS_DIR", "Cell", "PlannedRun", "Study", "load_study", "pair_study", "plan_names")
+
+PLANS_DIR = Path(__file__).parent / "plans"
+
+_COUNT = {"type": "integer", "minimum": 1}
+_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["name", "rounds", "factors"],
+    "properties": {
+        "name": {"type": "string", "pattern": "^[a-z0-9][a-z0-9-]*$"},
+        "rounds": _COUNT,
+        "clients": _COUNT,
+        "repetitions": _COUNT,
+        "retries": {"type": "integer", "minimum": 0, "maximum": 10},
+        "order_seed": {"type": "integer", "minimum": 0},
+        "factors": {
+            "type": "object",
+            "additionalProperties": False,
+            "minProperties": 1,
+            "properties": {
+                "profile": {"type": "array", "minItems": 1, "items": {"type": "string"}},
+                "level": {"type": "array", "minItems": 1, "items": {"enum": sorted(LEVELS)}},
+                "distribution": {"type": "array", "minItems": 1, "items": {"enum": list(DISTRIBUTIONS)}},
+                "seed": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {"type": "integer", "minimum": 0, "maximum": MAX_SEED},
+                },
+                "clients": {"type": "array", "minItems": 1, "items": _COUNT},
+                "reconnect": {"type": "array", "minItems": 1, "items": {"type": "boolean"}},
+            },
+        },
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One combination of factors."""
+
+    experiment: Experiment
+    clients: int = 5
+    reconnect: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of its directory, and the same for equal cells alone: net2-sec3, net2-sec3-c10, ..."""
+        clients = "" if self.clients == Cell.clients else f"-c{self.clients}"
+        return f"{self.experiment.name}{clients}{'-reconnect' if self.reconnect else ''}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun:
+    """One repetition of one cell."""
+
+    cell: Cell
+    repetition: int  # from 1
+
+    @property
+    def directory(self) -> Path:
+        """Below the study's own."""
+        return Path("runs") / self.cell.name / f"r{self.repetition:02d}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A plan, checked."""
+
+    name: str
+    rounds: int
+    cells: tuple[Cell, ...]
+    repetitions: int = 1
+    retries: int = 0
+    order_seed: int = 1
+    dataset: str = "digits"
+    data_dir: Path | None = None
+
+    def block(self, repetition: int) -> list[PlannedRun]:
+        """A repetition's runs in their order."""
+        cells = list(self.cells)
+        random.Random(f"{self.order_seed} {repetition}").shuffle(cells)
+        return [PlannedRun(cell=cell, repetition=repetition) for cell in cells]
+
+    def runs(self) -> Iterator[PlannedRun]:
+        """All of them, block by block."""
+        for repetition in range(1, self.repetitions + 1):
+            yield from self.block(repetition)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As study.json has it."""
+        return dataclasses.asdict(self) | {
+            "cells": [dataclasses.asdict(cell) | {"name": cell.name} for cell in self.cells],
+            "data_dir": None if self.data_dir is None else str(self.data_dir),
+        }
+
+
+def plan_names() -> list[str]:
+    """The plans that come with ztprobe."""
+    return sorted(path.stem for path in PLANS_DIR.glob("*.yaml"))
+
+
+def load_study(name: str, profiles: Sequence[str]) -> Study:
+    """A plan by its name, or from a YAML file.
+
+    :param profiles: the network profiles there are.
+    :raises UsageError: there is none, or it is wrong; the line says where.
+    """
+    path = PLANS_DIR / f"{name}.yaml" if name in plan_names() else Path(name)
+    if not path.is_file():
+        raise UsageError(f"study {name}: is neither a file nor one of {', '.join(plan_names())}")
+    try:
+        plan = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{path}: cannot be read as YAML: {str(error).splitlines()[0]}") from error
+    problem = next(iter(jsonschema.Draft202012Validator(_SCHEMA).iter_errors(plan)), None)
+    if problem is not None:
+        where = ".".join(map(str, problem.absolute_path)) or "the plan"
+        raise UsageError(f"{path}: {where}: {problem.message.splitlines()[0][:160]}")
+    factors = plan["factors"]
+    for profile in factors.get("profile", ()):
+        if profile not in profiles:
+            raise UsageError(
+                f"{path}: factors.profile: no network profile {profile}; there are {', '.join(profiles)}"
+            )
+    if "clients" in factors and "clients" in plan:
+        raise UsageError(f"{path}: clients: is a factor and a fixed number; give one")
+    return Study(
+        name=plan["name"],
+        rounds=plan["rounds"],
+        cells=_cells(factors, plan.get("clients", Cell.clients)),
+        repetitions=plan.get("repetitions", 1),
+        retries=plan.get("retries", 0),
+        order_seed=plan.get("order_seed", 1),
+    )
+
+
+def _cells(factors: Mapping[str, list[Any]], clients: int) -> tuple[Cell, ...]:
+    combinations = itertools.product(
+        factors.get("profile", ["net0"]),
+        factors.get("level", [0]),
+        factors.get("distribution", ["iid"]),
+        factors.get("seed", [0]),
+        factors.get("clients", [clients]),
+        factors.get("reconnect", [False]),
+    )
+    cells = (
+        Cell(
+            experiment=Experiment(profile=profile, level=level, distribution=distribution, seed=seed),
+            clients=count,
+            reconnect=reconnect,
+        )
+        for profile, level, distribution, seed, count, reconnect in combinations
+    )
+    return tuple(dict.fromkeys(cells))
+
+
+def pair_study(request: TraceRequest, repetitions: int) -> Study:
+    """An experiment and its baseline, again and again, in either order.
+
+    :raises UsageError: the request has no baseline.
+    """
+    if request.baseline is None:
+        raise UsageError(
+            f"--repeat {repetitions}: {request.experiment.name} has no baseline to be compared with"
+        )
+    cells = [
+        Cell(experiment=experiment, clients=request.clients, reconnect=request.reconnect)
+        for experiment in request.experiments
+    ]
+    return Study(
+        name=f"{cells[1].name}-against-{cells[0].name}",
+        rounds=request.rounds,
+        cells=tuple(cells),
+        repetitions=repetitions,
+        dataset=request.dataset,
+        data_dir=request.data_dir,
+    )
