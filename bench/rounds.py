@@ -31,11 +31,9 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -56,6 +54,7 @@ from ztprobe.probes.kernel import KernelProbes, ProgramCost
 from ztprobe.profile.model import load_profile, profile_names
 from ztprobe.progress import QuietProgress
 from ztprobe.rundir.store import create_run_dir
+from ztprobe.rundir.temporary import scratch
 from ztprobe.runtime.interface import Pod, Runtime
 
 __all__ = ("ARMS", "Plan", "RoundsResult", "measure_rounds")
@@ -316,21 +315,20 @@ class _Arms:
 @contextlib.contextmanager
 def _captured(pods: list[Pod]) -> Iterator[None]:
     """tcpdump on every pod's interface."""
-    directory = Path(tempfile.mkdtemp(prefix="ztprobe-bench-"))
     captures = []
-    try:
-        for pod in pods:
-            command = ["tcpdump", "-i", pod.interface, "-s", str(_SNAPLEN_BYTES), "-n", "-Z", "root"]
-            command += ["-w", str(directory / f"{pod.name}.pcap")]
-            with entered(pod.netns):
-                captures.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
-        yield
-    finally:
-        for process in captures:
-            process.terminate()
-        for process in captures:
-            process.wait()
-        shutil.rmtree(directory, ignore_errors=True)
+    with scratch() as directory:
+        try:
+            for pod in pods:
+                command = ["tcpdump", "-i", pod.interface, "-s", str(_SNAPLEN_BYTES), "-n", "-Z", "root"]
+                command += ["-w", str(directory / f"{pod.name}.pcap")]
+                with entered(pod.netns):
+                    captures.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+            yield
+        finally:
+            for process in captures:
+                process.terminate()
+            for process in captures:
+                process.wait()
 
 
 def measure_rounds(plan: Plan, seed: int, advance: Callable[[int], None]) -> RoundsResult:
@@ -342,18 +340,17 @@ def measure_rounds(plan: Plan, seed: int, advance: Callable[[int], None]) -> Rou
     experiment = parse_experiment(plan.experiment, profile_names())
     result = RoundsResult(plan)
     arms = _Arms(plan, result, seed, advance)
-    directory = Path(tempfile.mkdtemp(prefix="ztprobe-bench-"))
-    request = TraceRequest(
-        experiment=experiment,
-        baseline=None,
-        rounds=plan.rounds,
-        clients=5,
-        dataset="digits",
-        data_dir=None,
-        out=directory / "run",
-        reconnect=False,
-    )
-    try:
+    with scratch() as directory:
+        request = TraceRequest(
+            experiment=experiment,
+            baseline=None,
+            rounds=plan.rounds,
+            clients=5,
+            dataset="digits",
+            data_dir=None,
+            out=directory / "run",
+            reconnect=False,
+        )
         run_disturbed(
             request,
             create_run_dir(directory / "run"),
@@ -364,8 +361,6 @@ def measure_rounds(plan: Plan, seed: int, advance: Callable[[int], None]) -> Rou
             interference=arms,
             agent=_Unobserved,
         )
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
     if arms.error:
         print(arms.error, file=sys.stderr)
         raise RuntimeError(f"{plan.experiment}: {arms.error.splitlines()[-1]}")

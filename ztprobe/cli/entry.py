@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import tempfile
 import traceback
 from collections.abc import Sequence
 
@@ -33,6 +32,7 @@ from ztprobe.cli.validate import validate
 from ztprobe.errors import ZtprobeError
 from ztprobe.paths import LEASES, STATE_DIR
 from ztprobe.process.interrupts import Interrupted, catching
+from ztprobe.rundir import temporary
 
 __all__ = ("main", "ztprobe")
 
@@ -125,9 +125,7 @@ def _first_line(error: Exception) -> str:
 def _save_traceback() -> str:
     # Called while the exception is being handled.
     try:
-        descriptor, path = tempfile.mkstemp(prefix="ztprobe-traceback-", suffix=".txt")
-        with os.fdopen(descriptor, "w") as file:
-            traceback.print_exc(file=file)
+        path = temporary.keep_traceback(traceback.format_exc())
     except OSError:
         traceback.print_exc()
         return "the traceback is above"

@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from ztprobe.cli.options import OutPath, coverage_floor_option
-from ztprobe.errors import PreflightError
 from ztprobe.experiment.names import MAX_SEED
 from ztprobe.experiment.request import DATASETS, TraceRequest, check_data_dir, choose_experiments
 
@@ -79,6 +78,7 @@ def trace(
     proves that both are in force, watches them from the kernel, prints the breakdown and leaves a run
     directory. Needs root.
     """
+    from ztprobe.experiment.requirements import check_main_job
     from ztprobe.profile.model import load_profile, profile_names
 
     chosen, against = choose_experiments(
@@ -96,20 +96,12 @@ def trace(
     )
     for wanted in request.experiments:
         load_profile(wanted.profile)
-    _check_machine(request)
+    check_main_job(request.experiments, request.out)
     _run(request, as_json=as_json, coverage_floor=coverage_floor / 100)
 
 
 def _default_out(name: str) -> Path:
     return Path("runs") / f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-
-
-def _check_machine(request: TraceRequest) -> None:
-    from ztprobe.experiment.requirements import check_main_job
-
-    problems = check_main_job(request.experiments, request.out)
-    if problems:
-        raise PreflightError("\n".join(problems))
 
 
 def _run(request: TraceRequest, *, as_json: bool, coverage_floor: float) -> None:

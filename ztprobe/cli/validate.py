@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import click
 
 from ztprobe.cli.options import OutPath
-from ztprobe.errors import PreflightError
 
 if TYPE_CHECKING:
     from ztprobe.validate.scenarios.catalogue import Scenario
@@ -75,8 +74,7 @@ def _check_machine(chosen: list[Scenario], out: Path) -> None:
     from ztprobe.profile.model import profile_names
 
     experiments = [parse_experiment(scenario.experiment, profile_names()) for scenario in chosen]
-    if problems := check_main_job(tuple(experiments), out):
-        raise PreflightError("\n".join(problems))
+    check_main_job(tuple(experiments), out)
 
 
 def _run(chosen: list[Scenario], out: Path, *, as_json: bool) -> bool:

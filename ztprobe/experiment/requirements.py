@@ -9,9 +9,11 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ztprobe.errors import PreflightError, RunDirError
 from ztprobe.experiment.names import Experiment
 from ztprobe.preflight.features import KernelFeatures, Machine, collect
 from ztprobe.preflight.signals import choose_hooks
+from ztprobe.rundir import files
 
 __all__ = ("check_main_job", "delay_backend", "machine_problems", "out_problems", "rate_backend")
 
@@ -25,18 +27,20 @@ _NOT_ROOT = "not root: network namespaces and BPF programs need it; run it with 
 _PYTHON_MODULES = ("grpc", "pyroute2", "sklearn", "torch")
 
 
-def check_main_job(
-    experiments: Sequence[Experiment], out: Path, *, machine: Machine | None = None
-) -> list[str]:
-    """What keeps ``experiments`` from being traced into ``out``, one line each; empty: nothing.
+def check_main_job(experiments: Sequence[Experiment], out: Path, *, machine: Machine | None = None) -> None:
+    """Refuse what cannot be traced into ``out`` here, before anything is changed; one line a problem.
 
     :param machine: collected already (default: ask now, 0.2 s).
+    :raises PreflightError: this machine lacks something.
+    :raises RunDirError: no run directory can be made at ``out``.
     """
     machine = machine or collect()
-    if not machine.kernel.root:
-        # Whatever else seems to be missing may only be hidden from this user.
-        return [_NOT_ROOT]
-    return machine_problems(machine, experiments) + out_problems(out)
+    # Without root, whatever else seems to be missing may only be hidden from this user.
+    problems = machine_problems(machine, experiments) if machine.kernel.root else [_NOT_ROOT]
+    if problems:
+        raise PreflightError("\n".join(problems))
+    if problems := out_problems(out):
+        raise RunDirError("\n".join(problems))
 
 
 def machine_problems(machine: Machine, experiments: Iterable[Experiment]) -> list[str]:
@@ -134,7 +138,7 @@ def out_problems(out: Path) -> list[str]:
     """Why a run directory cannot be made at ``out``; nothing is created."""
     try:
         return _out_problems(out)
-    except OSError as error:  # a name that is too long, a loop of links, a share that is gone
+    except OSError as error:  # a name that is too long, a loop of links, somebody else's directory
         return [f"output directory {out}: {error.strerror}: name another with --out"]
 
 
@@ -152,4 +156,5 @@ def _out_problems(out: Path) -> list[str]:
     # access(2) also knows of read-only file systems, which root meets too.
     if not os.access(place, os.W_OK | os.X_OK):
         return [f"output directory {out} is not writable ({place} is not): name another with --out"]
+    files.checked(place)
     return []

@@ -17,8 +17,6 @@ import json
 import os
 import platform
 import secrets
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -37,6 +35,7 @@ from ztprobe.paths import STATE_DIR
 from ztprobe.process.interrupts import shielded
 from ztprobe.profile.model import Profile, load_profile
 from ztprobe.progress import Progress
+from ztprobe.rundir import temporary
 from ztprobe.rundir.clock import take_sample
 from ztprobe.rundir.store import BASELINE_DIR, RunDir, create_run_dir
 from ztprobe.runtime.interface import Pod, Runtime, WorkloadOptions
@@ -83,10 +82,7 @@ def _with_kept_logs(message: str, partial: Path) -> str:
     # A log that the message names would be gone with everything else that is unfinished.
     if str(partial) not in message:
         return message
-    kept = tempfile.mkdtemp(prefix="ztprobe-failed-")
-    for logs in partial.rglob("logs"):
-        shutil.copytree(logs, kept / logs.relative_to(partial))
-    return message.replace(str(partial), kept)
+    return message.replace(str(partial), str(temporary.keep_logs(partial)))
 
 
 class Interference(Protocol):

@@ -27,6 +27,7 @@ from ztprobe.kernelnet.monitor import NetlinkMonitor
 from ztprobe.kernelnet.netns import entered
 from ztprobe.paths import REPO_DIR
 from ztprobe.profile.model import GilbertElliott, Profile
+from ztprobe.rundir import files
 
 __all__ = (
     "CHAIN",
@@ -219,10 +220,11 @@ class NodeQueue:
                 ) from error
 
     def _start_process(self) -> None:
-        self._config_path.parent.mkdir(parents=True, exist_ok=True)
-        self._config_path.write_text(to_json(self._config))
+        files.write_whole(self._config_path, to_json(self._config).encode(), mode=0o600, make=0o700)
         self._stats_path.unlink(missing_ok=True)
-        with self._errors_path.open("w") as errors:
+        self._errors_path.unlink(missing_ok=True)
+        files.append(self._errors_path, b"")
+        with self._errors_path.open("a") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "ztprobe.emulation.delay_line.process", str(self._config_path)],
                 stdin=subprocess.PIPE,  # changes

@@ -42,6 +42,7 @@ from ztprobe.emulation.delay_line.histogram import ErrorHistogram
 from ztprobe.emulation.delay_line.impairment import Condition, Draws
 from ztprobe.emulation.delay_line.nfqueue import ACCEPT, DROP, Packet, QueueSocket
 from ztprobe.kernelnet import netns
+from ztprobe.rundir import files
 
 __all__ = (
     "MAX_PENDING",
@@ -233,9 +234,7 @@ def _overflow(numbers: list[int]) -> dict[str, int]:
 
 
 def _write(path: Path, stats: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(stats))
-    os.replace(temporary, path)
+    files.write_whole(path, json.dumps(stats).encode(), mode=0o600)
 
 
 def _go_first() -> str:
