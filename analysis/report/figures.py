@@ -29,6 +29,7 @@ from analysis.report.wording import (
     shown_components,
     shown_sub_rows,
 )
+from ztprobe.printable import printable_tree
 
 __all__ = ("COLOURS", "INK", "draw_figures")
 
@@ -63,6 +64,7 @@ _SLACK_SHADES = (  # up to this part of the round's duration, fill
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "ztprobe",
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a client may be called $x$
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial"],
     "font.size": 9.0,
@@ -89,6 +91,7 @@ def draw_figures(report: Mapping[str, Any]) -> dict[str, str]:
     }
     if report["overhead"]:
         drawers["overhead"] = _draw_overhead
+    report = printable_tree(report)
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)

@@ -31,6 +31,7 @@ from analysis.report.wording import (
     shown_sub_rows,
     tls_words,
 )
+from ztprobe.printable import printable_tree
 
 __all__ = ("WIDTH", "print_report")
 
@@ -45,10 +46,12 @@ def print_report(
 
     :param colour: None lets the terminal and NO_COLOR decide.
     """
+    report = printable_tree(report)
     console = Console(
         file=stream or sys.stdout,
         width=WIDTH,
         highlight=False,
+        markup=False,
         soft_wrap=False,
         force_terminal=colour,
         no_color=None if colour is None else not colour,

@@ -105,7 +105,7 @@ def test_a_used_output_directory_is_refused_before_anything_starts(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ztprobe.experiment.run", None)
     (tmp_path / "file").touch()
-    assert main(["trace", "--out", str(tmp_path)]) == 3
+    assert main(["trace", "--out", str(tmp_path)]) == 4
     assert f"output directory {tmp_path} is not empty" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["file"]
 

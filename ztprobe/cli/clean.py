@@ -6,6 +6,7 @@ import os
 
 import click
 
+from ztprobe.cli.output import say
 from ztprobe.errors import PreflightError
 
 __all__ = ("clean",)
@@ -30,6 +31,6 @@ def clean() -> None:
     with shielded():
         removed = sweep() + policy_bypass.sweep() + clean_leftovers() + temporary.clean()
     for line in removed:
-        click.echo(line)
+        say(line)
     if not removed:
-        click.echo("nothing to clean")
+        say("nothing to clean")

@@ -31,6 +31,7 @@ from ztprobe.cli.trace import trace
 from ztprobe.cli.validate import validate
 from ztprobe.errors import ZtprobeError
 from ztprobe.paths import LEASES, STATE_DIR
+from ztprobe.printable import printable_lines
 from ztprobe.process.interrupts import Interrupted, catching
 from ztprobe.rundir import temporary
 
@@ -108,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _say(text: str) -> None:
     with contextlib.suppress(OSError):  # the terminal may have been closed
-        for line in text.splitlines() or [""]:
+        for line in printable_lines(text.rstrip("\n")).split("\n"):
             print(f"ztprobe: {line}", file=sys.stderr, flush=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ztprobe.cli.output import say, say_json
 from ztprobe.cli.profile_pods import (
     Chosen,
     choose_pods,
@@ -65,7 +65,7 @@ def list_(as_json: bool) -> None:
 
     profiles = [load_profile(name) for name in profile_names()]
     if as_json:
-        click.echo(json.dumps([profile_dict(p) for p in profiles], indent=2, ensure_ascii=False))
+        say_json([profile_dict(p) for p in profiles])
         return
     table(
         ("profile", "what it asks for", "description"),
@@ -88,9 +88,9 @@ def show(name: str, as_json: bool) -> None:
     found = load_profile(name)
     values = profile_dict(found)
     if as_json:
-        click.echo(json.dumps(values, indent=2, ensure_ascii=False))
+        say_json(values)
         return
-    click.echo(f"{found.name}: {found.description}\n")
+    say(f"{found.name}: {found.description}\n")
     sources = values.pop("source")
     if found.samples_ms:
         sources |= {
@@ -110,11 +110,11 @@ def show(name: str, as_json: bool) -> None:
     changing = [(key, range_words(found, key), sources.get(key, "")) for key in CHANGING]
     rows = [*changing, ("schedule", schedule_words(found), sources["schedule"]), *rows]
     table(("key", "value", "source"), rows)
-    click.echo()
+    say()
     table(*step_rows(found))
-    click.echo()
+    say()
     for line in plot(found, shutil.get_terminal_size((100, 24)).columns):
-        click.echo(line)
+        say(line)
 
 
 @profile.command(
@@ -217,17 +217,17 @@ def _tell(lease: Lease, more: Sequence[str], as_json: bool) -> None:
     said = [*more, *notes(lease)]
     if as_json:
         whole = lease_dict(lease) | {"dry_run": dry_run, "notes": said}
-        click.echo(json.dumps(whole, indent=2, ensure_ascii=False))
+        say_json(whole)
         return
     for line in plan_lines(lease):
-        click.echo(line)
+        say(line)
     for note in said:
-        click.echo(f"note: {note}")
+        say(f"note: {note}")
     if dry_run:
-        click.echo("dry run: nothing was changed")
+        say("dry run: nothing was changed")
         return
     lasts_s = (lease.expires_ns - lease.created_ns) / 1e9
-    click.echo(
+    say(
         f"lease {lease.id}: {lease.profile.name} on {pod_words(lease)} for {words(lasts_s)}; "
         "ztprobe profile verify | status | clear"
     )
@@ -288,10 +288,10 @@ def status(as_json: bool) -> None:
     found = all_leases()
     if as_json:
         states = [lease_dict(one) | _state(one) | {"schedule": state_dict(one)} for one in found]
-        click.echo(json.dumps(states, indent=2, ensure_ascii=False))
+        say_json(states)
         return
     if not found:
-        click.echo("no profile is in force")
+        say("no profile is in force")
         return
     rows = []
     for lease in found:
@@ -312,7 +312,7 @@ def status(as_json: bool) -> None:
     table(("lease", "profile", "backend", "pods", "in force", "left", "counted"), rows)
     for lease in found:
         for line in state_words(lease):
-            click.echo(line)
+            say(line)
 
 
 @profile.command(epilog="Example: sudo ztprobe profile verify --json")
@@ -346,12 +346,12 @@ def verify(
     running = running_pods(wanted, node)
     verdicts = [verify_lease(one, everything, running, probes=probes) for one in wanted]
     if as_json:
-        click.echo(json.dumps([verdict_dict(v) for v in verdicts], indent=2, ensure_ascii=False))
+        say_json([verdict_dict(v) for v in verdicts])
     else:
         for verdict in verdicts:
             print_verdict(verdict)
         if not verdicts:
-            click.echo("no profile is in force")
+            say("no profile is in force")
     if not all(verdict.passed for verdict in verdicts):
         context.exit(EnforcementError.exit_code)
 
@@ -371,12 +371,12 @@ def clear(ids: tuple[str, ...], as_json: bool) -> None:
         for lease in chosen:
             end(lease)
     if as_json:
-        click.echo(json.dumps({"cleared": [lease.id for lease in chosen]}, indent=2))
+        say_json({"cleared": [lease.id for lease in chosen]})
         return
     for lease in chosen:
-        click.echo(f"lease {lease.id} ended: {lease.profile.name} is off {pod_words(lease)}")
+        say(f"lease {lease.id} ended: {lease.profile.name} is off {pod_words(lease)}")
     if not chosen:
-        click.echo("no profile is in force")
+        say("no profile is in force")
 
 
 def _chosen(leases: Sequence[Lease], ids: Sequence[str]) -> list[Lease]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ztprobe.cli.options import OutPath, coverage_floor_option
+from ztprobe.cli.output import say
 from ztprobe.errors import UsageError
 
 __all__ = ("report",)
@@ -39,5 +40,5 @@ def report(runs: tuple[Path, ...], as_json: bool, out: Path | None, coverage_flo
         return
     for run, content in zip(runs, reports, strict=True):
         if len(runs) > 1:
-            click.echo(f"\n{run}")
+            say(f"\n{run}")
         print_report(content)

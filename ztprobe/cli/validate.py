@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ztprobe.cli.options import OutPath
+from ztprobe.cli.output import say, say_json
 
 if TYPE_CHECKING:
     from ztprobe.validate.scenarios.catalogue import Scenario
@@ -62,10 +62,10 @@ def _list(scenarios: Sequence[Scenario], *, as_json: bool) -> None:
     if as_json:
         keys = ("name", "experiment", "title")
         rows = [{key: getattr(scenario, key) for key in keys} for scenario in scenarios]
-        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        say_json(rows)
         return
     for scenario in scenarios:
-        click.echo(f"{scenario.name:<20}{scenario.experiment:<11}{scenario.title}")
+        say(f"{scenario.name:<20}{scenario.experiment:<11}{scenario.title}")
 
 
 def _check_machine(chosen: list[Scenario], out: Path) -> None:
@@ -89,5 +89,5 @@ def _run(chosen: list[Scenario], out: Path, *, as_json: bool) -> bool:
         click.echo(dump_json(content), nl=False)
     else:
         print_table(content)
-        click.echo(f"{out}/validation.html")
+        say(f"{out}/validation.html")
     return bool(content["passed"])

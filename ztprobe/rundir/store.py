@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ztprobe.errors import RunDirError
+from ztprobe.printable import escape_json
 from ztprobe.rundir import files
 from ztprobe.rundir.schema import problem_in
 
@@ -157,7 +158,7 @@ def dump_json(value: Any) -> bytes:
     :raises ValueError: a number is not finite (JSON has no way to say so).
     """
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    return (text + "\n").encode()
+    return (escape_json(text) + "\n").encode()
 
 
 def write_atomically(path: Path, content: bytes) -> None:

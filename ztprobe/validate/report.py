@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from analysis.report.wording import plural
 from ztprobe import __version__
+from ztprobe.printable import printable, printable_tree
 from ztprobe.rundir.store import dump_json, write_atomically
 from ztprobe.validate.model import CROSS_TALK_LIMIT, Case, Outcome
 
@@ -80,6 +81,7 @@ def _page(content: Mapping[str, Any]) -> str:
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
+    content = printable_tree(content)
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -96,6 +98,7 @@ def _figure(content: Mapping[str, Any]) -> str:
     style: dict[Any, Any] = {
         "svg.hashsalt": "ztprobe",
         "svg.fonttype": "none",
+        "text.parse_math": False,
         "font.size": 9.0,
         "text.color": _INK,
         "axes.labelcolor": _INK,
@@ -148,7 +151,7 @@ def print_table(content: Mapping[str, Any], stream: IO[str] | None = None) -> No
     """The table within 100 columns, and what went wrong, if anything did."""
     stream = stream or sys.stdout
     for line in _lines(content):
-        print(line, file=stream)
+        print(printable(line), file=stream)
 
 
 def _lines(content: Mapping[str, Any]) -> Iterable[str]:

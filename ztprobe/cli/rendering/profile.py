@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ztprobe.cli.output import say
+from ztprobe.printable import printable
+
 if TYPE_CHECKING:
     from ztprobe.conformance.verification import Verdict
     from ztprobe.leases.records import Lease
@@ -44,7 +47,7 @@ def print_verdict(verdict: Verdict) -> None:
     lease = verdict.lease
     step = "" if verdict.step is None else f", step {verdict.step + 1}"
     asked = profile_words(verdict.profile)
-    click.echo(f"lease {lease.id}: {lease.profile.name}{step} ({asked}) by {lease.backend}")
+    say(f"lease {lease.id}: {lease.profile.name}{step} ({asked}) by {lease.backend}")
     rates = {rate.sender: rate for rate in verdict.measured.rates}
     rows = []
     for d in verdict.measured.directions:
@@ -60,11 +63,11 @@ def print_verdict(verdict: Verdict) -> None:
         rows.append((str(d), f"{d.mean_ms:.2f}", f"{d.sd_ms:.2f}", shape, f"{d.loss_pct:.2f}", goodput))
     table(("from -> to", "mean ms", "sd ms", "KS", "lost %", "Mbit/s"), rows)
     for problem in verdict.problems:
-        click.echo(f"wrong: {problem}")
+        say(f"wrong: {problem}")
     for cause in verdict.causes:
-        click.echo(f"because: {cause}")
+        say(f"because: {cause}")
     if verdict.passed:
-        click.echo("as asked for")
+        say("as asked for")
 
 
 def profile_dict(found: Profile) -> dict[str, Any]:
@@ -179,14 +182,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 120  # a pipe has no width, and rich would take 80
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     with console.capture() as printed:
         console.print(table)
     click.echo(printed.get(), nl=False)  # rich itself would exit where nobody reads any more
