@@ -17,7 +17,13 @@ from typing import Any
 import numpy as np
 
 from analysis import statistics
-from analysis.ledger.conditions import conditions_of, round_conditions, rounds_under
+from analysis.ledger.conditions import (
+    conditions_of,
+    late_in_round,
+    late_spans,
+    round_conditions,
+    rounds_under,
+)
 from analysis.ledger.coverage import COVERAGE_FLOOR
 from analysis.ledger.model import COMPONENTS, SUB_ROWS, ClientRound, Ledger, RoundLedger
 from analysis.report import sections
@@ -115,6 +121,10 @@ def build_report(
     if conditions.scheduled:
         for one, entry in zip(in_order, report["rounds"], strict=True):
             entry["conditions"] = round_conditions(conditions, one.start_ns, one.duration_ns)
+    late = late_spans(meta["emulation"])
+    for one, entry in zip(in_order, report["rounds"], strict=True):
+        if (late_ns := late_in_round(late, one)) is not None:
+            entry["delay_line_late_s"] = sections.seconds(late_ns)
     for other in meta["emulation"].get("others", ()):
         under = set(rounds_under(other, in_order))
         for entry in report["rounds"]:

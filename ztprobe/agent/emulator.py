@@ -139,7 +139,7 @@ class Emulator:
             attempts += 1
 
     def check(self) -> None:
-        """Costs a system call or two as long as nothing has changed.
+        """Costs a system call or two as long as nothing has changed, and once a second a small file.
 
         :raises EnforcementError: what was applied is in force no longer, or other than we have set it.
         """
@@ -199,7 +199,8 @@ class Emulator:
         """
         counted: dict[str, Any] = {"backend": self.backend, "cpu_ns": 0}
         if self._queue is not None:
-            line = self._queue.stats()
+            with self._changing:
+                line = self._queue.stats()
             counted |= {"delay_line": line, "cpu_ns": line.get("cpu_ns", 0)}
             counted["alive"] = self.delay_line_pid is not None
         if self.backend in _QDISCS:

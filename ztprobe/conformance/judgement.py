@@ -14,12 +14,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ztprobe.profile.model import Profile
+from ztprobe.profile.tolerance import mean_tolerance_ms
 
 __all__ = ("Direction", "Measured", "Rate", "direction", "shape_distance")
 
 _CONFIDENCE = 0.999
-_MEAN_TOLERANCE = 0.01
-_MEAN_TOLERANCE_MS = 0.2
 _SD_TOLERANCE = 0.05
 _SD_TOLERANCE_MS = 0.2
 _SHAPE_TOLERANCE = 0.03  # Kolmogorov-Smirnov distance
@@ -164,7 +163,7 @@ def direction(
         slack_ms = 0.0
         if profile.reorder_pct or profile.samples_ms:
             # Where many packets share one value, the path's own delay would pass for another shape.
-            tolerance_ms = max(_MEAN_TOLERANCE_MS, _MEAN_TOLERANCE * profile.mean_ms)
+            tolerance_ms = mean_tolerance_ms(profile.mean_ms)
             slack_ms = tolerance_ms + max(0.0, ordered[0] - expected[0])
         distance = shape_distance(ordered, expected, slack_ms)
     nothing = math.nan
@@ -197,7 +196,7 @@ def shape_distance(measured: Sequence[float], expected: Sequence[float], slack: 
 def _delay_problem(d: Direction, profile: Profile, z: float) -> str | None:
     wanted = profile.mean_ms
     half = z * d.sd_ms / math.sqrt(_independent(d.received, profile.delay_correlation_pct / 100))
-    if abs(d.mean_ms - wanted) - half <= max(_MEAN_TOLERANCE * wanted, _MEAN_TOLERANCE_MS):
+    if abs(d.mean_ms - wanted) - half <= mean_tolerance_ms(wanted):
         return None
     cause = "something else delays packets too, or this CPU is too busy to tell"
     if d.mean_ms < 0.1 * wanted:

@@ -186,6 +186,7 @@ class _Job:
                     emulator.follow(self.progress.note)
                     self._rounds(runtime, agent, emulator)
                 emulation_stats = emulator.stats()
+                emulator.check()  # by these counters, which know of the last second too
                 observation = agent.stop()
             self.meta["emulation"]["stats"] = emulation_stats
             if (schedule := emulator.schedule_record()) is not None:
