@@ -22,10 +22,10 @@ STAMP := $(VENV)/.setup-stamp
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt Makefile tools/setup-system
+$(STAMP): pyproject.toml setup.py constraints.txt Makefile tools/setup-system
 	PYTHON=$(PYTHON) tools/setup-system
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv --system-site-packages $(VENV)
-	$(RUN) pip install --quiet --no-input --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[dev]'
+	$(RUN) pip install --quiet --no-input --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[dev,workload]'
 	touch $@
 
 trace: $(STAMP)

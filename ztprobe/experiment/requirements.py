@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ztprobe import paths
 from ztprobe.errors import PreflightError, RunDirError
 from ztprobe.experiment.names import Experiment
 from ztprobe.preflight.features import KernelFeatures, Machine, collect
@@ -24,7 +25,8 @@ _DEBIAN_PACKAGE = {
     "iptables": "iptables",
 }
 _NOT_ROOT = "not root: network namespaces and BPF programs need it; run it with sudo"
-_PYTHON_MODULES = ("grpc", "pyroute2", "sklearn", "torch")
+_PYTHON_MODULES = ("pyroute2",)
+_WORKLOAD_MODULES = ("grpc", "sklearn", "torch")
 
 
 def check_main_job(experiments: Sequence[Experiment], out: Path, *, machine: Machine | None = None) -> None:
@@ -46,7 +48,11 @@ def check_main_job(experiments: Sequence[Experiment], out: Path, *, machine: Mac
 def machine_problems(machine: Machine, experiments: Iterable[Experiment]) -> list[str]:
     """What this machine lacks for ``experiments``; every line says what would provide it."""
     experiments = tuple(experiments)
-    return _kernel_problems(machine.kernel, experiments) + _tool_problems(machine, experiments)
+    incomplete = [
+        f"{path} is missing: this installation of ztprobe is incomplete, install it again"
+        for path in paths.missing_data()
+    ]
+    return incomplete + _kernel_problems(machine.kernel, experiments) + _tool_problems(machine, experiments)
 
 
 def delay_backend(machine: Machine) -> str | None:
@@ -100,6 +106,12 @@ def _tool_problems(machine: Machine, experiments: Sequence[Experiment]) -> list[
     problems += [
         f"the Python module {module} is missing: 'make setup' installs it"
         for module in _PYTHON_MODULES
+        if tools.modules.get(module) is None
+    ]
+    problems += [
+        f"the Python module {module} is missing, which the workload needs: 'make setup' or"
+        " pip install 'ztprobe[workload]' installs it"
+        for module in _WORKLOAD_MODULES
         if tools.modules.get(module) is None
     ]
     problems += [
