@@ -90,13 +90,13 @@ def show(name: str, as_json: bool) -> None:
     if as_json:
         say_json(values)
         return
-    say(f"{found.name}: {found.description}\n")
+    say(f"{found.name}: {found.description or profile_words(found)}\n")
     sources = values.pop("source")
     if found.samples_ms:
-        sources |= {
+        sources = sources | {
             "delay_ms": f"mean of {len(found.samples_ms)} samples",
             "jitter_ms": f"the table's unit; the samples' standard deviation is {found.sd_ms:.4g} ms",
-            "distribution": sources["samples"],
+            "distribution": sources.get("samples", ""),
         }
     rows = [
         (key, value_words(value), sources.get(key, "computed" if key in _COMPUTED else ""))
@@ -108,7 +108,7 @@ def show(name: str, as_json: bool) -> None:
         table(("key", "value", "source"), rows)
         return
     changing = [(key, range_words(found, key), sources.get(key, "")) for key in CHANGING]
-    rows = [*changing, ("schedule", schedule_words(found), sources["schedule"]), *rows]
+    rows = [*changing, ("schedule", schedule_words(found), sources.get("schedule", "")), *rows]
     table(("key", "value", "source"), rows)
     say()
     table(*step_rows(found))
@@ -333,8 +333,9 @@ def verify(
     """Measure what pods really get, and compare.
 
     Real packets, with tolerances of 1 % or 0.2 ms (mean), 5 % (standard deviation), 0.03
-    (Kolmogorov-Smirnov distance) and 2 % (rate). Exits with 5 if a pod gets something else, and says
-    why.
+    (Kolmogorov-Smirnov distance) and 2 % (rate). What chance does to so many probes is allowed for
+    beside that, and shown: more --probes allow less. Exits with 5 if a pod gets something else, and
+    says why, or if no profile is in force.
     """
     from ztprobe.conformance.verification import verify as verify_lease
     from ztprobe.errors import EnforcementError
@@ -350,8 +351,8 @@ def verify(
     else:
         for verdict in verdicts:
             print_verdict(verdict)
-        if not verdicts:
-            say("no profile is in force")
+    if not verdicts:
+        raise EnforcementError("no profile is in force, so there is nothing to verify: ztprobe profile apply")
     if not all(verdict.passed for verdict in verdicts):
         context.exit(EnforcementError.exit_code)
 

@@ -23,6 +23,13 @@ __all__ = ("trace",)
     help="net<profile>-sec<level>, then if need be -iid or -noniid, and -s<seed>.",
 )
 @click.option(
+    "--profile",
+    "profile_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Your own network profile (YAML) in place of the experiment's; the run is called by its name.",
+)
+@click.option(
     "--baseline",
     metavar="NAME",
     help="Run this first and compare with it. [default: net0-sec0 with the same data, unless that is "
@@ -60,6 +67,7 @@ __all__ = ("trace",)
 @coverage_floor_option
 def trace(
     experiment: str,
+    profile_file: Path | None,
     baseline: str | None,
     no_baseline: bool,
     rounds: int,
@@ -81,8 +89,15 @@ def trace(
     from ztprobe.experiment.requirements import check_main_job
     from ztprobe.profile.model import load_profile, profile_names
 
+    # A path even where the file is called like a shipped profile.
+    profile = None if profile_file is None else load_profile(profile_file.absolute())
     chosen, against = choose_experiments(
-        experiment, profile_names(), baseline_name=baseline, with_baseline=not no_baseline, seed=seed
+        experiment,
+        profile_names(),
+        profile=profile,
+        baseline_name=baseline,
+        with_baseline=not no_baseline,
+        seed=seed,
     )
     request = TraceRequest(
         experiment=chosen,
@@ -93,9 +108,10 @@ def trace(
         data_dir=check_data_dir(dataset, data_dir),
         out=(out or _default_out(chosen.name)).absolute(),
         reconnect=reconnect,
+        profile=profile,
     )
     for wanted in request.experiments:
-        load_profile(wanted.profile)
+        request.profile_of(wanted)
     check_main_job(request.experiments, request.out)
     _run(request, as_json=as_json, coverage_floor=coverage_floor / 100)
 

@@ -33,7 +33,7 @@ from ztprobe.experiment.request import TraceRequest
 from ztprobe.leases import notices
 from ztprobe.paths import STATE_DIR
 from ztprobe.process.interrupts import shielded
-from ztprobe.profile.model import Profile, load_profile
+from ztprobe.profile.model import Profile
 from ztprobe.progress import Progress
 from ztprobe.rundir import temporary
 from ztprobe.rundir.clock import take_sample
@@ -67,7 +67,7 @@ def run_trace(request: TraceRequest, progress: Progress) -> Path:
 def _run_jobs(request: TraceRequest, directory: Path, progress: Progress) -> None:
     outcome = create_run_dir(directory, shown=request.out)
     # All runs of a call see packets of the same size, or the offloads would pass for the profile's cost.
-    per_packet = any(load_profile(e.profile).per_packet for e in request.experiments)
+    per_packet = any(request.profile_of(e).per_packet for e in request.experiments)
     jobs = []  # all of them first: what the second cannot do should not show after the first has run
     for experiment in request.experiments:
         is_baseline = experiment is not request.experiment
@@ -144,7 +144,7 @@ class _Job:
         self.experiment = experiment
         self.target = target
         self.progress = progress
-        self.profile = profile or load_profile(experiment.profile)
+        self.profile = profile or request.profile_of(experiment)
         self.interference = interference
         self.agent = agent
         self.run_id = secrets.token_hex(3)

@@ -32,6 +32,7 @@ _MOST_ROWS = 10_000
 _MOST_BYTES = 16 << 20
 # What YAML's messages take from the file. It may be any file, and is not ours to show.
 _NAMED = re.compile(r"\b(alias|anchor|tag|handle) .*", re.DOTALL)
+_MOST_PROBLEMS = 10
 _SHORTEST_S = 0.01  # a change takes a few milliseconds
 
 Keys = tuple[str | int, ...]
@@ -96,7 +97,8 @@ def _read(path: Path, text: str) -> ProfileFile:
         key=lambda e: (e.validator == "required", list(map(str, e.absolute_path))),
     )
     if wrong:
-        raise UsageError(_explain(path, lines, wrong[0]))
+        said = dict.fromkeys(_explain(path, lines, error) for error in wrong[:_MOST_PROBLEMS])
+        raise UsageError("\n".join(said))
     values = _floats(data)
     rows: list[str] = []
     if "samples_file" in values:
