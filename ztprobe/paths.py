@@ -4,10 +4,21 @@ installed wheel within this one.
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ("EBPF_DIR", "LEASES", "MANIFESTS_DIR", "NETPROFILES_DIR", "REPO_DIR", "STATE_DIR", "missing_data")
+__all__ = (
+    "EBPF_DIR",
+    "LEASES",
+    "MANIFESTS_DIR",
+    "NETPROFILES_DIR",
+    "REPO_DIR",
+    "STATE_DIR",
+    "missing_data",
+    "unknown_variables",
+)
 
 REPO_DIR = Path(__file__).resolve().parents[1]  # or site-packages: where ztprobe can be imported from
 _INSTALLED = Path(__file__).resolve().parent / "data"
@@ -19,9 +30,23 @@ MANIFESTS_DIR = _DATA_DIR / "manifests"
 # One directory per live run: the journal that `ztprobe clean` undoes after SIGKILL.
 # /run is emptied by a reboot, as are the namespaces, queues and processes it describes.
 # (ZTPROBE_STATE_DIR is for tests, which must not meet other people's runs.)
-STATE_DIR = Path(os.environ.get("ZTPROBE_STATE_DIR", "/run/ztprobe"))
+_STATE_VARIABLE = "ZTPROBE_STATE_DIR"
+_OF_TESTS = ("ZTPROBE_EXAMPLES", "ZTPROBE_IN_VM", "ZTPROBE_REQUIRE_KERNEL", "ZTPROBE_TEST_PATIENCE")
+STATE_DIR = Path(os.environ.get(_STATE_VARIABLE, "/run/ztprobe"))
 # The one directory in there that is no run's: what `ztprobe profile apply` has put on pods.
 LEASES = "leases"
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """What to say of variables that look like ours and are not, a line each."""
+    known = (_STATE_VARIABLE, *_OF_TESTS)
+    said = []
+    for name in sorted(environment):
+        if name.startswith("ZTPROBE_") and name not in known:
+            near = difflib.get_close_matches(name, [_STATE_VARIABLE], n=1)
+            meant = f"; did you mean {near[0]}?" if near else f"; there is {_STATE_VARIABLE}"
+            said.append(f"the variable {name} is not known and changes nothing{meant}")
+    return said
 
 
 def missing_data() -> list[Path]:

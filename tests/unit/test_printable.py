@@ -97,6 +97,33 @@ def test_a_report_of_a_hostile_run_is_harmless_everywhere() -> None:
     assert not UNSHOWN.search(dump_json({"name": EVIL.replace("\udc9b", "")}).decode())
 
 
+@pytest.mark.parametrize("columns", [40, 56, 72, 80, 99, 100, 200])
+def test_a_terminal_that_is_narrower_keeps_its_rows(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", str(columns))
+    report = json.loads(RECORDED.read_text())
+    terminal, pipe = Terminal(), io.StringIO()
+    print_report(report, terminal, colour=False)
+    print_report(report, pipe, colour=False)
+    lines = terminal.getvalue().splitlines()
+    assert max(map(len, lines)) <= max(56, min(columns, 100))
+    if columns >= 100:
+        assert terminal.getvalue() == pipe.getvalue()
+    overhead = report["overhead"]["duration"]
+    assert overhead["ci95"] is not None
+    (interval,) = {
+        word
+        for line in pipe.getvalue().splitlines()
+        if line.startswith("round ")
+        for word in [line[-24:].strip()]
+    }
+    assert any(line.startswith("round ") and line.rstrip().endswith(interval) for line in lines)
+    assert sum(line.startswith("transmission ") for line in lines) == (1 if columns >= 98 else 2)
+
+
 def test_messages_tables_and_progress_are_harmless(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trace", "--experiment", f"net0-sec0-{EVIL}"]) == 2
     assert main(["report", f"/nonexistent/{EVIL.replace(chr(0), '')}"]) == 4

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-__all__ = ("OutPath", "coverage_floor_option")
+__all__ = ("OutPath", "coverage_floor_option", "quiet_option")
 
 
 class OutPath(click.Path):
@@ -32,6 +32,8 @@ def _number(_context: click.Context, _parameter: click.Parameter, value: float) 
         raise click.BadParameter("nan is not a number.")
     return value
 
+
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Say nothing on the way, only the result.")
 
 coverage_floor_option = click.option(
     "--coverage-floor",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ztprobe.cli import completion
 from ztprobe.cli.output import say, say_json
 from ztprobe.cli.profile_pods import (
     Chosen,
@@ -74,7 +75,7 @@ def list_(as_json: bool) -> None:
 
 
 @profile.command(epilog="Example: ztprobe profile show net2a")
-@click.argument("name")
+@click.argument("name", shell_complete=completion.profiles)
 @_JSON
 def show(name: str, as_json: bool) -> None:
     """Show one profile: every value with its source.
@@ -120,7 +121,7 @@ def show(name: str, as_json: bool) -> None:
 @profile.command(
     epilog="Example: sudo ztprobe profile apply net1 --selector app=fl-client --to app=fl-server --for 10m"
 )
-@click.argument("name")
+@click.argument("name", shell_complete=completion.profiles)
 @click.option("--selector", "-l", required=True, help="Pods, as a Kubernetes label selector.")
 @click.option("--namespace", "-n", default="fl", show_default=True, help="Of the pods.")
 @runtime_options
@@ -178,6 +179,10 @@ def apply(
     NAME is one of `ztprobe profile list`, or a YAML file. Unless --at says otherwise, egress is shaped on
     the pod's own interface, ingress on the host end of its veth. The lease is written down first; a
     process of its own keeps it and ends it.
+
+    Where the kernel has no netem, delay and loss are the delay line's, on the node's forward path:
+    there is no end of a veth to choose then, and --at is refused for all profiles but net5, which is a
+    rate alone (net6 --at host, for one, needs netem).
     """
     from ztprobe.agent.lease_keeper import kept
     from ztprobe.leases import records
@@ -316,7 +321,7 @@ def status(as_json: bool) -> None:
 
 
 @profile.command(epilog="Example: sudo ztprobe profile verify --json")
-@click.argument("ids", metavar="[LEASE]...", nargs=-1)
+@click.argument("ids", metavar="[LEASE]...", nargs=-1, shell_complete=completion.leases)
 @click.option(
     "--probes",
     type=click.IntRange(min=100, max=20000),
@@ -358,7 +363,7 @@ def verify(
 
 
 @profile.command(epilog="Example: sudo ztprobe profile clear")
-@click.argument("ids", metavar="[LEASE]...", nargs=-1)
+@click.argument("ids", metavar="[LEASE]...", nargs=-1, shell_complete=completion.leases)
 @_JSON
 def clear(ids: tuple[str, ...], as_json: bool) -> None:
     """End leases now: those named, or all of them."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from ztprobe.cli.options import OutPath, coverage_floor_option
+from ztprobe.cli import completion
+from ztprobe.cli.options import OutPath, coverage_floor_option, quiet_option
 from ztprobe.experiment.names import MAX_SEED
 from ztprobe.experiment.request import DATASETS, TraceRequest, check_data_dir, choose_experiments
 
@@ -20,6 +21,7 @@ __all__ = ("trace",)
     default="net2-sec3",
     show_default=True,
     metavar="NAME",
+    shell_complete=completion.experiments,
     help="net<profile>-sec<level>, then if need be -iid or -noniid, and -s<seed>.",
 )
 @click.option(
@@ -32,6 +34,7 @@ __all__ = ("trace",)
 @click.option(
     "--baseline",
     metavar="NAME",
+    shell_complete=completion.experiments,
     help="Run this first and compare with it. [default: net0-sec0 with the same data, unless that is "
     "the experiment itself]",
 )
@@ -65,6 +68,7 @@ __all__ = ("trace",)
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the table.")
 @click.option("--reconnect", is_flag=True, help="A fresh connection per round and client.")
 @coverage_floor_option
+@quiet_option
 def trace(
     experiment: str,
     profile_file: Path | None,
@@ -79,6 +83,7 @@ def trace(
     as_json: bool,
     reconnect: bool,
     coverage_floor: float,
+    quiet: bool,
 ) -> None:
     """Run a deployment and say where each round's time went.
 
@@ -113,21 +118,21 @@ def trace(
     for wanted in request.experiments:
         request.profile_of(wanted)
     check_main_job(request.experiments, request.out)
-    _run(request, as_json=as_json, coverage_floor=coverage_floor / 100)
+    _run(request, as_json=as_json, coverage_floor=coverage_floor / 100, quiet=quiet)
 
 
 def _default_out(name: str) -> Path:
     return Path("runs") / f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
-def _run(request: TraceRequest, *, as_json: bool, coverage_floor: float) -> None:
+def _run(request: TraceRequest, *, as_json: bool, coverage_floor: float, quiet: bool) -> None:
     from analysis.report.report import write_report
     from analysis.report.text_report import print_report
     from ztprobe.experiment.run import run_trace
     from ztprobe.progress import open_progress
     from ztprobe.rundir.store import dump_json
 
-    with open_progress() as progress:
+    with open_progress(quiet=quiet) as progress:
         out = run_trace(request, progress)
         progress.stage("analysis")
         try:

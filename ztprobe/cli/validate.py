@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ztprobe.cli.options import OutPath
+from ztprobe.cli import completion
+from ztprobe.cli.options import OutPath, quiet_option
 from ztprobe.cli.output import say, say_json
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _EXIT_MISSED = 7
     "names",
     multiple=True,
     metavar="NAME",
+    shell_complete=completion.scenarios,
     help="Only this one; can be repeated. [default: all]",
 )
 @click.option("--list", "only_list", is_flag=True, help="Say what there is and run nothing.")
@@ -40,7 +42,8 @@ _EXIT_MISSED = 7
     is_flag=True,
     help="Print validation.json (with --list: the list) instead of the table.",
 )
-def validate(names: tuple[str, ...], only_list: bool, out: Path | None, as_json: bool) -> None:
+@quiet_option
+def validate(names: tuple[str, ...], only_list: bool, out: Path | None, as_json: bool, quiet: bool) -> None:
     """Put known costs into real runs and hold the ledger against them.
 
     Each scenario injects one cost of several sizes into one place, observes the injection independently,
@@ -54,7 +57,7 @@ def validate(names: tuple[str, ...], only_list: bool, out: Path | None, as_json:
     chosen = choose(names)
     out = (out or Path("runs") / f"validation-{datetime.now(UTC):%Y%m%d-%H%M%S}").absolute()
     _check_machine(chosen, out)
-    if not _run(chosen, out, as_json=as_json):
+    if not _run(chosen, out, as_json=as_json, quiet=quiet):
         raise click.exceptions.Exit(_EXIT_MISSED)
 
 
@@ -77,13 +80,13 @@ def _check_machine(chosen: list[Scenario], out: Path) -> None:
     check_main_job(tuple(experiments), out)
 
 
-def _run(chosen: list[Scenario], out: Path, *, as_json: bool) -> bool:
+def _run(chosen: list[Scenario], out: Path, *, as_json: bool, quiet: bool) -> bool:
     from ztprobe.progress import open_progress
     from ztprobe.rundir.store import dump_json
     from ztprobe.validate.report import print_table
     from ztprobe.validate.suite import run_suite
 
-    with open_progress() as progress:
+    with open_progress(quiet=quiet) as progress:
         content = run_suite(chosen, out, progress)
     if as_json:
         click.echo(dump_json(content), nl=False)
