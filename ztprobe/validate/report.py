@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -144,7 +145,11 @@ def _figure(content: Mapping[str, Any]) -> str:
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     svg = stream.getvalue()
-    return svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    title = '<title id="accuracy-title">Attributed against true, and the error against its bound</title>'
+    labelled = re.sub(
+        r"<svg\b([^>]*)>", rf'<svg\1 role="img" aria-labelledby="accuracy-title">\n{title}', svg, count=1
+    )
+    return labelled[labelled.index("<svg") :].replace(_INK, "currentColor")
 
 
 def print_table(content: Mapping[str, Any], stream: IO[str] | None = None) -> None:
