@@ -75,19 +75,36 @@ def test_a_late_release_is_in_the_counters() -> None:
     assert late["spans"][0]["from_ns"] == pytest.approx(start_ns(line) + S, abs=1000)
 
 
-def a_line(sum_ns: int, packets: int, **more: Any) -> dict[str, Any]:
-    late = {"packets": 5, "sum_ns": sum_ns, "worst_ns": 5_998_914_000, "spans": []}
+def a_line(sum_ms: int, packets: int, worst_ms: float = 5_998.914, **more: Any) -> dict[str, Any]:
+    worst_ns = round(worst_ms * MS)
+    spans = [{"from_ns": 90 * S, "to_ns": 99 * S, "worst_ns": worst_ns, "packets": 5}]
+    late = {"packets": 5, "sum_ns": sum_ms * MS, "worst_ns": worst_ns, "spans": spans}
     return {"packets": {"a": packets}, "late": late, "written_ns": 100 * S, **more}
 
 
 def test_lateness_beyond_what_the_profile_allows_is_a_problem() -> None:
     assert mean_tolerance_ms(80) == 0.8
     assert mean_tolerance_ms(5) == 0.2
-    assert problem_in(a_line(79 * S, 100_000), 80, 100 * S) is None
-    said = problem_in(a_line(81 * S, 100_000), 80, 100 * S)
+    assert problem_in(a_line(79_000, 100_000), 80, 100 * S) is None
+    said = problem_in(a_line(81_000, 100_000), 80, 100 * S)
     assert said is not None
     assert "late by 5999 ms at worst and by 0.81 ms in the mean, where 0.8 ms are allowed" in said
-    assert problem_in(a_line(20 * MS, 3), 80, 100 * S) is None  # one bad moment of a beginning
+
+
+def test_a_busy_moment_is_none_but_many_are() -> None:
+    assert problem_in(a_line(5_400, 2_500, worst_ms=101), 20, 100 * S) is None  # a beginning
+    assert problem_in(a_line(25_000, 20_000, worst_ms=101), 20, 100 * S) is None
+    assert problem_in(a_line(41_000, 20_000, worst_ms=101), 20, 100 * S) is not None
+
+
+def test_what_was_late_before_does_not_count() -> None:
+    before = a_line(81_000, 100_000)
+    later = a_line(81_000, 100_100, written_ns=110 * S)
+    assert problem_in(later, 80, 110 * S) is not None
+    assert problem_in(later, 80, 110 * S, before) is None
+    later["late"]["sum_ns"] += 9 * S
+    later["late"]["spans"].append({"from_ns": 101 * S, "to_ns": 107 * S, "worst_ns": 6 * S, "packets": 3})
+    assert "late by 6000 ms at worst and by 0.90 ms" in str(problem_in(later, 80, 110 * S, before))
 
 
 def test_a_line_that_says_nothing_any_more_stands_still() -> None:

@@ -154,10 +154,13 @@ class Emulator:
                 self._problem = watched.problem()
 
     def follow(self, tell: Callable[[str], None]) -> None:
-        """Begin the profile's schedule now, if it has one; until `clear`.
+        """The workload begins: so does the profile's schedule, if it has one, until `clear`.
 
         :param tell: is given what went wrong, a line each, from another thread.
         """
+        if self._queue is not None:
+            with self._changing:
+                self._queue.begin()
         if self.profile.schedule is not None:
             self._following = Following(self.profile, self._change, tell)
 

@@ -7,6 +7,7 @@ touches is one span.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ztprobe.profile.tolerance import mean_tolerance_ms
@@ -17,7 +18,9 @@ LATE_NS = 10_000_000  # of a packet; by themselves timers come late by some tens
 SILENT_NS = 15_000_000_000  # it writes its counters every second
 _APART_NS = 100_000_000
 _MOST_SPANS = 200
-_LEAST_PACKETS = 1000  # so that one bad moment at the beginning is not the mean of a run
+_LEAST_PACKETS = 10_000  # so that one bad moment at the beginning is not the mean of a run
+_STANDSTILL_NS = 1_000_000_000  # TCP's first retransmission timeout
+_FAR_BEYOND = 10
 
 
 class Lateness:
@@ -63,22 +66,35 @@ class Lateness:
         }
 
 
-def problem_in(stats: dict[str, Any], mean_ms: float, now_ns: int) -> str | None:
+def problem_in(
+    stats: Mapping[str, Any], mean_ms: float, now_ns: int, since: Mapping[str, Any] | None = None
+) -> str | None:
     """Why packets did not get a profile's delay, from a delay line's counters; None: they did.
+
+    A machine has busy moments of a tenth of a second, which mark rounds and no more. Packets have met
+    another network once their mean is beyond the profile's tolerance, and either it stood still for as
+    long as TCP notices or the mean is far beyond.
 
     :param mean_ms: that the profile asks for.
     :param now_ns: CLOCK_MONOTONIC.
+    :param since: counters of an earlier moment, before which nothing counts.
     """
     silent_ns = now_ns - int(stats.get("written_ns", now_ns))
     if silent_ns > SILENT_NS:
         return f"the delay line has stood still for {silent_ns / 1e9:.0f} s"
-    late = stats.get("late")
-    if not late:
+    if not (late := stats.get("late")):
         return None
-    mean_late_ms = late["sum_ns"] / 1e6 / max(sum(stats["packets"].values()), _LEAST_PACKETS)
-    if mean_late_ms <= mean_tolerance_ms(mean_ms):
+    packets, sum_ns, from_ns = sum(stats["packets"].values()), late["sum_ns"], 0
+    if since:
+        packets -= sum(since["packets"].values())
+        sum_ns -= since["late"]["sum_ns"]
+        from_ns = since["written_ns"]
+    worst_ns = max((span["worst_ns"] for span in late["spans"] if span["to_ns"] > from_ns), default=0)
+    mean_late_ms = sum_ns / 1e6 / max(packets, _LEAST_PACKETS)
+    allowed_ms = mean_tolerance_ms(mean_ms)
+    if mean_late_ms <= (allowed_ms if worst_ns >= _STANDSTILL_NS else _FAR_BEYOND * allowed_ms):
         return None
     return (
-        f"the delay line was late by {late['worst_ns'] / 1e6:.0f} ms at worst and by {mean_late_ms:.2f} ms in"
-        f" the mean, where {mean_tolerance_ms(mean_ms):.2g} ms are allowed: it was stopped, or had no CPU"
+        f"the delay line was late by {worst_ns / 1e6:.0f} ms at worst and by {mean_late_ms:.2f} ms in the mean,"
+        f" where {allowed_ms:.2g} ms are allowed: it was stopped, or had no CPU"
     )

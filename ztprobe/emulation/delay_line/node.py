@@ -100,6 +100,7 @@ class NodeQueue:
         self._in_force = 0
         self._mean_ms = min(step.mean_ms for step in profile.steps)
         self._looked_ns = 0
+        self._begun: dict[str, Any] | None = None
         self._late: str | None = None
         self._monitor: NetlinkMonitor | None = None
         self._config = Config(
@@ -216,6 +217,10 @@ class NodeQueue:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
 
+    def begin(self) -> None:
+        """What was late until now, when nothing was measured yet, does not count."""
+        self._begun = self.stats() or None
+
     def stats(self) -> dict[str, Any]:
         """The delay line's own counters as they are now, or the last it has written; empty without any."""
         with contextlib.suppress(EnforcementError):
@@ -226,7 +231,7 @@ class NodeQueue:
 
     def _judge(self, stats: dict[str, Any], now_ns: int) -> None:
         self._looked_ns = now_ns
-        self._late = lateness.problem_in(stats, self._mean_ms, now_ns)
+        self._late = lateness.problem_in(stats, self._mean_ms, now_ns, self._begun)
 
     def _stored(self) -> dict[str, Any]:
         try:
