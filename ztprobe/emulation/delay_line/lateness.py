@@ -95,6 +95,6 @@ def problem_in(
     if mean_late_ms <= (allowed_ms if worst_ns >= _STANDSTILL_NS else _FAR_BEYOND * allowed_ms):
         return None
     return (
-        f"the delay line was late by {worst_ns / 1e6:.0f} ms at worst and by {mean_late_ms:.2f} ms in the mean,"
-        f" where {allowed_ms:.2g} ms are allowed: it was stopped, or had no CPU"
+        f"the delay line was late by {worst_ns / 1e6:.0f} ms at worst and by {mean_late_ms:.2f} ms in the"
+        f" mean, where {allowed_ms:.2g} ms are allowed: it was stopped, or had no CPU"
     )
