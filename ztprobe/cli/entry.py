@@ -34,7 +34,7 @@ from ztprobe.errors import RunDirError, ZtprobeError
 from ztprobe.paths import LEASES, STATE_DIR, unknown_variables
 from ztprobe.printable import printable_lines
 from ztprobe.process.interrupts import Interrupted, catching
-from ztprobe.rundir import temporary
+from ztprobe.rundir import state, temporary
 
 __all__ = ("main", "ztprobe")
 
@@ -65,7 +65,7 @@ def ztprobe(context: click.Context) -> None:
 
 def _sweep_leases() -> None:
     # Whatever the command is: a profile that nobody keeps any more must not stay on pods.
-    if os.geteuid() == 0 and (STATE_DIR / LEASES).is_dir():
+    if os.geteuid() == 0 and state.trusted() and (STATE_DIR / LEASES).is_dir():
         from ztprobe.agent.lease_keeper import sweep
         from ztprobe.conformance import policy_bypass
 
