@@ -29,10 +29,10 @@ setup: $(STAMP)
 setup-tests: $(TESTS_STAMP)
 setup-bench: $(BENCH_STAMP)
 
-$(STAMP): pyproject.toml constraints.txt Makefile tools/setup-system
+$(STAMP): pyproject.toml setup.py constraints.txt Makefile tools/setup-system
 	PYTHON=$(PYTHON) tools/setup-system job
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv --system-site-packages $(VENV)
-	$(RUN) pip install --quiet --no-input --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[dev]'
+	$(RUN) pip install --quiet --no-input --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[dev,workload]'
 	touch $@
 
 $(TESTS_STAMP): $(STAMP) tools/kubectl

@@ -32,6 +32,7 @@ from bench.throughput import measure_throughput
 from bench.traffic import measure_connections
 from tests.kernel.pods import two_pods
 from ztprobe.errors import ZtprobeError
+from ztprobe.printable import printable_lines
 from ztprobe.process.interrupts import Interrupted, catching
 from ztprobe.progress import Progress, open_progress
 from ztprobe.rundir.store import write_atomically
@@ -341,7 +342,7 @@ def main() -> int:
 
 
 def _say(text: str) -> None:
-    print(f"bench: {text}", file=sys.stderr, flush=True)
+    print(f"bench: {printable_lines(text)}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

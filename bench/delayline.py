@@ -12,16 +12,15 @@ import json
 import shutil
 import statistics
 import subprocess
-import tempfile
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from tests.kernel.bridged import Node, bridged_node, delays_ms
 from ztprobe.emulation.delay_line.node import NodeQueue, Queued
 from ztprobe.kernelnet.netns import entered
 from ztprobe.profile.model import Profile
+from ztprobe.rundir.temporary import scratch
 
 __all__ = ("DelayLine", "measure_delay_line")
 
@@ -71,12 +70,12 @@ def measure_delay_line(trials: int, seconds: float) -> DelayLine:
     """Both figures on a node of two pods. :raises RuntimeError: iperf3 is not installed."""
     if not shutil.which("iperf3"):
         raise RuntimeError("iperf3 sends through the delay line: apt-get install iperf3")
-    with bridged_node() as node, tempfile.TemporaryDirectory(prefix="ztprobe-bench-") as directory:
+    with bridged_node() as node, scratch() as directory:
         a, b = node.pods
         path_ms = statistics.median(delays_ms(a, b, 101, 0.002))
         bare = [_throughput_gbit(node, seconds) for _ in range(trials)]
         profile = Profile(name="bench", delay_ms=_DELAY_MS)
-        queue = NodeQueue(profile, [Queued(name=a.name, address=a.address)], node.netns, Path(directory), 1)
+        queue = NodeQueue(profile, [Queued(name=a.name, address=a.address)], node.netns, directory, 1)
         try:
             queue.start()
 

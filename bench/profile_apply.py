@@ -17,7 +17,6 @@ import secrets
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,6 +35,7 @@ from ztprobe.pods.model import Pod
 from ztprobe.process.identity import ProcessIdentity, started_ticks
 from ztprobe.process.interrupts import shielded
 from ztprobe.profile.model import Profile, load_profile
+from ztprobe.rundir.temporary import scratch
 
 __all__ = ("many_pods", "measure_apply", "whole_lease")
 
@@ -154,18 +154,14 @@ def measure_apply(count: int = 200) -> dict[str, Any]:
     """
     profile_name, backend = ("net4", "netem") if netem_supported() else ("net5", "tbf")
     before = os.sched_getaffinity(0)
-    with tempfile.TemporaryDirectory() as directory:
-        state = Path(directory)
-        with many_pods(count, state) as pods:
-            assert len(local_pods(state)) == count
-            os.sched_setaffinity(0, {min(before)})
-            try:
-                trials = [
-                    (ztprobe_s(pods, profile_name, backend), tc_s(pods, backend)) for _ in range(_TRIALS)
-                ]
-                whole_s = command_s(profile_name, state)
-            finally:
-                os.sched_setaffinity(0, before)
+    with scratch() as state, many_pods(count, state) as pods:
+        assert len(local_pods(state)) == count
+        os.sched_setaffinity(0, {min(before)})
+        try:
+            trials = [(ztprobe_s(pods, profile_name, backend), tc_s(pods, backend)) for _ in range(_TRIALS)]
+            whole_s = command_s(profile_name, state)
+        finally:
+            os.sched_setaffinity(0, before)
     ours_s, tc_processes_s = (statistics.median(column) for column in zip(*trials, strict=True))
     return {
         "pods": count,

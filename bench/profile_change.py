@@ -14,7 +14,6 @@ import json
 import os
 import statistics
 import subprocess
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +30,7 @@ from ztprobe.kernelnet.netns import entered
 from ztprobe.pods.model import Pod
 from ztprobe.profile.model import Profile
 from ztprobe.profile.schedule import Schedule, Step
+from ztprobe.rundir.temporary import scratch
 
 __all__ = "measure_changes"
 
@@ -55,15 +55,13 @@ def measure_changes(count: int = 200) -> dict[str, Any]:
     """
     backend = "netem" if netem_supported() else "tbf"
     before = os.sched_getaffinity(0)
-    with tempfile.TemporaryDirectory() as directory:
-        state = Path(directory)
-        with many_pods(count, state) as pods:
-            os.sched_setaffinity(0, {min(before)})
-            try:
-                ours_s, tc_s = _qdiscs(pods, backend)
-            finally:
-                os.sched_setaffinity(0, before)
-            line_s = _delay_line(pods[:MAX_PODS], state)
+    with scratch() as state, many_pods(count, state) as pods:
+        os.sched_setaffinity(0, {min(before)})
+        try:
+            ours_s, tc_s = _qdiscs(pods, backend)
+        finally:
+            os.sched_setaffinity(0, before)
+        line_s = _delay_line(pods[:MAX_PODS], state)
     ours, theirs = (1e3 * statistics.median(trials) / count for trials in (ours_s, tc_s))
     return {
         "backend": backend,

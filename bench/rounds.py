@@ -30,17 +30,14 @@ from __future__ import annotations
 
 import contextlib
 import random
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import pandas as pd
 
@@ -60,6 +57,7 @@ from ztprobe.profile.model import load_profile, profile_names
 from ztprobe.progress import QuietProgress
 from ztprobe.rundir.logs import GrowingLog
 from ztprobe.rundir.store import create_run_dir
+from ztprobe.rundir.temporary import scratch
 from ztprobe.runtime.interface import Runtime
 
 __all__ = ("ARMS", "Plan", "RoundsResult", "measure_rounds")
@@ -290,21 +288,20 @@ class _Arms:
 @contextlib.contextmanager
 def _captured(pods: list[Pod]) -> Iterator[None]:
     """tcpdump on every pod's interface."""
-    directory = Path(tempfile.mkdtemp(prefix="ztprobe-bench-"))
     captures = []
-    try:
-        for pod in pods:
-            command = ["tcpdump", "-i", pod.interface, "-s", str(_SNAPLEN_BYTES), "-n", "-Z", "root"]
-            command += ["-w", str(directory / f"{pod.name}.pcap")]
-            with entered(pod.netns):
-                captures.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
-        yield
-    finally:
-        for process in captures:
-            process.terminate()
-        for process in captures:
-            process.wait()
-        shutil.rmtree(directory, ignore_errors=True)
+    with scratch() as directory:
+        try:
+            for pod in pods:
+                command = ["tcpdump", "-i", pod.interface, "-s", str(_SNAPLEN_BYTES), "-n", "-Z", "root"]
+                command += ["-w", str(directory / f"{pod.name}.pcap")]
+                with entered(pod.netns):
+                    captures.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+            yield
+        finally:
+            for process in captures:
+                process.terminate()
+            for process in captures:
+                process.wait()
 
 
 def measure_rounds(plan: Plan, seed: int, advance: Callable[[int], None]) -> RoundsResult:
@@ -316,25 +313,22 @@ def measure_rounds(plan: Plan, seed: int, advance: Callable[[int], None]) -> Rou
     experiment = parse_experiment(plan.experiment, profile_names())
     result = RoundsResult(plan)
     arms = _Arms(plan, result, seed, advance)
-    directory = Path(tempfile.mkdtemp(prefix="ztprobe-bench-"))
-    request = TraceRequest(
-        experiment=experiment,
-        baseline=None,
-        rounds=plan.rounds,
-        clients=5,
-        dataset="digits",
-        data_dir=None,
-        out=directory / "run",
-        reconnect=False,
-    )
-    try:
+    with scratch() as directory:
+        request = TraceRequest(
+            experiment=experiment,
+            baseline=None,
+            rounds=plan.rounds,
+            clients=5,
+            dataset="digits",
+            data_dir=None,
+            out=directory / "run",
+            reconnect=False,
+        )
         spec = replace(
             spec_of(request, offloads=not load_profile(experiment.profile).per_packet), probes=False
         )
         target = create_run_dir(directory / "run")
         run(spec, target, QuietProgress(), interference=arms)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
     if arms.error:
         print(arms.error, file=sys.stderr)
         raise RuntimeError(f"{plan.experiment}: {arms.error.splitlines()[-1]}")

@@ -14,6 +14,8 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
+from ztprobe.printable import printable
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichBars
 
@@ -152,7 +154,7 @@ class PlainProgress:
     # What a live display does differently:
 
     def _write(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        print(printable(text), file=self._stream, flush=True)
 
     def _opened(self, name: str, detail: str) -> None:
         pass
@@ -190,7 +192,7 @@ class LiveProgress(PlainProgress):
         self._finished(name, f"{seen} of {total}", self._clock() - start_s)
 
     def _write(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(printable(text), markup=False, soft_wrap=True)
 
     def _opened(self, name: str, detail: str) -> None:
         from rich.progress import Progress as RichBars
@@ -200,7 +202,8 @@ class LiveProgress(PlainProgress):
         self._spinner = RichBars(
             *columns, console=self._console, transient=True, refresh_per_second=_REFRESH_PER_SECOND
         )
-        self._spinner.add_task(f"{name:<{_NAME_WIDTH}} {detail}".rstrip().replace("[", r"\["), total=None)
+        shown = printable(f"{name:<{_NAME_WIDTH}} {detail}").rstrip()
+        self._spinner.add_task(shown.replace("[", r"\["), total=None)
         self._spinner.start()
 
     def _closed(self) -> None:

@@ -18,6 +18,9 @@ __all__ = (
     "Conditions",
     "Span",
     "conditions_of",
+    "late_in_round",
+    "late_notes",
+    "late_spans",
     "notes_of",
     "problems_of",
     "round_conditions",
@@ -159,6 +162,34 @@ def notes_of(others: Iterable[Mapping[str, Any]], rounds: Sequence[RoundLedger])
         " overhead hold what it cost."
         for other in others
         if (numbers := rounds_under(other, rounds))
+    ]
+
+
+def late_spans(emulation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """When the delay line let packets go late, by its own account (``from_ns``, ``to_ns``, ``worst_ns``)."""
+    line = (emulation.get("stats") or {}).get("delay_line", {})
+    return list(line.get("late", {}).get("spans", ()))
+
+
+def late_in_round(spans: Iterable[Mapping[str, Any]], one: RoundLedger) -> int | None:
+    """How late it was at worst during a round, in nanoseconds; None: it was not."""
+    end_ns = one.start_ns + one.duration_ns
+    return max(
+        (span["worst_ns"] for span in spans if span["from_ns"] < end_ns and one.start_ns < span["to_ns"]),
+        default=None,
+    )
+
+
+def late_notes(spans: Sequence[Mapping[str, Any]], rounds: Sequence[RoundLedger]) -> list[str]:
+    """What the delay line's lateness means for the rounds, for a report's notes."""
+    late = {one.round: worst for one in rounds if (worst := late_in_round(spans, one)) is not None}
+    if not late:
+        return []
+    numbers = ", ".join(map(str, list(late)[:10])) + (", …" if len(late) > 10 else "")
+    return [
+        f"The delay line let packets go up to {max(late.values()) / 1e6:.0f} ms late in "
+        f"{'round' if len(late) == 1 else 'rounds'} {numbers} (it was stopped, or had no CPU): what they cost"
+        " beyond the profile is the emulator's, not the network's."
     ]
 
 

@@ -9,6 +9,7 @@ line separates them. Ink is drawn in one colour that the page may replace with i
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
@@ -29,6 +31,7 @@ from analysis.report.wording import (
     shown_components,
     shown_sub_rows,
 )
+from ztprobe.printable import printable_tree
 
 __all__ = ("COLOURS", "INK", "STYLE", "draw_figures", "svg_text")
 
@@ -47,7 +50,15 @@ COLOURS = {
     "residual": "#c8c8c8",
 }
 INK = "#1c2024"
+# On white these have less contrast than 3:1 (WCAG 1.4.11), so a line of ink goes around them.
+_PALE = ("server", "dns", "proxy", "propagation", "residual")
 
+_TITLES = {
+    "breakdown": "Median time a round per component, as bars",
+    "rounds": "Every round's duration, stacked from its components",
+    "clients": "Which client decided each round, and how much slack the others had",
+    "overhead": "What each component costs more than the baseline, with its interval",
+}
 _WIDTH_IN = 9.6
 _NOTE_WIDTH = 0.14  # of the breakdown's axis: what the longest number beside a bar takes
 _STRIPS = {"delay_ms": "delay\n[ms]", "loss_pct": "loss\n[%]", "rate_mbit": "rate\n[Mbit/s]"}
@@ -63,6 +74,7 @@ _SLACK_SHADES = (  # up to this part of the round's duration, fill
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "ztprobe",
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a client may be called $x$
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial"],
     "font.size": 9.0,
@@ -89,19 +101,24 @@ def draw_figures(report: Mapping[str, Any]) -> dict[str, str]:
     }
     if report["overhead"]:
         drawers["overhead"] = _draw_overhead
+    report = printable_tree(report)
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
-        return {name: svg_text(name, draw(report)) for name, draw in drawers.items()}
+        return {name: svg_text(name, _TITLES[name], draw(report)) for name, draw in drawers.items()}
 
 
-def svg_text(name: str, figure: Figure) -> str:
+def svg_text(name: str, title: str, figure: Figure) -> str:
     stream = io.StringIO()
     # What Figure.savefig does, without its rehearsal: that draws everything once more for the layout.
     canvas = FigureCanvasSVG(figure)
     canvas.print_svg(stream, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
     # Several figures may share a page, so that their ids must not meet.
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", stream.getvalue())
+    # For whoever hears the page, and beside the pointer; the element's first child, as SVG wants it.
+    attributes = f' role="img" aria-labelledby="{name}-title"'
+    title = f'<title id="{name}-title">{html.escape(title)}</title>'
+    text = re.sub(r"<svg\b([^>]*)>", lambda tag: f"<svg{tag[1]}{attributes}>\n {title}", text, count=1)
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 
 
@@ -112,11 +129,20 @@ def _figure(height_in: float) -> tuple[Figure, Axes]:
 
 def _bar_style(name: str) -> dict[str, Any]:
     style: dict[str, Any] = {"facecolor": COLOURS[name], "edgecolor": "#ffffff", "linewidth": 0.5}
+    if name in _PALE:
+        style["edgecolor"] = INK
     if name == "residual":
         style |= {"hatch": "////", "edgecolor": "#7a7a7a"}
     if name == "policy_drop":
         style |= {"hatch": "xxxx", "edgecolor": "#9a9a9a"}
     return style
+
+
+def _faint(name: str) -> dict[str, Any]:
+    """For what belongs to a component and is not the component itself: a wash within a line."""
+    colour = COLOURS.get(name, INK)
+    line = INK if name in _PALE else colour
+    return {"facecolor": to_rgba(colour, 0.45), "edgecolor": line, "linewidth": 0.5}
 
 
 def _label(axes: Axes, x: float, y: float, text: str, size: float) -> None:
@@ -154,7 +180,7 @@ def _draw_breakdown(report: Mapping[str, Any]) -> Figure:
                 at, edges = [before[name]] * 2, [y - 0.14, y + 0.14]
                 axes.plot(at, edges, color=INK, linewidth=1.6, solid_capstyle="butt")
         else:
-            axes.barh(y, value, height=0.10, facecolor=COLOURS[name], alpha=0.55)
+            axes.barh(y, value, height=0.10, **_faint(name))
             note, size = human_time(value), 7.0
             ticks.append((y, SUB_ROW_NAMES[row]))
         # The number belongs to the bar; it gives way only to a tick that it would be drawn over.
@@ -184,7 +210,9 @@ def _draw_rounds(report: Mapping[str, Any]) -> Figure:
         values = [
             (one["residual_s"] if name == "residual" else one["components"][name]) or 0.0 for one in rounds
         ]
-        style = _bar_style(name) | ({"linewidth": 0} if len(rounds) > 60 else {})
+        style = _bar_style(name)
+        if len(rounds) > 60:
+            style["linewidth"] = 0.2 if name in _PALE else 0
         axes.bar(numbers, values, bottom=below, width=0.82, label=PART_NAMES[name], **style)
         below = [low + value for low, value in zip(below, values, strict=True)]
     if withheld := [one for one in rounds if one.get("withheld")]:
@@ -257,7 +285,7 @@ def _draw_overhead(report: Mapping[str, Any]) -> Figure:
     for y, (name, _, entry) in enumerate(rows):
         colour = COLOURS.get(name, INK)
         low, high = entry["ci95"] or (entry["delta_s"], entry["delta_s"])
-        axes.plot([low, high], [y, y], color=colour, linewidth=5, alpha=0.45, solid_capstyle="butt")
+        axes.barh(y, high - low, left=low, height=0.26, **_faint(name))
         axes.plot(
             entry["delta_s"], y, "o", markersize=6, color=colour, markeredgecolor=INK, markeredgewidth=0.6
         )

@@ -32,6 +32,7 @@ from analysis.report.wording import (
     shown_sub_rows,
     tls_words,
 )
+from ztprobe.printable import printable_tree
 
 __all__ = ("inline_svg", "render_page")
 
@@ -40,6 +41,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 def render_page(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
     """The page as HTML text. ``figures`` are the SVGs that `draw_figures` gives for this report."""
+    report = printable_tree(report)
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,

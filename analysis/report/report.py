@@ -17,7 +17,13 @@ from typing import Any
 import numpy as np
 
 from analysis import statistics
-from analysis.ledger.conditions import conditions_of, round_conditions, rounds_under
+from analysis.ledger.conditions import (
+    conditions_of,
+    late_in_round,
+    late_spans,
+    round_conditions,
+    rounds_under,
+)
 from analysis.ledger.coverage import COVERAGE_FLOOR
 from analysis.ledger.model import COMPONENTS, SUB_ROWS, ClientRound, Ledger, RoundLedger
 from analysis.report import sections
@@ -28,13 +34,25 @@ from ztprobe.rundir.clock import Clock
 from ztprobe.rundir.schema import LOSS_CHANNELS
 from ztprobe.rundir.store import SCHEMA_VERSION, Run, dump_json, write_atomically
 
-__all__ = ("build_report", "write_report")
+__all__ = ("build_report", "read_report", "write_report")
+
+
+def read_report(run_dir: Path, *, coverage_floor: float = COVERAGE_FLOOR) -> dict[str, Any]:
+    """Analyse the saved run in ``run_dir`` (and its ``baseline/``, if there is one) and write nothing.
+
+    :param coverage_floor: rounds of which a smaller share (0..1) of events was seen get no breakdown.
+    :raises RunDirError: the run is incomplete, damaged or of a newer schema.
+    """
+    from analysis.load import load_analysed
+
+    analysed = load_analysed(run_dir)
+    return build_report(analysed.run, analysed.ledger, analysed.baseline, coverage_floor=coverage_floor)
 
 
 def write_report(
     run_dir: Path, *, out: Path | None = None, coverage_floor: float = COVERAGE_FLOOR
 ) -> dict[str, Any]:
-    """Analyse the saved run in ``run_dir`` (and its ``baseline/``, if there is one) and write
+    """Analyse the saved run in ``run_dir`` as `read_report` does, and write
     ``figures/*.svg``, ``report.html`` and ``report.json`` into ``out``, or into the run itself.
     Returns report.json's content.
 
@@ -44,12 +62,10 @@ def write_report(
     # It would like a directory in the user's home for fonts, warns where there is none, and needs none.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     # matplotlib and jinja2 are for this function alone; the command line should not wait for them.
-    from analysis.load import load_analysed
     from analysis.report.figures import draw_figures
     from analysis.report.html import render_page
 
-    analysed = load_analysed(run_dir)
-    report = build_report(analysed.run, analysed.ledger, analysed.baseline, coverage_floor=coverage_floor)
+    report = read_report(run_dir, coverage_floor=coverage_floor)
     figures = draw_figures(report)
     contents = {f"figures/{name}.svg": svg.encode() for name, svg in figures.items()}
     contents["report.html"] = render_page(report, figures).encode()
@@ -116,6 +132,10 @@ def build_report(
     if conditions.scheduled:
         for one, entry in zip(in_order, report["rounds"], strict=True):
             entry["conditions"] = round_conditions(conditions, one.start_ns, one.duration_ns)
+    late = late_spans(meta["emulation"])
+    for one, entry in zip(in_order, report["rounds"], strict=True):
+        if (late_ns := late_in_round(late, one)) is not None:
+            entry["delay_line_late_s"] = sections.seconds(late_ns)
     for other in meta["emulation"].get("others", ()):
         under = set(rounds_under(other, in_order))
         for entry in report["rounds"]:

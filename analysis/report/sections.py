@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from analysis import statistics
-from analysis.ledger.conditions import notes_of, problems_of
+from analysis.ledger.conditions import late_notes, late_spans, notes_of, problems_of
 from analysis.ledger.model import COMPONENTS, ClientRound, ConnectionSetup, Ledger, RoundLedger
 from ztprobe.rundir.clock import Clock
 from ztprobe.rundir.store import Run
@@ -202,6 +202,7 @@ def notes(
     if schedule := run.meta["emulation"].get("schedule"):
         said += problems_of(schedule)
     said += notes_of(run.meta["emulation"].get("others", ()), ledger.rounds)
+    said += late_notes(late_spans(run.meta["emulation"]), ledger.rounds)
     check = report["compute_check"]
     if check and not check["within_limit"]:
         said.append(
@@ -216,6 +217,7 @@ def notes(
     if baseline:
         said += [f"Baseline: {note}" for note in baseline[1].notes]
         others = notes_of(baseline[0].meta["emulation"].get("others", ()), baseline[1].rounds)
+        others += late_notes(late_spans(baseline[0].meta["emulation"]), baseline[1].rounds)
         said += [f"Baseline: {note}" for note in others]
         said += _loss_notes("Baseline: ", baseline[0].meta["loss"], baseline[1], report["coverage_floor"])
         if report["overhead"] is None:

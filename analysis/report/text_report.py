@@ -2,15 +2,17 @@
 
 A function of report.json's content alone. Widths are fixed, so that two runs can be laid
 beside each other, and longer sentences break at words under a hanging indent; colour only
-repeats what the words say.
+repeats what the words say. On a terminal that is narrower, the overhead is a table of its own
+below the breakdown, and names of rows are cut.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from rich.console import Console
@@ -31,11 +33,17 @@ from analysis.report.wording import (
     shown_sub_rows,
     tls_words,
 )
+from ztprobe.printable import printable_tree
 
 __all__ = ("WIDTH", "print_report")
 
 WIDTH = 100
 _LABEL = 18
+_NARROWEST = 56  # the overhead's columns and a label of 14
+_LABEL_COLUMN = 30
+_GAP = 2
+_BREAKDOWN = (("median/round", 13), ("share", 9))
+_OVERHEAD = (("overhead", 12), ("95 % interval", 24))
 
 
 def print_report(
@@ -45,10 +53,14 @@ def print_report(
 
     :param colour: None lets the terminal and NO_COLOR decide.
     """
+    stream = stream or sys.stdout
+    width = _width(stream)
+    report = printable_tree(report)
     console = Console(
-        file=stream or sys.stdout,
-        width=WIDTH,
+        file=stream,
+        width=width,
         highlight=False,
+        markup=False,
         soft_wrap=False,
         force_terminal=colour,
         no_color=None if colour is None else not colour,
@@ -56,14 +68,21 @@ def print_report(
     # Written by us: a reader that has gone (`| head`) is the caller's to judge, and rich would exit.
     with console.capture() as printed:
         console.print(_headline(report))
-        console.print(_table(report))
-        console.print()
+        for table in _tables(report, width):
+            console.print(table)
+            console.print()
         for label, sentence in _lines(report):
-            _print_line(console, label, sentence)
+            _print_line(console, label, sentence, width)
         console.print()
-        for line in _wrap(report["diagnosis"], WIDTH):
+        for line in _wrap(report["diagnosis"], width):
             console.print(Text(line, style="bold"))
     console.file.write(printed.get())
+
+
+def _width(stream: IO[str]) -> int:
+    if not stream.isatty():
+        return WIDTH
+    return min(WIDTH, max(_NARROWEST, shutil.get_terminal_size((WIDTH, 24)).columns))
 
 
 def _headline(report: Mapping[str, Any]) -> Text:
@@ -79,21 +98,28 @@ def _headline(report: Mapping[str, Any]) -> Text:
     return text
 
 
-def _table(report: Mapping[str, Any]) -> Table:
+def _tables(report: Mapping[str, Any], width: int) -> list[Table]:
+    if not report["overhead"]:
+        return [_table(report, _BREAKDOWN, width)]
+    if width >= _LABEL_COLUMN + sum(size + _GAP for _, size in (*_BREAKDOWN, *_OVERHEAD)):
+        return [_table(report, (*_BREAKDOWN, *_OVERHEAD), width)]
+    return [_table(report, columns, width) for columns in (_BREAKDOWN, _OVERHEAD)]
+
+
+def _table(report: Mapping[str, Any], columns: Sequence[tuple[str, int]], width: int) -> Table:
     overhead = report["overhead"]
-    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim", pad_edge=False)
-    table.add_column("component", width=30, no_wrap=True)
-    for title, width in (("median/round", 13), ("share", 9)):
-        table.add_column(title, width=width, justify="right", no_wrap=True)
-    if overhead:
-        table.add_column("overhead", width=12, justify="right", no_wrap=True)
-        table.add_column("95 % interval", width=24, justify="right", no_wrap=True)
+    table = Table(box=None, padding=(0, _GAP, 0, 0), show_edge=False, header_style="dim", pad_edge=False)
+    left = width - sum(size + _GAP for _, size in columns)
+    table.add_column("component", width=min(_LABEL_COLUMN, left), no_wrap=True)
+    for title, size in columns:
+        table.add_column(title, width=size, justify="right", no_wrap=True)
 
     def add(label: str, part: Mapping[str, Any], against: Mapping[str, Any] | None, style: str = "") -> None:
-        cells = [label, human_time(part["median_s"]), human_percent(part.get("share"))]
+        cells = {"median/round": human_time(part["median_s"]), "share": human_percent(part.get("share"))}
         if against:
-            cells += [human_time(against["delta_s"], signed=True), _interval(against["ci95"])]
-        table.add_row(*cells, style=style)
+            cells["overhead"] = human_time(against["delta_s"], signed=True)
+            cells["95 % interval"] = _interval(against["ci95"])
+        table.add_row(label, *(cells[title] for title, _ in columns), style=style)
 
     for name in shown_components(report):
         add(PART_NAMES[name], report["components"][name], overhead and overhead["components"][name])
@@ -110,8 +136,8 @@ def _interval(edges: list[float] | None) -> str:
     return " … ".join(human_time(edge, signed=True) for edge in edges)
 
 
-def _print_line(console: Console, label: str, sentence: str) -> None:
-    for number, line in enumerate(_wrap(sentence, WIDTH - _LABEL)):
+def _print_line(console: Console, label: str, sentence: str, width: int) -> None:
+    for number, line in enumerate(_wrap(sentence, width - _LABEL)):
         text = Text(f"{label if number == 0 else '':<{_LABEL}}", style="dim")
         console.print(text.append(line, style="not dim"))
 

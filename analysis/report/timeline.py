@@ -15,6 +15,8 @@ from analysis.report.wording import PART_NAMES
 __all__ = ("timeline_data",)
 
 _PARTS = (*COMPONENTS, "residual")
+_NUMBERS = {part: number for number, part in enumerate(_PARTS)}
+_RESIDUAL = _NUMBERS["residual"]  # also what no component of this version is
 
 
 def timeline_data(report: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -37,7 +39,7 @@ def timeline_data(report: Mapping[str, Any]) -> dict[str, Any] | None:
             flat: list[int] = []
             for part, start_s, end_s in client.get("segments", ()):
                 start_us = round(start_s * 1e6)
-                flat += [_PARTS.index(part), start_us, round(end_s * 1e6) - start_us]
+                flat += [_NUMBERS.get(part, _RESIDUAL), start_us, round(end_s * 1e6) - start_us]
             clients[index] = [-1 if arrival_s is None else round(arrival_s * 1e6), flat]
         rounds.append([one["round"], round(one["duration_s"] * 1e6), critical, clients])
     if not any(segments for *_, clients in rounds for _, segments in clients):

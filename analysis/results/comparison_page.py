@@ -52,4 +52,5 @@ def _draw(group: Mapping[str, Any]) -> str:
         axes.set_yticks(range(len(shown)), [PART_NAMES.get(part, "round") for part in shown])
         axes.invert_yaxis()
         axes.set_xlabel("difference of mean time a round [s], with 95 % interval")
-        return svg_text(f"comparison-{group['experiment']}", figure)
+        title = f"What each part of {group['experiment']} takes more or less than the reference"
+        return svg_text(f"comparison-{group['experiment']}", title, figure)

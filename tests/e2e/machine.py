@@ -15,6 +15,7 @@ import psutil  # type: ignore[import-untyped]
 
 from tests.e2e.command import Trace
 from ztprobe.paths import STATE_DIR
+from ztprobe.rundir.state import LOCK
 
 __all__ = ("Machine", "assert_nothing_left", "look")
 
@@ -64,7 +65,7 @@ def look() -> Machine:
         sysctls=frozenset(_sysctls()),
         nft=_rules("nft", "list", "ruleset"),
         iptables=_rules("iptables-save"),
-        state=frozenset(p.name for p in STATE_DIR.iterdir() if p.name not in live)
+        state=frozenset(p.name for p in STATE_DIR.iterdir() if p.name not in live | {LOCK})
         if STATE_DIR.is_dir()
         else frozenset(),
     )

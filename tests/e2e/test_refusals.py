@@ -14,6 +14,7 @@ import pytest
 from tests.e2e.command import ZTPROBE, run, unprivileged
 from tests.e2e.conftest import Traced
 from ztprobe.paths import STATE_DIR
+from ztprobe.rundir.state import LOCK
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def here(tmp_path: Path) -> Path:
     """An empty directory to be in, which anybody may write to."""
     place = tmp_path / "here"
     place.mkdir()
-    place.chmod(0o777)
+    place.chmod(0o1777)  # as /tmp is
     # pytest's own directories are for their owner alone.
     for parent in place.parents[:3]:
         parent.chmod(0o755)
@@ -29,7 +30,7 @@ def here(tmp_path: Path) -> Path:
 
 
 def _states() -> set[str]:
-    return set(os.listdir(STATE_DIR)) if STATE_DIR.is_dir() else set()
+    return set(os.listdir(STATE_DIR)) - {LOCK} if STATE_DIR.is_dir() else set()
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_an_output_place_that_cannot_be(here: Path) -> None:
     (here / "full" / "precious").write_text("mine")
     (here / "file").write_text("mine")
     for out, word in (("full", "not empty"), ("file", "is a file"), ("file/below", "is a file")):
-        run("trace", "--out", out, cwd=here).assert_refused(3, out, word)
+        run("trace", "--out", out, cwd=here).assert_refused(4, out, word)
     run("trace", "--out", "/proc/x", cwd=here).assert_refused(4, "ztprobe: /proc/x: ", "--out")
     assert sorted(p.name for p in here.rglob("*")) == ["file", "full", "precious"]
 
@@ -105,7 +106,7 @@ def test_a_read_only_output_place(here: Path) -> None:
     outcome = run(
         *("trace", "--out", here / "out"), prefix=["unshare", "-m", "sh", "-c", script, str(here)], cwd=here
     )
-    outcome.assert_refused(3, "not writable", "--out")
+    outcome.assert_refused(4, "not writable", "--out")
 
 
 def test_not_root(here: Path) -> None:

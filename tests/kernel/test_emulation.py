@@ -20,6 +20,7 @@ import pytest
 
 from tests.kernel.bridged import Node, bridged_node, delays_ms
 from ztprobe.agent.emulator import Emulator
+from ztprobe.emulation.delay_line import lateness
 from ztprobe.emulation.netem import netem_supported
 from ztprobe.errors import EnforcementError
 from ztprobe.kernelnet.netlink import netlink
@@ -209,6 +210,51 @@ def test_traffic_flows_on_when_the_delay_line_dies(node: Node, tmp_path: Path) -
         delays = delays_ms(*node.pods, count=11, gap_s=0.005)
     assert len(delays) == 11
     assert statistics.median(delays) < 5
+
+
+def test_a_delay_line_that_stands_still_says_so_and_ends_the_run(node: Node, tmp_path: Path) -> None:
+    with emulate(node, tmp_path, "nfqueue", delay_ms=20) as emulator:
+        emulator.apply()
+        delays_ms(*node.pods, count=201, gap_s=0.002)
+        emulator.check()
+        before = emulator.stats()["delay_line"]["late"]
+        pid = emulator.delay_line_pid
+        assert pid is not None
+        stopping = threading.Timer(0.3, os.kill, (pid, signal.SIGSTOP))
+        going_on = threading.Timer(3.3, os.kill, (pid, signal.SIGCONT))
+        stopping.start()
+        going_on.start()
+        delays = delays_ms(*node.pods, count=801, gap_s=0.002)
+        going_on.join()
+        line = emulator.stats()["delay_line"]
+        with pytest.raises(EnforcementError, match=r"the delay line was late by [23]\d\d\d ms at worst"):
+            emulator.check()
+    assert len(delays) < 801 or max(delays) > 2000  # who measures does not wait for ever
+    worst = max(line["late"]["spans"], key=lambda span: span["worst_ns"])
+    assert worst["worst_ns"] == pytest.approx(3e9, rel=0.1)
+    assert worst["packets"] >= 100
+    assert before["worst_ns"] < 1e9 * max(1, PATIENCE / 3)
+
+
+def test_a_delay_line_that_never_moves_again_is_noticed(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lateness, "SILENT_NS", 2_000_000_000)
+    with emulate(node, tmp_path, "nfqueue", delay_ms=20) as emulator:
+        emulator.apply()
+        emulator.check()
+        assert emulator.delay_line_pid is not None
+        os.kill(emulator.delay_line_pid, signal.SIGSTOP)
+        deadline = time.monotonic() + 8
+        said = None
+        while said is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+            try:
+                emulator.check()
+            except EnforcementError as error:
+                said = str(error)
+    assert said is not None
+    assert "the delay line has stood still for" in said
 
 
 def test_delay_line_ends_with_its_parent(node: Node, tmp_path: Path) -> None:

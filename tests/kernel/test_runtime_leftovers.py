@@ -21,7 +21,7 @@ _OWNER = """
 import sys
 from pathlib import Path
 from tests.kernel import workload_stub
-from ztprobe.interrupts import catching
+from ztprobe.process.interrupts import catching
 runtime = workload_stub.runtime(Path(sys.argv[1]), level=3, clients=2)
 with catching(print):
     try:

@@ -1,5 +1,8 @@
+import errno
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +14,14 @@ import pytest
 from ztprobe import __version__
 from ztprobe.cli import main
 from ztprobe.cli.entry import ztprobe
-from ztprobe.errors import EnforcementError, PreflightError, RunDirError, UsageError, WorkloadError
+from ztprobe.errors import (
+    EnforcementError,
+    PreflightError,
+    RunDirError,
+    UsageError,
+    WorkloadError,
+    ZtprobeError,
+)
 from ztprobe.paths import REPO_DIR
 from ztprobe.process.interrupts import Interrupted
 
@@ -105,7 +115,7 @@ def test_a_used_output_directory_is_refused_before_anything_starts(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ztprobe.experiment.run", None)
     (tmp_path / "file").touch()
-    assert main(["trace", "--out", str(tmp_path)]) == 3
+    assert main(["trace", "--out", str(tmp_path)]) == 4
     assert f"output directory {tmp_path} is not empty" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["file"]
 
@@ -172,7 +182,7 @@ def test_an_output_that_cannot_be_written_to_is_no_bug(stream: str, mode: str, r
     command = [sys.executable, "-m", "ztprobe", "profile", "list"]
     with open(stream, mode) as refuses:
         ended = subprocess.run(command, stdout=refuses, stderr=subprocess.PIPE, check=False)
-    assert ended.returncode == 1
+    assert ended.returncode == 4
     assert ended.stderr.decode() == f"ztprobe: output: cannot be written: {reason}\n"
 
 
@@ -206,6 +216,47 @@ def test_a_pipe_of_our_own_that_breaks_is_a_bug(failing, capfd, tmp_path, monkey
     failing(BrokenPipeError("a child's"))
     assert main(["report", "x"]) == 70
     assert "unexpected BrokenPipeError: a child's" in capfd.readouterr().err
+
+
+def test_the_table_in_the_help_has_every_exit_code(capsys) -> None:
+    assert main(["--help"]) == 0
+    table = " ".join(capsys.readouterr().out.partition("Exit codes:")[2].split())
+    errors = (ZtprobeError, UsageError, PreflightError, RunDirError, EnforcementError, WorkloadError)
+    for code in (0, 7, 70, 129, 130, 141, 143, *(error.exit_code for error in errors)):
+        assert re.search(rf"\b{code}\b", table), code
+
+
+def test_a_variable_that_looks_like_ours_and_is_not_is_told(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("ZTPROBE_STATEDIR", "/elsewhere")
+    monkeypatch.setenv("ZTPROBE_STATE_DIR", "/somewhere")
+    monkeypatch.setenv("ZTPROBE_COLOUR", "blue")
+    assert main(["profile", "list"]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "ztprobe: the variable ZTPROBE_COLOUR is not known and changes nothing; there is ZTPROBE_STATE_DIR",
+        "ztprobe: the variable ZTPROBE_STATEDIR is not known and changes nothing; "
+        "did you mean ZTPROBE_STATE_DIR?",
+    ]
+
+
+def test_json_alone_writes_nothing_into_runs(capsys, tmp_path: Path) -> None:
+    recorded = REPO_DIR / "tests" / "data" / "net2-sec3-reconnect"
+    runs = [tmp_path / "one", tmp_path / "two"]
+    for run in runs:
+        shutil.copytree(recorded, run, ignore=shutil.ignore_patterns("report.json"))
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["report", "--json", *map(str, runs)]) == 0
+    assert [one["experiment"] for one in json.loads(capsys.readouterr().out)] == ["net2-sec3"] * 2
+    assert main(["report", "--json", str(runs[0])]) == 0
+    assert json.loads(capsys.readouterr().out)["experiment"] == "net2-sec3"
+    assert sorted(tmp_path.rglob("*")) == before
+    assert main(["report", "--json", str(runs[0]), "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "report.json").read_text() == capsys.readouterr().out
+
+
+def test_a_full_disk_is_not_a_bug(failing, capsys) -> None:
+    failing(OSError(errno.ENOSPC, "No space left on device", "/full/report.json"))
+    assert main(["report", "x"]) == 4
+    assert "ztprobe: /full/report.json: cannot be written: No space left" in capsys.readouterr().err
 
 
 def test_commands_are_the_ones_we_mean() -> None:

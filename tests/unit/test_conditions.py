@@ -101,6 +101,32 @@ def test_after_a_failed_change_nothing_is_known() -> None:
     assert render_page(report, draw_figures(report))
 
 
+def test_rounds_in_which_the_delay_line_was_late_are_marked() -> None:
+    run, ledger = make_run("net2-sec3"), make_ledger()
+    second = ledger.rounds[1]
+    span = {
+        "from_ns": second.start_ns + 5,
+        "to_ns": second.start_ns + S,
+        "worst_ns": 5_998_914_000,
+        "packets": 9,
+    }
+    run.meta["emulation"]["stats"] = {"delay_line": {"late": {"worst_ns": 5_998_914_000, "spans": [span]}}}
+    assert problem_in(run.meta) is None
+    report = build_report(run, ledger, (run, ledger))
+    marked = {
+        one["round"]: one["delay_line_late_s"] for one in report["rounds"] if "delay_line_late_s" in one
+    }
+    assert marked == {second.round: 5.998914}
+    (said, of_baseline) = [note for note in report["notes"] if "up to 5999 ms late" in note]
+    assert f"in round {second.round} (it was stopped" in said
+    assert of_baseline == f"Baseline: {said}"
+    assert render_page(report, draw_figures(report))
+    run.meta["emulation"]["stats"]["delay_line"]["late"]["spans"] = [{"from_ns": "soon"}]
+    assert "stats.delay_line.late" in str(problem_in(run.meta))
+    run.meta["emulation"]["stats"]["delay_line"] = {}
+    assert not any("late" in note for note in build_report(run, ledger, None)["notes"])
+
+
 def test_late_and_skipped_changes_are_noted() -> None:
     late = a_change(5, 1, delay_ms=85.0) | {"skipped": 2}
     late["at_ns"] += 250_000_000

@@ -348,6 +348,23 @@ def test_some_packets_go_ahead() -> None:
     assert set(draws) == {0, 20 * MS}
 
 
+@pytest.mark.parametrize("off_ms", [0.0, 0.5, 1.5, 2.5, 4.0, 9.0])
+@pytest.mark.parametrize("count", [100, 1500])
+def test_what_is_allowed_is_what_is_judged_by(off_ms: float, count: int) -> None:
+    profile = load_profile("net2")
+    normal = statistics.NormalDist(80 + off_ms, 20)
+    delays = [normal.inv_cdf((i + 0.5) / count) for i in range(count)]
+    measured = Measured(directions=(direction("a", "b", count, delays, profile=profile),))
+    (d,) = measured.directions
+    allowed = measured.allowances(d, profile)
+    assert set(allowed) == {"mean_ms", "sd_ms", "shape_distance", "loss_pct"}
+    assert (allowed["mean_ms"].asked, allowed["mean_ms"].tolerance) == pytest.approx((80, 0.8), rel=0.001)
+    mean = allowed["mean_ms"]
+    beyond = abs(d.mean_ms - mean.asked) > mean.tolerance + mean.sampling_error
+    assert beyond == any("mean delay" in problem for problem in measured.problems(profile))
+    assert str(mean).startswith("79.98 ± 0.8 ± ")
+
+
 def test_shape_distance_is_kolmogorovs() -> None:
     expected = [float(i) for i in range(100)]
     assert shape_distance(expected, expected) == pytest.approx(0.01)

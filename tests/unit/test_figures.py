@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from analysis.ledger.model import COMPONENTS, Ledger
-from analysis.report.figures import COLOURS, draw_figures
+from analysis.report.figures import COLOURS, INK, draw_figures
 from analysis.report.report import build_report
 from tests.unit.synthetic_run import NET0_SEC0, baseline_pair, make_ledger, make_run
 
@@ -76,6 +76,36 @@ def test_any_two_components_look_different(vision: str) -> None:
         for one, other in itertools.combinations(COLOURS, 2)
     )
     assert closest[0] > 20, closest
+
+
+def contrast_on_white(colour: str) -> float:
+    coded = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)]) / 255
+    linear = np.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
+    return float(1.05 / (linear @ np.array([0.2126, 0.7152, 0.0722]) + 0.05))
+
+
+def test_what_is_pale_on_white_has_an_outline() -> None:
+    """WCAG 1.4.11: 3:1 for what a graphic is understood by, or a line around it that has it."""
+    assert contrast_on_white(INK) > 3
+    pale = {name for name, colour in COLOURS.items() if contrast_on_white(colour) < 3}
+    assert {"server", "propagation"} <= pale
+    ledger = make_ledger(dict.fromkeys(COMPONENTS, 500.0))
+    for figure in ("breakdown", "rounds", "overhead"):
+        svg = figures_of(ledger)[figure]
+        for name in pale - {"residual"}:
+            fills = re.findall(rf'style="fill: {COLOURS[name]}[^"]*"', svg)
+            assert fills, (figure, name)
+            assert all(f"stroke: {INK}" in fill for fill in fills), (figure, name)
+
+
+def test_every_figure_has_a_title_of_its_own() -> None:
+    for name, svg in drawn().items():
+        root = ElementTree.fromstring(svg)
+        first = next(iter(root))
+        assert first.tag.endswith("title")
+        assert first.text
+        assert root.attrib["aria-labelledby"] == first.attrib["id"] == f"{name}-title"
+        assert root.attrib["role"] == "img"
 
 
 def test_every_component_has_a_colour() -> None:

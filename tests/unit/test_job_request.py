@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from ztprobe.errors import UsageError
-from ztprobe.experiment.request import check_data_dir, choose_experiments
+from ztprobe.experiment.request import TraceRequest, check_data_dir, choose_experiments
+from ztprobe.profile.model import Profile
 
 PROFILES = ("net0", "net2")
 FILES = (
@@ -36,6 +37,41 @@ def test_the_seed_goes_to_both() -> None:
 def test_a_baseline_cannot_be_both_wanted_and_refused() -> None:
     with pytest.raises(UsageError, match="contradict"):
         choose("net2-sec3", baseline="net0-sec0", with_baseline=False)
+
+
+def test_a_profile_of_ones_own_gives_the_run_its_name() -> None:
+    own = Profile(name="cable", delay_ms=7)
+    experiment, against = choose_experiments(
+        "net0-sec3-noniid", PROFILES, profile=own, baseline_name=None, with_baseline=True, seed=4
+    )
+    assert against is not None
+    assert (experiment.name, against.name) == ("cable-sec3-noniid-s4", "net0-sec0-noniid-s4")
+    assert experiment.shaped
+    request = TraceRequest(
+        experiment=experiment,
+        baseline=against,
+        rounds=1,
+        clients=1,
+        dataset="digits",
+        data_dir=None,
+        out=Path("/nonexistent"),
+        reconnect=False,
+        profile=own,
+    )
+    assert request.profile_of(experiment) is own
+    assert request.profile_of(against).name == "net0"
+
+
+def test_a_profile_of_ones_own_has_a_name_of_its_own() -> None:
+    with pytest.raises(UsageError, match=r"its name net2 is a shipped profile's"):
+        choose_experiments(
+            "net0-sec3",
+            PROFILES,
+            profile=Profile(name="net2", delay_ms=7),
+            baseline_name=None,
+            with_baseline=False,
+            seed=None,
+        )
 
 
 @pytest.mark.parametrize("folder", ["", "FashionMNIST/raw"])

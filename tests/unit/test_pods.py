@@ -62,6 +62,22 @@ UNDERSCORED = UID.replace("-", "_")
         ("0::/system.slice/kubelet.service\n", None),
         ("0::/kubepods.slice\n", None),
         (f"0::/podman/pod{UID}\n", None),
+        # kubelet inside a container, with either driver
+        (f"0::/system.slice/docker-6d1f.scope/kubelet/kubepods/burstable/pod{UID}/6d1f\n", UID),
+        # what only looks like a pod's: a user's own cgroups, other names, a pod inside a pod's container
+        (f"0::/user.slice/user-1000.slice/user@1000.service/kubepods/pod{UID}/x\n", None),
+        (
+            f"0::/user.slice/user-1000.slice/user@1000.service/kubepods.slice/kubepods-pod{UNDERSCORED}.slice",
+            None,
+        ),
+        (f"0::/kubepods-mine/a/b/pod{UID}\n", None),
+        (f"0::/kubepods/burstable/mine/pod{UID}/x\n", None),
+        (f"0::/mykubepods/pod{UID}/x\n", None),
+        (f"0::/kubepods.slice/mine.slice/kubepods-pod{UNDERSCORED}.slice\n", None),
+        (f"0::/kubepods.slice/kubepods-besteffort.slice/kubepods-burstable-pod{UNDERSCORED}.slice\n", None),
+        (f"0::/../../mine/pod{UID}/x\n", None),
+        (f"0::/kubepods/pod{UID}/6d1f/kubepods/pod{UID.replace('2f', '3f')}/x\n", UID),
+        (f"2:cpu:/kubepods/pod{UID}/x\n3:pids:/kubepods/pod{UID.replace('2f', '3f')}/x\n", None),
         ("", None),
         ("nonsense", None),
     ],

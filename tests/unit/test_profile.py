@@ -9,6 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from ztprobe.cli import main
 from ztprobe.errors import UsageError
 from ztprobe.paths import NETPROFILES_DIR
 from ztprobe.profile.model import GilbertElliott, Profile, load_profile, profile_names
@@ -124,10 +125,10 @@ HEAD = "name: x\ndescription: d\n"
             3,
             "burst_bytes: expected rate_mbit beside it",
         ),
-        (HEAD, 1, "source: expected a mapping"),
+        (HEAD + "source: 3\n", 3, "source: expected a mapping"),
         # What is wrong comes before what is missing, and what is missing all at once.
         ("jitter_ms: 2\ndelay_ms: fast\n", 2, "delay_ms: expected a one-way delay"),
-        ("delay_ms: 3\n", 1, r"name: expected a name .*, found nothing \(nor description, source\)"),
+        ("delay_ms: 3\n", 1, "name: expected a name .*, found nothing"),
         ("name: x\nname: y\n", 2, "name: expected each key once, found on line 1 too"),
         ("name: x\n- a\n", 2, "expected YAML"),
         ("name: &a [*a]\n", 1, "expected YAML, found: a nesting that is too deep, or has no end"),
@@ -147,7 +148,7 @@ def test_a_wrong_profile_gets_file_line_key_and_expectation(
     with pytest.raises(UsageError, match=message) as raised:
         load_profile(path)
     assert str(raised.value).startswith(f"{path}:{line}: ")
-    assert "\n" not in str(raised.value)
+    assert all(line.startswith(f"{path}:") for line in str(raised.value).splitlines())
 
 
 def test_an_unreadable_file_is_one_line(tmp_path: Path) -> None:
@@ -221,3 +222,28 @@ def test_what_leaves_at_once_counts_in_the_mean() -> None:
     assert Profile(name="x", delay_ms=9, jitter_ms=3, distribution="pareto").sd_ms == pytest.approx(
         2.46, abs=0.01
     )
+
+
+def test_two_lines_are_a_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\ndelay_ms: 50\n")
+    assert load_profile(path).delay_ms == 50
+    assert main(["profile", "show", str(path)]) == 0
+    assert "mine: 50 ms" in capsys.readouterr().out
+
+
+def test_every_mistake_of_a_file_is_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: Mine\ndelay_ms: soon\nloss_pct: 101\nlatency: 3\n")
+    with pytest.raises(UsageError) as refused:
+        load_profile(path)
+    lines = str(refused.value).splitlines()
+    assert sorted(line.split(":")[1] for line in lines) == ["1", "2", "3", "4"]
+    assert all(": expected " in line for line in lines)
+
+
+def test_the_schema_has_a_name_for_editors() -> None:
+    schema = json.loads((NETPROFILES_DIR / "schema.json").read_text())
+    assert schema["$id"].startswith("urn:ztprobe:")
+    assert all(load_profile(name).source for name in profile_names())
+    assert all(load_profile(name).description for name in profile_names())

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
+from ztprobe import paths
 from ztprobe.cli import main
 from ztprobe.cli.profile import profile
 from ztprobe.cli.rendering.profile import profile_words
@@ -84,6 +85,18 @@ def test_mistakes_get_one_line(
     assert error.startswith("ztprobe: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_verifying_nothing_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(paths, "STATE_DIR", tmp_path / "state")
+    monkeypatch.setattr("ztprobe.cli.profile._need_root", lambda: None)
+    assert main(["profile", "verify"]) == 5
+    assert "no profile is in force, so there is nothing to verify" in capsys.readouterr().err
+    assert main(["profile", "verify", "--json"]) == 5
+    assert capsys.readouterr().out == "[]\n"
+    assert main(["profile", "status"]) == 0
 
 
 def test_a_wrong_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

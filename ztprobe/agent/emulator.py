@@ -139,7 +139,7 @@ class Emulator:
             attempts += 1
 
     def check(self) -> None:
-        """Costs a system call or two as long as nothing has changed.
+        """Costs a system call or two as long as nothing has changed, and once a second a small file.
 
         :raises EnforcementError: what was applied is in force no longer, or other than we have set it.
         """
@@ -154,10 +154,13 @@ class Emulator:
                 self._problem = watched.problem()
 
     def follow(self, tell: Callable[[str], None]) -> None:
-        """Begin the profile's schedule now, if it has one; until `clear`.
+        """The workload begins: so does the profile's schedule, if it has one, until `clear`.
 
         :param tell: is given what went wrong, a line each, from another thread.
         """
+        if self._queue is not None:
+            with self._changing:
+                self._queue.begin()
         if self.profile.schedule is not None:
             self._following = Following(self.profile, self._change, tell)
 
@@ -199,7 +202,8 @@ class Emulator:
         """
         counted: dict[str, Any] = {"backend": self.backend, "cpu_ns": 0}
         if self._queue is not None:
-            line = self._queue.stats()
+            with self._changing:
+                line = self._queue.stats()
             counted |= {"delay_line": line, "cpu_ns": line.get("cpu_ns", 0)}
             counted["alive"] = self.delay_line_pid is not None
         if self.backend in _QDISCS:

@@ -217,6 +217,8 @@ class NodeAgent:
     def stop(self) -> Account:
         """See `Agent`."""
         counted = self._emulator.stats() if self._emulator is not None else {}
+        if self._emulator is not None:
+            self._emulator.check()  # by these counters, which know of the last second too
         seen = self._stop_probes() if self.collector is not None else {}
         schedule = None
         if self._emulator is not None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ztprobe.cli.output import say_json
 from ztprobe.errors import PreflightError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
     hooks = choose_hooks(machine.kernel)
     problems = machine_problems(machine, experiments)
     if as_json:
-        click.echo(json.dumps(_as_dict(machine, hooks, problems), indent=2))
+        say_json(_as_dict(machine, hooks, problems))
     else:
         _print(machine, hooks, problems)
     if problems:
@@ -65,7 +65,7 @@ def _print(machine: Machine, hooks: tuple[SignalHook, ...], problems: list[str])
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 100  # a pipe has no width, and rich would take 80
     signals = Table(box=None, pad_edge=False, header_style="bold")

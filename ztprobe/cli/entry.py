@@ -1,7 +1,7 @@
 """The entry point: whatever a command raises becomes one line on standard error and an exit code.
 
-0 done, 1-6 see ztprobe.errors, 2 also for a wrong command line, 7 `validate` found a cost
-beyond its bound, 70 a bug in ztprobe, 129 the terminal was closed, 130 Ctrl-C, 141 nobody
+0 done, 1-6 see ztprobe.errors, 2 also for a wrong command line, 4 also for a full disk, 7 `validate`
+found a cost beyond its bound, 70 a bug in ztprobe, 129 the terminal was closed, 130 Ctrl-C, 141 nobody
 reads what we print any more, 143 SIGTERM. Commands import what they need when they run: help
 has to appear at once, and pandas, bcc and pyroute2 take their time.
 """
@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import tempfile
 import traceback
 from collections.abc import Sequence
 
 import click
 
 from ztprobe import __version__
+from ztprobe.cli import completion
 from ztprobe.cli.clean import clean
 from ztprobe.cli.compare import compare
 from ztprobe.cli.doctor import doctor
@@ -33,9 +33,11 @@ from ztprobe.cli.streams import (
 from ztprobe.cli.sweep import sweep
 from ztprobe.cli.trace import trace
 from ztprobe.cli.validate import validate
-from ztprobe.errors import ZtprobeError
-from ztprobe.paths import LEASES, STATE_DIR
+from ztprobe.errors import RunDirError, ZtprobeError
+from ztprobe.paths import LEASES, STATE_DIR, unknown_variables
+from ztprobe.printable import printable_lines
 from ztprobe.process.interrupts import Interrupted, catching
+from ztprobe.rundir import state, temporary
 
 __all__ = ("main", "ztprobe")
 
@@ -46,21 +48,27 @@ _EX_SOFTWARE = 70  # sysexits.h
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="""Example: sudo ztprobe trace --experiment net2-sec3
 
-    Exit codes: 0 done, 2 the command line, a profile or a manifest is wrong, 3 this machine lacks
-    something, 4 a run directory is incomplete or cannot be written, 5 a control or a profile was not in
-    force, 6 the workload failed, 7 validate found an error beyond its bound, 70 a bug, 130 interrupted.""",
+    Exit codes: 0 done, 1 something else failed, 2 the command line, a profile or a manifest is wrong,
+    3 this machine lacks something, 4 a run directory is incomplete, or results cannot be written, 5 a
+    control or a profile was not in force, 6 the workload failed, 7 validate found an error beyond its
+    bound, 70 a bug, 129, 130, 141 and 143 ended by a closed terminal, Ctrl-C, a closed pipe, SIGTERM.
+
+    Environment: ZTPROBE_STATE_DIR (runs' records, instead of /run/ztprobe), KUBECONFIG, NODE_NAME,
+    NO_COLOR. Completion in bash: eval "$(_ZTPROBE_COMPLETE=bash_source ztprobe)"; zsh and fish likewise.""",
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.pass_context
 def ztprobe(context: click.Context) -> None:
     """Say where each millisecond of a federated-learning round goes, measured from the kernel."""
+    for line in unknown_variables(os.environ):
+        _say(line)
     if context.invoked_subcommand != clean.name:  # which says what it removes in its own words
         _sweep_leases()
 
 
 def _sweep_leases() -> None:
     # Whatever the command is: a profile that nobody keeps any more must not stay on pods.
-    if os.geteuid() == 0 and (STATE_DIR / LEASES).is_dir():
+    if os.geteuid() == 0 and state.trusted() and (STATE_DIR / LEASES).is_dir():
         from ztprobe.agent.lease_keeper import sweep
         from ztprobe.conformance import policy_bypass
 
@@ -79,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     open_standard_streams()
+    if (answered := completion.answer(ztprobe)) is not None:
+        return answered
     try:
         with catching(_say), ztprobe.make_context("ztprobe", arguments) as context:
             ztprobe.invoke(context)
@@ -103,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return end_as_sigpipe_would()
         if (reason := why_unwritable(error)) is not None:
             _say(reason)
-            return ZtprobeError.exit_code
+            return RunDirError.exit_code
         _say(f"unexpected {type(error).__name__}: {_first_line(error)}; {_save_traceback()}")
         return _EX_SOFTWARE
     return 0
@@ -111,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _say(text: str) -> None:
     with contextlib.suppress(OSError):  # the terminal may have been closed
-        for line in text.splitlines() or [""]:
+        for line in printable_lines(text.rstrip("\n")).split("\n"):
             print(f"ztprobe: {line}", file=sys.stderr, flush=True)
 
 
@@ -128,9 +138,7 @@ def _first_line(error: Exception) -> str:
 def _save_traceback() -> str:
     # Called while the exception is being handled.
     try:
-        descriptor, path = tempfile.mkstemp(prefix="ztprobe-traceback-", suffix=".txt")
-        with os.fdopen(descriptor, "w") as file:
-            traceback.print_exc(file=file)
+        path = temporary.keep_traceback(traceback.format_exc())
     except OSError:
         traceback.print_exc()
         return "the traceback is above"

@@ -11,7 +11,7 @@ import click
 
 from ztprobe.errors import UsageError
 
-__all__ = ("OutPath", "coverage_floor_option", "percent")
+__all__ = ("OutPath", "coverage_floor_option", "percent", "quiet_option")
 
 
 class OutPath(click.Path):
@@ -45,6 +45,8 @@ def _number(_context: click.Context, _parameter: click.Parameter, value: float) 
         raise click.BadParameter("nan is not a number.")
     return value
 
+
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Say nothing on the way, only the result.")
 
 coverage_floor_option = click.option(
     "--coverage-floor",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ztprobe.cli import completion
+from ztprobe.cli.output import say, say_json
 from ztprobe.cli.profile_pods import (
     Chosen,
     choose_pods,
@@ -65,7 +66,7 @@ def list_(as_json: bool) -> None:
 
     profiles = [load_profile(name) for name in profile_names()]
     if as_json:
-        click.echo(json.dumps([profile_dict(p) for p in profiles], indent=2, ensure_ascii=False))
+        say_json([profile_dict(p) for p in profiles])
         return
     table(
         ("profile", "what it asks for", "description"),
@@ -74,7 +75,7 @@ def list_(as_json: bool) -> None:
 
 
 @profile.command(epilog="Example: ztprobe profile show net2a")
-@click.argument("name")
+@click.argument("name", shell_complete=completion.profiles)
 @_JSON
 def show(name: str, as_json: bool) -> None:
     """Show one profile: every value with its source.
@@ -88,15 +89,15 @@ def show(name: str, as_json: bool) -> None:
     found = load_profile(name)
     values = profile_dict(found)
     if as_json:
-        click.echo(json.dumps(values, indent=2, ensure_ascii=False))
+        say_json(values)
         return
-    click.echo(f"{found.name}: {found.description}\n")
+    say(f"{found.name}: {found.description or profile_words(found)}\n")
     sources = values.pop("source")
     if found.samples_ms:
-        sources |= {
+        sources = sources | {
             "delay_ms": f"mean of {len(found.samples_ms)} samples",
             "jitter_ms": f"the table's unit; the samples' standard deviation is {found.sd_ms:.4g} ms",
-            "distribution": sources["samples"],
+            "distribution": sources.get("samples", ""),
         }
     rows = [
         (key, value_words(value), sources.get(key, "computed" if key in _COMPUTED else ""))
@@ -108,19 +109,19 @@ def show(name: str, as_json: bool) -> None:
         table(("key", "value", "source"), rows)
         return
     changing = [(key, range_words(found, key), sources.get(key, "")) for key in CHANGING]
-    rows = [*changing, ("schedule", schedule_words(found), sources["schedule"]), *rows]
+    rows = [*changing, ("schedule", schedule_words(found), sources.get("schedule", "")), *rows]
     table(("key", "value", "source"), rows)
-    click.echo()
+    say()
     table(*step_rows(found))
-    click.echo()
+    say()
     for line in plot(found, shutil.get_terminal_size((100, 24)).columns):
-        click.echo(line)
+        say(line)
 
 
 @profile.command(
     epilog="Example: sudo ztprobe profile apply net1 --selector app=fl-client --to app=fl-server --for 10m"
 )
-@click.argument("name")
+@click.argument("name", shell_complete=completion.profiles)
 @click.option("--selector", "-l", required=True, help="Pods, as a Kubernetes label selector.")
 @click.option("--namespace", "-n", default="fl", show_default=True, help="Of the pods.")
 @runtime_options
@@ -178,6 +179,10 @@ def apply(
     NAME is one of `ztprobe profile list`, or a YAML file. Unless --at says otherwise, egress is shaped on
     the pod's own interface, ingress on the host end of its veth. The lease is written down first; a
     process of its own keeps it and ends it.
+
+    Where the kernel has no netem, delay and loss are the delay line's, on the node's forward path:
+    there is no end of a veth to choose then, and --at is refused for all profiles but net5, which is a
+    rate alone (net6 --at host, for one, needs netem).
     """
     from ztprobe.agent.lease_keeper import kept
     from ztprobe.leases import records
@@ -217,17 +222,17 @@ def _tell(lease: Lease, more: Sequence[str], as_json: bool) -> None:
     said = [*more, *notes(lease)]
     if as_json:
         whole = lease_dict(lease) | {"dry_run": dry_run, "notes": said}
-        click.echo(json.dumps(whole, indent=2, ensure_ascii=False))
+        say_json(whole)
         return
     for line in plan_lines(lease):
-        click.echo(line)
+        say(line)
     for note in said:
-        click.echo(f"note: {note}")
+        say(f"note: {note}")
     if dry_run:
-        click.echo("dry run: nothing was changed")
+        say("dry run: nothing was changed")
         return
     lasts_s = (lease.expires_ns - lease.created_ns) / 1e9
-    click.echo(
+    say(
         f"lease {lease.id}: {lease.profile.name} on {pod_words(lease)} for {words(lasts_s)}; "
         "ztprobe profile verify | status | clear"
     )
@@ -288,10 +293,10 @@ def status(as_json: bool) -> None:
     found = all_leases()
     if as_json:
         states = [lease_dict(one) | _state(one) | {"schedule": state_dict(one)} for one in found]
-        click.echo(json.dumps(states, indent=2, ensure_ascii=False))
+        say_json(states)
         return
     if not found:
-        click.echo("no profile is in force")
+        say("no profile is in force")
         return
     rows = []
     for lease in found:
@@ -312,11 +317,11 @@ def status(as_json: bool) -> None:
     table(("lease", "profile", "backend", "pods", "in force", "left", "counted"), rows)
     for lease in found:
         for line in state_words(lease):
-            click.echo(line)
+            say(line)
 
 
 @profile.command(epilog="Example: sudo ztprobe profile verify --json")
-@click.argument("ids", metavar="[LEASE]...", nargs=-1)
+@click.argument("ids", metavar="[LEASE]...", nargs=-1, shell_complete=completion.leases)
 @click.option(
     "--probes",
     type=click.IntRange(min=100, max=20000),
@@ -333,8 +338,9 @@ def verify(
     """Measure what pods really get, and compare.
 
     Real packets, with tolerances of 1 % or 0.2 ms (mean), 5 % (standard deviation), 0.03
-    (Kolmogorov-Smirnov distance) and 2 % (rate). Exits with 5 if a pod gets something else, and says
-    why.
+    (Kolmogorov-Smirnov distance) and 2 % (rate). What chance does to so many probes is allowed for
+    beside that, and shown: more --probes allow less. Exits with 5 if a pod gets something else, and
+    says why, or if no profile is in force.
     """
     from ztprobe.conformance.verification import verify as verify_lease
     from ztprobe.errors import EnforcementError
@@ -346,18 +352,18 @@ def verify(
     running = running_pods(wanted, node)
     verdicts = [verify_lease(one, everything, running, probes=probes) for one in wanted]
     if as_json:
-        click.echo(json.dumps([verdict_dict(v) for v in verdicts], indent=2, ensure_ascii=False))
+        say_json([verdict_dict(v) for v in verdicts])
     else:
         for verdict in verdicts:
             print_verdict(verdict)
-        if not verdicts:
-            click.echo("no profile is in force")
+    if not verdicts:
+        raise EnforcementError("no profile is in force, so there is nothing to verify: ztprobe profile apply")
     if not all(verdict.passed for verdict in verdicts):
         context.exit(EnforcementError.exit_code)
 
 
 @profile.command(epilog="Example: sudo ztprobe profile clear")
-@click.argument("ids", metavar="[LEASE]...", nargs=-1)
+@click.argument("ids", metavar="[LEASE]...", nargs=-1, shell_complete=completion.leases)
 @_JSON
 def clear(ids: tuple[str, ...], as_json: bool) -> None:
     """End leases now: those named, or all of them."""
@@ -371,12 +377,12 @@ def clear(ids: tuple[str, ...], as_json: bool) -> None:
         for lease in chosen:
             end(lease)
     if as_json:
-        click.echo(json.dumps({"cleared": [lease.id for lease in chosen]}, indent=2))
+        say_json({"cleared": [lease.id for lease in chosen]})
         return
     for lease in chosen:
-        click.echo(f"lease {lease.id} ended: {lease.profile.name} is off {pod_words(lease)}")
+        say(f"lease {lease.id} ended: {lease.profile.name} is off {pod_words(lease)}")
     if not chosen:
-        click.echo("no profile is in force")
+        say("no profile is in force")
 
 
 def _chosen(leases: Sequence[Lease], ids: Sequence[str]) -> list[Lease]:

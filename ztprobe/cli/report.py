@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ztprobe.cli.options import OutPath, coverage_floor_option
+from ztprobe.cli.output import say
 from ztprobe.errors import UsageError
 
 __all__ = ("report",)
@@ -14,7 +15,12 @@ __all__ = ("report",)
 
 @click.command(epilog="Example: ztprobe report runs/net2-sec3-20260131-120000")
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print report.json instead (a list, for several RUNs).")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print report.json instead (a list, for several RUNs); without --out, write nothing.",
+)
 @click.option(
     "--out",
     type=OutPath(),
@@ -29,15 +35,19 @@ def report(runs: tuple[Path, ...], as_json: bool, out: Path | None, coverage_flo
     """
     if out is not None and len(runs) > 1:
         raise UsageError(f"--out {out}: takes one RUN, and {len(runs)} were given")
-    from analysis.report.report import write_report
+    from analysis.report.report import read_report, write_report
     from analysis.report.text_report import print_report
     from ztprobe.rundir.store import dump_json
 
-    reports = [write_report(run, out=out, coverage_floor=coverage_floor / 100) for run in runs]
+    floor = coverage_floor / 100
+    if as_json and out is None:
+        reports = [read_report(run, coverage_floor=floor) for run in runs]
+    else:
+        reports = [write_report(run, out=out, coverage_floor=floor) for run in runs]
     if as_json:
         click.echo(dump_json(reports[0] if len(reports) == 1 else reports), nl=False)
         return
     for run, content in zip(runs, reports, strict=True):
         if len(runs) > 1:
-            click.echo(f"\n{run}")
+            say(f"\n{run}")
         print_report(content)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from ztprobe.cli.options import OutPath, coverage_floor_option, percent
-from ztprobe.errors import PreflightError, UsageError
+from ztprobe.cli import completion
+from ztprobe.cli.options import OutPath, coverage_floor_option, percent, quiet_option
+from ztprobe.errors import UsageError
 from ztprobe.experiment.names import MAX_SEED
 from ztprobe.experiment.request import DATASETS, TraceRequest, check_data_dir, choose_experiments
 
@@ -21,11 +22,20 @@ __all__ = ("trace",)
     default="net2-sec3",
     show_default=True,
     metavar="NAME",
+    shell_complete=completion.experiments,
     help="net<profile>-sec<level>, then if need be -iid or -noniid, and -s<seed>.",
+)
+@click.option(
+    "--profile",
+    "profile_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Your own network profile (YAML) in place of the experiment's; the run is called by its name.",
 )
 @click.option(
     "--baseline",
     metavar="NAME",
+    shell_complete=completion.experiments,
     help="Run this first and compare with it. [default: net0-sec0 with the same data, unless that is "
     "the experiment itself]",
 )
@@ -71,8 +81,10 @@ __all__ = ("trace",)
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the table.")
 @click.option("--reconnect", is_flag=True, help="A fresh connection per round and client.")
 @coverage_floor_option
+@quiet_option
 def trace(
     experiment: str,
+    profile_file: Path | None,
     baseline: str | None,
     repeat: int | None,
     until_ci: str | None,
@@ -86,6 +98,7 @@ def trace(
     as_json: bool,
     reconnect: bool,
     coverage_floor: float,
+    quiet: bool,
 ) -> None:
     """Run a deployment and say where each round's time went.
 
@@ -93,10 +106,18 @@ def trace(
     proves that both are in force, watches them from the kernel, prints the breakdown and leaves a run
     directory. Needs root.
     """
+    from ztprobe.experiment.requirements import check_main_job
     from ztprobe.profile.model import load_profile, profile_names
 
+    # A path even where the file is called like a shipped profile.
+    profile = None if profile_file is None else load_profile(profile_file.absolute())
     chosen, against = choose_experiments(
-        experiment, profile_names(), baseline_name=baseline, with_baseline=not no_baseline, seed=seed
+        experiment,
+        profile_names(),
+        profile=profile,
+        baseline_name=baseline,
+        with_baseline=not no_baseline,
+        seed=seed,
     )
     request = TraceRequest(
         experiment=chosen,
@@ -107,32 +128,25 @@ def trace(
         data_dir=check_data_dir(dataset, data_dir),
         out=(out or _default_out(chosen.name)).absolute(),
         reconnect=reconnect,
+        profile=profile,
     )
     for wanted in request.experiments:
-        load_profile(wanted.profile)
+        request.profile_of(wanted)
     if repeat is None and until_ci is not None:
         raise UsageError(f"--until-ci {until_ci}: needs --repeat, the most pairs that may be run")
     if repeat is not None:
         until = None if until_ci is None else percent("--until-ci", until_ci)
-        _repeat(request, repeat, until, as_json=as_json)
+        _repeat(request, repeat, until, as_json=as_json, quiet=quiet)
         return
-    _check_machine(request)
-    _run(request, as_json=as_json, coverage_floor=coverage_floor / 100)
+    check_main_job(request.experiments, request.out)
+    _run(request, as_json=as_json, coverage_floor=coverage_floor / 100, quiet=quiet)
 
 
 def _default_out(name: str) -> Path:
     return Path("runs") / f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
-def _check_machine(request: TraceRequest) -> None:
-    from ztprobe.experiment.requirements import check_main_job
-
-    problems = check_main_job(request.experiments, request.out)
-    if problems:
-        raise PreflightError("\n".join(problems))
-
-
-def _repeat(request: TraceRequest, pairs: int, until: float | None, *, as_json: bool) -> None:
+def _repeat(request: TraceRequest, pairs: int, until: float | None, *, as_json: bool, quiet: bool) -> None:
     from analysis.results.comparison_text import print_comparison
     from ztprobe.experiment.requirements import check_machine
     from ztprobe.progress import open_progress
@@ -140,10 +154,11 @@ def _repeat(request: TraceRequest, pairs: int, until: float | None, *, as_json: 
     from ztprobe.study.pairs import run_pairs
     from ztprobe.study.plan import pair_study
 
+    if request.profile is not None:
+        raise UsageError(f"--repeat {pairs}: takes the profiles that come with ztprobe, not --profile")
     study = pair_study(request, pairs)
-    if problems := check_machine(request.experiments):
-        raise PreflightError("\n".join(problems))
-    with open_progress() as progress:
+    check_machine(request.experiments)
+    with open_progress(quiet=quiet) as progress:
         comparison = run_pairs(study, request.out, progress, until=until)
         progress.note(str(request.out))
     if as_json:
@@ -152,14 +167,14 @@ def _repeat(request: TraceRequest, pairs: int, until: float | None, *, as_json: 
         print_comparison(comparison)
 
 
-def _run(request: TraceRequest, *, as_json: bool, coverage_floor: float) -> None:
+def _run(request: TraceRequest, *, as_json: bool, coverage_floor: float, quiet: bool) -> None:
     from analysis.report.report import write_report
     from analysis.report.text_report import print_report
     from ztprobe.experiment.pair import run_pair
     from ztprobe.progress import open_progress
     from ztprobe.rundir.store import dump_json
 
-    with open_progress() as progress:
+    with open_progress(quiet=quiet) as progress:
         out = run_pair(request, progress)
         progress.stage("analysis")
         try:

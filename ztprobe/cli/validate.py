@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ztprobe.cli.options import OutPath
-from ztprobe.errors import PreflightError
+from ztprobe.cli import completion
+from ztprobe.cli.options import OutPath, quiet_option
+from ztprobe.cli.output import say, say_json
 
 if TYPE_CHECKING:
     from ztprobe.validate.scenarios.catalogue import Scenario
@@ -27,6 +27,7 @@ _EXIT_MISSED = 7
     "names",
     multiple=True,
     metavar="NAME",
+    shell_complete=completion.scenarios,
     help="Only this one; can be repeated. [default: all]",
 )
 @click.option("--list", "only_list", is_flag=True, help="Say what there is and run nothing.")
@@ -41,7 +42,8 @@ _EXIT_MISSED = 7
     is_flag=True,
     help="Print validation.json (with --list: the list) instead of the table.",
 )
-def validate(names: tuple[str, ...], only_list: bool, out: Path | None, as_json: bool) -> None:
+@quiet_option
+def validate(names: tuple[str, ...], only_list: bool, out: Path | None, as_json: bool, quiet: bool) -> None:
     """Put known costs into real runs and hold the ledger against them.
 
     Each scenario injects one cost of several sizes into one place, observes the injection independently,
@@ -55,7 +57,7 @@ def validate(names: tuple[str, ...], only_list: bool, out: Path | None, as_json:
     chosen = choose(names)
     out = (out or Path("runs") / f"validation-{datetime.now(UTC):%Y%m%d-%H%M%S}").absolute()
     _check_machine(chosen, out)
-    if not _run(chosen, out, as_json=as_json):
+    if not _run(chosen, out, as_json=as_json, quiet=quiet):
         raise click.exceptions.Exit(_EXIT_MISSED)
 
 
@@ -63,10 +65,10 @@ def _list(scenarios: Sequence[Scenario], *, as_json: bool) -> None:
     if as_json:
         keys = ("name", "experiment", "title")
         rows = [{key: getattr(scenario, key) for key in keys} for scenario in scenarios]
-        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        say_json(rows)
         return
     for scenario in scenarios:
-        click.echo(f"{scenario.name:<20}{scenario.experiment:<11}{scenario.title}")
+        say(f"{scenario.name:<20}{scenario.experiment:<11}{scenario.title}")
 
 
 def _check_machine(chosen: list[Scenario], out: Path) -> None:
@@ -75,21 +77,20 @@ def _check_machine(chosen: list[Scenario], out: Path) -> None:
     from ztprobe.profile.model import profile_names
 
     experiments = [parse_experiment(scenario.experiment, profile_names()) for scenario in chosen]
-    if problems := check_main_job(tuple(experiments), out):
-        raise PreflightError("\n".join(problems))
+    check_main_job(tuple(experiments), out)
 
 
-def _run(chosen: list[Scenario], out: Path, *, as_json: bool) -> bool:
+def _run(chosen: list[Scenario], out: Path, *, as_json: bool, quiet: bool) -> bool:
     from ztprobe.progress import open_progress
     from ztprobe.rundir.store import dump_json
     from ztprobe.validate.report import print_table
     from ztprobe.validate.suite import run_suite
 
-    with open_progress() as progress:
+    with open_progress(quiet=quiet) as progress:
         content = run_suite(chosen, out, progress)
     if as_json:
         click.echo(dump_json(content), nl=False)
     else:
         print_table(content)
-        click.echo(f"{out}/validation.html")
+        say(f"{out}/validation.html")
     return bool(content["passed"])

@@ -14,12 +14,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ztprobe.profile.model import Profile
+from ztprobe.profile.tolerance import mean_tolerance_ms
 
-__all__ = ("Direction", "Measured", "Rate", "direction", "shape_distance")
+__all__ = ("Allowance", "Direction", "Measured", "Rate", "direction", "shape_distance")
 
 _CONFIDENCE = 0.999
-_MEAN_TOLERANCE = 0.01
-_MEAN_TOLERANCE_MS = 0.2
 _SD_TOLERANCE = 0.05
 _SD_TOLERANCE_MS = 0.2
 _SHAPE_TOLERANCE = 0.03  # Kolmogorov-Smirnov distance
@@ -113,11 +112,47 @@ class Measured:
             words.append(f"{values['rate_mbit']:.2f} Mbit/s")
         return f"{', '.join(words)} ({sum(d.sent for d in self.directions)} probes)"
 
-    def problems(self, profile: Profile) -> list[str]:
-        """Why the profile is evidently not in force, one line per kind; empty: nothing says so."""
+    def _doubt(self) -> tuple[float, float]:
         figures = max(5 * len(self.directions) + len(self.rates), 1)
         doubt = (1 - _CONFIDENCE) / figures
-        z = statistics.NormalDist().inv_cdf(1 - doubt / 2)
+        return doubt, statistics.NormalDist().inv_cdf(1 - doubt / 2)
+
+    def allowances(self, d: Direction, profile: Profile) -> dict[str, Allowance]:
+        """What `problems` allows of one direction, by figure: mean_ms, sd_ms, shape_distance, loss_pct.
+
+        Figures that are not judged in this way are left out.
+        """
+        doubt, z = self._doubt()
+        low, high = _loss_interval_pct(d, profile, z)
+        found = {
+            "loss_pct": Allowance(
+                asked=profile.missing_pct,
+                tolerance=_loss_tolerance_pct(profile.missing_pct),
+                sampling_error=(high - low) / 2,
+            )
+        }
+        if d.received < _TOO_FEW:
+            return found
+        wanted = profile.mean_ms
+        found["mean_ms"] = Allowance(
+            asked=wanted,
+            tolerance=mean_tolerance_ms(wanted),
+            sampling_error=_mean_half_ms(d, profile, z),
+        )
+        if profile.sd_ms:
+            found["sd_ms"] = Allowance(
+                asked=profile.sd_ms,
+                tolerance=_sd_tolerance_ms(profile.sd_ms),
+                sampling_error=_sd_half_ms(d, profile, z),
+            )
+        if d.shape_distance is not None:
+            chance = _chance_distance(d, profile, doubt)
+            found["shape_distance"] = Allowance(asked=0, tolerance=_SHAPE_TOLERANCE, sampling_error=chance)
+        return found
+
+    def problems(self, profile: Profile) -> list[str]:
+        """Why the profile is evidently not in force, one line per kind; empty: nothing says so."""
+        doubt, z = self._doubt()
         found: dict[str, list[str]] = {}
 
         def note(kind: str, text: str) -> None:
@@ -145,6 +180,18 @@ class Measured:
         ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Allowance:
+    """How a figure is judged: it may be off by the tolerance, and by what chance does in so few probes."""
+
+    asked: float
+    tolerance: float
+    sampling_error: float  # of a 99.9 % interval over all figures together; half its width
+
+    def __str__(self) -> str:
+        return f"{self.asked:.4g} ± {self.tolerance:.2g} ± {self.sampling_error:.2g}"
+
+
 def direction(
     sender: str,
     receiver: str,
@@ -164,7 +211,7 @@ def direction(
         slack_ms = 0.0
         if profile.reorder_pct or profile.samples_ms:
             # Where many packets share one value, the path's own delay would pass for another shape.
-            tolerance_ms = max(_MEAN_TOLERANCE_MS, _MEAN_TOLERANCE * profile.mean_ms)
+            tolerance_ms = mean_tolerance_ms(profile.mean_ms)
             slack_ms = tolerance_ms + max(0.0, ordered[0] - expected[0])
         distance = shape_distance(ordered, expected, slack_ms)
     nothing = math.nan
@@ -194,10 +241,41 @@ def shape_distance(measured: Sequence[float], expected: Sequence[float], slack: 
     return largest
 
 
+def _mean_half_ms(d: Direction, profile: Profile, z: float) -> float:
+    return z * d.sd_ms / math.sqrt(_independent(d.received, profile.delay_correlation_pct / 100))
+
+
+def _sd_half_ms(d: Direction, profile: Profile, z: float) -> float:
+    # The spread of a sample's standard deviation grows with the tails (kurtosis 3 if normal).
+    count = _independent(d.received - 1, profile.delay_correlation_pct / 100)
+    return z * d.sd_ms * math.sqrt((profile.kurtosis - 1) / 4 / count)
+
+
+def _sd_tolerance_ms(wanted: float) -> float:
+    return max(_SD_TOLERANCE * wanted, _SD_TOLERANCE_MS)
+
+
+def _chance_distance(d: Direction, profile: Profile, doubt: float) -> float:
+    count = _independent(d.received, profile.delay_correlation_pct / 100)
+    return math.sqrt(math.log(2 / doubt) / (2 * count))
+
+
+def _loss_tolerance_pct(wanted: float) -> float:
+    return max(_LOSS_TOLERANCE_PCT, 0.05 * wanted)
+
+
+def _loss_interval_pct(d: Direction, profile: Profile, z: float) -> tuple[float, float]:
+    memory = 0.0
+    if (states := profile.loss_states) is not None:
+        memory = max(0.0, 1 - (states.good_to_bad_pct + states.bad_to_good_pct) / 100)
+    weight = _independent(d.sent, memory) / d.sent
+    low, high = _wilson((d.sent - d.received) * weight, d.sent * weight, z)
+    return 100 * low, 100 * high
+
+
 def _delay_problem(d: Direction, profile: Profile, z: float) -> str | None:
     wanted = profile.mean_ms
-    half = z * d.sd_ms / math.sqrt(_independent(d.received, profile.delay_correlation_pct / 100))
-    if abs(d.mean_ms - wanted) - half <= max(_MEAN_TOLERANCE * wanted, _MEAN_TOLERANCE_MS):
+    if abs(d.mean_ms - wanted) - _mean_half_ms(d, profile, z) <= mean_tolerance_ms(wanted):
         return None
     cause = "something else delays packets too, or this CPU is too busy to tell"
     if d.mean_ms < 0.1 * wanted:
@@ -217,10 +295,7 @@ def _jitter_problem(d: Direction, profile: Profile, z: float) -> str | None:
             return None
         jittery = d.spread_ms > max(_STEADY_MS, _STEADY * profile.delay_ms)
         return f"spread {d.spread_ms:.2f} ms where no jitter is asked for" if jittery else None
-    # The spread of a sample's standard deviation grows with the tails (kurtosis 3 if normal).
-    count = _independent(d.received - 1, profile.delay_correlation_pct / 100)
-    half = z * d.sd_ms * math.sqrt((profile.kurtosis - 1) / 4 / count)
-    if abs(d.sd_ms - wanted) - half <= max(_SD_TOLERANCE * wanted, _SD_TOLERANCE_MS):
+    if abs(d.sd_ms - wanted) - _sd_half_ms(d, profile, z) <= _sd_tolerance_ms(wanted):
         return None
     uniform = profile.jitter_ms / math.sqrt(3)
     cause = ""
@@ -232,9 +307,7 @@ def _jitter_problem(d: Direction, profile: Profile, z: float) -> str | None:
 def _shape_problem(d: Direction, profile: Profile, doubt: float) -> str | None:
     if d.shape_distance is None:
         return None
-    count = _independent(d.received, profile.delay_correlation_pct / 100)
-    chance = math.sqrt(math.log(2 / doubt) / (2 * count))
-    if d.shape_distance - chance <= _SHAPE_TOLERANCE:
+    if d.shape_distance - _chance_distance(d, profile, doubt) <= _SHAPE_TOLERANCE:
         return None
     return f"the delays are not distributed as asked (Kolmogorov-Smirnov distance {d.shape_distance:.3f})"
 
@@ -254,13 +327,8 @@ def _independent(count: float, correlation: float) -> float:
 
 def _loss_problem(d: Direction, profile: Profile, z: float) -> str | None:
     wanted = profile.missing_pct
-    states = profile.loss_states
-    memory = 0.0
-    if states is not None:
-        memory = max(0.0, 1 - (states.good_to_bad_pct + states.bad_to_good_pct) / 100)
-    weight = _independent(d.sent, memory) / d.sent
-    low, high = (100 * p for p in _wilson((d.sent - d.received) * weight, d.sent * weight, z))
-    tolerance = max(_LOSS_TOLERANCE_PCT, 0.05 * wanted)
+    low, high = _loss_interval_pct(d, profile, z)
+    tolerance = _loss_tolerance_pct(wanted)
     if low <= wanted + tolerance and high >= wanted - tolerance:
         return None
     if not d.received:

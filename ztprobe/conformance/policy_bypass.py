@@ -32,6 +32,7 @@ from ztprobe.pods.model import still_there
 from ztprobe.policy import NFT_TABLE
 from ztprobe.process.identity import ProcessIdentity
 from ztprobe.process.interrupts import shielded
+from ztprobe.rundir import files, state
 
 __all__ = ("Passage", "has_policies", "opened", "sweep")
 
@@ -128,19 +129,19 @@ def _close(node: Path, name: str) -> bool:
 
 def _write(journal: Path, text: str) -> None:
     try:
-        journal.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        journal.write_text(text)
+        with contextlib.suppress(FileExistsError):
+            if not journal.parent.exists():
+                state.make(paths.LEASES)
+        files.write_whole(journal, text.encode(), mode=0o600)
     except OSError as error:
         raise EnforcementError(f"{journal} cannot be written: {error.strerror}") from error
 
 
 def _forget(journal: Path) -> None:
     journal.unlink(missing_ok=True)
-    for directory in (journal.parent, journal.parent.parent):
-        try:
-            directory.rmdir()
-        except OSError:
-            return
+    with contextlib.suppress(OSError):
+        journal.parent.rmdir()
+        state.leave()
 
 
 def _nft(node: Path, *arguments: str, text: str | None = None, check: bool = True) -> str:

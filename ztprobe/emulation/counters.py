@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 from ztprobe.emulation.apply import counted, state_directory
+from ztprobe.emulation.delay_line import lateness
 from ztprobe.emulation.delay_line.node import rules_in_force
 from ztprobe.leases.records import Lease
 from ztprobe.pods.model import still_there
@@ -51,6 +53,8 @@ def counters(lease: Lease) -> dict[str, Any]:
             line = json.loads(path.read_text())
         except (OSError, ValueError):
             continue
+        if (late := lateness.problem_in(line, lease.profile_now.mean_ms, time.monotonic_ns())) is not None:
+            problems.append(f"not as asked for: {late}")
         packets += sum(line["packets"].values())
         lost_by_queue = line["queue_dropped"] + line["user_dropped"]
         drops += sum(line["dropped"].values()) + lost_by_queue

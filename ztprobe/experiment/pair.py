@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 
 from ztprobe.errors import WorkloadError
 from ztprobe.experiment.request import TraceRequest
 from ztprobe.experiment.run import Job
 from ztprobe.experiment.spec import spec_of
-from ztprobe.profile.model import load_profile
 from ztprobe.progress import Progress
+from ztprobe.rundir import temporary
 from ztprobe.rundir.store import BASELINE_DIR, create_run_dir
 from ztprobe.runtime.deployments import appearing_whole, clean_leftovers
 
@@ -36,7 +34,7 @@ def run_pair(request: TraceRequest, progress: Progress) -> Path:
 def _run_both(request: TraceRequest, directory: Path, progress: Progress) -> None:
     outcome = create_run_dir(directory, shown=request.out)
     # All runs of a call see packets of the same size, or the offloads would pass for the profile's cost.
-    per_packet = any(load_profile(e.profile).per_packet for e in request.experiments)
+    per_packet = any(request.profile_of(e).per_packet for e in request.experiments)
     jobs = []  # all of them first: what the second cannot do should not show after the first has run
     for experiment in request.experiments:
         is_baseline = experiment is not request.experiment
@@ -51,7 +49,4 @@ def _with_kept_logs(message: str, partial: Path) -> str:
     # A log that the message names would be gone with everything else that is unfinished.
     if str(partial) not in message:
         return message
-    kept = tempfile.mkdtemp(prefix="ztprobe-failed-")
-    for logs in partial.rglob("logs"):
-        shutil.copytree(logs, kept / logs.relative_to(partial))
-    return message.replace(str(partial), kept)
+    return message.replace(str(partial), str(temporary.keep_logs(partial)))

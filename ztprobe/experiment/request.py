@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ztprobe.errors import UsageError
 from ztprobe.experiment.names import Experiment, parse_baseline, parse_experiment
+from ztprobe.profile.model import Profile, load_profile
 
-__all__ = ("DATASETS", "TraceRequest", "check_data_dir", "choose_experiments")
+__all__ = ("DATASETS", "TraceRequest", "check_data_dir", "choose_experiments", "with_profile")
 
 # Data set -> the folder that torchvision keeps its files in; None: embedded, no files.
 DATASETS: dict[str, str | None] = {"digits": None, "mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
@@ -34,23 +35,42 @@ class TraceRequest:
     data_dir: Path | None  # absolute; None with digits
     out: Path  # absolute; does not exist yet or is empty
     reconnect: bool  # a new connection per client and round
+    profile: Profile | None = None  # of a file: the experiment's, not its baseline's
 
     @property
     def experiments(self) -> tuple[Experiment, ...]:
         """In the order in which they are run."""
         return (self.experiment,) if self.baseline is None else (self.baseline, self.experiment)
 
+    def profile_of(self, experiment: Experiment) -> Profile:
+        """The network profile of one of the experiments. :raises UsageError: there is none of that name."""
+        if self.profile is not None and experiment == self.experiment:
+            return self.profile
+        return load_profile(experiment.profile)
+
+
+def with_profile(experiment: Experiment, profile: Profile, profiles: Sequence[str]) -> Experiment:
+    """The experiment under another profile, by whose name it is called.
+
+    :raises UsageError: a profile that comes with ztprobe has that name.
+    """
+    if profile.name in profiles:
+        raise UsageError(f"--profile: its name {profile.name} is a shipped profile's: give it another")
+    return replace(experiment, profile=profile.name)
+
 
 def choose_experiments(
     name: str,
     profiles: Sequence[str],
     *,
+    profile: Profile | None = None,
     baseline_name: str | None,
     with_baseline: bool,
     seed: int | None,
 ) -> tuple[Experiment, Experiment | None]:
     """The experiment and its baseline; ``seed`` applies to both.
 
+    :param profile: of a file, in place of the one that the experiment's name says.
     :param baseline_name: None takes the experiment's own default.
     :raises UsageError: a name is unknown or contradicts ``seed``, or a baseline is asked for
         and refused at once.
@@ -58,6 +78,8 @@ def choose_experiments(
     if baseline_name is not None and not with_baseline:
         raise UsageError(f"--baseline {baseline_name} and --no-baseline contradict each other: give one")
     experiment = parse_experiment(name, profiles, seed=seed)
+    if profile is not None:
+        experiment = with_profile(experiment, profile, profiles)
     if not with_baseline:
         return experiment, None
     if baseline_name is None:

@@ -9,9 +9,12 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ztprobe import paths
+from ztprobe.errors import PreflightError, RunDirError
 from ztprobe.experiment.names import Experiment
 from ztprobe.preflight.features import KernelFeatures, Machine, collect
 from ztprobe.preflight.signals import choose_hooks
+from ztprobe.rundir import files
 
 __all__ = (
     "check_machine",
@@ -29,36 +32,43 @@ _DEBIAN_PACKAGE = {
     "iptables": "iptables",
 }
 _NOT_ROOT = "not root: network namespaces and BPF programs need it; run it with sudo"
-_PYTHON_MODULES = ("grpc", "pyroute2", "sklearn", "torch")
+_PYTHON_MODULES = ("pyroute2",)
+_WORKLOAD_MODULES = ("grpc", "sklearn", "torch")
 
 
-def check_main_job(
-    experiments: Sequence[Experiment], out: Path, *, machine: Machine | None = None
-) -> list[str]:
-    """What keeps ``experiments`` from being traced into ``out``, one line each; empty: nothing.
+def check_main_job(experiments: Sequence[Experiment], out: Path, *, machine: Machine | None = None) -> None:
+    """Refuse what cannot be traced into ``out`` here, before anything is changed; one line a problem.
 
     :param machine: collected already (default: ask now, 0.2 s).
+    :raises PreflightError: this machine lacks something.
+    :raises RunDirError: no run directory can be made at ``out``.
     """
-    problems = check_machine(experiments, machine=machine)
-    return problems if problems == [_NOT_ROOT] else problems + out_problems(out)
+    check_machine(experiments, machine=machine)
+    if problems := out_problems(out):
+        raise RunDirError("\n".join(problems))
 
 
-def check_machine(experiments: Sequence[Experiment], *, machine: Machine | None = None) -> list[str]:
-    """What this machine lacks for ``experiments``, or that only root can do it.
+def check_machine(experiments: Sequence[Experiment], *, machine: Machine | None = None) -> None:
+    """Refuse what cannot be run on this machine, whatever is made of it.
 
     :param machine: collected already (default: ask now, 0.2 s).
+    :raises PreflightError: this machine lacks something, or only root can do it.
     """
     machine = machine or collect()
-    if not machine.kernel.root:
-        # Whatever else seems to be missing may only be hidden from this user.
-        return [_NOT_ROOT]
-    return machine_problems(machine, experiments)
+    # Without root, whatever else seems to be missing may only be hidden from this user.
+    problems = machine_problems(machine, experiments) if machine.kernel.root else [_NOT_ROOT]
+    if problems:
+        raise PreflightError("\n".join(problems))
 
 
 def machine_problems(machine: Machine, experiments: Iterable[Experiment]) -> list[str]:
     """What this machine lacks for ``experiments``; every line says what would provide it."""
     experiments = tuple(experiments)
-    return _kernel_problems(machine.kernel, experiments) + _tool_problems(machine, experiments)
+    incomplete = [
+        f"{path} is missing: this installation of ztprobe is incomplete, install it again"
+        for path in paths.missing_data()
+    ]
+    return incomplete + _kernel_problems(machine.kernel, experiments) + _tool_problems(machine, experiments)
 
 
 def delay_backend(machine: Machine) -> str | None:
@@ -115,6 +125,12 @@ def _tool_problems(machine: Machine, experiments: Sequence[Experiment]) -> list[
         if tools.modules.get(module) is None
     ]
     problems += [
+        f"the Python module {module} is missing, which the workload needs: 'make setup' or"
+        " pip install 'ztprobe[workload]' installs it"
+        for module in _WORKLOAD_MODULES
+        if tools.modules.get(module) is None
+    ]
+    problems += [
         f"{binary} is missing, which {user} needs: install the package {_DEBIAN_PACKAGE[binary]}"
         for binary, user in _needed_binaries(experiments).items()
         if tools.binaries.get(binary) is None
@@ -150,7 +166,7 @@ def out_problems(out: Path) -> list[str]:
     """Why a run directory cannot be made at ``out``; nothing is created."""
     try:
         return _out_problems(out)
-    except OSError as error:  # a name that is too long, a loop of links, a share that is gone
+    except OSError as error:  # a name that is too long, a loop of links, somebody else's directory
         return [f"output directory {out}: {error.strerror}: name another with --out"]
 
 
@@ -168,4 +184,5 @@ def _out_problems(out: Path) -> list[str]:
     # access(2) also knows of read-only file systems, which root meets too.
     if not os.access(place, os.W_OK | os.X_OK):
         return [f"output directory {out} is not writable ({place} is not): name another with --out"]
+    files.checked(place)
     return []

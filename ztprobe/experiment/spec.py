@@ -9,7 +9,7 @@ from typing import Protocol
 
 from ztprobe.experiment.names import Experiment
 from ztprobe.experiment.request import TraceRequest
-from ztprobe.profile.model import Profile, load_profile
+from ztprobe.profile.model import Profile
 from ztprobe.runtime.interface import Runtime, WorkloadOptions
 
 __all__ = ("Interference", "RunSpec", "spec_of")
@@ -56,7 +56,7 @@ def spec_of(
     experiment = experiment or request.experiment
     return RunSpec(
         experiment=experiment,
-        profile=profile or load_profile(experiment.profile),
+        profile=profile or request.profile_of(experiment),
         options=WorkloadOptions(
             rounds=request.rounds,
             clients=request.clients,

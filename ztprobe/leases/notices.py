@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -20,6 +19,7 @@ from ztprobe import paths
 from ztprobe.leases.records import Lease
 from ztprobe.profile.model import Profile
 from ztprobe.profile.schedule import CHANGING
+from ztprobe.rundir import files
 
 __all__ = ("FILE", "merged", "tell_applied", "tell_changed", "tell_ended", "words")
 
@@ -95,6 +95,4 @@ def _tell(lease: Lease, event: str, **more: Any) -> None:
         line = json.dumps({"event": event, "lease": lease.id, "pods": pods, **more})
         # Not made here: a run that ends takes its directory along, and nothing must appear in it again.
         with contextlib.suppress(OSError):
-            fd = os.open(paths.STATE_DIR / run / FILE, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-            with open(fd, "a") as stream:
-                stream.write(f"{line}\n")
+            files.append(paths.STATE_DIR / run / FILE, f"{line}\n".encode(), make=False)

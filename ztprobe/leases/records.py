@@ -15,10 +15,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import re
 import secrets
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +29,7 @@ from ztprobe.kernelnet.rtnetlink import SavedPart, SavedQdisc
 from ztprobe.pods.model import Pod
 from ztprobe.process.identity import ProcessIdentity
 from ztprobe.profile.model import Profile, profile_from_dict
+from ztprobe.rundir import files, state
 
 __all__ = (
     "LONGEST_S",
@@ -146,7 +145,9 @@ class Lease:
         """Write it down, whole or not at all. :raises ZtprobeError: the state directory refuses."""
         text = json.dumps(dataclasses.asdict(self), default=str, indent=1)
         try:
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                if not self.directory.exists():
+                    state.make(paths.LEASES, self.id)
             self._replace(_FILE, text)
         except OSError as error:
             raise ZtprobeError(f"{self.directory} cannot be written: {error.strerror}") from error
@@ -170,18 +171,14 @@ class Lease:
         return self.profile.steps[0 if held is None else held.step]
 
     def _replace(self, name: str, text: str) -> None:
-        fresh = self.directory / f".{name}.{os.getpid()}"
-        fresh.write_text(text)
-        fresh.rename(self.directory / name)
+        files.write_whole(self.directory / name, text.encode(), mode=0o600)
 
     def remove(self) -> None:
         """Forget it, and the directory of leases with the last one. Idempotent."""
-        shutil.rmtree(self.directory, ignore_errors=True)
-        for directory in (self.directory.parent, self.directory.parent.parent):
-            try:
-                directory.rmdir()
-            except OSError:
-                return
+        files.remove_tree(self.directory)
+        with contextlib.suppress(OSError):
+            self.directory.parent.rmdir()
+            state.leave()
 
 
 _GRACE_S = 3.0  # a keeper reverts within a fraction of a second

@@ -18,21 +18,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ztprobe.pods.cgroup_path import pod_of_path
+
 __all__ = ("Namespaces", "container_id", "find_namespaces", "find_processes", "lasting", "pod_uid")
 
-# kubepods/burstable/pod<uid>/<container>            cgroupfs driver
-# kubepods.slice/kubepods-pod<uid with _>.slice/...  systemd driver
-# with anything above (kubelet in a container, kind, v1's per-controller paths)
 _HEX = "[0-9a-f]"
-_UID = (
-    rf"{_HEX}{{8}}[-_]{_HEX}{{4}}[-_]{_HEX}{{4}}[-_]{_HEX}{{4}}[-_]{_HEX}{{12}}"
-    rf"|{_HEX}{{32}}"  # a static pod's, from a hash of its manifest
-)
-_POD_CGROUP = re.compile(rf"kubepods[^/]*(?:/[^/]+)*?/(?:[a-z]+-)*pod(?P<uid>{_UID})(?:\.slice)?(?:/|$)")
-# Read from a container with a cgroup namespace of its own (/../../pod<uid>/...), the upper part is missing.
-_RELATIVE_POD_CGROUP = re.compile(
-    rf"^(?:/\.\.)+/(?:[^/]+/)*(?:[a-z]+-)*pod(?P<uid>{_UID})(?:\.slice)?(?:/|$)"
-)
 _PINNED = (Path("/run/netns"), Path("/proc/1/root/run/netns"))  # from a pod with hostPID, the latter
 
 # The last part of a container's cgroup: ID, or RUNTIME-ID.scope with the systemd driver.
@@ -45,12 +35,8 @@ def pod_uid(cgroup_file: str) -> str | None:
     Lines are ``ID:CONTROLLERS:PATH``: one (``0::PATH``) on v2, one per hierarchy on v1, both on
     hybrid layouts. None: no pod's process.
     """
-    for line in cgroup_file.splitlines():
-        path = line.split(":", 2)[-1]
-        match = _POD_CGROUP.search(path) or _RELATIVE_POD_CGROUP.match(path)
-        if match is not None:
-            return match["uid"].replace("_", "-")
-    return None
+    found = {pod_of_path(line.split(":", 2)[-1]) for line in cgroup_file.splitlines()} - {None}
+    return found.pop() if len(found) == 1 else None  # hierarchies that name two pods: somebody made that up
 
 
 def container_id(cgroup_file: str) -> str | None:

@@ -12,6 +12,7 @@ import csv
 import functools
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,9 @@ __all__ = ("ProfileFile", "read_profile_file")
 _COLUMNS = ("time_s", "delay_ms", "jitter_ms", "loss_pct", "rate_mbit")
 _MOST_ROWS = 10_000
 _MOST_BYTES = 16 << 20
+# What YAML's messages take from the file. It may be any file, and is not ours to show.
+_NAMED = re.compile(r"\b(alias|anchor|tag|handle) .*", re.DOTALL)
+_MOST_PROBLEMS = 10
 _SHORTEST_S = 0.01  # a change takes a few milliseconds
 
 Keys = tuple[str | int, ...]
@@ -74,12 +78,18 @@ def _read(path: Path, text: str) -> ProfileFile:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark is not None else 1
-        problem = getattr(error, "problem", None) or "something else"
+        problem = re.sub(_NAMED, r"\1", getattr(error, "problem", None) or "something else")
         raise UsageError(f"{path}:{line}: expected YAML, found: {problem}") from error
     except ValueError as error:  # the 31st of February, or a number of 5,000 digits
         raise UsageError(f"{path}:1: expected YAML, found: {error}") from error
     if node is None:
         raise UsageError(f"{path}:1: expected a mapping of profile keys, found an empty file")
+    # Whatever file was named, a message may not give away what it holds: only a profile is quoted.
+    if not isinstance(data, dict) or not set(data) & set(_validator().schema["properties"]):
+        raise UsageError(
+            f"{path}:1: profile: expected a mapping of profile keys (name, description, delay_ms, ...), "
+            "found something else"
+        )
     lines = _lines(path, node)
     # What is there and wrong comes before what is missing.
     wrong = sorted(
@@ -87,7 +97,8 @@ def _read(path: Path, text: str) -> ProfileFile:
         key=lambda e: (e.validator == "required", list(map(str, e.absolute_path))),
     )
     if wrong:
-        raise UsageError(_explain(path, lines, wrong[0]))
+        said = dict.fromkeys(_explain(path, lines, error) for error in wrong[:_MOST_PROBLEMS])
+        raise UsageError("\n".join(said))
     values = _floats(data)
     rows: list[str] = []
     if "samples_file" in values:
@@ -120,7 +131,8 @@ def _schedule(path: Path, lines: Mapping[Keys, int], base: Mapping[str, Any]) ->
         timed, period_ns = _timed_steps(path, lines, given["steps"], repeat)
     else:
         where = f"{path}:{lines[('schedule', 'trace_file')]}: schedule.trace_file"
-        timed, rows = _read_trace(path.parent / given["trace_file"], where)
+        quote = _is_beside(path, given["trace_file"])
+        timed, rows = _read_trace(path.parent / given["trace_file"], where, quote=quote)
         # The last row stays as long as the one before it did.
         period_ns = 2 * timed[-1][0] - timed[-2][0]
     steps = tuple(_step(at_ns, base, changes) for at_ns, changes in timed)
@@ -155,7 +167,19 @@ def _timed_steps(
     return timed, at_ns
 
 
-def _read_trace(file: Path, where: str) -> tuple[list[tuple[int, dict[str, Any]]], list[str]]:
+def _is_beside(path: Path, name: str) -> bool:
+    """Whether a file that the profile names is in the profile's directory or below: others are not quoted."""
+    try:
+        return (path.parent / name).resolve().is_relative_to(path.parent.resolve())
+    except (OSError, RuntimeError):
+        return False
+
+
+def _quoted(cell: str, quote: bool) -> str:
+    return repr(cell.strip()[:40]) if quote else "something else"
+
+
+def _read_trace(file: Path, where: str, *, quote: bool) -> tuple[list[tuple[int, dict[str, Any]]], list[str]]:
     text = _text(file, f"{where}: expected a readable file, found {file}: ")
     timed: list[tuple[int, dict[str, Any]]] = []
     rows: list[str] = []
@@ -171,7 +195,8 @@ def _read_trace(file: Path, where: str) -> tuple[list[tuple[int, dict[str, Any]]
                 name for name in set(header) if header.count(name) > 1
             ]
             if unknown or "time_s" not in header:
-                found = unknown[0] if unknown else "no time_s"
+                named = unknown[0][:40] if quote and unknown else "something else"
+                found = named if unknown else "no time_s"
                 raise UsageError(f"{file}:{number}: expected columns of {', '.join(_COLUMNS)}, found {found}")
             continue
         if len(cells) != len(header):
@@ -183,12 +208,12 @@ def _read_trace(file: Path, where: str) -> tuple[list[tuple[int, dict[str, Any]]
             if key == "rate_mbit" and not cell:
                 changes[key] = None  # not limited
                 continue
-            changes[key] = _number(cell, key, f"{file}:{number}")
+            changes[key] = _number(cell, key, f"{file}:{number}", quote=quote)
         at_ns = round(changes.pop("time_s") * 1e9)
         least_ns = timed[-1][0] + round(_SHORTEST_S * 1e9) if timed else 0
         if at_ns < least_ns or (not timed and at_ns):
             expected = f"at least {least_ns / 1e9:g}, {_SHORTEST_S:g} after the row before" if timed else "0"
-            found = cells[header.index("time_s")]
+            found = cells[header.index("time_s")][:40] if quote else "something else"
             raise UsageError(f"{file}:{number}: time_s: expected {expected}, found {found}")
         timed.append((at_ns, changes))
         rows.append(f"{file}:{number}")
@@ -199,7 +224,7 @@ def _read_trace(file: Path, where: str) -> tuple[list[tuple[int, dict[str, Any]]
     return timed, rows
 
 
-def _number(cell: str, key: str, where: str) -> float:
+def _number(cell: str, key: str, where: str, *, quote: bool) -> float:
     schema: Mapping[str, Any] = (
         {"minimum": 0, "maximum": 604_800, "description": "a time in seconds from the trace's beginning"}
         if key == "time_s"
@@ -210,7 +235,7 @@ def _number(cell: str, key: str, where: str) -> float:
     except ValueError:
         value = math.nan
     if not schema["minimum"] <= value <= schema["maximum"]:
-        raise UsageError(f"{where}: {key}: expected {schema['description']}, found {cell[:40]!r}")
+        raise UsageError(f"{where}: {key}: expected {schema['description']}, found {_quoted(cell, quote)}")
     return value
 
 
@@ -228,7 +253,7 @@ def _read_samples(path: Path, line: int, name: str, data: Mapping[str, Any]) -> 
         except ValueError:
             sample = math.nan
         if not 0 <= sample <= 10_000:
-            found = repr(cell.strip())[:40]
+            found = _quoted(cell, _is_beside(path, name))
             raise UsageError(f"{file}:{number}: expected a delay in milliseconds, 0 to 10000, found {found}")
         samples.append(sample)
     if len(samples) < 16:

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ztprobe.errors import UsageError
+from ztprobe.errors import PreflightError, UsageError
 from ztprobe.paths import NETPROFILES_DIR
 from ztprobe.profile import distributions
 from ztprobe.profile.file import read_profile_file
@@ -335,8 +335,15 @@ def profile_from_dict(data: Mapping[str, Any]) -> Profile:
 
 
 def profile_names() -> list[str]:
-    """The profiles that come with ztprobe, sorted."""
-    return sorted(path.stem for path in NETPROFILES_DIR.glob("*.yaml"))
+    """The profiles that come with ztprobe, sorted.
+
+    :raises PreflightError: there are none, so something is wrong with this installation.
+    """
+    if not (found := sorted(path.stem for path in NETPROFILES_DIR.glob("*.yaml"))):
+        raise PreflightError(
+            f"{NETPROFILES_DIR} holds no profiles: this installation is incomplete, install it again"
+        )
+    return found
 
 
 def load_profile(name_or_path: str | Path) -> Profile:

@@ -143,6 +143,22 @@ _TOPOLOGY = {
         "behind_sidecar": {"type": "object", "additionalProperties": _TEXT},  # the sidecar's container
     },
 }
+# When a delay line let packets go late, by its own account.
+_LATE = {
+    "type": "object",
+    "required": ["worst_ns", "spans"],
+    "properties": {
+        "worst_ns": _COUNT,
+        "spans": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["from_ns", "to_ns", "worst_ns", "packets"],
+                "properties": dict.fromkeys(("from_ns", "to_ns", "worst_ns", "packets"), _COUNT),
+            },
+        },
+    },
+}
 
 _SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -223,6 +239,10 @@ _SCHEMA: dict[str, Any] = {
                 "backend": {"type": ["string", "null"]},
                 "schedule": _SCHEDULE,
                 "others": _OTHERS,
+                "stats": {
+                    "type": ["object", "null"],
+                    "properties": {"delay_line": {"type": "object", "properties": {"late": _LATE}}},
+                },
             },
         },
         "enforcement": {

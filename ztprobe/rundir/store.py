@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ztprobe.errors import RunDirError
+from ztprobe.printable import escape_json
+from ztprobe.rundir import files
 from ztprobe.rundir.schema import problem_in
 
 if TYPE_CHECKING:
@@ -58,8 +60,7 @@ class RunDir:
         """
         lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
         try:
-            with (self.path / name).open("a", encoding="utf-8") as stream:
-                stream.write(lines)
+            files.append(self.path / name, lines.encode())
         except OSError as error:
             raise RunDirError(f"{self.path / name}: cannot be written: {error.strerror}") from error
 
@@ -120,11 +121,13 @@ def create_run_dir(path: Path, *, shown: Path | None = None) -> RunDir:
     """
     shown = shown or path
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
-            raise RunDirError(f"{shown}: is not empty; choose another --out, a run never overwrites a run")
-        for room in ("events", "logs"):
-            (path / room).mkdir()
+        with files.opened_directory(path, make=0o777) as directory:
+            if os.listdir(directory):
+                raise RunDirError(
+                    f"{shown}: is not empty; choose another --out, a run never overwrites a run"
+                )
+            for room in ("events", "logs"):
+                os.mkdir(room, dir_fd=directory)
     except (FileExistsError, NotADirectoryError) as error:
         raise RunDirError(f"{shown}: is in the way of a directory; choose another --out") from error
     except OSError as error:
@@ -155,22 +158,16 @@ def dump_json(value: Any) -> bytes:
     :raises ValueError: a number is not finite (JSON has no way to say so).
     """
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    return (text + "\n").encode()
+    return (escape_json(text) + "\n").encode()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Put ``content`` at ``path``, whole or not at all; a missing parent directory is made.
 
-    :raises RunDirError: the disk refuses.
+    :raises RunDirError: the disk refuses, or somebody else could replace what is written there.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            beside.write_bytes(content)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        files.write_whole(path, content, make=0o777, durable=True)
     except OSError as error:
         raise RunDirError(f"{path}: cannot be written: {error.strerror}") from error
 

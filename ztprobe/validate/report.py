@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import IO, Any
 
 from analysis.report.wording import plural
 from ztprobe import __version__
+from ztprobe.printable import printable, printable_tree
 from ztprobe.rundir.store import dump_json, write_atomically
 from ztprobe.validate.model import CROSS_TALK_LIMIT, Case, Outcome
 
@@ -80,6 +82,7 @@ def _page(content: Mapping[str, Any]) -> str:
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
+    content = printable_tree(content)
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -96,6 +99,7 @@ def _figure(content: Mapping[str, Any]) -> str:
     style: dict[Any, Any] = {
         "svg.hashsalt": "ztprobe",
         "svg.fonttype": "none",
+        "text.parse_math": False,
         "font.size": 9.0,
         "text.color": _INK,
         "axes.labelcolor": _INK,
@@ -141,14 +145,18 @@ def _figure(content: Mapping[str, Any]) -> str:
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     svg = stream.getvalue()
-    return svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    title = '<title id="accuracy-title">Attributed against true, and the error against its bound</title>'
+    labelled = re.sub(
+        r"<svg\b([^>]*)>", rf'<svg\1 role="img" aria-labelledby="accuracy-title">\n{title}', svg, count=1
+    )
+    return labelled[labelled.index("<svg") :].replace(_INK, "currentColor")
 
 
 def print_table(content: Mapping[str, Any], stream: IO[str] | None = None) -> None:
     """The table within 100 columns, and what went wrong, if anything did."""
     stream = stream or sys.stdout
     for line in _lines(content):
-        print(line, file=stream)
+        print(printable(line), file=stream)
 
 
 def _lines(content: Mapping[str, Any]) -> Iterable[str]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from ztprobe.experiment.run import run
 from ztprobe.experiment.spec import RunSpec, spec_of
 from ztprobe.profile.model import profile_names
 from ztprobe.progress import QuietProgress
+from ztprobe.rundir import files
 from ztprobe.rundir.store import create_run_dir, load_run
 from ztprobe.runtime.interface import Runtime
 from ztprobe.validate.compare import Evidence
@@ -36,7 +35,7 @@ def run_scenario(scenario: Scenario, out: Path) -> Outcome:
     :raises ZtprobeError: the run could not be made, or the observation of it has holes.
     """
     plan = scenario.make(scenario.by_round)
-    injection = _Injection(scenario, plan, out.with_name(f".{out.name}.capture"))
+    injection = _Injection(scenario, plan, out)
     try:
         run(_spec(scenario, plan, out), create_run_dir(out), QuietProgress(), interference=injection)
         evidence = Evidence(
@@ -48,7 +47,8 @@ def run_scenario(scenario: Scenario, out: Path) -> Outcome:
         )
         outcome = _compare(scenario, plan, evidence, injection.problems, out)
     finally:
-        shutil.rmtree(injection.captures, ignore_errors=True)
+        for directory in (injection.captures, injection.state_dir):
+            files.remove_tree(directory)
     return outcome
 
 
@@ -95,10 +95,12 @@ def _spec(scenario: Scenario, plan: Plan, out: Path) -> RunSpec:
 class _Injection:
     """An `Interference`: the plan's injectors and the capture, from before the clients start."""
 
-    def __init__(self, scenario: Scenario, plan: Plan, captures: Path) -> None:
+    def __init__(self, scenario: Scenario, plan: Plan, out: Path) -> None:
         self._scenario = scenario
         self._plan = plan
-        self.captures = captures
+        self.captures = files.unguessable(out, "capture")
+        # Not below the directory of runs' journals, where an unknown entry counts as left behind.
+        self.state_dir = files.unguessable(out, "state")
         self.capture: Capture | None = None
         self.notes: list[Note] = []
         self.problems: list[str] = []
@@ -108,9 +110,9 @@ class _Injection:
         pods = (runtime.server, *runtime.clients)
         logs = {pod.name: runtime.source.log(pod, runtime.applications[pod.name]) for pod in pods}
         follower = Follower(logs)
-        # Not below the directory of runs' journals, where an unknown entry counts as left behind.
-        state_dir = Path(tempfile.mkdtemp(prefix="ztprobe-validate-"))
-        scene = Scene(runtime=runtime, follower=follower, state_dir=state_dir)
+        for directory in (self.captures, self.state_dir):
+            files.make_directory(directory, 0o700)
+        scene = Scene(runtime=runtime, follower=follower, state_dir=self.state_dir)
         loopback_ports = {pod.name: runtime.loopback_port(pod.name) for pod in pods}
         self.capture = Capture(pods, loopback_ports, self.captures, whole=self._plan.whole)
         try:
@@ -122,5 +124,4 @@ class _Injection:
         except OSError as error:
             raise ZtprobeError(f"{self._scenario.name}: the cost could not be injected: {error}") from error
         finally:
-            shutil.rmtree(state_dir, ignore_errors=True)
             self.notes, self.problems = scene.notes, scene.problems

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import platform
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ztprobe.errors import EnforcementError, RunDirError, WorkloadError
 from ztprobe.progress import Progress
+from ztprobe.rundir import files
 from ztprobe.runtime.local.journal import appearing_whole, clean_leftovers
 from ztprobe.validate.model import Bound, Outcome
 from ztprobe.validate.report import as_json, write_report
@@ -33,7 +33,6 @@ def run_suite(chosen: Sequence[Scenario], out: Path, progress: Progress) -> dict
         raise RunDirError(f"{out}: is not empty; choose another --out, a run never overwrites a run")
     try:
         with appearing_whole(out) as partial:
-            partial.mkdir(parents=True)
             outcomes = [_one(scenario, partial, progress) for scenario in chosen]
             content = as_json(outcomes, {"kernel": platform.release(), "machine": platform.machine()})
             write_report(partial, content)
@@ -47,7 +46,7 @@ def _one(scenario: Scenario, out: Path, progress: Progress) -> Outcome:
     try:
         outcome = run_scenario(scenario, out / scenario.name)
     except (WorkloadError, EnforcementError) as error:
-        shutil.rmtree(out / scenario.name, ignore_errors=True)
+        files.remove_tree(out / scenario.name)
         outcome = _broken(scenario, str(error))
     progress.done(_summary(outcome))
     return outcome

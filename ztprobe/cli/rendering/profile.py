@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ztprobe.cli.output import say
+from ztprobe.printable import printable
+
 if TYPE_CHECKING:
+    from ztprobe.conformance.judgement import Allowance
     from ztprobe.conformance.verification import Verdict
     from ztprobe.leases.records import Lease
     from ztprobe.pods.model import Pod
@@ -35,6 +40,14 @@ def verdict_dict(verdict: Verdict) -> dict[str, Any]:
         "passed": verdict.passed,
         "problems": list(verdict.problems),
         "causes": list(verdict.causes),
+        "allowed": [
+            {
+                "sender": d.sender,
+                "receiver": d.receiver,
+                **{name: asdict(a) for name, a in verdict.measured.allowances(d, verdict.profile).items()},
+            }
+            for d in verdict.measured.directions
+        ],
         "measured": verdict.measured.as_dict(),
         **verdict.measured.details(),
     }
@@ -44,7 +57,7 @@ def print_verdict(verdict: Verdict) -> None:
     lease = verdict.lease
     step = "" if verdict.step is None else f", step {verdict.step + 1}"
     asked = profile_words(verdict.profile)
-    click.echo(f"lease {lease.id}: {lease.profile.name}{step} ({asked}) by {lease.backend}")
+    say(f"lease {lease.id}: {lease.profile.name}{step} ({asked}) by {lease.backend}")
     rates = {rate.sender: rate for rate in verdict.measured.rates}
     rows = []
     for d in verdict.measured.directions:
@@ -56,20 +69,35 @@ def print_verdict(verdict: Verdict) -> None:
             if rate.goodput_mbit is None
             else f"{rate.goodput_mbit:.2f}"
         )
-        shape = "" if d.shape_distance is None else f"{d.shape_distance:.3f}"
-        rows.append((str(d), f"{d.mean_ms:.2f}", f"{d.sd_ms:.2f}", shape, f"{d.loss_pct:.2f}", goodput))
+        allowed = verdict.measured.allowances(d, verdict.profile)
+
+        def beside(value: str, figure: str, allowed: Mapping[str, Allowance] = allowed) -> str:
+            return f"{value} ({allowed[figure]})" if figure in allowed else value
+
+        rows.append(
+            (
+                str(d),
+                beside(f"{d.mean_ms:.2f}", "mean_ms"),
+                beside(f"{d.sd_ms:.2f}", "sd_ms"),
+                "" if d.shape_distance is None else beside(f"{d.shape_distance:.3f}", "shape_distance"),
+                beside(f"{d.loss_pct:.2f}", "loss_pct"),
+                goodput,
+            )
+        )
     table(("from -> to", "mean ms", "sd ms", "KS", "lost %", "Mbit/s"), rows)
+    say(
+        "in brackets: asked for ± tolerance ± sampling error of so many probes (99.9 %, for all figures"
+        " together)"
+    )
     for problem in verdict.problems:
-        click.echo(f"wrong: {problem}")
+        say(f"wrong: {problem}")
     for cause in verdict.causes:
-        click.echo(f"because: {cause}")
+        say(f"because: {cause}")
     if verdict.passed:
-        click.echo("as asked for")
+        say("as asked for")
 
 
 def profile_dict(found: Profile) -> dict[str, Any]:
-    from dataclasses import asdict
-
     from ztprobe.cli.rendering.schedule import schedule_dict
 
     return asdict(found) | {"schedule": schedule_dict(found)}
@@ -179,14 +207,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 120  # a pipe has no width, and rich would take 80
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     with console.capture() as printed:
         console.print(table)
     click.echo(printed.get(), nl=False)  # rich itself would exit where nobody reads any more

@@ -15,11 +15,13 @@ import os
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ztprobe.emulation.delay_line import lateness
 from ztprobe.emulation.delay_line.impairment import Condition
 from ztprobe.emulation.delay_line.process import Config, change_to_json, to_json
 from ztprobe.errors import EnforcementError, PreflightError
@@ -27,6 +29,7 @@ from ztprobe.kernelnet.monitor import NetlinkMonitor
 from ztprobe.kernelnet.netns import entered
 from ztprobe.paths import REPO_DIR
 from ztprobe.profile.model import GilbertElliott, Profile
+from ztprobe.rundir import files
 
 __all__ = (
     "CHAIN",
@@ -48,7 +51,9 @@ _BY_TABLE = ("pareto", "paretonormal", "samples")  # the others are drawn from a
 _SUFFIX = {"egress": "", "ingress": "-IN"}
 _READY_S = 10.0
 _CHANGE_S = 2.0
+_ANSWER_BYTES = 4096
 _STOP_S = 3.0
+_LOOK_NS = 1_000_000_000  # at the counters, which are written as often
 _NEEDS = "boot a kernel with NFQUEUE and br_netfilter, or with netem, and install the package iptables"
 
 
@@ -93,6 +98,10 @@ class NodeQueue:
         self._process: subprocess.Popen[str] | None = None
         self._rules = False
         self._in_force = 0
+        self._mean_ms = min(step.mean_ms for step in profile.steps)
+        self._looked_ns = 0
+        self._begun: dict[str, Any] | None = None
+        self._late: str | None = None
         self._monitor: NetlinkMonitor | None = None
         self._config = Config(
             netns=str(node_netns),
@@ -141,6 +150,10 @@ class NodeQueue:
         """Why packets pass undelayed, or some of them; None: nothing of the kind is known."""
         if self.pid is None:
             return "the delay line has died; packets pass undelayed"
+        if (now_ns := time.monotonic_ns()) - self._looked_ns > _LOOK_NS:
+            self._judge(self._stored(), now_ns)
+        if self._late is not None:
+            return self._late
         if self._monitor is not None and self._monitor.changed():
             found = rules_in_force(self._node, self._chain)
             if found < self._in_force:  # iptables-save may have met a change half-way
@@ -159,19 +172,25 @@ class NodeQueue:
         :returns: CLOCK_MONOTONIC in nanoseconds since which it is in force.
         :raises EnforcementError: the delay line has died, or does not answer.
         """
+        return self._ask(change_to_json(condition_of(profile)))
+
+    def _ask(self, line: str) -> int:
         process = self._process
         if process is None or process.poll() is not None:
             raise EnforcementError("the delay line has died: packets pass undelayed")
         assert process.stdin is not None
         assert process.stdout is not None
+        answers = process.stdout.fileno()
+        while select.select([answers], [], [], 0)[0] and os.read(answers, _ANSWER_BYTES):
+            pass  # to what was asked before, and came too late
         try:
-            process.stdin.write(change_to_json(condition_of(profile)) + "\n")
+            process.stdin.write(line + "\n")
             process.stdin.flush()
         except BrokenPipeError as error:
             raise EnforcementError("the delay line has died: packets pass undelayed") from error
-        if not select.select([process.stdout], [], [], _CHANGE_S)[0]:
+        if not select.select([answers], [], [], _CHANGE_S)[0]:
             raise EnforcementError(f"the delay line did not confirm a change within {_CHANGE_S:g} s")
-        answer = process.stdout.readline()
+        answer = os.read(answers, _ANSWER_BYTES)
         if not answer:
             raise EnforcementError("the delay line has died: packets pass undelayed")
         return int(json.loads(answer)["at_ns"])
@@ -198,8 +217,23 @@ class NodeQueue:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
 
+    def begin(self) -> None:
+        """What was late until now, when nothing was measured yet, does not count."""
+        self._begun = self.stats() or None
+
     def stats(self) -> dict[str, Any]:
-        """The delay line's own counters, at most a second old; empty before it has written any."""
+        """The delay line's own counters as they are now, or the last it has written; empty without any."""
+        with contextlib.suppress(EnforcementError):
+            self._ask("{}")
+        found = self._stored()
+        self._judge(found, time.monotonic_ns())
+        return found
+
+    def _judge(self, stats: dict[str, Any], now_ns: int) -> None:
+        self._looked_ns = now_ns
+        self._late = lateness.problem_in(stats, self._mean_ms, now_ns, self._begun)
+
+    def _stored(self) -> dict[str, Any]:
         try:
             found: dict[str, Any] = json.loads(self._stats_path.read_text())
         except (OSError, ValueError):
@@ -219,10 +253,11 @@ class NodeQueue:
                 ) from error
 
     def _start_process(self) -> None:
-        self._config_path.parent.mkdir(parents=True, exist_ok=True)
-        self._config_path.write_text(to_json(self._config))
+        files.write_whole(self._config_path, to_json(self._config).encode(), mode=0o600, make=0o700)
         self._stats_path.unlink(missing_ok=True)
-        with self._errors_path.open("w") as errors:
+        self._errors_path.unlink(missing_ok=True)
+        files.append(self._errors_path, b"")
+        with self._errors_path.open("a") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "ztprobe.emulation.delay_line.process", str(self._config_path)],
                 stdin=subprocess.PIPE,  # changes

@@ -40,8 +40,10 @@ from typing import Any, Protocol
 
 from ztprobe.emulation.delay_line.histogram import ErrorHistogram
 from ztprobe.emulation.delay_line.impairment import Condition, Draws
+from ztprobe.emulation.delay_line.lateness import LATE_NS, Lateness
 from ztprobe.emulation.delay_line.nfqueue import ACCEPT, DROP, Packet, QueueSocket
 from ztprobe.kernelnet import netns
+from ztprobe.rundir import files
 
 __all__ = (
     "MAX_PENDING",
@@ -109,6 +111,7 @@ class DelayLine:
             raise ValueError(f"at most {MAX_PODS} pods a delay line, got {len(config.pods)}")
         self.config = config
         self.errors = ErrorHistogram()
+        self.lateness = Lateness()
         self.packets = [0] * len(config.pods)
         self.dropped = [0] * len(config.pods)
         self._queue = queue
@@ -119,6 +122,7 @@ class DelayLine:
         self._draws = Draws(config.condition, len(config.pods), config.seed)
         self._changed_under: int | None = None  # the last key in the heap that met an earlier condition
         self._zero_ns = time.monotonic_ns()
+        self._oldest_ns = _OLDEST_NS
         self.scheduling = "normal"
 
     @property
@@ -159,12 +163,21 @@ class DelayLine:
                 lost.append((number, packet))
                 continue
             arrived_ns = unix_ns + unix_to_monotonic_ns
-            if not unix_ns or not now_ns - _OLDEST_NS < arrived_ns <= now_ns:
+            if not unix_ns or not now_ns - self._oldest_ns < arrived_ns <= now_ns:
                 arrived_ns = now_ns
             due_us = max(0, arrived_ns + draws.delay_ns(pod) - self._zero_ns) // 1000
             heapq.heappush(self._heap, due_us << _KEY_BITS | pod << _ID_BITS | packet & _ID_MASK)
         if lost:
             self._queue.verdict(lost, DROP)
+
+    def stood_still(self, from_ns: int, to_ns: int) -> None:
+        """We had no CPU then. What has waited to be read meanwhile is as old as it says."""
+        self.lateness.stood_still(from_ns, to_ns)
+        self._oldest_ns = _OLDEST_NS + to_ns - from_ns
+
+    def moved_on(self) -> None:
+        """What waited during a standstill has been read."""
+        self._oldest_ns = _OLDEST_NS
 
     def release(self, until_ns: int) -> bool:
         """Let go what is due until then (CLOCK_MONOTONIC), one chunk at most; True: there may be more."""
@@ -183,6 +196,9 @@ class DelayLine:
         if self._changed_under is not None and not (heap and heap[0] <= self._changed_under):
             self._changed_under = None
         before_ns = time.monotonic_ns()
+        longest_due_ns = (keys[0] >> _KEY_BITS) * 1000 + self._zero_ns
+        if before_ns - longest_due_ns > LATE_NS:
+            self.lateness.released([(key >> _KEY_BITS) * 1000 + self._zero_ns for key in keys], before_ns)
         if self.condition.in_order and self._changed_under is None:
             # Of every queue the newest stands for all before it. Stamps of several CPUs may be out
             # of order by microseconds, so it need not be the last one here.
@@ -215,6 +231,8 @@ class DelayLine:
                 "p99": self.errors.quantile_us(0.99),
                 "max": self.errors.max_us,
             },
+            "late": self.lateness.as_dict(),
+            "written_ns": time.monotonic_ns(),
             "cpu_ns": time.process_time_ns(),
             "scheduling": self.scheduling,
             **_overflow(self._numbers),
@@ -233,9 +251,7 @@ def _overflow(numbers: list[int]) -> dict[str, int]:
 
 
 def _write(path: Path, stats: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(stats))
-    os.replace(temporary, path)
+    files.write_whole(path, json.dumps(stats).encode(), mode=0o600)
 
 
 def _go_first() -> str:
@@ -259,22 +275,25 @@ def _go_first() -> str:
 class _Control:
     """Changes as they come on standard input."""
 
-    def __init__(self, line: DelayLine, queue: QueueSocket) -> None:
+    def __init__(self, line: DelayLine, queue: QueueSocket, stats_path: Path) -> None:
         self.fds = [0]  # empty once nothing can come any more
         self._line = line
+        self._stats_path = stats_path
         self._queue = queue
         self._text = b""
 
     def read(self) -> None:
-        """Put what has been asked for into force, and say since when."""
+        """Put what has been asked for into force, and say since when; ``{}`` asks for the counters alone."""
         data = os.read(0, 1 << 20)
         if not data:
             self.fds = []
         *asked, self._text = (self._text + data).split(b"\n")
         for text in asked:
-            condition = Condition(**json.loads(text))
-            _take_all(self._line, self._queue)
-            self._line.change(condition)
+            if wanted := json.loads(text):
+                _take_all(self._line, self._queue)
+                self._line.change(Condition(**wanted))
+            else:
+                _write(self._stats_path, self._line.stats())
             with contextlib.suppress(BrokenPipeError):
                 print(json.dumps({"at_ns": time.monotonic_ns()}), flush=True)
 
@@ -289,11 +308,16 @@ def _take_all(line: DelayLine, queue: QueueSocket) -> None:
 
 
 def _run(line: DelayLine, queue: QueueSocket, stop: list[int], stats_path: Path) -> None:
-    control = _Control(line, queue)
+    control = _Control(line, queue, stats_path)
     next_stats_ns = next_look_ns = received_ns = early_ns = 0
+    expected_ns = time.monotonic_ns()  # to be here again, give or take what one turn takes
     while True:
         now_ns = time.monotonic_ns()
+        if now_ns - expected_ns > LATE_NS:
+            line.stood_still(expected_ns, now_ns)
+        expected_ns = now_ns
         if now_ns >= next_stats_ns:
+            line.moved_on()
             _write(stats_path, line.stats())
             next_stats_ns = now_ns + _STATS_EVERY_NS
         if now_ns >= next_look_ns:
@@ -314,6 +338,7 @@ def _run(line: DelayLine, queue: QueueSocket, stop: list[int], stats_path: Path)
             wake_ns = min(due_ns - early_ns, received_ns + nap_ns, next_stats_ns)
             watched = [*stop, *control.fds]
         if wake_ns > now_ns:
+            expected_ns = wake_ns
             ready = select.select(watched, [], [], (wake_ns - now_ns) / 1e9)[0]
             if any(fd in stop for fd in ready):
                 return

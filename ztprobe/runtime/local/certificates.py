@@ -8,7 +8,6 @@ where only root reads; the authority's own key never reaches the disk.
 from __future__ import annotations
 
 import datetime
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from ztprobe.rundir import files
 
 __all__ = ("LIFETIME", "Authority", "spiffe_id")
 
@@ -72,7 +73,6 @@ class Authority:
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .sign(self._key, hashes.SHA256())
         )
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
@@ -81,9 +81,7 @@ class Authority:
             ("tls.key", private),
             ("ca.crt", self._certificate.public_bytes(serialization.Encoding.PEM)),
         ):
-            fd = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o400)
-            with open(fd, "wb") as file:
-                file.write(content)
+            files.write_whole(directory / name, content, mode=0o400, make=0o700)
 
 
 def _now() -> datetime.datetime:

@@ -14,10 +14,8 @@ describes something that is not there, which undoing tolerates.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import shutil
 import signal
 import time
 from collections.abc import Iterable, Iterator
@@ -25,19 +23,19 @@ from pathlib import Path
 from typing import Any
 
 from ztprobe import paths
-from ztprobe.errors import UsageError, ZtprobeError
+from ztprobe.errors import RunDirError, UsageError, ZtprobeError
 from ztprobe.kernelnet import netlink
 from ztprobe.leases import notices
 from ztprobe.pods.model import Pod
 from ztprobe.process.identity import started_ticks
 from ztprobe.process.interrupts import shielded
+from ztprobe.rundir import files, state
 from ztprobe.runtime.local import cgroups, mounts
 
-__all__ = ("Journal", "appearing_whole", "clean_leftovers", "locked", "started_ticks", "undo")
+__all__ = ("Journal", "appearing_whole", "clean_leftovers", "started_ticks", "undo")
 
 _FILE = "journal.json"
 _REAPED_S = 2.0
-_CLAIMS = 10
 # Where namespaces are bound. Whoever first uses it has to mount it, and nobody else takes it away.
 _NETNS_DIR = Path("/run/netns")
 _NETNS_MARK = ".netns-directory-is-ours"
@@ -49,10 +47,10 @@ class Journal:
     """The journal of one live run."""
 
     def __init__(self, run_id: str) -> None:
-        """Claim the name.
+        """Claim the name, under the lock: what is there without an owner is somebody's to clean.
 
         :raises UsageError: a run of that name is there already.
-        :raises ZtprobeError: the state directory cannot be written.
+        :raises ZtprobeError: the state directory cannot be written, or others keep its lock.
         """
         self.directory = paths.STATE_DIR / run_id
         pid = os.getpid()
@@ -64,8 +62,9 @@ class Journal:
             "settings": [],
         }
         try:
-            self._claim()
-            self._write()
+            with state.locked():
+                files.make_directory(self.directory, 0o700)
+                self._write()
         except FileExistsError as error:
             raise UsageError(
                 f"run {run_id} exists in {self.directory}: `ztprobe clean` removes dead runs"
@@ -73,24 +72,13 @@ class Journal:
         except OSError as error:
             raise ZtprobeError(f"{self.directory} cannot be written: {error.strerror}") from error
 
-    def _claim(self) -> None:
-        for _ in range(_CLAIMS):
-            paths.STATE_DIR.mkdir(mode=0o755, parents=True, exist_ok=True)
-            # Another run that ends takes the empty state directory with it, maybe right now.
-            with contextlib.suppress(FileNotFoundError):
-                self.directory.mkdir(mode=0o700)
-                return
-        self.directory.mkdir(mode=0o700)
-
     def _write(self) -> None:
-        fresh = self.directory / f".{_FILE}"
-        fresh.write_text(json.dumps(self._entries, indent=1))
-        fresh.rename(self.directory / _FILE)
+        files.write_whole(self.directory / _FILE, json.dumps(self._entries, indent=1).encode(), mode=0o600)
 
     def namespaces(self, names: Iterable[str]) -> None:
         """These network namespaces (names under /run/netns) are about to be made."""
         if not mounts.is_mount_point(_NETNS_DIR):
-            (paths.STATE_DIR / _NETNS_MARK).touch()
+            files.append(paths.STATE_DIR / _NETNS_MARK, b"")
         self._entries["namespaces"] += list(names)
         self._write()
 
@@ -103,7 +91,7 @@ class Journal:
         """These pods run now and write their output there, for others to find (`ztprobe.pods.local`)."""
         self._entries["pods"] = [pod.as_dict() for pod in pods]
         self._entries["logs"] = [str(log_dir)]
-        (self.directory / notices.FILE).touch()  # what others put on these pods is told there
+        files.append(self.directory / notices.FILE, b"")  # what others put on these pods is told there
         self._write()
 
     def scratch(self, directory: Path) -> None:
@@ -153,46 +141,45 @@ class Journal:
 
 @contextlib.contextmanager
 def appearing_whole(out: Path) -> Iterator[Path]:
-    """A place beside ``out`` for a command's results, which are moved there if all goes well.
+    """A directory beside ``out`` for a command's results, which becomes ``out`` if all goes well.
 
-    Whatever else ends the command takes them away; after SIGKILL `clean_leftovers` does.
+    Nobody else can see or change it until then. Whatever else ends the command takes it away; after
+    SIGKILL `clean_leftovers` does.
 
-    :raises OSError: ``out`` is there and not empty, or cannot be written.
+    :raises RunDirError: ``out`` is there and not empty, cannot be written, or others could replace it.
     """
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    partial = files.unguessable(out, "partial")
     journal = Journal(f"job-{os.getpid()}")
     journal.scratch(partial)
     try:
+        with _refusing(out), files.opened_directory(out.parent, make=0o777):
+            files.make_directory(partial, 0o700)
         yield partial
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
+        with _refusing(out):
+            files.publish(partial, out)
     finally:
         with shielded():
             journal.close()  # and with it what is unfinished
 
 
 @contextlib.contextmanager
-def locked() -> Iterator[None]:
-    """Hold the machine-wide lock on runs' shared state (cleaning, machine-wide settings)."""
-    paths.STATE_DIR.mkdir(mode=0o755, exist_ok=True)
-    fd = os.open(paths.STATE_DIR, os.O_RDONLY | os.O_DIRECTORY)
+def _refusing(out: Path) -> Iterator[None]:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(fd)
+    except OSError as error:
+        raise RunDirError(f"{out}: cannot be made: {error.strerror}; choose another --out") from error
 
 
 def clean_leftovers(force: bool = False) -> list[str]:
     """Undo every run whose owner is dead, and say what was removed, one line each.
 
     :param force: runs whose owner is alive too; the owner itself is left alone.
+    :raises PreflightError: another process keeps the lock, or the state directory is somebody else's.
     """
-    if not paths.STATE_DIR.is_dir():
+    if not state.trusted():
         return []
     report: list[str] = []
-    with contextlib.suppress(FileNotFoundError), locked():  # gone: its last run has just ended
+    with state.locked():
         for directory in sorted(
             p for p in paths.STATE_DIR.iterdir() if p.is_dir() and p.name != paths.LEASES
         ):
@@ -201,8 +188,7 @@ def clean_leftovers(force: bool = False) -> list[str]:
             if owner is not None and _alive(owner) and not force:
                 continue
             report += [f"{directory.name}: {line}" for line in undo(directory)]
-    with contextlib.suppress(OSError):
-        paths.STATE_DIR.rmdir()
+    state.leave()
     return report
 
 
@@ -230,16 +216,15 @@ def undo(directory: Path) -> list[str]:
         if _restore(setting):
             report.append(f"{setting['file']} set back to {setting['old']!r}")
     scratch = Path(entries.get("scratch", "/nonexistent"))
-    if scratch.is_dir():
-        shutil.rmtree(scratch, ignore_errors=True)
+    if files.remove_tree(scratch):
         report.append(f"unfinished results in {scratch} removed")
     with contextlib.suppress(OSError):  # the run's results are in there, or something of others'
         for name in entries.get("above_scratch", ()):
+            files.checked(Path(name).parent)
             Path(name).rmdir()
-    shutil.rmtree(directory, ignore_errors=True)
+    files.remove_tree(directory)
     _release_netns_directory()
-    with contextlib.suppress(OSError):
-        paths.STATE_DIR.rmdir()
+    state.leave()
     return report
 
 

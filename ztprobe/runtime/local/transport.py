@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ztprobe.errors import PreflightError
+from ztprobe.rundir import state
 from ztprobe.runtime.local import network
-from ztprobe.runtime.local.journal import Journal, locked
+from ztprobe.runtime.local.journal import Journal
 
 __all__ = ("check", "choose", "recorded")
 
@@ -53,7 +54,7 @@ def choose(journal: Journal, namespaces: Sequence[Path], congestion_control: str
     A namespace may only choose what the machine's list allows, but keeps its choice: so the
     list is longer for these few milliseconds, and then as it was.
     """
-    with locked():
+    with state.locked():
         allowed = _ALLOWED.read_text().split()
         if congestion_control in allowed:
             _write(namespaces, congestion_control)

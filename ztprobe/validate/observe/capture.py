@@ -21,6 +21,7 @@ from pathlib import Path
 from ztprobe.errors import PreflightError, WorkloadError
 from ztprobe.kernelnet.netns import entered
 from ztprobe.pods.model import Pod
+from ztprobe.rundir import files
 
 __all__ = ("Capture", "Seen", "read_pcap")
 
@@ -103,7 +104,7 @@ class Capture:
     def __enter__(self) -> Capture:
         if shutil.which("tcpdump") is None:
             raise PreflightError("tcpdump is missing: apt-get install tcpdump")
-        self._directory.mkdir(parents=True, exist_ok=True)
+        files.checked(self._directory)
         self._offsets_ns.append(_clock_offset_ns())
         try:
             for tap in self._taps:
