@@ -15,7 +15,7 @@ from typing import Any
 __all__ = ("LONGEST", "escape_json", "printable", "printable_lines", "printable_tree")
 
 LONGEST = 2000  # characters of one line or value
-_MOST_LINES = 1000
+_MOST_LINES = 200
 # Everything that `str.isprintable` may refuse, as a first look that is quick for long text.
 _SUSPECT = re.compile("[^ -~]")
 

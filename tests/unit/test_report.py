@@ -295,6 +295,21 @@ class Page(HTMLParser):
                 self.references.append(value or "")
 
 
+def test_wide_tables_can_be_scrolled_by_keyboard_and_are_whole_on_paper(
+    tmp_path: Path, ledgers: dict[str, Ledger]
+) -> None:
+    path = save_run(tmp_path / "run")
+    save_run(path / "baseline", "net0-sec0", ledgers["net0-sec0"])
+    write_report(path)
+    page = (path / "report.html").read_text()
+    assert (
+        page.count('<div class="scroll"') == page.count('role="region" aria-label="table" tabindex="0"') > 5
+    )
+    on_paper = page.partition("@media print")[2].partition("</style>")[0]
+    assert ".scroll { overflow: visible" in on_paper
+    assert "position: sticky" in page.partition("@media (max-width")[2].partition("@media print")[0]
+
+
 def test_a_saved_run_becomes_a_whole_report(tmp_path: Path, ledgers: dict[str, Ledger]) -> None:
     path = save_run(tmp_path / "run")
     save_run(path / "baseline", "net0-sec0", ledgers["net0-sec0"])

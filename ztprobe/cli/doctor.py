@@ -9,6 +9,7 @@ import click
 
 from ztprobe.cli.output import say_json
 from ztprobe.errors import PreflightError
+from ztprobe.printable import printable
 
 if TYPE_CHECKING:
     from ztprobe.preflight import Machine, SignalHook
@@ -75,7 +76,7 @@ def _print(machine: Machine, hooks: tuple[SignalHook, ...], problems: list[str])
         signals.add_row(hook.signal, hook.hook or f"missing: needs {hook.remedy}", hook.gives)
     facts = Table(box=None, pad_edge=False, show_header=False)
     for name, value in _facts(machine):
-        facts.add_row(name, value)
+        facts.add_row(name, printable(value))
     with console.capture() as printed:
         console.print(signals)
         console.print()
