@@ -30,6 +30,16 @@ class WorkloadOptions:
     # more environment for the workload's containers (ztprobe validate puts known costs there)
     environment: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def network_policy(self) -> bool:
+        """Whether the level has NetworkPolicies in force, whatever the manifests say."""
+        return self.level in (1, 3)
+
+    @property
+    def mutual_tls(self) -> bool:
+        """Whether the level has sidecars that speak mutual TLS, whatever the manifests say."""
+        return self.level in (2, 3)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pod:

@@ -37,6 +37,7 @@ from ztprobe.runtime.local import (
 from ztprobe.runtime.local.containers import PATH, Containers, forked_module
 from ztprobe.runtime.local.journal import Journal
 from ztprobe.runtime.local.kustomize import render
+from ztprobe.runtime.local.level import check_level
 from ztprobe.runtime.local.processes import Preload
 from ztprobe.runtime.local.workload import ContainerPlan, PodPlan, Workload, plan
 
@@ -72,6 +73,7 @@ class LocalRuntime:
             crosses the node are packets of wire size, one by one.
         :param cpu_limits: apply the manifests' CPU limits (throttling distorts rounds).
         :raises UsageError: the manifests ask for something that is not supported.
+        :raises EnforcementError: they lack what the level is to have.
         """
         self._options = options
         self._run_id = run_id
@@ -83,11 +85,12 @@ class LocalRuntime:
         overlay = manifests_dir / "overlays" / f"sec{options.level}"
         self._workload: Workload = plan(render(overlay), options)
         self._plans = {pod.name: pod for pod in self._workload.pods}
-        self._mtls = any(c.sidecar for c in self._workload.server.containers)
+        self._mtls = options.mutual_tls
         self._placed = placement.place(self._workload)
         self._rules = policy.compile_policies(
             self._workload.policies, placement.policy_pods(self._workload, self._placed)
         )
+        check_level(options, self._workload, self._rules)
         self._node = network.Node(f"ztp-{run_id}", offloads)
         self._tree = cgroups.Tree(cgroups.detect(), f"ztp-{run_id}")
         self._pods: dict[str, Pod] = {}
@@ -246,7 +249,7 @@ class LocalRuntime:
                 outsider=self._pods[placement.OUTSIDER],
                 service_name=service.domain_name,
                 port=service.port,
-                policy=bool(self._workload.policies),
+                policy=self._options.network_policy,
                 certificates=(secrets / _secret(client), secrets / _secret(server)) if self._mtls else None,
                 client_identity=certificates.spiffe_id(client.namespace, client.service_account),
                 server_identity=certificates.spiffe_id(server.namespace, server.service_account),
