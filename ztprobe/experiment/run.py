@@ -32,6 +32,7 @@ from ztprobe.agent.node_agent import Agent
 from ztprobe.errors import EnforcementError, WorkloadError
 from ztprobe.experiment.names import Experiment
 from ztprobe.experiment.request import TraceRequest
+from ztprobe.experiment.waiting import Waiting, words
 from ztprobe.leases import notices
 from ztprobe.paths import STATE_DIR
 from ztprobe.process.interrupts import shielded
@@ -281,6 +282,8 @@ class _Job:
         self.progress.stage("rounds", plural(self.request.rounds, "round"))
         self.meta["clients_started_ns"] = time.monotonic_ns()
         runtime.start_clients()
+        clients = [pod.name for pod in runtime.pods if pod.labels.get("app") == "fl-client"]
+        waiting = Waiting(clients, time.monotonic())
         agent.watch(runtime.processes())
         log = runtime.log_path("fl-server", "server")
         offset, starts, next_sample = 0, {}, time.monotonic() + _CLOCK_SAMPLE_S
@@ -289,6 +292,7 @@ class _Job:
             agent.watch(runtime.processes())
             offset, events = _new_events(log, offset)
             for event in events:
+                waiting.take(event)
                 number = event.get("round")
                 if event["event"] == "round_start":
                     starts[number] = event["time_monotonic_ns"]
@@ -301,6 +305,9 @@ class _Job:
             if finished:
                 break
             runtime.check()
+            if (missing := waiting.overdue(time.monotonic())) is not None:
+                said = runtime.last_words(missing[0], "client") if missing else ""
+                self.progress.note(words(missing, said))
             if time.monotonic() > next_sample:
                 self.clock_samples.append(dataclasses.asdict(take_sample()))
                 next_sample += _CLOCK_SAMPLE_S
@@ -311,9 +318,9 @@ class _Job:
         self.told_bytes, events = _new_events(STATE_DIR / self.run_id / notices.FILE, self.told_bytes)
         before = [notices.words(event) for event in self.told]
         self.told += events
-        for words in dict.fromkeys(map(notices.words, events)):
-            if words is not None and words not in before:  # an end is said by all who see to it
-                self.progress.note(words)
+        for text in dict.fromkeys(map(notices.words, events)):
+            if text is not None and text not in before:  # an end is said by all who see to it
+                self.progress.note(text)
 
     def _save_logs(self, runtime: Runtime, fl_pods: list[Pod]) -> None:
         for pod in fl_pods:

@@ -135,6 +135,10 @@ class Runtime(Protocol):
         """Standard output of a container, growing while it runs (stderr is beside it, ``.err``)."""
         ...
 
+    def last_words(self, pod: str, container: str) -> str:
+        """The last lines that a container wrote, on one line."""
+        ...
+
     def facts(self) -> dict[str, Any]:
         """For run.json: congestion control, buffers, slow start after idle, offloads, resumption, limits."""
         ...

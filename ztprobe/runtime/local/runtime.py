@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ztprobe import paths, policy
+from ztprobe.documents.problem import shown
 from ztprobe.errors import PreflightError, WorkloadError
 from ztprobe.process.interrupts import shielded
 from ztprobe.runtime.interface import Enforcement, Pod, WorkloadOptions
@@ -151,6 +152,11 @@ class LocalRuntime:
         for program in needed:
             if shutil.which(program, path=PATH) is None:
                 raise PreflightError(f"{program} is missing: apt-get install {_PACKAGES[program]}")
+        for pod in self._workload.pods[:2]:  # all clients are alike
+            for container in pod.containers:
+                program = container.command[0]
+                if forked_module(container.command) is None and shutil.which(program, path=PATH) is None:
+                    raise PreflightError(f"{pod.name}/{container.name}: no such program: {shown(program)}")
         if not Path("/etc/resolv.conf").exists():
             raise PreflightError("/etc/resolv.conf is missing, over which pods mount their own: touch it")
         transport.check(self._congestion_control)
@@ -302,6 +308,10 @@ class LocalRuntime:
     def log_path(self, pod: str, container: str) -> Path:
         """Standard output of a container; its standard error is beside it as ``.err``."""
         return self._up().log_path(pod, container)
+
+    def last_words(self, pod: str, container: str) -> str:
+        """The last lines that a container wrote, on one line, and where the rest is."""
+        return self._up().last_words(pod, container)
 
     def facts(self) -> dict[str, Any]:
         """What shaped the run besides profile and level, for run.json; call it while pods exist."""
