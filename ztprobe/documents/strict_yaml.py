@@ -23,7 +23,7 @@ import yaml
 
 from ztprobe.documents.problem import DocumentError, shown
 
-__all__ = ("DECIMAL", "KUBERNETES", "Keys", "Parsed", "Scalars", "parse_yaml")
+__all__ = ("DECIMAL", "KUBERNETES", "Keys", "Parsed", "Scalars", "decimal", "parse_yaml")
 
 Keys = tuple[str | int, ...]
 Scalars = Callable[[str], Any]
@@ -43,7 +43,8 @@ _TRUE, _FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
 _GO_INTEGER = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|0[bB][01]+|0[oO]?[0-7]+|0|[1-9][0-9]*)")
 _GO_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _DECIMAL = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
-_LONGEST_NUMBER = 400  # digits; a float64 has none beyond 10**308
+_LONGEST_NUMBER = 400  # digits
+_LARGEST = 1e308  # beyond it a float64 has infinity alone
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,16 @@ def DECIMAL(word: str) -> Any:
         return None
     if word in _TRUE or word in _FALSE:
         return word in _TRUE
-    if len(word) <= _LONGEST_NUMBER and _DECIMAL.fullmatch(word):
-        return int(word) if word.lstrip("+-").isdigit() else float(word)
-    return word
+    number = decimal(word)
+    return word if number is None else number
+
+
+def decimal(word: str) -> int | float | None:
+    """A number as people write it (10, -0.5, 1e2); None: it is none (010, 0x50, 1:20, 1_0, nan)."""
+    if len(word) > _LONGEST_NUMBER or not _DECIMAL.fullmatch(word):
+        return None
+    value = int(word) if word.lstrip("+-").isdigit() else float(word)
+    return value if abs(value) < _LARGEST else None
 
 
 def parse_yaml(text: str, scalars: Scalars) -> list[Parsed]:
@@ -197,7 +205,7 @@ class _Builder:
             return text
         value = self._scalars(text)
         if kind not in _TAGGED or not isinstance(value, _TAGGED[kind]):
-            raise DocumentError(f"the tag {shown(event.tag)} is not understood here", line)
+            raise DocumentError("a tag that is not understood here", line)
         return value
 
     def _key(self, top: _Open, text: str, line: int, *, is_merge: bool) -> None:
@@ -216,7 +224,7 @@ class _Builder:
         if top is not None and isinstance(top.value, dict) and top.key is None:
             raise DocumentError(f"a {'mapping' if is_mapping else 'list'} as a key, expected text", line)
         if event.tag not in (None, "!", _TAG + ("map" if is_mapping else "seq")):
-            raise DocumentError(f"the tag {shown(event.tag)} is not understood here", line)
+            raise DocumentError("a tag that is not understood here", line)
         if len(self._stack) >= _DEEPEST:
             raise DocumentError(f"is nested more than {_DEEPEST} deep", line)
         path: Keys = ()
@@ -241,7 +249,7 @@ class _Builder:
 
     def _alias(self, name: str, line: int) -> None:
         if name not in self._anchors:
-            raise DocumentError(f"the alias *{name[:20]} stands for nothing before it, or for itself", line)
+            raise DocumentError("an alias that stands for nothing before it, or for itself", line)
         value, values, characters = self._anchors[name]
         self._count(values, characters, line)
         top = self._stack[-1] if self._stack else None
