@@ -57,12 +57,11 @@ def read_bytes(path: Path, most_bytes: int) -> bytes:
     """
     with open_file(path) as stream:
         try:
-            size = os.fstat(stream.fileno()).st_size
-            content = stream.read(most_bytes + 1) if size <= most_bytes else b""
+            _check_size(os.fstat(stream.fileno()).st_size, most_bytes)
+            content = stream.read(most_bytes + 1)
         except OSError as error:
             raise DocumentError(f"cannot be read: {error.strerror}") from error
-    if max(size, len(content)) > most_bytes:
-        raise DocumentError(f"is larger than {_size(most_bytes)}, the most that is read of such a file")
+    _check_size(len(content), most_bytes)
     return content
 
 
@@ -79,12 +78,19 @@ def read_text(path: Path, most_bytes: int) -> str:
         raise DocumentError("is not UTF-8 text", line) from error
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a regular file, in hexadecimal. :raises DocumentError: it cannot be read."""
+def sha256(path: Path, most_bytes: int) -> str:
+    """The SHA-256 of a regular file, in hexadecimal.
+
+    :raises DocumentError: it cannot be read, is no regular file, or holds more than ``most_bytes``.
+    """
     digest = hashlib.sha256()
     with open_file(path) as stream:
         try:
+            _check_size(os.fstat(stream.fileno()).st_size, most_bytes)
+            left_bytes = most_bytes
             while chunk := stream.read(_CHUNK_BYTES):
+                left_bytes -= len(chunk)
+                _check_size(most_bytes - left_bytes, most_bytes)
                 digest.update(chunk)
         except OSError as error:
             raise DocumentError(f"cannot be read: {error.strerror}") from error
@@ -95,5 +101,7 @@ def _wrong_kind(mode: int) -> DocumentError:
     return DocumentError(f"is {_KINDS.get(stat.S_IFMT(mode), 'something else')}, expected a regular file")
 
 
-def _size(number_bytes: int) -> str:
-    return f"{number_bytes >> 20} MiB" if number_bytes >= 1 << 20 else f"{number_bytes >> 10} KiB"
+def _check_size(size_bytes: int, most_bytes: int) -> None:
+    if size_bytes > most_bytes:
+        most = f"{most_bytes >> 20} MiB" if most_bytes >= 1 << 20 else f"{most_bytes >> 10} KiB"
+        raise DocumentError(f"is larger than {most}, the most that is read of such a file")

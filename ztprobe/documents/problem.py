@@ -19,6 +19,10 @@ class DocumentError(ValueError):
         self.problem = problem
         self.line = line
 
+    def at(self, file: object) -> str:
+        """``FILE:LINE: PROBLEM``, or without the line where there is none."""
+        return f"{file}: {self.problem}" if self.line is None else f"{file}:{self.line}: {self.problem}"
+
 
 def shown(value: object) -> str:
     """A value of a document for a message: printable, on one line and short."""

@@ -145,8 +145,7 @@ def _load(file: Path) -> Iterator[Document]:
     try:
         documents = parse_yaml(read_text(file, _MOST_BYTES), KUBERNETES)
     except DocumentError as error:
-        place = file if error.line is None else f"{file}:{error.line}"
-        raise UsageError(f"{place}: {error.problem}") from error
+        raise UsageError(error.at(file)) from error
     for parsed in documents:
         document = parsed.value
         if document is None:
