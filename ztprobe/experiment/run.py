@@ -29,6 +29,8 @@ from analysis.report.wording import plural
 from ztprobe import __version__
 from ztprobe.agent.emulator import Emulator
 from ztprobe.agent.node_agent import Agent
+from ztprobe.documents.problem import shown
+from ztprobe.documents.strict_json import parse_json
 from ztprobe.errors import EnforcementError, WorkloadError
 from ztprobe.experiment.names import Experiment
 from ztprobe.experiment.request import TraceRequest
@@ -344,9 +346,9 @@ def _new_events(log: Path, offset: int) -> tuple[int, list[dict[str, Any]]]:
         if not line.startswith(b"{"):
             continue
         try:
-            event = json.loads(line)
+            event = parse_json(line.decode(), not_finite_as_null=True)
         except ValueError as error:
-            raise WorkloadError(f"{log.name}: not a JSON event: {line[:80]!r}") from error
+            raise WorkloadError(f"{log.name}: not a JSON event: {shown(line)}") from error
         if "event" in event:
             events.append(event)
     return offset + len(whole), events
