@@ -75,7 +75,7 @@ def test_files_need_a_directory_and_digits_refuses_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda raw: b"", "is not an IDX file|is damaged"),
+        (lambda raw: b"", "is not an IDX file|is not an IDX file"),
         (
             lambda raw: b"PK\x03\x04" + raw,
             "is not an IDX file of unsigned bytes|is damaged: Not a gzipped file",
