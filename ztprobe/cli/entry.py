@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import click
 
@@ -26,11 +26,12 @@ from ztprobe.cli.streams import (
     end_as_sigpipe_would,
     open_standard_streams,
     readers_have_gone,
+    why_starved,
     why_unwritable,
 )
 from ztprobe.cli.trace import trace
 from ztprobe.cli.validate import validate
-from ztprobe.errors import ZtprobeError
+from ztprobe.errors import PreflightError, ZtprobeError
 from ztprobe.paths import LEASES, STATE_DIR
 from ztprobe.process.interrupts import Interrupted, catching
 
@@ -101,9 +102,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (reason := why_unwritable(error)) is not None:
             _say(reason)
             return ZtprobeError.exit_code
+        if (reason := next(filter(None, map(why_starved, _chain(error))), None)) is not None:
+            _say(reason)
+            return PreflightError.exit_code
         _say(f"unexpected {type(error).__name__}: {_first_line(error)}; {_save_traceback()}")
         return _EX_SOFTWARE
     return 0
+
+
+def _chain(error: BaseException | None) -> Iterator[Exception]:
+    # Libraries raise an error of their own while they handle the system's.
+    while error is not None:
+        if isinstance(error, Exception):
+            yield error
+        error = error.__cause__ or error.__context__
 
 
 def _say(text: str) -> None:

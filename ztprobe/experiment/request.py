@@ -82,6 +82,10 @@ def check_data_dir(dataset: str, data_dir: Path | None) -> Path | None:
         raise UsageError(
             f"--dataset {dataset} needs --data-dir, a directory with {', '.join(_IDX_FILES)}, plain or .gz"
         )
+    try:
+        str(data_dir).encode()
+    except UnicodeEncodeError as error:  # run.json could not say it
+        raise UsageError(f"--data-dir {str(data_dir)!a}: its name is no UTF-8 text; rename it") from error
     places = (data_dir, data_dir / folder / "raw")
     found = {name: _find(places, name) for name in _IDX_FILES}
     missing = [name for name, file in found.items() if file is None]
