@@ -150,6 +150,15 @@ def edit_meta(**changes: object) -> Callable[[Path], object]:
     return edit
 
 
+def edit_log(**changes: object) -> Callable[[Path], object]:
+    def edit(path: Path) -> None:
+        first, *others = (path / "rounds.jsonl").read_text().splitlines()
+        lines = [json.dumps(json.loads(first) | changes), *others]
+        (path / "rounds.jsonl").write_text("\n".join(lines) + "\n")
+
+    return edit
+
+
 def drop_meta(name: str) -> Callable[[Path], object]:
     def edit(path: Path) -> None:
         meta = json.loads((path / "run.json").read_text())
@@ -185,6 +194,13 @@ def drop_meta(name: str) -> Callable[[Path], object]:
         (
             lambda path: (path / "rounds.jsonl").write_text('{"event": "round_start"}\n'),
             "rounds.jsonl:1: time_unix_ns is None",
+        ),
+        (edit_log(round=[1]), "rounds.jsonl:1: round is [1], expected a number"),
+        (edit_log(accuracy="good"), "rounds.jsonl:1: accuracy is 'good', expected a number"),
+        (edit_log(client_id=5), "rounds.jsonl:1: client_id is 5, expected text"),
+        (
+            edit_log(time_unix_ns=2**63),
+            "rounds.jsonl:1: time_unix_ns is 9223372036854775808, expected an int",
         ),
         (lambda path: (path / "rounds.jsonl").write_text('{"event"'), "rounds.jsonl:1: is not JSON"),
         (lambda path: (path / "rounds.jsonl").write_text("3\n"), "rounds.jsonl:1: expected an object"),

@@ -43,6 +43,12 @@ _CONDITION: dict[str, Any] = {
     "loss_pct": {"type": "number", "minimum": 0},
     "rate_mbit": _RATE,  # null: not limited
 }
+_ASKED_NUMBER = {"type": ["number", "null"], "minimum": 0}  # null: not asked
+_REQUESTED: dict[str, Any] = {
+    "type": ["object", "null"],
+    "properties": dict.fromkeys(("delay_ms", "jitter_ms", "loss_pct", "rate_mbit"), _ASKED_NUMBER)
+    | {"distribution": {"type": ["string", "null"]}},
+}
 # Of a profile that changes over time: what was asked for, and what was in force from when on.
 _SCHEDULE = {
     "type": ["object", "null"],
@@ -199,6 +205,8 @@ _SCHEMA: dict[str, Any] = {
             "properties": {
                 "profile": _TEXT,
                 "backend": {"type": ["string", "null"]},
+                "requested": _REQUESTED,
+                "measured": {"type": ["object", "null"]},
                 "schedule": _SCHEDULE,
                 "others": _OTHERS,
             },

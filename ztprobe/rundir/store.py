@@ -50,6 +50,16 @@ _MOST_TABLE_BYTES = 4 << 30
 _MOST_ROWS = 50_000_000
 _MOST_CELLS = 1_000_000_000
 _LATEST_NS = (1 << 63) - 1
+# Of a log's events, where they are there: what the analysis takes for granted.
+_LOG_FIELDS: dict[str, tuple[type, ...]] = {
+    "round": (int,),
+    "client_id": (str,),
+    "num_examples": (int,),
+    "body_bytes": (int,),
+    "accuracy": (int, float),
+    "loss": (int, float),
+    "seconds": (int, float),
+}
 _LOGS = ("rounds.jsonl", "clients.jsonl")
 
 
@@ -256,8 +266,17 @@ def _read_log(name: Path) -> list[dict[str, Any]]:
                 raise RunDirError(
                     f"{name}:{number}: {clock} is {shown(record.get(clock))}, expected an integer below 2^63"
                 )
+        for key, kinds in _LOG_FIELDS.items():
+            if not _is(record.get(key), kinds):
+                expected = "text" if str in kinds else "a number"
+                raise RunDirError(f"{name}:{number}: {key} is {shown(record[key])}, expected {expected}")
         records.append(record)
     return records
+
+
+def _is(value: Any, kinds: tuple[type, ...]) -> bool:
+    # true is an int to Python
+    return value is None or (isinstance(value, kinds) and not isinstance(value, bool))
 
 
 def _read_events(directory: Path, rows: Mapping[str, int]) -> dict[str, pd.DataFrame]:
