@@ -20,6 +20,7 @@ import click
 from ztprobe import __version__
 from ztprobe.cli.clean import clean
 from ztprobe.cli.doctor import doctor
+from ztprobe.cli.libraries import heard
 from ztprobe.cli.profile import profile
 from ztprobe.cli.report import report
 from ztprobe.cli.streams import (
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     open_standard_streams()
     try:
-        with catching(_say), ztprobe.make_context("ztprobe", arguments) as context:
+        with heard(_say), catching(_say), ztprobe.make_context("ztprobe", arguments) as context:
             ztprobe.invoke(context)
             sys.stdout.flush()
     except click.exceptions.Exit as end:

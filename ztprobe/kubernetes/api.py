@@ -19,7 +19,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ztprobe.documents.files import read_text
 from ztprobe.documents.problem import DocumentError
+from ztprobe.documents.strict_yaml import KUBERNETES, parse_yaml
 from ztprobe.errors import PreflightError, UsageError, ZtprobeError
 from ztprobe.kubernetes.answers import Object, message_of, page_of
 
@@ -147,11 +149,11 @@ class _Kept(logging.Handler):
 @contextlib.contextmanager
 def _kept_log() -> Iterator[_Kept]:
     kept, root = _Kept(), logging.getLogger()
-    root.addHandler(kept)
+    others, root.handlers = root.handlers, [kept]
     try:
         yield kept
     finally:
-        root.removeHandler(kept)
+        root.handlers = others
 
 
 def _client() -> Any:
@@ -164,6 +166,8 @@ def _client() -> Any:
     log_in: Callable[..., None] = functools.partial(config.load_kube_config, config_file=where)
     if _in_cluster() and not os.environ.get("KUBECONFIG"):
         where, log_in = "this pod's service account", config.load_incluster_config
+    else:
+        _check_kubeconfig(where)
     settings = client.Configuration()
     settings.retries = False  # a command says so at once and is called again
     try:
@@ -186,6 +190,18 @@ def _client() -> Any:
             " install it, or run it by hand to see why"
         )
     return client.CoreV1Api(client.ApiClient(settings))
+
+
+def _check_kubeconfig(where: str) -> None:
+    # The library takes the last of two equal keys and expands whatever aliases there are.
+    for path in filter(None, where.split(os.pathsep)):
+        if Path(
+            path
+        ).is_file():  # a pipe of the shell's can be read once, and what is missing the library names
+            try:
+                parse_yaml(read_text(Path(path), _MOST_BYTES), KUBERNETES)
+            except DocumentError as error:
+                raise _no_access(f"{path}: {error}") from error
 
 
 def _no_access(reason: str) -> PreflightError:
