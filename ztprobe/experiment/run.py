@@ -34,9 +34,10 @@ from ztprobe.documents.strict_json import parse_json
 from ztprobe.errors import EnforcementError, WorkloadError
 from ztprobe.experiment.names import Experiment
 from ztprobe.experiment.request import TraceRequest
-from ztprobe.experiment.waiting import Waiting, words
+from ztprobe.experiment.waiting import Still, Waiting, still_words, words
 from ztprobe.leases import notices
 from ztprobe.paths import STATE_DIR
+from ztprobe.process.activity import activity_of
 from ztprobe.process.interrupts import shielded
 from ztprobe.profile.model import Profile, load_profile
 from ztprobe.progress import Progress
@@ -228,7 +229,8 @@ class _Job:
             "wall_ns": time.monotonic_ns() - started_ns,
             "cores": os.cpu_count() or 1,
         }
-        self.target.finish(json.loads(json.dumps(record)))  # tuples become lists, as they will be read back
+        # Tuples become lists, as they will be read back; what is no number must not cost a finished run.
+        self.target.finish(json.loads(json.dumps(record), parse_constant=lambda _name: None))
 
     @contextlib.contextmanager
     def _runtime_up(self) -> Iterator[Runtime]:
@@ -285,7 +287,7 @@ class _Job:
         self.meta["clients_started_ns"] = time.monotonic_ns()
         runtime.start_clients()
         clients = [pod.name for pod in runtime.pods if pod.labels.get("app") == "fl-client"]
-        waiting = Waiting(clients, time.monotonic())
+        waiting, still = Waiting(clients, time.monotonic()), Still(clients)
         agent.watch(runtime.processes())
         log = runtime.log_path("fl-server", "server")
         offset, starts, next_sample = 0, {}, time.monotonic() + _CLOCK_SAMPLE_S
@@ -295,6 +297,7 @@ class _Job:
             offset, events = _new_events(log, offset)
             for event in events:
                 waiting.take(event)
+                still.take(event)
                 number = event.get("round")
                 if event["event"] == "round_start":
                     starts[number] = event["time_monotonic_ns"]
@@ -313,6 +316,8 @@ class _Job:
             if time.monotonic() > next_sample:
                 self.clock_samples.append(dataclasses.asdict(take_sample()))
                 next_sample += _CLOCK_SAMPLE_S
+                if (found := still.overdue(time.monotonic(), activity_of(runtime.processes()))) is not None:
+                    self.progress.note(still_words(*found))
             time.sleep(_POLL_S)
         self.progress.done(plural(len(starts), "round"))
 
