@@ -221,16 +221,23 @@ def test_an_open_quote_is_named_where_it_begins(tmp_path: Path, trace: str, line
     assert str(raised.value) == f"{tmp_path / 't.csv'}:{line}: {problem}"
 
 
-OUTAGE = (100, None)
-
-
 def rates(path: Path) -> list[tuple[float, float | None]]:
     return [(step.loss_pct, step.rate_mbit) for step in load_profile(path).steps]
 
 
 def test_a_rate_of_0_is_an_outage(tmp_path: Path) -> None:
     trace = "time_s,delay_ms,rate_mbit\n0,20,10\n1,20,0\n2,20,0.0\n3,20,4\n"
-    assert rates(write(tmp_path, "schedule: {trace_file: t.csv}", trace)) == [(0, 10), OUTAGE, OUTAGE, (0, 4)]
+    assert rates(write(tmp_path, "schedule: {trace_file: t.csv}", trace)) == [
+        *((0, 10), (100, 10), (100, 10)),  # what is queued goes on at the rate it had
+        (0, 4),
+    ]
+    begins = "time_s,rate_mbit\n0,0\n1,\n2,0\n3,7\n"
+    assert rates(write(tmp_path, "schedule: {trace_file: t.csv}", begins)) == [
+        (100, 7),
+        (0, None),
+        (100, None),
+        (0, 7),
+    ]
     path = write(tmp_path, "schedule: {trace_file: t.csv}", trace.replace("0.0", "0.001"))
     with pytest.raises(
         UsageError, match=r"t.csv:4: rate_mbit: expected .*, or 0 for an outage, found '0.001'"
@@ -243,7 +250,7 @@ def test_a_published_rate_trace_is_read_as_it_is(tmp_path: Path, separator: str)
     rows = [("0.613", "4.5"), ("1.627", "0"), ("2.640", "0.87e0")]
     trace = "".join(f"{separator.join(row)}\n" for row in rows)
     path = write(tmp_path, "delay_ms: 30\nschedule: {trace_file: t.csv, repeat: true}", trace)
-    assert rates(path) == [(0, 4.5), OUTAGE, (0, 0.87)]
+    assert rates(path) == [(0, 4.5), (100, 4.5), (0, 0.87)]
     schedule = load_profile(path).schedule
     assert schedule is not None
     assert [step.at_ns for step in schedule.steps] == [0, 1_014_000_000, 2_027_000_000]
@@ -256,7 +263,7 @@ def test_a_mahimahi_trace_is_the_mean_rate_of_each_second(tmp_path: Path) -> Non
     packets = [10 * n for n in range(1, 101)] + [2000 + 10 * n for n in range(1, 51)]
     trace = "".join(f"{at_ms}\n" for at_ms in packets)
     path = write(tmp_path, "schedule: {trace_file: t.csv, repeat: true}", trace)
-    assert rates(path) == [(0, 1.2), OUTAGE, (0, 1.2)]
+    assert rates(path) == [(0, 1.2), (100, 1.2), (0, 1.2)]
     schedule = load_profile(path).schedule
     assert schedule is not None and schedule.period_ns == 2_500_000_000
 

@@ -6,7 +6,8 @@ networks for video streaming have it (Pensieve's "cooked" traces), separated by 
 comma. One whole number: a mahimahi trace, in which every row is a millisecond at which one packet of
 1,500 bytes can pass; it is read as the mean rate of every second.
 
-A published rate of 0 is an outage: nothing arrives, which for a profile is a loss of 100 %.
+A published rate of 0 is an outage: nothing arrives, which for a profile is a loss of 100 %. The rate of
+the row before stays meanwhile, so that what is queued already does not burst through.
 
 A message quotes a cell only where the file lies beside the profile or below: any other file may be
 somebody's secret that was named by mistake, or on purpose.
@@ -32,7 +33,6 @@ _MOST_ROWS = 10_000
 _MOST_BYTES = 16 << 20
 _SHORTEST_S = 0.01  # a change takes a few milliseconds
 _LONGEST_S = 604_800
-_OUTAGE = {"loss_pct": 100.0, "rate_mbit": None}
 _MAHIMAHI_BITS = 1500 * 8
 _MS = 1_000_000
 _SECOND_NS = 1_000_000_000
@@ -136,8 +136,6 @@ def _csv(
             # An empty rate is no limit.
             no_limit = key == "rate_mbit" and not cell
             changes[key] = None if no_limit else _number(file, number, key, cell, schema)
-        if changes.get("rate_mbit") == 0:
-            changes |= _OUTAGE
         times.add(number, by_key["time_s"], changes)
     return times.trace()
 
@@ -149,7 +147,7 @@ def _rates(file: Named, rows: Iterator[tuple[int, list[str]]], schema: Mapping[s
         if len(pair) != 2:
             raise UsageError(f"{file.path}:{number}: expected a time and a rate, found {len(pair)} values")
         rate = _number(file, number, "rate_mbit", pair[1], schema)
-        times.add(number, pair[0], {"rate_mbit": rate} if rate else dict(_OUTAGE))
+        times.add(number, pair[0], {"rate_mbit": rate})
     return times.trace()
 
 
@@ -180,9 +178,22 @@ def _mahimahi(file: Named, rows: Iterator[tuple[int, list[str]]]) -> Trace:
         length_ms = (last_ms if second == seconds - 1 else 1000 * (second + 1)) - 1000 * second
         rate = counts.get(second, 0) * _MAHIMAHI_BITS / (1000 * length_ms)
         line = lines.get(second, line)
-        timed.append((second * _SECOND_NS, {"rate_mbit": rate} if rate else dict(_OUTAGE)))
+        timed.append((second * _SECOND_NS, {"rate_mbit": rate}))
         places.append(f"{file.path}:{line}")
-    return Trace(timed, places, last_ms * _MS)
+    return Trace(_with_outages(timed), places, last_ms * _MS)
+
+
+def _with_outages(timed: list[tuple[int, dict[str, Any]]]) -> list[tuple[int, dict[str, Any]]]:
+    rates = [changes.get("rate_mbit") for _, changes in timed]
+    rate = next(filter(None, rates), None)  # of an outage at the very beginning: the first that follows
+    found = []
+    for (at_ns, changes), own in zip(timed, rates, strict=True):
+        if own == 0:
+            changes = changes | {"loss_pct": 100.0, "rate_mbit": rate}
+        else:
+            rate = own
+        found.append((at_ns, changes))
+    return found
 
 
 class _Times:
@@ -221,7 +232,7 @@ class _Times:
                 f" found {len(self._timed)}"
             )
         # The last row stays as long as the one before it did.
-        return Trace(self._timed, self._rows, 2 * self._timed[-1][0] - self._timed[-2][0])
+        return Trace(_with_outages(self._timed), self._rows, 2 * self._timed[-1][0] - self._timed[-2][0])
 
 
 def _number(file: Named, number: int, key: str, cell: str, schema: Mapping[str, Any]) -> float:
