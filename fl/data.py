@@ -14,6 +14,7 @@ from __future__ import annotations
 import gzip
 import math
 import struct
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -35,6 +36,8 @@ _SIZE = 28
 _DIGITS_TEST = 360  # a fifth of 1,797
 _TORCHVISION_CLASS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 _IDX_UINT8 = 0x08
+_CHUNK_BYTES = 1 << 20
+_MOST_BYTES = 1 << 30  # of a file; MNIST's largest has 47 MB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,9 +175,15 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
     :raises DataError: unreadable, not IDX, another element type, or cut short.
     """
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, ValueError) as error:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            chunks: list[bytes] = []
+            while chunk := stream.read(_CHUNK_BYTES):
+                chunks.append(chunk)
+                if len(chunks) * _CHUNK_BYTES > _MOST_BYTES:  # a small .gz can unpack to anything
+                    raise DataError(f"{path} holds more than {_MOST_BYTES >> 20} MiB")
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"cannot read {path}: {error}") from error
+    raw = b"".join(chunks)
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] != _IDX_UINT8 or len(raw) < 4 + 4 * raw[3]:
         raise DataError(
             f"{path} is not an IDX file of unsigned bytes (it starts with {raw[:4].hex(' ') or 'nothing'})"

@@ -9,6 +9,7 @@ not depend on a buffer filling up.
 from __future__ import annotations
 
 import json
+import math
 import sys
 import threading
 import time
@@ -54,8 +55,14 @@ class EventLog:
             **self._constant,
             **fields,
         }
-        text = json.dumps(line, separators=(",", ":")) + "\n"
+        # A training that diverges has a loss that is no number, and JSON has no word for it but null.
+        sound = {key: None if _is_no_number(value) else value for key, value in line.items()}
+        text = json.dumps(sound, separators=(",", ":")) + "\n"
         with self._lock:
             self._stream.write(text)
             self._stream.flush()
         return stamp
+
+
+def _is_no_number(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

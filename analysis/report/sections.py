@@ -10,6 +10,7 @@ import numpy as np
 from analysis import statistics
 from analysis.ledger.conditions import late_notes, late_spans, notes_of, problems_of
 from analysis.ledger.model import COMPONENTS, ClientRound, ConnectionSetup, Ledger, RoundLedger
+from analysis.report.wording import plural
 from ztprobe.rundir.clock import Clock
 from ztprobe.rundir.store import Run
 
@@ -34,6 +35,7 @@ COMPUTE_LIMIT_PCT = 5.0
 COMPUTE_LIMIT_MS = 10.0
 
 _CLOCK_STEP_NS = 1_000_000
+_TRAINING = ("train_end", "evaluate_end")  # events with a loss
 _COMPARABLE_OPTIONS = ("clients", "dataset", "reconnect")
 
 
@@ -199,6 +201,7 @@ def notes(
     said += _loss_notes("", report["loss"], ledger, report["coverage_floor"])
     if unread := run.meta.get("events_unread"):
         said.append(f"{unread} events were handed over by the kernel and never read; please report this.")
+    said += _divergence(run)
     if schedule := run.meta["emulation"].get("schedule"):
         said += problems_of(schedule)
     said += notes_of(run.meta["emulation"].get("others", ()), ledger.rounds)
@@ -229,6 +232,26 @@ def notes(
             if name in mine and name in theirs and mine[name] != theirs[name]
         ]
     return said
+
+
+def _divergence(run: Run) -> list[str]:
+    # Of the training, not of the network: a loss that is no finite number is logged as null.
+    rounds = sorted(
+        {
+            event["round"]
+            for event in (*run.rounds, *run.clients)
+            if event["event"] in _TRAINING
+            and event.get("loss", 0) is None
+            and type(event.get("round")) is int
+        }
+    )
+    if not rounds:
+        return []
+    numbers = ", ".join(map(str, rounds[:10])) + (", …" if rounds[10:] else "")
+    return [
+        f"The training diverged: its loss was no finite number in {plural(len(rounds), 'round')} ({numbers})."
+        " Times are as measured; accuracies from there on say nothing."
+    ]
 
 
 def _loss_notes(whose: str, loss: Mapping[str, int], ledger: Ledger, floor: float) -> list[str]:

@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -263,3 +264,55 @@ def test_commands_are_the_ones_we_mean() -> None:
     assert isinstance(ztprobe, click.Group)
     expected = {"clean", "compare", "doctor", "export", "profile", "report", "sweep", "trace", "validate"}
     assert set(ztprobe.commands) == expected
+
+
+def run_with(
+    arguments: list[str], files: int | None = None, **environment: str
+) -> subprocess.CompletedProcess[bytes]:
+    def limit() -> None:
+        if files is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+
+    return subprocess.run(
+        [sys.executable, "-m", "ztprobe", *arguments],
+        capture_output=True,
+        check=False,
+        cwd=REPO_DIR,
+        env=dict(os.environ) | environment,
+        preexec_fn=limit,
+    )
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_a_terminal_cannot_show_does_not_end_a_command(tmp_path: Path, encoding: str) -> None:
+    profile = tmp_path / "p.yaml"
+    profile.write_text("name: p\ndescription: 5 ± 1 ms – \U0001f600\ndelay_ms: 5\nsource: {delay_ms: me}\n")
+    shown = run_with(["profile", "show", str(profile)], PYTHONIOENCODING=encoding)
+    assert (shown.returncode, shown.stderr) == (0, b"")
+    as_json = run_with(["profile", "show", str(profile), "--json"], PYTHONIOENCODING=encoding)
+    # click writes UTF-8 where Python took the locale for ASCII
+    found = json.loads(as_json.stdout.decode("utf-8" if encoding == "ascii" else encoding))
+    assert found["description"] == "5 ± 1 ms – \U0001f600"
+    missing = run_with(["profile", "show", os.fsdecode(b"/no/\xff.yaml")], PYTHONIOENCODING=encoding)
+    assert missing.returncode == 2 and missing.stderr.count(b"\n") == 1
+
+
+def test_too_few_open_files_are_said_to_be_that(tmp_path: Path) -> None:
+    recorded = REPO_DIR / "tests" / "data" / "net2-sec3"
+    done = run_with(["report", str(recorded), "--out", str(tmp_path / "out")], files=9)
+    assert done.returncode == 3
+    said = b"ztprobe: too many open files: 9 are allowed; allow more (ulimit -n 4096) and try again\n"
+    assert done.stderr.endswith(said)
+
+
+def test_a_job_raises_its_limit_of_open_files_or_says_that_it_cannot() -> None:
+    code = (
+        "import resource; from ztprobe.experiment.requirements import open_files_problems as problems;"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 2048)); assert problems() == [];"
+        "assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 1024;"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)); print(problems())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO_DIR, check=True
+    )
+    assert "only 64 files may be open at a time: allow 1024 (ulimit -n 1024)" in done.stdout

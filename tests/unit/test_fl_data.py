@@ -163,6 +163,17 @@ def test_a_damaged_gzip_is_named(tmp_path: Path) -> None:
         data.load("mnist", tmp_path)
 
 
+def test_a_damaged_deflate_stream_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "labels.gz"
+    packed = bytearray(gzip.compress(bytes(range(250)) * 40))
+    for place in range(10, len(packed) - 8):
+        changed = packed.copy()
+        changed[place] ^= 0x55
+        path.write_bytes(changed)
+        with pytest.raises(DataError, match=r"labels\.gz"):
+            data.read_idx(path)
+
+
 @settings(deadline=None)
 @given(
     samples=st.integers(1, 300),

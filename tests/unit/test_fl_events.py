@@ -45,6 +45,13 @@ def test_an_earlier_instant_can_be_given() -> None:
     assert json.loads(stream.getvalue())["time_monotonic_ns"] == stamp.monotonic_ns
 
 
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), -float("inf")])
+def test_a_loss_that_is_no_number_is_null(loss: float) -> None:
+    stream = Counting()
+    EventLog(stream).emit("evaluate_end", 1, accuracy=0.1, loss=loss)
+    assert json.loads(stream.getvalue(), parse_constant=pytest.fail)["loss"] is None
+
+
 def test_threads_do_not_mix_their_lines() -> None:
     stream = Counting()
     log = EventLog(stream)

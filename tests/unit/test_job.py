@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from analysis.report.report import build_report
+from tests.unit.synthetic_run import make_ledger, make_run
 from ztprobe import paths
 from ztprobe.errors import WorkloadError
 from ztprobe.experiment import pair
 from ztprobe.experiment.names import parse_experiment
 from ztprobe.experiment.request import TraceRequest
 from ztprobe.progress import QuietProgress
+from ztprobe.rundir.logs import GrowingLog
+from ztprobe.rundir.store import RunDir
 
 
 class Failing:
@@ -54,3 +61,30 @@ def test_the_log_that_a_failure_names_outlives_the_unfinished_run(
     assert Path(named[1]).read_text() == "out of paper\n"
     assert Path(named[1]).is_relative_to(kept_in)
     assert [path.name for path in tmp_path.iterdir()] == ["tmp"]
+
+
+def test_a_training_that_diverges_is_a_result(tmp_path: Path) -> None:
+    """Other workloads write NaN as Python does; the finished run is kept, and its report says so."""
+    ledger = make_ledger()
+    whole = make_run(ledger=ledger)
+    log = tmp_path / "fl-server.server.log"
+    last = {"event": "evaluate_end", "round": 2, "time_unix_ns": 5, "time_monotonic_ns": 5, "loss": math.nan}
+    log.write_text("starting\n" + json.dumps(last) + "\n" + '{"event": "half')
+    events = GrowingLog(log).fresh()
+    assert events == [last | {"loss": None}]
+    RunDir(tmp_path).append_jsonl("rounds.jsonl", *events)
+    assert json.loads((tmp_path / "rounds.jsonl").read_text())["loss"] is None
+    report = build_report(dataclasses.replace(whole, rounds=whole.rounds + events), ledger, None)
+    assert [note for note in report["notes"] if "diverged" in note] == [
+        "The training diverged: its loss was no finite number in 1 round (2). Times are as measured;"
+        " accuracies from there on say nothing."
+    ]
+    assert not any("diverged" in note for note in build_report(whole, ledger, None)["notes"])
+
+
+@pytest.mark.parametrize("line", ['{"event": "a", "event": "b"}', '{"event": }', '{"event": "\xff"}'])
+def test_a_line_of_a_log_that_is_no_event_ends_the_job_in_one_line(tmp_path: Path, line: str) -> None:
+    log = tmp_path / "fl-server.server.log"
+    log.write_bytes(line.encode("latin-1") + b"\n")
+    with pytest.raises(WorkloadError, match=r"fl-server.server.log: not a JSON event: b'"):
+        GrowingLog(log).fresh()

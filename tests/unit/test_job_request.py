@@ -1,3 +1,5 @@
+import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,11 @@ def test_a_profile_of_ones_own_has_a_name_of_its_own() -> None:
         )
 
 
+def write_idx(path: Path) -> None:
+    content = b"\0\0\x08\x01" + (1000).to_bytes(4, "big") + bytes(range(250)) * 4
+    path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+
+
 @pytest.mark.parametrize("folder", ["", "FashionMNIST/raw"])
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_data_files_are_found_plain_or_packed_in_both_layouts(
@@ -81,7 +88,7 @@ def test_data_files_are_found_plain_or_packed_in_both_layouts(
 ) -> None:
     (tmp_path / folder).mkdir(parents=True, exist_ok=True)
     for name in FILES:
-        (tmp_path / folder / f"{name}{suffix}").touch()
+        write_idx(tmp_path / folder / f"{name}{suffix}")
     assert check_data_dir("fashion-mnist", tmp_path) == tmp_path
 
 
@@ -98,3 +105,48 @@ def test_files_need_a_directory_and_digits_refuses_one(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="digits is built in"):
         check_data_dir("digits", tmp_path)
     assert check_data_dir("digits", None) is None
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda raw: b"", "is not an IDX file|is not an IDX file"),
+        (
+            lambda raw: b"PK\x03\x04" + raw,
+            "is not an IDX file of unsigned bytes|is damaged: Not a gzipped file",
+        ),
+        (lambda raw: raw[:-100], r"announces \[1000\] bytes and holds 900|is damaged"),
+        (lambda raw: raw + b"x" * 9, "holds more|is damaged"),
+        (lambda raw: raw[:30] + bytes(20) + raw[50:], "|is damaged"),
+        (lambda raw: b"\0\0\x08\x01\xff\xff\xff\xff", "announces 4294967295 bytes, at most|is damaged"),
+        (lambda raw: b"\0\0\x08\x01\0", "ends within its header|is damaged"),
+    ],
+)
+def test_damaged_data_files_are_named_before_anything_starts(
+    tmp_path: Path, suffix: str, damage: Callable[[bytes], bytes], said: str
+) -> None:
+    plain, packed = said.split("|")
+    for name in FILES:
+        write_idx(tmp_path / f"{name}{suffix}")
+    file = tmp_path / f"{FILES[1]}{suffix}"
+    file.write_bytes(damage(file.read_bytes()))
+    if not suffix and not plain:
+        assert (
+            check_data_dir("mnist", tmp_path) == tmp_path
+        )  # other pixels are no damage that anybody could see
+        return
+    with pytest.raises(UsageError, match=packed if suffix else plain) as raised:
+        check_data_dir("mnist", tmp_path)
+    assert f"--data-dir {tmp_path}: {file}: " in str(raised.value)
+    assert len(str(raised.value).replace(str(tmp_path), "")) < 250
+
+
+def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
+    for name in FILES:
+        write_idx(tmp_path / name)
+    bomb = b"\0\0\x08\x01" + (1000).to_bytes(4, "big") + bytes(64 << 20)
+    (tmp_path / FILES[0]).unlink()
+    (tmp_path / f"{FILES[0]}.gz").write_bytes(gzip.compress(bomb))
+    with pytest.raises(UsageError, match=r"announces \[1000\] bytes and holds more"):
+        check_data_dir("mnist", tmp_path)

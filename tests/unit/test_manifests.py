@@ -13,6 +13,7 @@ import yaml
 
 from tests.programs import program
 from ztprobe import paths
+from ztprobe.documents.strict_yaml import KUBERNETES, parse_yaml
 from ztprobe.errors import UsageError
 from ztprobe.policy import PolicyPod, compile_policies
 from ztprobe.runtime.interface import WorkloadOptions
@@ -64,7 +65,9 @@ def test_rendering_agrees_with_kubectl(level: int) -> None:
     command = [program("kubectl"), "kustomize", str(overlay(level))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert unordered(render(overlay(level))) == unordered(list(yaml.safe_load_all(done.stdout)))
+    assert unordered(render(overlay(level))) == unordered(
+        [parsed.value for parsed in parse_yaml(done.stdout, KUBERNETES)]
+    )
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -202,7 +205,7 @@ def base(tmp_path: Path, **files: str) -> Path:
             "field `resources` is 'x.yaml'",
         ),
         ({"kustomization__yaml": "kind: Kustomisation\n"}, "kind is 'Kustomisation'"),
-        ({"config__yaml": "kind: [\n"}, "config.yaml: not valid YAML"),
+        ({"config__yaml": "kind: [\n"}, "config.yaml:2: is not YAML"),
         ({"config__yaml": "kind: ConfigMap\n"}, "config.yaml: field `apiVersion` is None"),
         ({"config__yaml": "- 1\n"}, "config.yaml: a document is list"),
         (
@@ -246,17 +249,22 @@ def test_patches_merge_by_key_and_null_removes(tmp_path: Path) -> None:
             "server.yaml",
             "clusterIP: None",
             "clusterIP: 10.0.0.1",
-            "Service fl-server: expected `clusterIP: None`",
+            "Service fl-server: field `spec.clusterIP` is '10.0.0.1', expected `clusterIP: None`",
         ),
         (
             "server.yaml",
             "enableServiceLinks: false",
             "hostNetwork: true",
-            "field `hostNetwork` is not supported",
+            "field `spec.template.spec.hostNetwork` is not supported",
         ),
         ("clients.yaml", "memory: 2Gi", "memory: 2Gb", "memory limit '2Gb'"),
         ("clients.yaml", "fieldPath: metadata.name", "fieldPath: spec.nodeName", "takes 'spec.nodeName'"),
-        ("clients.yaml", "image: ", "livenessProbe: {}\n          image: ", "field `livenessProbe`"),
+        (
+            "clients.yaml",
+            "image: ",
+            "livenessProbe: {}\n          image: ",
+            "[0].livenessProbe` is not",
+        ),
         ("workload.yaml", "kind: ConfigMap", "kind: StatefulSet", "StatefulSet fl-workload"),
     ],
 )

@@ -65,7 +65,7 @@ def naive(documents: list[dict[str, Any]], src: PolicyPod, dst: PolicyPod, proto
         for item in documents:
             spec, namespace = item["spec"], item["metadata"]["namespace"]
             key = direction.lower()
-            types = spec.get("policyTypes", ["Ingress", "Egress"] if "egress" in spec else ["Ingress"])
+            types = spec.get("policyTypes") or (["Ingress", "Egress"] if spec.get("egress") else ["Ingress"])
             if direction not in types or subject.namespace != namespace:
                 continue
             if not label_selector_matches(spec["podSelector"], dict(subject.labels)):
@@ -171,7 +171,7 @@ def allow_rules(side: str) -> st.SearchStrategy[list[dict[str, Any]]]:
 specs = st.fixed_dictionaries(
     {"podSelector": selectors},
     optional={
-        "policyTypes": st.lists(st.sampled_from(("Ingress", "Egress")), min_size=1, unique=True),
+        "policyTypes": st.lists(st.sampled_from(("Ingress", "Egress")), unique=True),
         "ingress": allow_rules("from"),
         "egress": allow_rules("to"),
     },
@@ -225,7 +225,7 @@ def nobody_s_port_names(documents: list[dict[str, Any]], pods: list[PolicyPod]) 
     found = set()
     for one in documents:
         spec, namespace = one["spec"], one["metadata"]["namespace"]
-        types = spec.get("policyTypes", ["Ingress", *(["Egress"] if "egress" in spec else [])])
+        types = spec.get("policyTypes") or ["Ingress", *(["Egress"] if spec.get("egress") else [])]
         selected = [
             p
             for p in pods

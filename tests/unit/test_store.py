@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from tests.unit.recorded_run import RECORDED, TABLES
 from tests.unit.synthetic_run import make_meta, save_run
 from ztprobe.errors import RunDirError
 from ztprobe.rundir.store import RunDir, create_run_dir, dump_json, load_run
@@ -144,6 +150,15 @@ def edit_meta(**changes: object) -> Callable[[Path], object]:
     return edit
 
 
+def edit_log(**changes: object) -> Callable[[Path], object]:
+    def edit(path: Path) -> None:
+        first, *others = (path / "rounds.jsonl").read_text().splitlines()
+        lines = [json.dumps(json.loads(first) | changes), *others]
+        (path / "rounds.jsonl").write_text("\n".join(lines) + "\n")
+
+    return edit
+
+
 def drop_meta(name: str) -> Callable[[Path], object]:
     def edit(path: Path) -> None:
         meta = json.loads((path / "run.json").read_text())
@@ -157,10 +172,10 @@ def drop_meta(name: str) -> Callable[[Path], object]:
     ("damage", "said"),
     [
         (lambda path: (path / "run.json").unlink(), "run.json is missing: not a run directory"),
-        (lambda path: (path / "run.json").write_text('{"schema'), "run.json: is not JSON"),
-        (lambda path: (path / "run.json").write_text("[" * 100_000), "run.json: is not JSON"),
+        (lambda path: (path / "run.json").write_text('{"schema'), "run.json:1: is not JSON"),
+        (lambda path: (path / "run.json").write_text("[" * 100_000), "run.json: is nested too deeply"),
         (lambda path: (path / "run.json").write_text("[]"), "holds a list where an object was expected"),
-        (lambda path: (path / "run.json").write_bytes(b"\xff\xfe\x00"), "run.json: is not text"),
+        (lambda path: (path / "run.json").write_bytes(b"\xff\xfe\x00"), "run.json:1: is not UTF-8 text"),
         (
             edit_meta(schema_version=2),
             "schema_version 2 is newer than this ztprobe reads (1); update ztprobe",
@@ -180,11 +195,21 @@ def drop_meta(name: str) -> Callable[[Path], object]:
             lambda path: (path / "rounds.jsonl").write_text('{"event": "round_start"}\n'),
             "rounds.jsonl:1: time_unix_ns is None",
         ),
+        (edit_log(round=[1]), "rounds.jsonl:1: round is [1], expected a number"),
+        (edit_log(accuracy="good"), "rounds.jsonl:1: accuracy is 'good', expected a number"),
+        (edit_log(client_id=5), "rounds.jsonl:1: client_id is 5, expected text"),
+        (
+            edit_log(time_unix_ns=2**63),
+            "rounds.jsonl:1: time_unix_ns is 9223372036854775808, expected an int",
+        ),
         (lambda path: (path / "rounds.jsonl").write_text('{"event"'), "rounds.jsonl:1: is not JSON"),
         (lambda path: (path / "rounds.jsonl").write_text("3\n"), "rounds.jsonl:1: expected an object"),
         (lambda path: (path / "clients.jsonl").write_text("\n"), "clients.jsonl:1: is not JSON"),
         (lambda path: (path / "events" / "drops.parquet").write_bytes(b"PAR1"), "drops.parquet: is damaged"),
-        (lambda path: (path / "events" / "drops.parquet").mkdir(), "drops.parquet: is damaged"),
+        (
+            lambda path: (path / "events" / "drops.parquet").mkdir(),
+            "drops.parquet: is a directory, expected a",
+        ),
         (lambda path: (path / "events").rmdir(), "events/ is missing"),
     ],
 )
@@ -199,6 +224,112 @@ def test_a_damaged_run_is_refused_in_one_line(
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+def damaged(tmp_path: Path, name: str) -> Path:
+    """A recorded run as it is written now, with one byte of a file changed."""
+    shutil.copytree(RECORDED, tmp_path / "run", ignore=shutil.ignore_patterns("baseline"))
+    meta = json.loads((tmp_path / "run" / "run.json").read_text())
+    RunDir(tmp_path / "run").finish(meta)
+    return tmp_path / "run" / name
+
+
+@pytest.mark.parametrize("name", [*(f"events/{table}.parquet" for table in TABLES), "rounds.jsonl"])
+def test_any_byte_that_changes_is_noticed(tmp_path: Path, name: str) -> None:
+    file = damaged(tmp_path, name)
+    load_run(tmp_path / "run")
+    whole = file.read_bytes()
+    chance = np.random.default_rng(len(whole))
+    for place in chance.integers(0, len(whole), 40):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << int(chance.integers(8))
+        file.write_bytes(changed)
+        with pytest.raises(RunDirError):
+            load_run(tmp_path / "run")
+    file.write_bytes(whole)
+    load_run(tmp_path / "run")
+
+
+def test_a_table_of_too_many_rows_is_refused_by_its_footer(tmp_path: Path) -> None:
+    path = save_run(tmp_path / "run")
+    rows = 60_000_000
+    ones = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, dtype=np.int8)), pa.array([1]))
+    pq.write_table(pa.table({"ts_ns": ones}), path / "events" / "points.parquet", compression="zstd")
+    began = time.process_time()
+    with pytest.raises(RunDirError, match=r"points.parquet: holds 60000000 rows, expected at most 50000000"):
+        load_run(path)
+    assert time.process_time() - began < 1
+
+
+def test_a_table_of_more_rows_than_the_run_wrote_is_refused_by_its_footer(tmp_path: Path) -> None:
+    path = save_run(tmp_path / "run")
+    edit_meta(table_rows={"points": 3})(path)
+    pq.write_table(pa.table({"ts_ns": [1, 2, 3, 4]}), path / "events" / "points.parquet")
+    with pytest.raises(RunDirError, match=r"points.parquet: holds 4 rows, expected at most 3"):
+        load_run(path)
+
+
+@pytest.mark.parametrize("name", ["run.json", "rounds.jsonl", "clients.jsonl", "events/points.parquet"])
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+def test_what_never_ends_is_not_read(tmp_path: Path, name: str, kind: str) -> None:
+    path = save_run(tmp_path / "run")
+    (path / name).unlink(missing_ok=True)
+    if kind == "fifo":
+        os.mkfifo(path / name)
+    else:
+        (path / name).symlink_to("/dev/zero")
+    with pytest.raises(
+        RunDirError, match=rf"{name}: is a {'FIFO' if kind == 'fifo' else 'device'}, expected a reg"
+    ):
+        load_run(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"experiment": {"name": "\\ud800"}}', "run.json: has half of a surrogate pair in a text"),
+        ('{"wall_ns": 1e999}', "run.json: '1e999' is no number that JSON knows"),
+        ('{"wall_ns": Infinity}', "run.json: Infinity is no number that JSON knows"),
+        ('{\n"a": 1,\n"a": 2}', "run.json:3: 'a' is given twice, on line 2 too"),
+        ("[" * 500 + "]" * 500, "run.json: is nested more than 100 deep"),
+        ("9" * 5000, "run.json: is not JSON that is read here"),
+    ],
+)
+def test_json_that_python_alone_would_take_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    path = save_run(tmp_path / "run")
+    (path / "run.json").write_text(text)
+    with pytest.raises(RunDirError) as caught:
+        load_run(path)
+    assert str(path / said) in str(caught.value)
+
+
+def test_a_column_name_that_is_no_text_is_damage(tmp_path: Path) -> None:
+    path = save_run(tmp_path / "run")
+    table = path / "events" / "odd.parquet"
+    pq.write_table(pa.table({"abcdefgh": [1]}), table, store_schema=False)
+    table.write_bytes(table.read_bytes().replace(b"abcdefgh", b"abc\xff\xfefgh"))
+    with pytest.raises(RunDirError, match=r"odd\.parquet: is damaged"):
+        load_run(path)
+
+
+def test_a_year_that_no_clock_shows_is_refused(tmp_path: Path) -> None:
+    path = save_run(tmp_path / "run")
+    edit_meta(clock_samples=[{"time_unix_ns": 10**21, "time_monotonic_ns": 1}])(path)
+    with pytest.raises(
+        RunDirError, match=r"run.json: clock_samples\[0\].time_unix_ns: 1000000000000000000000 is"
+    ):
+        load_run(path)
+
+
+def test_a_schedule_that_repeats_has_a_period(tmp_path: Path) -> None:
+    path = save_run(tmp_path / "run")
+    condition = {"delay_ms": 1, "jitter_ms": 0, "distribution": "none", "loss_pct": 0, "rate_mbit": None}
+    change = condition | {"due_ns": 1, "from_ns": 1, "at_ns": 1, "step": 0, "skipped": 0, "error": None}
+    schedule = {"name": "x", "repeat": True, "steps": [condition | {"from_s": 0}], "changes": [change]}
+    emulation = json.loads((path / "run.json").read_text())["emulation"] | {"schedule": schedule}
+    edit_meta(emulation=emulation)(path)
+    with pytest.raises(RunDirError, match=r"run.json: emulation.schedule: 'period_s' is a required property"):
+        load_run(path)
 
 
 def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import click
 
@@ -22,18 +22,20 @@ from ztprobe.cli.clean import clean
 from ztprobe.cli.compare import compare
 from ztprobe.cli.doctor import doctor
 from ztprobe.cli.export import export
+from ztprobe.cli.libraries import heard
 from ztprobe.cli.profile import profile
 from ztprobe.cli.report import report
 from ztprobe.cli.streams import (
     end_as_sigpipe_would,
     open_standard_streams,
     readers_have_gone,
+    why_starved,
     why_unwritable,
 )
 from ztprobe.cli.sweep import sweep
 from ztprobe.cli.trace import trace
 from ztprobe.cli.validate import validate
-from ztprobe.errors import RunDirError, ZtprobeError
+from ztprobe.errors import PreflightError, RunDirError, ZtprobeError
 from ztprobe.paths import LEASES, STATE_DIR, unknown_variables
 from ztprobe.printable import printable_lines
 from ztprobe.process.interrupts import Interrupted, catching
@@ -90,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if (answered := completion.answer(ztprobe)) is not None:
         return answered
     try:
-        with catching(_say), ztprobe.make_context("ztprobe", arguments) as context:
+        with heard(_say), catching(_say), ztprobe.make_context("ztprobe", arguments) as context:
             ztprobe.invoke(context)
             sys.stdout.flush()
     except click.exceptions.Exit as end:
@@ -114,9 +116,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (reason := why_unwritable(error)) is not None:
             _say(reason)
             return RunDirError.exit_code
+        if (reason := next(filter(None, map(why_starved, _chain(error))), None)) is not None:
+            _say(reason)
+            return PreflightError.exit_code
         _say(f"unexpected {type(error).__name__}: {_first_line(error)}; {_save_traceback()}")
         return _EX_SOFTWARE
     return 0
+
+
+def _chain(error: BaseException | None) -> Iterator[Exception]:
+    # Libraries raise an error of their own while they handle the system's.
+    while error is not None:
+        if isinstance(error, Exception):
+            yield error
+        error = error.__cause__ or error.__context__
 
 
 def _say(text: str) -> None:

@@ -1,17 +1,30 @@
-"""Standard streams that are closed, full, or that nobody reads."""
+"""Standard streams that are closed, full, that nobody reads, or whose encoding is too small."""
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import errno
+import io
 import os
+import resource
 import select
 import signal
 import sys
 
-__all__ = ("end_as_sigpipe_would", "open_standard_streams", "readers_have_gone", "why_unwritable")
+__all__ = (
+    "end_as_sigpipe_would",
+    "open_standard_streams",
+    "readers_have_gone",
+    "why_starved",
+    "why_unwritable",
+)
 
 _STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 _IS_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_FILES = (errno.EMFILE, errno.ENFILE)
+_ENOUGH_FILES = 4096
+_ESCAPES = "ztprobe-escapes"
 _REFUSES = (errno.EBADF, errno.EIO)  # open for reading alone; a terminal that is gone
 
 
@@ -26,6 +39,19 @@ def open_standard_streams() -> None:
     for number, (name, mode) in enumerate(_STREAMS):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
+    codecs.register_error(_ESCAPES, _as_escapes)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            with contextlib.suppress(OSError):  # it flushes first, and may be full
+                stream.reconfigure(errors=_ESCAPES)
+
+
+def _as_escapes(error: UnicodeError) -> tuple[str, int]:
+    # JSON's own escapes: what a program reads stays JSON, and a person can still tell what it was.
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2)), error.end
 
 
 def readers_have_gone() -> bool:
@@ -53,6 +79,18 @@ def why_unwritable(error: Exception) -> str | None:
         return f"{where}: cannot be written: {error.strerror}; make room and try again"
     if error.errno in _REFUSES and not error.filename and _refuses(sys.stdout.fileno()):
         return f"{where}: cannot be written: {error.strerror}"
+    return None
+
+
+def why_starved(error: Exception) -> str | None:
+    """What to say where this process was given too little to work with; None: it was something else."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return "out of memory: this machine, or a limit on this process (ulimit -v), has no more"
+    if isinstance(error, OSError) and error.errno in _NO_FILES:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return (
+            f"too many open files: {limit} are allowed; allow more (ulimit -n {_ENOUGH_FILES}) and try again"
+        )
     return None
 
 

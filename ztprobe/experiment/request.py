@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ztprobe.documents.idx import check_idx
+from ztprobe.documents.problem import DocumentError
 from ztprobe.errors import UsageError
 from ztprobe.experiment.names import Experiment, parse_baseline, parse_experiment
 from ztprobe.profile.model import Profile, load_profile
@@ -88,9 +90,10 @@ def choose_experiments(
 
 
 def check_data_dir(dataset: str, data_dir: Path | None) -> Path | None:
-    """The absolute data directory, after making sure that it has the files of ``dataset``.
+    """The absolute data directory, after making sure that it has the files of ``dataset``, and whole.
 
-    :raises UsageError: it is missing, or superfluous, or lacks files (the ones expected are listed).
+    :raises UsageError: it is missing, or superfluous, or lacks files (the ones expected are listed), or
+        one of them is damaged.
     """
     folder = DATASETS[dataset]
     if folder is None:
@@ -101,15 +104,27 @@ def check_data_dir(dataset: str, data_dir: Path | None) -> Path | None:
         raise UsageError(
             f"--dataset {dataset} needs --data-dir, a directory with {', '.join(_IDX_FILES)}, plain or .gz"
         )
+    try:
+        str(data_dir).encode()
+    except UnicodeEncodeError as error:  # run.json could not say it
+        raise UsageError(f"--data-dir {str(data_dir)!a}: its name is no UTF-8 text; rename it") from error
     places = (data_dir, data_dir / folder / "raw")
-    missing = [name for name in _IDX_FILES if not any(_has(place, name) for place in places)]
+    found = {name: _find(places, name) for name in _IDX_FILES}
+    missing = [name for name, file in found.items() if file is None]
     if missing:
         raise UsageError(
             f"--data-dir {data_dir}: {len(missing)} of the files of {dataset} are neither there nor in "
             f"{folder}/raw: {', '.join(missing)} (plain or .gz)"
         )
+    for file in filter(None, found.values()):
+        try:
+            check_idx(file)
+        except DocumentError as error:
+            raise UsageError(f"--data-dir {data_dir}: {error.at(file)}") from error
     return data_dir.resolve()
 
 
-def _has(place: Path, name: str) -> bool:
-    return (place / name).is_file() or (place / f"{name}.gz").is_file()
+def _find(places: Sequence[Path], name: str) -> Path | None:
+    # In the workload's own order (fl.data).
+    files = (place / file for place in places for file in (name, f"{name}.gz"))
+    return next((file for file in files if file.is_file()), None)

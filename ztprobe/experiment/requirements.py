@@ -6,6 +6,7 @@ Pure judgements over a `Machine`, and `check_main_job`, which also looks at the 
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -32,6 +33,7 @@ _DEBIAN_PACKAGE = {
     "iptables": "iptables",
 }
 _NOT_ROOT = "not root: network namespaces and BPF programs need it; run it with sudo"
+_OPEN_FILES = 1024  # the usual limit: probes, maps and pipes of a job with five clients are some 300
 _PYTHON_MODULES = ("pyroute2",)
 _WORKLOAD_MODULES = ("grpc", "sklearn", "torch")
 
@@ -56,7 +58,9 @@ def check_machine(experiments: Sequence[Experiment], *, machine: Machine | None 
     """
     machine = machine or collect()
     # Without root, whatever else seems to be missing may only be hidden from this user.
-    problems = machine_problems(machine, experiments) if machine.kernel.root else [_NOT_ROOT]
+    problems = [_NOT_ROOT]
+    if machine.kernel.root:
+        problems = machine_problems(machine, experiments) + open_files_problems()
     if problems:
         raise PreflightError("\n".join(problems))
 
@@ -69,6 +73,17 @@ def machine_problems(machine: Machine, experiments: Iterable[Experiment]) -> lis
         for path in paths.missing_data()
     ]
     return incomplete + _kernel_problems(machine.kernel, experiments) + _tool_problems(machine, experiments)
+
+
+def open_files_problems() -> list[str]:
+    """Whether this process may open what a job needs; its own limit is raised as far as it may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < _OPEN_FILES <= hard or (soft < _OPEN_FILES and hard == resource.RLIM_INFINITY):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, hard))
+        soft = _OPEN_FILES
+    if 0 <= soft < _OPEN_FILES:
+        return [f"only {soft} files may be open at a time: allow {_OPEN_FILES} (ulimit -n {_OPEN_FILES})"]
+    return []
 
 
 def delay_backend(machine: Machine) -> str | None:

@@ -22,16 +22,18 @@ from pathlib import Path
 from typing import Any
 
 from analysis.report.wording import plural
+from ztprobe.agent import endpoints
 from ztprobe.agent.interface import Account, Agent
-from ztprobe.agent.node_agent import endpoints
 from ztprobe.agent.remote import AgentProcess
 from ztprobe.errors import EnforcementError, WorkloadError
 from ztprobe.experiment.record import pod_record, save_events, versions
 from ztprobe.experiment.spec import Interference, RunSpec
+from ztprobe.experiment.waiting import Still, Waiting, still_words, words
 from ztprobe.leases import notices
 from ztprobe.paths import STATE_DIR
 from ztprobe.pods.model import Pod
 from ztprobe.pods.source import Processes
+from ztprobe.process.activity import activity_of
 from ztprobe.process.interrupts import shielded
 from ztprobe.progress import Progress
 from ztprobe.rundir.batches import BATCHES_DIR
@@ -164,7 +166,8 @@ class Job:
             "wall_ns": wall_ns,
             "cores": os.cpu_count() or 1,
         }
-        self.target.finish(json.loads(json.dumps(record)))  # tuples become lists, as they will be read back
+        # Tuples become lists, as they will be read back; what is no number must not cost a finished run.
+        self.target.finish(json.loads(json.dumps(record), parse_constant=lambda _name: None))
 
     @contextlib.contextmanager
     def _runtime_up(self) -> Iterator[Runtime]:
@@ -221,6 +224,8 @@ class Job:
         self.progress.stage("rounds", plural(self.spec.options.rounds, "round"))
         self.meta["clients_started_ns"] = time.monotonic_ns()
         runtime.start_clients()
+        clients = [pod.name for pod in runtime.clients]
+        waiting, still = Waiting(clients, time.monotonic()), Still(clients)
         agent.watch(_processes(runtime))
         log = GrowingLog(_log(runtime, runtime.server))
         starts: dict[Any, int] = {}
@@ -231,6 +236,8 @@ class Job:
             finished = runtime.finished()
             agent.watch(_processes(runtime))
             for event in log.fresh():
+                waiting.take(event)
+                still.take(event)
                 number = event.get("round")
                 if event["event"] == "round_start":
                     self._look_at_topology(agent, runtime)
@@ -246,9 +253,14 @@ class Job:
             if latest is not None and time.monotonic() > latest:
                 ended = plural(len(starts), "round")
                 raise WorkloadError(f"not through after {limit_s:.0f} s: {ended} begun")
+            if (missing := waiting.overdue(time.monotonic())) is not None:
+                said = runtime.last_words(missing[0], "client") if missing else ""
+                self.progress.note(words(missing, said))
             if time.monotonic() > next_sample:
                 self.clock_samples.append(dataclasses.asdict(take_sample()))
                 next_sample += _CLOCK_SAMPLE_S
+                if (found := still.overdue(time.monotonic(), activity_of(_processes(runtime)))) is not None:
+                    self.progress.note(still_words(*found))
             time.sleep(_POLL_S)
         self.progress.done(plural(len(starts), "round"))
 
@@ -275,9 +287,9 @@ class Job:
         events = self.notices.fresh()
         before = [notices.words(event) for event in self.told]
         self.told += events
-        for words in dict.fromkeys(map(notices.words, events)):
-            if words is not None and words not in before:  # an end is said by all who see to it
-                self.progress.note(words)
+        for text in dict.fromkeys(map(notices.words, events)):
+            if text is not None and text not in before:  # an end is said by all who see to it
+                self.progress.note(text)
 
     def _save_logs(self, runtime: Runtime) -> None:
         for pod in (runtime.server, *runtime.clients):

@@ -1,27 +1,44 @@
 """Lists of a Kubernetes cluster's objects: the one door to the client library.
 
-Answers are read as JSON: the library's own models cost seconds for a few hundred pods, and refuse
-what a newer API says.
+Answers are read as JSON (`ztprobe.kubernetes.answers`): the library's own models cost seconds for a few
+hundred pods, and refuse what a newer API says. Whatever is asked has an end: the library waits for each
+byte and not for the whole, so its calls run in a thread of their own that is left behind when their
+time is up. What the library would print goes into our messages.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import json
+import logging
 import os
-from collections.abc import Callable, Mapping
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from ztprobe.documents.files import read_text
+from ztprobe.documents.problem import DocumentError
+from ztprobe.documents.strict_yaml import KUBERNETES, parse_yaml
 from ztprobe.errors import PreflightError, UsageError, ZtprobeError
+from ztprobe.kubernetes.answers import Object, message_of, page_of
 
 __all__ = ("Api", "Object", "configured")
 
 _PAGE = 500
 _ANSWER_S = (5.0, 20.0)  # to connect, to read
+_PAGE_S = 30.0  # a whole answer
+_LIST_S = 120.0  # all pages of a list
+_LOG_IN_S = 120.0  # a credential plugin may ask its user
+_MOST_BYTES = 64 << 20  # of a page; 500 pods have 5 MB
+_CHUNK_BYTES = 1 << 20
+# What an object cannot be without; a Service is known by its name alone.
+_REQUIRED = {"pods": ("name", "namespace", "uid"), "services": ("name",)}
 _KUBECONFIG = "~/.kube/config"
 
-Object = Mapping[str, Any]
+_T = TypeVar("_T")
 
 
 def configured() -> bool:
@@ -47,15 +64,29 @@ class Api:
         """
         call: Callable[..., Any] = getattr(self._core, f"list_namespaced_{kind.removesuffix('s')}")
         found: list[Object] = []
-        more = ""
+        what, more = f"list {kind} in namespace {namespace}", ""
+        end_s = time.monotonic() + _LIST_S
         while True:
-            page = self._ask(call, f"list {kind} in namespace {namespace}", namespace, label_selector, more)
-            found += page["items"]
-            more = page["metadata"].get("continue") or ""
-            if not more:
+            ask = functools.partial(self._ask, call, what, namespace, label_selector, more)
+            try:
+                body = _within(_PAGE_S, ask, f"{self._host} does not finish its answer")
+                items, following = page_of(body, _REQUIRED[kind])
+            except DocumentError as error:
+                raise PreflightError(
+                    f"{self._host} answers, but not as a Kubernetes API does: {error}"
+                ) from error
+            found += items
+            if not following:
                 return found
+            if following == more or time.monotonic() > end_s:
+                raise PreflightError(f"{self._host} does not come to the end of its list of {kind}")
+            more = following
 
-    def _ask(self, call: Callable[..., Any], what: str, namespace: str, selector: str, more: str) -> Any:
+    @property
+    def _host(self) -> str:
+        return f"the Kubernetes API at {self._core.api_client.configuration.host}"
+
+    def _ask(self, call: Callable[..., Any], what: str, namespace: str, selector: str, more: str) -> bytes:
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
@@ -69,15 +100,60 @@ class Api:
                 _request_timeout=_ANSWER_S,
                 **options,
             )
-            return json.loads(answer.data)
+            body = b""
+            while chunk := answer.read(_CHUNK_BYTES):
+                body += chunk
+                if len(body) > _MOST_BYTES:
+                    raise PreflightError(f"{self._host} answers with more than {_MOST_BYTES >> 20} MiB")
+            return body
         except ApiException as error:
-            raise _refused(error.status, _message(error.body) or str(error.reason), what, selector) from error
+            said = message_of(error.body) or " ".join(str(error.reason).split())
+            raise _refused(error.status, said, what, selector) from error
         except (HTTPError, OSError) as error:
-            host = self._core.api_client.configuration.host
-            raise PreflightError(f"the Kubernetes API at {host} does not answer: {_reason(error)}") from error
-        except ValueError as error:
-            host = self._core.api_client.configuration.host
-            raise PreflightError(f"{host} answers, but not as a Kubernetes API does") from error
+            raise PreflightError(f"{self._host} does not answer: {_reason(error)}") from error
+        except ValueError as error:  # a host or a header that http.client cannot make sense of
+            raise PreflightError(f"{self._host} cannot be asked: {_reason(error)}") from error
+
+
+def _within(seconds: float, call: Callable[[], _T], problem: str) -> _T:
+    # The thread ends with the process: nothing can end a read of somebody else's that drips.
+    outcome: queue.SimpleQueue[tuple[_T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            outcome.put((call(), None))
+        except BaseException as error:
+            outcome.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        value, error = outcome.get(timeout=seconds)
+    except queue.Empty:
+        raise PreflightError(f"{problem} within {seconds:.0f} s") from None
+    if error is not None:
+        raise error
+    return value  # type: ignore[return-value]
+
+
+class _Kept(logging.Handler):
+    # What the library says, instead of on standard error.
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(" ".join(record.getMessage().split())[:500])
+
+
+@contextlib.contextmanager
+def _kept_log() -> Iterator[_Kept]:
+    kept, root = _Kept(), logging.getLogger()
+    others, root.handlers = root.handlers, [kept]
+    try:
+        yield kept
+    finally:
+        root.handlers = others
 
 
 def _client() -> Any:
@@ -90,16 +166,49 @@ def _client() -> Any:
     log_in: Callable[..., None] = functools.partial(config.load_kube_config, config_file=where)
     if _in_cluster() and not os.environ.get("KUBECONFIG"):
         where, log_in = "this pod's service account", config.load_incluster_config
+    else:
+        _check_kubeconfig(where)
     settings = client.Configuration()
     settings.retries = False  # a command says so at once and is called again
     try:
-        log_in(client_configuration=settings)
+        with _kept_log() as kept:
+            _within(
+                _LOG_IN_S,
+                functools.partial(log_in, client_configuration=settings),
+                f"{where}: what it names to log in with does not end",
+            )
     except (ConfigException, YAMLError, OSError) as error:
+        raise _no_access(f"{where}: {' '.join(str(error).split())}") from error
+    except ZtprobeError:
+        raise
+    except Exception as error:  # whatever the library makes of a file that is no kubeconfig
+        raise _no_access(f"{where}: is no kubeconfig ({type(error).__name__})") from error
+    if kept.said and not settings.api_key:
+        # The library goes on without a credential plugin that failed, and the API then knows nobody.
         raise PreflightError(
-            f"no access to a Kubernetes cluster: {where}: {' '.join(str(error).split())}; set KUBECONFIG"
-            " (sudo drops it: sudo KUBECONFIG=... ztprobe ...), or say --runtime local"
-        ) from error
+            f"the credential plugin that {where} names (users: exec) failed: {kept.said[0]};"
+            " install it, or run it by hand to see why"
+        )
     return client.CoreV1Api(client.ApiClient(settings))
+
+
+def _check_kubeconfig(where: str) -> None:
+    # The library takes the last of two equal keys and expands whatever aliases there are.
+    for path in filter(None, where.split(os.pathsep)):
+        if Path(
+            path
+        ).is_file():  # a pipe of the shell's can be read once, and what is missing the library names
+            try:
+                parse_yaml(read_text(Path(path), _MOST_BYTES), KUBERNETES)
+            except DocumentError as error:
+                raise _no_access(f"{path}: {error}") from error
+
+
+def _no_access(reason: str) -> PreflightError:
+    return PreflightError(
+        f"no access to a Kubernetes cluster: {reason[:500]}; set KUBECONFIG"
+        " (sudo drops it: sudo KUBECONFIG=... ztprobe ...), or say --runtime local"
+    )
 
 
 def _in_cluster() -> bool:
@@ -120,13 +229,6 @@ def _refused(status: int, message: str, what: str, selector: str) -> ZtprobeErro
             " (manifests/components/node-access grants what ztprobe needs)"
         )
     return PreflightError(f"the Kubernetes API failed to {what} ({status}): {message}")
-
-
-def _message(body: Any) -> str:
-    try:
-        return str(json.loads(body)["message"])
-    except (ValueError, TypeError, KeyError):
-        return ""
 
 
 def _reason(error: BaseException) -> str:

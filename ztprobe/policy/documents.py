@@ -97,7 +97,9 @@ class _Selector:
                 raise (here / "operator").error(f"is {operator!r}, expected {expected}")
             if (operator in ("In", "NotIn")) != bool(values) or not isinstance(item.get("key"), str):
                 raise here.error("needs a key, and values with In and NotIn only")
-            found.append((item["key"], operator, tuple((here / "values").sequence(values))))
+            if not all(isinstance(value, str) for value in (here / "values").sequence(values)):
+                raise (here / "values").error(f"is {values!r}, expected a list of texts")
+            found.append((item["key"], operator, tuple(values)))
         return cls(tuple(found))
 
     def matches(self, labels: Mapping[str, str]) -> bool:
@@ -120,10 +122,10 @@ class _Peer:
     @classmethod
     def parse(cls, value: Any, where: _Where) -> _Peer:
         value = where.mapping(value, ("podSelector", "namespaceSelector"))
-        if not value:
+        if all(selector is None for selector in value.values()):
             raise where.error("is empty, expected podSelector or namespaceSelector")
         namespaces = None
-        if "namespaceSelector" in value:
+        if value.get("namespaceSelector") is not None:
             namespaces = _Selector.parse(value["namespaceSelector"], where / "namespaceSelector")
             for key, _, _ in namespaces.requirements:
                 if key != _NAMESPACE_NAME:
@@ -146,7 +148,8 @@ class _Port:
     @classmethod
     def parse(cls, value: Any, where: _Where) -> _Port:
         value = where.mapping(value, ("protocol", "port"))
-        protocol, port = value.get("protocol", "TCP"), value.get("port")
+        protocol, port = value.get("protocol"), value.get("port")
+        protocol = "TCP" if protocol is None else protocol
         if protocol not in _PROTOCOLS:
             raise (where / "protocol").error(f"is {protocol!r}, expected {' or '.join(_PROTOCOLS)}")
         if isinstance(port, bool) or not isinstance(port, int | str | None):
@@ -186,10 +189,10 @@ class _Policy:
             raise UsageError(f"NetworkPolicy {name}: is {kind}, expected networking.k8s.io/v1 NetworkPolicy")
         where = _Where(name, "spec")
         spec = where.mapping(document.get("spec"), ("podSelector", "policyTypes", *DIRECTIONS))
-        types = spec.get("policyTypes")
-        if types is None:  # the API server's default
-            types = ["Ingress", *(["Egress"] if "egress" in spec else [])]
-        for kind in (where / "policyTypes").sequence(types):
+        # The API server's default, for an empty list too; and `egress: []` asks for no isolation there.
+        types = (where / "policyTypes").sequence(spec.get("policyTypes") or [])
+        types = types or ["Ingress", *(["Egress"] if spec.get("egress") else [])]
+        for kind in types:
             if kind not in ("Ingress", "Egress"):
                 raise (where / "policyTypes").error(f"has {kind!r}, expected Ingress or Egress")
         rules = {}
@@ -203,7 +206,7 @@ class _Policy:
                 rules[direction] = tuple(allows)
         return cls(
             name,
-            str(metadata.get("namespace", "default")),
+            str(metadata.get("namespace") or "default"),
             _Selector.parse(spec.get("podSelector"), where / "podSelector"),
             rules,
         )

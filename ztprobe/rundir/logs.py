@@ -7,11 +7,12 @@ side, and for a finished log. kubelet puts its own words before each line
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
+from ztprobe.documents.problem import shown
+from ztprobe.documents.strict_json import parse_json
 from ztprobe.errors import WorkloadError
 
 __all__ = ("GrowingLog", "read_events")
@@ -54,9 +55,9 @@ class GrowingLog:
         if not line.startswith(b"{"):
             return None
         try:
-            event = json.loads(line)
+            event = parse_json(line.decode(), not_finite_as_null=True)
         except ValueError as error:
-            raise WorkloadError(f"{self.path.name}: not a JSON event: {line[:80]!r}") from error
+            raise WorkloadError(f"{self.path.name}: not a JSON event: {shown(line)}") from error
         return event if "event" in event else None
 
 

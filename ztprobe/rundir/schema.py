@@ -22,7 +22,9 @@ LOSS_CHANNELS = (
 )
 
 _TEXT = {"type": "string"}
-_COUNT = {"type": "integer", "minimum": 0}
+_MOST = (1 << 63) - 1  # what an integer column and a clock of nanoseconds hold
+_COUNT = {"type": "integer", "minimum": 0, "maximum": _MOST}
+_TEXTS = {"type": "object", "additionalProperties": _TEXT}
 _OBJECT = {"type": "object"}
 _PROOFS = {
     "type": "array",
@@ -41,13 +43,22 @@ _CONDITION: dict[str, Any] = {
     "loss_pct": {"type": "number", "minimum": 0},
     "rate_mbit": _RATE,  # null: not limited
 }
+_ASKED_NUMBER = {"type": ["number", "null"], "minimum": 0}  # null: not asked
+_REQUESTED: dict[str, Any] = {
+    "type": ["object", "null"],
+    "properties": dict.fromkeys(("delay_ms", "jitter_ms", "loss_pct", "rate_mbit"), _ASKED_NUMBER)
+    | {"distribution": {"type": ["string", "null"]}},
+}
 # Of a profile that changes over time: what was asked for, and what was in force from when on.
 _SCHEDULE = {
     "type": ["object", "null"],
     "required": ["name", "repeat", "steps", "changes"],
+    "if": {"properties": {"repeat": {"const": True}}, "required": ["repeat"]},
+    "then": {"required": ["period_s"], "properties": {"period_s": {"type": "number"}}},
     "properties": {
         "name": _TEXT,
         "repeat": {"type": "boolean"},
+        "period_s": {"type": ["number", "null"], "exclusiveMinimum": 0},
         "steps": {
             "type": "array",
             "minItems": 1,
@@ -181,14 +192,36 @@ _SCHEMA: dict[str, Any] = {
                 "name": _TEXT,
                 "profile": _TEXT,
                 "distribution": _TEXT,
-                "level": {"type": "integer"},
+                "level": {"type": "integer", "minimum": 0, "maximum": 3},
+                "seed": _COUNT,
             },
         },
         "options": _OBJECT,
+        "pods": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name", "address"],
+                "properties": {
+                    "name": _TEXT,
+                    "namespace": _TEXT,
+                    "address": _TEXT,
+                    "labels": _TEXTS,
+                    "netns_inode": _COUNT,
+                    "interface": _TEXT,
+                },
+            },
+        },
+        "drop_reasons": _TEXTS,
+        # SHA-256 of every file that the analysis reads, as the run wrote it
+        "digests": _TEXTS
+        | {"propertyNames": {"pattern": r"^(?:(?:rounds|clients)\.jsonl|events/[^/]+\.parquet)$"}},
+        "clients_started_ns": _COUNT,
+        "coverage": {"type": "number", "minimum": 0, "maximum": 1},
         "runtime": _TEXT,
         "kernel": _TEXT,
-        "versions": _OBJECT,
-        "hooks": _OBJECT,
+        "versions": _TEXTS,
+        "hooks": _TEXTS,
         "facts": _OBJECT,
         "probes": {
             "type": "array",
@@ -237,6 +270,8 @@ _SCHEMA: dict[str, Any] = {
             "properties": {
                 "profile": _TEXT,
                 "backend": {"type": ["string", "null"]},
+                "requested": _REQUESTED,
+                "measured": {"type": ["object", "null"]},
                 "schedule": _SCHEDULE,
                 "others": _OTHERS,
                 "stats": {

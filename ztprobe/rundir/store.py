@@ -20,6 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ztprobe.documents.files import read_bytes, read_text, sha256
+from ztprobe.documents.problem import DocumentError, shown
+from ztprobe.documents.strict_json import parse_json
 from ztprobe.errors import RunDirError
 from ztprobe.printable import escape_json
 from ztprobe.rundir import files
@@ -41,6 +44,25 @@ __all__ = (
 
 SCHEMA_VERSION = 1
 BASELINE_DIR = "baseline"
+
+# The most that is read of a run that may be anybody's; a run of 500 rounds stays far below.
+_MOST_JSON_BYTES = 64 << 20
+_MOST_LOG_BYTES = 512 << 20
+_MOST_TABLE_BYTES = 4 << 30
+_MOST_ROWS = 50_000_000
+_MOST_CELLS = 1_000_000_000
+_LATEST_NS = (1 << 63) - 1
+# Of a log's events, where they are there: what the analysis takes for granted.
+_LOG_FIELDS: dict[str, tuple[type, ...]] = {
+    "round": (int,),
+    "client_id": (str,),
+    "num_examples": (int,),
+    "body_bytes": (int,),
+    "accuracy": (int, float),
+    "loss": (int, float),
+    "seconds": (int, float),
+}
+_LOGS = ("rounds.jsonl", "clients.jsonl")
 
 
 @dataclass(frozen=True)
@@ -86,10 +108,22 @@ class RunDir:
 
         :raises RunDirError: a field has the wrong shape (nobody could load it), or the disk refuses.
         """
-        whole = {**meta, "schema_version": SCHEMA_VERSION, "complete": True}
+        whole = {**meta, "digests": self._digests(), "schema_version": SCHEMA_VERSION, "complete": True}
         if found := problem_in(whole):
             raise RunDirError(f"{self.path / 'run.json'}: {found}")
         self.write_json("run.json", whole)
+
+    def _digests(self) -> dict[str, str]:
+        # A byte that changes in a compressed table can be another number in the ledger, in silence.
+        names = [*_LOGS, *(f"events/{table.name}" for table in (self.path / "events").glob("*.parquet"))]
+        try:
+            return {
+                name: sha256(self.path / name, _MOST_TABLE_BYTES)
+                for name in sorted(names)
+                if (self.path / name).exists()
+            }
+        except DocumentError as error:
+            raise RunDirError(f"{self.path}: cannot be finished: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,13 +177,15 @@ def load_run(path: Path) -> Run:
     if not path.is_dir():
         raise RunDirError(f"{path}: {'is not a directory' if path.exists() else 'does not exist'}")
     meta = _read_meta(path)
-    return Run(
+    run = Run(
         path=path,
         meta=meta,
         rounds=_read_log(path / "rounds.jsonl"),
         clients=_read_log(path / "clients.jsonl") if (path / "clients.jsonl").exists() else [],
-        events=_read_events(path / "events"),
+        events=_read_events(path / "events", meta.get("table_rows", {})),
     )
+    _check_digests(path, meta.get("digests", {}))  # last: what cannot be read at all says more
+    return run
 
 
 def dump_json(value: Any) -> bytes:
@@ -177,9 +213,9 @@ def _read_meta(path: Path) -> dict[str, Any]:
     if not name.exists():
         raise RunDirError(f"{path}: run.json is missing: not a run directory, or a run that never finished")
     try:
-        meta = json.loads(_read_text(name))
-    except (ValueError, RecursionError) as error:
-        raise RunDirError(f"{name}: is not JSON: {_first_line(error)}") from error
+        meta = parse_json(_read_text(name, _MOST_JSON_BYTES))
+    except DocumentError as error:
+        raise RunDirError(error.at(name)) from error
     if not isinstance(meta, dict):
         raise RunDirError(f"{name}: holds a {type(meta).__name__} where an object was expected")
     version = meta.get("schema_version")
@@ -197,40 +233,74 @@ def _read_meta(path: Path) -> dict[str, Any]:
     return meta
 
 
+def _check_digests(path: Path, digests: Mapping[str, str]) -> None:
+    for name, digest in digests.items():
+        if name == _LOGS[1] and not (path / name).exists():
+            continue  # the clients' own log is there to check the analysis, and may be left out
+        try:
+            found = sha256(path / name, _MOST_TABLE_BYTES)
+        except DocumentError as error:
+            raise RunDirError(error.at(path / name)) from error
+        if found != digest:
+            raise RunDirError(
+                f"{path / name}: is damaged: it is not what the run wrote (run.json has its SHA-256)"
+            )
+
+
 def _read_log(name: Path) -> list[dict[str, Any]]:
-    if not name.is_file():
+    if not name.exists():
         raise RunDirError(f"{name.parent}: {name.name} is missing; the run cannot be analysed without it")
     records = []
-    for number, line in enumerate(_read_text(name).splitlines(), start=1):
+    for number, line in enumerate(_read_text(name, _MOST_LOG_BYTES).splitlines(), start=1):
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise RunDirError(f"{name}:{number}: is not JSON: {_first_line(error)}") from error
+            record = parse_json(line)
+        except DocumentError as error:
+            raise RunDirError(f"{name}:{number}: {error.problem}") from error
         if not isinstance(record, dict) or not isinstance(record.get("event"), str):
             raise RunDirError(f"{name}:{number}: expected an object with a text field event")
         for clock in ("time_unix_ns", "time_monotonic_ns"):
-            if type(record.get(clock)) is not int:
-                raise RunDirError(f"{name}:{number}: {clock} is {record.get(clock)!r}, expected an integer")
+            if type(record.get(clock)) is not int or not 0 <= record[clock] <= _LATEST_NS:
+                raise RunDirError(
+                    f"{name}:{number}: {clock} is {shown(record.get(clock))}, expected an integer below 2^63"
+                )
+        for key, kinds in _LOG_FIELDS.items():
+            if not _is(record.get(key), kinds):
+                expected = "text" if str in kinds else "a number"
+                raise RunDirError(f"{name}:{number}: {key} is {shown(record[key])}, expected {expected}")
         records.append(record)
     return records
 
 
-def _read_events(directory: Path) -> dict[str, pd.DataFrame]:
+def _is(value: Any, kinds: tuple[type, ...]) -> bool:
+    # true is an int to Python
+    return value is None or (isinstance(value, kinds) and not isinstance(value, bool))
+
+
+def _read_events(directory: Path, rows: Mapping[str, int]) -> dict[str, pd.DataFrame]:
     if not directory.is_dir():
         raise RunDirError(f"{directory.parent}: events/ is missing; the run cannot be analysed without it")
-    return {name.stem: _read_parquet(name) for name in sorted(directory.glob("*.parquet"))}
+    return {
+        name.stem: _read_parquet(name, rows.get(name.stem, _MOST_ROWS))
+        for name in sorted(directory.glob("*.parquet"))
+    }
 
 
-def _read_parquet(name: Path) -> pd.DataFrame:
+def _read_parquet(name: Path, most_rows: int) -> pd.DataFrame:
     import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet
 
     try:
+        content = pa.py_buffer(read_bytes(name, _MOST_TABLE_BYTES))
         # ParquetFile, not read_table: that one would also infer columns from the directory's name.
-        with pyarrow.parquet.ParquetFile(name) as stored:
+        with pyarrow.parquet.ParquetFile(content) as stored:
+            if (too_large := _too_large(stored.metadata, most_rows)) is not None:
+                raise RunDirError(f"{name}: {too_large}")
             table = stored.read()
-    except (pa.ArrowException, OSError) as error:
+        titles = table.column_names
+    except DocumentError as error:
+        raise RunDirError(error.at(name)) from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError, MemoryError) as error:
         raise RunDirError(f"{name}: is damaged: {_first_line(error)}") from error
     # Left alone, an integer column with gaps becomes float64, which cannot hold a nanosecond clock.
     nullable = {
@@ -245,18 +315,29 @@ def _read_parquet(name: Path) -> pd.DataFrame:
     }
     columns = {
         title: column.to_pandas(types_mapper=nullable.get if column.null_count else None)
-        for title, column in zip(table.column_names, table.columns, strict=True)
+        for title, column in zip(titles, table.columns, strict=True)
     }
-    return pd.DataFrame(columns, columns=table.column_names)
+    return pd.DataFrame(columns, columns=titles)
 
 
-def _read_text(name: Path) -> str:
+def _too_large(metadata: Any, most_rows: int) -> str | None:
+    # Known from the file's footer, before any of it is unpacked: 4 MB can be 60 million equal rows.
+    rows, columns = metadata.num_rows, metadata.num_columns
+    unpacked = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
+    if rows > min(most_rows, _MOST_ROWS):
+        return f"holds {rows} rows, expected at most {min(most_rows, _MOST_ROWS)}"
+    if rows * columns > _MOST_CELLS:
+        return f"holds {rows} rows of {columns} columns, at most {_MOST_CELLS} values are read"
+    if unpacked > _MOST_TABLE_BYTES:
+        return f"unpacks to {unpacked} bytes, at most {_MOST_TABLE_BYTES} are read"
+    return None
+
+
+def _read_text(name: Path, most_bytes: int) -> str:
     try:
-        return name.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise RunDirError(f"{name}: is not text: {_first_line(error)}") from error
-    except OSError as error:
-        raise RunDirError(f"{name}: cannot be read: {error.strerror}") from error
+        return read_text(name, most_bytes)
+    except DocumentError as error:
+        raise RunDirError(error.at(name)) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -33,6 +33,16 @@ class WorkloadOptions:
     # more environment for the workload's containers (ztprobe validate puts known costs there)
     environment: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def network_policy(self) -> bool:
+        """Whether the level has NetworkPolicies in force, whatever the manifests say."""
+        return self.level in (1, 3)
+
+    @property
+    def mutual_tls(self) -> bool:
+        """Whether the level has sidecars that speak mutual TLS, whatever the manifests say."""
+        return self.level in (2, 3)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
@@ -119,6 +129,10 @@ class Runtime(Protocol):
 
     def finished(self) -> bool:
         """True once server and clients have all exited with status 0."""
+        ...
+
+    def last_words(self, pod: str, container: str) -> str:
+        """The last lines that a container wrote, on one line."""
         ...
 
     def facts(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ztprobe import paths, policy
+from ztprobe.documents.problem import shown
 from ztprobe.errors import PreflightError, WorkloadError
 from ztprobe.kernelnet.sockets import tcp_sockets
 from ztprobe.pods.local import LocalPods
@@ -40,6 +41,7 @@ from ztprobe.runtime.local import (
 from ztprobe.runtime.local.containers import PATH, Containers, forked_module
 from ztprobe.runtime.local.journal import Journal
 from ztprobe.runtime.local.kustomize import render
+from ztprobe.runtime.local.level import check_level
 from ztprobe.runtime.local.processes import Preload
 from ztprobe.runtime.local.workload import ContainerPlan, PodPlan, Workload, plan
 
@@ -75,6 +77,7 @@ class LocalRuntime:
             crosses the node are packets of wire size, one by one.
         :param cpu_limits: apply the manifests' CPU limits (throttling distorts rounds).
         :raises UsageError: the manifests ask for something that is not supported.
+        :raises EnforcementError: they lack what the level is to have.
         """
         self._options = options
         self._run_id = run_id
@@ -86,11 +89,12 @@ class LocalRuntime:
         overlay = manifests_dir / "overlays" / f"sec{options.level}"
         self._workload: Workload = plan(render(overlay), options)
         self._plans = {pod.name: pod for pod in self._workload.pods}
-        self._mtls = any(c.sidecar for c in self._workload.server.containers)
+        self._mtls = options.mutual_tls
         self._placed = placement.place(self._workload)
         self._rules = policy.compile_policies(
             self._workload.policies, placement.policy_pods(self._workload, self._placed)
         )
+        check_level(options, self._workload, self._rules)
         self._node = network.Node(run_id, offloads)
         self._tree = cgroups.Tree(cgroups.detect(), f"ztp-{run_id}")
         self._pods: dict[str, Pod] = {}
@@ -176,6 +180,11 @@ class LocalRuntime:
         for program in needed:
             if shutil.which(program, path=PATH) is None:
                 raise PreflightError(f"{program} is missing: apt-get install {_PACKAGES[program]}")
+        for pod in self._workload.pods[:2]:  # all clients are alike
+            for container in pod.containers:
+                program = container.command[0]
+                if forked_module(container.command) is None and shutil.which(program, path=PATH) is None:
+                    raise PreflightError(f"{pod.name}/{container.name}: no such program: {shown(program)}")
         if not Path("/etc/resolv.conf").exists():
             raise PreflightError("/etc/resolv.conf is missing, over which pods mount their own: touch it")
         transport.check(self._congestion_control)
@@ -275,7 +284,7 @@ class LocalRuntime:
                 service_name=service.domain_name,
                 port=service.port,
                 loopback_port=self.loopback_port(server.name),
-                policy=bool(self._workload.policies),
+                policy=self._options.network_policy,
                 certificates=(secrets / _secret(client), secrets / _secret(server)) if self._mtls else None,
                 client_identity=certificates.spiffe_id(client.namespace, client.service_account),
                 server_identity=certificates.spiffe_id(server.namespace, server.service_account),
@@ -315,6 +324,10 @@ class LocalRuntime:
         """True once server and clients have all exited with status 0."""
         exits = self._up().exits()
         return all(exits.get(f"{p.name}/{p.application.name}") == 0 for p in self._workload.pods)
+
+    def last_words(self, pod: str, container: str) -> str:
+        """The last lines that a container wrote, on one line, and where the rest is."""
+        return self._up().last_words(pod, container)
 
     def facts(self) -> dict[str, Any]:
         """What shaped the run besides profile and level, for run.json; call it while pods exist."""

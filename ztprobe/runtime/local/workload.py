@@ -1,22 +1,30 @@
 """What the manifests ask to run, as plain values: pods, containers, services, policies.
 
-Pure: documents and options in, plan out. The local runtime has no scheduler, no image
-registry and no kubelet, so some fields have no meaning here; those are listed in
-``_WITHOUT_MEANING`` and reported by `Workload.not_applied`. A field that is in none of
-the lists is refused by name, because it may be the one that makes a cluster behave
-differently.
+Pure: documents and options in, plan out. Documents are read as the API server decodes them, with
+its defaults: what is empty, null and absent is the same wherever it is the same there, and types are
+checked (`ztprobe.runtime.local.manifest_shapes`). The local runtime has no scheduler, no image registry
+and no kubelet, so some fields have no meaning here; `Workload.not_applied` lists them.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from ztprobe.documents.problem import shown
 from ztprobe.errors import UsageError
 from ztprobe.runtime.interface import WorkloadOptions
+from ztprobe.runtime.local.expansion import expand
+from ztprobe.runtime.local.manifest_shapes import (
+    CONTAINER_WITHOUT_MEANING,
+    POD_WITHOUT_MEANING,
+    as_decoded,
+    check_shape,
+)
 
 __all__ = ("ContainerPlan", "Mount", "PodPlan", "ServicePlan", "Workload", "plan")
 
@@ -27,25 +35,14 @@ SETTINGS = "fl-workload"
 
 # Kinds and fields that only an API server, a scheduler, an image or a kubelet can act on.
 _KINDS_WITHOUT_MEANING = ("Namespace", "ServiceAccount", "Role", "RoleBinding")
-_POD_WITHOUT_MEANING = {
-    "automountServiceAccountToken",
-    "enableServiceLinks",
-    "restartPolicy",
-    "securityContext",
+# Quantities of the Kubernetes API: a decimal number, and a suffix or an exponent of ten.
+_QUANTITY = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))(?:([a-zA-Z]{1,2})|[eE]([+-]?\d{1,2}))?")
+_SUFFIXES: Mapping[str | None, float] = {None: 1, "n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 10**3} | {
+    letter + i: (1024 if i else 1000) ** (power + 1)
+    for power, letter in enumerate("KMGTPE")
+    for i in ("", "i")
+    if letter + i != "K"
 }
-_CONTAINER_WITHOUT_MEANING = {"image", "imagePullPolicy", "securityContext", "startupProbe", "restartPolicy"}
-_POD_FIELDS = {"serviceAccountName", "containers", "initContainers", "volumes"} | _POD_WITHOUT_MEANING
-_CONTAINER_FIELDS = {
-    "name",
-    "command",
-    "args",
-    "env",
-    "envFrom",
-    "ports",
-    "resources",
-    "volumeMounts",
-} | _CONTAINER_WITHOUT_MEANING
-_UNITS_BYTES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,17 +128,20 @@ def plan(documents: Sequence[Document], options: WorkloadOptions) -> Workload:
     :raises UsageError: something is missing, or a field has no counterpart here.
     """
     by_kind: dict[str, list[Document]] = {}
-    for document in documents:
-        by_kind.setdefault(document["kind"], []).append(document)
+    for decoded in map(as_decoded, documents):
+        by_kind.setdefault(decoded["kind"], []).append(decoded)
     known = {"ConfigMap", "Deployment", "Job", "NetworkPolicy", "Service", *_KINDS_WITHOUT_MEANING}
     for kind in by_kind:
         if kind not in known:
             name = by_kind[kind][0]["metadata"]["name"]
             raise UsageError(f"manifests: {kind} {name}: the local runtime knows {', '.join(sorted(known))}")
+    for document in (d for documents in by_kind.values() for d in documents):
+        check_shape(document)
     configs = {d["metadata"]["name"]: dict(d.get("data") or {}) for d in by_kind.get("ConfigMap", [])}
     configs[SETTINGS] = configs.get(SETTINGS, {}) | _settings(options)
     deployment, job = _only(by_kind, "Deployment"), _only(by_kind, "Job")
     ignored: set[str] = {f"kind {kind}" for kind in _KINDS_WITHOUT_MEANING if kind in by_kind}
+    _check_selector(deployment)
     server = _pod(deployment, deployment["metadata"]["name"], {}, configs, ignored)
     clients = tuple(
         _pod(job, f"{job['metadata']['name']}-{i}", {"JOB_COMPLETION_INDEX": str(i)}, configs, ignored)
@@ -179,23 +179,25 @@ def _only(by_kind: Mapping[str, list[Document]], kind: str) -> Document:
     return found[0]
 
 
-def _refuse_unknown(where: str, value: Mapping[str, Any], known: set[str]) -> None:
-    for key in value:
-        if key not in known:
-            raise UsageError(f"manifests: {where}: field `{key}` is not supported by the local runtime")
+def _check_selector(deployment: Document) -> None:
+    # The API server refuses a Deployment that would not find its own pods.
+    spec = deployment["spec"]
+    wanted = spec["selector"].get("matchLabels") or {}
+    labels = spec["template"].get("metadata", {}).get("labels") or {}
+    if not wanted or not wanted.items() <= labels.items():
+        name = deployment["metadata"]["name"]
+        raise UsageError(
+            f"manifests: Deployment {name}: field `spec.selector` does not match the labels of the template"
+        )
 
 
 def _service(document: Document) -> ServicePlan:
     metadata, spec = document["metadata"], document["spec"]
-    where = f"Service {metadata['name']}"
-    _refuse_unknown(where, spec, {"clusterIP", "publishNotReadyAddresses", "selector", "ports", "type"})
-    if spec.get("clusterIP") != "None" or len(spec.get("ports") or ()) != 1:
-        raise UsageError(f"manifests: {where}: expected `clusterIP: None` and one port")
     return ServicePlan(
         name=metadata["name"],
-        namespace=metadata.get("namespace", "default"),
-        selector=dict(spec.get("selector") or {}),
-        port=int(spec["ports"][0]["port"]),
+        namespace=metadata.get("namespace") or "default",
+        selector=spec.get("selector") or {},
+        port=spec["ports"][0]["port"],
     )
 
 
@@ -205,98 +207,120 @@ def _pod(
     where = f"{owner['kind']} {owner['metadata']['name']}"
     template = owner["spec"]["template"]
     spec = template["spec"]
-    _refuse_unknown(f"{where}: pod", spec, _POD_FIELDS)
-    ignored |= {f"pod {key}" for key in _POD_WITHOUT_MEANING & set(spec)}
-    namespace = owner["metadata"].get("namespace", "default")
-    labels = dict(template["metadata"].get("labels") or {})
+    ignored |= {f"pod {key}" for key in POD_WITHOUT_MEANING if key in spec}
+    namespace = owner["metadata"].get("namespace") or "default"
     volumes = {v["name"]: v for v in spec.get("volumes") or ()}
     fields = {"metadata.name": name, "metadata.namespace": namespace}
     containers: list[ContainerPlan] = []
     ports: dict[tuple[str, str], int] = {}
     for sidecar, section in ((True, "initContainers"), (False, "containers")):
         for raw in spec.get(section) or ():
-            here = f"{where}: container {raw.get('name')}"
-            _refuse_unknown(here, raw, _CONTAINER_FIELDS)
+            here = f"{where}: container {raw['name']}"
             if sidecar and raw.get("restartPolicy") != "Always":
                 raise UsageError(f"manifests: {here}: init containers need `restartPolicy: Always`")
-            ignored |= {f"container {key}" for key in _CONTAINER_WITHOUT_MEANING & set(raw)}
-            limits = (raw.get("resources") or {}).get("limits") or {}
+            if raw["name"] in (c.name for c in containers):
+                raise UsageError(f"manifests: {here}: there is another of that name")
+            ignored |= {f"container {key}" for key in CONTAINER_WITHOUT_MEANING if key in raw}
             ports |= {
-                (p.get("protocol", "TCP"), p["name"]): int(p["containerPort"])
+                (p.get("protocol") or "TCP", p["name"]): p["containerPort"]
                 for p in raw.get("ports") or ()
-                if "name" in p
+                if p.get("name")
             }
-            containers.append(
-                ContainerPlan(
-                    name=raw["name"],
-                    command=tuple(raw.get("command") or ()) + tuple(raw.get("args") or ()),
-                    env=_environment(here, raw, fields, configs) | ({} if sidecar else dict(injected)),
-                    sidecar=sidecar,
-                    mounts=tuple(_mount(here, m, volumes, configs) for m in raw.get("volumeMounts") or ()),
-                    memory_limit_bytes=_bytes(here, limits["memory"]) if "memory" in limits else None,
-                    cpu_limit=_cores(here, limits["cpu"]) if "cpu" in limits else None,
-                )
-            )
+            mounts = tuple(_mount(here, m, volumes, configs) for m in raw.get("volumeMounts") or ())
+            env = dict(injected) | _environment(here, raw, fields, configs)
+            containers.append(_container(here, raw, env, sidecar, mounts))
     if sum(not c.sidecar for c in containers) != 1:
         raise UsageError(f"manifests: {where}: expected one container beside the sidecars")
     return PodPlan(
         name=name,
         namespace=namespace,
-        labels=labels,
-        service_account=spec.get("serviceAccountName", "default"),
+        labels=template.get("metadata", {}).get("labels") or {},
+        service_account=spec.get("serviceAccountName") or "default",
         owner=owner["kind"],
         containers=tuple(containers),
         ports=ports,
     )
 
 
+def _container(
+    where: str, raw: Document, env: Mapping[str, str], sidecar: bool, mounts: tuple[Mount, ...]
+) -> ContainerPlan:
+    if not raw.get("command"):
+        raise UsageError(f"manifests: {where}: field `command` is empty, and no image is here that has one")
+    limits = (raw.get("resources") or {}).get("limits") or {}
+    return ContainerPlan(
+        name=raw["name"],
+        command=tuple(expand(word, env) for word in (*raw["command"], *(raw.get("args") or ()))),
+        env=env,
+        sidecar=sidecar,
+        mounts=mounts,
+        memory_limit_bytes=_bytes(where, limits["memory"]) if "memory" in limits else None,
+        cpu_limit=_cores(where, limits["cpu"]) if "cpu" in limits else None,
+    )
+
+
 def _environment(
     where: str, raw: Document, fields: Mapping[str, str], configs: Mapping[str, Any]
 ) -> dict[str, str]:
+    # In the kubelet's order: a reference sees what envFrom gave and the variables above it.
     env: dict[str, str] = {}
     for source in raw.get("envFrom") or ():
-        name = str((source.get("configMapRef") or {}).get("name"))
-        if set(source) != {"configMapRef"} or name not in configs:
-            raise UsageError(f"manifests: {where}: `envFrom` is {source}, expected a known configMapRef")
-        env |= configs[name]
-    for item in raw.get("env") or ():
-        if "value" in item:
-            env[item["name"]] = str(item["value"])
-            continue
-        path = str(((item.get("valueFrom") or {}).get("fieldRef") or {}).get("fieldPath"))
-        if path not in fields:
+        reference = source["configMapRef"]
+        if reference["name"] in configs:
+            prefix = source.get("prefix", "")
+            env |= {prefix + key: value for key, value in configs[reference["name"]].items()}
+        elif not reference.get("optional"):
             raise UsageError(
-                f"manifests: {where}: field `env[{item['name']}]` takes {path!r},"
+                f"manifests: {where}: `envFrom` takes ConfigMap {reference['name']}, which is not here"
+            )
+    for item in raw.get("env") or ():
+        name, value = item["name"], item.get("value", "")
+        if "valueFrom" not in item:
+            env[name] = expand(value, env)
+            continue
+        path = item["valueFrom"]["fieldRef"]["fieldPath"]
+        if value or path not in fields:
+            found = "a value and valueFrom" if value else shown(path)
+            raise UsageError(
+                f"manifests: {where}: field `env[{name}]` takes {found},"
                 f" expected a value or one of {', '.join(fields)}"
             )
-        env[item["name"]] = fields[path]
+        env[name] = fields[path]
     return env
 
 
 def _mount(where: str, raw: Document, volumes: Mapping[str, Document], configs: Mapping[str, Any]) -> Mount:
-    volume = volumes.get(raw.get("name", ""), {})
+    volume = volumes.get(raw["name"], {})
     path = PurePosixPath(raw["mountPath"])
     # Containers get an empty /run of their own here; elsewhere a mount point would have to
     # be created in the machine's own file system.
-    if PurePosixPath("/run") not in path.parents:
+    if PurePosixPath("/run") not in path.parents or ".." in path.parts:
         raise UsageError(f"manifests: {where}: mountPath {path}: the local runtime mounts below /run only")
     if "secret" in volume:
         return Mount(path=path, secret=volume["secret"]["secretName"])
-    name = str((volume.get("configMap") or {}).get("name"))
+    name = volume.get("configMap", {}).get("name")
     if name not in configs:
-        raise UsageError(f"manifests: {where}: volume {raw.get('name')} is no known configMap or secret")
+        raise UsageError(f"manifests: {where}: volume {raw['name']} is no known configMap or secret")
     return Mount(path=path, files=configs[name])
 
 
+def _quantity(text: Any) -> float | None:
+    match = _QUANTITY.fullmatch(str(text))
+    if match is None or match[2] not in _SUFFIXES:
+        return None
+    exponent = int(match[3] or 0)
+    return float(match[1]) * _SUFFIXES[match[2]] * 10.0**exponent
+
+
 def _bytes(where: str, text: Any) -> int:
-    match = re.fullmatch(r"(\d+)([A-Za-z]*)", str(text))
-    if match is None or match[2] not in _UNITS_BYTES:
-        raise UsageError(f"manifests: {where}: memory limit {text!r}, expected something like 512Mi")
-    return int(match[1]) * _UNITS_BYTES[match[2]]
+    quantity = _quantity(text)
+    if quantity is None or not 1 <= quantity < 2**63:
+        raise UsageError(f"manifests: {where}: memory limit {shown(text)}, expected something like 512Mi")
+    return math.ceil(quantity)
 
 
 def _cores(where: str, text: Any) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(m?)", str(text))
-    if match is None:
-        raise UsageError(f"manifests: {where}: CPU limit {text!r}, expected something like 500m or 2")
-    return float(match[1]) / (1000 if match[2] else 1)
+    quantity = _quantity(text)
+    if quantity is None or not 0 < quantity < 2**20:
+        raise UsageError(f"manifests: {where}: CPU limit {shown(text)}, expected something like 500m or 2")
+    return quantity

@@ -1,0 +1,251 @@
+"""Whatever answers in an API's place: a list of objects, or one line, and soon."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ztprobe.pods.cgroup import Namespaces
+
+from ztprobe.errors import EnforcementError, PreflightError, UsageError
+from ztprobe.kubernetes import api, pod_source
+from ztprobe.kubernetes.pod_source import Cluster
+from ztprobe.pods.selectors import parse_selector
+
+EVERYTHING = parse_selector("")
+POD = {
+    "metadata": {"name": "a", "namespace": "fl", "uid": "u", "labels": {"app": "fl-client"}},
+    "spec": {"nodeName": "node-b"},
+    "status": {"phase": "Running", "podIP": "10.0.0.7"},
+}
+
+
+class Raw:
+    """A server that says the bytes it is given, and may take its time."""
+
+    def __init__(self) -> None:
+        self.answer = b""
+        self.drip: tuple[bytes, float] | None = None  # what follows, again and again, and the pause between
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while not self._end.is_set():
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection:
+                try:
+                    connection.recv(65536)
+                    connection.sendall(self.answer)
+                    while self.drip and not self._end.wait(self.drip[1]):
+                        connection.sendall(self.drip[0])
+                except OSError:
+                    continue
+
+    def says(self, body: Any, *, status: int = 200) -> None:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.answer = f"HTTP/1.1 {status} X\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content
+
+    def close(self) -> None:
+        self._end.set()
+        self._socket.shutdown(socket.SHUT_RDWR)  # wakes whoever accepts
+        self._socket.close()
+        self._thread.join(5)
+
+
+def kubeconfig(path: Path, monkeypatch: pytest.MonkeyPatch, server: str, **user: Any) -> None:
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": {"server": server}}],
+        "users": [{"name": "u", "user": user}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    path.write_text(json.dumps(config))
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setattr(pod_source, "find_namespaces", lambda: Namespaces(pods={}, others=()))
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Raw]:
+    raw = Raw()
+    kubeconfig(tmp_path / "kubeconfig", monkeypatch, f"http://127.0.0.1:{raw.port}", token="t")
+    yield raw
+    raw.close()
+
+
+def pods(items: Any, **metadata: Any) -> dict[str, Any]:
+    return {"kind": "PodList", "metadata": metadata, "items": items}
+
+
+def changed(part: str, key: str, value: Any) -> dict[str, Any]:
+    return pods([POD | {part: {**POD[part], key: value}}])
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ([], "is a list, expected a list of objects"),
+        (None, "is null, expected"),
+        ("text", "is text, expected"),
+        (7, "is a number, expected"),
+        ({}, "items is missing, expected a list"),
+        (b"{}x", "is not JSON"),
+        (b"", "is not JSON"),
+        (b"\xff", "is not UTF-8 text"),
+        (b"<html>log in</html>", "is not JSON"),
+        (b'{"items": [], "items": []}', "'items' is given twice"),
+        (b"[" * 5000, "is nested too deeply"),
+        (b'{"items": [' + b"[" * 300 + b"]" * 300 + b"]}", "is nested more than 100 deep"),
+        (b'{"items": NaN}', "NaN is no number"),
+        (b'{"items": "\\ud800"}', "half of a surrogate pair"),
+        ({"items": {}}, "items is an object, expected a list"),
+        ({"items": "x"}, "items is text, expected a list"),
+        (pods([None]), "items[0] is null, expected an object"),
+        (pods([[]]), "items[0] is a list, expected an object"),
+        (pods([POD, {}]), "items[1].metadata.name is missing"),
+        (pods([POD | {"metadata": None}]), "items[0].metadata.name is missing"),
+        (pods([POD | {"metadata": []}]), "items[0].metadata is a list, expected a mapping"),
+        (pods([POD | {"spec": "x"}]), "items[0].spec is text"),
+        (pods([POD | {"status": 3}]), "items[0].status is a number"),
+        (changed("metadata", "name", 5), "metadata.name is 5, expected text"),
+        (changed("metadata", "uid", None), "metadata.uid is missing"),
+        (changed("metadata", "labels", []), "metadata.labels is [], expected a mapping of texts"),
+        (changed("metadata", "labels", {"a": 1}), "metadata.labels is {'a': 1}, expected a mapping of texts"),
+        (changed("metadata", "annotations", "x"), "metadata.annotations is 'x'"),
+        (changed("spec", "hostNetwork", "no"), "spec.hostNetwork is 'no', expected true or false"),
+        (changed("status", "podIPs", "x"), "status.podIPs is 'x', expected a list of addresses"),
+        (changed("status", "podIPs", [None]), "status.podIPs is [None]"),
+        (changed("status", "podIPs", [{"ip": 4}]), "status.podIPs is [{'ip': 4}]"),
+        (changed("status", "podIP", 4), "status.podIP is 4, expected text"),
+        (pods([POD], **{"continue": 5}), "metadata.continue is no text"),
+    ],
+)
+def test_an_answer_that_is_no_list_of_pods_is_one_line(server: Raw, body: Any, said: str) -> None:
+    server.says(body)
+    with pytest.raises(PreflightError, match="answers, but not as a Kubernetes API does") as raised:
+        Cluster("node-a").pods(EVERYTHING, "fl")
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pods(None),
+        {"items": None},
+        pods([POD | {"status": None}]),
+        pods([{key: value for key, value in POD.items() if key != "status"}]),
+        pods([POD | {"spec": None}]),
+        changed("metadata", "labels", None),
+        changed("metadata", "deletionTimestamp", None),
+        changed("status", "podIPs", None),
+        changed("status", "phase", None),
+        pods([POD], **{"continue": None}),
+        {"items": [POD], "metadata": None},
+    ],
+)
+def test_nulls_are_what_is_not_there(server: Raw, body: Any) -> None:
+    server.says(body)
+    found = api.Api().objects("pods", "fl")
+    assert [item["metadata"]["name"] for item in found] == (["a"] if body.get("items") else [])
+    assert all(item["spec"] is not None and item["status"] is not None for item in found)
+    with contextlib.suppress(UsageError, EnforcementError):  # there is none, or it does not run
+        Cluster("node-a").pods(EVERYTHING, "fl")
+
+
+def test_a_list_that_never_ends_is_left(server: Raw) -> None:
+    server.says(pods([POD], **{"continue": "again"}))
+    with pytest.raises(PreflightError, match="does not come to the end of its list of pods"):
+        Cluster("node-a").pods(EVERYTHING, "fl")
+
+
+@pytest.mark.parametrize(
+    "begin", [b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n{", b"HTTP/1.1 200 OK\r\nX-A: b", b"HT"]
+)
+def test_an_answer_that_drips_has_an_end(server: Raw, begin: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "_PAGE_S", 0.7)
+    server.answer, server.drip = begin, (b" ", 0.05)
+    began = time.monotonic()
+    with pytest.raises(PreflightError, match="does not finish its answer within 1 s"):
+        Cluster("node-a").pods(EVERYTHING, "fl")
+    assert time.monotonic() - began < 3
+
+
+def test_an_endless_answer_is_not_kept(server: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "_MOST_BYTES", 3 << 20)
+    server.answer, server.drip = b"HTTP/1.1 200 OK\r\n\r\n[", (b" " * (1 << 20), 0.0)
+    with pytest.raises(PreflightError, match="answers with more than 3 MiB"):
+        Cluster("node-a").pods(EVERYTHING, "fl")
+
+
+@pytest.mark.parametrize("answer", [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", b"SSH-2.0-x\r\n"])
+def test_what_is_no_http_is_one_line(server: Raw, answer: bytes) -> None:
+    server.answer = answer
+    with pytest.raises(PreflightError, match=r"the Kubernetes API at http://127\.0\.0\.1:") as raised:
+        Cluster("node-a").pods(EVERYTHING, "fl")
+    assert "\n" not in str(raised.value)
+
+
+def plugin(command: str, *args: str) -> dict[str, Any]:
+    return {"apiVersion": "client.authentication.k8s.io/v1", "command": command, "args": list(args)}
+
+
+@pytest.mark.parametrize(
+    ("user", "said"),
+    [
+        (plugin("no-such-login"), "No such file or directory: 'no-such-login'"),
+        (plugin("false"), "process returned 1"),
+        (plugin("echo", "hello"), "failed to decode process output"),
+        (plugin("sh", "-c", "echo out of tokens >&2; exit 3"), "process returned 3. out of tokens"),
+    ],
+)
+def test_a_credential_plugin_that_fails_is_said_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], user: Any, said: str
+) -> None:
+    kubeconfig(tmp_path / "kubeconfig", monkeypatch, "http://127.0.0.1:9", exec=user)
+    with pytest.raises(PreflightError) as raised:
+        Cluster("node-a")
+    path = tmp_path / "kubeconfig"
+    assert str(raised.value).startswith(f"the credential plugin that {path} names (users: exec) failed: ")
+    assert said in str(raised.value)
+    assert capfd.readouterr() == ("", "")  # what the library prints goes through us
+
+
+def test_a_login_that_does_not_end_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "_LOG_IN_S", 0.5)
+    kubeconfig(tmp_path / "kubeconfig", monkeypatch, "http://127.0.0.1:9", exec=plugin("sleep", "3"))
+    with pytest.raises(PreflightError, match=r"does not end within [01] s"):
+        Cluster("node-a")
+    os.mkfifo(tmp_path / "fifo")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "fifo"))
+    with pytest.raises(PreflightError, match="fifo"):
+        Cluster("node-a")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "text", "{}", "clusters: 3", "users: [1]", "current-context: [x]", "a: b: c"]
+)
+def test_what_is_no_kubeconfig_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    kubeconfig(tmp_path / "kubeconfig", monkeypatch, "http://127.0.0.1:9")
+    (tmp_path / "kubeconfig").write_text(text)
+    with pytest.raises(PreflightError, match="no access to a Kubernetes cluster: ") as raised:
+        Cluster("node-a")
+    assert "\n" not in str(raised.value)

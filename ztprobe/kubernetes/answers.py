@@ -1,0 +1,107 @@
+"""What the Kubernetes API answered, checked before anybody looks into it. Pure.
+
+An answer can come from anything that a kubeconfig points at: a proxy's login page, an API of another
+age, somebody's joke. What the commands read of an object has its type here; what they do not read may
+be anything. ``null`` is the same as absent, as everywhere in the API, and so is a missing ``spec``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ztprobe.documents.problem import DocumentError, shown
+from ztprobe.documents.strict_json import parse_json
+
+__all__ = ("Object", "message_of", "page_of")
+
+Object = Mapping[str, Any]
+
+_TEXTS = "a mapping of texts"
+_TYPES: Mapping[str, Mapping[str, str]] = {
+    "metadata": {
+        "name": "text",
+        "namespace": "text",
+        "uid": "text",
+        "labels": _TEXTS,
+        "annotations": _TEXTS,
+        "deletionTimestamp": "text",
+    },
+    "spec": {"nodeName": "text", "hostNetwork": "true or false", "clusterIP": "text", "selector": _TEXTS},
+    "status": {"phase": "text", "podIP": "text", "podIPs": "a list of addresses"},
+}
+_LONGEST_MESSAGE = 500
+
+
+def page_of(body: bytes, required: Sequence[str]) -> tuple[list[Object], str]:
+    """The objects of one page of a list, and the token for the next page (empty: there is none).
+
+    :param required: the fields of ``metadata`` that an object has to have.
+    :raises DocumentError: it is no list of objects; says what was found.
+    """
+    try:
+        answer = parse_json(body.decode())
+    except UnicodeDecodeError as error:
+        raise DocumentError("is not UTF-8 text") from error
+    if not isinstance(answer, dict):
+        raise DocumentError(f"is {_kind(answer)}, expected a list of objects")
+    items, metadata = answer.get("items", ""), answer.get("metadata") or {}
+    if not isinstance(items, list | None):
+        raise DocumentError(f"items is {_kind(items) if 'items' in answer else 'missing'}, expected a list")
+    more = metadata.get("continue") if isinstance(metadata, dict) else 0
+    if not isinstance(more, str | None):
+        raise DocumentError("metadata.continue is no text")
+    found = _without_nulls(items or [])
+    return [_checked(item, f"items[{number}]", required) for number, item in enumerate(found)], more or ""
+
+
+def message_of(body: Any) -> str:
+    """What the API says of a request that it refuses; empty where it says nothing readable."""
+    try:
+        text = body.decode() if isinstance(body, bytes) else str(body)
+        answer = parse_json(text)
+    except ValueError:
+        return ""
+    message = answer.get("message") if isinstance(answer, dict) else None
+    return " ".join(message.split())[:_LONGEST_MESSAGE] if isinstance(message, str) else ""
+
+
+def _checked(item: Any, where: str, required: Sequence[str]) -> Object:
+    if not isinstance(item, dict):
+        raise DocumentError(f"{where} is {_kind(item)}, expected an object")
+    for part, fields in _TYPES.items():
+        found = item.setdefault(part, {})
+        if not isinstance(found, dict):
+            raise DocumentError(f"{where}.{part} is {_kind(found)}, expected a mapping")
+        for key, expected in fields.items():
+            if key in found and not _is(found[key], expected):
+                raise DocumentError(f"{where}.{part}.{key} is {shown(found[key])}, expected {expected}")
+    for key in required:
+        if not item["metadata"].get(key):
+            raise DocumentError(f"{where}.metadata.{key} is missing")
+    return item
+
+
+def _is(value: Any, expected: str) -> bool:
+    if expected == "text":
+        return isinstance(value, str)
+    if expected == "true or false":
+        return isinstance(value, bool)
+    if expected == _TEXTS:
+        return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+    return isinstance(value, list) and all(
+        isinstance(one, dict) and isinstance(one.get("ip", ""), str) for one in value
+    )
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "text", type(None): "null"}
+    return names.get(type(value), "a number")
