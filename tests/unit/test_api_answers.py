@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ztprobe.pods.cgroup import Namespaces
 
 from ztprobe.errors import EnforcementError, PreflightError, UsageError
 from ztprobe.kubernetes import api, pod_source
 from ztprobe.kubernetes.pod_source import Cluster
+from ztprobe.pods.cgroup import Namespaces
 from ztprobe.pods.selectors import parse_selector
 
 EVERYTHING = parse_selector("")
