@@ -188,7 +188,7 @@ def answer() -> bytes:
 def test_answers_of_an_api(block: int) -> None:
     for number in block_of(block, 8 * EXAMPLES):
         body = changed(answer(), number)
-        value_or_line(DocumentError, page_of, body, ("name", "namespace", "uid"))
+        value_or_line(DocumentError, page_of, body, "pods")
 
 
 @numbers

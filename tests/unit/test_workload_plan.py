@@ -237,6 +237,25 @@ def test_values_of_a_selector_are_texts() -> None:
         compile_policies([policy({"podSelector": {"matchExpressions": [expression]}})], [A])
 
 
+def test_a_word_that_yaml_once_took_for_true_matches_its_label(tmp_path: Path) -> None:
+    manifests = without(tmp_path, 1)
+    policies = manifests / "components/network-policy/policies.yaml"
+    policies.write_text(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec:\n"
+        "  podSelector: {matchExpressions: [{key: tls, operator: In, values: [on]}]}\n"
+        "  policyTypes: [Ingress, Egress]\n"
+    )
+    for file in ("server.yaml", "clients.yaml"):
+        text = (manifests / "base" / file).read_text()
+        labelled = text.replace(
+            "    metadata:\n      labels:\n", "    metadata:\n      labels:\n        tls: on\n"
+        )
+        assert labelled != text
+        (manifests / "base" / file).write_text(labelled)
+    rules = runtime(tmp_path, 1, manifests).rules
+    assert {"fl-server", "fl-client-0"} <= rules.isolated["ingress"].keys()
+
+
 # -- $(VAR) -------------------------------------------------------------------------------------
 
 

@@ -57,11 +57,13 @@ def read_bytes(path: Path, most_bytes: int) -> bytes:
     """
     with open_file(path) as stream:
         try:
-            _check_size(os.fstat(stream.fileno()).st_size, most_bytes)
-            content = stream.read(most_bytes + 1)
+            size_bytes = os.fstat(stream.fileno()).st_size
+            _check_size(size_bytes, most_bytes)
+            content = stream.read(size_bytes + 1)  # a buffer of all that is asked for is made first
         except OSError as error:
             raise DocumentError(f"cannot be read: {error.strerror}") from error
-    _check_size(len(content), most_bytes)
+    if len(content) > size_bytes:
+        raise DocumentError("changes while it is read")
     return content
 
 

@@ -7,7 +7,7 @@ be anything. ``null`` is the same as absent, as everywhere in the API, and so is
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ztprobe.documents.problem import DocumentError, shown
@@ -18,25 +18,32 @@ __all__ = ("Object", "message_of", "page_of")
 Object = Mapping[str, Any]
 
 _TEXTS = "a mapping of texts"
-_TYPES: Mapping[str, Mapping[str, str]] = {
-    "metadata": {
-        "name": "text",
-        "namespace": "text",
-        "uid": "text",
-        "labels": _TEXTS,
-        "annotations": _TEXTS,
-        "deletionTimestamp": "text",
-    },
-    "spec": {"nodeName": "text", "hostNetwork": "true or false", "clusterIP": "text", "selector": _TEXTS},
-    "status": {"phase": "text", "podIP": "text", "podIPs": "a list of addresses"},
+_Types = Mapping[str, Mapping[str, str]]
+_METADATA = {
+    "name": "text",
+    "namespace": "text",
+    "uid": "text",
+    "labels": _TEXTS,
+    "annotations": _TEXTS,
+    "deletionTimestamp": "text",
 }
+# Of other kinds only the metadata is known here.
+_TYPES: Mapping[str, _Types] = {
+    "pods": {
+        "spec": {"nodeName": "text", "hostNetwork": "true or false"},
+        "status": {"phase": "text", "podIP": "text", "podIPs": "a list of addresses"},
+    },
+    "services": {"spec": {"clusterIP": "text", "selector": _TEXTS}},
+}
+# What an object cannot be without; all but pods are known by their name alone.
+_REQUIRED = {"pods": ("name", "namespace", "uid")}
 _LONGEST_MESSAGE = 500
 
 
-def page_of(body: bytes, required: Sequence[str]) -> tuple[list[Object], str]:
+def page_of(body: bytes, kind: str) -> tuple[list[Object], str]:
     """The objects of one page of a list, and the token for the next page (empty: there is none).
 
-    :param required: the fields of ``metadata`` that an object has to have.
+    :param kind: pods, services, ... as in the API's paths.
     :raises DocumentError: it is no list of objects; says what was found.
     """
     try:
@@ -52,7 +59,7 @@ def page_of(body: bytes, required: Sequence[str]) -> tuple[list[Object], str]:
     if not isinstance(more, str | None):
         raise DocumentError("metadata.continue is no text")
     found = _without_nulls(items or [])
-    return [_checked(item, f"items[{number}]", required) for number, item in enumerate(found)], more or ""
+    return [_checked(item, f"items[{number}]", kind) for number, item in enumerate(found)], more or ""
 
 
 def message_of(body: Any) -> str:
@@ -66,17 +73,18 @@ def message_of(body: Any) -> str:
     return " ".join(message.split())[:_LONGEST_MESSAGE] if isinstance(message, str) else ""
 
 
-def _checked(item: Any, where: str, required: Sequence[str]) -> Object:
+def _checked(item: Any, where: str, kind: str) -> Object:
     if not isinstance(item, dict):
         raise DocumentError(f"{where} is {_kind(item)}, expected an object")
-    for part, fields in _TYPES.items():
+    parts: _Types = {"metadata": _METADATA, "spec": {}, "status": {}, **_TYPES.get(kind, {})}
+    for part, fields in parts.items():
         found = item.setdefault(part, {})
         if not isinstance(found, dict):
             raise DocumentError(f"{where}.{part} is {_kind(found)}, expected a mapping")
         for key, expected in fields.items():
             if key in found and not _is(found[key], expected):
                 raise DocumentError(f"{where}.{part}.{key} is {shown(found[key])}, expected {expected}")
-    for key in required:
+    for key in _REQUIRED.get(kind, ("name",)):
         if not item["metadata"].get(key):
             raise DocumentError(f"{where}.metadata.{key} is missing")
     return item

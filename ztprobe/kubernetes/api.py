@@ -34,8 +34,6 @@ _LIST_S = 120.0  # all pages of a list
 _LOG_IN_S = 120.0  # a credential plugin may ask its user
 _MOST_BYTES = 64 << 20  # of a page; 500 pods have 5 MB
 _CHUNK_BYTES = 1 << 20
-# What an object cannot be without; a Service is known by its name alone.
-_REQUIRED = {"pods": ("name", "namespace", "uid"), "services": ("name",)}
 _KUBECONFIG = "~/.kube/config"
 
 _T = TypeVar("_T")
@@ -70,7 +68,7 @@ class Api:
             ask = functools.partial(self._ask, call, what, namespace, label_selector, more)
             try:
                 body = _within(_PAGE_S, ask, f"{self._host} does not finish its answer")
-                items, following = page_of(body, _REQUIRED[kind])
+                items, following = page_of(body, kind)
             except DocumentError as error:
                 raise PreflightError(
                     f"{self._host} answers, but not as a Kubernetes API does: {error}"
