@@ -71,7 +71,6 @@ class NodeAgent:
         """See `Agent`."""
         if self._kernel is not None:
             self._kernel.load()
-            memory.give_back()
 
     def add_pod(self, pod: Pod) -> None:
         """See `Agent`."""
