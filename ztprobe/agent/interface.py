@@ -80,7 +80,7 @@ class Agent(Protocol):
         ...
 
     def remove_pod(self, pod: Pod) -> None:
-        """Watch it no longer; it may be gone already. What was seen of it stays."""
+        """Watch it no longer and take a profile off it; it may be gone already. What was seen stays."""
         ...
 
     def watch(self, processes: Processes) -> None:

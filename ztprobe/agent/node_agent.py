@@ -88,7 +88,11 @@ class NodeAgent:
     def remove_pod(self, pod: Pod) -> None:
         """See `Agent`."""
         known = self._pods.pop(pod.name, None)
-        if known is None or self._kernel is None:
+        if known is None:
+            return
+        if self._emulator is not None:
+            self._emulator.release(known)
+        if self._kernel is None:
             return
         if self.collector is not None:
             self._look_at_probes()
