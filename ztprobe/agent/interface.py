@@ -117,7 +117,10 @@ class Agent(Protocol):
         ...
 
     def stop(self) -> Account:
-        """See no more, take the profile off, and tell. The sink has everything by then."""
+        """See no more, take the profile off, and tell. The sink has everything by then.
+
+        :raises EnforcementError: the profile was not in force until the end.
+        """
         ...
 
     def close(self) -> None:

@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+from ztprobe.agent import memory
 from ztprobe.agent.emulator import Emulator
 from ztprobe.agent.endpoints import pod_sockets, topology
 from ztprobe.agent.interface import Account, Measurement, Status
-from ztprobe.agent.node_agent import memory
 from ztprobe.agent.sinks import Names, Sink
 from ztprobe.errors import EnforcementError
 from ztprobe.kernelnet.clsact import EGRESS, INGRESS

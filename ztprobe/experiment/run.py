@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from analysis.report.wording import plural
+from ztprobe.agent import endpoints
 from ztprobe.agent.interface import Account, Agent
-from ztprobe.agent.node_agent import endpoints
 from ztprobe.agent.remote import AgentProcess
 from ztprobe.errors import EnforcementError, WorkloadError
 from ztprobe.experiment.record import pod_record, save_events, versions

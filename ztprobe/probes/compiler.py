@@ -27,6 +27,7 @@ from typing import Any
 from ztprobe.errors import PreflightError
 from ztprobe.paths import COMPILED_DIR, EBPF_DIR, REPO_DIR
 from ztprobe.probes.casts import mark_casts
+from ztprobe.rundir import files
 
 __all__ = ("Compiled", "MapPlan", "compile_programs")
 
@@ -87,9 +88,9 @@ def compile_programs(text: str, flags: Sequence[str], casts: Sequence[str]) -> C
     """
     asked = json.dumps([text, [*flags], [*casts]])
     kept = COMPILED_DIR / f"{hashlib.sha256(asked.encode()).hexdigest()}.json"
-    if _is_ours(COMPILED_DIR):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            return Compiled.from_json(kept.read_text())
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        files.checked(COMPILED_DIR)  # what is loaded into the kernel must not come from somebody else
+        return Compiled.from_json(kept.read_text())
     done = subprocess.run(
         [sys.executable, "-m", __name__],
         input=asked,
@@ -109,23 +110,9 @@ def compile_programs(text: str, flags: Sequence[str], casts: Sequence[str]) -> C
     return compiled
 
 
-def _is_ours(directory: Path) -> bool:
-    """What is loaded into the kernel must not come from somebody else."""
-    try:
-        found = directory.stat(follow_symlinks=False)
-    except OSError:
-        return False
-    return found.st_uid == os.geteuid() and not found.st_mode & 0o022 and directory.is_dir()
-
-
 def _keep(path: Path, text: str) -> None:
     with contextlib.suppress(OSError):  # then it is compiled again the next time
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _is_ours(path.parent):
-            return
-        beside = path.with_suffix(f".{os.getpid()}.tmp")
-        beside.write_text(text)
-        beside.rename(path)
+        files.write_whole(path, text.encode(), mode=0o600, make=0o700)
         by_age = sorted(path.parent.glob("*.json"), key=lambda each: each.stat().st_mtime)
         for old in by_age[:-_KEPT]:
             old.unlink()
