@@ -71,9 +71,13 @@ class Row:
 
 def _startup(quick: bool) -> tuple[list[Row], dict[str, Any]]:
     with two_pods() as pods:
+        first = [startup_s(pods, first=True) for _ in range(3 if quick else 7)]
         trials = [startup_s(pods) for _ in range(3 if quick else 7)]
-    rows = [Row("start-up to all probes attached", f"{_spread(trials)} s", "<= 2 s")]
-    return rows, {"startup_s": trials}
+    rows = [
+        Row("start-up to all probes attached", f"{_spread(trials)} s", "<= 0.85 s"),
+        Row("  the first time since boot, with compiling", f"{_spread(first)} s", "<= 2 s"),
+    ]
+    return rows, {"startup_s": trials, "first_startup_s": first}
 
 
 def _programs(quick: bool) -> tuple[list[Row], dict[str, Any]]:

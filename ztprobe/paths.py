@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 __all__ = (
+    "COMPILED_DIR",
     "EBPF_DIR",
     "LEASES",
     "MANIFESTS_DIR",
@@ -33,6 +34,8 @@ MANIFESTS_DIR = _DATA_DIR / "manifests"
 _STATE_VARIABLE = "ZTPROBE_STATE_DIR"
 _OF_TESTS = ("ZTPROBE_EXAMPLES", "ZTPROBE_IN_VM", "ZTPROBE_REQUIRE_KERNEL", "ZTPROBE_TEST_PATIENCE")
 STATE_DIR = Path(os.environ.get(_STATE_VARIABLE, "/run/ztprobe"))
+# Beside it, what the probes compile to (`ztprobe.probes.compiler`): valid for this kernel, hence as long.
+COMPILED_DIR = STATE_DIR.with_name(f"{STATE_DIR.name}-compiled")
 # The one directory in there that is no run's: what `ztprobe profile apply` has put on pods.
 LEASES = "leases"
 

@@ -18,7 +18,7 @@ import pytest
 from tests.kernel.bridged import Node
 from tests.kernel.test_emulation import node
 from ztprobe.agent.remote import AgentProcess
-from ztprobe.errors import ZtprobeError
+from ztprobe.errors import EnforcementError, ZtprobeError
 from ztprobe.experiment.record import save_events
 from ztprobe.kernelnet.netns import entered
 from ztprobe.pods.model import Pod
@@ -181,14 +181,18 @@ def test_a_profile_is_put_on_measured_and_taken_off(node: Node, tmp_path: Path) 
         found = agent.measure("pod-a", ["pod-b"])
         assert (found.backend, found.problems) == ("tbf", [])
         assert found.measured["rate_mbit"] == pytest.approx(20, rel=0.1)
-        with entered(node.pods[1].netns):
+        agent.remove_pod(node.pods[1])
+        assert agent.status().problem is None
+        with entered(node.pods[0].netns):
             subprocess.run(["tc", "qdisc", "del", "dev", "eth0", "root"], check=True)
-        problem = "slow is in force no longer: the tbf on eth0 of pod-b has been removed by somebody else"
+        problem = "slow is in force no longer: the tbf on eth0 of pod-a has been removed by somebody else"
         assert agent.status().problem == problem
-        assert agent.stop().emulation["backend"] == "tbf"
-    with entered(node.pods[0].netns):
-        shown = subprocess.run(["tc", "qdisc", "show", "dev", "eth0"], capture_output=True, text=True)
-    assert "tbf" not in shown.stdout
+        with pytest.raises(EnforcementError, match=f"^{problem}$"):
+            agent.stop()
+    for pod in node.pods:
+        with entered(pod.netns):
+            shown = subprocess.run(["tc", "qdisc", "show", "dev", "eth0"], capture_output=True, text=True)
+        assert "tbf" not in shown.stdout
 
 
 def test_a_refusal_is_the_agent_s_own_words_and_a_dead_agent_is_named(

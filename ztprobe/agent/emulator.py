@@ -153,6 +153,20 @@ class Emulator:
             if watched is not None and self._problem is None:
                 self._problem = watched.problem()
 
+    def release(self, pod: Pod) -> None:
+        """Take the profile off one pod, which may be gone already; the others keep it.
+
+        A delay line goes on to delay whatever has that pod's address.
+        """
+        with self._changing:
+            self._look()  # our own change would hide somebody else's
+            self._pods = [other for other in self._pods if other.name != pod.name]
+            if self.backend in _QDISCS:
+                _remove_from(pod)
+            if self._watch is not None:
+                self._watch.close()
+                self._watch = DriftMonitor(self._devices(), _shaping)
+
     def follow(self, tell: Callable[[str], None]) -> None:
         """The workload begins: so does the profile's schedule, if it has one, until `clear`.
 
@@ -220,13 +234,17 @@ class Emulator:
             self._queue.stop()
         if self.backend in _QDISCS:
             for pod in self._pods:
-                # A pod that is gone has taken its qdisc along.
-                with contextlib.suppress(OSError, NetlinkError), netlink(pod.netns) as ipr:
-                    remove_ours(ipr, _index(ipr, pod))
+                _remove_from(pod)
 
 
 def _choose(profile: Profile) -> str:
     return choose_backend(profile, netem=backends.only_rate(profile) or netem_supported())
+
+
+def _remove_from(pod: Pod) -> None:
+    # A pod that is gone has taken its qdisc along.
+    with contextlib.suppress(OSError, NetlinkError), netlink(pod.netns) as ipr:
+        remove_ours(ipr, _index(ipr, pod))
 
 
 def _index(ipr: IPRoute, pod: Pod) -> int:

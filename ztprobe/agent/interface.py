@@ -80,7 +80,7 @@ class Agent(Protocol):
         ...
 
     def remove_pod(self, pod: Pod) -> None:
-        """Watch it no longer; it may be gone already. What was seen of it stays."""
+        """Watch it no longer and take a profile off it; it may be gone already. What was seen stays."""
         ...
 
     def watch(self, processes: Processes) -> None:
@@ -117,7 +117,10 @@ class Agent(Protocol):
         ...
 
     def stop(self) -> Account:
-        """See no more, take the profile off, and tell. The sink has everything by then."""
+        """See no more, take the profile off, and tell. The sink has everything by then.
+
+        :raises EnforcementError: the profile was not in force until the end.
+        """
         ...
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from ztprobe.agent import memory
 from ztprobe.agent.emulator import Emulator
 from ztprobe.agent.endpoints import pod_sockets, topology
 from ztprobe.agent.interface import Account, Measurement, Status
-from ztprobe.agent.sinks import Names, Sink
+from ztprobe.agent.sinks import Owners, Sink
 from ztprobe.errors import EnforcementError
 from ztprobe.kernelnet.clsact import EGRESS, INGRESS
 from ztprobe.kernelnet.drift import DriftMonitor, PodDevice, Standing
@@ -51,7 +51,7 @@ class NodeAgent:
         self._state_dir = state_dir
         self._kernel = KernelProbes() if probes else None
         self._pods: dict[str, Pod] = {}
-        self._names = Names()
+        self._owners = Owners()
         self._running: Processes = {}
         self.collector: Collector | None = None
         self._drift: DriftMonitor | None = None
@@ -71,25 +71,28 @@ class NodeAgent:
         """See `Agent`."""
         if self._kernel is not None:
             self._kernel.load()
-            memory.give_back()
 
     def add_pod(self, pod: Pod) -> None:
         """See `Agent`."""
         node = inode(pod.node_netns)
-        self._name(self._names.pods, {pod.netns_inode: pod.name, node: _NODE})
+        self._name(self._owners.pods, {pod.netns_inode: pod.name, node: _NODE})
         self._pods[pod.name] = pod
         if self._kernel is None:
             return
         self._kernel.trace_netns(node, node=True)
         self._kernel.trace_netns(pod.netns_inode)
         if self.collector is not None:
-            self.collector.know(self._names.pods)
+            self.collector.know(self._owners.pods)
             self._watch_interfaces([pod])
 
     def remove_pod(self, pod: Pod) -> None:
         """See `Agent`."""
         known = self._pods.pop(pod.name, None)
-        if known is None or self._kernel is None:
+        if known is None:
+            return
+        if self._emulator is not None:
+            self._emulator.release(known)
+        if self._kernel is None:
             return
         if self.collector is not None:
             self._look_at_probes()
@@ -104,7 +107,7 @@ class NodeAgent:
         self._running = dict(processes)
         if self._kernel is None:
             return
-        self._name(self._names.processes, {pid: f"{pod}/{name}" for pid, (pod, name) in processes.items()})
+        self._name(self._owners.processes, {pid: f"{pod}/{name}" for pid, (pod, name) in processes.items()})
         for pid in gone:
             self._kernel.forget_process(pid)
         for pid, who in processes.items():
@@ -115,7 +118,7 @@ class NodeAgent:
         taken = any(names.get(number, name) != name for number, name in new.items())
         if taken and self._sink is not None and self.collector is not None:
             with self.collector.drained():
-                self._sink.renamed(self._names)
+                self._sink.change_owners(self._owners)
                 names.update(new)
         else:
             names.update(new)
@@ -127,7 +130,7 @@ class NodeAgent:
         self._hooks = self._kernel.attach()
         self._kernel.enable_stats()
         write = self._sink.write if self._sink is not None else None
-        self.collector = Collector(self._kernel, self._names.pods, write)
+        self.collector = Collector(self._kernel, self._owners.pods, write)
         self._watch_interfaces(list(self._pods.values()))
         self.collector.start()
         self._memory = {f"first_{name}": value for name, value in memory.held().items()}
@@ -233,7 +236,7 @@ class NodeAgent:
         self._memory |= memory.held()
         collector.stop()
         if self._sink is not None:
-            self._sink.close(self._names, [[*pair, times] for pair, times in sorted(kernel.pairs().items())])
+            self._sink.close(self._owners, [[*pair, times] for pair, times in sorted(kernel.pairs().items())])
         loss = collector.loss()
         return {
             "hooks": self._hooks,

@@ -14,11 +14,11 @@ import numpy as np
 
 from ztprobe.rundir.batches import BatchWriter
 
-__all__ = ("Names", "RunDirSink", "Sink")
+__all__ = ("Owners", "RunDirSink", "Sink")
 
 
 @dataclass
-class Names:
+class Owners:
     """What numbers in events stand for."""
 
     pods: dict[int, str] = field(default_factory=dict)  # network namespace inode -> pod
@@ -41,10 +41,10 @@ class Sink(Protocol):
         :param rows: a structured array of the kind's type; it is the sink's from now on.
         """
 
-    def renamed(self, names: Names) -> None:
-        """What came so far goes by these names; from now on a number may stand for something else."""
+    def change_owners(self, owners: Owners) -> None:
+        """What came so far is of these owners; from now on a number may stand for something else."""
 
-    def close(self, names: Names, pairs: list[Any]) -> None:
+    def close(self, owners: Owners, pairs: list[Any]) -> None:
         """That was all. :param pairs: what proxies' threads tied together, from the probes' own map."""
 
 
@@ -58,10 +58,10 @@ class RunDirSink:
         """See `Sink`."""
         self._writer.write(kind, rows)
 
-    def renamed(self, names: Names) -> None:
+    def change_owners(self, owners: Owners) -> None:
         """See `Sink`."""
-        self._writer.end_part(names.as_dict())
+        self._writer.end_part(owners.as_dict())
 
-    def close(self, names: Names, pairs: list[Any]) -> None:
+    def close(self, owners: Owners, pairs: list[Any]) -> None:
         """See `Sink`."""
-        self._writer.end_part({**names.as_dict(), "pairs": pairs})
+        self._writer.end_part({**owners.as_dict(), "pairs": pairs})

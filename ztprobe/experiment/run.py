@@ -211,6 +211,7 @@ class Job:
         runtime.secure()
         runtime.start_server()
         agent.watch(_processes(runtime))
+        self._look_at_topology(agent, runtime)
         enforcement = runtime.prove()
         self.meta["enforcement"] = dataclasses.asdict(enforcement)
         proofs = (*enforcement.network_policy, *enforcement.mtls)
@@ -235,12 +236,14 @@ class Job:
         while True:
             finished = runtime.finished()
             agent.watch(_processes(runtime))
-            for event in log.fresh():
+            events = log.fresh()
+            if not starts or any(event["event"] == "round_start" for event in events):
+                self._look_at_topology(agent, runtime)
+            for event in events:
                 waiting.take(event)
                 still.take(event)
                 number = event.get("round")
                 if event["event"] == "round_start":
-                    self._look_at_topology(agent, runtime)
                     starts[number] = event["time_monotonic_ns"]
                 elif event["event"] == "round_end" and number in starts:
                     duration_s = (event["time_monotonic_ns"] - starts[number]) / 1e9
@@ -265,7 +268,7 @@ class Job:
         self.progress.done(plural(len(starts), "round"))
 
     def _look_at_topology(self, agent: Agent, runtime: Runtime) -> None:
-        """At the beginnings of rounds, until every client has been seen to be connected."""
+        """Until every client has been seen to be connected: often before round 1, then round by round."""
         before, server = self.meta.get("topology"), runtime.server.name
         if before is not None and len(before["serves"].get(server, ())) >= len(runtime.clients):
             return

@@ -1,8 +1,7 @@
-"""The door to BCC: compile the C of ``ebpf/``, load it, attach it, read its maps.
+"""The probes in the kernel: compiled for it, loaded, attached, their maps read.
 
-No distribution headers are used: ``ebpf/include`` holds the few things that BCC's
-prelude asks for, and every struct offset is taken from the running kernel's BTF.
-Hooks are chosen by asking whether the kernel has them, never by its version.
+Every struct offset is taken from the running kernel's BTF. Hooks are chosen by asking whether the
+kernel has them, never by its version.
 """
 
 from __future__ import annotations
@@ -23,10 +22,12 @@ from ztprobe.errors import PreflightError
 from ztprobe.paths import EBPF_DIR
 from ztprobe.preflight.signals import hooks_in_use
 from ztprobe.probes.btf import Btf
-from ztprobe.probes.casts import cast_flags, mark_casts
+from ztprobe.probes.casts import cast_flags
+from ztprobe.probes.compiler import compile_programs
 from ztprobe.probes.interfaces import PACKET_PROGRAMS, Clsact, PacketHooks, Tcx
+from ztprobe.probes.loader import Loaded
 from ztprobe.probes.maps import offer_numbers, possible_cpus, read_open_bursts, read_pairs
-from ztprobe.probes.tracing import attach_tracing_program
+from ztprobe.probes.tracing import attach_kprobe, attach_tracing_program
 
 __all__ = ("COUNTERS", "KernelProbes", "ProgramCost")
 
@@ -97,6 +98,8 @@ _SOCK_KPROBES = {"app_reads": "tcp_recvmsg", "app_writes": "tcp_sendmsg"}
 
 _DEFAULT_CONNS, _PIDS_PER_WORD = 16384, 32  # maps.h has the same
 
+_KPROBE, _SCHED_CLS = 2, 3  # enum bpf_prog_type
+
 # A program's run lasts microseconds; those that saw the old maps are over after this.
 _LAST_RUN_S = 0.005
 
@@ -116,19 +119,6 @@ class ProgramCost:
         return {name: getattr(self, name) for name in names}
 
 
-def _bcc() -> Any:
-    # BCC reads the variable when it compiles; its own fallback wants a full header tree.
-    os.environ["BCC_KERNEL_SOURCE"] = str(EBPF_DIR / "include")
-    try:
-        import bcc
-    except ImportError as error:
-        raise PreflightError(
-            f"the BCC Python bindings are missing ({error}); apt-get install python3-bpfcc "
-            "and use a virtual environment that sees system packages (make setup)"
-        ) from error
-    return bcc
-
-
 class KernelProbes:
     """load -> trace_netns / trace_process -> attach -> (drain) -> quiesce -> close.
 
@@ -146,8 +136,7 @@ class KernelProbes:
         self._counter_map: mmap.mmap | None = None
         self.costs: list[ProgramCost] = []
         self.reason_names: dict[int, str] = {}
-        self._bpf: Any = None
-        self._module: Any = None
+        self._loaded: Loaded | None = None
         self._libbpf = ctypes.CDLL("libbpf.so.1", use_errno=True)
         self._stats_fd = -1
         self._info_offsets: dict[str, int] = {}
@@ -161,7 +150,6 @@ class KernelProbes:
 
         :raises PreflightError: BTF, BCC or a struct member that the programs need is missing.
         """
-        self._module = _bcc()
         with Btf() as btf:
             casts = cast_flags(btf)
             flags = self._flags(btf) + casts
@@ -182,22 +170,19 @@ class KernelProbes:
                     raise PreflightError(f"this kernel has no tracepoint {tracepoint}") from None
         text = (EBPF_DIR / "events.h").read_text()
         text += "".join(f'#line 1 "{name}"\n{(EBPF_DIR / name).read_text()}' for name in _SOURCES)
-        try:
-            self._bpf = self._module.BPF(text=text.encode(), cflags=flags)
-        except Exception as error:  # BCC raises bare Exception
-            raise PreflightError(
-                f"BCC could not compile the probes ({error}); run `ztprobe doctor`"
-            ) from error
-        bcc, module = self._module.libbcc.lib, self._bpf.module
-        for program in (*PACKET_PROGRAMS, *dict(self._tracepoints())):
-            at = program.encode()
-            mark_casts(casts, bcc.bpf_function_start(module, at), bcc.bpf_function_size(module, at))
+        self._loaded = Loaded(compile_programs(text, flags, casts), self._libbpf)
         offer_numbers(
             self._libbpf, self.map_fd("free_numbers"), self._map_entries.get("conns", _DEFAULT_CONNS)
         )
         self._packets = Tcx(self._libbpf) if tcx else Clsact(self._bpf[b"interfaces"])
         size = -(-8 * _COUNTER_SLOTS * possible_cpus() // mmap.PAGESIZE) * mmap.PAGESIZE
         self._counter_map = mmap.mmap(self.map_fd("counters"), size, mmap.MAP_SHARED, mmap.PROT_READ)
+
+    @property
+    def _bpf(self) -> Loaded:
+        if self._loaded is None:
+            raise RuntimeError("programs and maps are there from load to close")
+        return self._loaded
 
     def _flags(self, btf: Btf) -> list[str]:
         # Nothing reads debug information here, and making it takes the compiler a tenth of its time.
@@ -256,9 +241,9 @@ class KernelProbes:
         signal = "transfer_edges, tls_phases, dns"
         packets = self._packet_hooks()
         for program, place in PACKET_PROGRAMS.items():
-            fn = self._bpf.load_func(program.encode(), self._module.BPF.SCHED_CLS)
+            fd = self._bpf.load(program, _SCHED_CLS)
             hook = f"{packets.name} {place}"
-            self.costs.append(ProgramCost(signal=signal, hook=hook, program=program, fd=fn.fd))
+            self.costs.append(ProgramCost(signal=signal, hook=hook, program=program, fd=fd))
         return hooks_in_use(kprobes=not self._has_sock_length, packets=packets.name)
 
     def _packet_hooks(self) -> PacketHooks:
@@ -274,12 +259,12 @@ class KernelProbes:
             yield from programs
 
     def _attach_tracepoint(self, program: str, tracepoint: str) -> int:
-        bcc, module, name = self._module.libbcc.lib, self._bpf.module, program.encode()
+        code = self._bpf.code(program)
         program_fd, link_fd = attach_tracing_program(
             self._libbpf,
             name=program,
-            instructions=bcc.bpf_function_start(module, name),
-            instruction_bytes=bcc.bpf_function_size(module, name),
+            instructions=ctypes.addressof(code),
+            instruction_bytes=len(code),
             tracepoint=tracepoint,
             btf_id=self._tracepoint_ids[tracepoint],
         )
@@ -287,16 +272,11 @@ class KernelProbes:
         return program_fd
 
     def _attach_kprobes(self, signal: str, function: str) -> None:
-        for prefix, attach in (
-            ("kprobe", self._bpf.attach_kprobe),
-            ("kretprobe", self._bpf.attach_kretprobe),
-        ):
+        for prefix, at_return in (("kprobe", False), ("kretprobe", True)):
             program = f"{prefix}_{function}"
-            fn = self._bpf.load_func(program.encode(), self._module.BPF.KPROBE)
-            attach(event=function.encode(), fn_name=program.encode())
-            self.costs.append(
-                ProgramCost(signal=signal, hook=f"{prefix} {function}", program=program, fd=fn.fd)
-            )
+            fd = self._bpf.load(program, _KPROBE)
+            self._fds.append(attach_kprobe(fd, function, at_return=at_return))
+            self.costs.append(ProgramCost(signal=signal, hook=f"{prefix} {function}", program=program, fd=fd))
 
     def attach_interface(self, netns: Path, interface: str) -> None:
         """Put the packet programs on a pod's interface and its loopback.
@@ -341,7 +321,7 @@ class KernelProbes:
 
     def map_fd(self, name: str) -> int:
         """File descriptor of a map: a ring buffer (bursts, packets, points) or the counters."""
-        return int(self._module.libbcc.lib.bpf_table_fd(self._bpf.module, name.encode()))
+        return self._bpf.map_fd(name)
 
     def counters(self) -> dict[str, int]:
         """`COUNTERS` since load, summed over CPUs."""
@@ -385,9 +365,9 @@ class KernelProbes:
         if self._counter_map is not None:
             self._counter_map.close()
             self._counter_map = None
-        if self._bpf is not None:
-            self._bpf.cleanup()
-            self._bpf = None
+        if self._loaded is not None:
+            self._loaded.close()
+            self._loaded = None
         if self._stats_fd >= 0:
             os.close(self._stats_fd)
             self._stats_fd = -1

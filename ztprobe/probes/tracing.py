@@ -8,12 +8,15 @@ BCC 0.26 compiles such programs but cannot load them; libbpf can.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
+import platform
+from pathlib import Path
 from typing import Any
 
 from ztprobe.errors import PreflightError
 
-__all__ = ("attach_tracing_program",)
+__all__ = ("attach_kprobe", "attach_tracing_program")
 
 _BPF_PROG_TYPE_TRACING = 26  # include/uapi/linux/bpf.h
 _BPF_TRACE_RAW_TP = 23
@@ -44,6 +47,28 @@ class _LoadOptions(ctypes.Structure):
         ("log_size", ctypes.c_uint32),
         ("log_buf", ctypes.c_void_p),
     )
+
+
+class _PerfEvent(ctypes.Structure):
+    # struct perf_event_attr (include/uapi/linux/perf_event.h), its first version that has what we set.
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("size", ctypes.c_uint32),
+        ("config", ctypes.c_uint64),
+        ("sample_period", ctypes.c_uint64),
+        ("sample_type", ctypes.c_uint64),
+        ("read_format", ctypes.c_uint64),
+        ("flags", ctypes.c_uint64),
+        ("wakeup_events", ctypes.c_uint32),
+        ("bp_type", ctypes.c_uint32),
+        ("kprobe_func", ctypes.c_uint64),
+        ("probe_offset", ctypes.c_uint64),
+    )
+
+
+_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
+_PERF_FLAG_FD_CLOEXEC = 8
+_PERF_EVENT_IOC_ENABLE, _PERF_EVENT_IOC_SET_BPF = 0x2400, 0x40042408
 
 
 def attach_tracing_program(
@@ -98,3 +123,41 @@ def attach_tracing_program(
         os.close(program_fd)
         raise PreflightError(f"cannot attach {name} to {tracepoint}: {os.strerror(-link_fd)}")
     return program_fd, link_fd
+
+
+def attach_kprobe(program_fd: int, function: str, *, at_return: bool) -> int:
+    """Run a program at a function of the kernel. :returns: a descriptor; closing it ends that.
+
+    :raises PreflightError: the kernel refuses.
+    """
+    # perf_event_open(2) on the kprobe PMU (Linux 4.17), which needs no name in tracefs.
+    pmu = Path("/sys/bus/event_source/devices/kprobe")
+    name = ctypes.create_string_buffer(function.encode())
+    return_bit = int((pmu / "format" / "retprobe").read_text().strip().removeprefix("config:"))
+    attributes = _PerfEvent(
+        type=int((pmu / "type").read_text()),
+        size=ctypes.sizeof(_PerfEvent),
+        config=1 << return_bit if at_return else 0,
+        kprobe_func=ctypes.addressof(name),
+    )
+    libc = ctypes.CDLL(None, use_errno=True)
+    everybody, first_cpu, no_group = -1, 0, -1
+    fd = int(
+        libc.syscall(
+            _PERF_EVENT_OPEN[platform.machine()],
+            ctypes.byref(attributes),
+            everybody,
+            first_cpu,
+            no_group,
+            ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC),
+        )
+    )
+    if fd < 0:
+        raise PreflightError(f"cannot put a kprobe on {function}: {os.strerror(ctypes.get_errno())}")
+    try:
+        fcntl.ioctl(fd, _PERF_EVENT_IOC_SET_BPF, program_fd)
+        fcntl.ioctl(fd, _PERF_EVENT_IOC_ENABLE, 0)
+    except OSError as error:
+        os.close(fd)
+        raise PreflightError(f"cannot attach to a kprobe on {function}: {error.strerror}") from error
+    return fd
