@@ -32,7 +32,7 @@ class Verdicts:
 
     def __init__(self, objects: Objects) -> None:
         self.compiled = Compiled(objects)
-        self.compiled.on_change = self._drop_rows_of
+        self.compiled.on_change = self._read_again
         self._boundaries: list[list[int]] = [[0] for _ in PROTOCOLS]  # first port of each range
         self._ranges = [np.zeros(65536, np.int32) for _ in PROTOCOLS]  # port -> range, over all protocols
         self._count = 0
@@ -120,7 +120,8 @@ class Verdicts:
         classes = self.compiled.class_count(direction)
         return np.full((classes + classes // 4 + 64, self._count + 16), _MISSING, np.int32)
 
-    def _drop_rows_of(self, policy: CompiledPolicy) -> None:
+    def _read_again(self, policy: CompiledPolicy) -> None:
+        self._add_boundaries(policy)
         for direction in policy.rules:
             for number in self.compiled.classes_with(policy.serial, direction):
                 if number < len(self._table[direction]):
@@ -290,4 +291,5 @@ def _walk(compiled: Compiled, reading: _Reading) -> tuple[Bits, Bits]:
             rows = rows_of(term)
             sure, maybe = sure | rows[0], maybe | rows[1]
         return passing | (reach & maybe), dropping | (reach & ~sure)
-    return passing | tier(reading.baseline, reach), dropping
+    onward = tier(reading.baseline, reach)
+    return passing | onward, dropping

@@ -24,14 +24,13 @@ def labels(random: Random) -> dict[str, str]:
     return {key: random.choice(VALUES) for key in KEYS if random.random() < 0.7}
 
 
-def selector(random: Random, *extra: str) -> Document:
+def selector(random: Random) -> Document:
     found: Document = {}
-    keys = (*KEYS, *extra)
     if random.random() < 0.5:
-        found["matchLabels"] = {random.choice(keys): random.choice((*VALUES, *extra[:0]))}
+        found["matchLabels"] = {random.choice(KEYS): random.choice(VALUES)}
     if random.random() < 0.3:
         operator = random.choice(("In", "NotIn", "Exists", "DoesNotExist"))
-        item: Document = {"key": random.choice(keys), "operator": operator}
+        item: Document = {"key": random.choice(KEYS), "operator": operator}
         if operator in ("In", "NotIn"):
             item["values"] = random.sample(VALUES, random.randint(1, 2))
         found["matchExpressions"] = [item]
@@ -236,8 +235,8 @@ def random_cluster(random: Random) -> list[Document]:
         for n in (1, 2)
     ]
     found += [random_pod(random, n) for n in range(random.randint(2, 6))]
-    found += [network_policy(random, f"np-{n}") for n in range(random.randint(0, 3))]
-    found += [cluster_policy(random, f"cnp-{n}") for n in range(random.choice((0, 0, 1, 2, 3)))]
+    found += [network_policy(random, f"np-{n}") for n in range(random.randint(0, 5))]
+    found += [cluster_policy(random, f"cnp-{n}") for n in range(random.choice((0, 0, 1, 2, 3, 5)))]
     if random.random() < 0.2:
         spec = {"subject": subject(random)}
         found.append(_with_rules(random, "BaselineAdminNetworkPolicy", "default", spec))
