@@ -1,4 +1,4 @@
-"""A second evaluator of policies, straight from the documents and the API's own words. Shares no code with ztprobe.
+"""A second evaluator of policies, from the documents and the API's own words. Shares no code with ztprobe.
 
 It knows nothing of sets, classes or tiers as data: for one connection it reads every policy from the
 start, each time. All facts have to be there (addresses, namespaces); of policies with one
@@ -25,7 +25,9 @@ def chosen(selector: dict[str, Any] | None, labels: dict[str, str]) -> bool:
     for rule in selector.get("matchExpressions") or []:
         there = rule["key"] in labels
         listed = there and labels[rule["key"]] in (rule.get("values") or [])
-        if not {"In": listed, "NotIn": not listed, "Exists": there, "DoesNotExist": not there}[rule["operator"]]:
+        if not {"In": listed, "NotIn": not listed, "Exists": there, "DoesNotExist": not there}[
+            rule["operator"]
+        ]:
             return False
     return True
 
@@ -127,7 +129,9 @@ class Cluster:
             alike = [list(g) for _, g in itertools.groupby(mine, key=lambda p: p["spec"].get("priority", 0))]
             found = set()
             for orders in itertools.product(*(itertools.permutations(group) for group in alike)):
-                found.add(self._first_match(itertools.chain(*orders), direction, other, target, protocol, port))
+                found.add(
+                    self._first_match(itertools.chain(*orders), direction, other, target, protocol, port)
+                )
             return found
 
         answers: set[str] = set()

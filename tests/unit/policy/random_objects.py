@@ -126,7 +126,9 @@ def cluster_rule(random: Random, direction: str, kind: str) -> Document:
     for _ in range(random.randint(1, 2)):
         roll = random.random()
         if direction == "egress" and roll < 0.25:
-            peers.append({"networks": [cidr(random, random.random() < 0.3) for _ in range(random.randint(1, 2))]})
+            peers.append(
+                {"networks": [cidr(random, random.random() < 0.3) for _ in range(random.randint(1, 2))]}
+            )
             plain = False
         elif direction == "egress" and roll < 0.35:
             peers.append({"nodes": {"matchLabels": {"os": random.choice(("linux", "other"))}}})
@@ -207,7 +209,11 @@ def random_pod(random: Random, number: int) -> Document:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": f"pod-{number}", "namespace": random.choice(NAMESPACES), "labels": labels(random)},
+        "metadata": {
+            "name": f"pod-{number}",
+            "namespace": random.choice(NAMESPACES),
+            "labels": labels(random),
+        },
         "spec": spec,
         "status": {"phase": "Running", "podIPs": ips, "hostIPs": node_ips},
     }
