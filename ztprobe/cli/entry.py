@@ -20,6 +20,7 @@ import click
 from ztprobe import __version__
 from ztprobe.cli.clean import clean
 from ztprobe.cli.doctor import doctor
+from ztprobe.cli.policy import policy
 from ztprobe.cli.profile import profile
 from ztprobe.cli.report import report
 from ztprobe.cli.streams import (
@@ -65,7 +66,7 @@ def _sweep_leases() -> None:
             _say(f"left behind, now removed: {line}")
 
 
-for _command in (trace, report, profile, doctor, clean, validate):
+for _command in (trace, report, profile, policy, doctor, clean, validate):
     ztprobe.add_command(_command)
 
 

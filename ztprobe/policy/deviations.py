@@ -72,7 +72,7 @@ DEVIATIONS = (
     Deviation(
         plugin="Calico",
         when="host-network",
-        what="where HostEndpoints exist, Calico's own policies apply to host-network pods, denying by default",
+        what="where HostEndpoints exist, Calico's policies apply to host-network pods, denying by default",
         source="https://docs.tigera.io/calico/latest/reference/host-endpoints/",
     ),
     Deviation(
@@ -99,12 +99,6 @@ DEVIATIONS = (
         what="replies of host-network pods that a podSelector matches were dropped (mended in July 2026)",
         source="https://github.com/kubernetes-sigs/kube-network-policies/pull/389",
     ),
-    Deviation(
-        plugin="kindnet",
-        when="isolated",
-        what="nothing is enforced where the kernel lacks nftables' ct or queue (WSL2)",
-        source="https://github.com/kubernetes-sigs/kind/issues/3705",
-    ),
 )
 
 
@@ -115,8 +109,8 @@ def possible_deviations(compiled: Compiled, source: int, target: int, protocol: 
 
 
 def _situations(compiled: Compiled, source: int, target: int, protocol: str) -> Iterator[str]:
-    for direction, subject, peer in (("egress", source, target), ("ingress", target, source)):
-        end, other = (compiled.selections.endpoints[slot] for slot in (subject, peer))
+    for direction, subject, peer_slot in (("egress", source, target), ("ingress", target, source)):
+        end, other = (compiled.selections.endpoints[slot] for slot in (subject, peer_slot))
         if end.pod is not None and end.pod.host_network:
             yield "host-network"
             if any(_would_select(compiled, end, one.policy.subject) for one in compiled.policies.values()):
@@ -124,22 +118,19 @@ def _situations(compiled: Compiled, source: int, target: int, protocol: str) -> 
         selecting = [compiled.policies[serial] for serial in compiled.group_of(subject, direction).serials]
         if not selecting:
             continue
-        if any(one.policy.tier == "NetworkPolicy" for one in selecting):
-            yield "isolated"
         if protocol == "SCTP":
             yield "sctp"
         if end.pod is not None and len({a.version for a in end.pod.addresses}) > 1:
             yield "dual-stack"
         for one in selecting:
             for rule in one.rules[direction]:
-                yield from _of_rule(compiled, rule, other, peer)
+                yield from _of_rule(compiled, rule, other, peer_slot)
                 spec = one.policy.rules[direction][rule.number]
                 for port in spec.ports or ():
                     if port.protocol == protocol:
                         yield from _of_port(compiled, port, direction, spec.peers)
-                if other.pod is not None and other.pod.host_network and spec.peers is not None:
-                    if any(_means_namespace(compiled, p, other) for p in spec.peers):
-                        yield "host-network-meant-by-namespace"
+                if any(_means_namespace(compiled, peer, other) for peer in spec.peers or ()):
+                    yield "host-network-meant-by-namespace"
 
 
 def _of_rule(compiled: Compiled, rule: CompiledRule, other: Endpoint, peer: int) -> Iterator[str]:
@@ -182,5 +173,6 @@ def _means_namespace(compiled: Compiled, peer: object, end: Endpoint) -> bool:
         and not peer.pods.requirements
         and peer.namespace is None
         and end.pod is not None
+        and end.pod.host_network
         and compiled.selections.namespace_matches(peer.namespaces, end.pod.namespace) is True
     )

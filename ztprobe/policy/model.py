@@ -199,3 +199,4 @@ class Objects:
     services: tuple[Service, ...] = ()
     policies: tuple[Policy, ...] = ()
     ignored: Mapping[str, int] = field(default_factory=dict)  # kinds without a meaning here -> how many
+    unplaced: tuple[str, ...] = ()  # names of objects that name no namespace

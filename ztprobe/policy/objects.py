@@ -46,13 +46,15 @@ _MOST_LISTS = 3  # a List within a List within a List
 _Item = TypeVar("_Item")
 
 
-def read_objects(documents: Iterable[Document]) -> Objects:
+def read_objects(documents: Iterable[Document], namespace: str = "default") -> Objects:
     """The objects in documents, each once.
+
+    :param namespace: of those that name none.
 
     :raises UsageError: one is no Kubernetes object, a policy that is not understood, wrong in a field
         that counts, or there twice under one name; names file, line, object and field.
     """
-    reader = _Reader()
+    reader = _Reader(namespace)
     for document in documents:
         reader.take(document)
     return Objects(
@@ -62,11 +64,14 @@ def read_objects(documents: Iterable[Document]) -> Objects:
         services=tuple(reader.services.values()),
         policies=tuple(reader.policies.values()),
         ignored=dict(sorted(reader.ignored.items())),
+        unplaced=tuple(reader.unplaced),
     )
 
 
 class _Reader:
-    def __init__(self) -> None:
+    def __init__(self, namespace: str) -> None:
+        self._default = namespace
+        self.unplaced: list[str] = []
         self.pods: dict[str, Pod] = {}
         self.namespaces: dict[str, Namespace] = {}
         self.nodes: dict[str, Node] = {}
@@ -138,8 +143,15 @@ class _Reader:
         known[f"{kind} {key}"] = item
         self._places[kind, key] = document.place(())
 
+    def _namespace_of(self, metadata: Mapping[str, Any], name: str) -> str:
+        namespace = metadata.get("namespace")
+        if isinstance(namespace, str) and namespace:
+            return namespace
+        self.unplaced.append(name)
+        return self._default
+
     def _pod(self, data: dict[str, Any], name: str, metadata: Mapping[str, Any], document: Document) -> None:
-        namespace = _namespace_of(metadata)
+        namespace = self._namespace_of(metadata, name)
         where = Where(f"Pod {namespace}/{name}", (), document.place)
         pod = _pod(data, name, namespace, metadata, where, None)
         self._keep(self.pods, pod.id, "Pod", pod, document)
@@ -147,7 +159,7 @@ class _Reader:
     def _template(
         self, data: dict[str, Any], name: str, metadata: Mapping[str, Any], document: Document
     ) -> None:
-        kind, namespace = data["kind"], _namespace_of(metadata)
+        kind, namespace = data["kind"], self._namespace_of(metadata, name)
         where, template = Where(f"{kind} {namespace}/{name}", (), document.place), data
         for key in _TEMPLATES[data["apiVersion"], kind]:
             where = where / key
@@ -181,7 +193,7 @@ class _Reader:
     def _service(
         self, data: dict[str, Any], name: str, metadata: Mapping[str, Any], document: Document
     ) -> None:
-        namespace = _namespace_of(metadata)
+        namespace = self._namespace_of(metadata, name)
         where = Where(f"Service {namespace}/{name}", (), document.place)
         spec = (where / "spec").mapping(data.get("spec"))
         here = where / "spec" / "clusterIPs"
@@ -195,17 +207,12 @@ class _Reader:
     ) -> None:
         parse = _CLUSTER_POLICIES.get((data["apiVersion"], data["kind"]))
         if parse is None:
-            namespace = _namespace_of(metadata)
+            namespace = self._namespace_of(metadata, name)
             where = Where(f"NetworkPolicy {namespace}/{name}", (), document.place)
             policy = parse_network_policy(data, name, namespace, where)
         else:
             policy = parse(data, name, Where(f"{data['kind']} {name}", (), document.place))
         self._keep(self.policies, policy.id.removeprefix(f"{policy.kind} "), policy.kind, policy, document)
-
-
-def _namespace_of(metadata: Mapping[str, Any]) -> str:
-    namespace = metadata.get("namespace")
-    return namespace if isinstance(namespace, str) and namespace else "default"
 
 
 def _address(value: Any, where: Where) -> IPAddress:

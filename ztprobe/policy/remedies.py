@@ -48,7 +48,7 @@ def missing_rules(objects: Objects, found: Explanation) -> list[dict[str, Any]]:
     """
     documents = []
     for side, other in ((found.egress, found.target), (found.ingress, found.source)):
-        if side.verdict != DENIED:
+        if side.verdict != DENIED or (not other.selectable and other.address is None):
             continue
         if side.denied_by:
             document = _before(objects, side, other, found)
@@ -94,9 +94,8 @@ def _peer(namespace: str, other: Endpoint) -> dict[str, Any]:
 
 
 def _cidr(end: Endpoint) -> str:
-    return (
-        f"{end.address}/{end.address.max_prefixlen}" if end.address is not None else "the node's address/32"
-    )
+    assert end.address is not None
+    return f"{end.address}/{end.address.max_prefixlen}"
 
 
 def _before(objects: Objects, side: Side, other: Endpoint, found: Explanation) -> dict[str, Any] | None:
