@@ -6,6 +6,8 @@ saved run or a live cluster is another reader and nothing else.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from ztprobe.cli.policy_objects import PORT, read_files
@@ -87,3 +89,102 @@ def explain(
         for line in explanation_lines(found, rules, deviations):
             click.echo(line)
     context.exit({"denied": _DENIED, "undecidable": _UNDECIDABLE}.get(found.verdict, 0))
+
+
+@policy.command(
+    epilog="Example: kubectl get pods,ns,netpol -A -o yaml | ztprobe policy matrix -f - --html reach.html"
+)
+@_files
+@_namespace
+@click.option(
+    "--html", "html", type=click.Path(path_type=Path), metavar="FILE", help="Write a table to look at."
+)
+@_as_json
+def matrix(files: tuple[str, ...], namespace: str | None, html: Path | None, as_json: bool) -> None:
+    """Who reaches whom, per port.
+
+    Pods that every policy treats alike are one line; `other` stands for the ports that neither a container
+    nor a rule names, `outside` for an address that no network in a rule means.
+    """
+    from ztprobe.cli.policy_tables import matrix_dict, matrix_html, matrix_lines
+    from ztprobe.policy.matrix import reach
+    from ztprobe.store import dump_json, write_atomically
+
+    found = reach(read_files(files, namespace))
+    if html is not None:
+        write_atomically(html, matrix_html(found).encode())
+    if as_json:
+        click.echo(dump_json(matrix_dict(found)), nl=False)
+    elif html is not None:
+        click.echo(f"written: {html}")
+    else:
+        for line in matrix_lines(found):
+            click.echo(line)
+
+
+@policy.command(epilog="Example: ztprobe policy check -f policies.yaml -f pods.yaml")
+@_files
+@_namespace
+@_as_json
+@click.pass_context
+def check(context: click.Context, files: tuple[str, ...], namespace: str | None, as_json: bool) -> None:
+    """What is surely a mistake.
+
+    Selectors and peers that match nothing, names of ports that nobody has, DNS over one protocol only, a
+    sidecar's port without a rule, policies that host-network pods ignore, rules that policyTypes leaves
+    out. Exits with 3 when there is one.
+    """
+    from ztprobe.policy.checking import check as check_objects
+    from ztprobe.store import dump_json
+
+    objects = read_files(files, namespace)
+    found = check_objects(objects)
+    if as_json:
+        rows = [{"kind": one.kind, "where": one.where, "what": one.what} for one in found]
+        click.echo(dump_json(rows), nl=False)
+    else:
+        for one in found:
+            click.echo(f"{one.where}: {one.what}")
+        if not objects.pods:
+            click.echo("no pods among the objects: selectors and names could not be checked")
+        elif not found:
+            click.echo(f"no mistake in {_count(len(objects.policies), 'policy', 'policies')}")
+    context.exit(_DENIED if found else 0)
+
+
+@policy.command(epilog="Example: ztprobe policy simulate -f proposed.yaml runs/net2-sec3-20260131-120000")
+@_files
+@_namespace
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@_as_json
+@click.pass_context
+def simulate(
+    context: click.Context, files: tuple[str, ...], namespace: str | None, run: Path, as_json: bool
+) -> None:
+    """Which connections of a saved run proposed policies would deny.
+
+    The policies given are taken to be all there are; nothing is applied. Connections that nobody answered
+    in the run are shown, and count for nothing. Exits with 3 when one that was answered would be denied, 4
+    when the objects leave one open.
+    """
+    from analysis.recorded import recorded_connections, recorded_pods
+    from ztprobe.cli.policy_tables import simulation_dict, simulation_lines
+    from ztprobe.policy.simulating import merged
+    from ztprobe.policy.simulating import simulate as simulate_connections
+    from ztprobe.store import dump_json, load_run
+
+    proposed = read_files(files, namespace)
+    recorded = load_run(run)
+    objects = merged(proposed, recorded_pods(recorded))
+    found = simulate_connections(objects, recorded_connections(recorded))
+    if as_json:
+        click.echo(dump_json(simulation_dict(found)), nl=False)
+    else:
+        for line in simulation_lines(found, len(objects.policies)):
+            click.echo(line)
+    verdicts = {one.explanation.verdict for one in found if one.recorded.answered}
+    context.exit(_DENIED if "denied" in verdicts else _UNDECIDABLE if "undecidable" in verdicts else 0)
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"

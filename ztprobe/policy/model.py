@@ -182,6 +182,7 @@ class Policy:
     subject: PodPeer
     # Only the directions that it is about.
     rules: Mapping[str, tuple[PolicyRule, ...]]
+    unread: tuple[str, ...] = ()  # directions with rules that policyTypes leaves out
 
     @property
     def id(self) -> str:

@@ -52,6 +52,7 @@ def parse_network_policy(document: Mapping[str, Any], name: str, namespace: str,
         priority=0,
         subject=PodPeer(parse_label_selector(spec.get("podSelector"), here / "podSelector"), namespace),
         rules={d: rules[d] for d in DIRECTIONS if d.capitalize() in types},
+        unread=tuple(d for d in DIRECTIONS if rules[d] and d.capitalize() not in types),
     )
 
 
