@@ -32,6 +32,9 @@ def parse_network_policy(document: Mapping[str, Any], name: str, namespace: str,
     """
     here = where / "spec"
     spec = here.mapping(document.get("spec"), ("podSelector", "policyTypes", *DIRECTIONS))
+    types = (here / "policyTypes").sequence(spec.get("policyTypes"))
+    for kind in types:
+        (here / "policyTypes").one_of(kind, ("Ingress", "Egress"))
     rules = {
         direction: tuple(
             _rule(item, direction, namespace, (here / direction)[n])
@@ -39,9 +42,6 @@ def parse_network_policy(document: Mapping[str, Any], name: str, namespace: str,
         )
         for direction in DIRECTIONS
     }
-    types = (here / "policyTypes").sequence(spec.get("policyTypes"))
-    for kind in types:
-        (here / "policyTypes").one_of(kind, ("Ingress", "Egress"))
     if not types:  # what the API server writes instead: egress only where there is an egress rule
         types = ["Ingress", *(["Egress"] if rules["egress"] else [])]
     return Policy(
