@@ -43,13 +43,13 @@ class Ruleset:
 
     def __init__(self, pods: tuple[PolicyPod, ...], objects: Objects) -> None:
         self.pods = pods
-        self._explainer = Explainer(objects)
+        self.explainer = Explainer(objects)
         self._ids = {pod.name: f"{pod.namespace}/{pod.name}" for pod in pods}
 
     @property
     def compiled(self) -> Compiled:
         """What verdicts and the packet filter read."""
-        return self._explainer.compiled
+        return self.explainer.compiled
 
     def slot(self, pod: str) -> int:
         """A pod's slot in `compiled`, by its name."""
@@ -75,7 +75,7 @@ class Ruleset:
         """
         if src == dst:  # never leaves the pod, and no policy can forbid it
             return Verdict(allowed=True, policies=())
-        found = self._explainer.explain_slots(self.slot(src), self.slot(dst), proto.upper(), port)
+        found = self.explainer.explain_slots(self.slot(src), self.slot(dst), proto.upper(), port)
         for side in found.sides:
             if side.verdict == DENIED:
                 names = tuple(_name(policy) for policy in side.isolated_by)

@@ -86,7 +86,9 @@ class LocalRuntime:
         self._mtls = any(c.sidecar for c in self._workload.server.containers)
         self._placed = placement.place(self._workload)
         self._rules = policy.compile_policies(
-            self._workload.policies, placement.policy_pods(self._workload, self._placed)
+            self._workload.policies,
+            placement.policy_pods(self._workload, self._placed),
+            self._workload.namespaces,
         )
         self._node = network.Node(f"ztp-{run_id}", offloads)
         self._tree = cgroups.Tree(cgroups.detect(), f"ztp-{run_id}")
