@@ -210,4 +210,4 @@ def test_a_pipe_of_our_own_that_breaks_is_a_bug(failing, capfd, tmp_path, monkey
 
 def test_commands_are_the_ones_we_mean() -> None:
     assert isinstance(ztprobe, click.Group)
-    assert set(ztprobe.commands) == {"clean", "doctor", "profile", "report", "trace", "validate"}
+    assert set(ztprobe.commands) == {"clean", "doctor", "policy", "profile", "report", "trace", "validate"}

@@ -28,21 +28,22 @@ _namespace = click.option(
     "-n",
     "--namespace",
     metavar="NAMESPACE",
-    help="Of objects that name none, as in kubectl apply -n. [default]",
+    help="Of objects that name none, as for kubectl apply.  [default: default]",
 )
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group(
-    epilog="""Example: kubectl get pods,ns,netpol -A -o yaml | ztprobe policy matrix -f -
+    epilog="""Example: ztprobe policy explain -f objects.yaml --from fl/client-0 --to fl/server --port 8080/TCP
 
     Exit codes: 0 allowed, or nothing found; 3 denied, or something found; 4 undecidable."""
 )
 def policy() -> None:
-    """Explain and check NetworkPolicies, ClusterNetworkPolicies and AdminNetworkPolicies.
+    """Explain and check NetworkPolicies and their cluster-wide kin.
 
-    Works on files of objects, as kubectl prints and applies them. Verdicts are on new connections, by
-    what the API says; network plugins that are known to differ are named.
+    NetworkPolicy, ClusterNetworkPolicy, AdminNetworkPolicy and BaselineAdminNetworkPolicy, from files of
+    objects as kubectl prints and applies them. Verdicts are on new connections, by what the API says;
+    network plugins that are known to differ are named.
     """
 
 
