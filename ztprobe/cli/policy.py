@@ -34,7 +34,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group(
-    epilog="""Example: ztprobe policy explain -f objects.yaml --from fl/client-0 --to fl/server --port 8080/TCP
+    epilog="""Example: ztprobe policy explain -f all.yaml --from fl/client-0 --to fl/server --port 8080/TCP
 
     Exit codes: 0 allowed, or nothing found; 3 denied, or something found; 4 undecidable."""
 )
