@@ -293,6 +293,13 @@ def test_aliases_without_end_are_refused(capsys, tmp_path) -> None:
     assert "or no end" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["[", "- ", '{"a":'])
+def test_nesting_without_end_is_refused(text: str, capsys, tmp_path) -> None:
+    (tmp_path / "deep.yaml").write_text(text * 300_000)
+    assert main(["policy", "check", "-f", str(tmp_path / "deep.yaml")]) == 2
+    assert "too deep" in capsys.readouterr().err
+
+
 def test_only_files_are_read(capsys, tmp_path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path, problem in (

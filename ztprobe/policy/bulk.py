@@ -33,7 +33,6 @@ class Verdicts:
     def __init__(self, objects: Objects) -> None:
         self.compiled = Compiled(objects)
         self.compiled.on_change = self._read_again
-        self._boundaries: list[list[int]] = [[0] for _ in PROTOCOLS]  # first port of each range
         self._ranges = [np.zeros(65536, np.int32) for _ in PROTOCOLS]  # port -> range, over all protocols
         self._count = 0
         self._first_ports: list[tuple[int, int]] = []  # range -> (protocol, a port of it)
@@ -57,6 +56,7 @@ class Verdicts:
         :param protocols: indices of `PROTOCOLS`.
         :param ports: the targets' ports.
         """
+        self._fit()
         sources, targets = np.asarray(sources), np.asarray(targets)
         where = np.empty(len(sources), np.int32)
         for number, ranges in enumerate(self._ranges):
@@ -90,21 +90,18 @@ class Verdicts:
     def put_pod(self, pod: Pod) -> None:
         """Take in a new pod, or one that changed."""
         self.compiled.put_pod(pod)
-        self.fit()
 
     def put_policy(self, policy: Policy) -> None:
         """Take in a new policy, or one that changed."""
         self.compiled.put_policy(policy)
         self._add_boundaries(self.compiled.policies[self.compiled.serial_of(policy.id)])
-        self.fit()
 
     def remove_policy(self, policy: str) -> None:
         """Forget a policy (by its id), if it is there."""
         self.compiled.remove_policy(policy)
-        self.fit()
 
-    def fit(self) -> None:
-        """Make room for endpoints and policies that were added to `compiled`."""
+    def _fit(self) -> None:
+        # Room for what was added to `compiled`: classes, ranges, endpoints.
         for direction, table in self._table.items():
             if table.shape[0] < self.compiled.class_count(direction) or table.shape[1] < self._count:
                 self._table[direction] = self._no_rows(direction)
@@ -145,7 +142,7 @@ class Verdicts:
         new = self._new_range(protocol, port)
         end = port + int(np.argmax(np.append(ranges[port:], -2) != old))
         ranges[port:end] = new
-        self.fit()
+        self._fit()
         for table in self._table.values():
             table[:, new] = table[:, old]
 

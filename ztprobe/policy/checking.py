@@ -143,7 +143,6 @@ def _dns(verdicts: Verdicts, objects: Objects) -> Iterator[Finding]:
     compiled = verdicts.compiled
     targets = [slot for slots in compiled.slots.values() for slot in slots]
     targets.append(compiled.slot_of_address(_OUTSIDE))
-    verdicts.fit()
     seen: set[tuple[int, ...]] = set()
     for pod in objects.pods:
         for slot in compiled.slots.get(pod.id, ())[:1]:
@@ -190,7 +189,6 @@ def _sidecars(verdicts: Verdicts, objects: Objects) -> Iterator[Finding]:
     compiled = verdicts.compiled
     sources = [slots[0] for slots in compiled.slots.values()]
     sources.append(compiled.slot_of_address(_OUTSIDE))
-    verdicts.fit()
 
     def reached(target: int, protocol: str, port: int) -> bool:
         others = np.array([slot for slot in sources if slot != target])

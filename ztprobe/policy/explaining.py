@@ -68,6 +68,8 @@ class Explainer:
         """
         try:
             address = ipaddress.ip_address(end)
+            if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+                address = address.ipv4_mapped
         except ValueError:
             return self._slots_of_pod(end)
         owners = self._owners.get(address, [])

@@ -80,7 +80,25 @@ def read_documents(text: str, file: str) -> list[Document]:
         raise UsageError(f"{file}: expected YAML or JSON, found a nesting that is too deep") from error
 
 
+def _too_deep(file: str, line: int) -> UsageError:
+    place = f"{file}:{line}"
+    return UsageError(f"{place}: expected YAML or JSON, found a nesting that is too deep, or no end")
+
+
+def _check_depth(text: str, file: str) -> None:
+    # Before nodes are made of it, which the C library does by recursion, until its stack is full.
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > _MOST_DEPTH:
+                raise _too_deep(file, event.start_mark.line + 1 if event.start_mark else 1)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
 def _documents(text: str, file: str) -> Iterator[Document]:
+    _check_depth(text, file)
     loader = _Loader(text)
     try:
         while loader.check_node():
@@ -122,10 +140,7 @@ def _check(root: yaml.Node, file: str) -> None:
         node, depth = stack.pop()
         count += 1
         if depth > _MOST_DEPTH or count > _MOST_NODES:
-            line = node.start_mark.line + 1
-            raise UsageError(
-                f"{file}:{line}: expected YAML or JSON, found a nesting that is too deep, or no end"
-            )
+            raise _too_deep(file, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode):
             keys: set[tuple[str, str]] = set()
             for key, _ in node.value:

@@ -69,7 +69,6 @@ def reach(objects: Objects) -> Matrix:
             " give the objects of fewer namespaces"
         )
     outside = verdicts.compiled.slot_of_address(_OUTSIDE)
-    verdicts.fit()
     groups, slots = [], []
     for pods in members:
         groups.append(
