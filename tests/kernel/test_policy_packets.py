@@ -46,7 +46,10 @@ Probe = tuple[str, str, int, int]  # source, target, protocol number, target's p
 
 # Connections that tracking remembers would pass in the next set: each set has a source port of its own, and
 # is forgotten at once, or a long series would fill the table.
-_DEAF = "table ip deaf { chain input { type filter hook input priority 0; policy drop; } }"
+_DEAF = """table ip deaf {
+  chain input { type filter hook input priority 0; policy drop; }
+}
+"""
 _TIMEOUTS = ("tcp_timeout_syn_sent", "tcp_timeout_close", "udp_timeout", "sctp_timeout_cookie_wait")
 
 

@@ -7,6 +7,7 @@ quote the text around them. Pure: who reads the file is `ztprobe.cli`.
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from collections.abc import Iterator
@@ -28,33 +29,48 @@ _KEY_CHARACTERS = 60
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-@dataclass(frozen=True)
-class Document:
-    """One document of a file."""
+class _Lines:
+    # The nodes of a document, from which lines are known; of JSON made only when something is wrong.
+    def __init__(self, node: yaml.Node | None, text: str = "") -> None:
+        self._node = node
+        self._text = text
 
-    data: Any
-    file: str
-    _node: yaml.Node | None = field(repr=False, compare=False, default=None)
-    _line: int = 1
-
-    def place(self, keys: Keys) -> str:
-        """``file:line`` of a field, or of the innermost one around it that is there."""
+    def line_of(self, keys: Keys) -> int:
         if self._node is None:
-            return self.file
-        node, line = self._node, self._line
+            try:
+                self._node = yaml.compose(self._text, Loader=_Loader)
+            except yaml.YAMLError:  # tabs, which JSON has and YAML has not
+                self._text = ""
+        if self._node is None:
+            return 1
+        node, line = self._node, self._node.start_mark.line + 1
         for key in keys:
             found = _child(node, key)
             if found is None:
                 break
             line, node = found
-        return f"{self.file}:{line}"
+        return line
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document of a file, or an item of a list in one."""
+
+    data: Any
+    file: str
+    _lines: _Lines | None = field(repr=False, compare=False, default=None)
+    _keys: Keys = ()
+
+    def place(self, keys: Keys) -> str:
+        """``file:line`` of a field, or of the innermost one around it that is there."""
+        if self._lines is None:
+            return self.file
+        return f"{self.file}:{self._lines.line_of((*self._keys, *keys))}"
 
     def items(self) -> Iterator[Document]:
         """The documents in ``items`` of a List."""
-        node = _child(self._node, "items") if self._node is not None else None
         for number, data in enumerate(self.data["items"]):
-            inner = _child(node[1], number) if node is not None else None
-            yield Document(data, self.file, inner[1] if inner else None, inner[0] if inner else 1)
+            yield Document(data, self.file, self._lines, (*self._keys, "items", number))
 
 
 def read_documents(text: str, file: str) -> list[Document]:
@@ -64,11 +80,13 @@ def read_documents(text: str, file: str) -> list[Document]:
     """
     if len(text) > MOST_BYTES:
         raise UsageError(f"{file}: expected at most {MOST_BYTES >> 20} MiB, found more")
+    collecting = gc.isenabled()
+    gc.disable()  # it would look through millions of new objects again and again, and none of them is garbage
     try:
+        if (found := _as_json(text, file)) is not None:
+            return [Document(found, file, _Lines(None, text))]
         return list(_documents(text, file))
     except yaml.YAMLError as error:
-        if (found := _as_json(text, file)) is not None:
-            return [Document(found, file)]
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark is not None else 1
         # Without what it quotes of the file.
@@ -78,6 +96,9 @@ def read_documents(text: str, file: str) -> list[Document]:
         raise UsageError(f"{file}: expected YAML or JSON, found a number beyond all limits") from error
     except RecursionError as error:
         raise UsageError(f"{file}: expected YAML or JSON, found a nesting that is too deep") from error
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _too_deep(file: str, line: int) -> UsageError:
@@ -106,7 +127,7 @@ def _documents(text: str, file: str) -> Iterator[Document]:
             _check(node, file)
             data = _without_dates(loader, node)
             if data is not None:
-                yield Document(data, file, node, node.start_mark.line + 1)
+                yield Document(data, file, _Lines(node))
     finally:
         loader.dispose()
 
@@ -167,20 +188,34 @@ def _child(node: yaml.Node, key: str | int) -> tuple[int, yaml.Node] | None:
 
 
 def _as_json(text: str, file: str) -> Any:
-    # JSON is YAML but for tabs and some escapes.
+    # JSON is YAML, but read faster, and it may have tabs.
     if not text.lstrip().startswith("{"):
         return None
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in found:
-                line = 1 + text[: text.rfind(json.dumps(key))].count("\n")
-                raise UsageError(f"{file}:{line}: the key `{key[:_KEY_CHARACTERS]}` stands twice")
-            found[key] = value
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            key = next(key for number, key in enumerate(keys) if key in keys[:number])
+            line = 1 + text[: text.rfind(json.dumps(key))].count("\n")
+            raise UsageError(f"{file}:{line}: the key `{key[:_KEY_CHARACTERS]}` stands twice")
         return found
 
     try:
-        return json.loads(text, object_pairs_hook=unique)
-    except (ValueError, RecursionError):
-        return None
+        found = json.loads(text, object_pairs_hook=unique)
+    except RecursionError:
+        raise
+    except ValueError:
+        return None  # YAML in braces, or neither
+    _check_json_depth(found, file)
+    return found
+
+
+def _check_json_depth(value: Any, file: str) -> None:
+    stack = [(value, 1)]
+    while stack:
+        one, depth = stack.pop()
+        if depth > _MOST_DEPTH:
+            raise _too_deep(file, 1)
+        if isinstance(one, dict | list):
+            stack += [(inner, depth + 1) for inner in (one.values() if isinstance(one, dict) else one)]
