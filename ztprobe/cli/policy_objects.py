@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import stat
 import sys
@@ -53,13 +54,19 @@ def read_files(paths: Sequence[str], namespace: str | None) -> Objects:
 
     if paths.count(_STDIN) > 1:
         raise UsageError("-f -: standard input can be read once only")
-    documents = []
-    for path in paths:
-        shown = "standard input" if path == _STDIN else path
-        documents += read_documents(_text(path, shown), shown)
-    if not documents:
-        raise UsageError(f"{', '.join(paths)}: expected Kubernetes objects, found none")
-    objects = read_objects(documents, namespace or "default")
+    collecting = gc.isenabled()
+    gc.disable()  # it would look through millions of new objects again and again, and none of them is garbage
+    try:
+        documents = []
+        for path in paths:
+            shown = "standard input" if path == _STDIN else path
+            documents += read_documents(_text(path, shown), shown)
+        if not documents:
+            raise UsageError(f"{', '.join(paths)}: expected Kubernetes objects, found none")
+        objects = read_objects(documents, namespace or "default")
+    finally:
+        if collecting:
+            gc.enable()
     if objects.unplaced and namespace is None:
         names = ", ".join(objects.unplaced[:3]) + (", ..." if len(objects.unplaced) > 3 else "")
         some = f"{len(objects.unplaced)} objects name" if len(objects.unplaced) > 1 else "1 object names"

@@ -43,6 +43,8 @@ class Verdicts:
         self._dropping: Bits = np.zeros_like(self._passing)  # where not known, a bit is set in both
         self._known_slots = np.zeros(256, np.int64)  # how many endpoints there were when a row was found
         self._rows: dict[_Reading, int] = {}
+        # serial -> direction and range -> what the policy's rules say of it, where no subject counts
+        self._terms: dict[int, dict[tuple[str, int], tuple[_Term, ...]]] = {}
         for policy in self.compiled.policies.values():
             self._add_boundaries(policy)
         self._table = {d: self._no_rows(d) for d in DIRECTIONS}
@@ -93,11 +95,13 @@ class Verdicts:
 
     def put_policy(self, policy: Policy) -> None:
         """Take in a new policy, or one that changed."""
+        self._terms.pop(self.compiled.serial_of(policy.id), None)
         self.compiled.put_policy(policy)
         self._add_boundaries(self.compiled.policies[self.compiled.serial_of(policy.id)])
 
     def remove_policy(self, policy: str) -> None:
         """Forget a policy (by its id), if it is there."""
+        self._terms.pop(self.compiled.serial_of(policy), None)
         self.compiled.remove_policy(policy)
 
     def _fit(self) -> None:
@@ -119,6 +123,7 @@ class Verdicts:
 
     def _read_again(self, policy: CompiledPolicy) -> None:
         self._add_boundaries(policy)
+        self._terms.pop(policy.serial, None)
         for direction in policy.rules:
             for number in self.compiled.classes_with(policy.serial, direction):
                 if number < len(self._table[direction]):
@@ -169,7 +174,7 @@ class Verdicts:
 
     def _find_row(self, direction: str, number: int, span: int) -> int:
         group = self.compiled.group(direction, number)
-        reading = _read(self.compiled, group, direction, *self._first_ports[span])
+        reading = self._read(group, direction, span)
         slots = len(self.compiled.selections.endpoints)
         row = self._rows.get(reading)
         if row is None:
@@ -182,6 +187,34 @@ class Verdicts:
             self._passing[row], self._dropping[row] = _walk(self.compiled, reading)
             self._known_slots[row] = slots
         return row
+
+    def _read(self, group: Group, direction: str, span: int) -> _Reading:
+        ordered: dict[str, dict[int, list[tuple[bool, tuple[_Term, ...]]]]] = {"Admin": {}, "Baseline": {}}
+        isolated = False
+        allowing: set[_Term] = set()
+        for serial in group.serials:
+            one = self.compiled.policies[serial]
+            terms = self._terms_of(one, group, direction, span)
+            if one.policy.tier == "NetworkPolicy":
+                isolated = True
+                allowing.update(terms)
+            elif terms:
+                alike = ordered[one.policy.tier].setdefault(one.policy.priority, [])
+                alike.append((serial not in group.unsure, terms))
+        admin, baseline = (tuple(map(tuple, ordered[tier].values())) for tier in ("Admin", "Baseline"))
+        node = group.node if isolated and direction == "ingress" else (None, ())
+        return _Reading(admin, isolated, frozenset(allowing), node, baseline)
+
+    def _terms_of(self, one: CompiledPolicy, group: Group, direction: str, span: int) -> tuple[_Term, ...]:
+        known = self._terms.setdefault(one.serial, {})
+        terms = known.get((direction, span))
+        if terms is None:
+            protocol, port = self._first_ports[span]
+            found = (_term(r, group, direction, PROTOCOLS[protocol], port) for r in one.rules[direction])
+            terms = tuple(term for term in found if term is not None)
+            if direction == "egress" or not one.names_ports:
+                known[direction, span] = terms
+        return terms
 
 
 class _Term(NamedTuple):
@@ -199,25 +232,6 @@ class _Reading(NamedTuple):
     allowing: frozenset[_Term]
     node: tuple[str | None, tuple[IPAddress, ...]]  # that NetworkPolicies let in
     baseline: tuple[tuple[tuple[bool, tuple[_Term, ...]], ...], ...]
-
-
-def _read(compiled: Compiled, group: Group, direction: str, protocol: int, port: int) -> _Reading:
-    ordered: dict[str, dict[int, list[tuple[bool, tuple[_Term, ...]]]]] = {"Admin": {}, "Baseline": {}}
-    isolated = False
-    allowing: set[_Term] = set()
-    for serial in group.serials:
-        one = compiled.policies[serial]
-        found = (_term(r, group, direction, PROTOCOLS[protocol], port) for r in one.rules[direction])
-        terms = tuple(term for term in found if term is not None)
-        if one.policy.tier == "NetworkPolicy":
-            isolated = True
-            allowing.update(terms)
-        elif terms:
-            alike = ordered[one.policy.tier].setdefault(one.policy.priority, [])
-            alike.append((serial not in group.unsure, terms))
-    admin, baseline = (tuple(map(tuple, ordered[tier].values())) for tier in ("Admin", "Baseline"))
-    node = group.node if isolated and direction == "ingress" else (None, ())
-    return _Reading(admin, isolated, frozenset(allowing), node, baseline)
 
 
 def _term(rule: CompiledRule, group: Group, direction: str, protocol: str, port: int) -> _Term | None:

@@ -147,7 +147,7 @@ def _dns(verdicts: Verdicts, objects: Objects) -> Iterator[Finding]:
     for pod in objects.pods:
         for slot in compiled.slots.get(pod.id, ())[:1]:
             serials = compiled.group_of(slot, "egress").serials
-            if serials in seen or not serials:
+            if serials in seen or not any(_rule_for_dns(compiled, serials, p) for p in ("UDP", "TCP")):
                 continue
             seen.add(serials)
             codes = {

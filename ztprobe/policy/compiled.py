@@ -237,8 +237,8 @@ class Compiled:
                     self.on_change(self.policies[serial])
 
     def serial_of(self, policy: str) -> int:
-        """A policy's serial, by its id."""
-        return self._serials[policy]
+        """A policy's serial, by its id; -1: there is no such policy."""
+        return self._serials.get(policy, -1)
 
     # -- classes
 

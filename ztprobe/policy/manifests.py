@@ -7,7 +7,6 @@ quote the text around them. Pure: who reads the file is `ztprobe.cli`.
 
 from __future__ import annotations
 
-import gc
 import json
 import re
 from collections.abc import Iterator
@@ -80,8 +79,6 @@ def read_documents(text: str, file: str) -> list[Document]:
     """
     if len(text) > MOST_BYTES:
         raise UsageError(f"{file}: expected at most {MOST_BYTES >> 20} MiB, found more")
-    collecting = gc.isenabled()
-    gc.disable()  # it would look through millions of new objects again and again, and none of them is garbage
     try:
         if (found := _as_json(text, file)) is not None:
             return [Document(found, file, _Lines(None, text))]
@@ -96,9 +93,6 @@ def read_documents(text: str, file: str) -> list[Document]:
         raise UsageError(f"{file}: expected YAML or JSON, found a number beyond all limits") from error
     except RecursionError as error:
         raise UsageError(f"{file}: expected YAML or JSON, found a nesting that is too deep") from error
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _too_deep(file: str, line: int) -> UsageError:
