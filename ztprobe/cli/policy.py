@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from ztprobe.cli.policy_objects import PORT, read_files
+from ztprobe.cli.policy_objects import PORT, is_large, read_files, working
 
 __all__ = ("policy",)
 
@@ -111,7 +111,9 @@ def matrix(files: tuple[str, ...], namespace: str | None, html: Path | None, as_
     from ztprobe.policy.matrix import reach
     from ztprobe.store import dump_json, write_atomically
 
-    found = reach(read_files(files, namespace))
+    objects = read_files(files, namespace)
+    with working("asking who reaches whom", is_large(objects)):
+        found = reach(objects)
     if html is not None:
         write_atomically(html, matrix_html(found).encode())
     if as_json:
@@ -139,7 +141,8 @@ def check(context: click.Context, files: tuple[str, ...], namespace: str | None,
     from ztprobe.store import dump_json
 
     objects = read_files(files, namespace)
-    found = check_objects(objects)
+    with working("checking", is_large(objects)):
+        found = check_objects(objects)
     if as_json:
         rows = [{"kind": one.kind, "where": one.where, "what": one.what} for one in found]
         click.echo(dump_json(rows), nl=False)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,9 +17,11 @@ from ztprobe.errors import UsageError
 if TYPE_CHECKING:
     from ztprobe.policy.model import Objects
 
-__all__ = ("PORT", "read_files")
+__all__ = ("PORT", "is_large", "read_files", "working")
 
 _STDIN = "-"
+_LARGE_CHARACTERS = 2_000_000
+_LARGE_OBJECTS = 2_000
 
 
 class _Port(click.ParamType[tuple[int, str]]):
@@ -57,13 +60,12 @@ def read_files(paths: Sequence[str], namespace: str | None) -> Objects:
     collecting = gc.isenabled()
     gc.disable()  # it would look through millions of new objects again and again, and none of them is garbage
     try:
-        documents = []
-        for path in paths:
-            shown = "standard input" if path == _STDIN else path
-            documents += read_documents(_text(path, shown), shown)
-        if not documents:
-            raise UsageError(f"{', '.join(paths)}: expected Kubernetes objects, found none")
-        objects = read_objects(documents, namespace or "default")
+        texts = [(_text(path, shown), shown) for path, shown in zip(paths, _shown(paths), strict=True)]
+        with working("reading", sum(len(text) for text, _ in texts) > _LARGE_CHARACTERS):
+            documents = [document for text, shown in texts for document in read_documents(text, shown)]
+            if not documents:
+                raise UsageError(f"{', '.join(paths)}: expected Kubernetes objects, found none")
+            objects = read_objects(documents, namespace or "default")
     finally:
         if collecting:
             gc.enable()
@@ -72,6 +74,29 @@ def read_files(paths: Sequence[str], namespace: str | None) -> Objects:
         some = f"{len(objects.unplaced)} objects name" if len(objects.unplaced) > 1 else "1 object names"
         click.echo(f"note: {some} no namespace, taken to be in `default` (-n says which): {names}", err=True)
     return objects
+
+
+@contextlib.contextmanager
+def working(what: str, long: bool) -> Iterator[None]:
+    """Say on standard error that something is at work, where that takes a while."""
+    if not long:
+        yield
+        return
+    from ztprobe.progress import open_progress
+
+    with open_progress() as progress:
+        progress.stage(what)
+        yield
+        progress.done()
+
+
+def is_large(objects: Objects) -> bool:
+    """Whether it takes a while to look at all of them."""
+    return len(objects.pods) + len(objects.policies) > _LARGE_OBJECTS
+
+
+def _shown(paths: Sequence[str]) -> list[str]:
+    return ["standard input" if path == _STDIN else path for path in paths]
 
 
 def _text(path: str, shown: str) -> str:
