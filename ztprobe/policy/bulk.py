@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ztprobe.policy.compiled import Compiled, CompiledPolicy, CompiledRule, Group
+from ztprobe.policy.compiled import Compiled
+from ztprobe.policy.compiled_rules import CompiledPolicy, CompiledRule, Group
 from ztprobe.policy.model import DIRECTIONS, PROTOCOLS, IPAddress, Objects, Pod, Policy
 from ztprobe.policy.selections import Bits
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ztprobe.policy.bulk import ALLOWED, DENIED, NOT_APPLICABLE, Verdicts
-from ztprobe.policy.compiled import Compiled, CompiledPolicy
+from ztprobe.policy.compiled import Compiled
+from ztprobe.policy.compiled_rules import CompiledPolicy
 from ztprobe.policy.model import PROTOCOLS, Objects, Pod, PodPeer, PolicyRule
 
 __all__ = ("Finding", "check")

@@ -9,11 +9,11 @@ read once. Policies and endpoints can be added and replaced at any time. Pure.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from ztprobe.policy.compiled_rules import CompiledPolicy, CompiledPort, CompiledRule, Group
 from ztprobe.policy.model import (
     DIRECTIONS,
     IPAddress,
@@ -25,61 +25,9 @@ from ztprobe.policy.model import (
 )
 from ztprobe.policy.selections import Bits, Endpoint, NamedPort, Selections
 
-__all__ = ("TIERS", "Compiled", "CompiledPolicy", "CompiledPort", "CompiledRule", "Group")
+__all__ = ("Compiled",)
 
-TIERS = ("Admin", "NetworkPolicy", "Baseline")
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledPort:
-    """A protocol and a range of the receiver's ports, of certain receivers only where a name said so."""
-
-    protocol: str
-    first: int
-    last: int
-    receivers: int | None = None  # the set of pods that have this number under the name; None: all
-    name: str = ""
-    unsure: bool = False  # about pods whose port names are not known: any number may be meant
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledRule:
-    """A rule of a policy in one direction."""
-
-    number: int  # in its policy and direction
-    action: str  # Accept | Deny | Pass
-    peers: tuple[int, ...] | None  # sets, any of which; None: everyone
-    ports: tuple[CompiledPort, ...] | None  # None: every port of every protocol
-
-
-@dataclass(frozen=True, eq=False)
-class CompiledPolicy:
-    """A policy with its sets."""
-
-    policy: Policy
-    serial: int  # policies of one rank are read in this order
-    subjects: int
-    rules: dict[str, tuple[CompiledRule, ...]]
-    names_ports: bool  # in a rule for ingress, where it is the subject's names that count
-
-    @property
-    def rank(self) -> tuple[int, int]:
-        """Tier and priority: lower ones go first."""
-        return TIERS.index(self.policy.tier), self.policy.priority
-
-
-@dataclass(frozen=True)
-class Group:
-    """What endpoints of one class have in common in one direction: hashable, so that it names the class."""
-
-    serials: tuple[int, ...]  # of the policies that select them, in reading order
-    unsure: tuple[int, ...] = ()  # ... those of them that may select them
-    # Where a rule for ingress names a port: the subject's own names; None: not known
-    named_ports: frozenset[tuple[str, str, int]] | None = frozenset()
-    # For ingress, where host-network pods or addresses outside are about: where the subject runs
-    node: tuple[str | None, tuple[IPAddress, ...]] = (None, ())
-
-
+_SPARE_SLOTS = 1000
 _NOBODY = Group(())
 
 
@@ -111,6 +59,24 @@ class Compiled:
         for policy in objects.policies:
             self._compile(policy)
         self._classify_all()
+
+    @property
+    def objects(self) -> Objects:
+        """What it is made of by now: a new `Compiled` of it is as good, and has no slots of the past."""
+        endpoints = self.selections.endpoints
+        pods = [endpoints[slots[0]].pod for slots in self.slots.values()]
+        return Objects(
+            pods=tuple(pod for pod in pods if pod is not None),
+            namespaces=self.selections.namespaces,
+            nodes=self.selections.nodes,
+            policies=tuple(one.policy for one in self.policies.values()),
+        )
+
+    @property
+    def worn(self) -> bool:
+        """Whether most slots are of pods as they were before they changed: time for a new one."""
+        live = sum(map(len, self.slots.values())) + len(self._outside)
+        return len(self.selections.endpoints) > 2 * live + _SPARE_SLOTS
 
     # -- endpoints
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ztprobe.policy.compiled import Compiled, CompiledRule
+from ztprobe.policy.compiled import Compiled
+from ztprobe.policy.compiled_rules import CompiledRule
 from ztprobe.policy.model import AddressBlock, NetworkPeer, PodPeer, PortMatch
 from ztprobe.policy.selections import Endpoint
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
-from ztprobe.policy.compiled import Compiled, CompiledRule, Group
+from ztprobe.policy.compiled import Compiled
+from ztprobe.policy.compiled_rules import CompiledRule, Group
 from ztprobe.policy.fields import IPNetwork
 from ztprobe.policy.model import DIRECTIONS, AddressBlock
 from ztprobe.policy.rules import PolicyPod, Ruleset

@@ -71,7 +71,7 @@ class Selections:
     def __init__(self, namespaces: Iterable[Namespace], nodes: Iterable[Node], room: int = 64) -> None:
         self.endpoints: list[Endpoint] = []
         self._namespaces: Mapping[str, Namespace] = {one.name: one for one in namespaces}
-        self._nodes = tuple(nodes)
+        self.nodes = tuple(nodes)
         self._bytes = max(16, (room + room // 4 + 7) // 8)
         self._rows: Bits = np.zeros((64, self._bytes), np.uint8)
         self._maybe: dict[int, Bits] = {}
@@ -88,6 +88,11 @@ class Selections:
         self.port_numbers: dict[tuple[str, str], set[int]] = defaultdict(set)
         self.numbers_seen = 0  # how many there are of all names
         self._sorted: dict[int, tuple[list[int], list[int]]] | None = None
+
+    @property
+    def namespaces(self) -> tuple[Namespace, ...]:
+        """Those whose labels are known."""
+        return tuple(self._namespaces.values())
 
     @property
     def row_bytes(self) -> int:
@@ -234,11 +239,11 @@ class Selections:
         if endpoint.selectable:
             return False
         if endpoint.address is None and endpoint.pod is not None and endpoint.pod.node is not None:
-            named = [node for node in self._nodes if node.name == endpoint.pod.node]
+            named = [node for node in self.nodes if node.name == endpoint.pod.node]
             return key.nodes.matches(named[0].labels) if named else None
-        if endpoint.address is None or not self._nodes:
+        if endpoint.address is None or not self.nodes:
             return None
-        return any(endpoint.address in n.addresses for n in self._nodes if key.nodes.matches(n.labels))
+        return any(endpoint.address in n.addresses for n in self.nodes if key.nodes.matches(n.labels))
 
     def namespace_matches(self, selector: LabelSelector, namespace: str) -> bool | None:
         """Whether a namespace has such labels; None: its labels are not known (but its name is)."""

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from ztprobe.policy.compiled import Compiled, CompiledPolicy, CompiledRule
+from ztprobe.policy.compiled import Compiled
+from ztprobe.policy.compiled_rules import CompiledPolicy, CompiledRule
 from ztprobe.policy.labels import NAMESPACE_NAME
 from ztprobe.policy.model import AddressBlock, DomainPeer, NodePeer, PodPeer
 from ztprobe.policy.selections import Endpoint, NamedPort

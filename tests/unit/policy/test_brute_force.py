@@ -113,6 +113,8 @@ def test_changes_are_taken_in(seed: int) -> None:
         asked = connections(random, ends_of(documents), 25)
         expected = [Cluster(documents).verdict(*one) for one in asked]
         assert bulk(verdicts, asked) == expected, f"step {step}"
+    assert not verdicts.compiled.worn
+    assert bulk(Verdicts(verdicts.compiled.objects), asked) == expected
 
 
 def _one(document: dict[str, Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
