@@ -8,7 +8,7 @@ changes has a new slot, beyond the end of the rows that were found before. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,7 +45,9 @@ class Verdicts:
         self._known_slots = np.zeros(256, np.int64)  # how many endpoints there were when a row was found
         self._rows: dict[_Reading, int] = {}
         # serial -> direction and range -> what the policy's rules say of it, where no subject counts
-        self._terms: dict[int, dict[tuple[str, int], tuple[_Term, ...]]] = {}
+        self._terms: dict[int, dict[tuple[str, int], tuple[int, ...]]] = {}
+        self._all_terms: list[_Term] = []
+        self._term_numbers: dict[_Term, int] = {}
         for policy in self.compiled.policies.values():
             self._add_boundaries(policy)
         self._table = {d: self._no_rows(d) for d in DIRECTIONS}
@@ -185,20 +187,25 @@ class Verdicts:
                 self._dropping = np.concatenate([self._dropping, np.zeros_like(self._dropping)])
                 self._known_slots = np.concatenate([self._known_slots, np.zeros_like(self._known_slots)])
         if self._known_slots[row] < slots:
-            self._passing[row], self._dropping[row] = _walk(self.compiled, reading)
+            self._passing[row], self._dropping[row] = _walk(self.compiled, reading, self._all_terms)
             self._known_slots[row] = slots
         return row
 
     def _read(self, group: Group, direction: str, span: int) -> _Reading:
-        ordered: dict[str, dict[int, list[tuple[bool, tuple[_Term, ...]]]]] = {"Admin": {}, "Baseline": {}}
+        # Called for every class and range that anybody asks about: terms are numbers here, not compared.
+        ordered: dict[str, dict[int, list[tuple[bool, tuple[int, ...]]]]] = {"Admin": {}, "Baseline": {}}
         isolated = False
-        allowing: set[_Term] = set()
+        allowing: list[int] = []
+        policies, key = self.compiled.policies, (direction, span)
         for serial in group.serials:
-            one = self.compiled.policies[serial]
-            terms = self._terms_of(one, group, direction, span)
+            one = policies[serial]
+            known = self._terms.get(serial)
+            terms = None if known is None else known.get(key)
+            if terms is None:
+                terms = self._find_terms(one, group, direction, span)
             if one.policy.tier == "NetworkPolicy":
                 isolated = True
-                allowing.update(terms)
+                allowing += terms
             elif terms:
                 alike = ordered[one.policy.tier].setdefault(one.policy.priority, [])
                 alike.append((serial not in group.unsure, terms))
@@ -206,16 +213,20 @@ class Verdicts:
         node = group.node if isolated and direction == "ingress" else (None, ())
         return _Reading(admin, isolated, frozenset(allowing), node, baseline)
 
-    def _terms_of(self, one: CompiledPolicy, group: Group, direction: str, span: int) -> tuple[_Term, ...]:
-        known = self._terms.setdefault(one.serial, {})
-        terms = known.get((direction, span))
-        if terms is None:
-            protocol, port = self._first_ports[span]
-            found = (_term(r, group, direction, PROTOCOLS[protocol], port) for r in one.rules[direction])
-            terms = tuple(term for term in found if term is not None)
-            if direction == "egress" or not one.names_ports:
-                known[direction, span] = terms
+    def _find_terms(self, one: CompiledPolicy, group: Group, direction: str, span: int) -> tuple[int, ...]:
+        protocol, port = self._first_ports[span]
+        found = (_term(r, group, direction, PROTOCOLS[protocol], port) for r in one.rules[direction])
+        terms = tuple(self._number_of(term) for term in found if term is not None)
+        if direction == "egress" or not one.names_ports:
+            self._terms.setdefault(one.serial, {})[direction, span] = terms
         return terms
+
+    def _number_of(self, term: _Term) -> int:
+        number = self._term_numbers.get(term)
+        if number is None:
+            number = self._term_numbers[term] = len(self._all_terms)
+            self._all_terms.append(term)
+        return number
 
 
 class _Term(NamedTuple):
@@ -226,13 +237,16 @@ class _Term(NamedTuple):
     sure: bool  # whether it is about the port for certain
 
 
+_Priorities = tuple[tuple[tuple[bool, tuple[int, ...]], ...], ...]  # priority -> policy -> (sure, terms)
+
+
 class _Reading(NamedTuple):
     # What a class reads about a port; equal readings are equal rows.
-    admin: tuple[tuple[tuple[bool, tuple[_Term, ...]], ...], ...]  # priority -> policy -> (sure, terms)
+    admin: _Priorities
     isolated: bool
-    allowing: frozenset[_Term]
+    allowing: frozenset[int]
     node: tuple[str | None, tuple[IPAddress, ...]]  # that NetworkPolicies let in
-    baseline: tuple[tuple[tuple[bool, tuple[_Term, ...]], ...], ...]
+    baseline: _Priorities
 
 
 def _term(rule: CompiledRule, group: Group, direction: str, protocol: str, port: int) -> _Term | None:
@@ -254,7 +268,7 @@ def _term(rule: CompiledRule, group: Group, direction: str, protocol: str, port:
     return None
 
 
-def _walk(compiled: Compiled, reading: _Reading) -> tuple[Bits, Bits]:
+def _walk(compiled: Compiled, reading: _Reading, terms: Sequence[_Term]) -> tuple[Bits, Bits]:
     selections = compiled.selections
     everyone = selections.everyone()
     nobody = np.zeros_like(everyone)
@@ -274,15 +288,15 @@ def _walk(compiled: Compiled, reading: _Reading) -> tuple[Bits, Bits]:
             sure, maybe = sure & having[0], maybe & having[1]
         return sure if term.sure else nobody, maybe
 
-    def tier(priorities: Iterable[tuple[tuple[bool, tuple[_Term, ...]], ...]], reach: Bits) -> Bits:
+    def tier(priorities: _Priorities, reach: Bits) -> Bits:
         # Those who go on to the next tier; of policies with one priority, any may go first.
         nonlocal passing, dropping
         onward = nobody
         for policies in priorities:
             taken = nobody
-            for certain, terms in policies:
+            for certain, numbers in policies:
                 left = reach
-                for term in terms:
+                for term in (terms[number] for number in numbers):
                     sure, maybe = rows_of(term)
                     hit = left & maybe
                     if term.action == "Accept":
@@ -299,8 +313,8 @@ def _walk(compiled: Compiled, reading: _Reading) -> tuple[Bits, Bits]:
     reach = tier(reading.admin, everyone)
     if reading.isolated:
         sure, maybe = compiled.node_rows(reading.node) if reading.node != (None, ()) else (nobody, nobody)
-        for term in reading.allowing:
-            rows = rows_of(term)
+        for number in reading.allowing:
+            rows = rows_of(terms[number])
             sure, maybe = sure | rows[0], maybe | rows[1]
         return passing | (reach & maybe), dropping | (reach & ~sure)
     onward = tier(reading.baseline, reach)

@@ -87,6 +87,7 @@ class Selections:
         # (protocol, port name) -> numbers that some pod has for it
         self.port_numbers: dict[tuple[str, str], set[int]] = defaultdict(set)
         self.numbers_seen = 0  # how many there are of all names
+        self._everyone: Bits | None = None
         self._sorted: dict[int, tuple[list[int], list[int]]] | None = None
 
     @property
@@ -107,7 +108,7 @@ class Selections:
         if slot >= 8 * self._bytes:
             self._widen()
         self.endpoints.append(endpoint)
-        self._sorted = None
+        self._sorted = self._everyone = None
         pod = endpoint.pod
         if pod is not None and endpoint.selectable:
             for protocol, name, number in pod.named_ports or ():
@@ -204,9 +205,11 @@ class Selections:
 
     def everyone(self) -> Bits:
         """The row of all slots."""
-        row = np.zeros(8 * self._bytes, np.uint8)
-        row[: len(self.endpoints)] = 1
-        return np.packbits(row, bitorder="little")
+        if self._everyone is None:
+            row = np.zeros(8 * self._bytes, np.uint8)
+            row[: len(self.endpoints)] = 1
+            self._everyone = np.packbits(row, bitorder="little")
+        return self._everyone
 
     def row_of_slots(self, slots: Iterable[int]) -> Bits:
         """A row of its own."""
