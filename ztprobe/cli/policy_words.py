@@ -31,6 +31,8 @@ def explanation_lines(
         yield f"  {side.reason}"
         if side.selected_by:
             yield f"  selected by: {', '.join(side.selected_by)}"
+        for rule in side.passed_by:
+            yield f"  passed on by {rule}"
         others = [*side.allowed_by, *side.denied_by] if side.verdict == "undecidable" else side.allowed_by[1:]
         for rule in others:
             yield f"  {'could be' if side.verdict == 'undecidable' else 'also'} {_says(rule)}"
@@ -48,8 +50,7 @@ def explanation_lines(
 
 
 def _says(rule: RuleRef) -> str:
-    word = {"Accept": "allowed", "Deny": "denied", "Pass": "passed on"}[rule.action]
-    return f"{word} by {rule}"
+    return f"{'allowed' if rule.action == 'Accept' else 'denied'} by {rule}"
 
 
 def explanation_dict(
@@ -85,6 +86,7 @@ def _side_dict(side: Side) -> dict[str, Any]:
         "selected_by": list(side.selected_by),
         "allowed_by": [_rule_dict(rule) for rule in side.allowed_by],
         "denied_by": [_rule_dict(rule) for rule in side.denied_by],
+        "passed_by": [_rule_dict(rule) for rule in side.passed_by],
         "isolated_by": list(side.isolated_by),
         "missing_facts": list(side.missing),
     }

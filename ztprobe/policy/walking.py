@@ -62,6 +62,7 @@ class Side:
     selected_by: tuple[str, ...] = ()  # ids of the policies with rules for this direction
     allowed_by: tuple[RuleRef, ...] = ()
     denied_by: tuple[RuleRef, ...] = ()  # rules that say so
+    passed_by: tuple[RuleRef, ...] = ()  # rules that leave it to the next tier
     isolated_by: tuple[str, ...] = ()  # NetworkPolicies of which none allows it
     missing: tuple[str, ...] = ()  # facts that would decide it
 
@@ -106,7 +107,7 @@ def judge_side(
 ) -> Side:
     """What the policies of one end (`subject`) say; all ends are slots.
 
-    :param receiver: the connection\'s target: one of `subject` and `peer`.
+    :param receiver: the connection's target: one of `subject` and `peer`.
     """
     end = compiled.selections.endpoints[subject]
     selecting = _selecting(compiled, direction, subject)
@@ -125,6 +126,7 @@ def judge_side(
         selected_by=tuple(one.policy.id for one in selecting),
         allowed_by=tuple(walk.allowing),
         denied_by=tuple(walk.denying),
+        passed_by=tuple(walk.passing),
         isolated_by=walk.isolated_by,
         missing=tuple(dict.fromkeys(walk.facts)) if verdict == UNDECIDABLE else (),
     )
