@@ -22,6 +22,7 @@ from typing import Any
 
 from bench.delayline import measure_delay_line
 from bench.emissions import emissions
+from bench.policy import measure as measure_policy
 from bench.profile_apply import measure_apply
 from bench.profile_change import measure_changes
 from bench.programs import measure_cold, measure_programs, split_costs
@@ -55,6 +56,7 @@ _PARTS = (
     "throughput",
     "profile",
     "delay-line",
+    "policy",
     *(plan.experiment for plan in _FULL),
 )
 _QUIET_NS, _LOUD_NS = 150, 300  # goals: a run that emits nothing, a run that does
@@ -177,6 +179,29 @@ def _delay_line(quick: bool) -> tuple[list[Row], dict[str, Any]]:
     return rows, asdict(found)
 
 
+def _policy(quick: bool) -> tuple[list[Row], dict[str, Any]]:
+    found = measure_policy(500_000 if quick else 2_000_000, 20 if quick else 100)
+    rows = [
+        Row(
+            f"{found['policies']:,} policies, {found['pods']:,} pods, indexed",
+            f"{found['index_s']:.2f} s (read from documents {found['read_s']:.2f} s)",
+            "<= 2 s",
+        ),
+        Row(
+            "  verdicts, first time",
+            f"{found['cold_per_s'] / 1e6:.1f} million a second",
+            ">= 1 million a second",
+        ),
+        Row(
+            "  verdicts, again", f"{found['warm_per_s'] / 1e6:.1f} million a second", ">= 1 million a second"
+        ),
+    ]
+    for kind in ("policy", "pod"):
+        text = f"{found[f'{kind}_ms_median']:.2f} ms, {found[f'{kind}_ms_p99']:.2f} ms p99"
+        rows.append(Row(f"  a changed {kind}, and a verdict", text, "<= 5 ms"))
+    return rows, found
+
+
 def _rounds(plan: Plan, seed: int, progress: Progress) -> tuple[list[Row], dict[str, Any]]:
     with progress.bar(f"  {plan.experiment}", plan.rounds) as advance:
         found = measure_rounds(plan, seed, advance)
@@ -296,6 +321,8 @@ def _measure(part: str, options: argparse.Namespace, progress: Progress) -> tupl
         return _profile(quick)
     if part == "delay-line":
         return _delay_line(quick)
+    if part == "policy":
+        return _policy(quick)
     if part == "connections":
         return _connections(quick)
     if part == "throughput":

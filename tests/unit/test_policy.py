@@ -39,7 +39,18 @@ def label_selector_matches(selector: dict[str, Any], labels: dict[str, str]) -> 
     return True
 
 
+def within(address: str, cidr: str) -> bool:
+    network, _, bits = cidr.partition("/")
+    one, other = (
+        int("".join(f"{int(part):08b}" for part in text.split(".")), 2) for text in (address, network)
+    )
+    return one >> (32 - int(bits)) == other >> (32 - int(bits))
+
+
 def peer_matches(peer: dict[str, Any], other: PolicyPod, policy_namespace: str) -> bool:
+    if "ipBlock" in peer:
+        excepted = any(within(other.address, cidr) for cidr in peer["ipBlock"].get("except", []))
+        return within(other.address, peer["ipBlock"]["cidr"]) and not excepted
     if "namespaceSelector" in peer:
         if not label_selector_matches(peer["namespaceSelector"], {NAMESPACE_LABEL: other.namespace}):
             return False
@@ -54,7 +65,7 @@ def port_matches(entry: dict[str, Any], receiver: PolicyPod, protocol: str, port
     wanted = entry.get("port")
     if isinstance(wanted, str):
         wanted = receiver.ports.get((protocol, wanted), -1)
-    return wanted is None or wanted == port
+    return wanted is None or wanted <= port <= entry.get("endPort", wanted)
 
 
 def naive(documents: list[dict[str, Any]], src: PolicyPod, dst: PolicyPod, protocol: str, port: int) -> bool:
@@ -97,7 +108,9 @@ def filtered(rules: str, src: str, dst: str, protocol: str, port: int) -> bool:
         for line in chains[chain]:
             match = re.fullmatch(
                 r"(?:ip [ds]addr \{ (?P<peers>[^}]*) \} ?)?"
-                r"(?:meta l4proto (?P<all>\w+) ?|(?P<protocol>tcp|udp) dport (?P<port>\d+) ?)?counter return",
+                r"(?:ip [ds]addr (?P<network>[\d./]+) (?:ip [ds]addr != \{ (?P<excepted>[^}]*) \} ?)?)?"
+                r"(?:meta l4proto (?P<all>\w+) ?"
+                r"|(?P<protocol>tcp|udp|sctp) dport (?P<port>\d+)(?:-(?P<last>\d+))? ?)?counter return",
                 line,
             )
             if match is None:
@@ -108,9 +121,13 @@ def filtered(rules: str, src: str, dst: str, protocol: str, port: int) -> bool:
             peer = dst if chain.startswith("egress") else src
             if match["peers"] is not None and peer not in match["peers"].split(", "):
                 continue
+            if match["network"] is not None and not within(peer, match["network"]):
+                continue
+            if match["excepted"] is not None and any(within(peer, n) for n in match["excepted"].split(", ")):
+                continue
             if (match["all"] or match["protocol"] or protocol) != protocol:
                 continue
-            if match["port"] is None or int(match["port"]) == port:
+            if match["port"] is None or int(match["port"]) <= port <= int(match["last"] or match["port"]):
                 return False
         raise AssertionError(f"{chain} ends without a drop")
 
@@ -148,14 +165,28 @@ namespace_selectors = st.one_of(
     st.just({}),
     st.sampled_from(("fl", "other")).map(lambda name: {"matchLabels": {NAMESPACE_LABEL: name}}),
 )
+blocks = st.one_of(
+    st.builds(lambda bits: {"cidr": f"10.0.0.0/{bits}"}, st.sampled_from((8, 29, 30, 31))),
+    st.builds(
+        lambda last: {"cidr": "10.0.0.0/24", "except": [f"10.0.0.{last}/32", "10.0.0.2/31"]},
+        st.integers(1, 4),
+    ),
+)
 peers = st.one_of(
+    st.fixed_dictionaries({"ipBlock": blocks}),
     st.fixed_dictionaries({"podSelector": selectors}, optional={"namespaceSelector": namespace_selectors}),
     st.fixed_dictionaries({"namespaceSelector": namespace_selectors}),
 )
-port_entries = st.fixed_dictionaries(
+port_ranges = st.builds(
+    lambda protocol, port, more: {"protocol": protocol, "port": port, "endPort": port + more},
+    st.sampled_from(("TCP", "SCTP")),
+    st.sampled_from(PORTS),
+    st.sampled_from((0, 27)),
+)
+port_entries = port_ranges | st.fixed_dictionaries(
     {},
     optional={
-        "protocol": st.sampled_from(("TCP", "UDP")),
+        "protocol": st.sampled_from(("TCP", "UDP", "SCTP")),
         "port": st.one_of(st.sampled_from(PORTS), st.sampled_from(NAMES)),
     },
 )
@@ -209,7 +240,7 @@ def test_verdicts_follow_kubernetes_and_the_filter_follows_the_verdicts(
     assert not re.search(r"\{ *\}", rules.replace("{ }\n", "")), "nft has no empty sets"
     for src in pods:
         for dst in pods:
-            for protocol in ("TCP", "UDP"):
+            for protocol in ("TCP", "UDP", "SCTP"):
                 for port in (*PORTS, 9):
                     verdict = ruleset.allows(src.name, dst.name, protocol, port)
                     assert verdict.allowed == naive(documents, src, dst, protocol, port)

@@ -51,6 +51,25 @@ def test_policies_add_up() -> None:
     assert (verdict.allowed, verdict.policies) == (True, ("out", "from-clients"))
 
 
+def test_a_namespace_is_selected_by_any_label() -> None:
+    peer = {"namespaceSelector": {"matchLabels": {"team": "x"}}}
+    policy = document("p", {"podSelector": {}, "ingress": [{"from": [peer]}]})
+    assert not compile_policies([policy], PODS).allows("stranger", "server", "TCP", 1).allowed
+    rules = compile_policies([policy], PODS, {"default": {"team": "x"}})
+    assert rules.allows("stranger", "server", "TCP", 1).allowed
+    assert "ip saddr { 10.0.0.3 } counter return" in to_nft(rules)
+
+
+def test_networks_ranges_and_sctp_reach_the_filter() -> None:
+    block = {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16", "10.0.0.2/32"]}}
+    ports = [{"protocol": "SCTP", "port": 9, "endPort": 12}, {"protocol": "SCTP"}]
+    policy = document("p", {"podSelector": {}, "ingress": [{"from": [block], "ports": ports}]})
+    text = to_nft(compile_policies([policy], PODS))
+    networks = "ip saddr 10.0.0.0/8 ip saddr != { 10.0.0.2/32, 10.1.0.0/16 }"
+    assert f"    {networks} sctp dport 9-12 counter return\n" in text
+    assert f"    {networks} meta l4proto sctp counter return\n" in text
+
+
 def test_no_policy_filters_nothing() -> None:
     rules = compile_policies([], PODS)
     assert rules.allows("stranger", "server", "TCP", 1).policies == ()
@@ -70,12 +89,28 @@ def test_the_table_is_ours_and_only_drops() -> None:
     ("change", "field", "problem"),
     [
         (
-            {"ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}]},
-            "spec.ingress[0].from[0].ipBlock",
-            "not supp",
+            {"ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0"}}]}]},
+            "spec.ingress[0].from[0].ipBlock.cidr",
+            "'10.0.0.0', expected a CIDR",
         ),
-        ({"egress": [{"ports": [{"port": 1, "endPort": 9}]}]}, "spec.egress[0].ports[0].endPort", "not supp"),
-        ({"ingress": [{"ports": [{"protocol": "SCTP"}]}]}, "spec.ingress[0].ports[0].protocol", "'SCTP'"),
+        (
+            {"ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["11.0.0.0/9"]}}]}]},
+            "spec.ingress[0].from[0].ipBlock.except[0]",
+            "within 10.0.0.0/8",
+        ),
+        (
+            {"ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}, "podSelector": {}}]}]},
+            "spec.ingress[0].from[0]",
+            "beside another",
+        ),
+        (
+            {"egress": [{"ports": [{"port": 9, "endPort": 1}]}]},
+            "spec.egress[0].ports[0].endPort",
+            "9 to 65535",
+        ),
+        ({"egress": [{"ports": [{"port": "a", "endPort": 1}]}]}, "spec.egress[0].ports[0].endPort", "name"),
+        ({"egress": [{"ports": [{"endPort": 1}]}]}, "spec.egress[0].ports[0].endPort", "needs a port"),
+        ({"ingress": [{"ports": [{"protocol": "ICMP"}]}]}, "spec.ingress[0].ports[0].protocol", "'ICMP'"),
         ({"ingress": [{"ports": [{"port": 65536}]}]}, "spec.ingress[0].ports[0].port", "65536"),
         ({"ingress": [{"ports": [{"port": True}]}]}, "spec.ingress[0].ports[0].port", "True"),
         ({"ingress": [{"from": [{}]}]}, "spec.ingress[0].from[0]", "empty"),
@@ -87,11 +122,6 @@ def test_the_table_is_ours_and_only_drops() -> None:
             {"podSelector": {"matchExpressions": [{"key": "a", "operator": "Gt", "values": ["1"]}]}},
             "spec.podSelector.matchExpressions[0].operator",
             "'Gt'",
-        ),
-        (
-            {"ingress": [{"from": [{"namespaceSelector": {"matchLabels": {"team": "x"}}}]}]},
-            "spec.ingress[0].from[0].namespaceSelector",
-            "team",
         ),
     ],
 )

@@ -23,6 +23,7 @@ from ztprobe.cli.compare import compare
 from ztprobe.cli.doctor import doctor
 from ztprobe.cli.export import export
 from ztprobe.cli.libraries import heard
+from ztprobe.cli.policy import policy
 from ztprobe.cli.profile import profile
 from ztprobe.cli.report import report
 from ztprobe.cli.streams import (
@@ -78,7 +79,7 @@ def _sweep_leases() -> None:
             _say(f"left behind, now removed: {line}")
 
 
-for _command in (trace, sweep, report, compare, export, profile, doctor, clean, validate):
+for _command in (trace, sweep, report, compare, export, profile, policy, doctor, clean, validate):
     ztprobe.add_command(_command)
 
 

@@ -1,22 +1,22 @@
-"""NetworkPolicies as a verdict on packets, and as an nftables table.
+"""NetworkPolicies and their cluster-wide kin: verdicts with reasons, in bulk, and as an nftables table.
 
-Kubernetes' rules (networking.k8s.io/v1): a pod that no policy selects for a
-direction accepts everything in that direction; one that is selected accepts what at
-least one of its policies allows, so policies only ever add up. A connection needs
-both its sender's egress and its receiver's ingress. Replies belong to the
-connection, which the filter leaves to connection tracking.
+Documents (`manifests`, `objects`, `networkpolicies`, `clusterpolicies`) become a model (`model`), which is
+compiled once (`selections`, `compiled`) and read by everything else: why a connection is allowed or
+denied (`explaining`, `walking`, `remedies`, `deviations`), millions of verdicts (`bulk`, `matrix`,
+`checking`), and the packet filter of the local runtime (`documents`, `rules`, `nft`). So what is
+explained is what is enforced.
 
-`compile_policies` resolves selectors and port names against the pods at hand into
-plain rules on addresses; `Ruleset.allows` and `to_nft` read the same rules, so what
-is explained is what is enforced. Supported: podSelector and namespaceSelector
-(matchLabels, matchExpressions; namespaces are known by name alone), policyTypes, TCP
-and UDP ports by number or name. Any other field is refused by name rather than
-skipped, because a skipped field is another policy; and so is a port name that no
-pod in question has, which would be a rule that allows nothing.
+Kubernetes' rules: a pod that no NetworkPolicy selects for a direction accepts everything in it; one that
+is selected accepts what at least one of its policies allows. ClusterNetworkPolicies come before (tier
+Admin) or after them (Baseline), in order of priority and of rules. A connection needs both its
+sender's egress and its receiver's ingress; replies belong to the connection.
+
+Nothing here touches a file or a node.
 """
 
 from ztprobe.policy.documents import compile_policies
+from ztprobe.policy.model import DIRECTIONS
 from ztprobe.policy.nft import NFT_TABLE, to_nft
-from ztprobe.policy.rules import DIRECTIONS, PolicyPod, Rule, Ruleset, Verdict
+from ztprobe.policy.rules import PolicyPod, Ruleset, Verdict
 
-__all__ = ("DIRECTIONS", "NFT_TABLE", "PolicyPod", "Rule", "Ruleset", "Verdict", "compile_policies", "to_nft")
+__all__ = ("DIRECTIONS", "NFT_TABLE", "PolicyPod", "Ruleset", "Verdict", "compile_policies", "to_nft")

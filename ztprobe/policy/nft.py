@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from ztprobe.policy.rules import DIRECTIONS, Isolation, PolicyPod, Rule, Ruleset
+import ipaddress
+from collections.abc import Iterator
+
+from ztprobe.policy.compiled import Compiled
+from ztprobe.policy.compiled_rules import CompiledRule, Group
+from ztprobe.policy.fields import IPNetwork
+from ztprobe.policy.model import DIRECTIONS, AddressBlock
+from ztprobe.policy.rules import PolicyPod, Ruleset
 
 __all__ = ("NFT_TABLE", "to_nft")
 
@@ -48,21 +55,25 @@ def to_nft(ruleset: Ruleset, priority: int = -160) -> str:
 
 
 def _chains(ruleset: Ruleset, direction: str) -> tuple[list[str], list[str]]:
-    # Pods with the same rules share a chain: five clients read as one.
-    groups: dict[Isolation, list[PolicyPod]] = {}
+    # Pods that the same policies select share a chain: five clients read as one.
+    groups: dict[Group, list[PolicyPod]] = {}
     for pod in ruleset.pods:
-        if pod.name in ruleset.isolated[direction]:
-            groups.setdefault(ruleset.isolated[direction][pod.name], []).append(pod)
-    peer = "daddr" if direction == "egress" else "saddr"
+        group = ruleset.compiled.group_of(ruleset.slot(pod.name), direction)
+        if group.serials:
+            groups.setdefault(group, []).append(pod)
     lines: list[str] = []
     jumps: list[str] = []
-    for number, (isolation, pods) in enumerate(groups.items()):
+    for number, (group, pods) in enumerate(groups.items()):
         chain = f"{direction}_{number}"
-        lines.append(f"  chain {chain} {{")
-        for rule in isolation.rules:
-            if rule.addresses != ():
-                lines.append(f"    {_match(rule, peer)} counter return")
+        matches = dict.fromkeys(
+            match
+            for serial in group.serials
+            for rule in ruleset.compiled.policies[serial].rules[direction]
+            for match in _matches(ruleset.compiled, rule, group, direction)
+        )
         lines += [
+            f"  chain {chain} {{",
+            *(f"    {match}{' ' if match else ''}counter return" for match in matches),
             # A rule of its own: once the set is full this one no longer matches, and the drop must.
             "    update @dropped { ip saddr . ip daddr . meta l4proto . th dport }",
             f"    counter name drop_{direction} drop",
@@ -72,11 +83,55 @@ def _chains(ruleset: Ruleset, direction: str) -> tuple[list[str], list[str]]:
     return lines, jumps
 
 
-def _match(rule: Rule, peer: str) -> str:
-    parts = []
-    if rule.addresses is not None:
-        parts.append(f"ip {peer} {{ {', '.join(rule.addresses)} }}")
-    if rule.protocol is not None:
-        protocol = rule.protocol.lower()
-        parts.append(f"meta l4proto {protocol}" if rule.port is None else f"{protocol} dport {rule.port}")
-    return " ".join(parts)
+def _matches(compiled: Compiled, rule: CompiledRule, group: Group, direction: str) -> Iterator[str]:
+    peer = "daddr" if direction == "egress" else "saddr"
+    if rule.ports is None:
+        yield from _addresses(compiled, rule.peers, None, peer)
+        return
+    for port in rule.ports:
+        if port.unsure:  # of pods here all names are known
+            continue
+        protocol = port.protocol.lower()
+        if (port.first, port.last) == (0, 65535):
+            text = f"meta l4proto {protocol}"
+        else:
+            last = "" if port.last == port.first else f"-{port.last}"
+            text = f"{protocol} dport {port.first}{last}"
+        receivers = port.receivers
+        if receivers is not None and direction == "ingress":
+            # The name is the subject's own: its whole class has that number for it, or none has.
+            if (port.protocol, port.name, port.first) not in (group.named_ports or ()):
+                continue
+            receivers = None
+        for addresses in _addresses(compiled, rule.peers, receivers, peer):
+            yield f"{addresses} {text}".lstrip()
+
+
+def _addresses(
+    compiled: Compiled, peers: tuple[int, ...] | None, receivers: int | None, peer: str
+) -> Iterator[str]:
+    # What matches the peers, and of those only the receivers; networks by themselves, for who is outside.
+    selections = compiled.selections
+    if peers is None and receivers is None:
+        yield ""
+        return
+    slots: set[int] = set()
+    for number in (receivers,) if peers is None else peers:
+        assert number is not None
+        key = selections.key_of(number)
+        if isinstance(key, AddressBlock) and receivers is None:
+            if key.network.version == 4:
+                inner = ", ".join(map(str, ipaddress.collapse_addresses(_four(key.excepted))))
+                excepted = f" ip {peer} != {{ {inner} }}" if inner else ""
+                yield f"ip {peer} {key.network}{excepted}"
+        else:
+            slots.update(selections.slots(number)[0].tolist())
+    if receivers is not None:
+        slots &= set(selections.slots(receivers)[0].tolist())
+    addresses = [selections.endpoints[slot].address for slot in sorted(slots)]
+    if addresses:
+        yield f"ip {peer} {{ {', '.join(map(str, addresses))} }}"
+
+
+def _four(networks: tuple[IPNetwork, ...]) -> list[ipaddress.IPv4Network]:
+    return [one for one in networks if isinstance(one, ipaddress.IPv4Network)]

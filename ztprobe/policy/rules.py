@@ -1,13 +1,16 @@
-"""What policies come to for the pods at hand: rules on addresses, and the verdict on a connection. Pure."""
+"""What NetworkPolicies come to for the pods of the local runtime: verdicts by pods' names. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ("DIRECTIONS", "Isolation", "PolicyPod", "Rule", "Ruleset", "Verdict")
+from ztprobe.policy.compiled import Compiled
+from ztprobe.policy.explaining import Explainer
+from ztprobe.policy.model import DIRECTIONS, Objects
+from ztprobe.policy.walking import DENIED
 
-DIRECTIONS = ("egress", "ingress")
+__all__ = ("PolicyPod", "Ruleset", "Verdict")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,24 +23,6 @@ class PolicyPod:
     address: str  # IPv4
     # containerPort names: (protocol, name) -> number
     ports: Mapping[tuple[str, str], int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True, order=True)
-class Rule:
-    """What one policy allows one pod, in one direction, towards the peers at ``addresses``."""
-
-    policy: str
-    addresses: tuple[str, ...] | None  # None: any peer, of the cluster or not
-    protocol: str | None  # None: every protocol
-    port: int | None  # the receiver's; None: every port of the protocol
-
-    def matches(self, peer: str, protocol: str, port: int) -> bool:
-        """Whether this rule allows ``protocol``/``port`` with the peer at that address."""
-        return (
-            (self.addresses is None or peer in self.addresses)
-            and self.protocol in (None, protocol)
-            and self.port in (None, port)
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,39 +38,51 @@ class Verdict:
     direction: str | None = None  # that failed: egress (at the sender) or ingress (at the receiver)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Isolation:
-    """A pod in a direction in which at least one policy selects it."""
-
-    policies: tuple[str, ...]
-    rules: tuple[Rule, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Ruleset:
     """Policies resolved against pods."""
 
-    pods: tuple[PolicyPod, ...]
-    # direction -> pod name -> its isolation; pods missing here are not isolated
-    isolated: Mapping[str, Mapping[str, Isolation]]
+    def __init__(self, pods: tuple[PolicyPod, ...], objects: Objects) -> None:
+        self.pods = pods
+        self.explainer = Explainer(objects)
+        self._ids = {pod.name: f"{pod.namespace}/{pod.name}" for pod in pods}
+
+    @property
+    def compiled(self) -> Compiled:
+        """What verdicts and the packet filter read."""
+        return self.explainer.compiled
+
+    def slot(self, pod: str) -> int:
+        """A pod's slot in `compiled`, by its name."""
+        return self.compiled.slots[self._ids[pod]][0]
+
+    @property
+    def isolated(self) -> dict[str, dict[str, tuple[str, ...]]]:
+        """direction -> pod's name -> the policies that isolate it; other pods are not isolated."""
+        found: dict[str, dict[str, tuple[str, ...]]] = {direction: {} for direction in DIRECTIONS}
+        for direction in DIRECTIONS:
+            for pod in self.pods:
+                serials = self.compiled.group_of(self.slot(pod.name), direction).serials
+                if serials:
+                    names = tuple(self.compiled.policies[serial].policy.name for serial in serials)
+                    found[direction][pod.name] = names
+        return found
 
     def allows(self, src: str, dst: str, proto: str, port: int) -> Verdict:
         """The verdict on a new connection from pod ``src`` to pod ``dst`` (names).
 
-        :param proto: TCP or UDP, in any case.
+        :param proto: TCP, UDP or SCTP, in any case.
         :raises KeyError: no such pod.
         """
-        pods = {pod.name: pod for pod in self.pods}
-        source, target = pods[src], pods[dst]
-        if source == target:  # never leaves the pod, and no policy can forbid it
+        if src == dst:  # never leaves the pod, and no policy can forbid it
             return Verdict(allowed=True, policies=())
-        reasons: list[str] = []
-        for direction, pod, peer in zip(DIRECTIONS, (source, target), (target, source), strict=True):
-            isolation = self.isolated[direction].get(pod.name)
-            if isolation is None:
-                continue
-            allowing = [r.policy for r in isolation.rules if r.matches(peer.address, proto.upper(), port)]
-            if not allowing:
-                return Verdict(allowed=False, policies=isolation.policies, direction=direction)
-            reasons += allowing
-        return Verdict(allowed=True, policies=tuple(dict.fromkeys(reasons)))
+        found = self.explainer.explain_slots(self.slot(src), self.slot(dst), proto.upper(), port)
+        for side in found.sides:
+            if side.verdict == DENIED:
+                names = tuple(_name(policy) for policy in side.isolated_by)
+                return Verdict(allowed=False, policies=names, direction=side.direction)
+        allowing = [_name(rule.policy) for side in found.sides for rule in side.allowed_by]
+        return Verdict(allowed=True, policies=tuple(dict.fromkeys(allowing)))
+
+
+def _name(policy: str) -> str:
+    return policy.rpartition("/")[2]

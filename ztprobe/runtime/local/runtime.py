@@ -92,7 +92,9 @@ class LocalRuntime:
         self._mtls = options.mutual_tls
         self._placed = placement.place(self._workload)
         self._rules = policy.compile_policies(
-            self._workload.policies, placement.policy_pods(self._workload, self._placed)
+            self._workload.policies,
+            placement.policy_pods(self._workload, self._placed),
+            self._workload.namespaces,
         )
         check_level(options, self._workload, self._rules)
         self._node = network.Node(run_id, offloads)

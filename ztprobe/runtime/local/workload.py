@@ -114,6 +114,7 @@ class Workload:
     clients: tuple[PodPlan, ...]
     service: ServicePlan
     policies: tuple[Document, ...]
+    namespaces: Mapping[str, Mapping[str, str]]  # name -> labels: all that policies need of a namespace
     not_applied: tuple[str, ...]
 
     @property
@@ -155,6 +156,10 @@ def plan(documents: Sequence[Document], options: WorkloadOptions) -> Workload:
         clients=clients,
         service=service,
         policies=tuple(by_kind.get("NetworkPolicy", ())),
+        namespaces={
+            d["metadata"]["name"]: dict(d["metadata"].get("labels") or {})
+            for d in by_kind.get("Namespace", ())
+        },
         not_applied=tuple(sorted(ignored)),
     )
 

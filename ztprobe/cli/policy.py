@@ -1,0 +1,194 @@
+"""``ztprobe policy``: what NetworkPolicies and their cluster-wide kin come to, without a cluster.
+
+The objects come from files here; every command works on `ztprobe.policy.model.Objects`, so that a
+saved run or a live cluster is another reader and nothing else.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ztprobe.cli.policy_objects import PORT, is_large, read_files, working
+
+__all__ = ("policy",)
+
+_DENIED, _UNDECIDABLE = 3, 4
+
+_files = click.option(
+    "-f",
+    "files",
+    metavar="OBJECTS.yaml",
+    multiple=True,
+    required=True,
+    help="Objects as YAML or JSON, lists of them too; - for standard input. May be given several times.",
+)
+_namespace = click.option(
+    "-n",
+    "--namespace",
+    metavar="NAMESPACE",
+    help="Of objects that name none, as for kubectl apply.  [default: default]",
+)
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group(
+    epilog="""Example: ztprobe policy explain -f all.yaml --from fl/client-0 --to fl/server --port 8080/TCP
+
+    Exit codes: 0 allowed, or nothing found; 3 denied, or something found; 4 undecidable."""
+)
+def policy() -> None:
+    """Explain and check NetworkPolicies and their cluster-wide kin.
+
+    NetworkPolicy, ClusterNetworkPolicy, AdminNetworkPolicy and BaselineAdminNetworkPolicy, from files of
+    objects as kubectl prints and applies them. Verdicts are on new connections, by what the API says;
+    network plugins that are known to differ are named.
+    """
+
+
+@policy.command(
+    epilog="Example: ztprobe policy explain -f objects.yaml --from fl/client-0 --to fl/server --port 8080/TCP"
+)
+@_files
+@_namespace
+@click.option("--from", "source", metavar="NS/POD|IP", required=True, help="Who connects.")
+@click.option("--to", "target", metavar="NS/POD|IP", required=True, help="To whom.")
+@click.option("--port", type=PORT, metavar="PORT/PROTOCOL", required=True, help="The target's, as 8080/TCP.")
+@_as_json
+@click.pass_context
+def explain(
+    context: click.Context,
+    files: tuple[str, ...],
+    namespace: str | None,
+    source: str,
+    target: str,
+    port: tuple[int, str],
+    as_json: bool,
+) -> None:
+    """Whether a connection is allowed, and why.
+
+    Names the policies that select each end, the rule that allows, or those that isolate and the rule that
+    is missing, as YAML that kubectl apply takes. Undecidable with the missing fact where the objects do
+    not tell.
+    """
+    from ztprobe.cli.policy_words import explanation_dict, explanation_lines
+    from ztprobe.policy.deviations import possible_deviations
+    from ztprobe.policy.explaining import Explainer
+    from ztprobe.policy.remedies import missing_rules
+    from ztprobe.rundir.store import dump_json
+
+    explainer = Explainer(read_files(files, namespace))
+    number, protocol = port
+    found = explainer.explain(source, target, protocol, number)
+    rules = missing_rules(explainer.objects, found)
+    slots = (explainer.slots_of(source)[0], explainer.slots_of(target)[0])
+    deviations = possible_deviations(explainer.compiled, *slots, protocol)
+    if as_json:
+        click.echo(dump_json(explanation_dict(found, rules, deviations)), nl=False)
+    else:
+        for line in explanation_lines(found, rules, deviations):
+            click.echo(line)
+    context.exit({"denied": _DENIED, "undecidable": _UNDECIDABLE}.get(found.verdict, 0))
+
+
+@policy.command(
+    epilog="Example: kubectl get pods,ns,netpol -A -o yaml | ztprobe policy matrix -f - --html reach.html"
+)
+@_files
+@_namespace
+@click.option(
+    "--html", "html", type=click.Path(path_type=Path), metavar="FILE", help="Write a table to look at."
+)
+@_as_json
+def matrix(files: tuple[str, ...], namespace: str | None, html: Path | None, as_json: bool) -> None:
+    """Who reaches whom, per port.
+
+    Pods that every policy treats alike are one line; `other` stands for the ports that neither a container
+    nor a rule names, `outside` for an address that no network in a rule means.
+    """
+    from ztprobe.cli.policy_tables import matrix_dict, matrix_html, matrix_lines
+    from ztprobe.policy.matrix import reach
+    from ztprobe.rundir.store import dump_json, write_atomically
+
+    objects = read_files(files, namespace)
+    with working("asking who reaches whom", is_large(objects)):
+        found = reach(objects)
+    if html is not None:
+        write_atomically(html, matrix_html(found).encode())
+    if as_json:
+        click.echo(dump_json(matrix_dict(found)), nl=False)
+    elif html is not None:
+        click.echo(f"written: {html}")
+    else:
+        for line in matrix_lines(found):
+            click.echo(line)
+
+
+@policy.command(epilog="Example: ztprobe policy check -f policies.yaml -f pods.yaml")
+@_files
+@_namespace
+@_as_json
+@click.pass_context
+def check(context: click.Context, files: tuple[str, ...], namespace: str | None, as_json: bool) -> None:
+    """What is surely a mistake.
+
+    Selectors and peers that match nothing, names of ports that nobody has, DNS over one protocol only, a
+    sidecar's port without a rule, policies that host-network pods ignore, rules that policyTypes leaves
+    out. Exits with 3 when there is one.
+    """
+    from ztprobe.policy.checking import check as check_objects
+    from ztprobe.rundir.store import dump_json
+
+    objects = read_files(files, namespace)
+    with working("checking", is_large(objects)):
+        found = check_objects(objects)
+    if as_json:
+        rows = [{"kind": one.kind, "where": one.where, "what": one.what} for one in found]
+        click.echo(dump_json(rows), nl=False)
+    else:
+        for one in found:
+            click.echo(f"{one.where}: {one.what}")
+        if not objects.pods:
+            click.echo("no pods among the objects: selectors and names could not be checked")
+        elif not found:
+            click.echo(f"no mistake in {_count(len(objects.policies), 'policy', 'policies')}")
+    context.exit(_DENIED if found else 0)
+
+
+@policy.command(epilog="Example: ztprobe policy simulate -f proposed.yaml runs/net2-sec3-20260131-120000")
+@_files
+@_namespace
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@_as_json
+@click.pass_context
+def simulate(
+    context: click.Context, files: tuple[str, ...], namespace: str | None, run: Path, as_json: bool
+) -> None:
+    """Which connections of a saved run proposed policies would deny.
+
+    The policies given are taken to be all there are; nothing is applied. Connections that nobody answered
+    in the run are shown, and count for nothing. Exits with 3 when one that was answered would be denied, 4
+    when the objects leave one open.
+    """
+    from analysis.recorded import recorded_connections, recorded_pods
+    from ztprobe.cli.policy_tables import simulation_dict, simulation_lines
+    from ztprobe.policy.simulating import merged
+    from ztprobe.policy.simulating import simulate as simulate_connections
+    from ztprobe.rundir.store import dump_json, load_run
+
+    proposed = read_files(files, namespace)
+    recorded = load_run(run)
+    objects = merged(proposed, recorded_pods(recorded))
+    found = simulate_connections(objects, recorded_connections(recorded))
+    if as_json:
+        click.echo(dump_json(simulation_dict(found)), nl=False)
+    else:
+        for line in simulation_lines(found, len(objects.policies)):
+            click.echo(line)
+    verdicts = {one.explanation.verdict for one in found if one.recorded.answered}
+    context.exit(_DENIED if "denied" in verdicts else _UNDECIDABLE if "undecidable" in verdicts else 0)
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"

@@ -1,0 +1,121 @@
+"""The objects that ``ztprobe policy`` is about, from files, and the connection, from words."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ztprobe.errors import UsageError
+
+if TYPE_CHECKING:
+    from ztprobe.policy.model import Objects
+
+__all__ = ("PORT", "is_large", "read_files", "working")
+
+_STDIN = "-"
+_LARGE_CHARACTERS = 2_000_000
+_LARGE_OBJECTS = 2_000
+
+
+class _Port(click.ParamType[tuple[int, str]]):
+    """``NUMBER/PROTOCOL``, as 8080/TCP."""
+
+    name = "port"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """(number, protocol)."""
+        if isinstance(value, tuple):
+            return value
+        number, _, protocol = str(value).partition("/")
+        protocol = protocol.upper() or "TCP"
+        if not (number.isascii() and number.isdigit()) or not 0 < int(number) < 65536:
+            self.fail(f"{value!r} is not a port, expected like 8080/TCP.", param, ctx)
+        if protocol not in ("TCP", "UDP", "SCTP"):
+            self.fail(f"{value!r} is of no known protocol, expected TCP, UDP or SCTP.", param, ctx)
+        return int(number), protocol
+
+
+PORT = _Port()
+
+
+def read_files(paths: Sequence[str], namespace: str | None) -> Objects:
+    """The objects of files, ``-`` for standard input.
+
+    :param namespace: of objects that name none; None: default, and the user is told.
+
+    :raises UsageError: a file cannot be read, or what is in it is wrong; names file, line and field.
+    """
+    from ztprobe.policy.manifests import read_documents
+    from ztprobe.policy.objects import read_objects
+
+    if paths.count(_STDIN) > 1:
+        raise UsageError("-f -: standard input can be read once only")
+    collecting = gc.isenabled()
+    gc.disable()  # it would look through millions of new objects again and again, and none of them is garbage
+    try:
+        texts = [(_text(path, shown), shown) for path, shown in zip(paths, _shown(paths), strict=True)]
+        with working("reading", sum(len(text) for text, _ in texts) > _LARGE_CHARACTERS):
+            documents = [document for text, shown in texts for document in read_documents(text, shown)]
+            if not documents:
+                raise UsageError(f"{', '.join(paths)}: expected Kubernetes objects, found none")
+            objects = read_objects(documents, namespace or "default")
+    finally:
+        if collecting:
+            gc.enable()
+    if objects.unplaced and namespace is None:
+        names = ", ".join(objects.unplaced[:3]) + (", ..." if len(objects.unplaced) > 3 else "")
+        some = f"{len(objects.unplaced)} objects name" if len(objects.unplaced) > 1 else "1 object names"
+        click.echo(f"note: {some} no namespace, taken to be in `default` (-n says which): {names}", err=True)
+    return objects
+
+
+@contextlib.contextmanager
+def working(what: str, long: bool) -> Iterator[None]:
+    """Say on standard error that something is at work, where that takes a while."""
+    if not long:
+        yield
+        return
+    from ztprobe.progress import open_progress
+
+    with open_progress() as progress:
+        progress.stage(what)
+        yield
+        progress.done()
+
+
+def is_large(objects: Objects) -> bool:
+    """Whether it takes a while to look at all of them."""
+    return len(objects.pods) + len(objects.policies) > _LARGE_OBJECTS
+
+
+def _shown(paths: Sequence[str]) -> list[str]:
+    return ["standard input" if path == _STDIN else path for path in paths]
+
+
+def _text(path: str, shown: str) -> str:
+    from ztprobe.policy.manifests import MOST_BYTES
+
+    try:
+        if path == _STDIN:
+            data = sys.stdin.buffer.read(MOST_BYTES + 1)
+        else:
+            # A FIFO or a device would be waited for, or never end.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(descriptor, "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise UsageError(f"{shown}: expected a file, found something else")
+                data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise UsageError(f"{shown}: expected at most {MOST_BYTES >> 20} MiB, found more")
+        return data.decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{shown}: cannot read these objects: {error.strerror}") from error
+    except ValueError as error:  # no UTF-8, or a path with a NUL
+        raise UsageError(f"{shown}: expected text in UTF-8, found something else") from error

@@ -1,0 +1,265 @@
+"""One side of a connection: the policies that select an end, read tier by tier, with what they come to.
+
+What is not known leaves every outcome possible that it could lead to; only where they differ is a
+verdict undecidable. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from ztprobe.policy.compiled import Compiled
+from ztprobe.policy.compiled_rules import CompiledPolicy, CompiledRule
+from ztprobe.policy.labels import NAMESPACE_NAME
+from ztprobe.policy.model import AddressBlock, DomainPeer, NodePeer, PodPeer
+from ztprobe.policy.selections import Endpoint, NamedPort
+
+__all__ = (
+    "ALLOWED",
+    "DENIED",
+    "NOT_APPLICABLE",
+    "UNDECIDABLE",
+    "RuleRef",
+    "Side",
+    "hairpin",
+    "judge_side",
+    "listed",
+)
+
+ALLOWED, DENIED, NOT_APPLICABLE, UNDECIDABLE = "allowed", "denied", "not applicable", "undecidable"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleRef:
+    """A rule of a policy."""
+
+    policy: str  # its id: kind and name
+    tier: str
+    direction: str
+    number: int
+    action: str
+    name: str = ""
+
+    @property
+    def field(self) -> str:
+        """As ``spec.ingress[0]``."""
+        return f"spec.{self.direction}[{self.number}]"
+
+    def __str__(self) -> str:
+        return f"{self.policy} {self.field}{f' ({self.name})' if self.name else ''}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One end of a connection: egress at the source, or ingress at the target."""
+
+    direction: str
+    end: Endpoint
+    verdict: str
+    reason: str
+    selected_by: tuple[str, ...] = ()  # ids of the policies with rules for this direction
+    allowed_by: tuple[RuleRef, ...] = ()
+    denied_by: tuple[RuleRef, ...] = ()  # rules that say so
+    passed_by: tuple[RuleRef, ...] = ()  # rules that leave it to the next tier
+    isolated_by: tuple[str, ...] = ()  # NetworkPolicies of which none allows it
+    missing: tuple[str, ...] = ()  # facts that would decide it
+
+
+def listed(words: Iterable[str], most: int = 8) -> str:
+    """Words with commas, those beyond the first few as a number."""
+    found = list(words)
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return ", ".join(found[:most]) + more
+
+
+def hairpin(compiled: Compiled, direction: str, slot: int) -> Side:
+    """The side of a connection that never leaves its pod."""
+    selecting = _selecting(compiled, direction, slot)
+    return Side(
+        direction=direction,
+        end=compiled.selections.endpoints[slot],
+        verdict=ALLOWED if selecting else NOT_APPLICABLE,
+        reason="a pod can always reach itself" if selecting else "no policy selects it",
+        selected_by=tuple(one.policy.id for one in selecting),
+    )
+
+
+def _selecting(compiled: Compiled, direction: str, slot: int) -> list[CompiledPolicy]:
+    return [compiled.policies[serial] for serial in compiled.group_of(slot, direction).serials]
+
+
+@dataclass
+class _Walk:
+    # What is possible so far, with the rules that would do it.
+    allowing: list[RuleRef] = field(default_factory=list)
+    denying: list[RuleRef] = field(default_factory=list)
+    passing: list[RuleRef] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)
+    by_default: bool = False  # passes because nothing says otherwise
+    isolated_by: tuple[str, ...] = ()
+    own_node: bool = False
+
+
+def judge_side(
+    compiled: Compiled, direction: str, subject: int, peer: int, receiver: int, protocol: str, port: int
+) -> Side:
+    """What the policies of one end (`subject`) say; all ends are slots.
+
+    :param receiver: the connection's target: one of `subject` and `peer`.
+    """
+    end = compiled.selections.endpoints[subject]
+    selecting = _selecting(compiled, direction, subject)
+    if not selecting:
+        why = "no policy selects it" if end.pod is not None else "no policy selects what is no pod"
+        return Side(direction=direction, end=end, verdict=NOT_APPLICABLE, reason=why)
+    walk = _walk(compiled, direction, selecting, subject, peer, receiver, protocol, port)
+    may_pass = bool(walk.allowing) or walk.by_default or walk.own_node
+    may_drop = bool(walk.denying or walk.isolated_by)
+    verdict = UNDECIDABLE if may_pass and may_drop else DENIED if may_drop else ALLOWED
+    return Side(
+        direction=direction,
+        end=end,
+        verdict=verdict,
+        reason=_reason(walk, verdict, direction),
+        selected_by=tuple(one.policy.id for one in selecting),
+        allowed_by=tuple(walk.allowing),
+        denied_by=tuple(walk.denying),
+        passed_by=tuple(walk.passing),
+        isolated_by=walk.isolated_by,
+        missing=tuple(dict.fromkeys(walk.facts)) if verdict == UNDECIDABLE else (),
+    )
+
+
+def _reason(walk: _Walk, verdict: str, direction: str) -> str:
+    if verdict == UNDECIDABLE:
+        return "it depends on what is not known"
+    if verdict == DENIED:
+        if walk.denying:
+            return f"denied by {walk.denying[0]}"
+        policies = listed([policy.removeprefix("NetworkPolicy ") for policy in walk.isolated_by])
+        one = "NetworkPolicy" if len(walk.isolated_by) == 1 else "NetworkPolicies"
+        return f"isolated by {one} {policies}, without a rule that allows it"
+    if walk.allowing:
+        return f"allowed by {walk.allowing[0]}"
+    if walk.own_node:
+        return "from the pod's own node, which NetworkPolicies always let in"
+    return "no rule is about it, and no NetworkPolicy isolates it"
+
+
+def _walk(
+    compiled: Compiled,
+    direction: str,
+    selecting: list[CompiledPolicy],
+    subject: int,
+    peer: int,
+    receiver: int,
+    protocol: str,
+    port: int,
+) -> _Walk:
+    unsure = compiled.group_of(subject, direction).unsure
+    walk = _Walk()
+
+    def match(one: CompiledPolicy, rule: CompiledRule) -> bool | None:
+        by_peer = compiled.peer_matches(rule, peer)
+        by_port = compiled.port_matches(rule, receiver, protocol, port)
+        if by_peer is False or by_port is False:
+            return False
+        if by_peer is None:
+            walk.facts.extend(_unknown_peers(compiled, rule, peer))
+        if by_port is None:
+            walk.facts.append(
+                f"the names of {compiled.selections.endpoints[receiver].name}'s container ports"
+            )
+        if one.serial in unsure:
+            walk.facts.append(_unknown_labels(compiled, one.subjects, subject))
+        return True if by_peer and by_port and one.serial not in unsure else None
+
+    def ordered(tier: str) -> bool:
+        # Whether the next tier may be reached.
+        onward = False
+        policies = [one for one in selecting if one.policy.tier == tier]
+        for _, alike in groupby(policies, key=lambda one: one.policy.priority):
+            taking: list[tuple[str, RuleRef]] = []
+            for one in alike:
+                for rule in one.rules[direction]:
+                    found = match(one, rule)
+                    if found is False:
+                        continue
+                    ref = _ref(one, direction, rule)
+                    if rule.action == "Pass":
+                        onward = True
+                        walk.passing.append(ref)
+                    else:
+                        (walk.allowing if rule.action == "Accept" else walk.denying).append(ref)
+                    if found:
+                        taking.append((rule.action, ref))
+                        break
+            if len({action for action, _ in taking}) > 1:
+                both = " and ".join(str(ref) for _, ref in taking)
+                walk.facts.append(f"which goes first of {both}, which have the same priority")
+            if taking:
+                return onward
+        return True
+
+    if not ordered("Admin"):
+        return walk
+    isolating = [one for one in selecting if one.policy.tier == "NetworkPolicy"]
+    if not isolating:
+        walk.by_default = ordered("Baseline")
+        return walk
+    sure = False
+    for one in isolating:
+        for rule in one.rules[direction]:
+            found = match(one, rule)
+            if found is not False:
+                walk.allowing.append(_ref(one, direction, rule))
+                sure |= found is True
+    if direction == "ingress" and (own := compiled.from_own_node(peer, subject)) is not False:
+        walk.own_node = True
+        if own:
+            sure = True
+        else:
+            source, target = (compiled.selections.endpoints[slot].name for slot in (peer, subject))
+            walk.facts.append(f"whether {source} runs on {target}'s node (spec.nodeName)")
+    if not sure:
+        walk.isolated_by = tuple(one.policy.id for one in isolating)
+    return walk
+
+
+def _ref(one: CompiledPolicy, direction: str, rule: CompiledRule) -> RuleRef:
+    return RuleRef(
+        policy=one.policy.id,
+        tier=one.policy.tier,
+        direction=direction,
+        number=rule.number,
+        action=rule.action,
+        name=one.policy.rules[direction][rule.number].name,
+    )
+
+
+def _unknown_peers(compiled: Compiled, rule: CompiledRule, slot: int) -> Iterable[str]:
+    for number in rule.peers or ():
+        if compiled.selections.holds(number, slot) is None:
+            yield _unknown_labels(compiled, number, slot)
+
+
+def _unknown_labels(compiled: Compiled, number: int, slot: int) -> str:
+    key, end = compiled.selections.key_of(number), compiled.selections.endpoints[slot]
+    if isinstance(key, PodPeer):
+        assert end.pod is not None
+        asked = sorted({one.key for one in key.namespaces.requirements} - {NAMESPACE_NAME})
+        return f"the labels of namespace {end.pod.namespace} ({', '.join(asked)})"
+    if isinstance(key, AddressBlock):
+        return f"the address of {end.name} (status.podIP)"
+    if isinstance(key, DomainPeer):
+        return f"whether {', '.join(key.names)} resolves to {end.name}"
+    if isinstance(key, NodePeer):
+        return f"which nodes match {key.nodes} and have {end.name}'s address"
+    assert isinstance(key, NamedPort)
+    return _unknown_names(end)
+
+
+def _unknown_names(end: Endpoint) -> str:
+    return f"the names of {end.name}'s container ports"
