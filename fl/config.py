@@ -7,14 +7,15 @@ its value and what was expected.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
 from fl.data import DATASETS
 from fl.errors import ConfigError
-from fl.model import MODELS
+from fl.options import FlOptions, read_options
 from fl.partition import DISTRIBUTIONS
+from fl.shapes import MODELS, size_of
 from fl.wire import CLIENT_ID_BYTES
 
 __all__ = ("ClientConfig", "ServerConfig", "WorkloadConfig")
@@ -30,6 +31,7 @@ class _Common(TypedDict):
     data_dir: Path | None
     model: str
     http2_window_bytes: int
+    options: FlOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,7 @@ class WorkloadConfig:
     """What server and clients have to agree on.
 
     FL_HTTP2_WINDOW_BYTES is how much each end takes in before it has looked at it (0: as gRPC sees fit).
+    FL_OPTIONS holds algorithm, protection and compression (`fl.options`).
     """
 
     clients: int
@@ -45,6 +48,7 @@ class WorkloadConfig:
     data_dir: Path | None
     model: str = "cnn"
     http2_window_bytes: int = 0
+    options: FlOptions = field(default_factory=FlOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,13 +114,18 @@ class ClientConfig(WorkloadConfig):
 
 def _common(env: Mapping[str, str]) -> _Common:
     directory = env.get("FL_DATA_DIR", "")
+    clients = _integer(env, "FL_CLIENTS", 5, minimum=1)
+    model = _choice(env, "FL_MODEL", tuple(MODELS))
+    options = read_options(env)
+    options.check(clients=clients, parameters=size_of(model))
     return {
-        "clients": _integer(env, "FL_CLIENTS", 5, minimum=1),
+        "clients": clients,
         "seed": _integer(env, "FL_SEED", 0, minimum=0, maximum=2**32 - 1),
         "dataset": _choice(env, "FL_DATASET", DATASETS),
         "data_dir": Path(directory) if directory else None,
-        "model": _choice(env, "FL_MODEL", tuple(MODELS)),
+        "model": model,
         "http2_window_bytes": _integer(env, "FL_HTTP2_WINDOW_BYTES", 0, minimum=0),
+        "options": options,
     }
 
 

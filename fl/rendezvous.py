@@ -14,23 +14,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from fl import wire
 from fl.errors import RoundError, WireError
 from fl.events import EventLog, now
-from fl.wire import Kind, Message, Vector
+from fl.wire import Kind, Message
 
-__all__ = ("Rendezvous", "Update")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Update:
-    """What one client contributed to a round."""
-
-    client_id: str
-    vector: Vector
-    num_examples: int
+__all__ = ("Rendezvous",)
 
 
 class Rendezvous:
@@ -44,7 +34,7 @@ class Rendezvous:
         self._model: bytes | None = None  # None: no round is open
         self._farewell: bytes | None = None
         self._failure: str | None = None
-        self._updates: dict[str, Update] = {}
+        self._updates: dict[str, Message] = {}
         # Each client's newest stream (an older one that still waits gives up) and whether it is open.
         self._streams: dict[str, tuple[int, Callable[[], bool]]] = {}
 
@@ -108,12 +98,10 @@ class Rendezvous:
             message.round,
             client_id=message.client_id,
             num_examples=message.num_examples,
-            body_bytes=message.body.nbytes,
+            body_bytes=message.body_bytes,
         )
         if event == "update_received":
-            self._updates[message.client_id] = Update(
-                client_id=message.client_id, vector=message.body, num_examples=message.num_examples
-            )
+            self._updates[message.client_id] = message
 
     # the round loop
 
@@ -133,7 +121,7 @@ class Rendezvous:
         """Wait until every client has contributed or until `deadline_s` on `time.monotonic`."""
         self._wait(lambda: len(self._updates) >= self._clients, deadline_s)
 
-    def close_round(self) -> list[Update]:
+    def close_round(self) -> list[Message]:
         """End the wait: its updates in the order of client ids; later ones are logged as late.
 
         Logs `wait_end`, then each client that is missing.

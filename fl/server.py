@@ -1,13 +1,13 @@
 """The FL server: `python -m fl.server`.
 
-The main thread runs the rounds; gRPC's threads carry the streams and meet it in
+The main thread runs the rounds (`fl.rounds`); gRPC's threads carry the streams and meet it in
 `fl.rendezvous`. A round is open, wait, aggregate, evaluate, back to back, and all of
-it lies between `round_start` and `round_end`. The model is laid out as bytes once a
-round, and every client gets those same bytes.
+it lies between `round_start` and `round_end`.
 
 Events on standard output, in this order within a round: `round_start`, `send_start`
 (bytes ready, streams released), `update_received` per client, `wait_end`,
-`client_missing` per client that the deadline cut off, `aggregate_end`,
+`client_missing` per client that the deadline cut off, `update_inspected` per client and
+`update_chosen` (Krum's) where the options ask for it, `aggregate_end`,
 `evaluate_end` (when evaluated), `target_reached` (once), `round_end`. Around the
 rounds: `run_start`, `client_ready`, `run_end`; `update_late` may come at any time.
 """
@@ -18,7 +18,6 @@ import dataclasses
 import itertools
 import os
 import sys
-import time
 from collections.abc import Iterator
 from concurrent import futures
 from typing import Any
@@ -26,8 +25,7 @@ from typing import Any
 import grpc
 import torch
 
-from fl import data, rpc, wire
-from fl.aggregation import fedavg
+from fl import compression, data, rpc, wire
 from fl.config import ServerConfig
 from fl.errors import FLError, RoundError, Terminated, TransportError, WireError
 from fl.events import EventLog
@@ -35,12 +33,11 @@ from fl.injection import Injection
 from fl.model import Model
 from fl.process import raise_on_sigterm
 from fl.rendezvous import Rendezvous
-from fl.training import evaluate
-from fl.wire import Kind
+from fl.rounds import Rounds
+from fl.wire import Kind, Message
 
-__all__ = ("TARGET_ACCURACY", "main", "run")
+__all__ = ("main", "run")
 
-TARGET_ACCURACY = 0.95
 # After DONE, how long a client that missed the last deadline may take to fetch it.
 _FAREWELL_S = 10.0
 # After a failure, how long the reason may take to reach those who wait; who trains is cut off.
@@ -66,10 +63,11 @@ def run(config: ServerConfig, log: EventLog | None = None, injection: Injection 
         0,
         port=port,
         parameters=model.vector.size,
-        config=dataclasses.asdict(config) | {"data_dir": config.data_dir and str(config.data_dir)},
+        config=dataclasses.asdict(config)
+        | {"data_dir": config.data_dir and str(config.data_dir), "options": config.options.effective()},
     )
     try:
-        for round_number in _rounds(config, rendezvous, model, test, log, injection or Injection()):
+        for round_number in Rounds(config, rendezvous, model, test, log, injection or Injection()).run():
             finished = round_number
         rendezvous.finish(config.rounds)
         server.stop(_FAREWELL_S).wait()
@@ -87,7 +85,7 @@ def _listen(config: ServerConfig, rendezvous: Rendezvous, parameters: int) -> tu
     workers = futures.ThreadPoolExecutor(2 * config.clients + 4)
     options = rpc.SERVER_OPTIONS + rpc.window_options(config.http2_window_bytes)
     server = grpc.server(workers, options=options)
-    handler = grpc.stream_stream_rpc_method_handler(_Streams(rendezvous, parameters).train)
+    handler = grpc.stream_stream_rpc_method_handler(_Streams(rendezvous, parameters, config).train)
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler(rpc.SERVICE, {rpc.METHOD: handler}),)
     )
@@ -104,9 +102,10 @@ def _listen(config: ServerConfig, rendezvous: Rendezvous, parameters: int) -> tu
 class _Streams:
     """The service: each stream alternates between reading a message and answering it."""
 
-    def __init__(self, rendezvous: Rendezvous, parameters: int) -> None:
+    def __init__(self, rendezvous: Rendezvous, parameters: int, config: ServerConfig) -> None:
         self._rendezvous = rendezvous
         self._parameters = parameters
+        self._encoding = compression.ENCODINGS[config.options.compression]
         self._numbers = itertools.count()
 
     def train(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
@@ -115,7 +114,7 @@ class _Streams:
             return
         try:
             for raw in requests:
-                message = wire.decode(raw, self._parameters)
+                message = self._checked(wire.decode(raw, self._parameters))
                 answer = self._rendezvous.exchange(message, number, context.is_active)
                 if answer is None:
                     return
@@ -129,54 +128,16 @@ class _Streams:
         except grpc.RpcError:
             return  # the client went away while we read; its round ends at the deadline
 
-
-def _rounds(
-    config: ServerConfig,
-    rendezvous: Rendezvous,
-    model: Model,
-    test: data.Dataset,
-    log: EventLog,
-    injection: Injection,
-) -> Iterator[int]:
-    ready = rendezvous.wait_for_clients(config.round_deadline_s)
-    if len(ready) < config.min_clients:
-        raise RoundError(
-            f"{len(ready)} of {config.clients} clients came within {config.round_deadline_s:g} s"
-            f" ({', '.join(ready) or 'none'}), {config.min_clients} are needed"
-        )
-    reached = False
-    edge = None  # a round starts at the instant at which the one before ended
-    first_start_ns = 0
-    for round_number in range(1, config.rounds + 1):
-        deadline_s = time.monotonic() + config.round_deadline_s
-        started = log.emit("round_start", round_number, at=edge)
-        first_start_ns = first_start_ns or started.monotonic_ns
-        encoded = wire.encode(Kind.MODEL, round_number, body=model.vector)
-        log.emit("send_start", round_number, message_bytes=len(encoded))
-        rendezvous.open_round(round_number, encoded)
-        rendezvous.wait_for_updates(deadline_s)
-        updates = rendezvous.close_round()
-        if len(updates) < config.min_clients:
-            came = ", ".join(update.client_id for update in updates) or "none"
-            raise RoundError(
-                f"round {round_number}: {len(updates)} of {config.clients} updates came within"
-                f" {config.round_deadline_s:g} s ({came}), {config.min_clients} are needed"
+    def _checked(self, message: Message) -> Message:
+        if message.kind is not Kind.UPDATE:
+            return message
+        if message.encoding is not self._encoding:
+            raise WireError(
+                f"UPDATE is {message.encoding.name}, expected {self._encoding.name}: FL_OPTIONS differ"
             )
-        model.load(fedavg([(update.vector, update.num_examples) for update in updates]))
-        injection.aggregation(round_number, log)
-        log.emit("aggregate_end", round_number)
-        accuracy: float | None = None
-        if round_number % config.eval_every == 0 or round_number == config.rounds:
-            accuracy, loss = evaluate(model, test)
-            stamp = log.emit("evaluate_end", round_number, accuracy=accuracy, loss=loss)
-            if accuracy >= TARGET_ACCURACY and not reached:
-                reached = True
-                seconds = (stamp.monotonic_ns - first_start_ns) / 1e9
-                log.emit(
-                    "target_reached", round_number, accuracy=accuracy, target=TARGET_ACCURACY, seconds=seconds
-                )
-        edge = log.emit("round_end", round_number, updates=len(updates), accuracy=accuracy)
-        yield round_number
+        if message.payload.size:
+            compression.check(message.encoding, message.payload, self._parameters)
+        return message
 
 
 def main() -> int:

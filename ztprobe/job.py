@@ -160,6 +160,7 @@ class _Job:
             data_dir=request.data_dir,
             reconnect=request.reconnect,
             level=experiment.level,
+            fl=request.fl,
             environment=dict(environment or {}),
         )
         self.runtime: Runtime = LocalRuntime(

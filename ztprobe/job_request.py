@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ztprobe.errors import UsageError
 from ztprobe.experiment import Experiment, parse_baseline, parse_experiment
@@ -34,6 +35,8 @@ class TraceRequest:
     data_dir: Path | None  # absolute; None with digits
     out: Path  # absolute; does not exist yet or is empty
     reconnect: bool  # a new connection per client and round
+    # the workload's own options that were given (``--fl-...``), checked by `ztprobe.cli.fl_options`
+    fl: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def experiments(self) -> tuple[Experiment, ...]:

@@ -70,7 +70,7 @@ def test_two_rounds_with_two_clients(pool: ThreadPoolExecutor) -> None:
             assert answer.result(5) is model  # the same bytes object for everybody
             answers[client] = m.send(Kind.UPDATE, client, number)
         m.meeting.wait_for_updates(soon())
-        assert [(u.client_id, u.vector[0]) for u in m.meeting.close_round()] == [("a", number), ("b", number)]
+        assert [(u.client_id, u.body[0]) for u in m.meeting.close_round()] == [("a", number), ("b", number)]
     m.meeting.finish(2)
     for answer in answers.values():
         assert wire.decode(answer.result(5) or b"").kind is Kind.DONE

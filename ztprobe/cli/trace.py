@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
+from ztprobe.cli.fl_options import checked_fl_options, fl_options
 from ztprobe.cli.options import OutPath, coverage_floor_option
 from ztprobe.errors import PreflightError
 from ztprobe.experiment import MAX_SEED
@@ -58,6 +60,7 @@ __all__ = ("trace",)
 )
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the table.")
 @click.option("--reconnect", is_flag=True, help="A fresh connection per round and client.")
+@fl_options
 @coverage_floor_option
 def trace(
     experiment: str,
@@ -72,6 +75,7 @@ def trace(
     as_json: bool,
     reconnect: bool,
     coverage_floor: float,
+    **fl_values: Any,
 ) -> None:
     """Run a deployment and say where each round's time went.
 
@@ -93,6 +97,7 @@ def trace(
         data_dir=check_data_dir(dataset, data_dir),
         out=(out or _default_out(chosen.name)).absolute(),
         reconnect=reconnect,
+        fl=checked_fl_options(fl_values, clients=clients),
     )
     for wanted in request.experiments:
         load_profile(wanted.profile)

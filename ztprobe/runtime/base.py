@@ -8,6 +8,7 @@ on the `Pod` values listed here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +28,8 @@ class WorkloadOptions:
     data_dir: Path | None
     reconnect: bool
     level: int  # security level 0..3
+    # the workload's own options (``--fl-...``), as JSON in FL_OPTIONS
+    fl: Mapping[str, Any] = field(default_factory=dict)
     # more environment for the workload's containers (ztprobe validate puts known costs there)
     environment: dict[str, str] = field(default_factory=dict)
 

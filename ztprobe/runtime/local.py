@@ -157,7 +157,8 @@ class LocalRuntime:
             return None
         data_dir = self._options.data_dir
         return Preload(
-            module="fl.preload",
+            # PyTorch in the parent would be in every client that does not compute, too.
+            module="fl.preload_light" if self._options.fl.get("client") == "synthetic" else "fl.preload",
             dataset=self._options.dataset,
             data_dir=None if data_dir is None else str(data_dir.absolute()),
         )

@@ -9,6 +9,7 @@ differently.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -168,6 +169,7 @@ def _settings(options: WorkloadOptions) -> dict[str, str]:
         "FL_DATASET": options.dataset,
         "FL_DATA_DIR": "" if options.data_dir is None else str(options.data_dir.resolve()),
         "FL_RECONNECT": "1" if options.reconnect else "0",
+        "FL_OPTIONS": json.dumps(dict(options.fl)) if options.fl else "",
         **options.environment,
     }
 

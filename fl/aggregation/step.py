@@ -1,0 +1,94 @@
+"""A round's updates to the next model, as the run's options say.
+
+The published workload's way (the weighted mean of models as they came) stays by itself: it costs one
+pass and is exact to the last bit. Everything else works on differences from the round's model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fl import compression
+from fl.aggregation.inspection import look_at
+from fl.aggregation.mean import fedavg
+from fl.aggregation.optimizers import ServerOptimizer
+from fl.aggregation.robust import krum, median, trimmed_mean
+from fl.errors import RoundError
+from fl.events import EventLog
+from fl.options import FlOptions
+from fl.wire import Encoding, Message, Vector
+
+__all__ = ("ServerStep",)
+
+
+class ServerStep:
+    """Keeps what the server's optimiser remembers between rounds.
+
+    :param size: the model's number of values.
+    """
+
+    def __init__(self, options: FlOptions, size: int, log: EventLog) -> None:
+        self._options = options
+        self._log = log
+        self._optimizer: ServerOptimizer | None = None
+        if options.algorithm in ("fedadagrad", "fedadam", "fedyogi"):
+            self._optimizer = ServerOptimizer(
+                options.algorithm, size=size, server_lr=options.of("server_lr"), tau=options.of("server_tau")
+            )
+
+    def next_model(self, model: Vector, updates: Sequence[Message], round_number: int) -> Vector:
+        """What the next round trains on; `model` is left alone.
+
+        Logs one `update_inspected` per client where updates are looked at: norm, norm_ratio,
+        cosine, unusual (a list of reasons, empty for an ordinary one).
+
+        :raises RoundError: too few updates for the aggregate.
+        """
+        if self._takes_models(updates):
+            return fedavg([(update.body, update.num_examples) for update in updates])
+        deltas = [_delta(update, model) for update in updates]
+        if self._options.inspects:
+            self._inspect(deltas, updates, round_number)
+        try:
+            centre = self._centre(deltas, updates, round_number)
+        except ValueError as error:
+            raise RoundError(f"round {round_number}: {error}") from error
+        if self._optimizer is not None:
+            centre = self._optimizer.step(centre, round_number)
+        return model + centre
+
+    def _takes_models(self, updates: Sequence[Message]) -> bool:
+        plain = self._optimizer is None and not self._options.inspects
+        return plain and all(update.encoding is Encoding.FLOAT32 for update in updates)
+
+    def _inspect(self, deltas: Sequence[Vector], updates: Sequence[Message], round_number: int) -> None:
+        for update, look in zip(updates, look_at(deltas), strict=True):
+            self._log.emit(
+                "update_inspected",
+                round_number,
+                client_id=update.client_id,
+                norm=look.norm,
+                norm_ratio=look.norm_ratio,
+                cosine=look.cosine,
+                unusual=list(look.unusual),
+            )
+
+    def _centre(self, deltas: Sequence[Vector], updates: Sequence[Message], round_number: int) -> Vector:
+        kind = self._options.aggregation
+        if kind == "median":
+            return median(deltas)
+        if kind == "trimmed-mean":
+            return trimmed_mean(deltas, self._options.of("byzantine"))
+        if kind == "krum":
+            chosen = krum(deltas, self._options.of("byzantine"))
+            self._log.emit("update_chosen", round_number, client_id=updates[chosen].client_id)
+            return deltas[chosen]
+        return fedavg([(d, u.num_examples) for d, u in zip(deltas, updates, strict=True)])
+
+
+def _delta(update: Message, model: Vector) -> Vector:
+    if update.encoding is Encoding.FLOAT32:
+        return np.subtract(update.body, model)
+    return compression.decode(update.encoding, update.payload, len(model))

@@ -1,0 +1,193 @@
+"""Which algorithm, protection and compression a run uses: one value, checked as a whole.
+
+It travels as JSON in one environment variable, FL_OPTIONS, that server and clients read alike;
+empty means the published workload (FedAvg, float32, PyTorch clients). A parameter of an option
+that is not chosen is refused, because it would change nothing, and so are options that
+exclude each other. Standard library only: the command line that starts a run reads the choices, the
+ranges and the help from here before anything is started.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from fl.errors import ConfigError
+
+__all__ = ("FlOptions", "OptionError", "read_options")
+
+
+class OptionError(ConfigError):
+    """An option's value cannot be; `name` is the field of `FlOptions`."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"FL_OPTIONS: {name}: {problem}")
+        self.name = name
+        self.problem = problem
+
+
+def _choice(help_text: str, *choices: str) -> Any:
+    return field(default=choices[0], metadata={"help": help_text, "choices": choices})
+
+
+def _number(
+    help_text: str, kind: type, effective: float | None, needs: str, least: float, most: float
+) -> Any:
+    """A number, None unless given; `effective`: what is used then; `needs`: FIELD=VALUE|VALUE."""
+    return field(
+        default=None,
+        metadata={
+            "help": help_text,
+            "type": kind,
+            "effective": effective,
+            "needs": needs,
+            "range": (least, most),
+        },
+    )
+
+
+_BIG = 10**9
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlOptions:
+    """What `ztprobe trace --fl-...` asks for; a field `x_y` is the option `--fl-x-y`.
+
+    :raises OptionError: a value is out of range, superfluous, or excludes another.
+    """
+
+    algorithm: str = _choice(
+        "Training and server step.", "fedavg", "fedprox", "fedadagrad", "fedadam", "fedyogi"
+    )
+    prox_mu: float | None = _number(
+        "FedProx' weight of the distance to the round's model.", float, 0.01, "algorithm=fedprox", 1e-9, _BIG
+    )
+    server_lr: float | None = _number(
+        "Step length of the server's optimiser.",
+        float,
+        0.01,
+        "algorithm=fedadagrad|fedadam|fedyogi",
+        1e-9,
+        _BIG,
+    )
+    server_tau: float | None = _number(
+        "The server optimiser's degree of adaptivity.",
+        float,
+        1e-3,
+        "algorithm=fedadagrad|fedadam|fedyogi",
+        1e-12,
+        _BIG,
+    )
+    aggregation: str = _choice("How updates become one.", "mean", "median", "trimmed-mean", "krum")
+    byzantine: int | None = _number(
+        "Clients that may be hostile: trimmed at each end, or Krum's f.",
+        int,
+        1,
+        "aggregation=trimmed-mean|krum",
+        1,
+        _BIG,
+    )
+    inspect: bool = field(
+        default=False,
+        metadata={
+            "help": "Log each update's norm and direction and flag unusual ones (always done with robust "
+            "aggregation and with an attack)."
+        },
+    )
+    compression: str = _choice("Of clients' updates.", "none", "fp16", "int8", "top-k")
+    top_k: int | None = _number("Values that an update keeps.", int, 12_000, "compression=top-k", 1, _BIG)
+    attack: str = _choice("What the last clients do to their updates.", "none", "sign-flip", "scale")
+    attackers: int | None = _number("How many clients attack.", int, 1, "attack=sign-flip|scale", 1, _BIG)
+    attack_scale: float | None = _number(
+        "Factor of a scaled update.", float, 10.0, "attack=scale", 1e-9, _BIG
+    )
+    client: str = _choice("torch trains; synthetic spends CPU time instead.", "torch", "synthetic")
+    synthetic_compute_ms: float | None = _number(
+        "CPU time that a synthetic client spends on a round.", float, 100.0, "client=synthetic", 0, 3_600_000
+    )
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            _check_field(self, one.name, one.metadata)
+
+    def of(self, name: str) -> Any:
+        """A field's value, or what is used where it was not given."""
+        value = getattr(self, name)
+        return type(self).__dataclass_fields__[name].metadata.get("effective") if value is None else value
+
+    @property
+    def inspects(self) -> bool:
+        """Whether the server looks at single updates."""
+        return self.inspect or self.attack != "none" or self.aggregation != "mean"
+
+    def check(self, *, clients: int, parameters: int) -> None:
+        """Hold the options against the run's size. :raises OptionError: they do not fit."""
+        if self.compression == "top-k" and self.of("top_k") > parameters:
+            raise OptionError("top_k", f"{self.of('top_k')} is above the model's {parameters} values")
+        if self.attack != "none" and self.of("attackers") >= clients:
+            raise OptionError("attackers", f"{self.of('attackers')} of {clients} clients leave nobody honest")
+        hostile = self.of("byzantine")
+        if self.aggregation == "trimmed-mean" and 2 * hostile >= clients:
+            raise OptionError("byzantine", f"trimming {hostile} at each end of {clients} clients leaves none")
+        if self.aggregation == "krum" and clients < 2 * hostile + 3:
+            raise OptionError(
+                "byzantine", f"Krum needs 2f + 3 = {2 * hostile + 3} clients, there are {clients}"
+            )
+
+    def given(self) -> dict[str, Any]:
+        """What differs from the defaults, ready for JSON."""
+        return {one.name: v for one in fields(self) if (v := getattr(self, one.name)) != one.default}
+
+    def effective(self) -> dict[str, Any]:
+        """Every field that has a meaning in this run, with the value that is used."""
+        return {
+            name: self.of(name)
+            for name in asdict(self)
+            if _is_needed(self, type(self).__dataclass_fields__[name].metadata.get("needs"))
+        }
+
+
+def read_options(env: Mapping[str, str]) -> FlOptions:
+    """FL_OPTIONS of the environment. :raises ConfigError: not JSON, an unknown name or a bad value."""
+    text = env.get("FL_OPTIONS", "") or "{}"
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"FL_OPTIONS is not JSON: {error}") from None
+    names = [one.name for one in fields(FlOptions)]
+    if not isinstance(found, dict) or (unknown := sorted(set(found) - set(names))):
+        what = f"unknown {', '.join(unknown)}" if isinstance(found, dict) else f"{text[:40]!r} is no object"
+        raise ConfigError(f"FL_OPTIONS: {what}; known are {', '.join(names)}")
+    return FlOptions(**found)
+
+
+def _is_needed(options: FlOptions, needs: str | None) -> bool:
+    if needs is None:
+        return True
+    name, _, values = needs.partition("=")
+    return getattr(options, name) in values.split("|")
+
+
+def _check_field(options: FlOptions, name: str, about: Mapping[str, Any]) -> None:
+    value = getattr(options, name)
+    if "choices" in about:
+        if value not in about["choices"]:
+            raise OptionError(name, f"{value!r}, expected one of {', '.join(about['choices'])}")
+        return
+    if "type" not in about:
+        if not isinstance(value, bool):
+            raise OptionError(name, f"{value!r}, expected true or false")
+        return
+    if value is None:
+        return
+    least, most = about["range"]
+    kinds = (int,) if about["type"] is int else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
+        wanted = "a whole number" if about["type"] is int else "a number"
+        limit = f"from {least:g} on" if most == _BIG else f"from {least:g} to {most:g}"
+        raise OptionError(name, f"{value!r}, expected {wanted} {limit}")
+    if not _is_needed(options, about["needs"]):
+        wanted = about["needs"].replace("=", " ").replace("|", " or ")
+        raise OptionError(name, f"{value:g} changes nothing without {wanted}")

@@ -1,0 +1,58 @@
+"""From what training made of a model to the update that goes on the wire: attacked, compressed.
+
+An attack is for experiments: the last `attackers` clients send something else than they trained.
+`sign-flip` sends the step backwards, `scale` makes it so many times longer.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fl import wire
+from fl.compression import ENCODINGS, Compressor
+from fl.config import ClientConfig
+from fl.trainer import Trained
+from fl.wire import Encoding, Kind, Vector
+
+__all__ = ("UpdateMaker",)
+
+
+class UpdateMaker:
+    """One client's updates; keeps what compression left out between rounds."""
+
+    def __init__(self, config: ClientConfig, size: int) -> None:
+        options = config.options
+        self._client_id = config.client_id
+        self._encoding = ENCODINGS[options.compression]
+        self._factor = 1.0
+        if options.attack != "none" and config.client_index >= config.clients - options.of("attackers"):
+            self._factor = -1.0 if options.attack == "sign-flip" else float(options.of("attack_scale"))
+        self._compressor: Compressor | None = None
+        if self._encoding is not Encoding.FLOAT32:
+            self._compressor = Compressor(self._encoding, size=size, top_k=options.of("top_k"))
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether `encode` has to know what the round began with."""
+        return self._factor != 1.0 or self._compressor is not None
+
+    def encode(self, trained: Trained, model: Vector | None, round_number: int) -> bytes:
+        """The UPDATE message."""
+        vector, payload = trained.vector, None
+        if model is not None:
+            delta = np.subtract(vector, model)
+            if self._factor != 1.0:
+                delta *= np.float32(self._factor)
+            if self._compressor is not None:
+                payload = self._compressor.compress(delta)
+            else:
+                vector = model + delta
+        return wire.encode(
+            Kind.UPDATE,
+            round_number,
+            client_id=self._client_id,
+            num_examples=trained.num_examples,
+            body=vector if payload is None else None,
+            encoding=self._encoding,
+            payload=payload,
+        )
