@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fl import compression
-from fl.aggregation.inspection import look_at
+from fl.aggregation.inspection import Inspector
 from fl.aggregation.mean import fedavg
 from fl.aggregation.optimizers import ServerOptimizer
 from fl.aggregation.robust import krum, median, trimmed_mean
@@ -32,6 +32,7 @@ class ServerStep:
     def __init__(self, options: FlOptions, size: int, log: EventLog) -> None:
         self._options = options
         self._log = log
+        self._inspector = Inspector() if options.inspects else None
         self._optimizer: ServerOptimizer | None = None
         if options.algorithm in ("fedadagrad", "fedadam", "fedyogi"):
             self._optimizer = ServerOptimizer(
@@ -49,8 +50,8 @@ class ServerStep:
         if self._takes_models(updates):
             return fedavg([(update.body, update.num_examples) for update in updates])
         deltas = [_delta(update, model) for update in updates]
-        if self._options.inspects:
-            self._inspect(deltas, updates, round_number)
+        if self._inspector is not None:
+            self._inspect(self._inspector, deltas, updates, round_number)
         try:
             centre = self._centre(deltas, updates, round_number)
         except ValueError as error:
@@ -60,11 +61,14 @@ class ServerStep:
         return model + centre
 
     def _takes_models(self, updates: Sequence[Message]) -> bool:
-        plain = self._optimizer is None and not self._options.inspects
+        plain = self._optimizer is None and self._inspector is None
         return plain and all(update.encoding is Encoding.FLOAT32 for update in updates)
 
-    def _inspect(self, deltas: Sequence[Vector], updates: Sequence[Message], round_number: int) -> None:
-        for update, look in zip(updates, look_at(deltas), strict=True):
+    def _inspect(
+        self, inspector: Inspector, deltas: Sequence[Vector], updates: Sequence[Message], round_number: int
+    ) -> None:
+        looks = inspector.look([update.client_id for update in updates], deltas)
+        for update, look in zip(updates, looks, strict=True):
             self._log.emit(
                 "update_inspected",
                 round_number,

@@ -14,9 +14,10 @@ import pytest
 from analysis.ledger import build_ledger
 from analysis.model import Ledger
 from tests.e2e.command import Outcome, run
+from tests.e2e.fl_processes import parent, start
 from ztprobe.store import Run, load_run
 
-__all__ = ()
+__all__ = ("parent", "start")
 
 CLIENTS = 3
 # Short rounds are cheap, and medians want some; under 80 ms a round takes ten seconds.
