@@ -98,6 +98,17 @@ class FlOptions:
     )
     compression: str = _choice("Of clients' updates.", "none", "fp16", "int8", "top-k")
     top_k: int | None = _number("Values that an update keeps.", int, 12_000, "compression=top-k", 1, _BIG)
+    privacy: str = _choice("dp: client-level differential privacy.", "none", "dp")
+    dp_epsilon: float | None = _number(
+        "What all rounds together may spend; decides the noise.", float, 8.0, "privacy=dp", 1e-3, _BIG
+    )
+    dp_noise_multiplier: float | None = _number(
+        "The noise itself, in clips, instead of epsilon.", float, None, "privacy=dp", 1e-3, 1e6
+    )
+    dp_delta: float | None = _number(
+        "The probability that epsilon does not hold.", float, 1e-5, "privacy=dp", 1e-12, 0.1
+    )
+    dp_clip: float | None = _number("The longest update.", float, 0.5, "privacy=dp", 1e-9, _BIG)
     attack: str = _choice("What the last clients do to their updates.", "none", "sign-flip", "scale")
     attackers: int | None = _number("How many clients attack.", int, 1, "attack=sign-flip|scale", 1, _BIG)
     attack_scale: float | None = _number(
@@ -111,6 +122,10 @@ class FlOptions:
     def __post_init__(self) -> None:
         for one in fields(self):
             _check_field(self, one.name, one.metadata)
+        if self.dp_noise_multiplier is not None and self.dp_epsilon is not None:
+            raise OptionError("dp_noise_multiplier", "decides epsilon: give one of the two")
+        if self.privacy == "dp" and self.aggregation != "mean":
+            raise OptionError("privacy", f"dp is accounted for the mean, not for {self.aggregation}")
 
     def of(self, name: str) -> Any:
         """A field's value, or what is used where it was not given."""
@@ -146,6 +161,7 @@ class FlOptions:
             name: self.of(name)
             for name in asdict(self)
             if _is_needed(self, type(self).__dataclass_fields__[name].metadata.get("needs"))
+            and self.of(name) is not None
         }
 
 

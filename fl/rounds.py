@@ -45,7 +45,7 @@ class Rounds:
         self._test = test
         self._log = log
         self._injection = injection
-        self._step = ServerStep(config.options, model.vector.size, log)
+        self._step = ServerStep(config.options, model.vector.size, log, rounds=config.rounds)
         self._first_start_ns = 0
         self._reached = False
 

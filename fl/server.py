@@ -55,6 +55,7 @@ def run(config: ServerConfig, log: EventLog | None = None, injection: Injection 
     # Read before listening: once the port answers, the server is ready.
     test = data.load(config.dataset, config.data_dir).test
     model = Model(config.seed, config.model)
+    rounds = Rounds(config, rendezvous, model, test, log, injection or Injection())
     server, port = _listen(config, rendezvous, model.vector.size)
     finished = 0
     reason = "completed"
@@ -67,7 +68,7 @@ def run(config: ServerConfig, log: EventLog | None = None, injection: Injection 
         | {"data_dir": config.data_dir and str(config.data_dir), "options": config.options.effective()},
     )
     try:
-        for round_number in Rounds(config, rendezvous, model, test, log, injection or Injection()).run():
+        for round_number in rounds.run():
             finished = round_number
         rendezvous.finish(config.rounds)
         server.stop(_FAREWELL_S).wait()

@@ -1,5 +1,6 @@
-"""From what training made of a model to the update that goes on the wire: attacked, compressed.
+"""From what training made of a model to the update that goes on the wire: clipped, attacked, compressed.
 
+With differential privacy a client clips what it has trained (`fl.privacy`); an attacker does not care.
 An attack is for experiments: the last `attackers` clients send something else than they trained.
 `sign-flip` sends the step backwards, `scale` makes it so many times longer.
 """
@@ -11,6 +12,7 @@ import numpy as np
 from fl import wire
 from fl.compression import ENCODINGS, Compressor
 from fl.config import ClientConfig
+from fl.privacy.mechanism import clipped
 from fl.trainer import Trained
 from fl.wire import Encoding, Kind, Vector
 
@@ -27,6 +29,7 @@ class UpdateMaker:
         self._factor = 1.0
         if options.attack != "none" and config.client_index >= config.clients - options.of("attackers"):
             self._factor = -1.0 if options.attack == "sign-flip" else float(options.of("attack_scale"))
+        self._clip: float | None = options.of("dp_clip") if options.privacy == "dp" else None
         self._compressor: Compressor | None = None
         if self._encoding is not Encoding.FLOAT32:
             self._compressor = Compressor(self._encoding, size=size, top_k=options.of("top_k"))
@@ -34,13 +37,15 @@ class UpdateMaker:
     @property
     def needs_model(self) -> bool:
         """Whether `encode` has to know what the round began with."""
-        return self._factor != 1.0 or self._compressor is not None
+        return self._factor != 1.0 or self._compressor is not None or self._clip is not None
 
     def encode(self, trained: Trained, model: Vector | None, round_number: int) -> bytes:
         """The UPDATE message."""
         vector, payload = trained.vector, None
         if model is not None:
             delta = np.subtract(vector, model)
+            if self._clip is not None:
+                delta = clipped(delta, self._clip)
             if self._factor != 1.0:
                 delta *= np.float32(self._factor)
             if self._compressor is not None:

@@ -59,7 +59,7 @@ def simulate(options: FlOptions, *, clients: int = 5, rounds: int = 5, **changes
     trainers = [TorchTrainer(config) for config in configs]
     makers = [UpdateMaker(config, trainer.size) for config, trainer in zip(configs, trainers, strict=True)]
     model, stream = Model(configs[0].seed, configs[0].model), io.StringIO()
-    step = ServerStep(options, model.vector.size, EventLog(stream))
+    step = ServerStep(options, model.vector.size, EventLog(stream), rounds=rounds)
     sizes = []
     for number in range(1, rounds + 1):
         updates = []

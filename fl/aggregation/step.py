@@ -18,6 +18,7 @@ from fl.aggregation.robust import krum, median, trimmed_mean
 from fl.errors import RoundError
 from fl.events import EventLog
 from fl.options import FlOptions
+from fl.privacy.mechanism import Mechanism
 from fl.wire import Encoding, Message, Vector
 
 __all__ = ("ServerStep",)
@@ -27,10 +28,13 @@ class ServerStep:
     """Keeps what the server's optimiser remembers between rounds.
 
     :param size: the model's number of values.
+    :param rounds: of the whole run (privacy is spent over all of them).
     """
 
-    def __init__(self, options: FlOptions, size: int, log: EventLog) -> None:
+    def __init__(self, options: FlOptions, size: int, log: EventLog, *, rounds: int) -> None:
+        """:raises ConfigError: the options need a library that is not installed."""
         self._options = options
+        self._mechanism = Mechanism(options, rounds) if options.privacy == "dp" else None
         self._log = log
         self._inspector = Inspector() if options.inspects else None
         self._optimizer: ServerOptimizer | None = None
@@ -43,7 +47,9 @@ class ServerStep:
         """What the next round trains on; `model` is left alone.
 
         Logs one `update_inspected` per client where updates are looked at: norm, norm_ratio,
-        cosine, unusual (a list of reasons, empty for an ordinary one).
+        cosine, unusual (a list of reasons, empty for an ordinary one). `privacy_spent` says what has
+        been spent so far where noise was added: epsilon, delta, noise_multiplier, clipped_by_server
+        (updates that came longer than they may be).
 
         :raises RoundError: too few updates for the aggregate.
         """
@@ -61,7 +67,7 @@ class ServerStep:
         return model + centre
 
     def _takes_models(self, updates: Sequence[Message]) -> bool:
-        plain = self._optimizer is None and self._inspector is None
+        plain = self._optimizer is None and self._inspector is None and self._mechanism is None
         return plain and all(update.encoding is Encoding.FLOAT32 for update in updates)
 
     def _inspect(
@@ -80,6 +86,8 @@ class ServerStep:
             )
 
     def _centre(self, deltas: Sequence[Vector], updates: Sequence[Message], round_number: int) -> Vector:
+        if self._mechanism is not None:
+            return self._private_mean(self._mechanism, deltas, round_number)
         kind = self._options.aggregation
         if kind == "median":
             return median(deltas)
@@ -90,6 +98,19 @@ class ServerStep:
             self._log.emit("update_chosen", round_number, client_id=updates[chosen].client_id)
             return deltas[chosen]
         return fedavg([(d, u.num_examples) for d, u in zip(deltas, updates, strict=True)])
+
+    def _private_mean(self, mechanism: Mechanism, deltas: Sequence[Vector], round_number: int) -> Vector:
+        mean, longer = mechanism.mean(deltas)
+        accountant = mechanism.accountant
+        self._log.emit(
+            "privacy_spent",
+            round_number,
+            epsilon=accountant.epsilon(round_number),
+            delta=accountant.delta,
+            noise_multiplier=accountant.noise_multiplier,
+            clipped_by_server=longer,
+        )
+        return mean
 
 
 def _delta(update: Message, model: Vector) -> Vector:

@@ -65,7 +65,7 @@ REFERENCE = json.loads((Path(__file__).parents[1] / "data" / "fl" / "flower_fedo
 def test_server_optimisers_are_flowers(kind: str) -> None:
     model = np.float32(REFERENCE["initial"])
     options = FlOptions(algorithm=kind, server_lr=REFERENCE["server_lr"], server_tau=REFERENCE["server_tau"])
-    step = ServerStep(options, len(model), EventLog(io.StringIO()))
+    step = ServerStep(options, len(model), EventLog(io.StringIO()), rounds=4)
     for number, (updates, expected) in enumerate(
         zip(REFERENCE["updates"], REFERENCE["models"][kind], strict=True), 1
     ):
