@@ -23,13 +23,13 @@ from functools import partial
 from fl import wire
 from fl.config import ClientConfig
 from fl.errors import FLError, Terminated
-from fl.events import EventLog, now
+from fl.events import EventLog, Stamp, now
 from fl.injection import Injection
 from fl.process import raise_on_sigterm
 from fl.stream import ClientStream
 from fl.trainer import Trainer
 from fl.updates import UpdateMaker
-from fl.wire import Kind
+from fl.wire import Kind, Message, Vector
 
 __all__ = ("main", "run")
 
@@ -39,43 +39,75 @@ def run(config: ClientConfig, log: EventLog | None = None, injection: Injection 
 
     :raises FLError: bad data, a message that is not ours, or an established stream that broke.
     """
-    log = log or EventLog(client_id=config.client_id)
-    injection = injection or Injection()
-    trainer = _trainer(config)
-    updates = UpdateMaker(config, trainer.size)
-    rounds = 0
-    stream = ClientStream(config.server, config.http2_window_bytes)
-    try:
-        stream.send(
-            wire.encode(Kind.HELLO, 0, client_id=config.client_id), partial(log.emit, "hello_sent", 0)
-        )
-        while True:
-            raw = stream.receive()
-            arrived = now()
-            message = wire.decode(raw, trainer.size)
-            if message.kind is Kind.DONE:
-                return rounds
-            number = message.round
-            log.emit("model_received", number, at=arrived)
-            log.emit("train_start", number, at=arrived)
-            injection.cpu_wait(number, log)
-            if config.reconnect:
-                stream.finish_sending()
-            trainer.load(message.body)
-            model = message.body if updates.needs_model else None
-            del raw, message  # 4.8 MB that plain training does not need
-            trained = trainer.train(number)
-            injection.compute(number, log)
-            update = updates.encode(trained, model, number)
-            log.emit("train_end", number, num_examples=trained.num_examples, loss=trained.loss)
-            injection.cpu_wait(number, log)
-            if config.reconnect:
-                stream.close()
-                stream = ClientStream(config.server, config.http2_window_bytes)
-            stream.send(update, partial(log.emit, "update_sent", number))
-            rounds += 1
-    finally:
-        stream.close()
+    return _Client(config, log or EventLog(client_id=config.client_id), injection or Injection()).run()
+
+
+class _Client:
+    def __init__(self, config: ClientConfig, log: EventLog, injection: Injection) -> None:
+        self._config = config
+        self._log = log
+        self._injection = injection
+        self._trainer = _trainer(config)
+        self._updates = UpdateMaker(config, self._trainer.size)
+        self._stream = self._connect()
+        self._model: Vector | None = None  # what the round began with, where the update needs it
+
+    def _connect(self) -> ClientStream:
+        return ClientStream(self._config.server, self._config.http2_window_bytes)
+
+    def run(self) -> int:
+        rounds = 0
+        try:
+            hello = wire.encode(Kind.HELLO, 0, client_id=self._config.client_id)
+            self._stream.send(hello, partial(self._log.emit, "hello_sent", 0))
+            while True:
+                raw = self._stream.receive()
+                arrived = now()
+                message = wire.decode(raw, self._trainer.size)
+                del raw
+                if message.kind is Kind.DONE:
+                    return rounds
+                number = message.round
+                if message.kind is Kind.MODEL:
+                    self._log.emit("model_received", number, at=arrived)
+                if self._updates.secure is None:
+                    self._begin_training(number, arrived)
+                    self._load(message)
+                    del message  # 4.8 MB that plain training does not need
+                    self._train(number)
+                    rounds += 1
+                elif message.kind is Kind.INBOX:
+                    self._begin_training(number, arrived)
+                    self._train(number, message)
+                    rounds += 1
+                else:
+                    if message.kind is Kind.MODEL:
+                        self._load(message)
+                    self._stream.send(self._updates.secure.answer(message), lambda: None)
+        finally:
+            self._stream.close()
+
+    def _load(self, message: Message) -> None:
+        self._trainer.load(message.body)
+        self._model = message.body if self._updates.needs_model else None
+
+    def _begin_training(self, number: int, arrived: Stamp) -> None:
+        self._log.emit("train_start", number, at=arrived)
+        self._injection.cpu_wait(number, self._log)
+        if self._config.reconnect:
+            self._stream.finish_sending()
+
+    def _train(self, number: int, inbox: Message | None = None) -> None:
+        """Train what is loaded and send what came of it; `inbox` is what a masked update answers."""
+        trained = self._trainer.train(number)
+        self._injection.compute(number, self._log)
+        update = self._updates.encode(trained, self._model, number, inbox)
+        self._log.emit("train_end", number, num_examples=trained.num_examples, loss=trained.loss)
+        self._injection.cpu_wait(number, self._log)
+        if self._config.reconnect:
+            self._stream.close()
+            self._stream = self._connect()
+        self._stream.send(update, partial(self._log.emit, "update_sent", number))
 
 
 def _trainer(config: ClientConfig) -> Trainer:

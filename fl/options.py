@@ -109,6 +109,18 @@ class FlOptions:
         "The probability that epsilon does not hold.", float, 1e-5, "privacy=dp", 1e-12, 0.1
     )
     dp_clip: float | None = _number("The longest update.", float, 0.5, "privacy=dp", 1e-9, _BIG)
+    secure_aggregation: str = _choice("masks: the server sees only the updates' sum.", "none", "masks")
+    secure_threshold: int | None = _number(
+        "Clients that have to stay to the end; two thirds and one unless given.",
+        int,
+        None,
+        "secure_aggregation=masks",
+        2,
+        _BIG,
+    )
+    secure_phase_s: float | None = _number(
+        "How long an exchange without training may take.", float, 20.0, "secure_aggregation=masks", 0.1, 3600
+    )
     attack: str = _choice("What the last clients do to their updates.", "none", "sign-flip", "scale")
     attackers: int | None = _number("How many clients attack.", int, 1, "attack=sign-flip|scale", 1, _BIG)
     attack_scale: float | None = _number(
@@ -126,6 +138,11 @@ class FlOptions:
             raise OptionError("dp_noise_multiplier", "decides epsilon: give one of the two")
         if self.privacy == "dp" and self.aggregation != "mean":
             raise OptionError("privacy", f"dp is accounted for the mean, not for {self.aggregation}")
+        if self.secure_aggregation == "masks":
+            for name, plain in (("aggregation", "mean"), ("compression", "none"), ("inspect", False)):
+                if getattr(self, name) != plain:
+                    problem = f"{name} {getattr(self, name)} works on single updates, which nobody sees"
+                    raise OptionError("secure_aggregation", problem.replace(" True", ""))
 
     def of(self, name: str) -> Any:
         """A field's value, or what is used where it was not given."""
@@ -135,7 +152,12 @@ class FlOptions:
     @property
     def inspects(self) -> bool:
         """Whether the server looks at single updates."""
-        return self.inspect or self.attack != "none" or self.aggregation != "mean"
+        wanted = self.inspect or self.attack != "none" or self.aggregation != "mean"
+        return wanted and self.secure_aggregation == "none"
+
+    def threshold(self, clients: int) -> int:
+        """How many clients secure aggregation needs to the end."""
+        return self.secure_threshold or 2 * clients // 3 + 1
 
     def check(self, *, clients: int, parameters: int) -> None:
         """Hold the options against the run's size. :raises OptionError: they do not fit."""
@@ -143,6 +165,13 @@ class FlOptions:
             raise OptionError("top_k", f"{self.of('top_k')} is above the model's {parameters} values")
         if self.attack != "none" and self.of("attackers") >= clients:
             raise OptionError("attackers", f"{self.of('attackers')} of {clients} clients leave nobody honest")
+        if self.secure_aggregation == "masks" and not 2 <= self.threshold(clients) <= clients:
+            raise OptionError(
+                "secure_threshold",
+                f"{self.threshold(clients)} is above the {clients} clients"
+                if clients > 1
+                else "one client has nobody to hide among",
+            )
         hostile = self.of("byzantine")
         if self.aggregation == "trimmed-mean" and 2 * hostile >= clients:
             raise OptionError("byzantine", f"trimming {hostile} at each end of {clients} clients leaves none")

@@ -16,6 +16,7 @@ from fl.events import EventLog, Stamp
 from fl.injection import Injection
 from fl.model import Model
 from fl.rendezvous import Rendezvous
+from fl.secure.collect import SecureCollection
 from fl.training import evaluate
 from fl.wire import Kind, Message
 
@@ -45,6 +46,9 @@ class Rounds:
         self._test = test
         self._log = log
         self._injection = injection
+        self._secure: SecureCollection | None = None
+        if config.options.secure_aggregation == "masks":
+            self._secure = SecureCollection(config, rendezvous, model.vector.size, log)
         self._step = ServerStep(config.options, model.vector.size, log, rounds=config.rounds)
         self._first_start_ns = 0
         self._reached = False
@@ -66,20 +70,30 @@ class Rounds:
             deadline_s = time.monotonic() + config.round_deadline_s
             started = self._log.emit("round_start", number, at=edge)
             self._first_start_ns = self._first_start_ns or started.monotonic_ns
-            updates = self._collect(number, deadline_s)
-            self._model.load(self._step.next_model(self._model.vector, updates, number))
+            updates = self._train(number, deadline_s)
             self._injection.aggregation(number, self._log)
             self._log.emit("aggregate_end", number)
             accuracy: float | None = None
             if number % config.eval_every == 0 or number == config.rounds:
                 accuracy = self._evaluate(number)
-            edge = self._log.emit("round_end", number, updates=len(updates), accuracy=accuracy)
+            edge = self._log.emit("round_end", number, updates=updates, accuracy=accuracy)
             yield number
 
-    def _collect(self, number: int, deadline_s: float) -> list[Message]:
-        config = self._config
+    def _train(self, number: int, deadline_s: float) -> int:
+        """Move the model by one round; returns how many updates are in it."""
         encoded = wire.encode(Kind.MODEL, number, body=self._model.vector)
         self._log.emit("send_start", number, message_bytes=len(encoded))
+        vector = self._model.vector
+        if self._secure is not None:
+            summed, weight, clients = self._secure.collect(number, encoded, deadline_s)
+            self._model.load(self._step.after_sum(vector, summed, weight, clients, number))
+            return clients
+        updates = self._collect(number, encoded, deadline_s)
+        self._model.load(self._step.next_model(vector, updates, number))
+        return len(updates)
+
+    def _collect(self, number: int, encoded: bytes, deadline_s: float) -> list[Message]:
+        config = self._config
         self._rendezvous.open_round(number, encoded)
         self._rendezvous.wait_for_updates(deadline_s)
         updates = self._rendezvous.close_round()

@@ -7,9 +7,11 @@ it lies between `round_start` and `round_end`.
 Events on standard output, in this order within a round: `round_start`, `send_start`
 (bytes ready, streams released), `update_received` per client, `wait_end`,
 `client_missing` per client that the deadline cut off, `update_inspected` per client and
-`update_chosen` (Krum's) where the options ask for it, `aggregate_end`,
+`update_chosen` (Krum's) and `privacy_spent` where the options ask for it, `aggregate_end`,
 `evaluate_end` (when evaluated), `target_reached` (once), `round_end`. Around the
 rounds: `run_start`, `client_ready`, `run_end`; `update_late` may come at any time.
+Secure aggregation adds `exchange_start` and `exchange_end` for each of its exchanges, `message_received` (or
+`message_late`) for what is no update, and `secure_sum`.
 """
 
 from __future__ import annotations
@@ -106,6 +108,7 @@ class _Streams:
     def __init__(self, rendezvous: Rendezvous, parameters: int, config: ServerConfig) -> None:
         self._rendezvous = rendezvous
         self._parameters = parameters
+        self._secure = config.options.secure_aggregation == "masks"
         self._encoding = compression.ENCODINGS[config.options.compression]
         self._numbers = itertools.count()
 
@@ -130,6 +133,9 @@ class _Streams:
             return  # the client went away while we read; its round ends at the deadline
 
     def _checked(self, message: Message) -> Message:
+        if message.kind in (Kind.UPDATE, Kind.ADVERTISE) and (message.kind is Kind.UPDATE) is self._secure:
+            expected = Kind.ADVERTISE if self._secure else Kind.UPDATE
+            raise WireError(f"{message.kind.name} instead of {expected.name}: FL_OPTIONS differ")
         if message.kind is not Kind.UPDATE:
             return message
         if message.encoding is not self._encoding:

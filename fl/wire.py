@@ -3,8 +3,10 @@
     offset size field
          0    4 magic         b"ZTFL"
          4    1 version       1
-         5    1 encoding      of the body: 0 FLOAT32, 1 FP16, 2 INT8, 3 TOP_K (UPDATE alone; `fl.compression`)
-         6    2 kind          1 HELLO, 2 MODEL, 3 UPDATE, 4 DONE
+         5    1 encoding      of the body: 0 FLOAT32; an UPDATE's may be 1 FP16, 2 INT8, 3 TOP_K
+                              (`fl.compression`); 4 OPAQUE from kind 5 on
+         6    2 kind          1 HELLO, 2 MODEL, 3 UPDATE, 4 DONE; secure aggregation (`fl.secure.messages`):
+                              5 ADVERTISE, 6 KEYS, 7 SHARES, 8 INBOX, 9 MASKED, 10 SURVIVORS, 11 UNMASK
          8    4 round         1.. ; 0 in HELLO; the last round in DONE
         12    4 num_examples  UPDATE: samples trained on; otherwise 0
         16    8 body_bytes    length of what follows the header; 0 for HELLO and DONE
@@ -69,6 +71,13 @@ class Kind(IntEnum):
     MODEL = 2  # server: train on this
     UPDATE = 3  # client: this is what training made of it
     DONE = 4  # server: there is no further round
+    ADVERTISE = 5  # client: my keys
+    KEYS = 6  # server: everybody's
+    SHARES = 7  # client: my secrets, in sealed pieces
+    INBOX = 8  # server: the pieces for you
+    MASKED = 9  # client: what training made of it, masked
+    SURVIVORS = 10  # server: who is in the sum
+    UNMASK = 11  # client: pieces of what has to be taken out of it
 
 
 class Encoding(IntEnum):
@@ -78,6 +87,7 @@ class Encoding(IntEnum):
     FP16 = 1  # the others: what training changed
     INT8 = 2
     TOP_K = 3
+    OPAQUE = 4  # what the kind says
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,10 +159,10 @@ def decode(raw: bytes, expected_floats: int | None = None) -> Message:
         raise WireError(
             f"{kind.name} announces a body of {body_bytes} bytes, {len(raw) - HEADER_BYTES} bytes follow"
         )
+    if not _may_be(kind, encoding):
+        raise WireError(f"{kind.name} may not be {encoding.name}")
     if encoding is Encoding.FLOAT32:
         _check_floats(kind, body_bytes, expected_floats)
-    elif kind is not Kind.UPDATE:
-        raise WireError(f"{kind.name} is {encoding.name}, only an UPDATE may be")
     try:
         client_id = name.rstrip(b"\0").decode()
     except UnicodeDecodeError as error:
@@ -178,6 +188,12 @@ def _known(numbers: type[_Number], value: int) -> _Number:
     except ValueError:
         known = ", ".join(f"{n.value} {n.name}" for n in numbers)
         raise WireError(f"message has {numbers.__name__.lower()} {value}, expected one of {known}") from None
+
+
+def _may_be(kind: Kind, encoding: Encoding) -> bool:
+    if kind >= Kind.ADVERTISE:
+        return encoding is Encoding.OPAQUE
+    return encoding is Encoding.FLOAT32 or (kind is Kind.UPDATE and encoding is not Encoding.OPAQUE)
 
 
 def _check_floats(kind: Kind, body_bytes: int, expected: int | None) -> None:

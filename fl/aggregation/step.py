@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from fl import compression
 from fl.aggregation.inspection import Inspector
@@ -49,7 +50,7 @@ class ServerStep:
         Logs one `update_inspected` per client where updates are looked at: norm, norm_ratio,
         cosine, unusual (a list of reasons, empty for an ordinary one). `privacy_spent` says what has
         been spent so far where noise was added: epsilon, delta, noise_multiplier, clipped_by_server
-        (updates that came longer than they may be).
+        (updates that came longer than they may be; null where the server cannot see that).
 
         :raises RoundError: too few updates for the aggregate.
         """
@@ -62,6 +63,25 @@ class ServerStep:
             centre = self._centre(deltas, updates, round_number)
         except ValueError as error:
             raise RoundError(f"round {round_number}: {error}") from error
+        return self._moved(model, centre, round_number)
+
+    def after_sum(
+        self,
+        model: Vector,
+        summed: npt.NDArray[np.float64],
+        weight: int,
+        clients: int,
+        round_number: int,
+    ) -> Vector:
+        """Likewise, where only the sum of so many clients' weighted updates is known."""
+        if self._mechanism is None:
+            return self._moved(model, (summed / weight).astype(np.float32), round_number)
+        # With privacy every weight is 1, and clients have clipped; nobody else can.
+        centre = self._mechanism.noised_mean(summed, clients)
+        self._log_privacy(self._mechanism, round_number, None)
+        return self._moved(model, centre, round_number)
+
+    def _moved(self, model: Vector, centre: Vector, round_number: int) -> Vector:
         if self._optimizer is not None:
             centre = self._optimizer.step(centre, round_number)
         return model + centre
@@ -87,7 +107,9 @@ class ServerStep:
 
     def _centre(self, deltas: Sequence[Vector], updates: Sequence[Message], round_number: int) -> Vector:
         if self._mechanism is not None:
-            return self._private_mean(self._mechanism, deltas, round_number)
+            mean, longer = self._mechanism.mean(deltas)
+            self._log_privacy(self._mechanism, round_number, longer)
+            return mean
         kind = self._options.aggregation
         if kind == "median":
             return median(deltas)
@@ -99,8 +121,7 @@ class ServerStep:
             return deltas[chosen]
         return fedavg([(d, u.num_examples) for d, u in zip(deltas, updates, strict=True)])
 
-    def _private_mean(self, mechanism: Mechanism, deltas: Sequence[Vector], round_number: int) -> Vector:
-        mean, longer = mechanism.mean(deltas)
+    def _log_privacy(self, mechanism: Mechanism, round_number: int, longer: int | None) -> None:
         accountant = mechanism.accountant
         self._log.emit(
             "privacy_spent",
@@ -110,7 +131,6 @@ class ServerStep:
             noise_multiplier=accountant.noise_multiplier,
             clipped_by_server=longer,
         )
-        return mean
 
 
 def _delta(update: Message, model: Vector) -> Vector:

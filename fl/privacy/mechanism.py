@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from fl.errors import ConfigError
 from fl.options import FlOptions
@@ -64,10 +65,13 @@ class Mechanism:
             short = clipped(delta, self._clip)
             longer += short is not delta
             total += short
+        return self.noised_mean(total, len(deltas)), longer
+
+    def noised_mean(self, total: npt.NDArray[np.float64], count: int) -> Vector:
+        """The mean of `count` updates whose sum is `total`, noise added."""
         noise = self._rng.standard_normal(len(total), dtype=np.float32)
         noise *= np.float32(self.accountant.noise_multiplier * self._clip)
-        total += noise
-        return (total / len(deltas)).astype(np.float32), longer
+        return ((total + noise) / count).astype(np.float32)
 
 
 def _accountant(options: FlOptions, rounds: int) -> Accountant:

@@ -118,7 +118,7 @@ def test_an_encoding_on_the_wire() -> None:
     assert (message.encoding, message.body.size, message.body_bytes) == (Encoding.FP16, 0, 8)
     assert message.payload.tobytes() == payload.tobytes()
     assert decode(message.encoding, message.payload, 4).tolist() == payload.view(np.float16).tolist()
-    with pytest.raises(WireError, match="MODEL is FP16, only an UPDATE may be"):
+    with pytest.raises(WireError, match="MODEL may not be FP16"):
         wire.decode(raw[:6] + b"\x02\x00" + raw[8:])
     with pytest.raises(WireError, match="encoding 9, expected one of 0 FLOAT32"):
         wire.decode(raw[:5] + b"\x09" + raw[6:])

@@ -48,6 +48,11 @@ def test_effective_names_the_values_that_are_used_and_no_others() -> None:
         ({"algorithm": "fedprox", "prox_mu": "1"}, "'1', expected a number"),
         ({"algorithm": "fedavg", "prox_mu": 1}, "without algorithm fedprox"),
         ({"inspect": 1}, "1, expected true or false"),
+        ({"secure_threshold": 3}, "3 changes nothing without secure_aggregation masks"),
+        ({"secure_aggregation": "masks", "secure_threshold": 1}, "1, expected a whole number from 2 on"),
+        ({"secure_aggregation": "masks", "compression": "int8"}, "compression int8 works on single updates"),
+        ({"secure_aggregation": "masks", "aggregation": "krum"}, "aggregation krum works on single updates"),
+        ({"secure_aggregation": "masks", "inspect": True}, "inspect works on single updates"),
     ],
 )
 def test_a_bad_value_is_refused(values: dict[str, Any], says: str) -> None:
@@ -64,6 +69,8 @@ def test_a_bad_value_is_refused(values: dict[str, Any], says: str) -> None:
         ({"attack": "scale", "attackers": 5}, 5, "5 of 5 clients leave nobody honest"),
         ({"aggregation": "trimmed-mean", "byzantine": 2}, 4, "at each end of 4 clients leaves none"),
         ({"aggregation": "krum"}, 4, "Krum needs 2f + 3 = 5 clients, there are 4"),
+        ({"secure_aggregation": "masks", "secure_threshold": 6}, 5, "6 is above the 5 clients"),
+        ({"secure_aggregation": "masks"}, 1, "one client has nobody to hide among"),
     ],
 )
 def test_what_does_not_fit_the_run_is_one_line_on_both_sides(
