@@ -55,9 +55,9 @@ def run(config: ServerConfig, log: EventLog | None = None, injection: Injection 
     torch.set_num_threads(1)
     rendezvous = Rendezvous(config.clients, log)
     # Read before listening: once the port answers, the server is ready.
-    test = data.load(config.dataset, config.data_dir).test
+    split = data.load(config.dataset, config.data_dir)
     model = Model(config.seed, config.model)
-    rounds = Rounds(config, rendezvous, model, test, log, injection or Injection())
+    rounds = Rounds(config, rendezvous, model, split.test, log, injection or Injection())
     server, port = _listen(config, rendezvous, model.vector.size)
     finished = 0
     reason = "completed"
@@ -66,6 +66,7 @@ def run(config: ServerConfig, log: EventLog | None = None, injection: Injection 
         0,
         port=port,
         parameters=model.vector.size,
+        data_reader=split.reader,
         config=dataclasses.asdict(config)
         | {"data_dir": config.data_dir and str(config.data_dir), "options": config.options.effective()},
     )

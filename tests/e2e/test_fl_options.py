@@ -52,6 +52,7 @@ def test_a_compressed_run(start: Start, name: str) -> None:
     received = {e["body_bytes"] for e in of(server, "update_received")}
     assert received == {body_bytes(ENCODINGS[name], SIZE, 12_000)}
     assert of(server, "run_start")[0]["config"]["options"]["compression"] == name
+    assert of(server, "run_start")[0]["data_reader"] == "scikit-learn"
 
 
 @pytest.mark.parametrize("kind", ["fedprox", "fedadagrad", "fedadam", "fedyogi"])
