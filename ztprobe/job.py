@@ -160,7 +160,7 @@ class _Job:
             data_dir=request.data_dir,
             reconnect=request.reconnect,
             level=experiment.level,
-            fl=request.fl,
+            fl=request.fl if experiment is request.experiment else request.baseline_fl,
             environment=dict(environment or {}),
         )
         self.runtime: Runtime = LocalRuntime(

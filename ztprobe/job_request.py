@@ -37,6 +37,7 @@ class TraceRequest:
     reconnect: bool  # a new connection per client and round
     # the workload's own options that were given (``--fl-...``), checked by `ztprobe.cli.fl_options`
     fl: Mapping[str, Any] = field(default_factory=dict)
+    baseline_fl: Mapping[str, Any] = field(default_factory=dict)  # likewise, of the baseline
 
     @property
     def experiments(self) -> tuple[Experiment, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ __all__ = ("trace",)
     "--baseline",
     metavar="NAME",
     help="Run this first and compare with it. [default: net0-sec0 with the same data, unless that is "
-    "the experiment itself]",
+    "the experiment itself; with --fl-... options: the experiment without them]",
 )
 @click.option("--no-baseline", is_flag=True, help="Run no baseline: the report has no overhead.")
 @click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True, help="Of training.")
@@ -88,6 +89,9 @@ def trace(
     chosen, against = choose_experiments(
         experiment, profile_names(), baseline_name=baseline, with_baseline=not no_baseline, seed=seed
     )
+    fl = checked_fl_options(fl_values, clients=clients)
+    if fl and baseline is None and not no_baseline:
+        against = dataclasses.replace(chosen)  # what the options cost, all else being equal
     request = TraceRequest(
         experiment=chosen,
         baseline=against,
@@ -97,7 +101,8 @@ def trace(
         data_dir=check_data_dir(dataset, data_dir),
         out=(out or _default_out(chosen.name)).absolute(),
         reconnect=reconnect,
-        fl=checked_fl_options(fl_values, clients=clients),
+        fl=fl,
+        baseline_fl={} if baseline is None else fl,
     )
     for wanted in request.experiments:
         load_profile(wanted.profile)
