@@ -31,6 +31,7 @@ from analysis.wording import (
     shown_sub_rows,
     tls_words,
 )
+from analysis.workload import workload_lines
 
 __all__ = ("render_page",)
 
@@ -63,6 +64,7 @@ def render_page(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
         schedule=schedule_words(report["emulation"]),
         setting_pairs=setting_pairs,
         tls_words=tls_words,
+        workload_lines=list(workload_lines(report.get("workload", {}))),
         interval=_interval,
         plural=plural,
     )

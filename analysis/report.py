@@ -22,6 +22,7 @@ from analysis.coverage import COVERAGE_FLOOR
 from analysis.diagnose import diagnose
 from analysis.model import COMPONENTS, SUB_ROWS, ClientRound, Ledger, RoundLedger
 from analysis.wording import plural
+from analysis.workload import workload_of
 from ztprobe.clock import Clock
 from ztprobe.errors import RunDirError
 from ztprobe.runjson import LOSS_CHANNELS
@@ -110,6 +111,9 @@ def build_report(
         "probes": meta.get("probes", []),
         "cpu": sections.cpu(meta),
     }
+    workload = workload_of(run.rounds)
+    if any(workload.values()):
+        report["workload"] = workload
     conditions = conditions_of(meta)
     if conditions.scheduled:
         for one, entry in zip(in_order, report["rounds"], strict=True):

@@ -31,6 +31,7 @@ from analysis.wording import (
     shown_sub_rows,
     tls_words,
 )
+from analysis.workload import workload_lines
 
 __all__ = ("WIDTH", "print_report")
 
@@ -140,6 +141,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "accuracy",
             f"{100 * accuracy['final']:.1f} % at the end; {100 * accuracy['target']:.0f} % {after}",
         )
+    yield from workload_lines(report.get("workload", {}))
     if report["overhead"]:
         yield "interval", report["overhead"]["method"]
     for note in report["notes"]:
