@@ -18,7 +18,7 @@ from fl.partition import DISTRIBUTIONS
 from fl.shapes import MODELS, size_of
 from fl.wire import CLIENT_ID_BYTES
 
-__all__ = ("ClientConfig", "ServerConfig", "WorkloadConfig")
+__all__ = ("ClientConfig", "EdgeConfig", "ServerConfig", "WorkloadConfig")
 
 # The published rule: a round counts with three clients (or all of them where there are fewer).
 _MIN_CLIENTS = 3
@@ -32,6 +32,7 @@ class _Common(TypedDict):
     model: str
     http2_window_bytes: int
     options: FlOptions
+    edges: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,8 @@ class WorkloadConfig:
     """What server and clients have to agree on.
 
     FL_HTTP2_WINDOW_BYTES is how much each end takes in before it has looked at it (0: as gRPC sees fit).
-    FL_OPTIONS holds algorithm, protection and compression (`fl.options`).
+    FL_OPTIONS holds algorithm, protection and compression (`fl.options`). FL_EDGES is how many edge
+    aggregators stand between clients and server (0: none; `fl.edge`).
     """
 
     clients: int
@@ -49,6 +51,11 @@ class WorkloadConfig:
     model: str = "cnn"
     http2_window_bytes: int = 0
     options: FlOptions = field(default_factory=FlOptions)
+    edges: int = 0
+
+    def edge_of(self, client_index: int) -> int:
+        """Which edge a client belongs to: as many neighbours as possible to each."""
+        return client_index * self.edges // self.clients
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +68,14 @@ class ServerConfig(WorkloadConfig):
     round_deadline_s: float
 
     @property
+    def participants(self) -> int:
+        """Who sends the server updates: the edges where there are any, else the clients."""
+        return self.edges or self.clients
+
+    @property
     def min_clients(self) -> int:
         """How many updates a round needs."""
-        return min(_MIN_CLIENTS, self.clients)
+        return min(_MIN_CLIENTS, self.participants)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> ServerConfig:
@@ -73,6 +85,35 @@ class ServerConfig(WorkloadConfig):
             listen=_text(env, "FL_LISTEN", "0.0.0.0:50051"),
             rounds=_integer(env, "FL_ROUNDS", 10, minimum=1),
             eval_every=_integer(env, "FL_EVAL_EVERY", 5, minimum=1),
+            round_deadline_s=_seconds(env, "FL_ROUND_DEADLINE_S", 300.0),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeConfig(WorkloadConfig):
+    """POD_NAME, JOB_COMPLETION_INDEX, FL_SERVER, FL_LISTEN, FL_ROUND_DEADLINE_S and the common ones."""
+
+    edge_id: str
+    edge_index: int
+    server: str
+    listen: str
+    round_deadline_s: float
+
+    @property
+    def own_clients(self) -> int:
+        """How many clients belong to this edge."""
+        return sum(self.edge_of(index) == self.edge_index for index in range(self.clients))
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> EdgeConfig:
+        """:raises ConfigError: a variable is missing or wrong."""
+        common = _common(env)
+        return cls(
+            **common,
+            edge_id=_pod_name(env),
+            edge_index=_index(env, "FL_EDGES", common["edges"]),
+            server=_text(env, "FL_SERVER", None),
+            listen=_text(env, "FL_LISTEN", "0.0.0.0:50051"),
             round_deadline_s=_seconds(env, "FL_ROUND_DEADLINE_S", 300.0),
         )
 
@@ -91,25 +132,38 @@ class ClientConfig(WorkloadConfig):
     reconnect: bool
     max_samples: int = 0
 
+    @property
+    def peer(self) -> str:
+        """Whom to talk to: `{edge}` in FL_SERVER stands for the number of the client's edge."""
+        return self.server.replace("{edge}", str(self.edge_of(self.client_index)))
+
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> ClientConfig:
         """:raises ConfigError: a variable is missing or wrong."""
         common = _common(env)
-        index = _integer(env, "JOB_COMPLETION_INDEX", None, minimum=0)
-        if index >= common["clients"]:
-            raise ConfigError(f"JOB_COMPLETION_INDEX={index}: expected below FL_CLIENTS={common['clients']}")
-        name = _text(env, "POD_NAME", None)
-        if len(name.encode()) >= CLIENT_ID_BYTES:
-            raise ConfigError(f"POD_NAME={name}: longer than {CLIENT_ID_BYTES - 1} bytes")
         return cls(
             **common,
-            client_id=name,
-            client_index=index,
+            client_id=_pod_name(env),
+            client_index=_index(env, "FL_CLIENTS", common["clients"]),
             server=_text(env, "FL_SERVER", None),
             distribution=_choice(env, "FL_DISTRIBUTION", DISTRIBUTIONS),
             reconnect=_choice(env, "FL_RECONNECT", ("0", "1")) == "1",
             max_samples=_integer(env, "FL_MAX_SAMPLES", 0, minimum=0),
         )
+
+
+def _index(env: Mapping[str, str], limit_key: str, limit: int) -> int:
+    index = _integer(env, "JOB_COMPLETION_INDEX", None, minimum=0)
+    if index >= limit:
+        raise ConfigError(f"JOB_COMPLETION_INDEX={index}: expected below {limit_key}={limit}")
+    return index
+
+
+def _pod_name(env: Mapping[str, str]) -> str:
+    name = _text(env, "POD_NAME", None)
+    if len(name.encode()) >= CLIENT_ID_BYTES:
+        raise ConfigError(f"POD_NAME={name}: longer than {CLIENT_ID_BYTES - 1} bytes")
+    return name
 
 
 def _common(env: Mapping[str, str]) -> _Common:
@@ -118,6 +172,9 @@ def _common(env: Mapping[str, str]) -> _Common:
     model = _choice(env, "FL_MODEL", tuple(MODELS))
     options = read_options(env)
     options.check(clients=clients, parameters=size_of(model))
+    edges = _integer(env, "FL_EDGES", 0, minimum=0, maximum=clients)
+    if edges and not options.takes_means:
+        raise ConfigError(f"FL_EDGES={edges}: FL_OPTIONS ask for something that needs single updates")
     return {
         "clients": clients,
         "seed": _integer(env, "FL_SEED", 0, minimum=0, maximum=2**32 - 1),
@@ -126,6 +183,7 @@ def _common(env: Mapping[str, str]) -> _Common:
         "model": model,
         "http2_window_bytes": _integer(env, "FL_HTTP2_WINDOW_BYTES", 0, minimum=0),
         "options": options,
+        "edges": edges,
     }
 
 

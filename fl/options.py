@@ -155,6 +155,12 @@ class FlOptions:
         wanted = self.inspect or self.attack != "none" or self.aggregation != "mean"
         return wanted and self.secure_aggregation == "none"
 
+    @property
+    def takes_means(self) -> bool:
+        """Whether a mean of some updates is as good to the server as the updates themselves."""
+        plain = self.aggregation == "mean" and self.privacy == self.secure_aggregation == "none"
+        return plain and not self.inspects
+
     def threshold(self, clients: int) -> int:
         """How many clients secure aggregation needs to the end."""
         return self.secure_threshold or 2 * clients // 3 + 1

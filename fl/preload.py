@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 import fl.client
+import fl.edge
 import fl.server
 import fl.torch_trainer  # noqa: F401  likewise
 from fl import data

@@ -62,7 +62,7 @@ class Rounds:
         ready = self._rendezvous.wait_for_clients(config.round_deadline_s)
         if len(ready) < config.min_clients:
             raise RoundError(
-                f"{len(ready)} of {config.clients} clients came within {config.round_deadline_s:g} s"
+                f"{len(ready)} of {config.participants} clients came within {config.round_deadline_s:g} s"
                 f" ({', '.join(ready) or 'none'}), {config.min_clients} are needed"
             )
         edge: Stamp | None = None  # a round starts at the instant at which the one before ended
@@ -100,7 +100,7 @@ class Rounds:
         if len(updates) < config.min_clients:
             came = ", ".join(update.client_id for update in updates) or "none"
             raise RoundError(
-                f"round {number}: {len(updates)} of {config.clients} updates came within"
+                f"round {number}: {len(updates)} of {config.participants} updates came within"
                 f" {config.round_deadline_s:g} s ({came}), {config.min_clients} are needed"
             )
         return updates

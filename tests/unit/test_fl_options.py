@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from fl.config import ClientConfig, ServerConfig
+from fl.config import ClientConfig, EdgeConfig, ServerConfig
 from fl.errors import ConfigError
 from fl.options import FlOptions, OptionError, read_options
 from ztprobe.cli.fl_options import checked_fl_options, fl_options
@@ -144,3 +144,29 @@ def test_every_option_has_help() -> None:
     for parameter in command.params:
         assert isinstance(parameter, click.Option)
         assert parameter.help
+
+
+def test_clients_are_shared_out_among_edges() -> None:
+    env = {"FL_CLIENTS": "5", "FL_EDGES": "2", "POD_NAME": "c", "FL_SERVER": "fl-edge-{edge}.fl-edge:50051"}
+    clients = [ClientConfig.from_env(env | {"JOB_COMPLETION_INDEX": str(i)}) for i in range(5)]
+    assert [client.peer for client in clients] == [f"fl-edge-{i}.fl-edge:50051" for i in (0, 0, 0, 1, 1)]
+    edges = [EdgeConfig.from_env(env | {"JOB_COMPLETION_INDEX": str(i)}) for i in range(2)]
+    assert [edge.own_clients for edge in edges] == [3, 2]
+    server = ServerConfig.from_env(env)
+    assert (server.participants, server.min_clients) == (2, 2)
+    assert ServerConfig.from_env(env | {"FL_EDGES": "0"}).participants == 5
+
+
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        ({"FL_EDGES": "6"}, "FL_EDGES=6: expected a whole number from 0 to 5"),
+        ({"FL_EDGES": "2", "JOB_COMPLETION_INDEX": "2"}, "JOB_COMPLETION_INDEX=2: expected below FL_EDGES=2"),
+        ({"FL_EDGES": "2", "FL_OPTIONS": '{"aggregation": "median"}'}, "something that needs single updates"),
+        ({"FL_EDGES": "2", "FL_OPTIONS": '{"attack": "scale"}'}, "something that needs single updates"),
+    ],
+)
+def test_edges_that_cannot_be(env: dict[str, str], says: str) -> None:
+    common = {"POD_NAME": "e", "FL_SERVER": "s:1", "JOB_COMPLETION_INDEX": "0"}
+    with pytest.raises(ConfigError, match=says):
+        EdgeConfig.from_env(common | env)
