@@ -32,7 +32,6 @@ class _Common(TypedDict):
     model: str
     http2_window_bytes: int
     options: FlOptions
-    edges: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +39,7 @@ class WorkloadConfig:
     """What server and clients have to agree on.
 
     FL_HTTP2_WINDOW_BYTES is how much each end takes in before it has looked at it (0: as gRPC sees fit).
-    FL_OPTIONS holds algorithm, protection and compression (`fl.options`). FL_EDGES is how many edge
-    aggregators stand between clients and server (0: none; `fl.edge`).
+    FL_OPTIONS holds algorithm, protection, compression and edges (`fl.options`).
     """
 
     clients: int
@@ -51,7 +49,11 @@ class WorkloadConfig:
     model: str = "cnn"
     http2_window_bytes: int = 0
     options: FlOptions = field(default_factory=FlOptions)
-    edges: int = 0
+
+    @property
+    def edges(self) -> int:
+        """How many edge aggregators stand between clients and server (`fl.edge`)."""
+        return self.options.edges or 0
 
     def edge_of(self, client_index: int) -> int:
         """Which edge a client belongs to: as many neighbours as possible to each."""
@@ -111,7 +113,7 @@ class EdgeConfig(WorkloadConfig):
         return cls(
             **common,
             edge_id=_pod_name(env),
-            edge_index=_index(env, "FL_EDGES", common["edges"]),
+            edge_index=_index(env, "the number of edges", common["options"].edges or 0),
             server=_text(env, "FL_SERVER", None),
             listen=_text(env, "FL_LISTEN", "0.0.0.0:50051"),
             round_deadline_s=_seconds(env, "FL_ROUND_DEADLINE_S", 300.0),
@@ -172,9 +174,6 @@ def _common(env: Mapping[str, str]) -> _Common:
     model = _choice(env, "FL_MODEL", tuple(MODELS))
     options = read_options(env)
     options.check(clients=clients, parameters=size_of(model))
-    edges = _integer(env, "FL_EDGES", 0, minimum=0, maximum=clients)
-    if edges and not options.takes_means:
-        raise ConfigError(f"FL_EDGES={edges}: FL_OPTIONS ask for something that needs single updates")
     return {
         "clients": clients,
         "seed": _integer(env, "FL_SEED", 0, minimum=0, maximum=2**32 - 1),
@@ -183,7 +182,6 @@ def _common(env: Mapping[str, str]) -> _Common:
         "model": model,
         "http2_window_bytes": _integer(env, "FL_HTTP2_WINDOW_BYTES", 0, minimum=0),
         "options": options,
-        "edges": edges,
     }
 
 

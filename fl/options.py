@@ -33,7 +33,7 @@ def _choice(help_text: str, *choices: str) -> Any:
 
 
 def _number(
-    help_text: str, kind: type, effective: float | None, needs: str, least: float, most: float
+    help_text: str, kind: type, effective: float | None, needs: str | None, least: float, most: float
 ) -> Any:
     """A number, None unless given; `effective`: what is used then; `needs`: FIELD=VALUE|VALUE."""
     return field(
@@ -126,6 +126,9 @@ class FlOptions:
     attack_scale: float | None = _number(
         "Factor of a scaled update.", float, 10.0, "attack=scale", 1e-9, _BIG
     )
+    edges: int | None = _number(
+        "Edge aggregators between clients and server; none unless given.", int, None, None, 1, _BIG
+    )
     client: str = _choice("torch trains; synthetic spends CPU time instead.", "torch", "synthetic")
     synthetic_compute_ms: float | None = _number(
         "CPU time that a synthetic client spends on a round.", float, 100.0, "client=synthetic", 0, 3_600_000
@@ -143,6 +146,8 @@ class FlOptions:
                 if getattr(self, name) != plain:
                     problem = f"{name} {getattr(self, name)} works on single updates, which nobody sees"
                     raise OptionError("secure_aggregation", problem.replace(" True", ""))
+        if self.edges is not None and not self._takes_means:
+            raise OptionError("edges", "an edge sends up a mean, and another option needs single updates")
 
     def of(self, name: str) -> Any:
         """A field's value, or what is used where it was not given."""
@@ -156,8 +161,8 @@ class FlOptions:
         return wanted and self.secure_aggregation == "none"
 
     @property
-    def takes_means(self) -> bool:
-        """Whether a mean of some updates is as good to the server as the updates themselves."""
+    def _takes_means(self) -> bool:
+        # Whether a mean of some updates is as good to the server as the updates themselves.
         plain = self.aggregation == "mean" and self.privacy == self.secure_aggregation == "none"
         return plain and not self.inspects
 
@@ -178,6 +183,8 @@ class FlOptions:
                 if clients > 1
                 else "one client has nobody to hide among",
             )
+        if self.edges is not None and self.edges > clients:
+            raise OptionError("edges", f"{self.edges} are above the {clients} clients")
         hostile = self.of("byzantine")
         if self.aggregation == "trimmed-mean" and 2 * hostile >= clients:
             raise OptionError("byzantine", f"trimming {hostile} at each end of {clients} clients leaves none")

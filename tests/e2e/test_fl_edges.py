@@ -23,7 +23,10 @@ def start_edges(start: Start, server: str, **common: str) -> list[Process]:
     return edges
 
 
-def hierarchy(start: Start, **common: str) -> tuple[Process, list[Process], list[Process]]:
+def hierarchy(
+    start: Start, compression: str = "none", **common: str
+) -> tuple[Process, list[Process], list[Process]]:
+    common["FL_OPTIONS"] = json.dumps({"edges": EDGES, "compression": compression})
     common = {"FL_CLIENTS": str(CLIENTS), "FL_ROUNDS": "2", "FL_MAX_SAMPLES": "64"} | common
     server, address = start_server(start, **common)
     edges = start_edges(start, address, **common)
@@ -36,8 +39,8 @@ def hierarchy(start: Start, **common: str) -> tuple[Process, list[Process], list
 
 @pytest.mark.parametrize("compression", ["none", "int8"])
 def test_edges_make_no_difference_to_the_model(start: Start, compression: str) -> None:
-    options = {"FL_OPTIONS": json.dumps({"compression": compression})}
-    common = {"FL_CLIENTS": str(CLIENTS), "FL_ROUNDS": "2", "FL_MAX_SAMPLES": "64", **options}
+    options = json.dumps({"compression": compression})
+    common = {"FL_CLIENTS": str(CLIENTS), "FL_ROUNDS": "2", "FL_MAX_SAMPLES": "64", "FL_OPTIONS": options}
     flat, address = start_server(start, **common)
     processes = [start_client(start, i, address, **common) for i in range(CLIENTS)]
     assert [p.wait() for p in (flat, *processes)] == [0] * (CLIENTS + 1)
@@ -45,7 +48,7 @@ def test_edges_make_no_difference_to_the_model(start: Start, compression: str) -
     for process in (flat, *processes):
         process.out.unlink()
 
-    server, edges, clients = hierarchy(start, FL_EDGES=str(EDGES), **options)
+    server, edges, clients = hierarchy(start, compression)
     assert [p.wait() for p in (server, *edges, *clients)] == [0] * (1 + EDGES + CLIENTS)
     assert [e["loss"] for e in of(server, "evaluate_end")] == pytest.approx(expected, rel=1e-4)
     received = {(e["client_id"], e["num_examples"]) for e in of(server, "update_received")}
@@ -56,7 +59,7 @@ def test_edges_make_no_difference_to_the_model(start: Start, compression: str) -
 
 
 def test_an_edge_that_dies_is_named_and_ends_its_clients(start: Start) -> None:
-    server, edges, clients = hierarchy(start, FL_EDGES=str(EDGES), FL_ROUND_DEADLINE_S="6")
+    server, edges, clients = hierarchy(start, FL_ROUND_DEADLINE_S="6")
     edges[1].until("model_received", 1)
     os.kill(edges[1].pid, signal.SIGKILL)
     assert server.wait() == 1

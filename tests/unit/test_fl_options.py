@@ -48,6 +48,10 @@ def test_effective_names_the_values_that_are_used_and_no_others() -> None:
         ({"algorithm": "fedprox", "prox_mu": "1"}, "'1', expected a number"),
         ({"algorithm": "fedavg", "prox_mu": 1}, "without algorithm fedprox"),
         ({"inspect": 1}, "1, expected true or false"),
+        ({"edges": 0}, "0, expected a whole number from 1 on"),
+        ({"edges": 2, "aggregation": "median"}, "another option needs single updates"),
+        ({"edges": 2, "attack": "scale"}, "another option needs single updates"),
+        ({"edges": 2, "secure_aggregation": "masks"}, "another option needs single updates"),
         ({"secure_threshold": 3}, "3 changes nothing without secure_aggregation masks"),
         ({"secure_aggregation": "masks", "secure_threshold": 1}, "1, expected a whole number from 2 on"),
         ({"secure_aggregation": "masks", "compression": "int8"}, "compression int8 works on single updates"),
@@ -69,6 +73,7 @@ def test_a_bad_value_is_refused(values: dict[str, Any], says: str) -> None:
         ({"attack": "scale", "attackers": 5}, 5, "5 of 5 clients leave nobody honest"),
         ({"aggregation": "trimmed-mean", "byzantine": 2}, 4, "at each end of 4 clients leaves none"),
         ({"aggregation": "krum"}, 4, "Krum needs 2f + 3 = 5 clients, there are 4"),
+        ({"edges": 6}, 5, "6 are above the 5 clients"),
         ({"secure_aggregation": "masks", "secure_threshold": 6}, 5, "6 is above the 5 clients"),
         ({"secure_aggregation": "masks"}, 1, "one client has nobody to hide among"),
     ],
@@ -147,26 +152,14 @@ def test_every_option_has_help() -> None:
 
 
 def test_clients_are_shared_out_among_edges() -> None:
-    env = {"FL_CLIENTS": "5", "FL_EDGES": "2", "POD_NAME": "c", "FL_SERVER": "fl-edge-{edge}.fl-edge:50051"}
-    clients = [ClientConfig.from_env(env | {"JOB_COMPLETION_INDEX": str(i)}) for i in range(5)]
+    env = {"FL_CLIENTS": "5", "POD_NAME": "c", "FL_SERVER": "fl-edge-{edge}.fl-edge:50051"}
+    two = env | {"FL_OPTIONS": '{"edges": 2}'}
+    clients = [ClientConfig.from_env(two | {"JOB_COMPLETION_INDEX": str(i)}) for i in range(5)]
     assert [client.peer for client in clients] == [f"fl-edge-{i}.fl-edge:50051" for i in (0, 0, 0, 1, 1)]
-    edges = [EdgeConfig.from_env(env | {"JOB_COMPLETION_INDEX": str(i)}) for i in range(2)]
+    edges = [EdgeConfig.from_env(two | {"JOB_COMPLETION_INDEX": str(i)}) for i in range(2)]
     assert [edge.own_clients for edge in edges] == [3, 2]
-    server = ServerConfig.from_env(env)
+    server = ServerConfig.from_env(two)
     assert (server.participants, server.min_clients) == (2, 2)
-    assert ServerConfig.from_env(env | {"FL_EDGES": "0"}).participants == 5
-
-
-@pytest.mark.parametrize(
-    ("env", "says"),
-    [
-        ({"FL_EDGES": "6"}, "FL_EDGES=6: expected a whole number from 0 to 5"),
-        ({"FL_EDGES": "2", "JOB_COMPLETION_INDEX": "2"}, "JOB_COMPLETION_INDEX=2: expected below FL_EDGES=2"),
-        ({"FL_EDGES": "2", "FL_OPTIONS": '{"aggregation": "median"}'}, "something that needs single updates"),
-        ({"FL_EDGES": "2", "FL_OPTIONS": '{"attack": "scale"}'}, "something that needs single updates"),
-    ],
-)
-def test_edges_that_cannot_be(env: dict[str, str], says: str) -> None:
-    common = {"POD_NAME": "e", "FL_SERVER": "s:1", "JOB_COMPLETION_INDEX": "0"}
-    with pytest.raises(ConfigError, match=says):
-        EdgeConfig.from_env(common | env)
+    assert ServerConfig.from_env(env).participants == 5
+    with pytest.raises(ConfigError, match="JOB_COMPLETION_INDEX=2: expected below the number of edges=2"):
+        EdgeConfig.from_env(two | {"JOB_COMPLETION_INDEX": "2"})
