@@ -195,7 +195,9 @@ def topology_of(pods: list[dict[str, Any]], events: dict[str, pd.DataFrame], ser
     :param events: the run's tables (bursts, packets, points, pairs).
     """
     server = next(p["name"] for p in pods if p["labels"].get("app") == "fl-server")
-    clients = tuple(p["name"] for p in pods if p["labels"].get("app") == "fl-client")
+    # With edge aggregators in between, those are whom the server hears from.
+    role = "fl-edge" if any(p["labels"].get("app") == "fl-edge" for p in pods) else "fl-client"
+    clients = tuple(p["name"] for p in pods if p["labels"].get("app") == role)
     address = {p["name"]: address_number(p["address"]) for p in pods}
     owner = {address[name]: name for name in clients}
     partners = _partners(events["pairs"], server)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ztprobe import paths, policy
-from ztprobe.errors import PreflightError, WorkloadError
+from ztprobe.errors import PreflightError, UsageError, WorkloadError
 from ztprobe.interrupts import shielded
 from ztprobe.runtime import (
     certificates,
@@ -80,7 +80,11 @@ class LocalRuntime:
         self._offloads = offloads
         self._congestion_control = congestion_control
         self._cpu_limits = cpu_limits
-        overlay = manifests_dir / "overlays" / f"sec{options.level}"
+        overlay = (
+            manifests_dir / "overlays" / f"sec{options.level}{'-edges' if options.fl.get('edges') else ''}"
+        )
+        if not overlay.is_dir() and options.fl.get("edges"):
+            raise UsageError(f"--fl-edges: edges have no sidecars yet, so not under sec{options.level}")
         self._workload: Workload = plan(render(overlay), options)
         self._plans = {pod.name: pod for pod in self._workload.pods}
         self._mtls = any(c.sidecar for c in self._workload.server.containers)
@@ -182,9 +186,10 @@ class LocalRuntime:
     def _start_dns(self, containers: Containers) -> None:
         pod, service = self._pods[dns.POD], self._workload.service
         behind = [self._placed[p.name].address for p in self._workload.pods if service.selects(p)]
+        edges = {name: [self._placed[edge].address] for name, edge in self._workload.edge_names.items()}
         container = ContainerPlan(
             name="dnsmasq",
-            command=dns.command(pod.address, {service.domain_name: behind}),
+            command=dns.command(pod.address, {service.domain_name: behind} | edges),
             env={},
             sidecar=False,
             one_log=True,
@@ -226,23 +231,28 @@ class LocalRuntime:
         :raises UsageError: the workload refuses its settings, e.g. the data directory.
         :raises WorkloadError: it ended, or does not listen in time.
         """
-        server = self._workload.server
-        self._up().launch([(self._pods[server.name], server.application)])
-        port = int(server.application.env["FL_LISTEN"].rpartition(":")[2])
-        pid = self._up().pid(server.name, server.application.name)
-        for _ in self._until(f"{server.name} does not listen on port {port}"):
+        self._start_listening(self._workload.server)
+
+    def _start_listening(self, pod: PodPlan) -> None:
+        self._up().launch([(self._pods[pod.name], pod.application)])
+        port = int(pod.application.env["FL_LISTEN"].rpartition(":")[2])
+        pid = self._up().pid(pod.name, pod.application.name)
+        for _ in self._until(f"{pod.name} does not listen on port {port}"):
             if _listens(pid, port):
                 return
 
     def prove(self) -> Enforcement:
         """Show that the level's controls are in force. :raises EnforcementError: one is not."""
-        server, client, service = self._workload.server, self._workload.clients[0], self._workload.service
+        server, service = self._workload.server, self._workload.service
+        # Whoever talks to the server: where there are edges, no client does.
+        peers = self._workload.edges or self._workload.clients
+        client = peers[0]
         secrets = self._up().secrets_directory
         found = proof.prove(
             proof.Scene(
                 node=self.node_netns,
                 server=self._pods[server.name],
-                clients=tuple(self._pods[p.name] for p in self._workload.clients),
+                clients=tuple(self._pods[p.name] for p in peers),
                 dns=self._pods[dns.POD],
                 outsider=self._pods[placement.OUTSIDER],
                 service_name=service.domain_name,
@@ -264,7 +274,9 @@ class LocalRuntime:
         return found
 
     def start_clients(self) -> None:
-        """Start every client's application."""
+        """Start every client's application, and before them the edges', if there are any."""
+        for edge in self._workload.edges:
+            self._start_listening(edge)
         self._up().launch([(self._pods[p.name], p.application) for p in self._workload.clients])
 
     def processes(self) -> dict[int, tuple[str, str]]:

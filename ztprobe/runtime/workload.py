@@ -25,6 +25,8 @@ Document = Mapping[str, Any]
 
 # The ConfigMap whose values the command line replaces.
 SETTINGS = "fl-workload"
+# What pods of edge aggregators are labelled (`app`); there are none unless asked for.
+_EDGE = "fl-edge"
 
 # Kinds and fields that only an API server, a scheduler, an image or a kubelet can act on.
 _KINDS_WITHOUT_MEANING = ("Namespace", "ServiceAccount", "Role", "RoleBinding")
@@ -35,7 +37,13 @@ _POD_WITHOUT_MEANING = {
     "securityContext",
 }
 _CONTAINER_WITHOUT_MEANING = {"image", "imagePullPolicy", "securityContext", "startupProbe", "restartPolicy"}
-_POD_FIELDS = {"serviceAccountName", "containers", "initContainers", "volumes"} | _POD_WITHOUT_MEANING
+_POD_FIELDS = {
+    "serviceAccountName",
+    "containers",
+    "initContainers",
+    "volumes",
+    "subdomain",
+} | _POD_WITHOUT_MEANING
 _CONTAINER_FIELDS = {
     "name",
     "command",
@@ -119,11 +127,20 @@ class Workload:
     service: ServicePlan
     policies: tuple[Document, ...]
     not_applied: tuple[str, ...]
+    edges: tuple[PodPlan, ...] = ()
+    edge_service: ServicePlan | None = None
 
     @property
     def pods(self) -> tuple[PodPlan, ...]:
-        """Server first."""
-        return (self.server, *self.clients)
+        """Server first, then edges."""
+        return (self.server, *self.edges, *self.clients)
+
+    @property
+    def edge_names(self) -> dict[str, str]:
+        """Domain name -> edge pod: each has its own below the edges' headless service."""
+        if self.edge_service is None:
+            return {}
+        return {f"{pod.name}.{self.edge_service.domain_name}": pod.name for pod in self.edges}
 
 
 def plan(documents: Sequence[Document], options: WorkloadOptions) -> Workload:
@@ -141,13 +158,12 @@ def plan(documents: Sequence[Document], options: WorkloadOptions) -> Workload:
             raise UsageError(f"manifests: {kind} {name}: the local runtime knows {', '.join(sorted(known))}")
     configs = {d["metadata"]["name"]: dict(d.get("data") or {}) for d in by_kind.get("ConfigMap", [])}
     configs[SETTINGS] = configs.get(SETTINGS, {}) | _settings(options)
+    edge_jobs, edge_services = (_take_edges(by_kind, kind) for kind in ("Job", "Service"))
     deployment, job = _only(by_kind, "Deployment"), _only(by_kind, "Job")
     ignored: set[str] = {f"kind {kind}" for kind in _KINDS_WITHOUT_MEANING if kind in by_kind}
     server = _pod(deployment, deployment["metadata"]["name"], {}, configs, ignored)
-    clients = tuple(
-        _pod(job, f"{job['metadata']['name']}-{i}", {"JOB_COMPLETION_INDEX": str(i)}, configs, ignored)
-        for i in range(options.clients)
-    )
+    clients = _indexed(job, options.clients, configs, ignored)
+    edges = [pod for j in edge_jobs for pod in _indexed(j, int(options.fl.get("edges", 0)), configs, ignored)]
     service = _service(_only(by_kind, "Service"))
     if not service.selects(server):
         raise UsageError(f"manifests: Service {service.name} does not select the pods of {server.name}")
@@ -157,6 +173,24 @@ def plan(documents: Sequence[Document], options: WorkloadOptions) -> Workload:
         service=service,
         policies=tuple(by_kind.get("NetworkPolicy", ())),
         not_applied=tuple(sorted(ignored)),
+        edges=tuple(edges),
+        edge_service=_service(edge_services[0]) if edge_services else None,
+    )
+
+
+def _take_edges(by_kind: dict[str, list[Document]], kind: str) -> list[Document]:
+    """The edges' documents of a kind, out of the others."""
+    found = by_kind.get(kind, [])
+    mine = [d for d in found if (d["metadata"].get("labels") or {}).get("app") == _EDGE]
+    by_kind[kind] = [d for d in found if d not in mine]
+    return mine
+
+
+def _indexed(job: Document, count: int, configs: Mapping[str, Any], ignored: set[str]) -> tuple[PodPlan, ...]:
+    """The pods of an indexed Job."""
+    return tuple(
+        _pod(job, f"{job['metadata']['name']}-{i}", {"JOB_COMPLETION_INDEX": str(i)}, configs, ignored)
+        for i in range(count)
     )
 
 
