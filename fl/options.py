@@ -11,44 +11,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from fl.errors import ConfigError
+from fl.option_fields import OptionError, check_field, choice, is_needed, number, switch
 
 __all__ = ("FlOptions", "OptionError", "read_options")
-
-
-class OptionError(ConfigError):
-    """An option's value cannot be; `name` is the field of `FlOptions`."""
-
-    def __init__(self, name: str, problem: str) -> None:
-        super().__init__(f"FL_OPTIONS: {name}: {problem}")
-        self.name = name
-        self.problem = problem
-
-
-def _choice(help_text: str, *choices: str) -> Any:
-    return field(default=choices[0], metadata={"help": help_text, "choices": choices})
-
-
-def _number(
-    help_text: str, kind: type, effective: float | None, needs: str | None, least: float, most: float
-) -> Any:
-    """A number, None unless given; `effective`: what is used then; `needs`: FIELD=VALUE|VALUE."""
-    return field(
-        default=None,
-        metadata={
-            "help": help_text,
-            "type": kind,
-            "effective": effective,
-            "needs": needs,
-            "range": (least, most),
-        },
-    )
-
-
-_BIG = 10**9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,85 +27,72 @@ class FlOptions:
     :raises OptionError: a value is out of range, superfluous, or excludes another.
     """
 
-    algorithm: str = _choice(
+    algorithm: str = choice(
         "Training and server step.", "fedavg", "fedprox", "fedadagrad", "fedadam", "fedyogi"
     )
-    prox_mu: float | None = _number(
-        "FedProx' weight of the distance to the round's model.", float, 0.01, "algorithm=fedprox", 1e-9, _BIG
+    prox_mu: float | None = number(
+        "FedProx' weight of the distance to the round's model.", float, 0.01, "algorithm=fedprox", 1e-9
     )
-    server_lr: float | None = _number(
-        "Step length of the server's optimiser.",
-        float,
-        0.01,
-        "algorithm=fedadagrad|fedadam|fedyogi",
-        1e-9,
-        _BIG,
+    server_lr: float | None = number(
+        "Step length of the server's optimiser.", float, 0.01, "algorithm=fedadagrad|fedadam|fedyogi", 1e-9
     )
-    server_tau: float | None = _number(
+    server_tau: float | None = number(
         "The server optimiser's degree of adaptivity.",
         float,
         1e-3,
         "algorithm=fedadagrad|fedadam|fedyogi",
         1e-12,
-        _BIG,
     )
-    aggregation: str = _choice("How updates become one.", "mean", "median", "trimmed-mean", "krum")
-    byzantine: int | None = _number(
+    aggregation: str = choice("How updates become one.", "mean", "median", "trimmed-mean", "krum")
+    byzantine: int | None = number(
         "Clients that may be hostile: trimmed at each end, or Krum's f.",
         int,
         1,
         "aggregation=trimmed-mean|krum",
         1,
-        _BIG,
     )
-    inspect: bool = field(
-        default=False,
-        metadata={
-            "help": "Log each update's norm and direction and flag unusual ones (always done with robust "
-            "aggregation and with an attack)."
-        },
+    inspect: bool = switch(
+        "Log each update's norm and direction and flag unusual ones (always done with robust "
+        "aggregation and with an attack)."
     )
-    compression: str = _choice("Of clients' updates.", "none", "fp16", "int8", "top-k")
-    top_k: int | None = _number("Values that an update keeps.", int, 12_000, "compression=top-k", 1, _BIG)
-    privacy: str = _choice("dp: client-level differential privacy.", "none", "dp")
-    dp_epsilon: float | None = _number(
-        "What all rounds together may spend; decides the noise.", float, 8.0, "privacy=dp", 1e-3, _BIG
+    compression: str = choice("Of clients' updates.", "none", "fp16", "int8", "top-k")
+    top_k: int | None = number("Values that an update keeps.", int, 12_000, "compression=top-k", 1)
+    privacy: str = choice("dp: client-level differential privacy.", "none", "dp")
+    dp_epsilon: float | None = number(
+        "What all rounds together may spend; decides the noise.", float, 8.0, "privacy=dp", 1e-3
     )
-    dp_noise_multiplier: float | None = _number(
+    dp_noise_multiplier: float | None = number(
         "The noise itself, in clips, instead of epsilon.", float, None, "privacy=dp", 1e-3, 1e6
     )
-    dp_delta: float | None = _number(
+    dp_delta: float | None = number(
         "The probability that epsilon does not hold.", float, 1e-5, "privacy=dp", 1e-12, 0.1
     )
-    dp_clip: float | None = _number("The longest update.", float, 0.5, "privacy=dp", 1e-9, _BIG)
-    secure_aggregation: str = _choice("masks: the server sees only the updates' sum.", "none", "masks")
-    secure_threshold: int | None = _number(
+    dp_clip: float | None = number("The longest update.", float, 0.5, "privacy=dp", 1e-9)
+    secure_aggregation: str = choice("masks: the server sees only the updates' sum.", "none", "masks")
+    secure_threshold: int | None = number(
         "Clients that have to stay to the end; two thirds and one unless given.",
         int,
         None,
         "secure_aggregation=masks",
         2,
-        _BIG,
     )
-    secure_phase_s: float | None = _number(
+    secure_phase_s: float | None = number(
         "How long an exchange without training may take.", float, 20.0, "secure_aggregation=masks", 0.1, 3600
     )
-    attack: str = _choice("What the last clients do to their updates.", "none", "sign-flip", "scale")
-    attackers: int | None = _number("How many clients attack.", int, 1, "attack=sign-flip|scale", 1, _BIG)
-    attack_scale: float | None = _number(
-        "Factor of a scaled update.", float, 10.0, "attack=scale", 1e-9, _BIG
+    attack: str = choice("What the last clients do to their updates.", "none", "sign-flip", "scale")
+    attackers: int | None = number("How many clients attack.", int, 1, "attack=sign-flip|scale", 1)
+    attack_scale: float | None = number("Factor of a scaled update.", float, 10.0, "attack=scale", 1e-9)
+    edges: int | None = number(
+        "Edge aggregators between clients and server; none unless given.", int, None, None, 1
     )
-    edges: int | None = _number(
-        "Edge aggregators between clients and server; none unless given.", int, None, None, 1, _BIG
-    )
-    client: str = _choice("torch trains; synthetic spends CPU time instead.", "torch", "synthetic")
-    synthetic_compute_ms: float | None = _number(
+    client: str = choice("torch trains; synthetic spends CPU time instead.", "torch", "synthetic")
+    synthetic_compute_ms: float | None = number(
         "CPU time that a synthetic client spends on a round.", float, 100.0, "client=synthetic", 0, 3_600_000
     )
 
     def __post_init__(self) -> None:
         for one in fields(self):
-            _check_field(self, one.name, one.metadata)
+            check_field(self, one.name, one.metadata)
         if self.dp_noise_multiplier is not None and self.dp_epsilon is not None:
             raise OptionError("dp_noise_multiplier", "decides epsilon: give one of the two")
         if self.privacy == "dp" and self.aggregation != "mean":
@@ -202,7 +158,7 @@ class FlOptions:
         return {
             name: self.of(name)
             for name in asdict(self)
-            if _is_needed(self, type(self).__dataclass_fields__[name].metadata.get("needs"))
+            if is_needed(self, type(self).__dataclass_fields__[name].metadata.get("needs"))
             and self.of(name) is not None
         }
 
@@ -219,33 +175,3 @@ def read_options(env: Mapping[str, str]) -> FlOptions:
         what = f"unknown {', '.join(unknown)}" if isinstance(found, dict) else f"{text[:40]!r} is no object"
         raise ConfigError(f"FL_OPTIONS: {what}; known are {', '.join(names)}")
     return FlOptions(**found)
-
-
-def _is_needed(options: FlOptions, needs: str | None) -> bool:
-    if needs is None:
-        return True
-    name, _, values = needs.partition("=")
-    return getattr(options, name) in values.split("|")
-
-
-def _check_field(options: FlOptions, name: str, about: Mapping[str, Any]) -> None:
-    value = getattr(options, name)
-    if "choices" in about:
-        if value not in about["choices"]:
-            raise OptionError(name, f"{value!r}, expected one of {', '.join(about['choices'])}")
-        return
-    if "type" not in about:
-        if not isinstance(value, bool):
-            raise OptionError(name, f"{value!r}, expected true or false")
-        return
-    if value is None:
-        return
-    least, most = about["range"]
-    kinds = (int,) if about["type"] is int else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
-        wanted = "a whole number" if about["type"] is int else "a number"
-        limit = f"from {least:g} on" if most == _BIG else f"from {least:g} to {most:g}"
-        raise OptionError(name, f"{value!r}, expected {wanted} {limit}")
-    if not _is_needed(options, about["needs"]):
-        wanted = about["needs"].replace("=", " ").replace("|", " or ")
-        raise OptionError(name, f"{value:g} changes nothing without {wanted}")
