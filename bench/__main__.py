@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bench.clients import measure_clients
 from bench.delayline import measure_delay_line
 from bench.emissions import emissions
 from bench.profile_apply import measure_apply
@@ -54,6 +55,7 @@ _PARTS = (
     "throughput",
     "profile",
     "delay-line",
+    "clients",
     *(plan.experiment for plan in _FULL),
 )
 _QUIET_NS, _LOUD_NS = 150, 300  # goals: a run that emits nothing, a run that does
@@ -170,6 +172,27 @@ def _delay_line(quick: bool) -> tuple[list[Row], dict[str, Any]]:
         text = f"{statistics.median(late_ms):.3f} ms in the median, {p99_ms:.3f} ms p99"
         rows.append(Row(f"  late by, {when}", text, goal))
     return rows, asdict(found)
+
+
+def _clients(quick: bool, progress: Progress) -> tuple[list[Row], dict[str, Any]]:
+    found = []
+    sizes = (5, 20, 60) if quick else (5, 20, 60, 200)
+    with progress.bar("  clients", len(sizes)) as advance:
+        for clients in sizes:
+            found.append(measure_clients(clients))
+            advance(1)
+    rows = []
+    for one in found:
+        text = f"{one.round_s:.2f} s, residual {one.residual_share:.1%}, lost {one.lost} of {one.events:,}"
+        rows.append(Row(f"{one.clients} synthetic clients: a round", text, "0 lost; <= 5 % residual"))
+        per_client = one.memory_bytes / (one.clients + 1) / 2**20
+        text = f"{one.memory_bytes / 2**30:.2f} GiB, {per_client:.0f} MiB a process"
+        rows.append(Row("  memory", text, "<= 12 GiB for 200"))
+        text = f"{one.analysis_s:.2f} s, {one.analysis_s / one.clients * 1e3:.0f} ms a client"
+        rows.append(Row("  analysis and report", text))
+        text = f"{one.run_bytes / 1e6:.2f} MB of run, {one.report_bytes / 1e6:.2f} MB of report"
+        rows.append(Row("  size", f"{text}, {one.report_bytes / one.clients / 1e3:.1f} kB a client"))
+    return rows, {"runs": [asdict(one) for one in found]}
 
 
 def _rounds(plan: Plan, seed: int, progress: Progress) -> tuple[list[Row], dict[str, Any]]:
@@ -293,6 +316,8 @@ def _measure(part: str, options: argparse.Namespace, progress: Progress) -> tupl
         return _delay_line(quick)
     if part == "connections":
         return _connections(quick)
+    if part == "clients":
+        return _clients(quick, progress)
     if part == "throughput":
         return _throughput(quick, options.seed, progress)
     (plan,) = (plan for plan in (_QUICK if quick else _FULL) if plan.experiment == part)

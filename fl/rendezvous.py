@@ -153,11 +153,12 @@ class Rendezvous:
 
     def wait_for_updates(self, deadline_s: float) -> None:
         """Wait until everybody who is in it has contributed or until `deadline_s` on `time.monotonic`."""
-        self._wait(lambda: len(self._updates) >= self._expected, deadline_s)
+        self._wait(self._is_complete, deadline_s)
 
-    @property
-    def _expected(self) -> int:
-        return len(self._answers) if isinstance(self._answers, dict) else self._clients
+    def _is_complete(self) -> bool:
+        if isinstance(self._answers, dict):
+            return self._answers.keys() <= self._updates.keys()
+        return len(self._updates) >= self._clients
 
     def close_exchange(self) -> list[Message]:
         """End the wait: what came, in the order of client ids; later ones are logged as late."""
