@@ -1,6 +1,6 @@
-"""`make bench`: the observer's own cost as a table and as JSON. Needs root; about 25 minutes.
+"""`make bench`: the observer's own cost as a table and as JSON. Needs root; about 28 minutes.
 
-`BENCH_QUICK=1` takes about 6; `--cycles` and `--only` choose more finely. Goals are shown
+`BENCH_QUICK=1` takes about 7; `--cycles` and `--only` choose more finely. Goals are shown
 beside the figures, and nothing fails because of them: intervals of a few rounds on a busy
 machine say little, and say so by their width. The JSON is written after every part, whole each time;
 Ctrl-C ends the part at work, takes away what it has set up, and leaves the file with the parts before.
