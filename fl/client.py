@@ -9,6 +9,9 @@ after training and sends the update as the first message of a new one: one new
 connection per client and round, always between compute and update, so the
 handshakes are on every round's path. What the server does is the same.
 
+With secure aggregation (`fl.secure`) a round has three further exchanges, which `SecureTurns` answers;
+training lies between the INBOX and the MASKED update.
+
 Events on standard output per round: `model_received` and `train_start` (the whole
 model in our hands, not yet read), `train_end` (the update laid out for gRPC),
 `update_sent` (gRPC has passed it on); `hello_sent` at the beginning.
