@@ -1,6 +1,6 @@
-"""`make bench`: the observer's own cost as a table and as JSON. Needs root; about 25 minutes.
+"""`make bench`: the observer's own cost as a table and as JSON. Needs root; about 28 minutes.
 
-`BENCH_QUICK=1` takes about 6; `--cycles` and `--only` choose more finely. Goals are shown
+`BENCH_QUICK=1` takes about 7; `--cycles` and `--only` choose more finely. Goals are shown
 beside the figures, and nothing fails because of them: intervals of a few rounds on a busy
 machine say little, and say so by their width. The JSON is written after every part, whole each time;
 Ctrl-C ends the part at work, takes away what it has set up, and leaves the file with the parts before.
@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bench.clients import measure_clients
 from bench.delayline import measure_delay_line
 from bench.emissions import emissions
 from bench.policy import measure as measure_policy
@@ -57,6 +58,7 @@ _PARTS = (
     "profile",
     "delay-line",
     "policy",
+    "clients",
     *(plan.experiment for plan in _FULL),
 )
 _QUIET_NS, _LOUD_NS = 150, 300  # goals: a run that emits nothing, a run that does
@@ -202,6 +204,27 @@ def _policy(quick: bool) -> tuple[list[Row], dict[str, Any]]:
     return rows, found
 
 
+def _clients(quick: bool, progress: Progress) -> tuple[list[Row], dict[str, Any]]:
+    found = []
+    sizes = (5, 20, 60) if quick else (5, 20, 60, 200)
+    with progress.bar("  clients", len(sizes)) as advance:
+        for clients in sizes:
+            found.append(measure_clients(clients))
+            advance(1)
+    rows = []
+    for one in found:
+        text = f"{one.round_s:.2f} s, residual {one.residual_share:.1%}, lost {one.lost} of {one.events:,}"
+        rows.append(Row(f"{one.clients} synthetic clients: a round", text, "0 lost; <= 5 % residual"))
+        per_client = one.memory_bytes / (one.clients + 1) / 2**20
+        text = f"{one.memory_bytes / 2**30:.2f} GiB, {per_client:.0f} MiB a process"
+        rows.append(Row("  memory", text, "<= 12 GiB for 200"))
+        text = f"{one.analysis_s:.2f} s, {one.analysis_s / one.clients * 1e3:.0f} ms a client"
+        rows.append(Row("  analysis and report", text))
+        text = f"{one.run_bytes / 1e6:.2f} MB of run, {one.report_bytes / 1e6:.2f} MB of report"
+        rows.append(Row("  size", f"{text}, {one.report_bytes / one.clients / 1e3:.1f} kB a client"))
+    return rows, {"runs": [asdict(one) for one in found]}
+
+
 def _rounds(plan: Plan, seed: int, progress: Progress) -> tuple[list[Row], dict[str, Any]]:
     with progress.bar(f"  {plan.experiment}", plan.rounds) as advance:
         found = measure_rounds(plan, seed, advance)
@@ -325,6 +348,8 @@ def _measure(part: str, options: argparse.Namespace, progress: Progress) -> tupl
         return _policy(quick)
     if part == "connections":
         return _connections(quick)
+    if part == "clients":
+        return _clients(quick, progress)
     if part == "throughput":
         return _throughput(quick, options.seed, progress)
     (plan,) = (plan for plan in (_QUICK if quick else _FULL) if plan.experiment == part)

@@ -9,6 +9,9 @@ after training and sends the update as the first message of a new one: one new
 connection per client and round, always between compute and update, so the
 handshakes are on every round's path. What the server does is the same.
 
+With secure aggregation (`fl.secure`) a round has three further exchanges, which `SecureTurns` answers;
+training lies between the INBOX and the MASKED update.
+
 Events on standard output per round: `model_received` and `train_start` (the whole
 model in our hands, not yet read), `train_end` (the update laid out for gRPC),
 `update_sent` (gRPC has passed it on); `hello_sent` at the beginning.
@@ -18,30 +21,20 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
-from collections.abc import Callable, Iterator
 from functools import partial
-from queue import SimpleQueue
-from typing import Any
 
-import grpc
-import torch
-
-from fl import data, rpc, wire
+from fl import wire
 from fl.config import ClientConfig
-from fl.errors import FLError, Terminated, TransportError
-from fl.events import EventLog, now
+from fl.errors import FLError, Terminated
+from fl.events import EventLog, Stamp, now
 from fl.injection import Injection
-from fl.model import Model
-from fl.partition import partition
 from fl.process import raise_on_sigterm
-from fl.training import train
-from fl.wire import Kind
+from fl.stream import ClientStream
+from fl.trainer import Trainer
+from fl.updates import UpdateMaker
+from fl.wire import Kind, Message, Vector
 
 __all__ = ("main", "run")
-
-# How often a client that cannot reach the server says so on stderr.
-_NOTICE_S = 10.0
 
 
 def run(config: ClientConfig, log: EventLog | None = None, injection: Injection | None = None) -> int:
@@ -49,134 +42,86 @@ def run(config: ClientConfig, log: EventLog | None = None, injection: Injection 
 
     :raises FLError: bad data, a message that is not ours, or an established stream that broke.
     """
-    log = log or EventLog(client_id=config.client_id)
-    injection = injection or Injection()
-    torch.set_num_threads(1)
-    training = data.load(config.dataset, config.data_dir).train
-    parts = partition(
-        training.labels, clients=config.clients, seed=config.seed, distribution=config.distribution
-    )
-    part = parts[config.client_index][: config.max_samples or None]
-    model = Model(name=config.model)
-    rounds = 0
-    stream = _Stream(config.server, config.http2_window_bytes)
-    try:
-        stream.send(
-            wire.encode(Kind.HELLO, 0, client_id=config.client_id), partial(log.emit, "hello_sent", 0)
-        )
-        while True:
-            raw = stream.receive()
-            arrived = now()
-            message = wire.decode(raw, model.vector.size)
-            if message.kind is Kind.DONE:
-                return rounds
-            number = message.round
-            log.emit("model_received", number, at=arrived)
-            log.emit("train_start", number, at=arrived)
-            injection.cpu_wait(number, log)
-            if config.reconnect:
-                stream.finish_sending()
-            model.load(message.body)
-            del raw, message  # 4.8 MB that training does not need
-            loss = train(
-                model, training, part, seed=config.seed, client_index=config.client_index, round_number=number
-            )
-            injection.compute(number, log)
-            update = wire.encode(
-                Kind.UPDATE, number, client_id=config.client_id, num_examples=len(part), body=model.vector
-            )
-            log.emit("train_end", number, num_examples=len(part), loss=loss)
-            injection.cpu_wait(number, log)
-            if config.reconnect:
-                stream.close()
-                stream = _Stream(config.server, config.http2_window_bytes)
-            stream.send(update, partial(log.emit, "update_sent", number))
-            rounds += 1
-    finally:
-        stream.close()
+    return _Client(config, log or EventLog(client_id=config.client_id), injection or Injection()).run()
 
 
-class _Stream:
-    """One channel with one Train stream on it. It connects on the first `send`, for as long as that takes.
+class _Client:
+    def __init__(self, config: ClientConfig, log: EventLog, injection: Injection) -> None:
+        self._config = config
+        self._log = log
+        self._injection = injection
+        self._trainer = _trainer(config)
+        self._updates = UpdateMaker(config, self._trainer.size)
+        self._stream = self._connect()
+        self._model: Vector | None = None  # what the round began with, where the update needs it
 
-    At most one message is on its way out at a time, as each is answered before the next.
-    """
+    def _connect(self) -> ClientStream:
+        return ClientStream(self._config.peer, self._config.http2_window_bytes)
 
-    def __init__(self, server: str, window_bytes: int) -> None:
-        self._server = server
-        options = rpc.CLIENT_OPTIONS + rpc.window_options(window_bytes)
-        self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
-        self._on_sent: Callable[[], object] | None = None
-        self._lock = threading.Lock()
-        self._passed_on = threading.Event()
-        self._channel = grpc.insecure_channel(server, options=options)
-        method = self._channel.stream_stream(rpc.METHOD_PATH)
-        # wait_for_ready: a server that is not there yet is waited for, not an error.
-        self._call: Any = method(self._requests(), wait_for_ready=True)
-        self._ended = False
-        self._call.add_done_callback(self._end)
-
-    def _end(self, _call: Any) -> None:
-        self._ended = True
-        self._passed_on.set()
-
-    def _requests(self) -> Iterator[bytes]:
-        # gRPC's thread asks for the next message once it has passed the one before on to the transport.
-        while (message := self._outbox.get()) is not None:
-            yield message
-            del message
-            self._mark_sent()
-
-    def _mark_sent(self) -> None:
-        with self._lock:
-            on_sent, self._on_sent = self._on_sent, None
-            if on_sent is not None:
-                on_sent()
-        self._passed_on.set()
-
-    def send(self, message: bytes, on_sent: Callable[[], object]) -> None:
-        """Queue `message`; `on_sent` is called once, from another thread, when gRPC has passed it on."""
-        self._on_sent = on_sent
-        self._passed_on.clear()
-        if self._ended:  # while we trained: nothing will be passed on, `receive` says why
-            self._passed_on.set()
-        self._outbox.put(message)
-
-    def receive(self) -> bytes:
-        """The server's next message, once what was sent last has gone out.
-
-        :raises TransportError: the stream ended.
-        """
-        waited_s = 0.0
-        while not self._passed_on.wait(_NOTICE_S):
-            waited_s += _NOTICE_S
-            print(
-                f"fl-client: still trying to send to {self._server} after {waited_s:g} s",
-                file=sys.stderr,
-                flush=True,
-            )
+    def run(self) -> int:
+        rounds = 0
         try:
-            raw: bytes = next(self._call)
-        except StopIteration:
-            raise TransportError(
-                f"the server {self._server} closed the stream before the last round"
-            ) from None
-        except grpc.RpcError as error:
-            details = " ".join(str(self._call.details()).split())
-            raise TransportError(
-                f"the stream to {self._server} broke: {self._call.code().name} ({details})"
-            ) from error
-        self._mark_sent()  # an answer proves it, should the stream have ended before gRPC's thread noticed
-        return raw
+            hello = wire.encode(Kind.HELLO, 0, client_id=self._config.client_id)
+            self._stream.send(hello, partial(self._log.emit, "hello_sent", 0))
+            while True:
+                raw = self._stream.receive()
+                arrived = now()
+                message = wire.decode(raw, self._trainer.size)
+                del raw
+                if message.kind is Kind.DONE:
+                    return rounds
+                number = message.round
+                if message.kind is Kind.MODEL:
+                    self._log.emit("model_received", number, at=arrived)
+                if self._updates.secure is None:
+                    self._begin_training(number, arrived)
+                    self._load(message)
+                    del message  # 4.8 MB that plain training does not need
+                    self._train(number)
+                    rounds += 1
+                elif message.kind is Kind.INBOX:
+                    self._begin_training(number, arrived)
+                    self._train(number, message)
+                    rounds += 1
+                else:
+                    if message.kind is Kind.MODEL:
+                        self._load(message)
+                    self._stream.send(self._updates.secure.answer(message), lambda: None)
+        finally:
+            self._stream.close()
 
-    def finish_sending(self) -> None:
-        """Half-close: the server ends the stream in its own time, while we are busy."""
-        self._outbox.put(None)
+    def _load(self, message: Message) -> None:
+        self._trainer.load(message.body)
+        self._model = message.body if self._updates.needs_model else None
 
-    def close(self) -> None:
-        """Close stream and connection without waiting for the other side."""
-        self._outbox.put(None)
-        self._channel.close()
+    def _begin_training(self, number: int, arrived: Stamp) -> None:
+        self._log.emit("train_start", number, at=arrived)
+        self._injection.cpu_wait(number, self._log)
+        if self._config.reconnect:
+            self._stream.finish_sending()
+
+    def _train(self, number: int, inbox: Message | None = None) -> None:
+        """Train what is loaded and send what came of it; `inbox` is what a masked update answers."""
+        trained = self._trainer.train(number)
+        self._injection.compute(number, self._log)
+        update = self._updates.encode(trained, self._model, number, inbox)
+        self._log.emit("train_end", number, num_examples=trained.num_examples, loss=trained.loss)
+        self._injection.cpu_wait(number, self._log)
+        if self._config.reconnect:
+            self._stream.close()
+            self._stream = self._connect()
+        self._stream.send(update, partial(self._log.emit, "update_sent", number))
+
+
+def _trainer(config: ClientConfig) -> Trainer:
+    # Imported late: a synthetic client is to do without PyTorch and its hundreds of megabytes.
+    if config.options.client == "synthetic":
+        from fl.synthetic import SyntheticTrainer
+
+        return SyntheticTrainer(config)
+    from fl.torch_trainer import TorchTrainer
+
+    return TorchTrainer(config)
 
 
 def main() -> int:

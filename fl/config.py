@@ -7,17 +7,18 @@ its value and what was expected.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
 from fl.data import DATASETS
 from fl.errors import ConfigError
-from fl.model import MODELS
+from fl.options import FlOptions, read_options
 from fl.partition import DISTRIBUTIONS
+from fl.shapes import MODELS, size_of
 from fl.wire import CLIENT_ID_BYTES
 
-__all__ = ("ClientConfig", "ServerConfig", "WorkloadConfig")
+__all__ = ("ClientConfig", "EdgeConfig", "ServerConfig", "WorkloadConfig")
 
 # The published rule: a round counts with three clients (or all of them where there are fewer).
 _MIN_CLIENTS = 3
@@ -30,6 +31,7 @@ class _Common(TypedDict):
     data_dir: Path | None
     model: str
     http2_window_bytes: int
+    options: FlOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,7 @@ class WorkloadConfig:
     """What server and clients have to agree on.
 
     FL_HTTP2_WINDOW_BYTES is how much each end takes in before it has looked at it (0: as gRPC sees fit).
+    FL_OPTIONS holds algorithm, protection, compression and edges (`fl.options`).
     """
 
     clients: int
@@ -45,6 +48,16 @@ class WorkloadConfig:
     data_dir: Path | None
     model: str = "cnn"
     http2_window_bytes: int = 0
+    options: FlOptions = field(default_factory=FlOptions)
+
+    @property
+    def edges(self) -> int:
+        """How many edge aggregators stand between clients and server (`fl.edge`)."""
+        return self.options.edges or 0
+
+    def edge_of(self, client_index: int) -> int:
+        """Which edge a client belongs to: as many neighbours as possible to each."""
+        return client_index * self.edges // self.clients
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +70,14 @@ class ServerConfig(WorkloadConfig):
     round_deadline_s: float
 
     @property
+    def participants(self) -> int:
+        """Who sends the server updates: the edges where there are any, else the clients."""
+        return self.edges or self.clients
+
+    @property
     def min_clients(self) -> int:
         """How many updates a round needs."""
-        return min(_MIN_CLIENTS, self.clients)
+        return min(_MIN_CLIENTS, self.participants)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> ServerConfig:
@@ -69,6 +87,35 @@ class ServerConfig(WorkloadConfig):
             listen=_text(env, "FL_LISTEN", "0.0.0.0:50051"),
             rounds=_integer(env, "FL_ROUNDS", 10, minimum=1),
             eval_every=_integer(env, "FL_EVAL_EVERY", 5, minimum=1),
+            round_deadline_s=_seconds(env, "FL_ROUND_DEADLINE_S", 300.0),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeConfig(WorkloadConfig):
+    """POD_NAME, JOB_COMPLETION_INDEX, FL_SERVER, FL_LISTEN, FL_ROUND_DEADLINE_S and the common ones."""
+
+    edge_id: str
+    edge_index: int
+    server: str
+    listen: str
+    round_deadline_s: float
+
+    @property
+    def own_clients(self) -> int:
+        """How many clients belong to this edge."""
+        return sum(self.edge_of(index) == self.edge_index for index in range(self.clients))
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> EdgeConfig:
+        """:raises ConfigError: a variable is missing or wrong."""
+        common = _common(env)
+        return cls(
+            **common,
+            edge_id=_pod_name(env),
+            edge_index=_index(env, "the number of edges", common["options"].edges or 0),
+            server=_text(env, "FL_SERVER", None),
+            listen=_text(env, "FL_LISTEN", "0.0.0.0:50051"),
             round_deadline_s=_seconds(env, "FL_ROUND_DEADLINE_S", 300.0),
         )
 
@@ -87,20 +134,19 @@ class ClientConfig(WorkloadConfig):
     reconnect: bool
     max_samples: int = 0
 
+    @property
+    def peer(self) -> str:
+        """Whom to talk to: `{edge}` in FL_SERVER stands for the number of the client's edge."""
+        return self.server.replace("{edge}", str(self.edge_of(self.client_index)))
+
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> ClientConfig:
         """:raises ConfigError: a variable is missing or wrong."""
         common = _common(env)
-        index = _integer(env, "JOB_COMPLETION_INDEX", None, minimum=0)
-        if index >= common["clients"]:
-            raise ConfigError(f"JOB_COMPLETION_INDEX={index}: expected below FL_CLIENTS={common['clients']}")
-        name = _text(env, "POD_NAME", None)
-        if len(name.encode()) >= CLIENT_ID_BYTES:
-            raise ConfigError(f"POD_NAME={name}: longer than {CLIENT_ID_BYTES - 1} bytes")
         return cls(
             **common,
-            client_id=name,
-            client_index=index,
+            client_id=_pod_name(env),
+            client_index=_index(env, "FL_CLIENTS", common["clients"]),
             server=_text(env, "FL_SERVER", None),
             distribution=_choice(env, "FL_DISTRIBUTION", DISTRIBUTIONS),
             reconnect=_choice(env, "FL_RECONNECT", ("0", "1")) == "1",
@@ -108,15 +154,34 @@ class ClientConfig(WorkloadConfig):
         )
 
 
+def _index(env: Mapping[str, str], limit_key: str, limit: int) -> int:
+    index = _integer(env, "JOB_COMPLETION_INDEX", None, minimum=0)
+    if index >= limit:
+        raise ConfigError(f"JOB_COMPLETION_INDEX={index}: expected below {limit_key}={limit}")
+    return index
+
+
+def _pod_name(env: Mapping[str, str]) -> str:
+    name = _text(env, "POD_NAME", None)
+    if len(name.encode()) >= CLIENT_ID_BYTES:
+        raise ConfigError(f"POD_NAME={name}: longer than {CLIENT_ID_BYTES - 1} bytes")
+    return name
+
+
 def _common(env: Mapping[str, str]) -> _Common:
     directory = env.get("FL_DATA_DIR", "")
+    clients = _integer(env, "FL_CLIENTS", 5, minimum=1)
+    model = _choice(env, "FL_MODEL", tuple(MODELS))
+    options = read_options(env)
+    options.check(clients=clients, parameters=size_of(model))
     return {
-        "clients": _integer(env, "FL_CLIENTS", 5, minimum=1),
+        "clients": clients,
         "seed": _integer(env, "FL_SEED", 0, minimum=0, maximum=2**32 - 1),
         "dataset": _choice(env, "FL_DATASET", DATASETS),
         "data_dir": Path(directory) if directory else None,
-        "model": _choice(env, "FL_MODEL", tuple(MODELS)),
+        "model": model,
         "http2_window_bytes": _integer(env, "FL_HTTP2_WINDOW_BYTES", 0, minimum=0),
+        "options": options,
     }
 
 

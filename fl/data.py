@@ -62,10 +62,14 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """A data set's fixed division; the partition among clients is of `train` only."""
+    """A data set's fixed division; the partition among clients is of `train` only.
+
+    `reader` says what read it: scikit-learn (bundled), torchvision or idx (`read_idx`).
+    """
 
     train: Dataset
     test: Dataset
+    reader: str
 
 
 @lru_cache(maxsize=1)
@@ -83,11 +87,15 @@ def load(name: str, data_dir: Path | None = None) -> Split:
         raise ConfigError(f"data set {name} is read from files: name their directory (FL_DATA_DIR)")
     if not data_dir.is_dir():
         raise DataError(f"data directory {data_dir} is not a directory")
-    arrays = _through_torchvision(name, data_dir) or _through_idx(name, data_dir)
-    return _split(*arrays)
+    arrays = _through_torchvision(name, data_dir)
+    if arrays is not None:
+        return _split(*arrays, reader="torchvision")
+    return _split(*_through_idx(name, data_dir), reader="idx")
 
 
-def _split(train_images: Images, train_labels: Labels, test_images: Images, test_labels: Labels) -> Split:
+def _split(
+    train_images: Images, train_labels: Labels, test_images: Images, test_labels: Labels, *, reader: str
+) -> Split:
     mean = float(train_images.mean() / 255)
     deviation = float(train_images.std() / 255)
     if not deviation > 0:
@@ -95,6 +103,7 @@ def _split(train_images: Images, train_labels: Labels, test_images: Images, test
     return Split(
         train=Dataset(images=train_images, labels=train_labels, mean=mean, deviation=deviation),
         test=Dataset(images=test_images, labels=test_labels, mean=mean, deviation=deviation),
+        reader=reader,
     )
 
 
@@ -105,7 +114,7 @@ def _digits() -> Split:
     images, labels = _upscale(bundle.images), bundle.target.astype(np.int64)
     order = np.random.default_rng(0).permutation(len(labels))  # fixed: the split is part of the data set
     test, train = order[:_DIGITS_TEST], order[_DIGITS_TEST:]
-    return _split(images[train], labels[train], images[test], labels[test])
+    return _split(images[train], labels[train], images[test], labels[test], reader="scikit-learn")
 
 
 def _upscale(images: npt.NDArray[np.float64]) -> Images:

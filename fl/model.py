@@ -11,30 +11,16 @@ parameters would have to be kept in step with the vector.
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from fl.errors import WireError
+from fl.shapes import MODELS
 from fl.wire import Vector
 
-__all__ = ("CLASSES", "MODELS", "Model")
-
-CLASSES = 10
-_Shapes: TypeAlias = tuple[tuple[int, ...], ...]
-
-
-def _with_biases(*weights: tuple[int, ...]) -> _Shapes:
-    return tuple(shape for weight in weights for shape in (weight, (weight[0],)))
-
-
-# Name -> shapes of weights and biases, layer by layer.
-MODELS: dict[str, _Shapes] = {
-    "cnn": _with_biases((32, 1, 3, 3), (64, 32, 3, 3), (128, 9216), (CLASSES, 128)),
-    "narrow": _with_biases((4, 1, 3, 3), (2, 4, 3, 3), (11, 288), (CLASSES, 11)),
-}
+__all__ = ("Model",)
 
 
 class Model:
@@ -42,7 +28,7 @@ class Model:
 
     :param seed: of the initial weights, PyTorch's default distribution for these layers:
         uniform within 1/sqrt(fan-in). None leaves them zero, for a client that will load them.
-    :param name: one of `MODELS`.
+    :param name: one of `fl.shapes.MODELS`.
     """
 
     def __init__(self, seed: int | None = None, name: str = "cnn") -> None:

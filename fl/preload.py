@@ -22,7 +22,9 @@ import numpy as np
 import torch
 
 import fl.client
-import fl.server  # noqa: F401  likewise
+import fl.edge
+import fl.server
+import fl.torch_trainer  # noqa: F401  likewise
 from fl import data
 from fl.model import Model
 from fl.training import BATCH_SIZE, evaluate, train

@@ -5,6 +5,10 @@ round's model as soon as there is a round to which this client has not contribut
 That one rule serves clients that wait for the first round, that come back on a new
 connection, that restart in the middle of a round and that finish a round late.
 
+A round is one exchange (model down, update up), or several one after the other, each with
+an answer of its own for each client that is still in it (`fl.secure`). Only a round's first
+exchange is for everybody: who says HELLO later has forgotten what the round is about, and waits.
+
 One condition guards everything. Callers are the gRPC handler threads (`exchange`)
 and the round loop (the rest).
 """
@@ -13,24 +17,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 from fl import wire
 from fl.errors import RoundError, WireError
 from fl.events import EventLog, now
-from fl.wire import Kind, Message, Vector
+from fl.wire import Kind, Message
 
-__all__ = ("Rendezvous", "Update")
+__all__ = ("Rendezvous",)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Update:
-    """What one client contributed to a round."""
-
-    client_id: str
-    vector: Vector
-    num_examples: int
+_CLIENTS_SEND = (Kind.HELLO, Kind.UPDATE, Kind.ADVERTISE, Kind.SHARES, Kind.MASKED, Kind.UNMASK)
 
 
 class Rendezvous:
@@ -39,12 +35,14 @@ class Rendezvous:
     def __init__(self, clients: int, log: EventLog) -> None:
         self._clients = clients
         self._log = log
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # reentrant
         self._round = 0
-        self._model: bytes | None = None  # None: no round is open
+        self._accepts = Kind.UPDATE
+        # What goes out in the open exchange: to everybody, or to each by client id; None: nothing is open.
+        self._answers: bytes | dict[str, bytes] | None = None
         self._farewell: bytes | None = None
         self._failure: str | None = None
-        self._updates: dict[str, Update] = {}
+        self._updates: dict[str, Message] = {}
         # Each client's newest stream (an older one that still waits gives up) and whether it is open.
         self._streams: dict[str, tuple[int, Callable[[], bool]]] = {}
 
@@ -60,7 +58,7 @@ class Rendezvous:
         :raises RoundError: the run has failed meanwhile; says why.
         """
         client_id = message.client_id
-        if message.kind not in (Kind.HELLO, Kind.UPDATE):
+        if message.kind not in _CLIENTS_SEND:
             raise WireError(f"a client sent {message.kind.name}, expected HELLO or UPDATE")
         if not client_id:
             raise WireError(f"{message.kind.name} carries no client id")
@@ -68,8 +66,10 @@ class Rendezvous:
             self._admit(client_id)
             if message.kind is Kind.HELLO:
                 self._log.emit("client_ready", self._round, client_id=client_id)
+                if isinstance(self._answers, dict):
+                    self._answers.pop(client_id, None)
             self._streams[client_id] = (stream, is_open)
-            if message.kind is Kind.UPDATE:
+            if message.kind is not Kind.HELLO:
                 self._take(message)
             self._changed.notify_all()
             while is_open() and self._streams.get(client_id, (-1,))[0] == stream:
@@ -77,8 +77,9 @@ class Rendezvous:
                     raise RoundError(self._failure)
                 if self._farewell is not None:
                     return self._farewell
-                if self._model is not None and client_id not in self._updates:
-                    return self._model
+                answer = self._answer(client_id)
+                if answer is not None and client_id not in self._updates:
+                    return answer
                 self._changed.wait()
         return None
 
@@ -98,21 +99,35 @@ class Rendezvous:
             )
         del self._streams[gone[0]]
 
+    def _answer(self, client_id: str) -> bytes | None:
+        return self._answers.get(client_id) if isinstance(self._answers, dict) else self._answers
+
     def _take(self, message: Message) -> None:
-        if message.num_examples < 1:
+        if message.kind in (Kind.UPDATE, Kind.MASKED) and message.num_examples < 1:
             raise WireError(f"{message.client_id} trained on no examples")
-        on_time = self._model is not None and message.round == self._round
-        event = "update_received" if on_time and message.client_id not in self._updates else "update_late"
-        self._log.emit(
-            event,
-            message.round,
-            client_id=message.client_id,
-            num_examples=message.num_examples,
-            body_bytes=message.body.nbytes,
-        )
-        if event == "update_received":
-            self._updates[message.client_id] = Update(
-                client_id=message.client_id, vector=message.body, num_examples=message.num_examples
+        expected = message.kind is self._accepts and self._answer(message.client_id) is not None
+        on_time = expected and message.round == self._round and message.client_id not in self._updates
+        self._log_arrival(message, "received" if on_time else "late")
+        if on_time:
+            self._updates[message.client_id] = message
+
+    def _log_arrival(self, message: Message, how: str) -> None:
+        client_id, body_bytes = message.client_id, message.body_bytes
+        if message.kind in (Kind.UPDATE, Kind.MASKED):
+            self._log.emit(
+                f"update_{how}",
+                message.round,
+                client_id=client_id,
+                num_examples=message.num_examples,
+                body_bytes=body_bytes,
+            )
+        else:
+            self._log.emit(
+                f"message_{how}",
+                message.round,
+                client_id=client_id,
+                kind=message.kind.name,
+                body_bytes=body_bytes,
             )
 
     # the round loop
@@ -123,28 +138,45 @@ class Rendezvous:
         with self._changed:
             return sorted(self._streams)
 
-    def open_round(self, round_number: int, model: bytes) -> None:
+    def open_round(self, round_number: int, model: bytes, accepts: Kind = Kind.UPDATE) -> None:
         """Hand the same bytes to every stream that waits, and to those that come later."""
+        self._open(round_number, model, accepts)
+
+    def open_exchange(self, answers: Mapping[str, bytes], accepts: Kind) -> None:
+        """Go on with the round: to each client its own bytes, and to nobody else."""
+        self._open(self._round, dict(answers), accepts)
+
+    def _open(self, round_number: int, answers: bytes | dict[str, bytes], accepts: Kind) -> None:
         with self._changed:
-            self._round, self._model = round_number, model
+            self._round, self._answers, self._accepts = round_number, answers, accepts
             self._changed.notify_all()
 
     def wait_for_updates(self, deadline_s: float) -> None:
-        """Wait until every client has contributed or until `deadline_s` on `time.monotonic`."""
-        self._wait(lambda: len(self._updates) >= self._clients, deadline_s)
+        """Wait until everybody who is in it has contributed or until `deadline_s` on `time.monotonic`."""
+        self._wait(self._is_complete, deadline_s)
 
-    def close_round(self) -> list[Update]:
-        """End the wait: its updates in the order of client ids; later ones are logged as late.
+    def _is_complete(self) -> bool:
+        if isinstance(self._answers, dict):
+            return self._answers.keys() <= self._updates.keys()
+        return len(self._updates) >= self._clients
+
+    def close_exchange(self) -> list[Message]:
+        """End the wait: what came, in the order of client ids; later ones are logged as late."""
+        with self._changed:
+            updates = [self._updates[client_id] for client_id in sorted(self._updates)]
+            self._updates, self._answers = {}, None
+            return updates
+
+    def close_round(self) -> list[Message]:
+        """Likewise, for the round's last or only exchange.
 
         Logs `wait_end`, then each client that is missing.
         """
         with self._changed:
-            updates = [self._updates[client_id] for client_id in sorted(self._updates)]
-            self._log.emit("wait_end", self._round, updates=len(updates), at=now())
+            self._log.emit("wait_end", self._round, updates=len(self._updates), at=now())
             for client_id in sorted(set(self._streams) - set(self._updates)):
                 self._log.emit("client_missing", self._round, client_id=client_id)
-            self._updates, self._model = {}, None
-            return updates
+            return self.close_exchange()
 
     def finish(self, rounds: int) -> None:
         """Send DONE to everybody, now and from now on."""

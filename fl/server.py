@@ -1,46 +1,41 @@
 """The FL server: `python -m fl.server`.
 
-The main thread runs the rounds; gRPC's threads carry the streams and meet it in
+The main thread runs the rounds (`fl.rounds`); gRPC's threads carry the streams and meet it in
 `fl.rendezvous`. A round is open, wait, aggregate, evaluate, back to back, and all of
-it lies between `round_start` and `round_end`. The model is laid out as bytes once a
-round, and every client gets those same bytes.
+it lies between `round_start` and `round_end`.
 
 Events on standard output, in this order within a round: `round_start`, `send_start`
 (bytes ready, streams released), `update_received` per client, `wait_end`,
-`client_missing` per client that the deadline cut off, `aggregate_end`,
+`client_missing` per client that the deadline cut off, `update_inspected` per client and
+`update_chosen` (Krum's) and `privacy_spent` where the options ask for it, `aggregate_end`,
 `evaluate_end` (when evaluated), `target_reached` (once), `round_end`. Around the
 rounds: `run_start`, `client_ready`, `run_end`; `update_late` may come at any time.
+Secure aggregation adds `exchange_start` and `exchange_end` for each of its exchanges, `message_received` (or
+`message_late`) for what is no update, and `secure_sum`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 import sys
-import time
-from collections.abc import Iterator
-from concurrent import futures
-from typing import Any
 
-import grpc
 import torch
 
-from fl import data, rpc, wire
-from fl.aggregation import fedavg
+from fl import compression, data
 from fl.config import ServerConfig
-from fl.errors import FLError, RoundError, Terminated, TransportError, WireError
+from fl.errors import FLError, Terminated
 from fl.events import EventLog
 from fl.injection import Injection
 from fl.model import Model
 from fl.process import raise_on_sigterm
 from fl.rendezvous import Rendezvous
-from fl.training import evaluate
-from fl.wire import Kind
+from fl.rounds import Rounds
+from fl.service import listen
+from fl.wire import Encoding
 
-__all__ = ("TARGET_ACCURACY", "main", "run")
+__all__ = ("main", "run")
 
-TARGET_ACCURACY = 0.95
 # After DONE, how long a client that missed the last deadline may take to fetch it.
 _FAREWELL_S = 10.0
 # After a failure, how long the reason may take to reach those who wait; who trains is cut off.
@@ -54,11 +49,22 @@ def run(config: ServerConfig, log: EventLog | None = None, injection: Injection 
     """
     log = log or EventLog()
     torch.set_num_threads(1)
-    rendezvous = Rendezvous(config.clients, log)
+    rendezvous = Rendezvous(config.participants, log)
     # Read before listening: once the port answers, the server is ready.
-    test = data.load(config.dataset, config.data_dir).test
+    split = data.load(config.dataset, config.data_dir)
     model = Model(config.seed, config.model)
-    server, port = _listen(config, rendezvous, model.vector.size)
+    rounds = Rounds(config, rendezvous, model, split.test, log, injection or Injection())
+    options = config.options
+    server, port = listen(
+        config.listen,
+        rendezvous,
+        peers=config.participants,
+        parameters=model.vector.size,
+        # An edge has unpacked its clients' updates.
+        encoding=Encoding.FLOAT32 if config.edges else compression.ENCODINGS[options.compression],
+        secure=options.secure_aggregation == "masks",
+        http2_window_bytes=config.http2_window_bytes,
+    )
     finished = 0
     reason = "completed"
     log.emit(
@@ -66,10 +72,12 @@ def run(config: ServerConfig, log: EventLog | None = None, injection: Injection 
         0,
         port=port,
         parameters=model.vector.size,
-        config=dataclasses.asdict(config) | {"data_dir": config.data_dir and str(config.data_dir)},
+        data_reader=split.reader,
+        config=dataclasses.asdict(config)
+        | {"data_dir": config.data_dir and str(config.data_dir), "options": options.effective()},
     )
     try:
-        for round_number in _rounds(config, rendezvous, model, test, log, injection or Injection()):
+        for round_number in rounds.run():
             finished = round_number
         rendezvous.finish(config.rounds)
         server.stop(_FAREWELL_S).wait()
@@ -80,103 +88,6 @@ def run(config: ServerConfig, log: EventLog | None = None, injection: Injection 
         raise
     finally:
         log.emit("run_end", finished, rounds=finished, reason=reason)
-
-
-def _listen(config: ServerConfig, rendezvous: Rendezvous, parameters: int) -> tuple[Any, int]:
-    # Two streams a client, because a new connection may arrive before the old one's end is noticed.
-    workers = futures.ThreadPoolExecutor(2 * config.clients + 4)
-    options = rpc.SERVER_OPTIONS + rpc.window_options(config.http2_window_bytes)
-    server = grpc.server(workers, options=options)
-    handler = grpc.stream_stream_rpc_method_handler(_Streams(rendezvous, parameters).train)
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(rpc.SERVICE, {rpc.METHOD: handler}),)
-    )
-    try:
-        port = server.add_insecure_port(config.listen)
-    except RuntimeError as error:
-        raise TransportError(
-            f"cannot listen on {config.listen}: is the port taken, the address ours?"
-        ) from error
-    server.start()
-    return server, port
-
-
-class _Streams:
-    """The service: each stream alternates between reading a message and answering it."""
-
-    def __init__(self, rendezvous: Rendezvous, parameters: int) -> None:
-        self._rendezvous = rendezvous
-        self._parameters = parameters
-        self._numbers = itertools.count()
-
-    def train(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
-        number = next(self._numbers)
-        if not context.add_callback(self._rendezvous.wake):
-            return
-        try:
-            for raw in requests:
-                message = wire.decode(raw, self._parameters)
-                answer = self._rendezvous.exchange(message, number, context.is_active)
-                if answer is None:
-                    return
-                yield answer
-                if len(answer) == wire.HEADER_BYTES:  # DONE
-                    return
-        except WireError as error:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        except RoundError as error:
-            context.abort(grpc.StatusCode.ABORTED, str(error))
-        except grpc.RpcError:
-            return  # the client went away while we read; its round ends at the deadline
-
-
-def _rounds(
-    config: ServerConfig,
-    rendezvous: Rendezvous,
-    model: Model,
-    test: data.Dataset,
-    log: EventLog,
-    injection: Injection,
-) -> Iterator[int]:
-    ready = rendezvous.wait_for_clients(config.round_deadline_s)
-    if len(ready) < config.min_clients:
-        raise RoundError(
-            f"{len(ready)} of {config.clients} clients came within {config.round_deadline_s:g} s"
-            f" ({', '.join(ready) or 'none'}), {config.min_clients} are needed"
-        )
-    reached = False
-    edge = None  # a round starts at the instant at which the one before ended
-    first_start_ns = 0
-    for round_number in range(1, config.rounds + 1):
-        deadline_s = time.monotonic() + config.round_deadline_s
-        started = log.emit("round_start", round_number, at=edge)
-        first_start_ns = first_start_ns or started.monotonic_ns
-        encoded = wire.encode(Kind.MODEL, round_number, body=model.vector)
-        log.emit("send_start", round_number, message_bytes=len(encoded))
-        rendezvous.open_round(round_number, encoded)
-        rendezvous.wait_for_updates(deadline_s)
-        updates = rendezvous.close_round()
-        if len(updates) < config.min_clients:
-            came = ", ".join(update.client_id for update in updates) or "none"
-            raise RoundError(
-                f"round {round_number}: {len(updates)} of {config.clients} updates came within"
-                f" {config.round_deadline_s:g} s ({came}), {config.min_clients} are needed"
-            )
-        model.load(fedavg([(update.vector, update.num_examples) for update in updates]))
-        injection.aggregation(round_number, log)
-        log.emit("aggregate_end", round_number)
-        accuracy: float | None = None
-        if round_number % config.eval_every == 0 or round_number == config.rounds:
-            accuracy, loss = evaluate(model, test)
-            stamp = log.emit("evaluate_end", round_number, accuracy=accuracy, loss=loss)
-            if accuracy >= TARGET_ACCURACY and not reached:
-                reached = True
-                seconds = (stamp.monotonic_ns - first_start_ns) / 1e9
-                log.emit(
-                    "target_reached", round_number, accuracy=accuracy, target=TARGET_ACCURACY, seconds=seconds
-                )
-        edge = log.emit("round_end", round_number, updates=len(updates), accuracy=accuracy)
-        yield round_number
 
 
 def main() -> int:

@@ -35,9 +35,21 @@ def epoch_order(part: Indices, *, seed: int, client_index: int, round_number: in
 
 
 def train(
-    model: Model, dataset: Dataset, part: Indices, *, seed: int, client_index: int, round_number: int
+    model: Model,
+    dataset: Dataset,
+    part: Indices,
+    *,
+    seed: int,
+    client_index: int,
+    round_number: int,
+    prox_mu: float = 0.0,
 ) -> float:
-    """Train `model` in place on the samples `part` of `dataset` and return the mean loss."""
+    """Train `model` in place on the samples `part` of `dataset` and return the mean loss.
+
+    :param prox_mu: FedProx' weight of half the squared distance to the model as it was given (Li et al.,
+        "Federated Optimization in Heterogeneous Networks", MLSys 2020); the loss returned is without it.
+    """
+    origins = model.views(model.flat.clone()) if prox_mu else ()
     momentum = model.views(torch.zeros_like(model.flat))
     parameters = tuple(p.detach().requires_grad_() for p in model.parameters)
     total_loss = 0.0
@@ -50,6 +62,9 @@ def train(
             images, labels = _tensors(dataset, batch)
             loss = functional.cross_entropy(model.forward(images, parameters), labels)
             gradients = torch.autograd.grad(loss, parameters)
+            if origins:
+                for gradient, value, origin in zip(gradients, model.parameters, origins, strict=True):
+                    gradient.add_(value - origin, alpha=prox_mu)
             for value, buffer, gradient in zip(model.parameters, momentum, gradients, strict=True):
                 buffer.mul_(MOMENTUM).add_(gradient)
                 value.add_(buffer, alpha=-LEARNING_RATE)

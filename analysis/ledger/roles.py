@@ -19,7 +19,7 @@ class Roles:
 
     server: str  # whose log the rounds are from
     ports: frozenset[int]  # at which it can be reached from other pods
-    clients: tuple[str, ...]  # that it serves, or would: every watched pod that serves nobody itself
+    clients: tuple[str, ...]  # that it serves, or would: no edge aggregator serves them, and they serve nobody
     behind_sidecar: frozenset[str]  # pods whose application speaks to another container over loopback
 
 
@@ -34,7 +34,13 @@ def roles_of(meta: Mapping[str, Any]) -> Roles:
     try:
         server, serves = told["rounds_of"], told["serves"]
         ports = {int(one["port"]) for one in told["endpoints"] if one["pod"] == server and one["reachable"]}
-        clients = tuple(pod for pod in told["pods"] if pod != server and not serves.get(pod))
+        # Whom one of its clients serves in turn (an edge aggregator) is not the server's own client.
+        others = {client for edge in serves.get(server, ()) for client in serves.get(edge, ())}
+        clients = tuple(
+            pod
+            for pod in told["pods"]
+            if pod != server and (pod in serves.get(server, ()) or not (serves.get(pod) or pod in others))
+        )
         behind_sidecar = frozenset(told["behind_sidecar"])
         unknown = {server, *clients} - {pod["name"] for pod in meta["pods"]}
     except (KeyError, TypeError, AttributeError, ValueError) as error:

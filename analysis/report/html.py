@@ -32,6 +32,7 @@ from analysis.report.wording import (
     shown_sub_rows,
     tls_words,
 )
+from analysis.report.workload import workload_lines
 from ztprobe.printable import printable_tree
 
 __all__ = ("inline_svg", "render_page")
@@ -67,6 +68,7 @@ def render_page(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
         setting_pairs=setting_pairs,
         tls_words=tls_words,
         timeline=timeline_data(report),
+        workload_lines=list(workload_lines(report.get("workload", {}))),
         interval=_interval,
         plural=plural,
     )

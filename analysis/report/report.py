@@ -29,6 +29,7 @@ from analysis.ledger.model import COMPONENTS, SUB_ROWS, ClientRound, Ledger, Rou
 from analysis.report import sections
 from analysis.report.advice import diagnose
 from analysis.report.wording import plural
+from analysis.report.workload import workload_of
 from ztprobe.errors import RunDirError
 from ztprobe.rundir.clock import Clock
 from ztprobe.rundir.schema import LOSS_CHANNELS
@@ -128,6 +129,9 @@ def build_report(
         "cpu": sections.cpu(meta),
         **sections.memory(meta),
     }
+    workload = workload_of(run.rounds)
+    if any(workload.values()):
+        report["workload"] = workload
     conditions = conditions_of(meta)
     if conditions.scheduled:
         for one, entry in zip(in_order, report["rounds"], strict=True):
@@ -256,6 +260,7 @@ def _overhead(
     uncertain_ns = sum(
         sum(one.uncertainty_ns for one in rounds) / len(rounds) for rounds in (counted, counted_baseline)
     )
+    baseline_name = _without_options(run, baseline[0])
     found = {part: one if part == ("duration",) else one.widened(uncertain_ns) for part, one in found.items()}
     entries = {
         part: {
@@ -265,7 +270,7 @@ def _overhead(
         for part, difference in found.items()
     }
     return {
-        "baseline": baseline[0].name,
+        "baseline": baseline_name,
         "baseline_rounds_counted": len(counted_baseline),
         "baseline_duration": _summary(columns_baseline["duration",]),
         "baseline_components": {
@@ -276,8 +281,19 @@ def _overhead(
         "components": {name: entries[name,] for name in COMPONENTS},
         "residual": entries["residual",],
         "sub_rows": {name: {row: entries[name, row] for row in rows} for name, rows in SUB_ROWS.items()},
-        "method": _method(run.name, len(counted), baseline[0].name, len(counted_baseline), uncertain_ns),
+        "method": _method(run.name, len(counted), baseline_name, len(counted_baseline), uncertain_ns),
     }
+
+
+def _without_options(run: Run, baseline: Run) -> str:
+    """The baseline's name, and which of the run's workload options it did without."""
+    mine, theirs = (one.meta.get("options", {}).get("fl", {}) for one in (run, baseline))
+    missing = [
+        f"--fl-{name.replace('_', '-')}" + ("" if value is True else f" {value}")
+        for name, value in mine.items()
+        if theirs.get(name) != value
+    ]
+    return f"{baseline.name} without {' '.join(missing)}" if missing else baseline.name
 
 
 def _method(name: str, rounds: int, baseline: str, rounds_baseline: int, uncertain_ns: float) -> str:

@@ -33,6 +33,7 @@ from analysis.report.wording import (
     shown_sub_rows,
     tls_words,
 )
+from analysis.report.workload import workload_lines
 from ztprobe.printable import printable_tree
 
 __all__ = ("WIDTH", "print_report")
@@ -168,6 +169,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "accuracy",
             f"{100 * accuracy['final']:.1f} % at the end; {100 * accuracy['target']:.0f} % {after}",
         )
+    yield from workload_lines(report.get("workload", {}))
     if report["overhead"]:
         yield "interval", report["overhead"]["method"]
     for note in report["notes"]:

@@ -14,9 +14,10 @@ import pytest
 from analysis.ledger.ledger import build_ledger
 from analysis.ledger.model import Ledger
 from tests.e2e.command import Outcome, run
+from tests.e2e.fl_processes import parent, start
 from ztprobe.rundir.store import Run, load_run
 
-__all__ = ()
+__all__ = ("parent", "start")
 
 CLIENTS = 3
 # Short rounds are cheap, and medians want some; under 80 ms a round takes ten seconds.
@@ -27,6 +28,9 @@ _OPTIONS = {
     "net2-sec3": ("--rounds", "3", "--no-baseline"),
     "net2-sec3 --reconnect": ("--rounds", "2", "--no-baseline"),
     "net5-sec0": ("--rounds", "1", "--no-baseline"),
+    "net0-sec0 --fl-secure-aggregation masks": ("--rounds", "3", "--no-baseline"),
+    "net0-sec1 --fl-edges 2 --fl-compression int8": ("--rounds", "3", "--no-baseline"),
+    "net0-sec0 --fl-client synthetic --fl-compression top-k": ("--rounds", "3"),
 }
 
 

@@ -1,13 +1,20 @@
-"""FedAvg."""
+"""FedAvg and the server optimisers."""
 
 from __future__ import annotations
 
+import io
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fl.aggregation import fedavg
+from fl.aggregation.mean import fedavg
+from fl.aggregation.step import ServerStep
+from fl.events import EventLog
+from fl.options import FlOptions
+from fl.wire import Kind, Message
 
 
 def test_weights_are_the_numbers_of_examples() -> None:
@@ -49,3 +56,28 @@ def test_one_client_is_itself_and_order_does_not_matter() -> None:
 def test_what_has_no_mean_is_refused(results: list[tuple[np.ndarray, int]], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         fedavg(results)
+
+
+REFERENCE = json.loads((Path(__file__).parents[1] / "data" / "fl" / "flower_fedopt.json").read_text())
+
+
+@pytest.mark.parametrize("kind", ["fedadagrad", "fedadam", "fedyogi"])
+def test_server_optimisers_are_flowers(kind: str) -> None:
+    model = np.float32(REFERENCE["initial"])
+    options = FlOptions(algorithm=kind, server_lr=REFERENCE["server_lr"], server_tau=REFERENCE["server_tau"])
+    step = ServerStep(options, len(model), EventLog(io.StringIO()), rounds=4)
+    for number, (updates, expected) in enumerate(
+        zip(REFERENCE["updates"], REFERENCE["models"][kind], strict=True), 1
+    ):
+        messages = [
+            Message(kind=Kind.UPDATE, round=number, num_examples=n, body=np.float32(vector))
+            for vector, n in zip(updates, REFERENCE["examples"], strict=True)
+        ]
+        model = step.next_model(model, messages, number)
+        assert model.dtype == np.float32
+        assert np.allclose(model, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_reference_optimisers_differ_from_each_other_and_from_fedavg() -> None:
+    ends = [tuple(models[-1]) for models in REFERENCE["models"].values()]
+    assert len(set(ends)) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import struct
 import sys
 import types
@@ -111,12 +112,38 @@ def test_torchvision_reads_its_own_layout_where_it_imports(
     split = data.load("mnist", tmp_path)
     assert seen == [(tmp_path, True, False), (tmp_path, False, False)]
     assert (len(split.train), len(split.test)) == (20, 5)
+    assert split.reader == "torchvision"
+
+
+@pytest.mark.optional
+def test_the_real_torchvision_reads_the_same_where_it_imports(tmp_path: Path) -> None:
+    write_files(tmp_path / "MNIST/raw")
+    try:
+        importlib.import_module("torchvision.datasets")
+    except Exception as error:  # absent, or built for another torch
+        pytest.skip(f"torchvision does not import: {error}")
+    through_torchvision = data.load("mnist", tmp_path)
+    assert through_torchvision.reader == "torchvision"
+    (tmp_path / "plain").mkdir()
+    write_files(tmp_path / "plain")
+    data.load.cache_clear()
+    through_idx = data.load("mnist", tmp_path / "plain")
+    assert through_idx.reader == "idx"
+    for one, other in zip(
+        (through_torchvision.train, through_torchvision.test),
+        (through_idx.train, through_idx.test),
+        strict=True,
+    ):
+        assert np.array_equal(one.images, other.images)
+        assert np.array_equal(one.labels, other.labels)
 
 
 def test_a_torchvision_that_fails_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_files(tmp_path / "MNIST/raw")
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    assert len(data.load("mnist", tmp_path).train) == 40
+    split = data.load("mnist", tmp_path)
+    assert (len(split.train), split.reader) == (40, "idx")
+    assert data.load("digits").reader == "scikit-learn"
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:

@@ -89,10 +89,12 @@ def test_the_vector_is_the_model() -> None:
         model.load(np.zeros(3, dtype=np.float32))
 
 
-def test_training_equals_torch_sgd(noise: Dataset) -> None:
+@pytest.mark.parametrize("prox_mu", [0.0, 5.0])
+def test_training_equals_torch_sgd(noise: Dataset, prox_mu: float) -> None:
     part = np.arange(70)  # two batches of 32 and one of 6
     model = Model(seed=3)
     net = reference(model)
+    origin = [parameter.detach().clone() for parameter in net.parameters()]
     optimiser = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
     order = training.epoch_order(part, seed=5, client_index=1, round_number=2)
     losses = []
@@ -100,10 +102,12 @@ def test_training_equals_torch_sgd(noise: Dataset) -> None:
         images, labels = noise.batch(order[start : start + 32])
         optimiser.zero_grad()
         loss = torch.nn.functional.cross_entropy(net(torch.from_numpy(images)), torch.from_numpy(labels))
-        loss.backward()
+        # FedProx as it is defined: the distance to the round's model is part of what is minimised.
+        distance = sum(((p - o) ** 2).sum() for p, o in zip(net.parameters(), origin, strict=True))
+        (loss + prox_mu / 2 * distance).backward()
         optimiser.step()
         losses.append(loss.item() * len(labels))
-    mean_loss = training.train(model, noise, part, seed=5, client_index=1, round_number=2)
+    mean_loss = training.train(model, noise, part, seed=5, client_index=1, round_number=2, prox_mu=prox_mu)
     expected = torch.nn.utils.parameters_to_vector(net.parameters()).detach()
     torch.testing.assert_close(model.flat, expected, rtol=1e-6, atol=1e-7)
     assert mean_loss == pytest.approx(sum(losses) / 70, rel=1e-6)

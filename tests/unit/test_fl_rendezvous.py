@@ -16,7 +16,7 @@ from fl import wire
 from fl.errors import WireError
 from fl.events import EventLog
 from fl.rendezvous import Rendezvous
-from fl.wire import Kind, Message
+from fl.wire import Encoding, Kind, Message
 
 
 class Meeting:
@@ -36,11 +36,15 @@ class Meeting:
         gone: threading.Event | None = None,
     ) -> Future[bytes | None]:
         body = np.float32([round_number]) if kind is Kind.UPDATE else None
-        message = wire.decode(
-            wire.encode(
-                kind, round_number, client_id=client, num_examples=10 if body is not None else 0, body=body
-            )
+        raw = wire.encode(
+            kind,
+            round_number,
+            client_id=client,
+            num_examples=10 if body is not None else 0,
+            body=body,
+            encoding=Encoding.OPAQUE if kind >= Kind.ADVERTISE else Encoding.FLOAT32,
         )
+        message = wire.decode(raw)
         is_open = (lambda: True) if gone is None else (lambda: not gone.is_set())
         return self.pool.submit(self.meeting.exchange, message, stream, is_open)
 
@@ -70,7 +74,7 @@ def test_two_rounds_with_two_clients(pool: ThreadPoolExecutor) -> None:
             assert answer.result(5) is model  # the same bytes object for everybody
             answers[client] = m.send(Kind.UPDATE, client, number)
         m.meeting.wait_for_updates(soon())
-        assert [(u.client_id, u.vector[0]) for u in m.meeting.close_round()] == [("a", number), ("b", number)]
+        assert [(u.client_id, u.body[0]) for u in m.meeting.close_round()] == [("a", number), ("b", number)]
     m.meeting.finish(2)
     for answer in answers.values():
         assert wire.decode(answer.result(5) or b"").kind is Kind.DONE
@@ -178,4 +182,43 @@ def test_one_client_too_many(pool: ThreadPoolExecutor) -> None:
     m.meeting.wait_for_clients(5)
     with pytest.raises(WireError, match="client 2 of 1"):
         m.send(Kind.HELLO, "b").result(5)
+    m.meeting.finish(1)
+
+
+def test_exchanges_within_a_round(pool: ThreadPoolExecutor) -> None:
+    m = Meeting(3, pool)
+    answers = {c: m.send(Kind.HELLO, c) for c in ("a", "b", "c")}
+    m.meeting.wait_for_clients(5)
+    m.meeting.open_round(1, b"model", Kind.ADVERTISE)
+    for client in answers:
+        assert answers[client].result(5) == b"model"
+        answers[client] = m.send(Kind.ADVERTISE, client, 1)
+    m.meeting.wait_for_updates(soon())
+    assert [x.client_id for x in m.meeting.close_exchange()] == ["a", "b", "c"]
+    # c is left out of the next exchange: it is not waited for, and gets nothing.
+    m.meeting.open_exchange({"a": b"to a", "b": b"to b"}, Kind.SHARES)
+    assert [answers[c].result(5) for c in ("a", "b")] == [b"to a", b"to b"]
+    assert not answers["c"].done()
+    # b has died and comes back with nothing in its hands: it is out of the round as well.
+    again = m.send(Kind.HELLO, "b", stream=99)
+    while not m.events("client_ready")[3:]:
+        time.sleep(0.01)
+    last = m.send(Kind.SHARES, "a", 1)
+    m.meeting.wait_for_updates(soon())
+    assert [x.client_id for x in m.meeting.close_round()] == ["a"]
+    assert [e["client_id"] for e in m.events("client_missing")] == ["b", "c"]
+    m.meeting.open_round(2, b"second", Kind.ADVERTISE)
+    assert {x.result(5) for x in (again, last, answers["c"])} == {b"second"}
+    m.meeting.finish(2)
+
+
+def test_the_wrong_message_for_an_exchange_is_late(pool: ThreadPoolExecutor) -> None:
+    m = Meeting(1, pool)
+    m.send(Kind.HELLO, "a")
+    m.meeting.wait_for_clients(5)
+    m.meeting.open_round(1, b"model", Kind.ADVERTISE)
+    # As the answer to what it has sent it gets the model again, which it has not answered.
+    assert m.send(Kind.SHARES, "a", 1).result(5) == b"model"
+    assert [(e["kind"], e["round"]) for e in m.events("message_late")] == [("SHARES", 1)]
+    assert m.meeting.close_exchange() == []
     m.meeting.finish(1)

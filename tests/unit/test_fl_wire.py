@@ -67,7 +67,7 @@ GOOD = wire.encode(Kind.MODEL, 1, body=np.zeros(3, dtype=np.float32))
         (GOOD[:87], "shorter than"),
         (b"HTTP" + GOOD[4:], "another protocol"),
         (GOOD[:4] + b"\x02\x00" + GOOD[6:], "version 2, expected 1"),
-        (GOOD[:6] + b"\x09\x00" + GOOD[8:], "kind 9, expected one of 1 HELLO"),
+        (GOOD[:6] + b"\x63\x00" + GOOD[8:], "kind 99, expected one of 1 HELLO"),
         (GOOD[:-4], "announces a body of 12 bytes, 8 bytes follow"),
         (GOOD + b"\0", "announces a body of 12 bytes, 13 bytes follow"),
         (GOOD[:16] + struct.pack("<Q", 13) + GOOD[24:] + b"\0", "13 bytes, expected 3 floats"),

@@ -114,7 +114,7 @@ def test_the_command_line_reaches_the_containers() -> None:
     }
     assert expected.items() <= env.items()
     assert "JOB_COMPLETION_INDEX" not in workload.server.application.env
-    assert workload.server.application.memory_limit_bytes == 2 << 30
+    assert workload.server.application.memory_limit_bytes == 4 << 30
 
 
 @pytest.mark.parametrize("level", LEVELS)

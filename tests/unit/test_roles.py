@@ -50,3 +50,9 @@ def test_what_does_not_fit_together_is_said(damage: Callable[[dict[str, Any]], A
     damage(meta)
     with pytest.raises(ValueError, match=said):
         roles_of(meta)
+
+
+def test_whom_an_edge_serves_is_not_the_servers_own_client() -> None:
+    meta = copy.deepcopy(META)
+    meta["topology"]["serves"] = {"tail": ["hub"], "hub": ["a", "b"]}
+    assert roles_of(meta).clients == ("hub",)

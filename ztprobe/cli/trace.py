@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ztprobe.cli import completion
+from ztprobe.cli.fl_options import checked_fl_options, fl_options
 from ztprobe.cli.options import OutPath, coverage_floor_option, percent, quiet_option
 from ztprobe.errors import UsageError
 from ztprobe.experiment.names import MAX_SEED
@@ -37,7 +40,7 @@ __all__ = ("trace",)
     metavar="NAME",
     shell_complete=completion.experiments,
     help="Run this first and compare with it. [default: net0-sec0 with the same data, unless that is "
-    "the experiment itself]",
+    "the experiment itself; with --fl-... options: the experiment without them]",
 )
 @click.option(
     "--repeat",
@@ -80,6 +83,7 @@ __all__ = ("trace",)
 )
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the table.")
 @click.option("--reconnect", is_flag=True, help="A fresh connection per round and client.")
+@fl_options
 @coverage_floor_option
 @quiet_option
 def trace(
@@ -99,6 +103,7 @@ def trace(
     reconnect: bool,
     coverage_floor: float,
     quiet: bool,
+    **fl_values: Any,
 ) -> None:
     """Run a deployment and say where each round's time went.
 
@@ -119,6 +124,9 @@ def trace(
         with_baseline=not no_baseline,
         seed=seed,
     )
+    fl = checked_fl_options(fl_values, clients=clients)
+    if fl and baseline is None and not no_baseline:
+        against = dataclasses.replace(chosen)  # what the options cost, all else being equal
     request = TraceRequest(
         experiment=chosen,
         baseline=against,
@@ -129,6 +137,8 @@ def trace(
         out=(out or _default_out(chosen.name)).absolute(),
         reconnect=reconnect,
         profile=profile,
+        fl=fl,
+        baseline_fl={} if baseline is None else fl,
     )
     for wanted in request.experiments:
         request.profile_of(wanted)

@@ -40,6 +40,7 @@ Through = Callable[[Sequence[tuple[str, int, str, int]]], AbstractContextManager
 
 PROBES = 500  # per direction
 _PROBING_S = 1.1
+_PROBES_PER_S = 10_000  # of all flows together: what one thread sends and reads without falling behind
 _TAIL_S = 0.2  # beyond the delay itself, for probes that are still under way
 _RATE_S = 0.55
 _RATE_SETTLE_S = 0.1
@@ -94,12 +95,13 @@ def probe_delays(
 ) -> tuple[Direction, ...]:
     """Send small datagrams each way between the server and every client, all in parallel.
 
-    Takes 1.1 s, the delay and 0.2 s.
+    Takes 1.1 s (longer from 12 clients on), the delay and 0.2 s.
 
     :param probes: per direction; a slow machine wants fewer.
     """
     flows = [pair for client in clients for pair in ((client, server), (server, client))]
-    return probe_flows(flows, profile, probes=probes)
+    seconds = max(_PROBING_S, probes * len(flows) / _PROBES_PER_S)
+    return probe_flows(flows, profile, probes=probes, seconds=seconds)
 
 
 def probe_flows(

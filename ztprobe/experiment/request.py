@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ztprobe.documents.idx import check_idx
 from ztprobe.documents.problem import DocumentError
@@ -38,6 +39,9 @@ class TraceRequest:
     out: Path  # absolute; does not exist yet or is empty
     reconnect: bool  # a new connection per client and round
     profile: Profile | None = None  # of a file: the experiment's, not its baseline's
+    # the workload's own options that were given (``--fl-...``), checked by `ztprobe.cli.fl_options`
+    fl: Mapping[str, Any] = field(default_factory=dict)
+    baseline_fl: Mapping[str, Any] = field(default_factory=dict)  # likewise, of the baseline
 
     @property
     def experiments(self) -> tuple[Experiment, ...]:

@@ -182,7 +182,7 @@ class Job:
     def _attach(self, agent: Agent, runtime: Runtime) -> None:
         self.progress.stage("probes")
         agent.prepare()
-        for pod in (runtime.server, *runtime.clients):
+        for pod in _workload_pods(runtime):
             agent.add_pod(pod)
         hooks = agent.start()
         self.progress.done(f"{len(hooks)} signals attached")
@@ -193,7 +193,7 @@ class Job:
         name = self.spec.profile.name
         self.progress.stage("network profile", name)
         agent.apply(self.spec.profile, seed=self.spec.experiment.seed)
-        found = agent.measure(runtime.server.name, [pod.name for pod in runtime.clients])
+        found = agent.measure(runtime.server.name, [pod.name for pod in runtime.edges or runtime.clients])
         if found.problems:
             what = f"{name} is not what the pods got: {'; '.join(found.problems)}"
             raise EnforcementError(f"{what}; nothing was measured")
@@ -225,7 +225,8 @@ class Job:
         self.progress.stage("rounds", plural(self.spec.options.rounds, "round"))
         self.meta["clients_started_ns"] = time.monotonic_ns()
         runtime.start_clients()
-        clients = [pod.name for pod in runtime.clients]
+        # Whoever talks to the server: where there are edges, no client does.
+        clients = [pod.name for pod in runtime.edges or runtime.clients]
         waiting, still = Waiting(clients, time.monotonic()), Still(clients)
         agent.watch(_processes(runtime))
         log = GrowingLog(_log(runtime, runtime.server))
@@ -270,7 +271,8 @@ class Job:
     def _look_at_topology(self, agent: Agent, runtime: Runtime) -> None:
         """Until every client has been seen to be connected: often before round 1, then round by round."""
         before, server = self.meta.get("topology"), runtime.server.name
-        if before is not None and len(before["serves"].get(server, ())) >= len(runtime.clients):
+        expected = len(runtime.edges or runtime.clients)
+        if before is not None and len(before["serves"].get(server, ())) >= expected:
             return
         seen = agent.topology()
         # Whose log the rounds are from is known; the rest was seen.
@@ -295,13 +297,17 @@ class Job:
                 self.progress.note(text)
 
     def _save_logs(self, runtime: Runtime) -> None:
-        for pod in (runtime.server, *runtime.clients):
+        for pod in _workload_pods(runtime):
             name = "rounds.jsonl" if pod == runtime.server else "clients.jsonl"
             self.target.append_jsonl(name, *read_events(_log(runtime, pod)))
 
 
+def _workload_pods(runtime: Runtime) -> tuple[Pod, ...]:
+    return (runtime.server, *runtime.edges, *runtime.clients)
+
+
 def _processes(runtime: Runtime) -> Processes:
-    return runtime.source.processes((runtime.server, *runtime.clients))
+    return runtime.source.processes(_workload_pods(runtime))
 
 
 def _log(runtime: Runtime, pod: Pod) -> Path:

@@ -66,6 +66,7 @@ def spec_of(
             data_dir=request.data_dir,
             reconnect=request.reconnect,
             level=experiment.level,
+            fl=request.fl if experiment is request.experiment else request.baseline_fl,
             environment=dict(environment or {}),
         ),
         offloads=offloads,

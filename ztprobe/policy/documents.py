@@ -56,7 +56,7 @@ def _parse(document: Mapping[str, Any]) -> Policy:
         kind = f"{document.get('apiVersion')} {document.get('kind')}"
         raise UsageError(f"NetworkPolicy {name}: is {kind}, expected networking.k8s.io/v1 NetworkPolicy")
     where = Where(f"NetworkPolicy {name}")
-    return parse_network_policy(document, name, str(metadata.get("namespace", "default")), where)
+    return parse_network_policy(document, name, str(metadata.get("namespace") or "default"), where)
 
 
 def _pod(pod: PolicyPod) -> Pod:

@@ -8,6 +8,7 @@ or of network profiles; those belong to the agent, which acts on the same `Pod` 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +31,8 @@ class WorkloadOptions:
     data_dir: Path | None
     reconnect: bool
     level: int  # security level 0..3
+    # the workload's own options (``--fl-...``), as JSON in FL_OPTIONS
+    fl: Mapping[str, Any] = field(default_factory=dict)
     # more environment for the workload's containers (ztprobe validate puts known costs there)
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -86,6 +89,11 @@ class Runtime(Protocol):
     @property
     def clients(self) -> tuple[Pod, ...]:
         """The FL clients' pods."""
+        ...
+
+    @property
+    def edges(self) -> tuple[Pod, ...]:
+        """Pods of edge aggregators, between server and clients; mostly there are none."""
         ...
 
     @property

@@ -93,6 +93,7 @@ _VOLUME = _of(
 _POD = _of(
     ("containers",),
     serviceAccountName=_TEXT,
+    subdomain=_TEXT,
     containers=_list(_CONTAINER, "containers"),
     initContainers=_list(_CONTAINER, "containers"),
     volumes=_list(_VOLUME, "volumes"),

@@ -21,7 +21,7 @@ from typing import Any
 
 from ztprobe import paths, policy
 from ztprobe.documents.problem import shown
-from ztprobe.errors import PreflightError, WorkloadError
+from ztprobe.errors import PreflightError, UsageError, WorkloadError
 from ztprobe.kernelnet.sockets import tcp_sockets
 from ztprobe.pods.local import LocalPods
 from ztprobe.pods.model import Pod
@@ -86,7 +86,11 @@ class LocalRuntime:
         self._offloads = offloads
         self._congestion_control = congestion_control
         self._cpu_limits = cpu_limits
-        overlay = manifests_dir / "overlays" / f"sec{options.level}"
+        overlay = (
+            manifests_dir / "overlays" / f"sec{options.level}{'-edges' if options.fl.get('edges') else ''}"
+        )
+        if not overlay.is_dir() and options.fl.get("edges"):
+            raise UsageError(f"--fl-edges: edges have no sidecars yet, so not under sec{options.level}")
         self._workload: Workload = plan(render(overlay), options)
         self._plans = {pod.name: pod for pod in self._workload.pods}
         self._mtls = options.mutual_tls
@@ -118,6 +122,11 @@ class LocalRuntime:
     def clients(self) -> tuple[Pod, ...]:
         """The FL clients' pods."""
         return tuple(self._pods[pod.name] for pod in self._workload.clients)
+
+    @property
+    def edges(self) -> tuple[Pod, ...]:
+        """Pods of edge aggregators."""
+        return tuple(self._pods[pod.name] for pod in self._workload.edges)
 
     @property
     def applications(self) -> dict[str, str]:
@@ -196,7 +205,8 @@ class LocalRuntime:
             return None
         data_dir = self._options.data_dir
         return Preload(
-            module="fl.preload",
+            # PyTorch in the parent would be in every client that does not compute, too.
+            module="fl.preload_light" if self._options.fl.get("client") == "synthetic" else "fl.preload",
             dataset=self._options.dataset,
             data_dir=None if data_dir is None else str(data_dir.absolute()),
         )
@@ -220,9 +230,10 @@ class LocalRuntime:
     def _start_dns(self, containers: Containers) -> None:
         pod, service = self._pods[dns.POD], self._workload.service
         behind = [self._placed[p.name].address for p in self._workload.pods if service.selects(p)]
+        edges = {name: [self._placed[edge].address] for name, edge in self._workload.edge_names.items()}
         container = ContainerPlan(
             name="dnsmasq",
-            command=dns.command(pod.address, {service.domain_name: behind}),
+            command=dns.command(pod.address, {service.domain_name: behind} | edges),
             env={},
             sidecar=False,
             one_log=True,
@@ -264,23 +275,28 @@ class LocalRuntime:
         :raises UsageError: the workload refuses its settings, e.g. the data directory.
         :raises WorkloadError: it ended, or does not listen in time.
         """
-        server = self._workload.server
-        self._up().launch([(self._pods[server.name], server.application)])
-        port = int(server.application.env["FL_LISTEN"].rpartition(":")[2])
-        pid = self._up().pid(server.name, server.application.name)
-        for _ in self._until(f"{server.name} does not listen on port {port}"):
+        self._start_listening(self._workload.server)
+
+    def _start_listening(self, pod: PodPlan) -> None:
+        self._up().launch([(self._pods[pod.name], pod.application)])
+        port = int(pod.application.env["FL_LISTEN"].rpartition(":")[2])
+        pid = self._up().pid(pod.name, pod.application.name)
+        for _ in self._until(f"{pod.name} does not listen on port {port}"):
             if any(found.listens and found.local_port == port for found in tcp_sockets(pid)):
                 return
 
     def prove(self) -> Enforcement:
         """Show that the level's controls are in force. :raises EnforcementError: one is not."""
-        server, client, service = self._workload.server, self._workload.clients[0], self._workload.service
+        server, service = self._workload.server, self._workload.service
+        # Whoever talks to the server: where there are edges, no client does.
+        peers = self._workload.edges or self._workload.clients
+        client = peers[0]
         secrets = self._up().secrets_directory
         found = proof.prove(
             proof.Scene(
                 node=self.node_netns,
                 server=self._pods[server.name],
-                clients=tuple(self._pods[p.name] for p in self._workload.clients),
+                clients=tuple(self._pods[p.name] for p in peers),
                 dns=self._pods[dns.POD],
                 outsider=self._pods[placement.OUTSIDER],
                 service_name=service.domain_name,
@@ -303,7 +319,9 @@ class LocalRuntime:
         return found
 
     def start_clients(self) -> None:
-        """Start every client's application."""
+        """Start every client's application, and before them the edges', if there are any."""
+        for edge in self._workload.edges:
+            self._start_listening(edge)
         self._up().launch([(self._pods[p.name], p.application) for p in self._workload.clients])
 
     def check(self) -> None:

@@ -8,6 +8,7 @@ and no kubelet, so some fields have no meaning here; `Workload.not_applied` list
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,8 @@ Document = Mapping[str, Any]
 
 # The ConfigMap whose values the command line replaces.
 SETTINGS = "fl-workload"
+# What pods of edge aggregators are labelled (`app`); there are none unless asked for.
+_EDGE = "fl-edge"
 
 # Kinds and fields that only an API server, a scheduler, an image or a kubelet can act on.
 _KINDS_WITHOUT_MEANING = ("Namespace", "ServiceAccount", "Role", "RoleBinding")
@@ -116,11 +119,20 @@ class Workload:
     policies: tuple[Document, ...]
     namespaces: Mapping[str, Mapping[str, str]]  # name -> labels: all that policies need of a namespace
     not_applied: tuple[str, ...]
+    edges: tuple[PodPlan, ...] = ()
+    edge_service: ServicePlan | None = None
 
     @property
     def pods(self) -> tuple[PodPlan, ...]:
-        """Server first."""
-        return (self.server, *self.clients)
+        """Server first, then edges."""
+        return (self.server, *self.edges, *self.clients)
+
+    @property
+    def edge_names(self) -> dict[str, str]:
+        """Domain name -> edge pod: each has its own below the edges' headless service."""
+        if self.edge_service is None:
+            return {}
+        return {f"{pod.name}.{self.edge_service.domain_name}": pod.name for pod in self.edges}
 
 
 def plan(documents: Sequence[Document], options: WorkloadOptions) -> Workload:
@@ -140,14 +152,13 @@ def plan(documents: Sequence[Document], options: WorkloadOptions) -> Workload:
         check_shape(document)
     configs = {d["metadata"]["name"]: dict(d.get("data") or {}) for d in by_kind.get("ConfigMap", [])}
     configs[SETTINGS] = configs.get(SETTINGS, {}) | _settings(options)
+    edge_jobs, edge_services = (_take_edges(by_kind, kind) for kind in ("Job", "Service"))
     deployment, job = _only(by_kind, "Deployment"), _only(by_kind, "Job")
     ignored: set[str] = {f"kind {kind}" for kind in _KINDS_WITHOUT_MEANING if kind in by_kind}
     _check_selector(deployment)
     server = _pod(deployment, deployment["metadata"]["name"], {}, configs, ignored)
-    clients = tuple(
-        _pod(job, f"{job['metadata']['name']}-{i}", {"JOB_COMPLETION_INDEX": str(i)}, configs, ignored)
-        for i in range(options.clients)
-    )
+    clients = _indexed(job, options.clients, configs, ignored)
+    edges = [pod for j in edge_jobs for pod in _indexed(j, int(options.fl.get("edges", 0)), configs, ignored)]
     service = _service(_only(by_kind, "Service"))
     if not service.selects(server):
         raise UsageError(f"manifests: Service {service.name} does not select the pods of {server.name}")
@@ -161,6 +172,24 @@ def plan(documents: Sequence[Document], options: WorkloadOptions) -> Workload:
             for d in by_kind.get("Namespace", ())
         },
         not_applied=tuple(sorted(ignored)),
+        edges=tuple(edges),
+        edge_service=_service(edge_services[0]) if edge_services else None,
+    )
+
+
+def _take_edges(by_kind: dict[str, list[Document]], kind: str) -> list[Document]:
+    """The edges' documents of a kind, out of the others."""
+    found = by_kind.get(kind, [])
+    mine = [d for d in found if (d["metadata"].get("labels") or {}).get("app") == _EDGE]
+    by_kind[kind] = [d for d in found if d not in mine]
+    return mine
+
+
+def _indexed(job: Document, count: int, configs: Mapping[str, Any], ignored: set[str]) -> tuple[PodPlan, ...]:
+    """The pods of an indexed Job."""
+    return tuple(
+        _pod(job, f"{job['metadata']['name']}-{i}", {"JOB_COMPLETION_INDEX": str(i)}, configs, ignored)
+        for i in range(count)
     )
 
 
@@ -173,6 +202,7 @@ def _settings(options: WorkloadOptions) -> dict[str, str]:
         "FL_DATASET": options.dataset,
         "FL_DATA_DIR": "" if options.data_dir is None else str(options.data_dir.resolve()),
         "FL_RECONNECT": "1" if options.reconnect else "0",
+        "FL_OPTIONS": json.dumps(dict(options.fl)) if options.fl else "",
         **options.environment,
     }
 

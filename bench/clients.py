@@ -1,0 +1,119 @@
+"""How far it goes with more clients: synthetic ones, which send the same messages and train nothing.
+
+One short run for each number of clients, analysed as every run is. Memory is what the workload's
+processes hold by themselves or share (PSS), sampled while they run, at its most; the server holds
+every update of a round.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from analysis.report.report import write_report
+from ztprobe.experiment.names import parse_experiment
+from ztprobe.experiment.request import TraceRequest
+from ztprobe.experiment.run import run
+from ztprobe.experiment.spec import spec_of
+from ztprobe.profile.model import profile_names
+from ztprobe.progress import QuietProgress
+from ztprobe.rundir.store import create_run_dir
+from ztprobe.rundir.temporary import scratch
+from ztprobe.runtime.interface import Runtime
+
+__all__ = ("ClientsResult", "measure_clients")
+
+_EXPERIMENT, _ROUNDS, _COMPUTE_MS = "net0-sec0", 3, 20.0
+_SAMPLE_S = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientsResult:
+    """One run with so many clients."""
+
+    clients: int
+    round_s: float  # median
+    residual_share: float
+    events: int
+    lost: int
+    memory_bytes: int  # of server and clients together, at its most
+    run_bytes: int
+    report_bytes: int
+    analysis_s: float
+
+
+@dataclass
+class _Memory:
+    """Samples the workload's memory while the rounds go on."""
+
+    most_bytes: int = 0
+    _ended: threading.Event = field(default_factory=threading.Event)
+
+    @contextlib.contextmanager
+    def during(self, runtime: Runtime) -> Iterator[None]:
+        sampler = threading.Thread(target=self._sample, args=(runtime,))
+        sampler.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            sampler.join()
+
+    def _sample(self, runtime: Runtime) -> None:
+        pods = (runtime.server, *runtime.edges, *runtime.clients)
+        while not self._ended.wait(_SAMPLE_S):
+            self.most_bytes = max(self.most_bytes, sum(map(_pss_bytes, runtime.source.processes(pods))))
+
+
+def _pss_bytes(pid: int) -> int:
+    with contextlib.suppress(OSError):  # it has ended
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def measure_clients(clients: int) -> ClientsResult:
+    """Run, watch and analyse a workload of so many synthetic clients.
+
+    :raises ZtprobeError: it could not be set up, or failed on the way.
+    """
+    with scratch() as directory:
+        path = directory / "run"
+        request = TraceRequest(
+            experiment=parse_experiment(_EXPERIMENT, profile_names()),
+            baseline=None,
+            rounds=_ROUNDS,
+            clients=clients,
+            dataset="digits",
+            data_dir=None,
+            out=path,
+            reconnect=False,
+            fl={"client": "synthetic", "synthetic_compute_ms": _COMPUTE_MS},
+        )
+        memory = _Memory()
+        run(spec_of(request, offloads=True), create_run_dir(path), QuietProgress(), interference=memory)
+        run_bytes = _size_bytes(path)
+        started_s = time.monotonic()
+        report: dict[str, Any] = write_report(path)
+        return ClientsResult(
+            clients=clients,
+            round_s=report["duration"]["median_s"],
+            residual_share=report["residual"]["median_share"],
+            events=report["events_seen"],
+            lost=sum(report["loss"].values()),
+            memory_bytes=memory.most_bytes,
+            run_bytes=run_bytes,
+            report_bytes=sum(os.path.getsize(path / name) for name in ("report.json", "report.html")),
+            analysis_s=time.monotonic() - started_s,
+        )
+
+
+def _size_bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -1,0 +1,1 @@
+"""What the server makes of a round's updates: means, robust centres, optimisers, a look at each update."""

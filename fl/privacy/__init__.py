@@ -1,0 +1,1 @@
+"""Client-level differential privacy: what a client may contribute, and what the noise hides of it."""

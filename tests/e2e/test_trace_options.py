@@ -1,0 +1,97 @@
+"""Traced runs with options of the workload: the ledger closes, and the bytes are those predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from fl.compression import ENCODINGS, body_bytes
+from fl.secure.messages import wire_bytes
+from fl.shapes import size_of
+from tests.e2e.conftest import CLIENTS, Traced
+from ztprobe.events.tables import Direction, Hook
+
+SIZE, HEADER_BYTES = size_of("cnn"), 88
+SECURE = wire_bytes(clients=CLIENTS, size=SIZE)
+MODEL_BYTES = HEADER_BYTES + 4 * SIZE
+
+RUNS = {
+    "net0-sec0 --fl-secure-aggregation masks": (
+        "fl-client",
+        sum(SECURE[kind] for kind in ("ADVERTISE", "SHARES", "MASKED", "UNMASK")),
+        MODEL_BYTES + sum(SECURE[kind] for kind in ("KEYS", "INBOX", "SURVIVORS")),
+    ),
+    # The clients' updates are bytes, what an edge makes of them is a model.
+    "net0-sec1 --fl-edges 2 --fl-compression int8": (
+        "fl-client",
+        HEADER_BYTES + body_bytes(ENCODINGS["int8"], SIZE, 0),
+        None,
+    ),
+    "net0-sec0 --fl-client synthetic --fl-compression top-k": (
+        "fl-client",
+        HEADER_BYTES + body_bytes(ENCODINGS["top-k"], SIZE, 12_000),
+        MODEL_BYTES,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_ledger_closes_and_nothing_is_lost(traced: Callable[[str], Traced], name: str) -> None:
+    one = traced(name)
+    for each in one.ledger.rounds:
+        assert sum(each.components_ns.values()) + each.residual_ns == each.duration_ns
+        assert each.residual_ns <= 0.05 * each.duration_ns
+    assert sum(one.report["loss"].values()) == 0
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_bytes_on_the_wire(traced: Callable[[str], Traced], name: str) -> None:
+    role, up_bytes, down_bytes = RUNS[name]
+    run = traced(name).run
+    number = max(e["round"] for e in run.rounds if e["event"] == "round_start")
+    (start_ns,) = (
+        e["time_monotonic_ns"] for e in run.rounds if e["event"] == "round_start" and e["round"] == 2
+    )
+    (end_ns,) = (
+        e["time_monotonic_ns"] for e in run.rounds if e["event"] == "round_end" and e["round"] == number
+    )
+    bursts = run.events["bursts"]
+    sent = bursts[
+        (bursts.hook == int(Hook.ETH))
+        & (bursts.dir == int(Direction.TX))
+        & (bursts.first_ns >= start_ns)
+        & (bursts.first_ns < end_ns)
+    ]
+    messages = (number - 1) * CLIENTS
+    up = sent[sent.pod.str.startswith(role)].bytes.sum() / messages
+    assert up == pytest.approx(up_bytes, rel=0.05)
+    if down_bytes is not None:
+        down = sent[sent.pod == "fl-server"].bytes.sum() / messages
+        assert down == pytest.approx(down_bytes, rel=0.05)
+
+
+def test_edges_are_whom_the_server_hears_from(traced: Callable[[str], Traced]) -> None:
+    one = traced("net0-sec1 --fl-edges 2 --fl-compression int8")
+    assert set(one.report["critical_clients"]) <= {"fl-edge-0", "fl-edge-1"}
+    names = [proof["name"] for proof in one.report["enforcement"]["network_policy"]["proofs"]]
+    assert any(name.startswith("allowed: fl-edge-0 -> fl-server:50051") for name in names)
+
+
+def test_the_baseline_is_the_same_without_the_options(traced: Callable[[str], Traced]) -> None:
+    overhead = traced("net0-sec0 --fl-client synthetic --fl-compression top-k").report["overhead"]
+    assert overhead["baseline"] == "net0-sec0 without --fl-compression top-k --fl-client synthetic"
+    assert overhead["components"]["compute"]["delta_s"] < 0
+
+
+def test_the_report_says_what_the_workload_said(traced: Callable[[str], Traced]) -> None:
+    workload = traced("net0-sec0 --fl-secure-aggregation masks").report["workload"]
+    assert workload["data_reader"] == "scikit-learn"
+    assert workload["options"]["secure_aggregation"] == "masks"
+    assert workload["secure_aggregation"]["dropped"] == {}
+    assert list(workload["secure_aggregation"]["exchange_median_s"]) == [
+        "ADVERTISE",
+        "SHARES",
+        "MASKED",
+        "UNMASK",
+    ]
