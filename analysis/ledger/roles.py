@@ -19,7 +19,9 @@ class Roles:
 
     server: str  # whose log the rounds are from
     ports: frozenset[int]  # at which it can be reached from other pods
-    clients: tuple[str, ...]  # that it serves, or would: no edge aggregator serves them, and they serve nobody
+    clients: tuple[
+        str, ...
+    ]  # that it serves, or would: no edge aggregator serves them, and they serve nobody
     behind_sidecar: frozenset[str]  # pods whose application speaks to another container over loopback
 
 

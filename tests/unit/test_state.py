@@ -83,7 +83,9 @@ def _hold(ready: Any, seconds: float) -> None:
         time.sleep(seconds)
 
 
-def test_waiting_for_the_lock_has_an_end_and_names_the_holder(state_dir: Path) -> None:
+def test_waiting_for_the_lock_has_an_end_and_names_the_holder(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ready = _CONTEXT.Event()
     holder = _CONTEXT.Process(target=_hold, args=(ready, 20))
     holder.start()
@@ -92,6 +94,12 @@ def test_waiting_for_the_lock_has_an_end_and_names_the_holder(state_dir: Path) -
         words = rf"held for 0\.2 s by process {holder.pid} \(.*pytest"
         with pytest.raises(PreflightError, match=words), state.locked(0.2):
             pass
+        monkeypatch.setattr(state, "_SILENT_S", 0.05)
+        told: list[str] = []
+        with state.telling(told.append), pytest.raises(PreflightError), state.locked(0.3):
+            pass
+        assert len(told) == 1
+        assert told[0].startswith(f"waiting for process {holder.pid} (")
     finally:
         holder.kill()
         holder.join()

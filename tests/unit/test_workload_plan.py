@@ -231,9 +231,7 @@ def test_a_null_selector_is_an_absent_one() -> None:
 
 def test_values_of_a_selector_are_texts() -> None:
     expression = {"key": "app", "operator": "In", "values": [True]}
-    with pytest.raises(
-        UsageError, match=r"matchExpressions\[0\]\.values\[0\]` is True, expected text"
-    ):
+    with pytest.raises(UsageError, match=r"matchExpressions\[0\]\.values\[0\]` is True, expected text"):
         compile_policies([policy({"podSelector": {"matchExpressions": [expression]}})], [A])
 
 

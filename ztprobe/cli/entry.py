@@ -93,7 +93,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if (answered := completion.answer(ztprobe)) is not None:
         return answered
     try:
-        with heard(_say), catching(_say), ztprobe.make_context("ztprobe", arguments) as context:
+        with (
+            heard(_say),
+            catching(_say),
+            state.telling(_say),
+            ztprobe.make_context("ztprobe", arguments) as context,
+        ):
             ztprobe.invoke(context)
             sys.stdout.flush()
     except click.exceptions.Exit as end:

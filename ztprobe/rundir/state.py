@@ -14,20 +14,35 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ztprobe import paths
 from ztprobe.errors import PreflightError
 from ztprobe.rundir import files
 
-__all__ = ("LOCK", "LOCK_WAIT_S", "leave", "locked", "make", "trusted")
+__all__ = ("LOCK", "LOCK_WAIT_S", "leave", "locked", "make", "telling", "trusted")
 
 LOCK = ".lock"
 LOCK_WAIT_S = 30.0  # cleaning up after a killed run takes a few seconds
 
 _POLL_S = 0.02
+_SILENT_S = 2.0
 _TRIES = 1000  # each takes some microseconds
+
+
+_tell: Callable[[str], None] | None = None
+
+
+@contextlib.contextmanager
+def telling(tell: Callable[[str], None]) -> Iterator[None]:
+    """Have whoever waits for the lock for more than 2 s during the body say so, with one line."""
+    global _tell
+    before, _tell = _tell, tell
+    try:
+        yield
+    finally:
+        _tell = before
 
 
 def trusted() -> bool:
@@ -93,6 +108,7 @@ def leave() -> None:
 
 
 def _take(until_s: float, make: int | None = 0o700) -> int | None:
+    tell_at_s = time.monotonic() + _SILENT_S
     while True:
         descriptor = _open_lock(make)
         try:
@@ -101,9 +117,13 @@ def _take(until_s: float, make: int | None = 0o700) -> int | None:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    if time.monotonic() >= until_s:
+                    now_s = time.monotonic()
+                    if now_s >= until_s:
                         os.close(descriptor)
                         return None
+                    if _tell is not None and now_s >= tell_at_s:
+                        _tell(f"waiting for {_holder()}, which holds {paths.STATE_DIR / LOCK}")
+                        tell_at_s = until_s
                     time.sleep(_POLL_S)
             if _is_in_place(descriptor):
                 return descriptor

@@ -289,10 +289,13 @@ class _Control:
             self.fds = []
         *asked, self._text = (self._text + data).split(b"\n")
         for text in asked:
-            if wanted := json.loads(text):
-                _take_all(self._line, self._queue)
+            wanted = json.loads(text)
+            _take_all(self._line, self._queue)
+            if wanted:
                 self._line.change(Condition(**wanted))
             else:
+                while self._line.release(time.monotonic_ns()):
+                    pass  # what is due by now counts
                 _write(self._stats_path, self._line.stats())
             with contextlib.suppress(BrokenPipeError):
                 print(json.dumps({"at_ns": time.monotonic_ns()}), flush=True)
@@ -317,7 +320,6 @@ def _run(line: DelayLine, queue: QueueSocket, stop: list[int], stats_path: Path)
             line.stood_still(expected_ns, now_ns)
         expected_ns = now_ns
         if now_ns >= next_stats_ns:
-            line.moved_on()
             _write(stats_path, line.stats())
             next_stats_ns = now_ns + _STATS_EVERY_NS
         if now_ns >= next_look_ns:
@@ -338,8 +340,10 @@ def _run(line: DelayLine, queue: QueueSocket, stop: list[int], stats_path: Path)
             wake_ns = min(due_ns - early_ns, received_ns + nap_ns, next_stats_ns)
             watched = [*stop, *control.fds]
         if wake_ns > now_ns:
-            expected_ns = wake_ns
             ready = select.select(watched, [], [], (wake_ns - now_ns) / 1e9)[0]
+            # Before anything that has waited meanwhile is looked at.
+            if (expected_ns := time.monotonic_ns()) - wake_ns > LATE_NS:
+                line.stood_still(wake_ns, expected_ns)
             if any(fd in stop for fd in ready):
                 return
             if any(fd in control.fds for fd in ready):
@@ -355,6 +359,8 @@ def _run(line: DelayLine, queue: QueueSocket, stop: list[int], stats_path: Path)
         if packets:
             now_ns = time.monotonic_ns()
             line.take(packets, now_ns, now_ns - time.time_ns())
+        else:
+            line.moved_on()
         line.release(time.monotonic_ns() + _HORIZON_NS)
 
 
