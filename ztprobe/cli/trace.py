@@ -58,6 +58,15 @@ __all__ = ("trace",)
 )
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the table.")
 @click.option("--reconnect", is_flag=True, help="A fresh connection per round and client.")
+@click.option(
+    "--wait-for-quiet",
+    type=click.FloatRange(min=0),
+    is_flag=False,
+    flag_value=120.0,
+    metavar="[SECONDS]",
+    help="Wait before round 1, at most so long [120], until other processes use less than 2 % of the "
+    "machine's CPU time; else a busy machine is only warned of.",
+)
 @coverage_floor_option
 def trace(
     experiment: str,
@@ -71,6 +80,7 @@ def trace(
     out: Path | None,
     as_json: bool,
     reconnect: bool,
+    wait_for_quiet: float | None,
     coverage_floor: float,
 ) -> None:
     """Run a deployment and say where each round's time went.
@@ -93,6 +103,7 @@ def trace(
         data_dir=check_data_dir(dataset, data_dir),
         out=(out or _default_out(chosen.name)).absolute(),
         reconnect=reconnect,
+        wait_for_quiet_s=wait_for_quiet,
     )
     for wanted in request.experiments:
         load_profile(wanted.profile)

@@ -34,6 +34,7 @@ class TraceRequest:
     data_dir: Path | None  # absolute; None with digits
     out: Path  # absolute; does not exist yet or is empty
     reconnect: bool  # a new connection per client and round
+    wait_for_quiet_s: float | None = None  # how long to wait for others to leave the CPUs; None: not at all
 
     @property
     def experiments(self) -> tuple[Experiment, ...]:

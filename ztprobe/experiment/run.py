@@ -31,6 +31,7 @@ from ztprobe.agent.emulator import Emulator
 from ztprobe.agent.node_agent import Agent
 from ztprobe.errors import EnforcementError, WorkloadError
 from ztprobe.experiment.names import Experiment
+from ztprobe.experiment.quiet import ensure_quiet
 from ztprobe.experiment.request import TraceRequest
 from ztprobe.leases import notices
 from ztprobe.paths import STATE_DIR
@@ -211,6 +212,7 @@ class _Job:
             "kernel": platform.release(),
             "machine": platform.machine(),
             "versions": _versions(),
+            "machine_load": self.meta["machine_load"] | observation.machine_load,
             "hooks": observation.hooks,
             "probes": observation.probes,
             "drop_reasons": {str(number): name for number, name in observation.drop_reasons.items()},
@@ -278,6 +280,8 @@ class _Job:
             self.progress.note(f"  {proof.name}: {proof.observed}")
 
     def _rounds(self, runtime: Runtime, agent: Agent, emulator: Emulator) -> None:
+        quiet = ensure_quiet(agent.load, self.request.wait_for_quiet_s, self.progress, runtime.check)
+        self.meta["machine_load"] = quiet
         self.progress.stage("rounds", plural(self.request.rounds, "round"))
         self.meta["clients_started_ns"] = time.monotonic_ns()
         runtime.start_clients()

@@ -187,6 +187,17 @@ _SCHEMA: dict[str, Any] = {
                 "details": _OBJECT,
             },
         },
+        # What the table `machine` is about, and what was seen before round 1.
+        "machine_load": {
+            "type": "object",
+            "properties": {
+                "cpus": {"type": "integer", "minimum": 1},
+                "cpu_model": {"type": ["string", "null"]},
+                "source": _TEXT,
+                "foreign_share_before": {"type": "number", "minimum": 0},
+                "waited_s": {"type": "number", "minimum": 0},
+            },
+        },
         "agent_cpu_ns": _COUNT,
         "emulator_cpu_ns": _COUNT,
         "wall_ns": _COUNT,
