@@ -16,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from analysis.report.contention_words import machine_sentence
 from analysis.report.figures import COLOURS, INK
 from analysis.report.wording import (
     CPU_ROW_NAMES,
@@ -24,6 +25,7 @@ from analysis.report.wording import (
     emulation_pairs,
     human_percent,
     human_time,
+    interval_words,
     plural,
     schedule_words,
     setting_pairs,
@@ -63,7 +65,8 @@ def render_page(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
         schedule=schedule_words(report["emulation"]),
         setting_pairs=setting_pairs,
         tls_words=tls_words,
-        interval=_interval,
+        interval=interval_words,
+        machine=machine_sentence(report),
         plural=plural,
     )
 
@@ -75,12 +78,6 @@ def _inline(svg: str) -> Markup:
     body = re.sub(r'(<svg\b[^>]*?) width="[^"]*"', r"\1", body, count=1)
     body = re.sub(r'(<svg\b[^>]*?) height="[^"]*"', r"\1", body, count=1)
     return Markup(body.replace(INK, "currentColor"))
-
-
-def _interval(entry: Mapping[str, Any]) -> str:
-    if entry["ci95"] is None:
-        return "too few rounds"
-    return " … ".join(human_time(edge, signed=True) for edge in entry["ci95"])
 
 
 def _signed(seconds: float | None) -> str:

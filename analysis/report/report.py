@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from analysis import statistics
+from analysis import contention, statistics
 from analysis.ledger.conditions import conditions_of, round_conditions, rounds_under
 from analysis.ledger.coverage import COVERAGE_FLOOR
 from analysis.ledger.model import COMPONENTS, SUB_ROWS, ClientRound, Ledger, RoundLedger
 from analysis.report import sections
 from analysis.report.advice import diagnose
+from analysis.report.contention_words import first_sentences
 from analysis.report.wording import plural
 from ztprobe.errors import RunDirError
 from ztprobe.rundir.clock import Clock
@@ -29,6 +30,8 @@ from ztprobe.rundir.schema import LOSS_CHANNELS
 from ztprobe.rundir.store import SCHEMA_VERSION, Run, dump_json, write_atomically
 
 __all__ = ("build_report", "write_report")
+
+_MEANS = "Overhead is the difference of mean time a round, so that components and residual add up"
 
 
 def write_report(
@@ -76,6 +79,12 @@ def build_report(
             raise RunDirError(f"{one_run.path}: holds no complete round, so there is nothing to analyse")
     meta = run.meta
     counted = statistics.counted_rounds(ledger, coverage_floor)
+    overhead = _overhead(run, counted, baseline, coverage_floor) if baseline else None
+    judged = contention.judge(
+        (run, counted),
+        (baseline[0], statistics.counted_rounds(baseline[1], coverage_floor)) if baseline else None,
+        overhead,
+    )
     in_order = sorted(ledger.rounds, key=lambda one: one.start_ns)
     first_ns = in_order[0].start_ns
     report: dict[str, Any] = {
@@ -99,7 +108,8 @@ def build_report(
         "exchanges": _median([one.exchanges for one in counted]),
         "critical_clients": dict(sorted(Counter(one.critical_client or "none" for one in counted).items())),
         "connection_setup": sections.connection_setup(ledger.setup, baseline[1].setup if baseline else ()),
-        "overhead": _overhead(run, counted, baseline, coverage_floor) if baseline else None,
+        "overhead": None if overhead is None else contention.withhold(overhead, judged, _MEANS),
+        "contention": judged,
         "compute_check": sections.compute_check(one for each in counted for one in each.clients),
         "accuracy": sections.accuracy(run, in_order),
         "emulation": meta["emulation"],
@@ -111,6 +121,10 @@ def build_report(
         "probes": meta.get("probes", []),
         "cpu": sections.cpu(meta),
     }
+    report["contention"]["said"] = first_sentences(report)
+    machine = contention.machine_table(run)
+    for one, entry in zip(in_order, report["rounds"], strict=True):
+        entry["machine"] = contention.of_round(machine, one, judged["run"]["cpus"])
     conditions = conditions_of(meta)
     if conditions.scheduled:
         for one, entry in zip(in_order, report["rounds"], strict=True):
@@ -253,10 +267,9 @@ def _overhead(
 
 
 def _method(name: str, rounds: int, baseline: str, rounds_baseline: int, uncertain_ns: float) -> str:
-    what = "Overhead is the difference of mean time a round, so that components and residual add up"
     if min(rounds, rounds_baseline) < statistics.MIN_ROUNDS_FOR_INTERVAL:
         return (
-            f"{what}. No interval: {plural(rounds, 'round')} of {name} and {rounds_baseline} of {baseline} "
+            f"{_MEANS}. No interval: {plural(rounds, 'round')} of {name} and {rounds_baseline} of {baseline} "
             f"count, and it takes {statistics.MIN_ROUNDS_FOR_INTERVAL} of each (round 1 is left out)."
         )
     lost = (
@@ -266,7 +279,7 @@ def _method(name: str, rounds: int, baseline: str, rounds_baseline: int, uncerta
     )
     lengths = sorted({statistics.block_length(rounds), statistics.block_length(rounds_baseline)})
     return (
-        f"{what}; 95 % interval from a circular block bootstrap over rounds ({statistics.RESAMPLES} "
+        f"{_MEANS}; 95 % interval from a circular block bootstrap over rounds ({statistics.RESAMPLES} "
         f"resamples, blocks of {' and '.join(map(str, lengths))}, widened for short runs), conditional on "
         f"this pair of runs: {rounds} rounds of {name}, {rounds_baseline} of {baseline}{lost}; round 1 is "
         "left out."

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from analysis.report.contention_words import machine_sentence
 from analysis.report.wording import (
     CPU_ROW_NAMES,
     NOTHING,
@@ -25,6 +26,7 @@ from analysis.report.wording import (
     emulation_pairs,
     human_percent,
     human_time,
+    interval_words,
     plural,
     schedule_words,
     shown_components,
@@ -56,6 +58,8 @@ def print_report(
     # Written by us: a reader that has gone (`| head`) is the caller's to judge, and rich would exit.
     with console.capture() as printed:
         console.print(_headline(report))
+        for number, sentence in enumerate(report["contention"]["said"]):
+            _print_line(console, "read this first" if number == 0 else "", sentence, style="bold")
         console.print(_table(report))
         console.print()
         for label, sentence in _lines(report):
@@ -82,17 +86,20 @@ def _headline(report: Mapping[str, Any]) -> Text:
 def _table(report: Mapping[str, Any]) -> Table:
     overhead = report["overhead"]
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim", pad_edge=False)
-    table.add_column("component", width=30, no_wrap=True)
-    for title, width in (("median/round", 13), ("share", 9)):
+    # What falls into few rounds has a median of 0 and a share all the same, so the mean, of which the
+    # share is, stands between them.
+    table.add_column("component", width=27, no_wrap=True)
+    for title, width in (("median/round", 12), ("mean/round", 10), ("of mean", 8)):
         table.add_column(title, width=width, justify="right", no_wrap=True)
     if overhead:
-        table.add_column("overhead", width=12, justify="right", no_wrap=True)
-        table.add_column("95 % interval", width=24, justify="right", no_wrap=True)
+        table.add_column("overhead", width=10, justify="right", no_wrap=True)
+        table.add_column("95 % interval", width=21, justify="right", no_wrap=True)
 
     def add(label: str, part: Mapping[str, Any], against: Mapping[str, Any] | None, style: str = "") -> None:
-        cells = [label, human_time(part["median_s"]), human_percent(part.get("share"))]
+        cells = [label, human_time(part["median_s"]), human_time(part["mean_s"])]
+        cells.append(human_percent(part.get("share")))
         if against:
-            cells += [human_time(against["delta_s"], signed=True), _interval(against["ci95"])]
+            cells += [human_time(against["delta_s"], signed=True), interval_words(against)]
         table.add_row(*cells, style=style)
 
     for name in shown_components(report):
@@ -104,16 +111,10 @@ def _table(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _interval(edges: list[float] | None) -> str:
-    if edges is None:
-        return "too few rounds"
-    return " … ".join(human_time(edge, signed=True) for edge in edges)
-
-
-def _print_line(console: Console, label: str, sentence: str) -> None:
+def _print_line(console: Console, label: str, sentence: str, *, style: str = "not dim") -> None:
     for number, line in enumerate(_wrap(sentence, WIDTH - _LABEL)):
         text = Text(f"{label if number == 0 else '':<{_LABEL}}", style="dim")
-        console.print(text.append(line, style="not dim"))
+        console.print(text.append(line, style=style))
 
 
 def _wrap(sentence: str, width: int) -> list[str]:
@@ -132,6 +133,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "emulated", _emulation_sentence(report["emulation"])
     yield "training time", _compute_sentence(report["compute_check"])
     yield "measuring cost", _cpu_sentence(report["cpu"])
+    yield "foreign CPU time", machine_sentence(report)
     accuracy = report["accuracy"]
     if accuracy["final"] is not None:
         reached = accuracy["time_to_target_s"]
