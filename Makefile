@@ -2,6 +2,7 @@
 # make trace   the main job; make trace EXPERIMENT=net2a-sec1 ARGS='--rounds 20'
 # make test    lint and every test, unit before kernel (root) before whole jobs
 # make bench   what watching costs; BENCH_QUICK=1 for a first look, BENCH_ARGS='--only net0-sec3' for a part
+# make quiet-pairs 20 pairs of runs on a quiet machine without a false alarm of contention; 15 minutes
 # make test-vm the kernel tests under Debian's stock kernel (netem, kprobes) in QEMU; about 10 minutes
 # make lint    ruff, mypy and the import contract
 
@@ -17,7 +18,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 STAMP := $(VENV)/.setup-stamp
 
-.PHONY: setup trace test test-vm lint bench
+.PHONY: setup trace test test-vm quiet-pairs lint bench
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -42,6 +43,9 @@ bench: $(STAMP)
 
 test: lint
 	$(RUN) pytest
+
+quiet-pairs: $(STAMP)
+	ZTPROBE_QUIET_PAIRS=20 $(RUN) pytest -s tests/e2e/test_contention.py
 
 test-vm: $(STAMP)
 	@tools/test-vm

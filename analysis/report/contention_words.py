@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from analysis.report.wording import PART_NAMES, human_percent, human_time
+from analysis.report.wording import NOTHING, PART_NAMES, human_percent, human_time
 
-__all__ = ("advice", "first_sentences", "machine_sentence", "not_recorded")
+__all__ = (
+    "advice",
+    "first_sentences",
+    "machine_differences",
+    "machine_rows",
+    "machine_sentence",
+    "not_recorded",
+)
 
 _MOST_NAMED = 3
+_CLOCKED_APART = 0.05
 _BUSY = {
     "foreign_share": "other processes used {share} of the machine's CPU time ({cpus:.2f} of {of} CPUs)",
     "steal_share": "the hypervisor took {share} of its CPU time",
@@ -133,6 +141,51 @@ def not_recorded(report: Mapping[str, Any]) -> str | None:
         return None
     whose = " and ".join(_whose(one, judged) for one in unknown)
     return f"Foreign CPU time was not recorded, so whether others lengthened {whose} rounds is unknown."
+
+
+def machine_differences(report: Mapping[str, Any]) -> list[str]:
+    """Notes where a run and its baseline had other CPUs, or the same at another speed."""
+    mine, theirs = report["contention"]["run"], report["contention"]["baseline"]
+    if theirs is None:
+        return []
+    said = []
+    models = [one["cpu_model"] for one in (mine, theirs)]
+    if all(models) and models[0] != models[1]:
+        said.append(f"The baseline ran on another CPU: {models[1]} instead of {models[0]}.")
+    clocks_mhz = [one.get("frequency_mhz") for one in (mine, theirs)]
+    if all(clocks_mhz) and abs(clocks_mhz[0] / clocks_mhz[1] - 1) >= _CLOCKED_APART:
+        said.append(
+            f"CPUs ran at {clocks_mhz[0]:,.0f} MHz in this run's rounds and at {clocks_mhz[1]:,.0f} MHz in "
+            "the baseline's, so compute may differ by as much."
+        )
+    return said
+
+
+def machine_rows(report: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """(name, value per run) of what was recorded of the machine during counted rounds, for the page."""
+    runs = [one for one in (report["contention"]["run"], report["contention"]["baseline"]) if one is not None]
+    rows: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
+        ("foreign CPU time, of the machine's", lambda one: human_percent(one.get("foreign_share"))),
+        ("foreign CPU time per round", lambda one: human_time(one.get("foreign_cpu_s"))),
+        ("stolen by the hypervisor", lambda one: human_percent(one.get("steal_share"))),
+        ("critical path waiting for a CPU, per round", lambda one: human_time(one["cpu_wait_s"])),
+        ("some task waiting for a CPU", lambda one: human_percent(one.get("cpu_stalled_share"))),
+        ("some task waiting for memory", lambda one: human_percent(one.get("memory_stalled_share"))),
+        ("some task waiting for input or output", lambda one: human_percent(one.get("io_stalled_share"))),
+        ("least memory available", lambda one: _gigabytes(one.get("least_available_bytes"))),
+        ("load (1 minute)", lambda one: _number(one.get("load_1m"), "")),
+        ("CPU frequency", lambda one: _number(one.get("frequency_mhz"), " MHz")),
+        ("CPUs", lambda one: f"{one['cpus']} × {one['cpu_model'] or 'unknown'}"),
+    ]
+    return [(name, [value(one) for one in runs]) for name, value in rows]
+
+
+def _gigabytes(size_bytes: int | None) -> str:
+    return NOTHING if size_bytes is None else f"{size_bytes / 1e9:.1f} GB"
+
+
+def _number(value: float | None, unit: str) -> str:
+    return NOTHING if value is None else f"{value:,.4g}{unit}"
 
 
 def _busy_words(one: Mapping[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from analysis.report.contention_words import machine_sentence
+from analysis.report.contention_words import machine_rows
 from analysis.report.figures import COLOURS, INK
 from analysis.report.wording import (
     CPU_ROW_NAMES,
@@ -66,7 +66,7 @@ def render_page(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
         setting_pairs=setting_pairs,
         tls_words=tls_words,
         interval=interval_words,
-        machine=machine_sentence(report),
+        machine_rows=machine_rows(report),
         plural=plural,
     )
 

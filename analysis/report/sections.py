@@ -10,7 +10,7 @@ import numpy as np
 from analysis import statistics
 from analysis.ledger.conditions import notes_of, problems_of
 from analysis.ledger.model import COMPONENTS, ClientRound, ConnectionSetup, Ledger, RoundLedger
-from analysis.report.contention_words import not_recorded
+from analysis.report.contention_words import machine_differences, not_recorded
 from ztprobe.rundir.clock import Clock
 from ztprobe.rundir.store import Run
 
@@ -186,6 +186,7 @@ def notes(
     said = list(ledger.notes)
     if unknown := not_recorded(report):
         said.append(unknown)
+    said += machine_differences(report)
     ended = sum(event["event"] == "round_end" for event in run.rounds)
     if ended > len(ledger.rounds):
         said.append(f"{ended - len(ledger.rounds)} of {ended} finished rounds could not be placed.")

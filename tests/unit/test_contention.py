@@ -212,6 +212,28 @@ def test_a_damaged_record_is_refused(damage: Any, words: str) -> None:
     assert machine_table(replace(run, meta=meta)) is not None
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"cpu_model": "Other"}, "another CPU: Other instead of One"),
+        ({}, "at 3,000 MHz in this run's rounds and at 2,000 MHz in the baseline's"),
+    ],
+)
+def test_other_cpus_and_other_speeds_are_noted(changes: dict[str, Any], words: str) -> None:
+    sides = []
+    for khz, more in ((3_000_000, {}), (2_000_000, changes)):
+        run, ledger = recorded(make_ledger(NET0_SEC0, tls=False))
+        load = run.meta["machine_load"] | {"cpu_model": "One"} | more
+        table = run.events["machine"].assign(frequency_khz=khz)
+        sides.append(
+            (replace(run, meta=run.meta | {"machine_load": load}, events={"machine": table}), ledger)
+        )
+    report = build_report(*sides[0], sides[1])
+    assert any(words in note for note in report["notes"])
+    page = render_page(report, draw_figures(report))
+    assert "3,000 MHz" in page and "8.6 GB" in page
+
+
 def drifting(by: float) -> Ledger:
     """Rounds whose compute grows from the first to the last, with all others following in time."""
     made, start_ns = [], 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ztprobe.cli.options import OutPath, coverage_floor_option
+from ztprobe.cli.options import OutPath, coverage_floor_option, wait_for_quiet_option
 from ztprobe.errors import PreflightError
 from ztprobe.experiment.names import MAX_SEED
 from ztprobe.experiment.request import DATASETS, TraceRequest, check_data_dir, choose_experiments
@@ -58,15 +58,7 @@ __all__ = ("trace",)
 )
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the table.")
 @click.option("--reconnect", is_flag=True, help="A fresh connection per round and client.")
-@click.option(
-    "--wait-for-quiet",
-    type=click.FloatRange(min=0),
-    is_flag=False,
-    flag_value=120.0,
-    metavar="[SECONDS]",
-    help="Wait before round 1, at most so long [120], until other processes use less than 2 % of the "
-    "machine's CPU time; else a busy machine is only warned of.",
-)
+@wait_for_quiet_option
 @coverage_floor_option
 def trace(
     experiment: str,
