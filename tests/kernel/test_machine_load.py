@@ -159,11 +159,9 @@ def test_a_deployment_s_cgroup_is_its_own_and_counts_once() -> None:
 
 
 def test_the_record_has_a_row_per_interval_and_costs_little() -> None:
-    load = MachineLoad()
-    load.start()
     begun = time.monotonic()
-    time.sleep(5.2 * INTERVAL_S)
-    load.stop()
+    with MachineLoad() as load:
+        time.sleep(5.2 * INTERVAL_S)
     elapsed = time.monotonic() - begun
     table = load.table()
     assert load.problem is None
@@ -181,14 +179,9 @@ def test_the_record_has_a_row_per_interval_and_costs_little() -> None:
 
 def test_who_makes_a_machine_busy_is_named() -> None:
     """By a process that is no child of ours."""
-    with orphan("while 1: pass"):
-        load = MachineLoad()
-        try:
-            load.start()
-            time.sleep(2.2 * INTERVAL_S)
-            share = load.foreign_share(2 * INTERVAL_S)
-            assert share is not None and share > 0.25 / load.cpus
-            # Others may be busier still, but somebody is.
-            assert "(pid " in (load.busiest() or "")
-        finally:
-            load.stop()
+    with orphan("while 1: pass"), MachineLoad() as load:
+        time.sleep(2.2 * INTERVAL_S)
+        share = load.foreign_share(2 * INTERVAL_S)
+        assert share is not None and share > 0.25 / load.cpus
+        # Others may be busier still, but somebody is.
+        assert "(pid " in (load.busiest() or "")

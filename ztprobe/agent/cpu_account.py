@@ -47,24 +47,30 @@ class CpuTimes:
 
 
 class _Sum:
-    """A cumulative sum of counters that come and go: what has gone stays in, what is new counts from 0."""
+    """A cumulative sum of counters that come and go: what has gone stays in.
+
+    A counter that is new began at 0 since the last look, if it can have: one that holds more than the
+    machine could have spent since then is old and new only to us.
+    """
 
     def __init__(self) -> None:
-        self.total_ns = 0
+        self._total_ns = 0
         self._last: dict[object, int] | None = None
+        self._looked_ns = 0
 
-    def take(self, values_ns: dict[object, int], *, fresh_from_zero: bool = True) -> int:
-        last = self._last
-        if last is not None:
-            for key, value_ns in values_ns.items():
-                before_ns = last.get(key, 0 if fresh_from_zero else value_ns)
-                self.total_ns += max(0, value_ns - before_ns)
-        self._last = values_ns
-        return self.total_ns
+    def take(self, values_ns: dict[object, int]) -> int:
+        """The sum now, since the first look."""
+        now_ns = time.monotonic_ns()
+        spendable_ns = (now_ns - self._looked_ns) * (os.cpu_count() or 1)
+        for key, value_ns in values_ns.items() if self._last is not None else ():
+            before_ns = (self._last or {}).get(key, 0 if value_ns <= spendable_ns else value_ns)
+            self._total_ns += max(0, value_ns - before_ns)
+        self._last, self._looked_ns = values_ns, now_ns
+        return self._total_ns
 
 
 class CpuAccount:
-    """Read again and again; ``belongs`` may be called from another thread meanwhile.
+    """Read again and again, from one thread.
 
     :param proc: where procfs is.
     :param mounts: the table of mounted file systems.
@@ -109,7 +115,7 @@ class CpuAccount:
         } | _clocks(pid for pid in self._uncontained if self._kinds.get(pid) == "other")
         return CpuTimes(
             tasks_ns=self._whole_ns(pids, kernel_ns),
-            deployment_ns=self._sums["deployment"].take(deployment, fresh_from_zero=False),
+            deployment_ns=self._sums["deployment"].take(deployment),
             ztprobe_ns=self._ztprobe_ns(pids),
             kernel_ns=kernel_ns,
         )

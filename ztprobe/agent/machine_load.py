@@ -21,9 +21,9 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 
@@ -61,11 +61,14 @@ _GROWING = (
 
 
 class MachineLoad:
-    """start -> belongs -> stop; a thread of its own records meanwhile."""
+    """A context manager: a thread of its own records from beginning to end, or until `stop`.
 
-    def __init__(self) -> None:
+    :param deployment: asked at every look, from that thread: the deployment's processes then.
+    """
+
+    def __init__(self, deployment: Callable[[], Iterable[int]] = tuple) -> None:
+        self._deployment = deployment
         self._account = CpuAccount()
-        self._pids: set[int] = set()
         self._rows: list[dict[str, Any]] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -73,15 +76,13 @@ class MachineLoad:
         self.cpu_ns = 0  # that recording itself has cost so far
         self.problem: str | None = None  # why it has ended early
 
-    def start(self) -> None:
-        """Record from now on."""
+    def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._run, name="machine-load", daemon=True)
         self._thread.start()
+        return self
 
-    def belongs(self, pids: Iterable[int]) -> None:
-        """These processes are the deployment's; call again as they come."""
-        self._pids |= set(pids)
-        self._account.belongs(self._pids)
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def foreign_share(self, window_s: float) -> float | None:
         """Foreign CPU time over the machine's, 0..1, in the last ``window_s`` or what of it was recorded.
@@ -96,7 +97,7 @@ class MachineLoad:
     def busiest(self) -> str | None:
         """Which other process uses most CPU time just now, ``NAME (pid N)``; None: none lives long enough."""
         account = CpuAccount()  # its own: the recorder's thread uses the other
-        account.belongs(self._pids)
+        account.belongs(self._deployment())
         before = account.others()
         time.sleep(_LOOK_S)
         ran_ns = {pid: now - before.get(pid, 0) for pid, now in account.others().items()}
@@ -159,6 +160,7 @@ class MachineLoad:
 
     def _look(self) -> dict[str, Any]:
         at_ns = time.monotonic_ns()
+        self._account.belongs(self._deployment())
         times = self._account.read()
         return {
             "at_ns": at_ns,

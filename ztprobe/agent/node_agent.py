@@ -15,7 +15,6 @@ from typing import Any
 
 import pandas as pd
 
-from ztprobe.agent.machine_load import MachineLoad
 from ztprobe.errors import EnforcementError
 from ztprobe.kernelnet.clsact import EGRESS, INGRESS
 from ztprobe.kernelnet.drift import DriftMonitor, PodDevice, Standing
@@ -45,7 +44,6 @@ class Observation:
     events_unread: int
     reader_cpu_ns: int
     drop_reasons: dict[int, str] = field(default_factory=dict)
-    machine_load: dict[str, Any] = field(default_factory=dict)  # what the table ``machine`` is about
 
 
 class Agent:
@@ -57,7 +55,6 @@ class Agent:
     def __init__(self, *, statistics: bool = True) -> None:
         self._statistics = statistics
         self._kernel = KernelProbes()
-        self.load = MachineLoad()
         self._collector: Collector | None = None
         self._watch: DriftMonitor | None = None
         self._names: dict[Path, str] = {}
@@ -96,7 +93,6 @@ class Agent:
         names[inode(node_netns)] = "node"
         self._collector = Collector(self._kernel, names)
         self._collector.start()
-        self.load.start()
         return self.hooks
 
     def check(self) -> None:
@@ -117,15 +113,13 @@ class Agent:
             if self._processes.get(pid) != (pod, container):
                 self._kernel.trace_process(pid, proxy=container == "proxy")
                 self._processes[pid] = (pod, container)
-        self.load.belongs(processes)
 
     def stop(self) -> Observation:
         """Stop watching and hand over what was seen."""
         if self._collector is None:
             raise RuntimeError("stop before attach")
         self._collector.stop()
-        self.load.stop()
-        tables = self._collector.tables() | {"machine": self.load.table()}
+        tables = self._collector.tables()
         points = tables["points"]
         owners = {pid: f"{pod}/{container}" for pid, (pod, container) in self._processes.items()}
         points["process"] = [owners.get(tgid, "") for tgid in points["tgid"]]
@@ -142,14 +136,12 @@ class Agent:
             coverage=coverage(seen, loss, unread=self._collector.events_unread),
             events_seen=seen,
             events_unread=self._collector.events_unread,
-            reader_cpu_ns=self._collector.cpu_ns + self.load.cpu_ns,
-            machine_load=self.load.facts(),
+            reader_cpu_ns=self._collector.cpu_ns,
             drop_reasons=self._kernel.reason_names,
         )
 
     def close(self) -> None:
         """Detach everything; idempotent."""
-        self.load.stop()
         if self._watch is not None:
             self._watch.close()
         if self._collector is not None:

@@ -28,6 +28,7 @@ from typing import Any, Protocol
 from analysis.report.wording import plural
 from ztprobe import __version__
 from ztprobe.agent.emulator import Emulator
+from ztprobe.agent.machine_load import MachineLoad
 from ztprobe.agent.node_agent import Agent
 from ztprobe.errors import EnforcementError, WorkloadError
 from ztprobe.experiment.names import Experiment
@@ -176,7 +177,7 @@ class _Job:
         """Everything from pods to run.json."""
         started_ns = time.monotonic_ns()
         self.clock_samples.append(dataclasses.asdict(take_sample()))
-        with self._runtime_up() as runtime, self.agent() as agent:
+        with self._runtime_up() as runtime, MachineLoad(runtime.processes) as load, self.agent() as agent:
             agent.prepare()
             fl_pods = [pod for pod in runtime.pods if pod.labels.get("app", "").startswith("fl-")]
             self.progress.done(f"{len(runtime.pods)} pods on one node")
@@ -189,9 +190,10 @@ class _Job:
                 self._secure(runtime, agent)
                 with self.interference.during(runtime) if self.interference else contextlib.nullcontext():
                     emulator.follow(self.progress.note)
-                    self._rounds(runtime, agent, emulator)
+                    self._rounds(runtime, agent, emulator, load)
                 emulation_stats = emulator.stats()
                 observation = agent.stop()
+                load.stop()
             self.meta["emulation"]["stats"] = emulation_stats
             if (schedule := emulator.schedule_record()) is not None:
                 self.meta["emulation"]["schedule"] = schedule
@@ -203,6 +205,7 @@ class _Job:
             self._save_logs(runtime, fl_pods)
         for name, table in observation.tables.items():
             self.target.write_events(name, table)
+        self.target.write_events("machine", load.table())
         self.clock_samples.append(dataclasses.asdict(take_sample()))
         run_time_ns = sum(probe["run_time_ns"] for probe in observation.probes)
         record = self.meta | {
@@ -212,18 +215,19 @@ class _Job:
             "kernel": platform.release(),
             "machine": platform.machine(),
             "versions": _versions(),
-            "machine_load": self.meta["machine_load"] | observation.machine_load,
+            "machine_load": self.meta["machine_load"] | load.facts(),
             "hooks": observation.hooks,
             "probes": observation.probes,
             "drop_reasons": {str(number): name for number, name in observation.drop_reasons.items()},
             "clock_samples": self.clock_samples,
             "loss": observation.loss,
             "loss_log": observation.loss_log,
-            "table_rows": {name: len(table) for name, table in observation.tables.items()},
+            "table_rows": {name: len(table) for name, table in observation.tables.items()}
+            | {"machine": len(load.table())},
             "coverage": observation.coverage,
             "events_seen": observation.events_seen,
             "events_unread": observation.events_unread,
-            "agent_cpu_ns": run_time_ns + observation.reader_cpu_ns,
+            "agent_cpu_ns": run_time_ns + observation.reader_cpu_ns + load.cpu_ns,
             "wall_ns": time.monotonic_ns() - started_ns,
             "cores": os.cpu_count() or 1,
         }
@@ -279,9 +283,10 @@ class _Job:
         for proof in proofs:
             self.progress.note(f"  {proof.name}: {proof.observed}")
 
-    def _rounds(self, runtime: Runtime, agent: Agent, emulator: Emulator) -> None:
-        quiet = ensure_quiet(agent.load, self.request.wait_for_quiet_s, self.progress, runtime.check)
-        self.meta["machine_load"] = quiet
+    def _rounds(self, runtime: Runtime, agent: Agent, emulator: Emulator, load: MachineLoad) -> None:
+        self.meta["machine_load"] = ensure_quiet(
+            load, self.request.wait_for_quiet_s, self.progress, runtime.check
+        )
         self.progress.stage("rounds", plural(self.request.rounds, "round"))
         self.meta["clients_started_ns"] = time.monotonic_ns()
         runtime.start_clients()
