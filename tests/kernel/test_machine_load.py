@@ -26,6 +26,7 @@ _BURN_S = 0.6
 # Burns that much CPU time, whatever wall time it takes, once its standard input is closed.
 _BURN = f"""
 import sys, time
+print("ready", flush=True)
 sys.stdin.read()
 while time.process_time() < {_BURN_S}: pass
 print("done", flush=True)
@@ -56,17 +57,15 @@ def foreign_s(spent: dict[str, float]) -> float:
 @contextlib.contextmanager
 def waiting(program: str, *, joins: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """A process that begins when its standard input is closed, in a cgroup if need be."""
-    process = subprocess.Popen([sys.executable, "-S", "-c", program], stdin=subprocess.PIPE)
-    try:
-        if joins is not None:
-            joins.write_text(str(process.pid))
-        time.sleep(0.3)  # it has started, which costs CPU time of its own
-        yield process
-    finally:
-        if process.stdin is not None:
-            process.stdin.close()
-        process.kill()
-        process.wait()
+    command = [sys.executable, "-S", "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            if joins is not None:
+                joins.write_text(str(process.pid))
+            assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def go(process: subprocess.Popen[bytes]) -> None:
@@ -106,10 +105,9 @@ def orphan(program: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
 
 def test_an_other_process_is_foreign_by_every_source(accounts: dict[str, CpuAccount]) -> None:
     with orphan(_BURN + "time.sleep(60)") as (_, process):
-        time.sleep(0.3)  # it has started
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
         before = {source: account.read() for source, account in accounts.items()}
         go(process)
-        assert process.stdout is not None
         assert process.stdout.readline() == b"done\n"
         spent = {source: difference(account.read(), before[source]) for source, account in accounts.items()}
     for source, one in spent.items():
