@@ -134,6 +134,19 @@ def test_children_too_brief_to_be_seen_are_counted_too() -> None:
     assert spent["ztprobe_ns"] == pytest.approx(0.6, abs=0.2)
 
 
+def test_what_a_child_waited_for_is_ours_too() -> None:
+    account = CpuAccount()
+    program = (
+        f'print("ready", flush=True)\nimport sys\nsys.stdin.read()\n{_BRIEF}\nprint("done", flush=True)\n'
+    )
+    with waiting(f"{program}import time\ntime.sleep(60)") as process:
+        before = account.read()
+        go(process)
+        assert process.stdout is not None and process.stdout.readline() == b"done\n"
+        spent = difference(account.read(), before)
+    assert spent["ztprobe_ns"] == pytest.approx(0.6, abs=0.2)
+
+
 def test_a_deployment_s_cgroup_is_its_own_and_counts_once() -> None:
     """Though its processes descend from us, and after they have gone."""
     roots = detect()

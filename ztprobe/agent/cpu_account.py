@@ -8,8 +8,8 @@ whole, so every part has to be read from a clock that is exact and keeps the dea
   2's ``cpu.stat`` of the root's children and the clocks of processes directly in the root (the root's
   own file is sampled by ticks), else ``/proc/stat``, ticks of 10 ms;
 - the deployment: ``cpu.stat`` or ``cpuacct.usage`` of the cgroups of the processes that are watched;
-- ztprobe: this process, its children that were waited for, and its living descendants by their
-  process clocks (clock_getcpuclockid(3)), which also keep threads that have ended;
+- ztprobe: this process and its living descendants by their process clocks (clock_getcpuclockid(3)), which
+  also keep threads that have ended, and the children that they waited for;
 - the kernel: the clocks of kernel threads. They do what others cause, packets of our own pods
   not least, so they are nobody's. Softirq work outside of threads is in none of these numbers.
 
@@ -83,6 +83,7 @@ class CpuAccount:
         self._kinds: dict[int, Kind] = {}
         self._deployment: frozenset[tuple[Path, str]] = frozenset()  # (counter file, cgroup as /proc says)
         self._known: set[int] = set()  # processes of the deployment whose cgroup we have
+        self._starters: set[int] = set()  # processes that have started some of the deployment's
         self._uncontained: set[int] = set()  # processes of the deployment without a cgroup of their own
         self._sums = {name: _Sum() for name in ("kernel", "deployment", "whole")}
 
@@ -100,6 +101,8 @@ class CpuAccount:
         """These processes are the deployment's, and so is all else in their cgroups."""
         for pid in set(pids) - self._known - self._uncontained:
             found = self._counter_of(pid)
+            if (fields := self._stat(pid)) is not None:
+                self._starters.add(int(fields[1]))
             if found is None:
                 self._uncontained.add(pid)
             else:
@@ -155,6 +158,9 @@ class CpuAccount:
             # Descendants of ours join the deployment's cgroups when they become containers.
             if cgroups.isdisjoint(self._cgroups_of(pid).values()):
                 total_ns += sum(_clocks([pid]).values())
+                # Whom a process that starts containers waits for has been in their cgroups.
+                if pid not in self._starters and (fields := self._stat(pid)) is not None:
+                    total_ns += (int(fields[13]) + int(fields[14])) * _TICK_NS  # cutime, cstime
         return total_ns
 
     def _classified(self) -> list[int]:
@@ -171,18 +177,22 @@ class CpuAccount:
             self._kinds[pid] = "ztprobe"
         if (known := self._kinds.get(pid)) is not None:
             return known
-        try:
-            fields = (self._proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        kind: Kind = "other"
+        if (fields := self._stat(pid)) is not None:
             parent, flags = int(fields[1]), int(fields[6])
-        except (OSError, IndexError, ValueError):  # gone already
-            kind: Kind = "other"
-        else:
             if flags & _PF_KTHREAD:
                 kind = "kernel"
-            else:
-                kind = "ztprobe" if parent > 1 and self._kind(parent) == "ztprobe" else "other"
+            elif parent > 1 and self._kind(parent) == "ztprobe":
+                kind = "ztprobe"
         self._kinds[pid] = kind
         return kind
+
+    def _stat(self, pid: int) -> list[str] | None:
+        """The fields of proc_pid_stat(5) from the third, the state, on; None: it is gone."""
+        with contextlib.suppress(OSError):
+            fields = (self._proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            return fields if len(fields) > 20 else None
+        return None
 
     def _counter_of(self, pid: int) -> tuple[Path, str] | None:
         for controllers, cgroup in self._cgroups_of(pid).items():
