@@ -41,6 +41,7 @@ def ensure_quiet(
             check()
             share = _share(load, check)
         progress.done(f"foreign CPU time was {_percent(said)}, is {_percent(share)}")
+    waited_s = time.monotonic() - begun
     if share >= QUIET_SHARE:
         who = load.busiest()
         hint = "" if wait_s is not None else "; --wait-for-quiet waits for them"
@@ -49,7 +50,6 @@ def ensure_quiet(
             f"{f', most of it {who}' if who else ''} (quiet is below {_percent(QUIET_SHARE)}): "
             f"that can pass for overhead{hint}"
         )
-    waited_s = time.monotonic() - begun
     return {"foreign_share_before": round(share, 6), "waited_s": round(waited_s, 3)}
 
 
