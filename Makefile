@@ -7,6 +7,7 @@
 # make test-vm       the kernel tests under Debian's stock kernel (netem, kprobes) in QEMU; about 10 minutes
 # make test-cluster  profiles on pods of a real API server, which it builds first; about 10 minutes
 # make setup-tests, make setup-bench: what tests and benchmarks need on top of setup
+# make quiet-pairs   20 pairs of runs on a quiet machine without a false alarm of contention; 15 minutes
 
 # The distribution's Python, not the one that PATH finds: only that one sees python3-bpfcc.
 PYTHON ?= /usr/bin/python3
@@ -22,7 +23,7 @@ STAMP := $(VENV)/.setup-stamp
 TESTS_STAMP := $(VENV)/.setup-tests-stamp
 BENCH_STAMP := $(VENV)/.setup-bench-stamp
 
-.PHONY: setup setup-tests setup-bench trace test test-fresh test-vm test-cluster api-server lint bench
+.PHONY: setup setup-tests setup-bench trace test test-fresh test-vm test-cluster api-server quiet-pairs lint bench
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -61,6 +62,9 @@ test: lint $(TESTS_STAMP)
 
 test-fresh:
 	@tools/fresh-machine
+
+quiet-pairs: $(STAMP)
+	ZTPROBE_QUIET_PAIRS=20 $(RUN) pytest -s tests/e2e/test_contention.py
 
 test-vm: $(STAMP)
 	@tools/test-vm

@@ -2,7 +2,8 @@
 
 A pure function of the report. Where a baseline was measured and rounds are clearly longer
 than under it, the advice is for what makes them longer; else for the largest part of a
-round. A sub-row is named where it is at least half of its component.
+round. A sub-row is named where it is at least half of its component. Where the machine was
+busy with something else, the advice is about that alone.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
+from analysis.report import contention_words
 from analysis.report.wording import PART_NAMES, SUB_ROW_NAMES, human_percent, human_time
 
 __all__ = ("diagnose",)
@@ -93,6 +95,8 @@ def diagnose(report: Mapping[str, Any]) -> str:
             f"No round has a breakdown, because less than {100 * report['coverage_floor']:g} % of events "
             "were seen: look at the channels on which events were lost before anything else."
         )
+    if (contended := contention_words.advice(report)) is not None:
+        return contended
     parts = {**report["components"], "residual": report["residual"]}
     shares = {name: part.get("share") or 0.0 for name, part in parts.items()}
     largest = max(shares, key=lambda name: shares[name])

@@ -16,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from analysis.report.contention_words import machine_rows
 from analysis.report.figures import COLOURS, INK
 from analysis.report.timeline import timeline_data
 from analysis.report.wording import (
@@ -25,6 +26,7 @@ from analysis.report.wording import (
     emulation_pairs,
     human_percent,
     human_time,
+    interval_words,
     plural,
     schedule_words,
     setting_pairs,
@@ -69,7 +71,8 @@ def render_page(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
         tls_words=tls_words,
         timeline=timeline_data(report),
         workload_lines=list(workload_lines(report.get("workload", {}))),
-        interval=_interval,
+        interval=interval_words,
+        machine_rows=machine_rows(report),
         plural=plural,
     )
 
@@ -81,12 +84,6 @@ def inline_svg(svg: str) -> Markup:
     body = re.sub(r'(<svg\b[^>]*?) width="[^"]*"', r"\1", body, count=1)
     body = re.sub(r'(<svg\b[^>]*?) height="[^"]*"', r"\1", body, count=1)
     return Markup(body.replace(INK, "currentColor"))
-
-
-def _interval(entry: Mapping[str, Any]) -> str:
-    if entry["ci95"] is None:
-        return "too few rounds"
-    return " … ".join(human_time(edge, signed=True) for edge in entry["ci95"])
 
 
 def _signed(seconds: float | None) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis import statistics
+from analysis import contention, statistics
 from analysis.ledger.conditions import (
     conditions_of,
     late_in_round,
@@ -28,6 +28,7 @@ from analysis.ledger.coverage import COVERAGE_FLOOR
 from analysis.ledger.model import COMPONENTS, SUB_ROWS, ClientRound, Ledger, RoundLedger
 from analysis.report import sections
 from analysis.report.advice import diagnose
+from analysis.report.contention_words import first_sentences
 from analysis.report.wording import plural
 from analysis.report.workload import workload_of
 from ztprobe.errors import RunDirError
@@ -48,6 +49,9 @@ def read_report(run_dir: Path, *, coverage_floor: float = COVERAGE_FLOOR) -> dic
 
     analysed = load_analysed(run_dir)
     return build_report(analysed.run, analysed.ledger, analysed.baseline, coverage_floor=coverage_floor)
+
+
+_MEANS = "Overhead is the difference of mean time a round, so that components and residual add up"
 
 
 def write_report(
@@ -93,6 +97,12 @@ def build_report(
             raise RunDirError(f"{one_run.path}: holds no complete round, so there is nothing to analyse")
     meta = run.meta
     counted = statistics.counted_rounds(ledger, coverage_floor)
+    overhead = _overhead(run, counted, baseline, coverage_floor) if baseline else None
+    judged = contention.judge(
+        (run, counted),
+        (baseline[0], statistics.counted_rounds(baseline[1], coverage_floor)) if baseline else None,
+        overhead,
+    )
     in_order = sorted(ledger.rounds, key=lambda one: one.start_ns)
     first_ns = in_order[0].start_ns
     report: dict[str, Any] = {
@@ -116,7 +126,8 @@ def build_report(
         "exchanges": _median([one.exchanges for one in counted]),
         "critical_clients": dict(sorted(Counter(one.critical_client or "none" for one in counted).items())),
         "connection_setup": sections.connection_setup(ledger.setup, baseline[1].setup if baseline else ()),
-        "overhead": _overhead(run, counted, baseline, coverage_floor) if baseline else None,
+        "overhead": None if overhead is None else contention.withhold(overhead, judged, _MEANS),
+        "contention": judged,
         "compute_check": sections.compute_check(one for each in counted for one in each.clients),
         "accuracy": sections.accuracy(run, in_order),
         "emulation": meta["emulation"],
@@ -132,6 +143,10 @@ def build_report(
     workload = workload_of(run.rounds)
     if any(workload.values()):
         report["workload"] = workload
+    report["contention"]["said"] = first_sentences(report)
+    machine = contention.machine_table(run)
+    for one, entry in zip(in_order, report["rounds"], strict=True):
+        entry["machine"] = contention.of_round(machine, one, judged["run"]["cpus"])
     conditions = conditions_of(meta)
     if conditions.scheduled:
         for one, entry in zip(in_order, report["rounds"], strict=True):
@@ -297,10 +312,9 @@ def _without_options(run: Run, baseline: Run) -> str:
 
 
 def _method(name: str, rounds: int, baseline: str, rounds_baseline: int, uncertain_ns: float) -> str:
-    what = "Overhead is the difference of mean time a round, so that components and residual add up"
     if min(rounds, rounds_baseline) < statistics.MIN_ROUNDS_FOR_INTERVAL:
         return (
-            f"{what}. No interval: {plural(rounds, 'round')} of {name} and {rounds_baseline} of {baseline} "
+            f"{_MEANS}. No interval: {plural(rounds, 'round')} of {name} and {rounds_baseline} of {baseline} "
             f"count, and it takes {statistics.MIN_ROUNDS_FOR_INTERVAL} of each (round 1 is left out)."
         )
     lost = (
@@ -310,7 +324,7 @@ def _method(name: str, rounds: int, baseline: str, rounds_baseline: int, uncerta
     )
     lengths = sorted({statistics.block_length(rounds), statistics.block_length(rounds_baseline)})
     return (
-        f"{what}; 95 % interval from a circular block bootstrap over rounds ({statistics.RESAMPLES} "
+        f"{_MEANS}; 95 % interval from a circular block bootstrap over rounds ({statistics.RESAMPLES} "
         f"resamples, blocks of {' and '.join(map(str, lengths))}, widened for short runs), conditional on "
         f"this pair of runs: {rounds} rounds of {name}, {rounds_baseline} of {baseline}{lost}; round 1 is "
         "left out."

@@ -10,6 +10,7 @@ import numpy as np
 from analysis import statistics
 from analysis.ledger.conditions import late_notes, late_spans, notes_of, problems_of
 from analysis.ledger.model import COMPONENTS, ClientRound, ConnectionSetup, Ledger, RoundLedger
+from analysis.report.contention_words import machine_differences, not_recorded
 from analysis.report.wording import plural
 from ztprobe.rundir.clock import Clock
 from ztprobe.rundir.store import Run
@@ -193,6 +194,9 @@ def notes(
 ) -> list[str]:
     """What a reader should know before the numbers: what is missing, lost, unlike or out of its limits."""
     said = list(ledger.notes)
+    if unknown := not_recorded(report):
+        said.append(unknown)
+    said += machine_differences(report)
     ended = sum(event["event"] == "round_end" for event in run.rounds)
     if ended > len(ledger.rounds):
         said.append(f"{ended - len(ledger.rounds)} of {ended} finished rounds could not be placed.")

@@ -13,6 +13,7 @@ __all__ = (
     "emulation_pairs",
     "human_percent",
     "human_time",
+    "interval_words",
     "plural",
     "schedule_words",
     "setting_pairs",
@@ -74,6 +75,15 @@ def human_time(seconds: float | None, *, signed: bool = False) -> str:
         return f"0 {unit}"
     sign = "−" if seconds < 0 else "+" if signed else ""
     return f"{sign}{text} {unit}"
+
+
+def interval_words(entry: Mapping[str, Any]) -> str:
+    """The interval of one of overhead's entries, or why there is none: ``+0.89 s … +3.60 s``."""
+    if entry.get("withheld"):
+        return f"withheld: {entry['withheld']}"
+    if entry["ci95"] is None:
+        return "too few rounds"
+    return " … ".join(human_time(edge, signed=True) for edge in entry["ci95"])
 
 
 def human_percent(share: float | None) -> str:

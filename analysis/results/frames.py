@@ -18,7 +18,7 @@ from ztprobe.errors import RunDirError
 
 __all__ = ("LoadedRun", "load")
 
-_NESTED = ("components", "segments", "sub_rows", "clients", "conditions", "other_profiles")
+_NESTED = ("components", "segments", "machine", "sub_rows", "clients", "conditions", "other_profiles")
 
 
 def load(path: str | Path) -> LoadedRun:

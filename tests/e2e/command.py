@@ -100,8 +100,11 @@ class Trace:
     _news: queue.SimpleQueue[str | None] = field(default_factory=queue.SimpleQueue)
 
     @classmethod
-    def start(cls, out: Path, *arguments: str, command: str = "trace") -> Trace:
-        """Begin ``ztprobe COMMAND --out OUT ARGUMENTS`` in a process group of its own, as a shell does."""
+    def start(cls, out: Path, *arguments: str, command: str = "trace", watched: bool = True) -> Trace:
+        """Begin ``ztprobe COMMAND --out OUT ARGUMENTS`` in a process group of its own, as a shell does.
+
+        :param watched: keep track of what it brings up, which costs a few per cent of a CPU.
+        """
         process = subprocess.Popen(
             [*ZTPROBE, command, "--out", str(out), *arguments],
             stdin=subprocess.DEVNULL,
@@ -112,7 +115,7 @@ class Trace:
             cwd=out.parent,
         )
         trace = cls(out, process)
-        for work in (trace._read, trace._watch):
+        for work in (trace._read, trace._watch) if watched else (trace._read,):
             threading.Thread(target=work, daemon=True).start()
         return trace
 

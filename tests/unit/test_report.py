@@ -88,6 +88,14 @@ def test_shares_and_overheads_add_up(report: dict[str, Any]) -> None:
         assert part["ci95"][0] <= part["delta_s"] <= part["ci95"][1]
 
 
+def test_what_falls_into_few_rounds_has_its_mean_beside_the_median(report: dict[str, Any]) -> None:
+    """A share is of means, so "0 ms, 0.5 %" alone would contradict itself."""
+    text = text_of(report)
+    assert " ".join(text.splitlines()[1].split()[:4]) == "component median/round mean/round of"
+    (evaluation,) = [line for line in text.splitlines() if line.startswith("  evaluation")]
+    assert " ".join(evaluation.split()[1:7]) == "0 ms 26.7 ms 0.5 %"
+
+
 def test_medians_leave_round_1_out(report: dict[str, Any]) -> None:
     counted = sorted(one["duration_s"] for one in report["rounds"] if one["counted"])
     assert [one["counted"] for one in report["rounds"]] == [False] + [True] * 9
@@ -205,7 +213,7 @@ def test_the_table_fits_and_says_everything(report: dict[str, Any]) -> None:
     assert max(map(len, lines)) <= WIDTH
     assert "\x1b" not in text
     for said in (
-        "transmission                           2.42 s      49.8 %        +2.37 s      +2.32 s … +2.43 s",
+        "transmission                         2.42 s      2.42 s    49.8 %     +2.37 s     +2.32 s … +2.43 s",
         "  congestion window",
         "connection set-up",
         "coverage          100.00 % of events seen; none lost on any channel",

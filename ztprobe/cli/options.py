@@ -11,7 +11,7 @@ import click
 
 from ztprobe.errors import UsageError
 
-__all__ = ("OutPath", "coverage_floor_option", "percent", "quiet_option")
+__all__ = ("OutPath", "coverage_floor_option", "percent", "quiet_option", "wait_for_quiet_option")
 
 
 class OutPath(click.Path):
@@ -40,8 +40,8 @@ def percent(option: str, text: str) -> float:
     return value / 100
 
 
-def _number(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
-    if math.isnan(value):  # no range keeps it out
+def _number(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
+    if value is not None and math.isnan(value):  # no range keeps it out
         raise click.BadParameter("nan is not a number.")
     return value
 
@@ -56,4 +56,15 @@ coverage_floor_option = click.option(
     show_default=True,
     metavar="PERCENT",
     help="Give no breakdown of rounds of whose events less was seen.",
+)
+
+wait_for_quiet_option = click.option(
+    "--wait-for-quiet",
+    type=click.FloatRange(0, 86_400),
+    callback=_number,
+    is_flag=False,
+    flag_value=120.0,
+    metavar="[SECONDS]",
+    help="Wait before round 1, at most so long (120 s if no number is given), until other processes use less "
+    "than 2 % of the machine's CPU time. Else a busy machine is only warned of.",
 )

@@ -11,7 +11,7 @@ import click
 
 from ztprobe.cli import completion
 from ztprobe.cli.fl_options import checked_fl_options, fl_options
-from ztprobe.cli.options import OutPath, coverage_floor_option, percent, quiet_option
+from ztprobe.cli.options import OutPath, coverage_floor_option, percent, quiet_option, wait_for_quiet_option
 from ztprobe.errors import UsageError
 from ztprobe.experiment.names import MAX_SEED
 from ztprobe.experiment.request import DATASETS, TraceRequest, check_data_dir, choose_experiments
@@ -84,6 +84,7 @@ __all__ = ("trace",)
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the table.")
 @click.option("--reconnect", is_flag=True, help="A fresh connection per round and client.")
 @fl_options
+@wait_for_quiet_option
 @coverage_floor_option
 @quiet_option
 def trace(
@@ -101,6 +102,7 @@ def trace(
     out: Path | None,
     as_json: bool,
     reconnect: bool,
+    wait_for_quiet: float | None,
     coverage_floor: float,
     quiet: bool,
     **fl_values: Any,
@@ -139,6 +141,7 @@ def trace(
         profile=profile,
         fl=fl,
         baseline_fl={} if baseline is None else fl,
+        wait_for_quiet_s=wait_for_quiet,
     )
     for wanted in request.experiments:
         request.profile_of(wanted)

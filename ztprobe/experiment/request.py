@@ -42,6 +42,7 @@ class TraceRequest:
     # the workload's own options that were given (``--fl-...``), checked by `ztprobe.cli.fl_options`
     fl: Mapping[str, Any] = field(default_factory=dict)
     baseline_fl: Mapping[str, Any] = field(default_factory=dict)  # likewise, of the baseline
+    wait_for_quiet_s: float | None = None  # how long to wait for others to leave the CPUs; None: not at all
 
     @property
     def experiments(self) -> tuple[Experiment, ...]:

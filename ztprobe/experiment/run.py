@@ -24,8 +24,10 @@ from typing import Any
 from analysis.report.wording import plural
 from ztprobe.agent import endpoints
 from ztprobe.agent.interface import Account, Agent
+from ztprobe.agent.machine_load import MachineLoad
 from ztprobe.agent.remote import AgentProcess
 from ztprobe.errors import EnforcementError, WorkloadError
+from ztprobe.experiment.quiet import ensure_quiet
 from ztprobe.experiment.record import pod_record, save_events, versions
 from ztprobe.experiment.spec import Interference, RunSpec
 from ztprobe.experiment.waiting import Still, Waiting, still_words, words
@@ -102,6 +104,7 @@ class Job:
         with (
             self._agent() as agent,
             self._runtime_up() as runtime,
+            MachineLoad(lambda: _processes(runtime)) as load,
             contextlib.closing(agent),  # before the pods go
         ):
             self.progress.done(f"{len(runtime.pods)} pods on one node")
@@ -110,8 +113,9 @@ class Job:
             self._secure(runtime, agent)
             with self.interference.during(runtime) if self.interference else contextlib.nullcontext():
                 agent.follow()
-                self._rounds(runtime, agent)
+                self._rounds(runtime, agent, load)
             account = agent.stop()
+            load.stop()
             self.meta["emulation"]["stats"] = account.emulation
             if account.schedule is not None:
                 self.meta["emulation"]["schedule"] = account.schedule
@@ -120,9 +124,11 @@ class Job:
             self.meta["facts"] = runtime.facts()
             self.meta["pods"] = [pod_record(pod) for pod in runtime.pods]
             self._save_logs(runtime)
-        self.meta["table_rows"] = save_events(self.target)
+        machine = load.table()
+        self.target.write_events("machine", machine)
+        self.meta["table_rows"] = save_events(self.target) | {"machine": len(machine)}
         self.clock_samples.append(dataclasses.asdict(take_sample()))
-        self._finish(account, time.monotonic_ns() - started_ns)
+        self._finish(account, load, time.monotonic_ns() - started_ns)
 
     def _agent(self) -> AgentProcess:
         directory = self.target.path
@@ -133,7 +139,7 @@ class Job:
             probes=self.spec.probes,
         )
 
-    def _finish(self, account: Account, wall_ns: int) -> None:
+    def _finish(self, account: Account, load: MachineLoad, wall_ns: int) -> None:
         experiment, options = self.spec.experiment, self.spec.options
         run_time_ns = sum(probe["run_time_ns"] for probe in account.probes)
         record = self.meta | {
@@ -143,6 +149,7 @@ class Job:
             "kernel": platform.release(),
             "machine": platform.machine(),
             "versions": versions(),
+            "machine_load": self.meta["machine_load"] | load.facts(),
             "hooks": account.hooks,
             "probes": account.probes,
             "drop_reasons": account.drop_reasons,
@@ -161,7 +168,7 @@ class Job:
             "events_seen": account.events_seen,
             "events_unread": account.events_unread,
             "emulator_cpu_ns": int(account.emulation.get("cpu_ns", 0)),
-            "agent_cpu_ns": run_time_ns + account.reader_cpu_ns,
+            "agent_cpu_ns": run_time_ns + account.reader_cpu_ns + load.cpu_ns,
             "agent_memory": account.memory,
             "wall_ns": wall_ns,
             "cores": os.cpu_count() or 1,
@@ -221,7 +228,9 @@ class Job:
         for proof in proofs:
             self.progress.note(f"  {proof.name}: {proof.observed}")
 
-    def _rounds(self, runtime: Runtime, agent: Agent) -> None:
+    def _rounds(self, runtime: Runtime, agent: Agent, load: MachineLoad) -> None:
+        quiet_s = self.spec.wait_for_quiet_s
+        self.meta["machine_load"] = ensure_quiet(load, quiet_s, self.progress, runtime.check)
         self.progress.stage("rounds", plural(self.spec.options.rounds, "round"))
         self.meta["clients_started_ns"] = time.monotonic_ns()
         runtime.start_clients()

@@ -26,6 +26,7 @@ class RunSpec:
     runtime: str = "local"
     probes: bool = True  # False: nothing is seen of it, so that somebody else may look
     limit_s: float | None = None  # how long the rounds may take; None: as long as they take
+    wait_for_quiet_s: float | None = None  # how long to wait for others to leave the CPUs
 
 
 class Interference(Protocol):
@@ -71,4 +72,5 @@ def spec_of(
         ),
         offloads=offloads,
         limit_s=limit_s,
+        wait_for_quiet_s=request.wait_for_quiet_s,
     )

@@ -291,6 +291,17 @@ _SCHEMA: dict[str, Any] = {
                 "details": _OBJECT,
             },
         },
+        # What the table `machine` is about, and what was seen before round 1.
+        "machine_load": {
+            "type": "object",
+            "properties": {
+                "cpus": {"type": "integer", "minimum": 1},
+                "cpu_model": {"type": ["string", "null"]},
+                "source": _TEXT,
+                "foreign_share_before": {"type": "number", "minimum": 0},
+                "waited_s": {"type": "number", "minimum": 0},
+            },
+        },
         "agent_cpu_ns": _COUNT,
         # resident_bytes and kernel_maps_bytes of the agent at the end, first_...: when it began to see
         "agent_memory": {"type": "object", "additionalProperties": _COUNT},
