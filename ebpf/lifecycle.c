@@ -1,26 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* TCP state changes, retransmissions and dropped packets, from BTF tracepoints. */
 
+static inline void record_state_change(void *sk, u32 old_state, u32 new_state)
+{
+    struct conn_key key = {};
+    if (!key_of_sock(&key, sk) || !pods.lookup(&key.netns))
+        return;
+    struct conn *conn = conn_of_socket(&key);
+    struct state_change *event = reserve_point();
+    if (event) {
+        u64 conn_id = conn ? conn->id : 0;
+        PREFIX(event, EVENT_STATE_CHANGE, bpf_ktime_get_ns(), conn_id, key.netns, bpf_get_current_pid_tgid());
+        event->old_state = old_state;
+        event->new_state = new_state;
+        event->family = LOAD(u16, sk, OFF_SOCK_FAMILY);
+        event->local_port = key.ports >> 16;
+        event->remote_port = key.ports & 0xffff;
+        submit_point(event);
+    }
+    if (new_state == STATE_CLOSE && old_state != STATE_CLOSE)
+        forget(&key);
+}
+
 /* sock:inet_sock_set_state(sk, oldstate, newstate) */
 int raw_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 {
-    void *sk = (void *)ctx->args[0];
-    struct conn_key key = {};
-    if (!key_of_sock(&key, sk) || !pods.lookup(&key.netns))
-        return 0;
-    int old_state = ctx->args[1], new_state = ctx->args[2];
-    struct point *event = point_of(POINT_STATE, bpf_ktime_get_ns(), &key);
-    if (event) {
-        u64 id = bpf_get_current_pid_tgid(); /* the owner's only while it calls; softirq borrows anybody's */
-        event->a = old_state;
-        event->b = new_state;
-        event->c = LOAD(u16, sk, OFF_SOCK_FAMILY);
-        event->tid = id;
-        event->tgid = id >> 32;
-        submit_point(event);
-    }
-    if (new_state == 7 /* TCP_CLOSE */ && old_state != 7)
-        forget(&key);
+    record_state_change((void *)ctx->args[0], ctx->args[1], ctx->args[2]);
     return 0;
 }
 
@@ -56,89 +61,130 @@ static inline u64 sent_ns(const struct conn_key *key, struct conn *conn, u32 seq
     return now_ns - ((u64)ago << 10);
 }
 
-/* tcp:tcp_retransmit_skb(sk, skb[, error]) */
+static inline void record_retransmission(void *sk, void *skb)
+{
+    struct conn_key key = {};
+    if (!key_of_sock(&key, sk) || !pods.lookup(&key.netns))
+        return;
+    u32 seqs[2] = {}; /* struct tcp_skb_cb begins with seq and end_seq */
+    bpf_probe_read_kernel(seqs, sizeof(seqs), skb + OFF_SKB_CB + OFF_TCPCB_SEQ);
+    u32 seq = seqs[0];
+    u64 now_ns = bpf_ktime_get_ns(), first_sent_ns = 0;
+    struct conn *conn = conn_of(&key);
+    if (conn)
+        first_sent_ns = sent_ns(&key, conn, seq, now_ns);
+    else
+        conn = conn_of_socket(&key);
+    struct retransmission *event = reserve_point();
+    if (!event)
+        return;
+    u64 conn_id = conn ? conn->id : 0;
+    PREFIX(event, EVENT_RETRANSMISSION, now_ns, conn_id, key.netns, 0ULL);
+    event->first_sent_ns = first_sent_ns;
+    event->later_sent_ns = 0;
+    event->seq = seq;
+    event->bytes = seqs[OFF_TCPCB_END_SEQ / 4 - OFF_TCPCB_SEQ / 4] - seq;
+    event->tcp_state = (u8)LOAD(u8, sk, OFF_SOCK_STATE);
+    void *tp = bpf_skc_to_tcp_sock(sk);
+    if (tp && (LOAD(u8, tp, OFF_TCP_CA_STATE) & CA_STATE_BITS) == CA_RECOVERY)
+        event->later_sent_ns = LOAD(u64, tp, OFF_TCP_RACK_MSTAMP) * 1000;
+    submit_point(event);
+}
+
+/* tcp:tcp_retransmit_skb(sk, skb[, err]) */
 int raw_tcp_retransmit_skb(struct bpf_raw_tracepoint_args *ctx)
 {
-    void *sk = (void *)ctx->args[0], *skb = (void *)ctx->args[1];
-    struct conn_key key = {};
 #ifdef HAVE_RETRANSMIT_ERROR
     if ((int)ctx->args[2])
         return 0; /* since 6.16 failed attempts come here too, most often because the original is still queued */
 #endif
-    if (!key_of_sock(&key, sk) || !pods.lookup(&key.netns))
-        return 0;
-    u32 seqs[2] = {}; /* struct tcp_skb_cb begins with seq and end_seq */
-    bpf_probe_read_kernel(seqs, sizeof(seqs), skb + OFF_SKB_CB + OFF_TCPCB_SEQ);
-    u32 seq = seqs[0];
-    u64 now_ns = bpf_ktime_get_ns(), since_ns = 0;
-    struct conn *conn = conn_of(&key);
-    if (conn)
-        since_ns = sent_ns(&key, conn, seq, now_ns);
-    struct point *event = point_of(POINT_RETRANSMIT, now_ns, &key);
-    if (!event)
-        return 0;
-    event->since_ns = since_ns;
-    event->a = seq;
-    event->b = seqs[OFF_TCPCB_END_SEQ / 4 - OFF_TCPCB_SEQ / 4] - seq;
-    event->c = (u8)LOAD(u8, sk, OFF_SOCK_STATE);
-    void *tp = bpf_skc_to_tcp_sock(sk);
-    if (tp && (LOAD(u8, tp, OFF_TCP_CA_STATE) & 31) == 3 /* TCP_CA_Recovery */)
-        event->small_ns = LOAD(u64, tp, OFF_TCP_RACK_MSTAMP) * 1000;
-    submit_point(event);
+    record_retransmission((void *)ctx->args[0], (void *)ctx->args[1]);
     return 0;
+}
+
+/* The namespace that a packet was in: its device's, or its socket's before it has one. */
+static inline u32 netns_of_packet(void *skb)
+{
+    void *dev = (void *)LOAD(u64, skb, OFF_SKB_DEV), *net = 0;
+    if (dev)
+        net = (void *)LOAD(u64, dev, OFF_DEV_NET);
+    u32 netns = net ? LOAD(u32, net, OFF_NET_INUM) : 0;
+    if (netns)
+        return netns;
+    void *sk = (void *)LOAD(u64, skb, OFF_SKB_SK);
+    if (!sk)
+        return 0;
+    net = (void *)LOAD(u64, sk, OFF_SOCK_NET);
+    return LOAD(u32, net, OFF_NET_INUM);
+}
+
+/* What is read of a packet before it is known whether it is worth an event: an IP header, and of IPv4 ports too. */
+union drop_probe {
+    struct {
+        struct ipv4_header ip;
+        u16 source, target;
+    };
+    struct ipv6_header ip6;
+};
+
+static inline int is_followed(const union drop_probe *packet)
+{
+    u8 version = packet->ip.version_and_words >> 4;
+    u8 protocol = version == IPV6_VERSION ? packet->ip6.next_header : packet->ip.protocol;
+    return (version == 4 || version == IPV6_VERSION)
+           && (protocol == PROTOCOL_TCP || protocol == PROTOCOL_UDP || protocol == PROTOCOL_ICMP
+               || protocol == PROTOCOL_ICMPV6);
+}
+
+/* The connection that a dropped packet belonged to; 0: none that is known here. */
+static inline u64 conn_id_of_drop(const union drop_probe *packet, u32 netns, u32 dir)
+{
+    if (packet->ip.version_and_words != IPV4_WORDS_20 || packet->ip.protocol != PROTOCOL_TCP)
+        return 0;
+    u32 source = bpf_ntohs(packet->source), target = bpf_ntohs(packet->target);
+    int l_is_source = is_loopback(packet->ip.source) ? source < target : dir == DIR_TX;
+    struct conn_key key = {.netns = netns};
+    key.laddr = l_is_source ? packet->ip.source : packet->ip.target;
+    key.raddr = l_is_source ? packet->ip.target : packet->ip.source;
+    key.ports = l_is_source ? source << 16 | target : target << 16 | source;
+    struct conn *conn = conn_of(&key);
+    return conn ? conn->id : 0;
+}
+
+static inline void record_drop(void *skb, u64 location, u32 reason)
+{
+    u32 netns = netns_of_packet(skb);
+    if (!netns || !pods.lookup(&netns))
+        return;
+    union drop_probe packet = {};
+    u32 ip_offset = LOAD(u16, skb, OFF_SKB_NETWORK_HEADER), tail_offset = LOAD(u32, skb, OFF_SKB_TAIL);
+    void *ip = (void *)LOAD(u64, skb, OFF_SKB_HEAD) + ip_offset;
+    bpf_probe_read_kernel(&packet, sizeof(packet), ip);
+    if (!is_followed(&packet))
+        return;
+    /* Set when a device hands the packet in (__netif_receive_skb_core in net/core/dev.c). */
+    u32 dir = LOAD(u32, skb, OFF_SKB_IIF) ? DIR_RX : DIR_TX;
+    struct drop *event = reserve_drop();
+    if (!event)
+        return;
+    PREFIX(event, EVENT_DROP, bpf_ktime_get_ns(), conn_id_of_drop(&packet, netns, dir), netns, 0ULL);
+    event->location = location;
+    event->reason = reason;
+    void *dev = (void *)LOAD(u64, skb, OFF_SKB_DEV);
+    event->ifindex = dev ? LOAD(u32, dev, OFF_DEV_IFINDEX) : 0;
+    event->direction = dir;
+    /* What lies behind the packet's linear part is read with it, and cut off by the reader. */
+    event->head_bytes = tail_offset - ip_offset;
+    if (event->head_bytes > sizeof(event->head))
+        event->head_bytes = sizeof(event->head);
+    if (bpf_probe_read_kernel(event->head, sizeof(event->head), ip))
+        event->head_bytes = 0;
+    submit_drop(event);
 }
 
 /* skb:kfree_skb(skb, location, reason, ...); consumed packets do not come here. */
 int raw_kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 {
-    void *skb = (void *)ctx->args[0];
-    struct conn_key key = {};
-    void *net = 0;
-    void *dev = (void *)LOAD(u64, skb, OFF_SKB_DEV);
-    if (dev)
-        net = (void *)LOAD(u64, dev, OFF_DEV_NET);
-    if (dev && net)
-        key.netns = LOAD(u32, net, OFF_NET_INUM);
-    if (!key.netns) {
-        void *sk = (void *)LOAD(u64, skb, OFF_SKB_SK);
-        if (sk) {
-            net = (void *)LOAD(u64, sk, OFF_SOCK_NET);
-            key.netns = LOAD(u32, net, OFF_NET_INUM);
-        }
-    }
-    if (!key.netns || !pods.lookup(&key.netns))
-        return 0;
-    /* One read for all: an IPv4 header without options, and as much of TCP or UDP. */
-    u32 words[10] = {};
-    void *ip = (void *)LOAD(u64, skb, OFF_SKB_HEAD) + LOAD(u16, skb, OFF_SKB_NETWORK_HEADER);
-    bpf_probe_read_kernel(words, sizeof(words), ip);
-    if ((words[0] & 0xf0) != 0x40)
-        return 0;
-    u32 header_bytes = (words[0] & 0x0f) * 4, flags = 0;
-    u32 total_bytes = bpf_ntohs((u16)(words[0] >> 16)), payload = 0;
-    u8 protocol = words[2] >> 8;
-    if (protocol != 6 && protocol != 17)
-        return 0;
-    if (header_bytes != 20)
-        bpf_probe_read_kernel(words + 5, 20, ip + header_bytes);
-    key.laddr = words[3];
-    key.raddr = words[4];
-    key.ports = bpf_ntohl(words[5]);
-    if (protocol == 6) {
-        u16 word = bpf_ntohs((u16)words[8]);
-        flags = word & 0xff;
-        payload = total_bytes - header_bytes - (word >> 12) * 4;
-    } else {
-        payload = total_bytes - header_bytes - 8;
-    }
-    struct point *event = point_of(POINT_DROP, bpf_ktime_get_ns(), &key);
-    if (!event)
-        return 0;
-    event->a = ctx->args[2];
-    event->b = (u32)protocol << 16 | flags;
-    event->c = payload;
-    if (protocol == 6)
-        event->small_ns = bpf_ntohl(words[6]);
-    submit_point(event);
+    record_drop((void *)ctx->args[0], ctx->args[1], ctx->args[2]);
     return 0;
 }

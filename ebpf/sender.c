@@ -29,7 +29,7 @@ static inline u8 sender_limit(void *tp, u32 end_seq, u32 segments)
  * (tcp_chrono_start in net/ipv4/tcp_output.c) is closed only after it has been sent. */
 static inline int window_limited(void *tp)
 {
-    return tp && (LOAD(u8, tp, OFF_TCP_CHRONO_TYPE) & 3) == 2; /* TCP_CHRONO_RWND_LIMITED */
+    return tp && (LOAD(u8, tp, OFF_TCP_CHRONO_TYPE) & CHRONO_BITS) == CHRONO_RWND_LIMITED;
 }
 
 /* What a sender waited for although its windows had room: TCP does not use the last of a window, but
@@ -39,7 +39,7 @@ static inline u8 deferred_for(void *tp, u64 since_ns, u64 now_ns)
 {
     if (!tp)
         return WHY_QUEUE;
-    if ((LOAD(u8, tp, OFF_TCP_CHRONO_TYPE) & 3) == 2) /* TCP_CHRONO_RWND_LIMITED */
+    if ((LOAD(u8, tp, OFF_TCP_CHRONO_TYPE) & CHRONO_BITS) == CHRONO_RWND_LIMITED)
         return WHY_RWND;
     u64 delivered_us = LOAD(u64, tp, OFF_TCP_DELIVERED_MSTAMP), now_us = now_ns / 1000, since_us = since_ns / 1000;
     if (delivered_us > since_us)

@@ -12,15 +12,15 @@ unowned, and shows as residual.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from analysis.ledger.connections import LoKey, Topology
+from analysis.evidence import LoKey, Pause, Wire
+from analysis.ledger.connections import Topology
 from analysis.ledger.handshakes import DnsQuery, Setup
 from analysis.ledger.intervals import Interval, Segment, clip, union
 from analysis.ledger.timeline import Message
-from ztprobe.events.tables import Direction, Hook, PointKind
+from ztprobe.events.kinds import Direction, Hook
 
 __all__ = ("Chain", "chain_of", "setup_overlays")
 
@@ -55,28 +55,28 @@ def _loss_stalls(topology: Topology, message: Message, sender: str) -> tuple[lis
     """
     receiver = message.path.client if sender == topology.server else topology.server
     duplicates = [
-        (p.a, p.b)
-        for p in topology.wire_points(receiver, PointKind.DSACK, message.path.wire)
+        (p.seq, p.bytes)
+        for p in topology.events.duplicate_acks.get((receiver, message.path.wire), ())
         if message.sent.first_ns <= p.ts_ns
     ]
     owd_ns = message.one_way_ns
     end_ns = message.last_arrived_ns or message.sent.last_ns
     refused = [
-        (p.small_ns, p.c)
+        (p.seq, p.payload_bytes)
         for p in topology.refused(sender, message.path.wire)
         if message.sent.first_ns <= p.ts_ns <= end_ns
     ]
     holes, needless, lost = [], 0, 0
-    for point in topology.wire_points(sender, PointKind.RETRANSMIT, message.path.wire):
+    for point in topology.events.retransmissions.get((sender, message.path.wire), ()):
         if not message.sent.first_ns <= point.ts_ns <= end_ns:
             continue
-        if _within(point.a, duplicates):
+        if _within(point.seq, duplicates):
             needless += 1
             continue
         lost += 1
-        since_ns = int(point.since_ns or point.ts_ns)
-        if topology.conditions.loses(since_ns, int(point.ts_ns)) or not _within(point.a, refused):
-            holes.append((since_ns + owd_ns, int(point.ts_ns) + owd_ns))
+        since_ns = point.first_sent_ns or point.ts_ns
+        if topology.conditions.loses(since_ns, point.ts_ns) or not _within(point.seq, refused):
+            holes.append((since_ns + owd_ns, point.ts_ns + owd_ns))
     return union(holes), lost, needless
 
 
@@ -89,17 +89,17 @@ def _starved(topology: Topology, message: Message, sender: str) -> list[Segment]
     """Pauses in which the wire had nothing to carry: the sidecar's while it held bytes, else the sender's."""
     gaps = [
         p
-        for p in topology.wire_points(sender, PointKind.GAP, message.path.wire)
-        if p.b == Hook.ETH and message.sent.first_ns < p.ts_ns <= message.sent.last_ns
+        for p in topology.events.gaps.get((sender, message.path.wire), ())
+        if p.hook == Hook.ETH and message.sent.first_ns < p.ts_ns <= message.sent.last_ns
     ]
     application = "server" if message.down else "compute"
     lo = message.path.server_lo if message.down else message.path.client_lo
-    lo_gaps = _lo_points(topology, PointKind.GAP, lo, message)
+    lo_gaps = _on_loopback(topology.events.gaps, lo, message)
     shift_ns = message.one_way_ns
     found = []
     for gap in gaps:
-        start_ns, end_ns = int(gap.since_ns), int(gap.ts_ns)
-        idle = clip([(int(p.since_ns), int(p.ts_ns)) for p in lo_gaps], start_ns, end_ns)
+        start_ns, end_ns = gap.since_ns, gap.ts_ns
+        idle = clip([(p.since_ns, p.ts_ns) for p in lo_gaps], start_ns, end_ns)
         owner = "proxy" if lo is not None else application
         # first match wins: the application's share stands before the proxy's
         found += [Segment(s + shift_ns, e + shift_ns, application, ("transmission",)) for s, e in idle]
@@ -107,12 +107,14 @@ def _starved(topology: Topology, message: Message, sender: str) -> list[Segment]
     return found
 
 
-def _lo_points(topology: Topology, kind: PointKind, lo: LoKey | None, message: Message) -> list[Any]:
-    """Points of one kind on a loopback connection, in the message's direction."""
+def _on_loopback(
+    pauses: Mapping[tuple[str, Wire | LoKey], Sequence[Pause]], lo: LoKey | None, message: Message
+) -> list[Pause]:
+    """Pauses of one kind on a loopback connection, in the message's direction."""
     if lo is None:
         return []
     direction = Direction.TX if message.down else Direction.RX
-    return [p for p in topology.lo_points(lo, kind) if p.c == direction]
+    return [p for p in pauses.get((lo.pod, lo), ()) if p.direction == direction]
 
 
 def _unread(topology: Topology, message: Message) -> list[Segment]:
@@ -120,8 +122,8 @@ def _unread(topology: Topology, message: Message) -> list[Segment]:
     lo = message.path.client_lo if message.down else message.path.server_lo
     application = "compute" if message.down else "server"
     return [
-        Segment(int(p.since_ns), int(p.ts_ns), application, ("proxy",))
-        for p in _lo_points(topology, PointKind.BLOCKED, lo, message)
+        Segment(p.since_ns, p.ts_ns, application, ("proxy",))
+        for p in _on_loopback(topology.events.blocked_readers, lo, message)
     ]
 
 
@@ -234,7 +236,7 @@ def setup_overlays(
         return []
     found = []
     path = message.path
-    opened_ns = topology.lo_opened_ns.get(path.client_lo) if path.client_lo is not None else None
+    opened_ns = topology.opened_ns(path.client_lo)
     wanted_ns = max(since_ns, opened_ns) if opened_ns is not None else since_ns
     for query in queries:
         if query.pod == path.client and query.answered_ns is not None and query.asked_ns >= wanted_ns:

@@ -56,7 +56,7 @@ def sub_rows_of(
     ):
         if begin in marks and end in marks:
             rows["server"][name] = overlap_ns(of("server"), [(marks[begin], marks[end])])
-    waits = topology.waits
+    waits = topology.events.cpu_waits
     applications = {
         "server": _applications(waits, topology.server),
         "compute": _applications(waits, critical.client),

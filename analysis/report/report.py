@@ -26,9 +26,11 @@ from analysis.report.wording import plural
 from ztprobe.errors import RunDirError
 from ztprobe.rundir.clock import Clock
 from ztprobe.rundir.schema import LOSS_CHANNELS
-from ztprobe.rundir.store import SCHEMA_VERSION, Run, dump_json, write_atomically
+from ztprobe.rundir.store import Run, dump_json, write_atomically
 
 __all__ = ("build_report", "write_report")
+
+_SCHEMA_VERSION = 1  # of report.json; a run directory has its own
 
 
 def write_report(
@@ -79,7 +81,7 @@ def build_report(
     in_order = sorted(ledger.rounds, key=lambda one: one.start_ns)
     first_ns = in_order[0].start_ns
     report: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": _SCHEMA_VERSION,
         "experiment": run.name,
         "settings": {key: value for key, value in meta["experiment"].items() if key != "name"},
         "options": meta.get("options", {}),

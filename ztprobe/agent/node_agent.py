@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,6 @@ class Observation:
     events_seen: int
     events_unread: int
     reader_cpu_ns: int
-    drop_reasons: dict[int, str] = field(default_factory=dict)
 
 
 class Agent:
@@ -119,12 +118,8 @@ class Agent:
         if self._collector is None:
             raise RuntimeError("stop before attach")
         self._collector.stop()
-        tables = self._collector.tables()
-        points = tables["points"]
         owners = {pid: f"{pod}/{container}" for pid, (pod, container) in self._processes.items()}
-        points["process"] = [owners.get(tgid, "") for tgid in points["tgid"]]
-        bursts = tables["bursts"]
-        bursts["process"] = [owners.get(tgid, "") for tgid in bursts["tgid"]]
+        tables = self._collector.tables(owners)
         loss = self._collector.loss()
         seen = self._collector.events_seen
         return Observation(
@@ -137,7 +132,6 @@ class Agent:
             events_seen=seen,
             events_unread=self._collector.events_unread,
             reader_cpu_ns=self._collector.cpu_ns,
-            drop_reasons=self._kernel.reason_names,
         )
 
     def close(self) -> None:

@@ -213,7 +213,6 @@ class _Job:
             "versions": _versions(),
             "hooks": observation.hooks,
             "probes": observation.probes,
-            "drop_reasons": {str(number): name for number, name in observation.drop_reasons.items()},
             "clock_samples": self.clock_samples,
             "loss": observation.loss,
             "loss_log": observation.loss_log,

@@ -1,6 +1,6 @@
 """From ring buffers to tables, with an account of everything that was lost on the way, and when.
 
-A thread drains the three rings in batches. Six channels can lose an event, and each is
+A thread drains the rings in batches. Six channels can lose an event, and each is
 counted by itself and ends up in every report:
 
 - ``ring_buffer_full``: events that found their ring full;
@@ -32,14 +32,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ztprobe.events.tables import dtype_of, pairs_table, table_of
+from ztprobe.events.layout import dtype_of
+from ztprobe.events.tables import RINGS, TABLES, Names, decode, pairs_table
+from ztprobe.probes.kallsyms import Kallsyms
 from ztprobe.probes.kernel import KernelProbes
 from ztprobe.probes.ring import Ring
 from ztprobe.rundir.schema import LOSS_CHANNELS
 
 __all__ = ("LOSS_CHANNELS", "Collector", "coverage")
 
-_RINGS = {"bursts": "burst", "packets": "packet", "points": "point"}
+# All records of a ring have the size of its first kind's.
+_STRUCTS = {ring: TABLES[tables[0]].struct or "" for ring, tables in RINGS.items()}
 # A look at the rings costs about half a millisecond of a busy machine. 12,000 connections a second,
 # the highest rate we know, fill a ring in 0.25 s.
 _CALM_PERIOD_S = 0.2
@@ -61,10 +64,10 @@ class Collector:
         self._pods = pods
         self._inodes = np.array([0, *pods], dtype=np.uint32)  # 0: events of a thread, not of a namespace
         self._rings = {
-            name: Ring(kernel.map_fd(name), kernel.ring_bytes, dtype_of(struct_name))
-            for name, struct_name in _RINGS.items()
+            name: Ring(kernel.map_fd(name), kernel.ring_size(name), dtype_of(struct_name))
+            for name, struct_name in _STRUCTS.items()
         }
-        self._batches: dict[str, list[np.ndarray]] = {name: [] for name in _RINGS}
+        self._batches: dict[str, list[np.ndarray]] = {name: [] for name in RINGS}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ring-reader", daemon=True)
         self._loss = dict.fromkeys(LOSS_CHANNELS, 0)
@@ -100,7 +103,7 @@ class Collector:
         self._batches[name].append(rows)
         unknown = rows[~np.isin(rows["netns"], self._inodes)]
         if unknown.size:
-            times = unknown["last_ns" if name == "bursts" else "ts_ns"]
+            times = unknown["ts_ns"]
             self._lost("unknown_pod", unknown.size, int(times.min()), int(times.max()) + 1)
 
     def _sample(self) -> None:
@@ -109,7 +112,7 @@ class Collector:
         counted = self._kernel.counters()
         after_ns = time.monotonic_ns()
         new = {name: value - self._counted.get(name, 0) for name, value in counted.items()}
-        for ring in _RINGS:
+        for ring in RINGS:
             self._lost("ring_buffer_full", new[ring], self._sampled_ns, after_ns, ring=ring)
         self._lost("map_full", new["map_full"], self._sampled_ns, after_ns)
         self._lost("parse_failure", new["parse"] + new["ipv6"], self._sampled_ns, after_ns)
@@ -160,13 +163,24 @@ class Collector:
         """Records that reached us."""
         return sum(batch.size for batches in self._batches.values() for batch in batches)
 
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """bursts, packets, points and pairs as tables, ordered by time."""
-        tables = {}
-        for name, struct_name in _RINGS.items():
-            batches = self._batches[name] or [np.empty(0, dtype_of(struct_name))]
-            tables[name] = table_of(struct_name, np.concatenate(batches), self._pods)
-        tables["pairs"] = pairs_table(self._kernel.pairs(), self._pods)
+    def tables(self, processes: Mapping[int, str] | None = None) -> dict[str, pd.DataFrame]:
+        """All that was seen, as the tables of `ztprobe.events.tables.TABLES`, each ordered by time.
+
+        :param processes: process id -> pod/container.
+        """
+        names = Names(
+            pods=self._pods,
+            processes=processes or {},
+            reasons=self._kernel.reason_names,
+            symbol=Kallsyms().name_of,
+        )
+        tables: dict[str, pd.DataFrame] = {}
+        for ring, batches in self._batches.items():
+            rows = np.concatenate(batches or [np.empty(0, dtype_of(_STRUCTS[ring]))])
+            tables |= decode(ring, rows, names)
+        connections = tables["connections"]
+        pod_of = dict(zip(connections["connection"].tolist(), connections["pod"].tolist(), strict=True))
+        tables["pairs"] = pairs_table(self._kernel.pairs(), pod_of)
         return tables
 
     def loss(self) -> dict[str, int]:
