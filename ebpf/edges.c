@@ -4,8 +4,6 @@
  * Bulk data is aggregated here (a burst per message, hop and direction); what is
  * passed up whole stands in heads.c. The programs return TC_ACT_UNSPEC so that other filters run. */
 
-BPF_TABLE("array", int, struct sendlog, fresh_sendlog, 1); /* all zero, only read */
-
 static inline void emit_gap(struct conn *conn, struct seen *seen, u64 since_ns, u64 now_ns, u64 frame_ns, u32 hook)
 {
     struct gap *event = reserve_point();
@@ -65,37 +63,6 @@ static inline void charge_pause(void *tp, struct seen *seen, struct conn *conn, 
             mine->flight_ns += now_ns - since_ns;
         }
     }
-}
-
-/* Copy what stands in the connection to its log, as packets `from` (a multiple of SENT_SLOTS) and on.
- * 0: there is no room for a log. */
-static inline struct sendlog *flush_sent(const struct conn_key *key, struct conn *conn, u32 from)
-{
-    struct sendlog *log = sendlogs.lookup((struct conn_key *)key);
-    if (!log) {
-        int zero = 0;
-        struct sendlog *fresh = fresh_sendlog.lookup(&zero);
-        if (!fresh || sendlogs.update((struct conn_key *)key, fresh))
-            return 0;
-        log = sendlogs.lookup((struct conn_key *)key);
-        if (!log)
-            return 0;
-    }
-    u32 slot = from & (SENDLOG_SLOTS - SENT_SLOTS);
-#pragma unroll
-    for (int i = 0; i < SENT_SLOTS; i++)
-        log->slot[slot + i] = conn->sent[i];
-    return log;
-}
-
-/* A log is 32 KB, of which each packet would touch a cold page: it gets eight at a time. */
-static inline void log_send(const struct conn_key *key, struct conn *conn, u32 seq, u64 now_ns)
-{
-    u32 slot = conn->tx.logged++ & (SENT_SLOTS - 1);
-    conn->sent[slot].seq = seq;
-    conn->sent[slot].ts = now_ns >> 10;
-    if (unlikely(slot == SENT_SLOTS - 1) && !flush_sent(key, conn, conn->tx.logged - SENT_SLOTS))
-        count_many(LOSS_MAP_FULL, SENT_SLOTS);
 }
 
 static inline void account_small(struct __sk_buff *ctx, struct seen *seen, struct half *mine, struct half *other,

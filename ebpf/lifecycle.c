@@ -1,11 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* TCP state changes, retransmissions and dropped packets, from BTF tracepoints. */
 
+/* A socket that closes has given its port back (tcp_set_state in net/ipv4/tcp.c), but not forgotten it. */
+static inline void restore_port(struct conn_key *key, void *sk)
+{
+    void *tp = bpf_skc_to_tcp_sock(sk);
+    if (tp)
+        key->ports |= bpf_ntohs((u16)LOAD(u16, tp, OFF_INET_SPORT)) << 16;
+}
+
 static inline void record_state_change(void *sk, u32 old_state, u32 new_state)
 {
     struct conn_key key = {};
     if (!key_of_sock(&key, sk) || !pods.lookup(&key.netns))
         return;
+    if (new_state == STATE_CLOSE && !(key.ports >> 16))
+        restore_port(&key, sk);
     struct conn *conn = conn_of_socket(&key);
     struct state_change *event = reserve_point();
     if (event) {
@@ -27,38 +37,6 @@ int raw_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 {
     record_state_change((void *)ctx->args[0], ctx->args[1], ctx->args[2]);
     return 0;
-}
-
-/* When the packet that first had these bytes was sent; 0: not known. */
-static inline u64 sent_ns(const struct conn_key *key, struct conn *conn, u32 seq, u64 now_ns)
-{
-    u32 count_now = conn->tx.logged;
-    if (!count_now)
-        return 0;
-    struct sendlog *log = flush_sent(key, conn, (count_now - 1) & ~(SENT_SLOTS - 1));
-    if (!log) {
-        if (count_now & (SENT_SLOTS - 1))
-            count(LOSS_MAP_FULL); /* others were counted when they should have been moved */
-        return 0;
-    }
-    u32 most = SENDLOG_SLOTS - SENT_SLOTS, held = count_now < most ? count_now : most, first = count_now - held;
-    u32 before = 0; /* how many begin with `seq` or before it */
-#pragma unroll
-    for (u32 bit = SENDLOG_SLOTS / 2; bit; bit >>= 1) {
-        u32 at = first + before + bit - 1 & (SENDLOG_SLOTS - 1);
-        u32 beyond = (held - before - bit | seq - log->slot[at].seq) >> 31;
-        asm volatile("" : "+r"(beyond)); /* no branches, and no masks of 0 and -1: verifiers walk both ways, each time */
-        before += (beyond ^ 1) * bit;
-    }
-    if (!before) {
-        if (count_now > held)
-            count(LOSS_MAP_FULL); /* later packets took the slot: when this was first sent is gone */
-        return 0;
-    }
-    if (!after(conn->tx.snd_max, seq))
-        return 0; /* no data: a FIN */
-    u32 ago = (u32)(now_ns >> 10) - log->slot[first + before - 1 & (SENDLOG_SLOTS - 1)].ts;
-    return now_ns - ((u64)ago << 10);
 }
 
 static inline void record_retransmission(void *sk, void *skb)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.kernel.pods import TestPod
 from tests.kernel.watching import Watched
-from ztprobe.events.tables import Direction, Hook, PacketKind, PointKind
+from ztprobe.events.kinds import Direction, Hook
 from ztprobe.kernelnet.netns import entered, inode
 from ztprobe.preflight import choose_hooks, collect
 from ztprobe.probes.collector import Collector, coverage
@@ -76,25 +76,34 @@ def test_messages_are_seen_whole_at_every_hop(pods: tuple[TestPod, TestPod], wat
         (pods[0], Hook.ETH, Direction.RX),
         (pods[0], Hook.SOCK, Direction.RX),
     ):
-        seen = bursts[(bursts["pod"] == pod.name) & (bursts["hook"] == hook) & (bursts["dir"] == direction)]
-        end_seq = seen["max_seq"]
+        seen = bursts[
+            (bursts["pod"] == pod.name) & (bursts["hook"] == hook) & (bursts["direction"] == direction)
+        ]
+        end_seq = seen["end_seq"]
         if hook == Hook.SOCK:  # whose last read may have been of a few bytes, which is told apart
-            end_seq = seen["tail_seq"].where(seen["tail_seq"] != 0, end_seq)
+            end_seq = seen["tail_end_seq"].where(seen["tail_end_seq"] != 0, end_seq)
         assert list(end_seq - seen["first_seq"]) == [MESSAGE_BYTES] * exchanges, (
             pod.name,
             hook,
             direction,
         )
     reads = bursts[
-        (bursts["pod"] == pods[1].name) & (bursts["hook"] == Hook.SOCK) & (bursts["dir"] == Direction.RX)
+        (bursts["pod"] == pods[1].name)
+        & (bursts["hook"] == Hook.SOCK)
+        & (bursts["direction"] == Direction.RX)
     ]
     sends = bursts[
-        (bursts["pod"] == pods[1].name) & (bursts["hook"] == Hook.ETH) & (bursts["dir"] == Direction.TX)
+        (bursts["pod"] == pods[1].name) & (bursts["hook"] == Hook.ETH) & (bursts["direction"] == Direction.TX)
     ]
     for read_ns, sent_ns, (had_ns, began_ns) in zip(reads["last_ns"], sends["first_ns"], log, strict=True):
         # The program's own clock reads bracket the kernel's: read before it knew, sent after it began.
         assert -_APART_NS < read_ns - had_ns <= 0
         assert 0 <= sent_ns - began_ns < _APART_NS
+
+
+def _ifindex(pod: TestPod) -> int:
+    with entered(pod.netns):
+        return socket.if_nametoindex("eth0")
 
 
 def test_connections_are_counted(pods: tuple[TestPod, TestPod], watched: Watched) -> None:
@@ -111,12 +120,12 @@ def test_connections_are_counted(pods: tuple[TestPod, TestPod], watched: Watched
     listener.close()
     time.sleep(0.05)
     tables = watched.stop()
-    packets, points = tables["packets"], tables["points"]
-    mine = packets[(packets["pod"] == a.name) & (packets["kind"] == PacketKind.SETUP)]
-    syn = mine[(mine["dir"] == Direction.TX) & (mine["flags"] & 18 == 2)]
-    syn_ack = mine[(mine["dir"] == Direction.RX) & (mine["flags"] & 18 == 18)]
+    packets, states = tables["packets"], tables["state_changes"]
+    mine = packets[(packets["pod"] == a.name) & (packets["kind"] == "setup")]
+    syn = mine[(mine["direction"] == Direction.TX) & (mine["tcp_flags"] & 18 == 2)]
+    syn_ack = mine[(mine["direction"] == Direction.RX) & (mine["tcp_flags"] & 18 == 18)]
     assert (len(syn), len(syn_ack)) == (connections, connections)
-    states = points[(points["kind"] == PointKind.STATE) & (points["b"] == 1)]  # TCP_ESTABLISHED
+    states = states[states["new_state"] == "established"]
     assert len(states[states["pod"] == a.name]) == connections  # client side
     assert len(states[states["pod"] == b.name]) == connections  # server side
 
@@ -133,10 +142,17 @@ def test_refused_connection_and_closed_port_drop_are_named(
             sender.sendto(b"x", (b.address, 9))
     sender.close()
     time.sleep(0.05)
-    points = watched.stop()["points"]
-    drops = points[(points["kind"] == PointKind.DROP) & (points["pod"] == b.name)]
-    names = [watched.kernel.reason_names[reason] for reason in drops["a"]]
-    assert names.count("NO_SOCKET") == datagrams
+    drops = watched.stop()["drops"]
+    drops = drops[(drops["pod"] == b.name) & (drops["reason"] == "NO_SOCKET")]
+    assert len(drops) == datagrams
+    # Who dropped it, where it was, and its headers; the payload is one byte.
+    assert set(drops["location"]) <= {"__udp4_lib_rcv", "udp_rcv", "udp_unicast_rcv_skb"}, set(
+        drops["location"]
+    )
+    assert set(drops["ifindex"]) == {_ifindex(b)} and set(drops["direction"]) == {Direction.RX}
+    assert set(drops["source"]) == {a.address} and set(drops["target"]) == {b.address}
+    assert set(drops["target_port"]) == {9} and set(drops["payload_bytes"]) == {1}
+    assert {head[-1:] for head in drops["head"]} == {b"x"} and set(drops["head"].map(len)) == {20 + 8 + 1}
 
 
 def test_filter_drops_equal_the_filters_own_counter(pods: tuple[TestPod, TestPod], watched: Watched) -> None:
@@ -157,11 +173,11 @@ def test_filter_drops_equal_the_filters_own_counter(pods: tuple[TestPod, TestPod
             ["nft", "list", "table", "ip", "t"], check=True, capture_output=True, text=True
         )
     counted = int(listing.stdout.split("packets")[1].split()[0])
-    points = watched.stop()["points"]
-    drops = points[(points["kind"] == PointKind.DROP) & (points["pod"] == b.name)]
-    named = [watched.kernel.reason_names[reason] for reason in drops["a"]]
-    assert counted == datagrams == named.count("NETFILTER_DROP")
-    assert set(drops["rport"]) == {7777} and set(drops["c"]) == {19}
+    drops = watched.stop()["drops"]
+    drops = drops[drops["pod"] == b.name]
+    assert counted == datagrams == list(drops["reason"]).count("NETFILTER_DROP")
+    assert set(drops["location"]) == {"nft_do_chain"}
+    assert set(drops["target_port"]) == {7777} and set(drops["payload_bytes"]) == {19}
 
 
 def test_other_namespaces_leave_no_trace(pods: tuple[TestPod, TestPod], watched: Watched) -> None:
@@ -172,8 +188,7 @@ def test_other_namespaces_leave_no_trace(pods: tuple[TestPod, TestPod], watched:
     for sock in (client, accepted, listener):
         sock.close()
     tables = watched.stop()
-    states = tables["points"][tables["points"]["kind"] == PointKind.STATE]
-    assert states.empty and tables["packets"].empty and tables["bursts"].empty
+    assert all(table.empty for name, table in tables.items() if name not in ("drops", "cpu_waits"))
 
 
 def test_a_full_ring_is_counted_exactly(pods: tuple[TestPod, TestPod]) -> None:
@@ -197,10 +212,9 @@ def test_a_full_ring_is_counted_exactly(pods: tuple[TestPod, TestPod]) -> None:
         collector.stop()
         tables = collector.tables()
         loss = collector.loss()
-        drops = tables["points"][tables["points"]["kind"] == PointKind.DROP]
-        reasons = [kernel.reason_names[reason] for reason in drops["a"]]
+        drops = tables["drops"]
         assert 0 < len(drops) < datagrams
-        assert reasons.count("NO_SOCKET") + loss["ring_buffer_full"] >= datagrams
+        assert list(drops["reason"]).count("NO_SOCKET") + loss["ring_buffer_full"] >= datagrams
         assert collector.events_seen + loss["ring_buffer_full"] == kernel.counters()["tried"]
         assert coverage(collector.events_seen, loss) < 0.95
     finally:

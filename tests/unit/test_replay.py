@@ -7,6 +7,7 @@ in `packets`, and the server's log. All times are CLOCK_MONOTONIC nanoseconds.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -243,6 +244,29 @@ def test_handshakes_are_on_every_rounds_path_when_clients_reconnect() -> None:
         assert sum(one.components_ns.values()) + one.residual_ns == one.duration_ns
         # one SYN a client
         assert [client.syn_count for client in one.clients] == [1, 1]
+
+
+@pytest.mark.parametrize("loopback_too", [False, True], ids=["wire", "loopback-too"])
+def test_reused_ports_are_other_connections(loopback_too: bool) -> None:
+    """Every connection of a client from one and the same port: a SYN with another number tells them apart."""
+    run = load_run(RECONNECT)
+    events = dict(run.events)
+    port_of = {"fl-client-0": 40_000, "fl-client-1": 40_001}
+    address_of = {pod["name"]: pod["address"] for pod in run.meta["pods"]}
+    name_of = {address: name for name, address in address_of.items()}
+    for name, ends in (("connections", ("local", "remote")), ("drops", ("source", "target"))):
+        table = events[name] = events[name].copy()
+        for end in ends:
+            port = f"{end}_port"
+            client = table[end].map(name_of).map(port_of)
+            table[port] = table[port].where(client.isna() | (table[port] == 9), client).astype("int64")
+            if loopback_too and name == "connections":
+                lo = table[end].str.startswith("127.") & (table[port] > 20_000)
+                table[port] = table[port].where(~lo, 33_000)
+    merged = dataclasses.replace(run, events=events)
+    # Of each client, three connections or more from one port.
+    assert events["connections"].groupby(["pod", "local", "local_port", "remote_port"]).size().max() >= 3
+    assert build_ledger(merged) == build_ledger(run)
 
 
 def test_the_report_is_plain_and_whole() -> None:

@@ -38,7 +38,10 @@ COUNTERS = (
 _COUNTER_SLOTS = 16  # COUNTER_SLOTS of maps.h
 
 # Concatenated rather than included: BCC rewrites map accesses in the main file only.
-_SOURCES = ("headers.h", "maps.h", "heads.c", "sender.c", "edges.c", "sockets.c", "lifecycle.c", "sched.c")
+_SOURCES = (
+    *("headers.h", "maps.h", "rings.h", "connections.h", "heads.c", "sender.c", "sendlog.c"),
+    *("edges.c", "sockets.c", "lifecycle.c", "sched.c"),
+)
 
 _OFFSETS = {
     "SOCK_NET": "sock_common.skc_net.net",
@@ -49,6 +52,7 @@ _OFFSETS = {
     "SOCK_LPORT": "sock_common.skc_num",
     "SOCK_RPORT": "sock_common.skc_dport",
     "SOCK_PROTOCOL": "sock.sk_protocol",
+    "INET_SPORT": "inet_sock.inet_sport",
     "NET_INUM": "net.ns.inum",
     "DEV_NET": "net_device.nd_net.net",
     "DEV_IFINDEX": "net_device.ifindex",
