@@ -114,6 +114,7 @@ class Burst(NamedTuple):
     tail_end_seq: int
     bytes: int
     packets: int
+    late_packets: int
 
 
 class Packet(NamedTuple):

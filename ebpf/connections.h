@@ -155,6 +155,7 @@ static inline void emit_burst(struct conn *conn, const struct half *half, u32 ho
     event->bytes = half->bytes;
     event->packets = half->packets;
     event->small_packets = half->small_packets;
+    event->late_packets = half->late_packets;
     event->hook = hook;
     event->direction = dir;
     submit_burst(event);
@@ -166,7 +167,7 @@ static inline void reset_burst(struct half *half)
     half->cwnd_ns = half->rwnd_ns = half->queue_ns = 0;
     half->http2_ns = half->starved_ns = half->flight_ns = 0;
     half->first_seq = half->end_seq = half->tail_end_seq = 0;
-    half->bytes = half->packets = half->small_packets = 0;
+    half->bytes = half->packets = half->small_packets = half->late_packets = 0;
 }
 
 static inline void close_burst(struct conn *conn, struct half *half, u32 hook, u32 dir, u64 id)

@@ -136,6 +136,8 @@ static inline void account_bulk(struct __sk_buff *ctx, void *tp, struct seen *se
     u32 seen_seq = mine->snd_max;
     if (seen_seq && !after(end_seq, seen_seq)) /* 0: nothing yet */
         return;
+    if (!egress && mine->bytes && after(mine->end_seq, seen->seq))
+        mine->late_packets++;
     if (mine->bytes < MESSAGE_BYTES)
         account_beginning(seen, conn, mine, other, now_ns, hook, egress);
     if (ends_burst(mine, other, seen->payload_bytes))

@@ -66,8 +66,10 @@ struct burst {
     u32 bytes;         /* payload bytes */
     u32 packets;       /* wire-size packets (hook sock: calls) */
     u32 small_packets; /* small payloads seen while the burst was open */
+    u32 late_packets;  /* that came after bytes with higher sequence numbers: overtaken, or sent again (eth, rx only) */
     u32 hook;          /* enum hook */
     u32 direction;     /* enum direction */
+    u8 pad[4];
 };
 
 /* A packet that sets up or ends a connection, or one of its first payloads (TLS records walked in
@@ -119,7 +121,7 @@ struct connection {
 };
 
 
-/* A packet that the kernel dropped (skb:kfree_skb): TCP, UDP or ICMP over IPv4 or IPv6. */
+/* A packet that the kernel dropped (skb:kfree_skb): TCP, UDP or ICMP over IPv4 or IPv6, not for a group. */
 struct drop {
     EVENT_PREFIX
     u64 location;      /* the code that dropped it: an address in the kernel, saved as the symbol's name */

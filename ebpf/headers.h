@@ -65,7 +65,8 @@ struct sack_options {
 #define ACK_OPTIONS_OFFSET (sizeof(struct eth_header) + sizeof(struct ipv4_header) + sizeof(struct tcp_header))
 #define ACK_WITH_SACK_BYTES (sizeof(struct tcp_header) + sizeof(struct sack_options))
 
-enum { IPV4_WORDS_20 = 0x45, FRAGMENT_OFFSET = 0x1fff, IPV6_VERSION = 6 };
+enum { IPV4_WORDS_20 = 0x45, FRAGMENT_OFFSET = 0x1fff, IPV4_VERSION = 4, IPV6_VERSION = 6 };
+enum { MULTICAST_IPV4 = 0xe0, MULTICAST_IPV6 = 0xff }; /* the first byte of a group's address; of IPv4 its upper half */
 enum { ETHERTYPE_IPV4 = 0x0800, ETHERTYPE_IPV6 = 0x86dd };
 enum { PROTOCOL_ICMP = 1, PROTOCOL_TCP = 6, PROTOCOL_UDP = 17, PROTOCOL_ICMPV6 = 58 };
 enum { DNS_PORT = 53, LOOPBACK_NET = 127 };

@@ -105,11 +105,15 @@ union drop_probe {
     struct ipv6_header ip6;
 };
 
+/* Not what is for a group: neighbour discovery and its kind are dropped wherever nobody listens. */
 static inline int is_followed(const union drop_probe *packet)
 {
     u8 version = packet->ip.version_and_words >> 4;
-    u8 protocol = version == IPV6_VERSION ? packet->ip6.next_header : packet->ip.protocol;
-    return (version == 4 || version == IPV6_VERSION)
+    int is_ipv6 = version == IPV6_VERSION;
+    u8 protocol = is_ipv6 ? packet->ip6.next_header : packet->ip.protocol;
+    if (is_ipv6 ? packet->ip6.target[0] == MULTICAST_IPV6 : (packet->ip.target & 0xf0) == MULTICAST_IPV4)
+        return 0;
+    return (version == IPV4_VERSION || is_ipv6)
            && (protocol == PROTOCOL_TCP || protocol == PROTOCOL_UDP || protocol == PROTOCOL_ICMP
                || protocol == PROTOCOL_ICMPV6);
 }

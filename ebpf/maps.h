@@ -49,7 +49,8 @@ struct half {
     u64 small_ns;  /* last small payload in this direction */
     u64 rwnd_ns, http2_ns, starved_ns;
     u32 small_packets;
-    u32 pads[3];
+    u32 late_packets;
+    u32 pads[2];
 };
 
 /* What is known of the TLS in one direction. Settled by a connection's first payloads. */

@@ -9,12 +9,11 @@ by the probes; the partner with the highest count is the right one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from analysis.evidence import Burst, Drop, Endpoint, KernelEvents, LoKey, Packet, Wire
-from analysis.ledger.conditions import Conditions
 from ztprobe.events.kinds import Direction, Hook
 
 __all__ = ("Path", "Topology", "topology_of")
@@ -43,19 +42,6 @@ class Topology:
     addresses: dict[str, str]  # pod -> address
     paths: list[Path]
     events: KernelEvents
-    conditions: Conditions = field(default_factory=Conditions)  # of the emulated path
-
-    def expect_sidecars(self) -> None:
-        """Both ends have one: a path without loopback connections has lost them, and is no direct way."""
-        self.paths = [
-            Path(
-                path.client,
-                path.wire,
-                path.client_lo or LoKey(path.client, 0, 0),
-                path.server_lo or LoKey(self.server, 0, 0),
-            )
-            for path in self.paths
-        ]
 
     def bursts(self, pod: str, hook: Hook, key: Wire | LoKey, direction: Direction) -> Sequence[Burst]:
         """A connection's bursts at a hook, control traffic among them."""
@@ -101,9 +87,22 @@ def topology_of(pods: Sequence[dict[str, Any]], events: KernelEvents, server_por
     owner = {addresses[name]: name for name in clients}
     end = Endpoint(addresses[server], server_port)
     wires = [w for w in events.wires if end in (w.one, w.other) and w.peer_of(end.address).address in owner]
+    sidecars = _has_sidecars(events, {server, *clients})
     paths = []
     for wire in sorted(wires, key=lambda w: (clients.index(owner[w.peer_of(end.address).address]), w)):
         client = owner[wire.peer_of(end.address).address]
-        lo, server_lo = events.partners.get((client, wire)), events.partners.get((server, wire))
-        paths.append(Path(client, wire, lo, server_lo))
+        client_lo, server_lo = events.partners.get((client, wire)), events.partners.get((server, wire))
+        if sidecars:
+            # A path without loopback connections has lost them, and is no direct way.
+            client_lo, server_lo = client_lo or LoKey(client, 0, 0), server_lo or LoKey(server, 0, 0)
+        paths.append(Path(client, wire, client_lo, server_lo))
     return Topology(server, clients, addresses, paths, events)
+
+
+def _has_sidecars(events: KernelEvents, pods: Collection[str]) -> bool:
+    """Whether messages went over a pod's loopback: then there are proxies on the way."""
+    return bool(events.partners) or any(
+        pod in pods and hook == Hook.LO and any(burst.bytes >= _MESSAGE_MIN_BYTES for burst in found)
+        for (pod, hook, _), directions in events.bursts.items()
+        for found in directions.values()
+    )

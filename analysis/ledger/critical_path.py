@@ -14,17 +14,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from analysis.evidence import LoKey, Pause, Wire
 from analysis.ledger.connections import Topology
+from analysis.ledger.delays import Delays
 from analysis.ledger.handshakes import DnsQuery, Setup
 from analysis.ledger.intervals import Interval, Segment, clip, union
 from analysis.ledger.timeline import Message
 from ztprobe.events.kinds import Direction, Hook
 
-__all__ = ("Chain", "chain_of", "setup_overlays")
+__all__ = ("Chain", "Transmission", "chain_of", "setup_overlays")
 
 _SET_UP_OVER = ("compute", "residual", "proxy", "server")
+
+
+class Transmission(NamedTuple):
+    """What the sender's socket accounted for while a message was transmitted (sub-row -> ns)."""
+
+    message: Message
+    accounted_ns: dict[str, int]
+    queued: bool  # its last bytes waited behind its first ones
+
+
+class _Repairs(NamedTuple):
+    """A message's retransmissions: those of lost originals, and those that the receiver had already."""
+
+    stalls: list[Interval]  # at the receiver
+    needed: int
+    needless: int
+    packets: int  # all of them
 
 
 @dataclass
@@ -37,21 +56,20 @@ class Chain:
     arrival_ns: int | None  # the server's application had the whole update
     base: list[Segment] = field(default_factory=list)
     overlays: list[Segment] = field(default_factory=list)
-    # transmission only: what the sender's socket accounted for, message by message (sub-row -> ns)
-    transmissions: list[tuple[Message, dict[str, int]]] = field(default_factory=list)
+    transmissions: list[Transmission] = field(default_factory=list)
     compute: Interval | None = None  # model read .. update written, set-up not yet cut out
     retransmissions: int = 0
     needless_retransmissions: int = 0
 
 
-def _loss_stalls(topology: Topology, message: Message, sender: str) -> tuple[list[Interval], int, int]:
-    """(intervals at the receiver in which a lost original was missing, retransmissions, needless ones).
+def _loss_stalls(topology: Topology, delays: Delays, message: Message, sender: str) -> _Repairs:
+    """What was sent again of a message, and how long the receiver missed it.
 
     An original was lost unless the receiver reported its bytes as a duplicate (DSACK, RFC 2883).
     The hole opens when the original should have arrived and closes with the retransmission. While one is
     open the rest of the message goes on arriving, so what a full queue at the sender dropped stalls nothing:
-    the link is as busy as its rate allows, and the time is the rate's. (netem gives that reason for what it
-    loses at random, too.)
+    the link is as busy as its rate allows, and the time is the rate's. netem gives that reason for what it
+    loses at random, too; but then nothing queues.
     """
     receiver = message.path.client if sender == topology.server else topology.server
     duplicates = [
@@ -66,18 +84,24 @@ def _loss_stalls(topology: Topology, message: Message, sender: str) -> tuple[lis
         for p in topology.refused(sender, message.path.wire)
         if message.sent.first_ns <= p.ts_ns <= end_ns
     ]
-    holes, needless, lost = [], 0, 0
-    for point in topology.events.retransmissions.get((sender, message.path.wire), ()):
-        if not message.sent.first_ns <= point.ts_ns <= end_ns:
-            continue
-        if _within(point.seq, duplicates):
-            needless += 1
-            continue
-        lost += 1
-        since_ns = point.first_sent_ns or point.ts_ns
-        if topology.conditions.loses(since_ns, point.ts_ns) or not _within(point.seq, refused):
-            holes.append((since_ns + owd_ns, point.ts_ns + owd_ns))
-    return union(holes), lost, needless
+    sent_again = [
+        p
+        for p in topology.events.retransmissions.get((sender, message.path.wire), ())
+        if message.sent.first_ns <= p.ts_ns <= end_ns
+    ]
+    lost = [p for p in sent_again if not _within(p.seq, duplicates)]
+    segment_bytes = max(1, message.sent.bytes // max(1, message.sent.packets))
+    packets = sum(-(-p.bytes // segment_bytes) for p in sent_again)
+    last_seq = message.sent.end_seq - 1 & 0xFFFFFFFF
+    # A last byte that was sent again was late for that, not because of others.
+    end_was_lost = any(_within(last_seq, [(p.seq, p.bytes)]) for p in lost)
+    queued = delays.queued(message, packets) and not end_was_lost
+    holes = [
+        ((p.first_sent_ns or p.ts_ns) + owd_ns, p.ts_ns + owd_ns)
+        for p in lost
+        if not (queued and _within(p.seq, refused))
+    ]
+    return _Repairs(union(holes), len(lost), len(sent_again) - len(lost), packets)
 
 
 def _within(seq: int, pieces: Sequence[tuple[int, int]]) -> bool:
@@ -139,7 +163,7 @@ def _small_pauses(message: Message, start_ns: int) -> Segment | None:
 
 
 def _add_message(
-    chain: Chain, topology: Topology, message: Message, end_ns: int, open_ended: bool
+    chain: Chain, topology: Topology, delays: Delays, message: Message, end_ns: int, open_ended: bool
 ) -> int | None:
     """Append a message's hops to the chain; returns when the receiving side's socket had it all."""
     sender = topology.server if message.down else message.path.client
@@ -155,25 +179,22 @@ def _add_message(
     first_ns, last_ns = int(message.arrived.first_ns), message.last_arrived_ns
     base.append(Segment(sent_ns, first_ns, "propagation"))
     base.append(Segment(first_ns, last_ns, "transmission"))
-    stalls, lost, needless = _loss_stalls(topology, message, sender)
-    chain.retransmissions += lost
-    chain.needless_retransmissions += needless
-    chain.overlays += [Segment(s, e, "retransmission", ("transmission",)) for s, e in stalls]
+    repairs = _loss_stalls(topology, delays, message, sender)
+    chain.retransmissions += repairs.needed
+    chain.needless_retransmissions += repairs.needless
+    chain.overlays += [Segment(s, e, "retransmission", ("transmission",)) for s, e in repairs.stalls]
     chain.overlays += _starved(topology, message, sender)
     if (small := _small_pauses(message, first_ns)) is not None:
         chain.overlays.append(small)
     burst = message.sent
-    active_ns = int(burst.last_ns - burst.first_ns)
     rows = {
         "congestion_window": int(burst.cwnd_ns),
         "receive_or_http2_window": int(burst.rwnd_ns + burst.http2_ns),
         "rate_or_queue": int(burst.queue_ns),
     }
-    # Later than it left by more than the first byte: a queue below the sender's hook, or jitter.
-    uneven = topology.conditions.uneven(int(burst.first_ns), int(burst.last_ns))
-    late = "jitter" if uneven else "rate_or_queue"
-    rows[late] = rows.get(late, 0) + max(0, last_ns - first_ns - active_ns)
-    chain.transmissions.append((message, rows))
+    late = "jitter" if delays.varies(message, repairs.packets) else "rate_or_queue"
+    rows[late] = rows.get(late, 0) + message.late_ns
+    chain.transmissions.append(Transmission(message, rows, delays.queued(message, repairs.packets)))
     delivered_ns = message.last_delivered_ns
     if message.path_has_receiving_sidecar and delivered_ns is not None:
         base.append(Segment(last_ns, max(last_ns, delivered_ns), "proxy"))
@@ -184,6 +205,7 @@ def _add_message(
 
 def chain_of(
     topology: Topology,
+    delays: Delays,
     client: str,
     down: Message | None,
     up: Message | None,
@@ -203,7 +225,7 @@ def chain_of(
     if down is not None:
         if down.beginning_is_known:
             chain.base.append(Segment(start_ns, down.first_handed_ns, "server"))
-        received_ns = _add_message(chain, topology, down, end_ns, open_ended and up is None)
+        received_ns = _add_message(chain, topology, delays, down, end_ns, open_ended and up is None)
         written_ns = None
         if up is None:
             written_ns = end_ns if open_ended else None
@@ -214,7 +236,7 @@ def chain_of(
             chain.compute = (down.last_read_ns or received_ns, written_ns)
     if up is None:
         return chain
-    delivered_ns = _add_message(chain, topology, up, end_ns, open_ended)
+    delivered_ns = _add_message(chain, topology, delays, up, end_ns, open_ended)
     if delivered_ns is not None:
         chain.arrival_ns = max(delivered_ns, up.last_read_ns or delivered_ns)
         chain.base.append(Segment(delivered_ns, end_ns, "server"))

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.evidence import ACK, read_events
-from analysis.ledger.conditions import conditions_of
 from analysis.ledger.connections import Path, Topology, topology_of
 from analysis.ledger.coverage import losses_of
 from analysis.ledger.critical_path import Chain, chain_of, setup_overlays
+from analysis.ledger.delays import delays_of
 from analysis.ledger.handshakes import DnsQuery, Setup, dns_queries, read_setup
 from analysis.ledger.intervals import Segment, clip, paint
 from analysis.ledger.model import COMPONENTS, ClientRound, ConnectionSetup, Ledger, RoundLedger
@@ -30,7 +30,6 @@ from ztprobe.rundir.store import Run
 __all__ = ("build_ledger", "client_pieces")
 
 SERVER_PORT = 50051
-_SIDECARS_FROM_LEVEL = 2
 # Two updates closer than this cannot be told apart: the reads' own scheduling noise.
 _TIE_NS = 1_000_000
 
@@ -69,9 +68,6 @@ class _Builder:
         self.run = run
         events = read_events(run.events)
         self.topology: Topology = topology_of(run.meta["pods"], events, SERVER_PORT)
-        self.topology.conditions = conditions_of(run.meta)
-        if int(run.meta["experiment"].get("level", 0)) >= _SIDECARS_FROM_LEVEL:
-            self.topology.expect_sidecars()
         self.windows = _windows(run.rounds)
         if not self.windows:
             raise RunDirError(f"{run.path}: rounds.jsonl has no round with both round_start and round_end")
@@ -90,6 +86,8 @@ class _Builder:
             self.up[path.client] += messages_of(self.topology, path, down=False)
         for found in (*self.down.values(), *self.up.values()):
             found.sort(key=lambda m: m.first_handed_ns)
+        messages = [m for found in (*self.down.values(), *self.up.values()) for m in found]
+        self.delays = delays_of(self.topology.server, messages)
         self.policy = policy_waits(self.topology, SERVER_PORT)
         self.reported = self._reported_training()
         # round -> client -> when the server logged that it had the update, where it does
@@ -118,6 +116,7 @@ class _Builder:
         up = next((m for m in self.up[client] if after_ns < m.first_handed_ns < window.end_ns), None)
         chain = chain_of(
             self.topology,
+            self.delays,
             client,
             down,
             up,
@@ -192,7 +191,13 @@ class _Builder:
         sub_rows: dict[str, dict[str, int]] = {}
         if critical is not None:
             sub_rows = sub_rows_of(
-                self.topology, critical, chains, pieces, start_ns=window.start_ns, marks=window.marks
+                self.topology,
+                self.delays,
+                critical,
+                chains,
+                pieces,
+                start_ns=window.start_ns,
+                marks=window.marks,
             )
         loss = self.losses[window.number]
         return RoundLedger(

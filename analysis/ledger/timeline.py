@@ -82,6 +82,14 @@ class Message:
         return (self.path.client_lo if self.down else self.path.server_lo) is not None
 
     @property
+    def late_ns(self) -> int:
+        """By how much longer the last byte was on its way than the first."""
+        if self.arrived is None or self.last_arrived_ns is None:
+            return 0
+        arriving_ns = self.last_arrived_ns - self.arrived.first_ns
+        return max(0, arriving_ns - (self.sent.last_ns - self.sent.first_ns))
+
+    @property
     def one_way_ns(self) -> int:
         """The first segment's one-way delay."""
         return int(self.arrived.first_ns - self.sent.first_ns) if self.arrived is not None else 0

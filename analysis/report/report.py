@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from analysis import statistics
-from analysis.ledger.conditions import conditions_of, round_conditions, rounds_under
 from analysis.ledger.coverage import COVERAGE_FLOOR
 from analysis.ledger.model import COMPONENTS, SUB_ROWS, ClientRound, Ledger, RoundLedger
 from analysis.report import sections
 from analysis.report.advice import diagnose
+from analysis.report.conditions import conditions_of, round_conditions, rounds_under
 from analysis.report.wording import plural
 from ztprobe.errors import RunDirError
 from ztprobe.rundir.clock import Clock

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from analysis import statistics
-from analysis.ledger.conditions import notes_of, problems_of
 from analysis.ledger.model import COMPONENTS, ClientRound, ConnectionSetup, Ledger, RoundLedger
+from analysis.report.conditions import notes_of, problems_of
 from ztprobe.rundir.clock import Clock
 from ztprobe.rundir.store import Run
 

@@ -16,9 +16,9 @@ from analysis.evidence import (
     Retransmission,
     wire_between,
 )
-from analysis.ledger.conditions import Conditions, Span
 from analysis.ledger.connections import Path, Topology
 from analysis.ledger.critical_path import chain_of
+from analysis.ledger.delays import Delays
 from analysis.ledger.intervals import paint
 from analysis.ledger.timeline import Message
 from ztprobe.events.kinds import Direction, Hook
@@ -33,7 +33,9 @@ FULL_QUEUE, OTHER_REASON = "QDISC_DROP", "NO_SOCKET"
 def burst(first_ms: float, last_ms: float) -> Any:
     account = dict.fromkeys(("cwnd_ns", "rwnd_ns", "queue_ns", "http2_ns", "starved_ns", "tail_ns"), 0)
     edges = {"first_ns": round(first_ms * MS), "last_ns": round(last_ms * MS)}
-    return SimpleNamespace(**edges, **account, first_seq=0, end_seq=9, tail_end_seq=0, bytes=9)
+    return SimpleNamespace(
+        **edges, **account, first_seq=0, end_seq=9_000, tail_end_seq=0, bytes=9_000, packets=7, late_packets=0
+    )
 
 
 def message(*, down: bool, at_ms: float, delivered_ms: float) -> Message:
@@ -63,7 +65,7 @@ def components(
     repair: Retransmission | None = None,
     down_delivered_ms: float = 10.5,
     up_delivered_ms: float = 510.5,
-    conditions: Conditions | None = None,
+    delays: Delays | None = None,
 ) -> dict[str, float]:
     topology = Topology(
         server="fl-server",
@@ -76,11 +78,10 @@ def components(
             gaps={(gap[0].pod, gap[0]): [gap[1]]} if gap else {},
             blocked_readers={(blocked[0].pod, blocked[0]): [blocked[1]]} if blocked else {},
         ),
-        conditions=conditions or Conditions(),
     )
     down = message(down=True, at_ms=0, delivered_ms=down_delivered_ms)
     up = message(down=False, at_ms=500, delivered_ms=up_delivered_ms)
-    chain = chain_of(topology, "fl-client-0", down, up, 0, 1000 * MS)
+    chain = chain_of(topology, delays or Delays(), "fl-client-0", down, up, 0, 1000 * MS)
     found: dict[str, float] = {}
     for piece in paint(0, 1000 * MS, chain.base, chain.overlays):
         found[piece.component] = found.get(piece.component, 0) + (piece.end_ns - piece.start_ns) / MS
@@ -110,25 +111,24 @@ def test_a_sidecar_that_pauses_by_itself_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pod", "reason", "seq", "loss_pct", "stalled_ms"),
+    ("pod", "reason", "seq", "variation_ms", "stalled_ms"),
     [
-        ("fl-client-0", FULL_QUEUE, 1000, None, 0),
-        ("node", FULL_QUEUE, 1000, None, 0),
-        ("fl-client-0", FULL_QUEUE, 0, None, 3),  # recorded without its number
-        ("fl-client-0", FULL_QUEUE, 900_000, None, 3),  # another packet
-        ("fl-client-0", FULL_QUEUE, 1000, 1.0, 3),  # netem gives random losses the same reason
-        ("fl-server", FULL_QUEUE, 1000, None, 3),
-        ("fl-client-0", OTHER_REASON, 1000, None, 3),
+        ("fl-client-0", FULL_QUEUE, 1000, 0, 0),
+        ("node", FULL_QUEUE, 1000, 0, 0),
+        ("fl-client-0", FULL_QUEUE, 0, 0, 3),  # recorded without its number
+        ("fl-client-0", FULL_QUEUE, 900_000, 0, 3),  # another packet
+        ("fl-client-0", FULL_QUEUE, 1000, 9, 3),  # nothing queued: netem gives random losses the same reason
+        ("fl-server", FULL_QUEUE, 1000, 0, 3),
+        ("fl-client-0", OTHER_REASON, 1000, 0, 3),
     ],
 )
 def test_what_a_full_queue_dropped_is_the_rates(
-    pod: str, reason: str, seq: int, loss_pct: float | None, stalled_ms: float
+    pod: str, reason: str, seq: int, variation_ms: int, stalled_ms: float
 ) -> None:
-    conditions = Conditions((Span(from_ns=0, to_ns=1 << 62, rate_mbit=10.0, loss_pct=loss_pct),))
     ends = (CLIENT_END, SERVER_END)
     at_ns, first_sent_ns, repaired_ns = round(501.5 * MS), 501 * MS, 504 * MS
     drop = Drop(pod, at_ns, reason, "tcp", *ends, 16, seq, 4344, WIRE)
     repair = Retransmission(repaired_ns, first_sent_ns, 0, 2448, 1448, "established")
-    found = components(drop=drop, repair=repair, conditions=conditions)
+    found = components(drop=drop, repair=repair, delays=Delays({"fl-client-0": variation_ms * MS}))
     assert found.get("retransmission", 0) == pytest.approx(stalled_ms)
     assert found["transmission"] + stalled_ms == components()["transmission"]

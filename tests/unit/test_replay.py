@@ -246,6 +246,16 @@ def test_handshakes_are_on_every_rounds_path_when_clients_reconnect() -> None:
         assert [client.syn_count for client in one.clients] == [1, 1]
 
 
+@pytest.mark.parametrize("run", [RECORDED, RECORDED / "baseline", RECONNECT], ids=lambda run: run.name)
+def test_what_was_declared_does_not_change_the_ledger(run: Path) -> None:
+    """Pods that somebody else deployed have no profile, no level and no experiment."""
+    whole = load_run(run)
+    meta = {
+        key: value for key, value in whole.meta.items() if key not in ("emulation", "experiment", "options")
+    }
+    assert build_ledger(dataclasses.replace(whole, meta=meta)) == build_ledger(whole)
+
+
 @pytest.mark.parametrize("loopback_too", [False, True], ids=["wire", "loopback-too"])
 def test_reused_ports_are_other_connections(loopback_too: bool) -> None:
     """Every connection of a client from one and the same port: a SYN with another number tells them apart."""
