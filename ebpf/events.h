@@ -48,7 +48,7 @@ enum event_kind {
     u32 kind;       /* enum event_kind */
 
 /* A run of payload in one direction at one hook, closed by payload in the other direction or by the
- * end of the connection; ts_ns is its last byte. Payloads below 256 bytes are control frames and do
+ * end of the connection; ts_ns (saved as last_ns) is its last byte. Payloads below 256 bytes are control frames and do
  * not open a burst. The thread is the one that moved the last bytes (hook sock only). */
 struct burst {
     EVENT_PREFIX
@@ -66,7 +66,7 @@ struct burst {
     u32 bytes;         /* payload bytes */
     u32 packets;       /* wire-size packets (hook sock: calls) */
     u32 small_packets; /* small payloads seen while the burst was open */
-    u32 late_packets;  /* that came after bytes with higher sequence numbers: overtaken, or sent again (eth, rx only) */
+    u32 late_packets;  /* packets that came behind later bytes: overtaken, or sent again (eth, rx only) */
     u32 hook;          /* enum hook */
     u32 direction;     /* enum direction */
     u8 pad[4];
@@ -105,7 +105,7 @@ struct dns {
     u8 data[236];      /* the message's first bytes */
 };
 
-/* A connection's row. The same addresses and ports with another first sequence number are another
+/* A connection, from when the first of it was seen. The same addresses and ports with another first sequence number are another
  * connection; both ends of one have the same. On `lo` the connecting end's socket has a row of its
  * own, with local and remote exchanged. */
 struct connection {

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ztprobe.events import heads, kinds, layout, tables
-from ztprobe.paths import EBPF_DIR
+from ztprobe.events.documentation import events_page
+from ztprobe.paths import EBPF_DIR, REPO_DIR
 from ztprobe.probes.kallsyms import Kallsyms
 from ztprobe.rundir.store import create_run_dir
 
@@ -166,6 +167,11 @@ def test_a_saved_table_says_what_it_holds(tmp_path: Path) -> None:
         said = json.loads(schema.metadata[b"columns"])
         assert said == {column.name: column.description for column in tables.TABLES[name].columns}
         assert list(said) == schema.names
+
+
+def test_the_page_on_events_is_what_the_source_says() -> None:
+    page = (REPO_DIR / "docs" / "events.md").read_text()
+    assert page == events_page(), "python -m ztprobe.events.documentation > docs/events.md"
 
 
 def test_pairs_name_the_proxys_pod() -> None:

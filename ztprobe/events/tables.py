@@ -126,6 +126,7 @@ def _members(struct: str) -> Iterable[tuple[str, str]]:
 
 def _column(struct: str, member: str, comment: str) -> Column:
     name = _RENAMED.get((struct, member), member)
+    comment = "its last byte" if name == "last_ns" else comment
     if member in _ENUMS:
         values = frozenset(_ENUMS[member])
         if comment.startswith("enum "):
