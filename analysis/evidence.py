@@ -183,6 +183,7 @@ class Retransmission(NamedTuple):
     seq: int
     bytes: int
     tcp_state: str
+    rtt_excess_us: int
 
 
 class DuplicateAck(NamedTuple):

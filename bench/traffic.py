@@ -31,7 +31,7 @@ class Connections:
     seconds: float
     opened: int  # TCP ActiveOpens of the connecting pod
     accepted: int  # TCP PassiveOpens of the other
-    retransmitted: int  # both pods: a repeated SYN or SYN-ACK would be one more event than connections
+    retransmitted: int  # both pods, by TCP's own count; a repeated SYN is no connection more
     seen: dict[str, int]
     loss: dict[str, int]
     events: int
@@ -127,7 +127,10 @@ def measure_connections(pods: tuple[TestPod, TestPod], seconds: float, rate: flo
         accepted=after[1]["PassiveOpens"] - before[1]["PassiveOpens"],
         retransmitted=sum(x["RetransSegs"] - y["RetransSegs"] for x, y in zip(after, before, strict=True)),
         seen={
-            "syn": int(((syns["pod"] == a.name) & (syns["direction"] == Direction.TX)).sum()),
+            # A repeated SYN is the same connection's.
+            "syn": syns["connection"][
+                (syns["pod"] == a.name) & (syns["direction"] == Direction.TX)
+            ].nunique(),
             "client_established": int((up["pod"] == a.name).sum()),
             "server_established": int((up["pod"] == b.name).sum()),
         },

@@ -151,7 +151,7 @@ struct retransmission {
     u32 seq;           /* first byte that was sent again */
     u32 bytes;         /* how many */
     u32 tcp_state;     /* the sender's TCP state (include/net/tcp_states.h) */
-    u8 pad[4];
+    u32 rtt_excess_us; /* by how much the sender's smoothed round trip exceeded its shortest one: what queues */
 };
 
 /* A receiver said that it got bytes twice (DSACK, RFC 2883); seen as that leaves the receiver. */

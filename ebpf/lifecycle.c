@@ -60,12 +60,16 @@ static inline void record_retransmission(void *sk, void *skb)
     PREFIX(event, EVENT_RETRANSMISSION, now_ns, conn_id, key.netns, 0ULL);
     event->first_sent_ns = first_sent_ns;
     event->later_sent_ns = 0;
+    event->rtt_excess_us = 0;
     event->seq = seq;
     event->bytes = seqs[OFF_TCPCB_END_SEQ / 4 - OFF_TCPCB_SEQ / 4] - seq;
     event->tcp_state = (u8)LOAD(u8, sk, OFF_SOCK_STATE);
     void *tp = bpf_skc_to_tcp_sock(sk);
-    if (tp && (LOAD(u8, tp, OFF_TCP_CA_STATE) & CA_STATE_BITS) == CA_RECOVERY)
-        event->later_sent_ns = LOAD(u64, tp, OFF_TCP_RACK_MSTAMP) * 1000;
+    if (tp) {
+        if ((LOAD(u8, tp, OFF_TCP_CA_STATE) & CA_STATE_BITS) == CA_RECOVERY)
+            event->later_sent_ns = LOAD(u64, tp, OFF_TCP_RACK_MSTAMP) * 1000;
+        event->rtt_excess_us = rtt_excess_us(tp);
+    }
     submit_point(event);
 }
 

@@ -57,6 +57,14 @@ static inline u64 all_acked_ns(void *tp, u32 seq)
     return (LOAD(u64, tp, OFF_TCP_RACK_MSTAMP) + (u32)LOAD(u32, tp, OFF_TCP_RACK_RTT_US)) * 1000;
 }
 
+/* How much longer a round trip takes than the shortest of late: what the packets in flight wait for one another. */
+static inline u32 rtt_excess_us(void *tp)
+{
+    u32 smoothed_us = (u32)LOAD(u32, tp, OFF_TCP_SRTT_US) >> 3; /* kept in eighths */
+    u32 shortest_us = LOAD(u32, tp, OFF_TCP_RTT_MIN + MINMAX_VALUE);
+    return smoothed_us > shortest_us ? smoothed_us - shortest_us : 0;
+}
+
 /* Now: a clock read is a third of what a run takes, and TCP has just looked at the clock before it sends
  * (tcp_write_xmit), once for all that it may send then. The last of these has a time of its own. */
 static inline u64 sent_at(void *tp, u32 end_seq, u64 last_ns)

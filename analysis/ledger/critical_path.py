@@ -34,7 +34,7 @@ class Transmission(NamedTuple):
 
     message: Message
     accounted_ns: dict[str, int]
-    queued: bool  # its last bytes waited behind its first ones
+    windows_full: bool  # of packets that waited for one another
 
 
 class _Repairs(NamedTuple):
@@ -68,8 +68,8 @@ def _loss_stalls(topology: Topology, delays: Delays, message: Message, sender: s
     An original was lost unless the receiver reported its bytes as a duplicate (DSACK, RFC 2883).
     The hole opens when the original should have arrived and closes with the retransmission. While one is
     open the rest of the message goes on arriving, so what a full queue at the sender dropped stalls nothing:
-    the link is as busy as its rate allows, and the time is the rate's. netem gives that reason for what it
-    loses at random, too; but then nothing queues.
+    the link is as busy as its rate allows, and the time is the rate's. netem gives the same reason for what
+    it loses at random; but then no queue is full.
     """
     receiver = message.path.client if sender == topology.server else topology.server
     duplicates = [
@@ -92,14 +92,10 @@ def _loss_stalls(topology: Topology, delays: Delays, message: Message, sender: s
     lost = [p for p in sent_again if not _within(p.seq, duplicates)]
     segment_bytes = max(1, message.sent.bytes // max(1, message.sent.packets))
     packets = sum(-(-p.bytes // segment_bytes) for p in sent_again)
-    last_seq = message.sent.end_seq - 1 & 0xFFFFFFFF
-    # A last byte that was sent again was late for that, not because of others.
-    end_was_lost = any(_within(last_seq, [(p.seq, p.bytes)]) for p in lost)
-    queued = delays.queued(message, packets) and not end_was_lost
     holes = [
         ((p.first_sent_ns or p.ts_ns) + owd_ns, p.ts_ns + owd_ns)
         for p in lost
-        if not (queued and _within(p.seq, refused))
+        if not (_within(p.seq, refused) and delays.queue_was_full(message, packets, p))
     ]
     return _Repairs(union(holes), len(lost), len(sent_again) - len(lost), packets)
 
@@ -194,7 +190,8 @@ def _add_message(
     }
     late = "jitter" if delays.varies(message, repairs.packets) else "rate_or_queue"
     rows[late] = rows.get(late, 0) + message.late_ns
-    chain.transmissions.append(Transmission(message, rows, delays.queued(message, repairs.packets)))
+    full = delays.fills_windows(message, repairs.packets)
+    chain.transmissions.append(Transmission(message, rows, full))
     delivered_ns = message.last_delivered_ns
     if message.path_has_receiving_sidecar and delivered_ns is not None:
         base.append(Segment(last_ns, max(last_ns, delivered_ns), "proxy"))

@@ -192,7 +192,6 @@ class _Builder:
         if critical is not None:
             sub_rows = sub_rows_of(
                 self.topology,
-                self.delays,
                 critical,
                 chains,
                 pieces,

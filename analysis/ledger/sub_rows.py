@@ -11,9 +11,9 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from analysis.evidence import Burst
 from analysis.ledger.connections import Topology
 from analysis.ledger.critical_path import Chain
-from analysis.ledger.delays import Delays, shared_bytes
 from analysis.ledger.intervals import Interval, Segment, overlap_ns, total_ns
 
 __all__ = ("sub_rows_of",)
@@ -21,7 +21,6 @@ __all__ = ("sub_rows_of",)
 
 def sub_rows_of(
     topology: Topology,
-    delays: Delays,
     critical: Chain,
     chains: Sequence[Chain],
     pieces: Sequence[Segment],
@@ -63,9 +62,7 @@ def sub_rows_of(
         rows[component]["cpu_wait"] = sum(
             _thread_wait_ns(waits.get(name, []), of(component)) for name in names
         )
-    rows["transmission"] = _transmission_rows(
-        topology, delays, critical, chains, total_ns(of("transmission"))
-    )
+    rows["transmission"] = _transmission_rows(critical, chains, total_ns(of("transmission")))
     return rows
 
 
@@ -88,19 +85,15 @@ def _between(disjoint: Sequence[Interval], begin_ns: int, end_ns: int) -> Sequen
     return disjoint[first : bisect_left(disjoint, end_ns, key=lambda wait: wait[0])]
 
 
-def _transmission_rows(
-    topology: Topology, delays: Delays, critical: Chain, chains: Sequence[Chain], transmission_ns: int
-) -> dict[str, int]:
+def _transmission_rows(critical: Chain, chains: Sequence[Chain], transmission_ns: int) -> dict[str, int]:
     """The senders' own accounting, cut to the time that transmission really took on this path."""
     rows: dict[str, int] = defaultdict(int)
-    for message, accounted_ns, queued in critical.transmissions:
+    for message, accounted_ns, windows_full in critical.transmissions:
         # The server's interface is shared by all clients' messages, a client's is its own.
-        beside = [c.down for c in chains if c.down is not None and c.client != critical.client]
-        beside = beside if message.down else []
-        others_bytes = sum(shared_bytes(message, other) for other in beside)
+        beside = [c.down.sent for c in chains if c.down is not None and c.client != critical.client]
+        others_bytes = sum(_shared_bytes(message.sent, sent) for sent in beside) if message.down else 0
         part = dict(accounted_ns)
-        sender = topology.server if message.down else critical.client
-        if queued and delays.saturated(message, sender, beside):
+        if windows_full:
             # The interface sends all it may: a window that is full of queued packets limits nothing.
             part["rate_or_queue"] += part.pop("congestion_window")
         shared_ns = part["rate_or_queue"] * others_bytes // (others_bytes + message.sent.bytes)
@@ -112,3 +105,10 @@ def _transmission_rows(
     if total > transmission_ns and total:
         return {name: value * transmission_ns // total for name, value in rows.items()}
     return dict(rows)
+
+
+def _shared_bytes(mine: Burst, other: Burst) -> int:
+    """Bytes of ``other`` that left while ``mine`` was leaving, assuming an even pace."""
+    shared_ns = min(mine.last_ns, other.last_ns) - max(mine.first_ns, other.first_ns)
+    length_ns = max(1, other.last_ns - other.first_ns)
+    return int(other.bytes * max(0, shared_ns) / length_ns)

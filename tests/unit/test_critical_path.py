@@ -111,24 +111,25 @@ def test_a_sidecar_that_pauses_by_itself_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pod", "reason", "seq", "variation_ms", "stalled_ms"),
+    ("pod", "reason", "seq", "round_trip_ms", "variation_ms", "stalled_ms"),
     [
-        ("fl-client-0", FULL_QUEUE, 1000, 0, 0),
-        ("node", FULL_QUEUE, 1000, 0, 0),
-        ("fl-client-0", FULL_QUEUE, 0, 0, 3),  # recorded without its number
-        ("fl-client-0", FULL_QUEUE, 900_000, 0, 3),  # another packet
-        ("fl-client-0", FULL_QUEUE, 1000, 9, 3),  # nothing queued: netem gives random losses the same reason
-        ("fl-server", FULL_QUEUE, 1000, 0, 3),
-        ("fl-client-0", OTHER_REASON, 1000, 0, 3),
+        ("fl-client-0", FULL_QUEUE, 1000, 90, 0, 0),
+        ("node", FULL_QUEUE, 1000, 90, 0, 0),
+        ("fl-client-0", FULL_QUEUE, 0, 90, 0, 3),  # recorded without its number
+        ("fl-client-0", FULL_QUEUE, 900_000, 90, 0, 3),  # another packet
+        ("fl-client-0", FULL_QUEUE, 1000, 4, 0, 3),  # netem gives random losses the same reason
+        ("fl-client-0", FULL_QUEUE, 1000, 90, 9, 3),  # ... and round trips vary
+        ("fl-server", FULL_QUEUE, 1000, 90, 0, 3),
+        ("fl-client-0", OTHER_REASON, 1000, 90, 0, 3),
     ],
 )
 def test_what_a_full_queue_dropped_is_the_rates(
-    pod: str, reason: str, seq: int, variation_ms: int, stalled_ms: float
+    pod: str, reason: str, seq: int, round_trip_ms: int, variation_ms: int, stalled_ms: float
 ) -> None:
     ends = (CLIENT_END, SERVER_END)
     at_ns, first_sent_ns, repaired_ns = round(501.5 * MS), 501 * MS, 504 * MS
     drop = Drop(pod, at_ns, reason, "tcp", *ends, 16, seq, 4344, WIRE)
-    repair = Retransmission(repaired_ns, first_sent_ns, 0, 2448, 1448, "established")
+    repair = Retransmission(repaired_ns, first_sent_ns, 0, 2448, 1448, "established", round_trip_ms * 1000)
     found = components(drop=drop, repair=repair, delays=Delays({"fl-client-0": variation_ms * MS}))
     assert found.get("retransmission", 0) == pytest.approx(stalled_ms)
     assert found["transmission"] + stalled_ms == components()["transmission"]

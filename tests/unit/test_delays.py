@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
-from analysis.evidence import Burst, Endpoint, wire_between
+from analysis.evidence import Burst, Endpoint, Retransmission, wire_between
 from analysis.ledger.connections import Path
 from analysis.ledger.delays import Delays, delays_of
 from analysis.ledger.timeline import Message
@@ -41,16 +39,16 @@ def test_lateness_where_every_message_finds_the_same_delay_is_a_queues() -> None
     sent = [message(at, late_ms=60) for at in (0, 1000, 2000)]
     delays = delays_of(SERVER, sent)
     assert delays.variation_ns == {"a": 0}
-    assert delays.queued(sent[0], 0) and not delays.varies(sent[0], 0)
+    assert delays.fills_windows(sent[0], 0) and not delays.varies(sent[0], 0)
 
 
 def test_unloaded_delays_that_differ_explain_it() -> None:
     sent = [message(at, owd_ms=owd, late_ms=60) for at, owd in ((0, 60), (1000, 81), (2000, 99))]
     delays = delays_of(SERVER, sent)
     assert delays.variation_ns == {"a": 39 * MS}
-    assert delays.varies(sent[0], 0) and not delays.queued(sent[0], 0)
+    assert delays.varies(sent[0], 0) and not delays.fills_windows(sent[0], 0)
     # ... but not a lateness of another order
-    assert delays.queued(message(3000, late_ms=400), 0)
+    assert delays.fills_windows(message(3000, late_ms=400), 0)
 
 
 def test_a_delay_behind_other_messages_says_nothing_of_the_path() -> None:
@@ -68,17 +66,28 @@ def test_packets_that_overtook_each_other_did_not_queue(
     assert delays_of(SERVER, [one]).varies(one, repairs) is varies
 
 
-def test_a_machines_noise_is_no_queue() -> None:
-    assert not Delays().queued(message(0, late_ms=1), 0)
+@pytest.mark.parametrize(
+    ("owd_ms", "late_ms", "full"), [(0.1, 1, False), (0.1, 9, True), (20, 9, False), (20, 30, True)]
+)
+def test_a_window_is_full_where_packets_wait_longer_than_they_travel(
+    owd_ms: float, late_ms: float, full: bool
+) -> None:
+    sent = [message(at, owd_ms=owd_ms, late_ms=late_ms) for at in (0, 1000)]
+    assert delays_of(SERVER, sent).fills_windows(sent[0], 0) is full
 
 
-def test_an_interface_that_carries_what_it_ever_did_is_full() -> None:
-    fast, slow = message(0, lasts_ms=100), message(1000, lasts_ms=200)
-    delays = delays_of(SERVER, [fast, slow])
-    assert delays.saturated(fast, "a", []) and not delays.saturated(slow, "a", [])
-    # Two at half the pace fill it together.
-    halves = [replace(slow, down=True), replace(slow, down=True, path=replace(slow.path, client="b"))]
-    delays = delays_of(SERVER, [replace(fast, down=True), *halves])
-    assert delays.saturated(halves[0], SERVER, halves[1:])
-    assert not delays.saturated(halves[0], SERVER, [])
-    assert not Delays().saturated(fast, "a", [])
+def test_a_message_behind_others_waits_from_its_first_byte_on() -> None:
+    """It found the queue full and left it full: its last byte was no later than its first."""
+    sent = [message(0, down=True, late_ms=300), message(2, owd_ms=300, down=True, client="b")]
+    sent += [message(1000), message(1000, client="b")]
+    delays = delays_of(SERVER, sent)
+    assert delays.shortest_ns == {"a": 20 * MS, "b": 20 * MS}
+    assert delays.fills_windows(sent[1], 0)
+
+
+@pytest.mark.parametrize(
+    ("excess_ms", "late_packets", "full"), [(4, 0, False), (90, 0, True), (90, 3, False)]
+)
+def test_a_queue_was_full_when_round_trips_were_long(excess_ms: int, late_packets: int, full: bool) -> None:
+    copy = Retransmission(0, 0, 0, 0, 1448, "established", excess_ms * 1000)
+    assert Delays().queue_was_full(message(0, late_packets=late_packets), 1, copy) is full

@@ -89,7 +89,7 @@ def dns_drop(at_ms: float) -> Drop:
 
 
 def again(at_ms: float, state: str = "established") -> Retransmission:
-    return Retransmission(round(at_ms * MS), 0, 0, 0, 0, state)
+    return Retransmission(round(at_ms * MS), 0, 0, 0, 0, state, 0)
 
 
 def waits(

@@ -79,6 +79,7 @@ _OFFSETS = {
     "TCP_RACK_RTT_US": "tcp_sock.rack.rtt_us",
     "TCP_DELIVERED_MSTAMP": "tcp_sock.delivered_mstamp",
     "TCP_SRTT_US": "tcp_sock.srtt_us",
+    "TCP_RTT_MIN": "tcp_sock.rtt_min",
     "TCPCB_SEQ": "tcp_skb_cb.seq",
     "TCPCB_END_SEQ": "tcp_skb_cb.end_seq",
     "TASK_PID": "task_struct.pid",
