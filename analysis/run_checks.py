@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.evidence import TIMES
+from analysis.evidence.reader import TIMES
 from ztprobe.errors import RunDirError
 from ztprobe.events.heads import address_bytes
 from ztprobe.events.tables import TABLES, Table

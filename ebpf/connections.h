@@ -87,22 +87,21 @@ static inline struct conn_key other_end(const struct conn_key *key)
     return other;
 }
 
-/* A socket's connection: on loopback packets go by the key of the listener's end alone. */
-static inline struct conn *conn_of_socket(const struct conn_key *key)
+/* On loopback packets go by the key of the listener's end alone; 0: not on loopback, or not known either. */
+static inline struct conn *conn_of_other_end(const struct conn_key *key)
 {
-    struct conn *conn = conn_of(key);
-    if (conn || !is_loopback(key->laddr))
-        return conn;
+    if (!is_loopback(key->laddr))
+        return 0;
     struct conn_key other = other_end(key);
     return conn_of(&other);
 }
 
 /* For a socket of which no packet has made a connection. On loopback the connecting end, whose reads and
- * writes are kept apart, has the identity that packets gave to the listener's. */
+ * writes are kept apart, begins with the SYN that packets gave to the listener's. */
 static inline struct conn *new_conn_of_socket(const struct conn_key *key)
 {
-    struct conn *packets_of = conn_of_socket(key);
-    return packets_of ? new_conn(key, packets_of->opened_ns, packets_of->first_seq) : new_conn(key, 0, 0);
+    struct conn *other = conn_of_other_end(key);
+    return new_conn(key, other ? other->opened_ns : 0, other ? other->first_seq : 0);
 }
 
 /* Fill the key from a TCP socket. v4-mapped IPv6 sockets (gRPC's) keep their IPv4 addresses in
@@ -187,19 +186,14 @@ static inline int ends_burst(const struct half *mine, const struct half *other, 
 /* The connection is over: nothing more will come that could close its bursts. */
 static inline void end_conn(const struct conn_key *key, struct conn *conn)
 {
-    u32 hook = is_loopback(key->laddr) ? HOOK_LO : HOOK_ETH;
-    close_burst(conn, &conn->sock_tx, HOOK_SOCK, DIR_TX, 0);
-    close_burst(conn, &conn->sock_rx, HOOK_SOCK, DIR_RX, 0);
-    close_burst(conn, &conn->tx, hook, DIR_TX, 0);
-    close_burst(conn, &conn->rx, hook, DIR_RX, 0);
+    u32 wire = is_loopback(key->laddr) ? HOOK_LO : HOOK_ETH;
+    /* One copy of the code for all four: compilers and verifiers would pay for each. */
+#pragma clang loop unroll(disable)
+    for (int i = 0; i < 4; i++) {
+        struct half *half = i == 0 ? &conn->sock_tx : i == 1 ? &conn->sock_rx : i == 2 ? &conn->tx : &conn->rx;
+        close_burst(conn, half, i < 2 ? HOOK_SOCK : wire, i & 1 ? DIR_RX : DIR_TX, 0);
+    }
     free_conn(key, conn);
-}
-
-static inline void forget(const struct conn_key *key)
-{
-    struct conn *conn = conn_of(key);
-    if (conn)
-        end_conn(key, conn);
 }
 
 /* The connection that a SYN speaks of. Addresses and ports come again, in time: with another sequence number
@@ -211,9 +205,5 @@ static inline struct conn *open_conn(const struct conn_key *key, struct conn *co
         return conn;
     if (conn)
         end_conn(key, conn);
-    if (is_loopback(key->laddr)) {
-        struct conn_key other = other_end(key);
-        forget(&other); /* the connecting socket's own */
-    }
     return new_conn(key, bpf_ktime_get_ns(), first_seq);
 }

@@ -213,13 +213,6 @@ static inline void account_ack(struct __sk_buff *ctx, struct seen *seen)
         look_for_dsack(ctx, seen, conn);
 }
 
-/* Data in a SYN (TCP Fast Open, RFC 7413) begins one behind the SYN's own number. */
-static inline void skip_syn(struct seen *seen)
-{
-    if (seen->flags & FLAG_SYN)
-        seen->seq++;
-}
-
 /* Whether a packet has anything that the programs look at in its connection. */
 static inline int is_bare_ack(struct seen *seen)
 {
@@ -230,27 +223,42 @@ static inline int is_bare_ack(struct seen *seen)
 static inline struct conn *conn_of_packet(struct seen *seen)
 {
     struct conn *conn = conn_of(&seen->key);
-    if (unlikely(seen->flags & FLAG_SYN))
-        return open_conn(&seen->key, conn, seen->flags, seen->seq, seen->ack);
     if (unlikely(!conn && seen->payload_bytes >= SMALL_BYTES))
         return new_conn(&seen->key, 0, 0);
     return conn;
+}
+
+/* A SYN, or the answer to one. It stands apart because verifiers walk each way through what follows again.
+ * Data in it (TCP Fast Open, RFC 7413) begins one behind its own number; of a message it is the smallest part,
+ * and burst and pauses begin with the packet after it. */
+static inline void record_syn(struct __sk_buff *ctx, struct seen *seen)
+{
+    struct conn *conn = open_conn(&seen->key, conn_of(&seen->key), seen->flags, seen->seq, seen->ack);
+    if (!conn)
+        return;
+    struct half *mine = seen->dir == DIR_TX ? &conn->tx : &conn->rx;
+    struct head *head = seen->dir == DIR_TX ? &conn->tx_head : &conn->rx_head;
+    u64 now_ns = bpf_ktime_get_ns();
+    emit_packet(ctx, seen, conn, now_ns, EVENT_SETUP, head, head, 1);
+    seen->seq++;
+    if (seen->payload_bytes && !head->heads) {
+        emit_packet(ctx, seen, conn, now_ns, EVENT_PAYLOAD, head, head, 1);
+        head->heads++;
+    }
+    if (!mine->snd_max)
+        mine->snd_max = seen->seq + seen->payload_bytes;
 }
 
 /* The heads of a connection's packets, as long as they are worth passing up. */
 static inline void record_head(struct __sk_buff *ctx, struct seen *seen, struct conn *conn, struct head *head,
                                struct head *other, u64 now_ns, u8 most)
 {
-    if (seen->flags & FLAGS_SETUP) {
-        emit_packet(ctx, seen, conn, now_ns, EVENT_SETUP, 0, 0);
-        skip_syn(seen);
-        if (!(seen->flags & FLAG_SYN))
-            return;
-    }
-    if (seen->payload_bytes && head->heads < most) {
-        emit_packet(ctx, seen, conn, now_ns, EVENT_PAYLOAD, head, other);
+    u32 kind = seen->flags & FLAGS_SETUP ? EVENT_SETUP : EVENT_PAYLOAD;
+    if (kind == EVENT_PAYLOAD && (!seen->payload_bytes || head->heads >= most))
+        return;
+    emit_packet(ctx, seen, conn, now_ns, kind, head, other, 0);
+    if (kind == EVENT_PAYLOAD)
         head->heads++;
-    }
 }
 
 /* What of a packet's payload can be a message's: TLS handshakes are none, nor what stands before their end. */
@@ -285,7 +293,7 @@ static inline void record_end(struct seen *seen, struct conn *conn, struct half 
     if (seen->flags & (FLAG_FIN | FLAG_RST))
         close_burst(conn, mine, hook, seen->dir, 0);
     if (seen->flags & FLAG_RST)
-        forget(&seen->key); /* where nobody listens there is no socket whose end would do it */
+        end_conn(&seen->key, conn); /* where nobody listens there is no socket whose end would do it */
 }
 
 static inline void record_eth(struct __sk_buff *ctx, int egress)
@@ -299,6 +307,10 @@ static inline void record_eth(struct __sk_buff *ctx, int egress)
     }
     if (is_bare_ack(&seen)) {
         account_ack(ctx, &seen);
+        return;
+    }
+    if (unlikely(seen.flags & FLAG_SYN)) {
+        record_syn(ctx, &seen);
         return;
     }
     struct conn *conn = conn_of_packet(&seen);
@@ -320,10 +332,8 @@ static inline void record_eth(struct __sk_buff *ctx, int egress)
         return;
     }
     u64 now_ns = bpf_ktime_get_ns();
-    if (!egress && seen.payload_bytes && mine->snd_max && seen.seq != mine->snd_max && !(seen.flags & FLAG_SYN))
+    if (!egress && seen.payload_bytes && mine->snd_max && seen.seq != mine->snd_max)
         mine->holes = 1;
-    if (!egress && seen.flags & FLAG_SYN)
-        mine->snd_max = seen.seq + 1;
     record_head(ctx, &seen, conn, head, egress ? &conn->rx_head : &conn->tx_head, now_ns, HEAD_PACKETS);
     seen.message_bytes = seen.payload_bytes;
     skip_handshake(&seen, head);
@@ -344,6 +354,10 @@ static inline void record_lo(struct __sk_buff *ctx)
     struct seen seen = {};
     if (!parse(ctx, &seen, 1, 1) || seen.udp || is_bare_ack(&seen))
         return;
+    if (unlikely(seen.flags & FLAG_SYN)) {
+        record_syn(ctx, &seen);
+        return;
+    }
     struct conn *conn = conn_of_packet(&seen);
     if (!conn)
         return;

@@ -74,7 +74,7 @@ enum { FLAG_FIN = 1, FLAG_SYN = 2, FLAG_RST = 4, FLAG_PSH = 8, FLAG_ACK = 16 };
 #define FLAGS_SETUP (FLAG_SYN | FLAG_FIN | FLAG_RST)
 enum { TCP_OPTION_SACK = 5, SACK_TWO_BLOCKS = 18 };
 enum { TLS_CHANGE_CIPHER_SPEC = 20, TLS_HANDSHAKE_RECORD = 22, TLS_APPLICATION_DATA = 23, TLS_MAJOR = 3 };
-enum { TLS_RECORD_MAX_BYTES = 16640, TLS_CLIENT_HELLO = 1 };
+enum { TLS_RECORD_MAX_BYTES = 16640, TLS_CLIENT_HELLO = 1, RECORDS_WALKED = 12, RECORDS_TOLD = 6 };
 
 /* include/linux/socket.h, include/net/tcp_states.h, net/ipv4's enum tcp_ca_state and tcp_chrono */
 enum { FAMILY_INET = 2, FAMILY_INET6 = 10 };

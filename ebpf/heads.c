@@ -112,8 +112,8 @@ static inline void walk_records(struct __sk_buff *ctx, struct seen *seen, struct
         }
         return;
     }
-#pragma unroll
-    for (int i = 0; i < 12; i++) {
+#pragma clang loop unroll(disable)
+    for (u32 i = 0; i < RECORDS_WALKED; i++) {
         u8 header[5];
         if (at > 65535 || at + 5 > seen->payload_bytes)
             break;
@@ -121,12 +121,8 @@ static inline void walk_records(struct __sk_buff *ctx, struct seen *seen, struct
             break;
         u32 length = header[3] << 8 | header[4];
         u32 record = (u32)header[0] << 24 | length;
-        if (i == 0) event->tls_record0 = record;
-        if (i == 1) event->tls_record1 = record;
-        if (i == 2) event->tls_record2 = record;
-        if (i == 3) event->tls_record3 = record;
-        if (i == 4) event->tls_record4 = record;
-        if (i == 5) event->tls_record5 = record;
+        if (i < RECORDS_TOLD)
+            (&event->tls_record0)[i] = record;
         event->tls_records++;
         if (header[0] == TLS_CHANGE_CIPHER_SPEC) {
             mine->tls_seen |= TLS_SEEN_CHANGE;
@@ -145,26 +141,35 @@ static inline void walk_records(struct __sk_buff *ctx, struct seen *seen, struct
     }
 }
 
-/* The first bytes of the payload; :returns: how many. */
-static inline u32 load_payload(struct __sk_buff *ctx, struct seen *seen, void *to, u32 most)
+/* The first bytes of the payload, and how many they are, into an event. */
+#define LOAD_PAYLOAD(ctx, seen, event) ({ \
+    (event)->data_bytes = 0; \
+    u32 bytes_ = (seen)->payload_bytes; \
+    if (bytes_ > sizeof((event)->data)) \
+        bytes_ = sizeof((event)->data); \
+    /* Verifiers learn nothing from `bytes != 0` (Linux 6.1), but much from n < N before n + 1; \
+     * the assembler keeps clang from folding the two. */ \
+    u64 n_ = (u64)bytes_ - 1; \
+    if (n_ < sizeof((event)->data)) { \
+        asm volatile("%0 += 1" : "+r"(n_)); \
+        if (bpf_skb_load_bytes(ctx, (seen)->payload_offset, (event)->data, n_) == 0) \
+            (event)->data_bytes = bytes_; \
+    } \
+})
+
+/* A ClientHello in a SYN: its own record is all that can be there. */
+static inline void take_first_record(struct seen *seen, struct packet *event, struct head *mine)
 {
-    u32 bytes = seen->payload_bytes;
-    if (bytes > most)
-        bytes = most;
-    /* Verifiers learn nothing from `bytes != 0` (Linux 6.1), but much from n < N before n + 1;
-     * the assembler keeps clang from folding the two. */
-    u64 n = (u64)bytes - 1;
-    if (n < most) {
-        asm volatile("%0 += 1" : "+r"(n));
-        if (bpf_skb_load_bytes(ctx, seen->payload_offset, to, n) == 0)
-            return bytes;
-    }
-    return 0;
+    u32 length = event->data[3] << 8 | event->data[4];
+    event->tls_record0 = (u32)event->data[0] << 24 | length;
+    event->tls_records = 1;
+    mine->record_seq = seen->seq + 5 + length;
 }
 
-/* `kind`: EVENT_SETUP or EVENT_PAYLOAD; `mine`, `other`: what is known of the TLS in this direction and the other. */
+/* `kind`: EVENT_SETUP or EVENT_PAYLOAD; `mine`, `other`: what is known of the TLS in this direction and the other.
+ * `opening`: of a SYN, which takes less code. */
 static inline void emit_packet(struct __sk_buff *ctx, struct seen *seen, struct conn *conn, u64 now_ns, u32 kind,
-                               struct head *mine, struct head *other)
+                               struct head *mine, struct head *other, int opening)
 {
     struct packet *event = reserve_packet();
     if (!event)
@@ -178,15 +183,17 @@ static inline void emit_packet(struct __sk_buff *ctx, struct seen *seen, struct 
     event->tls_records = 0;
     event->tls_record0 = event->tls_record1 = event->tls_record2 = 0;
     event->tls_record3 = event->tls_record4 = event->tls_record5 = 0;
-    event->data_bytes = load_payload(ctx, seen, event->data, sizeof(event->data));
+    LOAD_PAYLOAD(ctx, seen, event);
     if (kind == EVENT_PAYLOAD) {
         if (mine->heads == 0 && event->data_bytes >= 6 && event->data[0] == TLS_HANDSHAKE_RECORD
             && event->data[1] == TLS_MAJOR) {
             mine->tls = TLS_HANDSHAKE;
             mine->tls_seen = event->data[5] == TLS_CLIENT_HELLO ? TLS_SEEN_CLIENT : 0;
             mine->record_seq = seen->seq;
+            if (opening)
+                take_first_record(seen, event, mine);
         }
-        if (mine->tls == TLS_HANDSHAKE)
+        if (mine->tls == TLS_HANDSHAKE && !opening)
             walk_records(ctx, seen, event, mine, other);
     }
     submit_packet(event);
@@ -204,6 +211,6 @@ static inline void emit_dns(struct __sk_buff *ctx, struct seen *seen)
     event->remote_port = seen->key.ports & 0xffff;
     event->direction = seen->dir;
     event->payload_bytes = seen->payload_bytes;
-    event->data_bytes = load_payload(ctx, seen, event->data, sizeof(event->data));
+    LOAD_PAYLOAD(ctx, seen, event);
     submit_packet(event);
 }

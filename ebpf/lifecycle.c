@@ -4,7 +4,7 @@
 /* A socket that closes has given its port back (tcp_set_state in net/ipv4/tcp.c), but not forgotten it. */
 static inline void restore_port(struct conn_key *key, void *sk)
 {
-    void *tp = bpf_skc_to_tcp_sock(sk);
+    void *tp = tcp_of(sk);
     if (tp)
         key->ports |= bpf_ntohs((u16)LOAD(u16, tp, OFF_INET_SPORT)) << 16;
 }
@@ -16,10 +16,10 @@ static inline void record_state_change(void *sk, u32 old_state, u32 new_state)
         return;
     if (new_state == STATE_CLOSE && !(key.ports >> 16))
         restore_port(&key, sk);
-    struct conn *conn = conn_of_socket(&key);
+    struct conn *conn = conn_of(&key), *known = conn ? conn : conn_of_other_end(&key);
     struct state_change *event = reserve_point();
     if (event) {
-        u64 conn_id = conn ? conn->id : 0;
+        u64 conn_id = known ? known->id : 0;
         PREFIX(event, EVENT_STATE_CHANGE, bpf_ktime_get_ns(), conn_id, key.netns, bpf_get_current_pid_tgid());
         event->old_state = old_state;
         event->new_state = new_state;
@@ -28,8 +28,8 @@ static inline void record_state_change(void *sk, u32 old_state, u32 new_state)
         event->remote_port = key.ports & 0xffff;
         submit_point(event);
     }
-    if (new_state == STATE_CLOSE && old_state != STATE_CLOSE)
-        forget(&key);
+    if (new_state == STATE_CLOSE && old_state != STATE_CLOSE && conn)
+        end_conn(&key, conn);
 }
 
 /* sock:inet_sock_set_state(sk, oldstate, newstate) */
@@ -52,7 +52,7 @@ static inline void record_retransmission(void *sk, void *skb)
     if (conn)
         first_sent_ns = sent_ns(&key, conn, seq, now_ns);
     else
-        conn = conn_of_socket(&key);
+        conn = conn_of_other_end(&key);
     struct retransmission *event = reserve_point();
     if (!event)
         return;

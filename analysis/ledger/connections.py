@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.evidence import Burst, Drop, Endpoint, KernelEvents, LoKey, Packet, Wire
+from analysis.evidence.values import Burst, Drop, Endpoint, KernelEvents, LoKey, Packet, Wire
 from ztprobe.events.kinds import Direction, Hook
 
 __all__ = ("Path", "Topology", "topology_of")

@@ -24,8 +24,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.evidence import KernelEvents
-from analysis.ledger.intervals import Interval, clip, total_ns, union
+from analysis.evidence.values import KernelEvents
+from analysis.intervals import Interval, clip, total_ns, union
 
 __all__ = ("COVERAGE_FLOOR", "RoundLoss", "losses_of")
 

@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from analysis.evidence import LoKey, Pause, Wire
+from analysis.evidence.values import LoKey, Pause, Wire
+from analysis.intervals import Interval, Segment, clip, union
 from analysis.ledger.connections import Topology
 from analysis.ledger.delays import Delays
 from analysis.ledger.handshakes import DnsQuery, Setup
-from analysis.ledger.intervals import Interval, Segment, clip, union
 from analysis.ledger.timeline import Message
 from ztprobe.events.kinds import Direction, Hook
 
@@ -152,7 +152,7 @@ def _small_pauses(message: Message, start_ns: int) -> Segment | None:
 
     Their sum is measured, their places are not: only the length matters to the ledger.
     """
-    starved_ns = int(message.sent.starved_ns)
+    starved_ns = message.sent.starved_ns
     sidecar = message.path.server_lo if message.down else message.path.client_lo
     owner = "proxy" if sidecar is not None else "server" if message.down else "compute"
     return Segment(start_ns, start_ns + starved_ns, owner, ("transmission",)) if starved_ns else None
@@ -164,7 +164,7 @@ def _add_message(
     """Append a message's hops to the chain; returns when the receiving side's socket had it all."""
     sender = topology.server if message.down else message.path.client
     base = chain.base
-    sent_ns = int(message.sent.first_ns)
+    sent_ns = message.sent.first_ns
     has_sidecar = (message.path.server_lo if message.down else message.path.client_lo) is not None
     if has_sidecar and message.handed is not None:
         base.append(Segment(message.first_handed_ns, sent_ns, "proxy"))
@@ -172,7 +172,7 @@ def _add_message(
         if open_ended:
             base.append(Segment(sent_ns, end_ns, "transmission"))
         return None
-    first_ns, last_ns = int(message.arrived.first_ns), message.last_arrived_ns
+    first_ns, last_ns = message.arrived.first_ns, message.last_arrived_ns
     base.append(Segment(sent_ns, first_ns, "propagation"))
     base.append(Segment(first_ns, last_ns, "transmission"))
     repairs = _loss_stalls(topology, delays, message, sender)
@@ -184,9 +184,9 @@ def _add_message(
         chain.overlays.append(small)
     burst = message.sent
     rows = {
-        "congestion_window": int(burst.cwnd_ns),
-        "receive_or_http2_window": int(burst.rwnd_ns + burst.http2_ns),
-        "rate_or_queue": int(burst.queue_ns),
+        "congestion_window": burst.cwnd_ns,
+        "receive_or_http2_window": burst.rwnd_ns + burst.http2_ns,
+        "rate_or_queue": burst.queue_ns,
     }
     late = "jitter" if delays.varies(message, repairs.packets) else "rate_or_queue"
     rows[late] = rows.get(late, 0) + message.late_ns

@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from analysis.evidence import Retransmission
+from analysis.evidence.values import Retransmission
 from analysis.ledger.timeline import Message
 
 __all__ = ("Delays", "delays_of")

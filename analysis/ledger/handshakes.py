@@ -14,7 +14,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.evidence import ACK, DnsMessage, Packet
+from analysis.evidence.values import ACK, DnsMessage, Packet
 from ztprobe.events.kinds import Direction
 
 __all__ = ("DnsQuery", "Setup", "TlsHandshake", "dns_queries", "read_setup")

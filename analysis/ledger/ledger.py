@@ -11,13 +11,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.evidence import ACK, read_events
+from analysis.evidence.reader import read_events
+from analysis.evidence.values import ACK
+from analysis.intervals import Segment, clip, paint
 from analysis.ledger.connections import Path, Topology, topology_of
 from analysis.ledger.coverage import losses_of
 from analysis.ledger.critical_path import Chain, chain_of, setup_overlays
 from analysis.ledger.delays import delays_of
 from analysis.ledger.handshakes import DnsQuery, Setup, dns_queries, read_setup
-from analysis.ledger.intervals import Segment, clip, paint
 from analysis.ledger.model import COMPONENTS, ClientRound, ConnectionSetup, Ledger, RoundLedger
 from analysis.ledger.policy_waits import policy_waits, wait_overlays
 from analysis.ledger.sub_rows import sub_rows_of

@@ -21,10 +21,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from analysis.evidence import ACK, SYN, Endpoint, Retransmission, Wire, wire_between
+from analysis.evidence.values import ACK, SYN, Endpoint, Retransmission, Wire, wire_between
+from analysis.intervals import Segment
 from analysis.ledger.connections import Topology
 from analysis.ledger.handshakes import read_setup
-from analysis.ledger.intervals import Segment
 from analysis.ledger.timeline import Message
 from ztprobe.events.kinds import Direction
 

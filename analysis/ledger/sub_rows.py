@@ -11,10 +11,10 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from analysis.evidence import Burst
+from analysis.evidence.values import Burst
+from analysis.intervals import Interval, Segment, overlap_ns, total_ns
 from analysis.ledger.connections import Topology
 from analysis.ledger.critical_path import Chain
-from analysis.ledger.intervals import Interval, Segment, overlap_ns, total_ns
 
 __all__ = ("sub_rows_of",)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.evidence import Burst, LoKey
+from analysis.evidence.values import Burst, LoKey
 from analysis.ledger.connections import Path, Topology
 from ztprobe.events.kinds import Direction, Hook
 
@@ -42,20 +42,20 @@ class Message:
     def first_handed_ns(self) -> int:
         """The sending application's first byte."""
         if self.handed is None:
-            return int(self.sent.first_ns)
+            return self.sent.first_ns
         # On a new connection the sidecar's wire begins with frames that went ahead of the message.
-        return int(min(self.handed.first_ns, self.sent.first_ns))
+        return min(self.handed.first_ns, self.sent.first_ns)
 
     @property
     def last_arrived_ns(self) -> int | None:
         """The last byte off the wire."""
-        return _end_ns(self.arrived, int(self.sent.end_seq)) if self.arrived is not None else None
+        return _end_ns(self.arrived, self.sent.end_seq) if self.arrived is not None else None
 
     @property
     def last_delivered_ns(self) -> int | None:
         """The last byte on the receiving side's loopback (without a sidecar: off the wire)."""
         if self.path_has_receiving_sidecar:
-            return int(self.delivered.last_ns) if self.delivered is not None else None
+            return self.delivered.last_ns if self.delivered is not None else None
         return self.last_arrived_ns
 
     @property
@@ -64,7 +64,7 @@ class Message:
         if self.read is None:
             return None
         before = self.delivered if self.delivered is not None else self.sent
-        return _end_ns(self.read, int(before.end_seq))
+        return _end_ns(self.read, before.end_seq)
 
     @property
     def path_has_sending_sidecar(self) -> bool:
@@ -92,15 +92,15 @@ class Message:
     @property
     def one_way_ns(self) -> int:
         """The first segment's one-way delay."""
-        return int(self.arrived.first_ns - self.sent.first_ns) if self.arrived is not None else 0
+        return self.arrived.first_ns - self.sent.first_ns if self.arrived is not None else 0
 
 
 def _end_ns(burst: Burst, end_seq: int) -> int:
     """When a burst reached ``end_seq``: with its last large payload, or with the small one behind it."""
     missing = (end_seq - burst.end_seq) & 0xFFFFFFFF
     if 0 < missing < 1 << 31 and burst.tail_end_seq == end_seq:
-        return int(max(burst.last_ns, burst.tail_ns))
-    return int(burst.last_ns)
+        return max(burst.last_ns, burst.tail_ns)
+    return burst.last_ns
 
 
 def _overlaps(sent: Burst, arrived: Burst) -> bool:
@@ -166,7 +166,7 @@ def messages_of(topology: Topology, path: Path, down: bool) -> list[Message]:
     found = []
     for burst in sent:
         arrival = next((a for a in arrived if _overlaps(burst, a) and a.first_ns >= burst.first_ns), None)
-        edges = [int(b.first_ns) for b in (*sent, *arrived, *answers) if b is not burst and b is not arrival]
+        edges = [b.first_ns for b in (*sent, *arrived, *answers) if b is not burst and b is not arrival]
         since_ns = max((edge for edge in edges if edge < burst.first_ns), default=-1)
         until_ns = min((edge for edge in edges if edge > burst.first_ns), default=1 << 62)
         if arrival is not None:
@@ -178,7 +178,7 @@ def messages_of(topology: Topology, path: Path, down: bool) -> list[Message]:
                 path=path,
                 down=down,
                 handed=_last_before(handed, burst.first_ns, since_ns)
-                or _first_after(handed, burst.first_ns, min(until_ns, int(burst.last_ns))),
+                or _first_after(handed, burst.first_ns, min(until_ns, burst.last_ns)),
                 sent=burst,
                 arrived=arrival,
                 delivered=delivery,

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from analysis.evidence import read_events
+from analysis.evidence.reader import read_events
 from analysis.ledger.handshakes import Setup, dns_queries
 from tests.kernel.pods import TestPod, two_pods
 from tests.kernel.watching import Watched, setups_of

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.evidence import LoKey, Wire, read_events
+from analysis.evidence.reader import read_events
+from analysis.evidence.values import LoKey, Wire
 from tests.kernel.loss import probes
 from tests.kernel.pods import TestPod
 from tests.kernel.watching import Watched, setups_of

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from analysis.evidence import Wire, read_events
+from analysis.evidence.reader import read_events
+from analysis.evidence.values import Wire
 from analysis.ledger.handshakes import Setup, read_setup
 from tests.kernel.pods import TestPod
 from ztprobe.kernelnet.netns import inode

@@ -13,7 +13,7 @@ import pandas as pd
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from analysis.evidence import TIMES
+from analysis.evidence.reader import TIMES
 from analysis.ledger.ledger import build_ledger
 from analysis.ledger.model import COMPONENTS, Ledger
 from ztprobe.errors import RunDirError

@@ -7,19 +7,11 @@ from typing import Any
 
 import pytest
 
-from analysis.evidence import (
-    Drop,
-    Endpoint,
-    KernelEvents,
-    LoKey,
-    Pause,
-    Retransmission,
-    wire_between,
-)
+from analysis.evidence.values import Drop, Endpoint, KernelEvents, LoKey, Pause, Retransmission, wire_between
+from analysis.intervals import paint
 from analysis.ledger.connections import Path, Topology
 from analysis.ledger.critical_path import chain_of
 from analysis.ledger.delays import Delays
-from analysis.ledger.intervals import paint
 from analysis.ledger.timeline import Message
 from ztprobe.events.kinds import Direction, Hook
 

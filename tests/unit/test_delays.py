@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from analysis.evidence import Burst, Endpoint, Retransmission, wire_between
+from analysis.evidence.values import Burst, Endpoint, Retransmission, wire_between
 from analysis.ledger.connections import Path
 from analysis.ledger.delays import Delays, delays_of
 from analysis.ledger.timeline import Message

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from analysis.evidence import TIMES, KernelEvents, read_events
+from analysis.evidence.reader import TIMES, read_events
+from analysis.evidence.values import KernelEvents
 from analysis.ledger.coverage import losses_of
 from analysis.ledger.ledger import build_ledger
 from analysis.ledger.model import COMPONENTS, Ledger

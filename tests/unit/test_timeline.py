@@ -8,7 +8,7 @@ from pathlib import Path as File
 
 import pytest
 
-from analysis.evidence import Burst, Endpoint, KernelEvents, Wire
+from analysis.evidence.values import Burst, Endpoint, KernelEvents, Wire
 from analysis.ledger.connections import Path, Topology
 from analysis.ledger.timeline import messages_of
 from ztprobe.events.kinds import Direction, Hook

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from analysis.evidence import (
+from analysis.evidence.values import (
     ACK,
     SYN,
     DnsMessage,
@@ -22,8 +22,8 @@ from analysis.evidence import (
     Wire,
     wire_between,
 )
+from analysis.intervals import Segment
 from analysis.ledger.connections import Path, Topology
-from analysis.ledger.intervals import Segment
 from analysis.ledger.policy_waits import PolicyWait, policy_waits, wait_overlays
 from analysis.ledger.timeline import Message
 from ztprobe.events.kinds import Direction
