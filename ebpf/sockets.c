@@ -114,14 +114,17 @@ static inline void account_sock(void *sk, int bytes, u32 dir)
     u64 id = current_id();
     int zero = 0;
     u32 *on = watching.lookup(&zero);
-    if (!on || !*on || !SOCK_KEY(&key, sk) || !(key.ports >> 16)) /* a socket that has given its port back */
+    if (!on || !*on || !SOCK_KEY(&key, sk))
         return;
     int is_proxy = process_kind(id >> 32) == PROCESS_PROXY;
     struct conn *conn = conn_of(&key);
-    if (!conn && (is_proxy || bytes >= SMALL_BYTES) && pods.lookup(&key.netns))
-        conn = new_conn_of_socket(&key);
-    if (unlikely(!conn))
-        return;
+    if (unlikely(!conn)) {
+        /* A socket that has closed has given its port back, and nothing would end what began here. */
+        if (key.ports >> 16 && (is_proxy || bytes >= SMALL_BYTES) && pods.lookup(&key.netns))
+            conn = new_conn_of_socket(&key);
+        if (!conn)
+            return;
+    }
     /* A process that nobody has named yet is an application: it may read before it is named. */
     if (is_proxy)
         record_pair(conn, id, dir);
