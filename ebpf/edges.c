@@ -239,6 +239,8 @@ static inline void record_syn(struct __sk_buff *ctx, struct seen *seen)
     struct half *mine = seen->dir == DIR_TX ? &conn->tx : &conn->rx;
     struct head *head = seen->dir == DIR_TX ? &conn->tx_head : &conn->rx_head;
     u64 now_ns = bpf_ktime_get_ns();
+    if (seen->flags & FLAG_ACK && seen->dir == DIR_TX)
+        note_ack(conn, seen->ack);
     emit_packet(ctx, seen, conn, now_ns, EVENT_SETUP, head, head, 1);
     seen->seq++;
     if (seen->payload_bytes && !head->heads) {
