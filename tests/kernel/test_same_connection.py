@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
+from scapy.layers.inet import IP, TCP
 
 from analysis.evidence.reader import read_events
 from analysis.evidence.values import LoKey, Wire
@@ -114,6 +116,37 @@ def test_one_port_again_and_again(pods: tuple[TestPod, TestPod], watched: Watche
         # What the sockets themselves said is the same connection's, of both ends on loopback.
         read = events.bursts[here.name, Hook.SOCK, key][Direction.RX]
         assert [burst.end_seq - burst.first_seq for burst in read] == [MESSAGE_BYTES]
+
+
+@pytest.mark.parametrize("loopback", [False, True], ids=["wire", "loopback"])
+def test_a_syn_with_another_number_begins_another_connection(
+    pods: tuple[TestPod, TestPod], watched: Watched, loopback: bool
+) -> None:
+    """Whether the end of the one before was seen or not; a SYN that is sent again begins none."""
+    a, b = pods
+    here, source, target = (a, "127.0.0.1", "127.0.0.1") if loopback else (b, a.address, b.address)
+    with entered(here.netns):  # nobody answers
+        rules = f"add rule ip t in tcp dport {PORT} drop"
+        chain = "add table ip t; add chain ip t in { type filter hook input priority 0; }; "
+        subprocess.run(["nft", chain + rules], check=True)
+    with entered(a.netns):
+        sender = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    for seq in (1000, 1000, 5000):
+        syn = IP(src=source, dst=target) / TCP(sport=40_007, dport=PORT, flags="S", seq=seq)
+        sender.sendto(bytes(syn), (target, 0))
+    sender.close()
+    time.sleep(0.05)
+    tables = watched.stop()
+    for pod in {a.name, here.name}:
+        mine = tables["connections"][tables["connections"]["pod"] == pod]
+        assert list(mine["first_seq"]) == [1000, 5000]
+        packets = tables["packets"]
+        of = packets["connection"][(packets["pod"] == pod) & (packets["tcp_flags"] == 2)]
+        assert [list(of).count(connection) for connection in mine["connection"]] == [2, 1]
+    # Both ends name them alike.
+    events = read_events(tables)
+    keys = {key for _, key in events.packets}
+    assert sorted(key.number for key in keys) == [0, 1]
 
 
 def test_closed_connections_give_their_places_back(pods: tuple[TestPod, TestPod]) -> None:
