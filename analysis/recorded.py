@@ -1,8 +1,8 @@
 """The connections that a run recorded, as ``ztprobe policy simulate`` asks about them.
 
-The one place that knows how a run keeps them: a SYN that left or reached a pod's interface opens a
-TCP connection (repeated, it is the same one), the first datagram to port 53 a DNS exchange. A SYN and
-ACK, or a datagram back, is the answer.
+A SYN that left or reached a pod's interface opens a TCP connection (repeated, it is the same one), the
+first datagram to port 53 a DNS exchange. A SYN and ACK, or a datagram back, is the answer. Both ends of
+a connection between watched pods have seen it, and it counts once.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ import ipaddress
 from collections import defaultdict
 from typing import Any
 
-from ztprobe.events.tables import Direction, PacketKind
+from analysis.evidence.reader import read_events
+from analysis.evidence.values import ACK, SYN, Endpoint, KernelEvents
+from ztprobe.events.kinds import Direction
 from ztprobe.policy.model import Pod
 from ztprobe.policy.simulating import Recorded
 from ztprobe.rundir.store import Run
 
 __all__ = ("recorded_connections", "recorded_pods")
 
-_SYN, _ACK = 2, 16
-_LOOPBACK = 127  # lowest byte of an address in network order, read little-endian
+_DNS_PORT = 53
+# Source, target, protocol, port -> connection (the client's port, or a number of its own) -> answered.
+_Opened = dict[tuple[str, str, str, int], dict[Any, bool]]
 
 
 def recorded_pods(run: Run) -> list[Pod]:
@@ -38,26 +41,12 @@ def recorded_pods(run: Run) -> list[Pod]:
 
 def recorded_connections(run: Run) -> list[Recorded]:
     """What was connected to what, and how often; not what stayed within a pod."""
+    addresses = {pod["name"]: pod["address"] for pod in run.meta["pods"]}
     names = {str(pod.addresses[0]): pod.id for pod in recorded_pods(run)}
-    opened: dict[tuple[str, str, str, int], dict[tuple[int, int, int], bool]] = defaultdict(dict)
-    packets = run.events["packets"]
-    row: Any
-    for row in packets[packets["kind"].isin([PacketKind.SETUP, PacketKind.DNS])].itertuples():
-        if row.laddr & 0xFF == _LOOPBACK:
-            continue
-        sent = row.dir == Direction.TX
-        client, server = (
-            ((row.laddr, row.lport), (row.raddr, row.rport))
-            if sent == _from_client(row)
-            else ((row.raddr, row.rport), (row.laddr, row.lport))
-        )
-        if row.kind == PacketKind.SETUP and not row.flags & _SYN:
-            continue
-        ends = [_text(client[0]), _text(server[0])]
-        protocol = "UDP" if row.kind == PacketKind.DNS and not row.flags else "TCP"
-        key = (names.get(ends[0], ends[0]), names.get(ends[1], ends[1]), protocol, int(server[1]))
-        connection = (client[0], client[1], server[0])
-        opened[key][connection] = opened[key].get(connection, False) or not _from_client(row)
+    opened: _Opened = defaultdict(dict)
+    events = read_events(run.events)
+    _add_tcp(opened, events, addresses, names)
+    _add_dns(opened, events, addresses, names)
     return [
         Recorded(
             source=source,
@@ -71,13 +60,49 @@ def recorded_connections(run: Run) -> list[Recorded]:
     ]
 
 
-def _from_client(row: Any) -> bool:
-    # Whether this packet went from the connection's client to its server.
-    if row.kind == PacketKind.SETUP:
-        return not row.flags & _ACK
-    to_server = row.rport == 53 if row.dir == Direction.TX else row.lport == 53
-    return bool(to_server)
+def _add_tcp(opened: _Opened, events: KernelEvents, addresses: dict[str, str], names: dict[str, str]) -> None:
+    for (pod, key), packets in events.packets.items():
+        ends = getattr(key, "one", None), getattr(key, "other", None)
+        if pod not in addresses or None in ends:  # a loopback connection
+            continue
+        for packet in packets:
+            if packet.kind != "setup" or not packet.tcp_flags & SYN:
+                continue
+            answer = bool(packet.tcp_flags & ACK)
+            mine = next(end for end in ends if end is not None and end.address == addresses[pod])
+            peer = next(end for end in ends if end is not None and end != mine)
+            client, server = _in_order(mine, peer, packet.direction == Direction.TX, answer)
+            _add(opened, names, client, server, "TCP", key, answer)
 
 
-def _text(number: int) -> str:
-    return str(ipaddress.IPv4Address(int(number).to_bytes(4, "little")))
+def _add_dns(opened: _Opened, events: KernelEvents, addresses: dict[str, str], names: dict[str, str]) -> None:
+    for message in events.dns:
+        if message.pod not in addresses:
+            continue
+        sent = message.direction == Direction.TX
+        # A pod that asks is watched, a name server mostly is not: its own port 53 tells it.
+        asks = message.local_port != _DNS_PORT
+        mine = Endpoint(addresses[message.pod], message.local_port)
+        peer = Endpoint(message.remote, _DNS_PORT if asks else 0)
+        client, server = (mine, peer) if asks else (peer, mine)
+        key = (client.address, client.port, server.address)
+        _add(opened, names, client, server, "UDP", key, sent != asks)
+
+
+def _in_order(mine: Endpoint, peer: Endpoint, sent: bool, answer: bool) -> tuple[Endpoint, Endpoint]:
+    """(client, server): who sent a SYN is the client, who sent a SYN and ACK the server."""
+    return (mine, peer) if sent != answer else (peer, mine)
+
+
+def _add(
+    opened: _Opened,
+    names: dict[str, str],
+    client: Endpoint,
+    server: Endpoint,
+    protocol: str,
+    connection: Any,
+    answer: bool,
+) -> None:
+    source, target = (names.get(end.address, end.address) for end in (client, server))
+    found = opened[source, target, protocol, server.port]
+    found[connection] = found.get(connection, False) or answer

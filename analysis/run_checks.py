@@ -19,34 +19,25 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.evidence.reader import TIMES
 from analysis.ledger.roles import roles_of
 from ztprobe.errors import RunDirError
-from ztprobe.events.tables import PointKind, address_number
+from ztprobe.events.heads import address_bytes
+from ztprobe.events.tables import TABLES, Table
 from ztprobe.rundir.store import Run
 
 __all__ = ("checked",)
 
-_ENDS = ("netns", "laddr", "raddr", "lport", "rport")
-# Integer columns that the analysis reads; a table may have more.
-_INTEGERS: dict[str, tuple[str, ...]] = {
-    "bursts": (
-        *_ENDS,
-        *("first_ns", "last_ns", "tail_ns", "cwnd_ns", "rwnd_ns", "queue_ns", "http2_ns", "starved_ns"),
-        *("flight_ns", "first_seq", "max_seq", "tail_seq", "bytes", "packets", "small", "tid", "tgid"),
-        *("hook", "dir"),
-    ),
-    "packets": (
-        *_ENDS,
-        *("ts_ns", "seq", "ack", "payload_bytes", "dir", "kind", "flags", "records"),
-        *(f"record{number}" for number in range(6)),
-    ),
-    "points": (*_ENDS, "ts_ns", "since_ns", "small_ns", "kind", "a", "b", "c", "tid", "tgid"),
-    "pairs": (*(f"{side}_{name}" for side in ("from", "to") for name in _ENDS[1:]), "count"),
+_ADDRESSES = {"connections": ("local", "remote"), "dns": ("local", "remote"), "drops": ("source", "target")}
+# Table -> its columns that name a connection.
+_CONNECTIONS = {
+    name: titles
+    for name, kind in TABLES.items()
+    if name != "connections"
+    and (titles := [column.name for column in kind.columns if column.name.endswith("connection")])
 }
-_TEXTS = {"bursts": ("pod", "process"), "packets": ("pod",), "points": ("pod", "process"), "pairs": ("pod",)}
-_TIME = {"bursts": "last_ns", "packets": "ts_ns", "points": "ts_ns"}
 _NODE = "node"
-_LOOPBACK = 127
+_LOOPBACK = "127."
 # Server events that a round has once, and those that lie in it.
 _ONCE = ("round_start", "wait_end", "aggregate_end", "evaluate_end", "round_end")
 _INSIDE = (*_ONCE, "send_start")
@@ -61,9 +52,9 @@ def checked(run: Run) -> tuple[Run, tuple[str, ...]]:
     begin_ns, end_ns = _time_of(run)
     notes: list[str] = []
     events: dict[str, pd.DataFrame] = {}
-    for name in _INTEGERS:
-        table = _typed(run, name)
-        kept = _ordered(name, table)
+    for name, kind in TABLES.items():
+        table = _typed(run, kind)
+        kept = _ordered(kind, table)
         if len(kept) < len(table):
             notes.append(_twice(len(table) - len(kept), f"{name}.parquet"))
         recorded = run.meta.get("table_rows", {}).get(name)
@@ -72,11 +63,14 @@ def checked(run: Run) -> tuple[Run, tuple[str, ...]]:
                 f"{_where(run, name)}: holds {len(kept)} rows, and the run wrote {recorded}; "
                 "the file was changed"
             )
-        if name in _TIME:
+        _check_pods_of(run, name, kept)
+        if name in TIMES:
             _check_times(run, name, kept, begin_ns, end_ns)
-            _check_owners(run, name, kept)
         events[name] = kept
-    _check_ends(run, "pairs", events["pairs"], "from_laddr", "to_laddr")
+    _check_ends(run, "connections", events["connections"])
+    _check_ends(run, "dns", events["dns"])
+    for name, columns in _CONNECTIONS.items():
+        _check_connections(run, name, events[name], events["connections"], columns)
     rounds = _logged(run, "rounds.jsonl", run.rounds, begin_ns, end_ns, notes)
     clients = _logged(run, "clients.jsonl", run.clients, begin_ns, end_ns, notes)
     _check_rounds(run, rounds)
@@ -109,8 +103,8 @@ def _check_pods(run: Run) -> None:
         raise RunDirError(f"{run.path / 'run.json'}: {error}") from error
     for pod in pods:
         try:
-            address_number(pod["address"])
-        except (ValueError, OverflowError):
+            address_bytes(pod["address"])
+        except ValueError:
             raise RunDirError(
                 f"{run.path / 'run.json'}: pod {pod['name']} has the address {pod['address']!r}"
             ) from None
@@ -124,39 +118,54 @@ def _time_of(run: Run) -> tuple[int, int]:
     return min(samples), max(samples)
 
 
-def _typed(run: Run, name: str) -> pd.DataFrame:
-    table = run.events.get(name)
+def _typed(run: Run, kind: Table) -> pd.DataFrame:
+    name, table = kind.name, run.events.get(kind.name)
     if table is None:
         raise RunDirError(f"{_where(run, name)}: is missing; the run cannot be analysed without it")
-    for column in (*_INTEGERS[name], *_TEXTS[name]):
-        if column not in table:
-            raise RunDirError(f"{_where(run, name)}: has no column {column}")
+    for column in kind.columns:
+        if column.name not in table:
+            raise RunDirError(f"{_where(run, name)}: has no column {column.name}")
+    integers = kind.of_kind("integer")
     if table.empty:  # columns without values have no type worth checking
-        return table.astype(dict.fromkeys(_INTEGERS[name], np.int64))
-    for column in _INTEGERS[name]:
-        values = table[column]
+        return table.astype(dict.fromkeys(integers, np.int64))
+    for title in integers:
+        values = table[title]
         if not pd.api.types.is_integer_dtype(values.dtype) or values.hasnans:
-            raise RunDirError(f"{_where(run, name)}: {column} holds {_kind(values)}, expected integers")
+            raise RunDirError(f"{_where(run, name)}: {title} holds {_type_of(values)}, expected integers")
         if not (int(values.min()) >= 0 and int(values.max()) < 1 << 63):
-            raise RunDirError(f"{_where(run, name)}: {column} holds numbers that no event can have")
-    for column in _TEXTS[name]:
-        if set(map(type, table[column].tolist())) != {str}:
-            raise RunDirError(f"{_where(run, name)}: {column} holds {_kind(table[column])}, expected text")
-    if name == "packets" and not (
-        "data" in table and all(isinstance(value, bytes) for value in table["data"])
-    ):
-        raise RunDirError(f"{_where(run, name)}: data is no column of bytes")
-    others = [column for column in _INTEGERS[name] if table[column].dtype != np.int64]
-    return table.astype(dict.fromkeys(others, np.int64))
+            raise RunDirError(f"{_where(run, name)}: {title} holds numbers that no event can have")
+    for title in kind.of_kind("text"):
+        _check_texts(run, kind, title, table[title].tolist(), _type_of(table[title]))
+    for title in kind.of_kind("bytes"):
+        if set(map(type, table[title].tolist())) != {bytes}:
+            raise RunDirError(f"{_where(run, name)}: {title} holds {_type_of(table[title])}, expected bytes")
+    return table.astype(
+        dict.fromkeys([title for title in integers if table[title].dtype != np.int64], np.int64)
+    )
 
 
-def _kind(values: pd.Series[Any]) -> str:
+def _check_texts(run: Run, kind: Table, title: str, texts: Sequence[Any], what: str) -> None:
+    where = _where(run, kind.name)
+    if set(map(type, texts)) != {str}:
+        raise RunDirError(f"{where}: {title} holds {what}, expected text")
+    allowed = kind.column(title).values
+    if allowed is not None and (strange := sorted(set(texts) - allowed)):
+        raise RunDirError(f"{where}: {title} holds {strange[0][:40]!r}, which it cannot be")
+    if title in _ADDRESSES.get(kind.name, ()):
+        for text in set(texts) - {""}:
+            try:
+                address_bytes(text)
+            except ValueError:
+                raise RunDirError(f"{where}: {title} holds {text[:40]!r}, which is no address") from None
+
+
+def _type_of(values: pd.Series[Any]) -> str:
     return "gaps" if values.isna().any() else f"values of type {values.dtype}"
 
 
-def _ordered(name: str, table: pd.DataFrame) -> pd.DataFrame:
-    """Each row once, in the order of its first column and, where that ties, of all the others."""
-    first = {"bursts": "first_ns", "packets": "ts_ns", "points": "ts_ns", "pairs": "pod"}[name]
+def _ordered(kind: Table, table: pd.DataFrame) -> pd.DataFrame:
+    """Each row once, in the kind's order and, where that ties, in that of all the others."""
+    first = kind.order
     ordered = table.sort_values(first, kind="stable", ignore_index=True)
     # Few rows share their nanosecond, and only those can be equal: comparing whole rows is slow.
     ties = ordered[first].duplicated(keep=False)
@@ -169,24 +178,26 @@ def _ordered(name: str, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _check_times(run: Run, name: str, table: pd.DataFrame, begin_ns: int, end_ns: int) -> None:
-    times = table[_TIME[name]]
+    times = table[TIMES[name]]
     outside = int(((times < begin_ns) | (times > end_ns)).sum())
     if outside:
         raise RunDirError(
             f"{_where(run, name)}: {outside} of {len(table)} rows lie outside of the run's time; "
             "they are another run's, or a clock is wrong"
         )
-    first = {"bursts": "first_ns", "points": "since_ns"}.get(name)
-    if first is not None and bool((table[first] > times).any()):
+    beginnings = [column for column in ("first_ns", "since_ns", "first_sent_ns") if column in table]
+    if any(bool((table[first] > times).any()) for first in beginnings):
         raise RunDirError(f"{_where(run, name)}: a row ends before it begins")
 
 
-def _check_owners(run: Run, name: str, table: pd.DataFrame) -> None:
-    """Rows belong to pods of this run, under the namespace and the address that it wrote down."""
+def _check_pods_of(run: Run, name: str, table: pd.DataFrame) -> None:
+    """Rows belong to pods of this run, under the namespace that it wrote down."""
     pods = {pod["name"]: pod for pod in run.meta["pods"]}
     unknown = sorted(set(table["pod"].unique()) - set(pods) - {"", _NODE})
     if unknown:
         raise RunDirError(f"{_where(run, name)}: holds rows of {unknown[0]!r}, which is no pod of this run")
+    if "netns" not in table:
+        return
     inodes = {pod: record.get("netns_inode") for pod, record in pods.items()}
     foreign = _differs(table, "netns", {pod: inode for pod, inode in inodes.items() if inode is not None})
     if bool(foreign.any()):
@@ -195,10 +206,6 @@ def _check_owners(run: Run, name: str, table: pd.DataFrame) -> None:
             f"{_where(run, name)}: rows of {pod} come from another namespace than {pod}'s; "
             "pods or runs are mixed up"
         )
-    if name == "points":
-        # A dropped packet carries its own source and target, and a wait for a CPU no addresses at all.
-        table = table[~table["kind"].isin((int(PointKind.DROP), int(PointKind.WAIT)))]
-    _check_ends(run, name, table, "laddr")
 
 
 def _differs(table: pd.DataFrame, column: str, expected: Mapping[str, int]) -> NDArray[np.bool_]:
@@ -210,17 +217,30 @@ def _differs(table: pd.DataFrame, column: str, expected: Mapping[str, int]) -> N
     return differs
 
 
-def _check_ends(run: Run, name: str, table: pd.DataFrame, *columns: str) -> None:
-    addresses = {pod["name"]: address_number(pod["address"]) for pod in run.meta["pods"]}
-    for column in columns:
-        ends = table[column].to_numpy()
-        foreign = _differs(table, column, addresses) & (ends & 0xFF != _LOOPBACK) & (ends != 0)
-        if bool(foreign.any()):
-            pod = table["pod"][foreign].iloc[0]
+def _check_ends(run: Run, name: str, table: pd.DataFrame) -> None:
+    """A pod's end of a connection has the pod's address, or is on its loopback."""
+    addresses = {pod["name"]: pod["address"] for pod in run.meta["pods"]}
+    for pod, local in zip(table["pod"].tolist(), table["local"].tolist(), strict=True):
+        if local != addresses.get(pod, local) and not local.startswith(_LOOPBACK):
             raise RunDirError(
                 f"{_where(run, name)}: rows of {pod} have another address than {pod}'s; "
                 "pods or runs are mixed up"
             )
+
+
+def _check_connections(
+    run: Run, name: str, table: pd.DataFrame, connections: pd.DataFrame, columns: Sequence[str]
+) -> None:
+    """An event of a connection happened in the pod whose connection that is."""
+    owner = dict(zip(connections["connection"].tolist(), connections["pod"].tolist(), strict=True))
+    for column in columns:
+        for pod, connection in zip(table["pod"].tolist(), table[column].tolist(), strict=True):
+            # A connection whose own row was lost is nobody's.
+            if owner.get(connection, pod) != pod:
+                raise RunDirError(
+                    f"{_where(run, name)}: rows of {pod} are of connections of {owner[connection]}; "
+                    "pods or runs are mixed up"
+                )
 
 
 def _logged(

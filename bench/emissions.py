@@ -11,16 +11,17 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from ztprobe.events.tables import Direction, Hook, PointKind
+from ztprobe.events.kinds import Direction, Hook
 
 __all__ = ("emissions",)
 
-_BY_POINT = {
-    PointKind.STATE: "raw_inet_sock_set_state",
-    PointKind.RETRANSMIT: "raw_tcp_retransmit_skb",
-    PointKind.DROP: "raw_kfree_skb",
-    PointKind.WAIT: "raw_sched_switch",
-    PointKind.DSACK: "tc_eth_out",
+_BY_TABLE = {
+    "state_changes": "raw_inet_sock_set_state",
+    "retransmissions": "raw_tcp_retransmit_skb",
+    "drops": "raw_kfree_skb",
+    "cpu_waits": "raw_sched_switch",
+    "duplicate_acks": "tc_eth_out",
+    "blocked_readers": "tc_lo_out",
 }
 _BY_BURST = {
     (Hook.ETH, Direction.TX): "tc_eth_in",
@@ -28,19 +29,27 @@ _BY_BURST = {
     (Hook.SOCK, Direction.TX): "raw_sock_recv_length",
     (Hook.SOCK, Direction.RX): "raw_sock_send_length",
 }
+_BY_PACKET = {Direction.TX: "tc_eth_out", Direction.RX: "tc_eth_in"}
 
 
 def emissions(tables: Mapping[str, pd.DataFrame]) -> Counter[str]:
     """Program -> events that it handed over, from the tables of a collector."""
-    found: Counter[str] = Counter()
-    packets, points, bursts = tables["packets"], tables["points"], tables["bursts"]
-    on_lo = packets["laddr"].to_numpy() & 0xFF == 127
-    found["tc_lo_out"] += int(on_lo.sum())
-    sent = packets["dir"].to_numpy() == Direction.TX
-    found["tc_eth_out"] += int((~on_lo & sent).sum())
-    found["tc_eth_in"] += int((~on_lo & ~sent).sum())
-    for kind, hook in zip(points["kind"], points["b"], strict=True):
-        found[_BY_POINT.get(kind) or ("tc_lo_out" if hook == Hook.LO else "tc_eth_out")] += 1
-    for hook, direction in zip(bursts["hook"], bursts["dir"], strict=True):
+    found: Counter[str] = Counter({program: len(tables[name]) for name, program in _BY_TABLE.items()})
+    connections = tables["connections"]
+    on_lo = set(connections["connection"][connections["local"].str.startswith("127.")])
+    opened_by: dict[int, str] = {}  # the program that saw a connection's first packet began it
+    for connection, direction in zip(
+        tables["packets"]["connection"], tables["packets"]["direction"], strict=True
+    ):
+        program = "tc_lo_out" if connection in on_lo else _BY_PACKET[direction]
+        opened_by.setdefault(connection, program)
+        found[program] += 1
+    for connection in connections["connection"]:
+        found[opened_by.get(connection, "raw_sock_recv_length")] += 1
+    for direction in tables["dns"]["direction"]:
+        found[_BY_PACKET[direction]] += 1
+    for hook in tables["gaps"]["hook"]:
+        found["tc_lo_out" if hook == Hook.LO else "tc_eth_out"] += 1
+    for hook, direction in zip(tables["bursts"]["hook"], tables["bursts"]["direction"], strict=True):
         found[_BY_BURST.get((hook, direction), "tc_lo_out")] += 1
     return found

@@ -14,13 +14,12 @@ from pathlib import Path
 
 from bench.startup import Watch
 from tests.kernel.pods import TestPod
-from ztprobe.events.tables import Direction, PacketKind, PointKind
+from ztprobe.events.kinds import Direction, TcpState, name_of
 from ztprobe.kernelnet.netns import entered
 
 __all__ = ("Connections", "forked", "measure_connections", "tcp_counters")
 
 _PORT = 5201
-_ESTABLISHED = 1
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _BATCH = 20
 
@@ -32,7 +31,7 @@ class Connections:
     seconds: float
     opened: int  # TCP ActiveOpens of the connecting pod
     accepted: int  # TCP PassiveOpens of the other
-    retransmitted: int  # both pods: a repeated SYN or SYN-ACK would be one more event than connections
+    retransmitted: int  # both pods, by TCP's own count; a repeated SYN is no connection more
     seen: dict[str, int]
     loss: dict[str, int]
     events: int
@@ -119,16 +118,19 @@ def measure_connections(pods: tuple[TestPod, TestPod], seconds: float, rate: flo
         watch.collector.stop()
         tables, loss = watch.collector.tables(), watch.collector.loss()
         events = watch.collector.events_seen
-    packets, points = tables["packets"], tables["points"]
-    syns = packets[(packets["kind"] == PacketKind.SETUP) & (packets["flags"] & 18 == 2)]
-    up = points[(points["kind"] == PointKind.STATE) & (points["b"] == _ESTABLISHED)]
+    packets, states = tables["packets"], tables["state_changes"]
+    syns = packets[(packets["kind"] == "setup") & (packets["tcp_flags"] & 18 == 2)]
+    up = states[states["new_state"] == name_of(TcpState.ESTABLISHED)]
     return Connections(
         seconds=took_s,
         opened=after[0]["ActiveOpens"] - before[0]["ActiveOpens"],
         accepted=after[1]["PassiveOpens"] - before[1]["PassiveOpens"],
         retransmitted=sum(x["RetransSegs"] - y["RetransSegs"] for x, y in zip(after, before, strict=True)),
         seen={
-            "syn": int(((syns["pod"] == a.name) & (syns["dir"] == Direction.TX)).sum()),
+            # A repeated SYN is the same connection's.
+            "syn": syns["connection"][
+                (syns["pod"] == a.name) & (syns["direction"] == Direction.TX)
+            ].nunique(),
             "client_established": int((up["pod"] == a.name).sum()),
             "server_established": int((up["pod"] == b.name).sum()),
         },

@@ -4,23 +4,36 @@
  * Bulk data is aggregated here (a burst per message, hop and direction); what is
  * passed up whole stands in heads.c. The programs return TC_ACT_UNSPEC so that other filters run. */
 
-BPF_TABLE("array", int, struct sendlog, fresh_sendlog, 1); /* all zero, only read */
-
-static inline void emit_gap(struct seen *seen, u64 since_ns, u64 now_ns, u64 small_ns, u32 hook, u32 kind)
+static inline void emit_gap(struct conn *conn, struct seen *seen, u64 since_ns, u64 now_ns, u64 frame_ns, u32 hook)
 {
-    struct point *event = point_of(kind, now_ns, &seen->key);
+    struct gap *event = reserve_point();
     if (!event)
         return;
+    PREFIX(event, EVENT_GAP, now_ns, conn->id, conn->key.netns, 0ULL);
     event->since_ns = since_ns;
-    event->small_ns = small_ns;
-    event->a = seen->seq;
-    event->b = hook;
-    event->c = seen->dir;
+    event->frame_ns = frame_ns;
+    event->reached_seq = seen->seq;
+    event->hook = hook;
+    event->direction = seen->dir;
+    submit_point(event);
+}
+
+static inline void emit_blocked_reader(struct conn *conn, struct seen *seen, u64 since_ns, u64 now_ns)
+{
+    struct blocked_reader *event = reserve_point();
+    if (!event)
+        return;
+    PREFIX(event, EVENT_BLOCKED_READER, now_ns, conn->id, conn->key.netns, 0ULL);
+    event->since_ns = since_ns;
+    event->reached_seq = seen->seq;
+    event->hook = HOOK_LO;
+    event->direction = seen->dir;
     submit_point(event);
 }
 
 /* The pause before this packet, charged to what held the sender back after the last one. */
-static inline void charge_pause(void *tp, struct seen *seen, struct half *mine, struct half *other, u64 now_ns)
+static inline void charge_pause(void *tp, struct seen *seen, struct conn *conn, struct half *mine, struct half *other,
+                                u64 now_ns)
 {
     u64 pause_ns = now_ns - mine->last_ns;
     u8 why = mine->why == WHY_QUEUE && pause_ns >= DEFERRED_NS ? deferred_for(tp, mine->last_ns, now_ns) : mine->why;
@@ -43,7 +56,7 @@ static inline void charge_pause(void *tp, struct seen *seen, struct half *mine, 
             u64 free_ns = acked_ns > since_ns ? acked_ns : since_ns;
             mine->flight_ns += free_ns - since_ns;
             if (now_ns - free_ns >= GAP_NS)
-                emit_gap(seen, free_ns, now_ns, other->small_ns, HOOK_ETH, POINT_GAP);
+                emit_gap(conn, seen, free_ns, now_ns, other->small_ns, HOOK_ETH);
             else
                 mine->starved_ns += now_ns - free_ns;
         } else {
@@ -52,52 +65,21 @@ static inline void charge_pause(void *tp, struct seen *seen, struct half *mine, 
     }
 }
 
-/* Copy what stands in the connection to its log, as packets `from` (a multiple of SENT_SLOTS) and on.
- * 0: there is no room for a log. */
-static inline struct sendlog *flush_sent(const struct conn_key *key, struct conn *conn, u32 from)
-{
-    struct sendlog *log = sendlogs.lookup((struct conn_key *)key);
-    if (!log) {
-        int zero = 0;
-        struct sendlog *fresh = fresh_sendlog.lookup(&zero);
-        if (!fresh || sendlogs.update((struct conn_key *)key, fresh))
-            return 0;
-        log = sendlogs.lookup((struct conn_key *)key);
-        if (!log)
-            return 0;
-    }
-    u32 slot = from & (SENDLOG_SLOTS - SENT_SLOTS);
-#pragma unroll
-    for (int i = 0; i < SENT_SLOTS; i++)
-        log->slot[slot + i] = conn->sent[i];
-    return log;
-}
-
-/* A log is 32 KB, of which each packet would touch a cold page: it gets eight at a time. */
-static inline void log_send(const struct conn_key *key, struct conn *conn, u32 seq, u64 now_ns)
-{
-    u32 slot = conn->tx.logged++ & (SENT_SLOTS - 1);
-    conn->sent[slot].seq = seq;
-    conn->sent[slot].ts = now_ns >> 10;
-    if (unlikely(slot == SENT_SLOTS - 1) && !flush_sent(key, conn, conn->tx.logged - SENT_SLOTS))
-        count_many(LOSS_MAP_FULL, SENT_SLOTS);
-}
-
 static inline void account_small(struct __sk_buff *ctx, struct seen *seen, struct half *mine, struct half *other,
                                  u64 now_ns, int egress)
 {
     u32 end_seq = seen->seq + seen->payload_bytes;
     if (mine->bytes) {
-        mine->small++;
+        mine->small_packets++;
         /* The message's end, unless the other side's frame came in between: then it is the answer to that. */
-        if (egress && other->small_ns <= mine->last_ns && now_ns - mine->last_ns < TAIL_GAP_NS && seen->seq == mine->max_seq) {
+        if (egress && other->small_ns <= mine->last_ns && now_ns - mine->last_ns < TAIL_GAP_NS && seen->seq == mine->end_seq) {
             mine->last_ns = now_ns;
-            mine->max_seq = end_seq;
+            mine->end_seq = end_seq;
             mine->bytes += seen->payload_bytes;
             mine->why = sender_limit(sender_of(ctx), end_seq, 1);
-        } else if (!mine->tail_seq && after(end_seq, mine->max_seq)) {
+        } else if (!mine->tail_end_seq && after(end_seq, mine->end_seq)) {
             mine->tail_ns = now_ns;
-            mine->tail_seq = end_seq;
+            mine->tail_end_seq = end_seq;
         }
     }
     mine->small_ns = now_ns;
@@ -108,7 +90,7 @@ static inline int goes_on(struct seen *seen, struct half *mine, struct half *oth
 {
     return likely(mine->bytes >= MESSAGE_BYTES && seen->payload_bytes >= SMALL_BYTES && seen->seq == mine->snd_max
                   && !mine->holes && !other->bytes && head->heads >= HEAD_PACKETS
-                  && !(seen->flags & (FLAG_SYN | FLAG_FIN | FLAG_RST)));
+                  && !(seen->flags & FLAGS_SETUP));
 }
 
 /* `tp`: the sender's socket, where it is this end's. `log_seq`: the first byte that was not sent before. */
@@ -120,10 +102,10 @@ static inline void extend_burst(struct __sk_buff *ctx, void *tp, struct seen *se
     mine->last_ns = now_ns;
     mine->packets += segments;
     mine->bytes += seen->payload_bytes;
-    if (after(end_seq, mine->max_seq))
-        mine->max_seq = end_seq;
-    if (unlikely(mine->tail_seq && after(end_seq, mine->tail_seq)))
-        mine->tail_seq = mine->tail_ns = 0;
+    if (after(end_seq, mine->end_seq))
+        mine->end_seq = end_seq;
+    if (unlikely(mine->tail_end_seq && after(end_seq, mine->tail_end_seq)))
+        mine->tail_end_seq = mine->tail_ns = 0;
     if (hook == HOOK_ETH && egress)
         log_send(&seen->key, conn, log_seq, now_ns);
     if (egress)
@@ -133,12 +115,12 @@ static inline void extend_burst(struct __sk_buff *ctx, void *tp, struct seen *se
 /* What is as long as data may be frames for all that: inside TLS, window updates that are written at once
  * (tried: 66 of them). Those are an answer to the other side's data, which goes on after them. What follows them
  * after a pause is another run, unless a frame ended the pause; on arrival it is the analysis that joins. */
-static inline void account_beginning(struct seen *seen, struct half *mine, struct half *other, u64 now_ns, u32 hook,
-                                     int egress)
+static inline void account_beginning(struct seen *seen, struct conn *conn, struct half *mine, struct half *other,
+                                     u64 now_ns, u32 hook, int egress)
 {
-    if (mine->bytes && mine->why == WHY_STARVED && now_ns - mine->last_ns >= TAIL_GAP_NS && !after(mine->max_seq, seen->seq)
+    if (mine->bytes && mine->why == WHY_STARVED && now_ns - mine->last_ns >= TAIL_GAP_NS && !after(mine->end_seq, seen->seq)
         && !(egress && other->small_ns > mine->last_ns && now_ns - other->small_ns < ANSWER_NS))
-        close_burst(&seen->key, mine, hook, seen->dir, 0);
+        close_burst(conn, mine, hook, seen->dir, 0);
     if (mine->bytes + seen->payload_bytes < MESSAGE_BYTES)
         mine->small_ns = now_ns;
 }
@@ -154,13 +136,15 @@ static inline void account_bulk(struct __sk_buff *ctx, void *tp, struct seen *se
     u32 seen_seq = mine->snd_max;
     if (seen_seq && !after(end_seq, seen_seq)) /* 0: nothing yet */
         return;
+    if (!egress && mine->bytes && after(mine->end_seq, seen->seq))
+        mine->late_packets++;
     if (mine->bytes < MESSAGE_BYTES)
-        account_beginning(seen, mine, other, now_ns, hook, egress);
+        account_beginning(seen, conn, mine, other, now_ns, hook, egress);
     if (ends_burst(mine, other, seen->payload_bytes))
-        close_burst(&seen->key, other, hook, seen->dir == DIR_TX ? DIR_RX : DIR_TX, 0);
+        close_burst(conn, other, hook, seen->dir == DIR_TX ? DIR_RX : DIR_TX, 0);
     if (!mine->bytes) {
         mine->first_ns = now_ns;
-        mine->first_seq = mine->max_seq = seen->seq;
+        mine->first_seq = mine->end_seq = seen->seq;
     } else if (after(mine->first_seq, seen->seq)) {
         /* Overtaken by a later packet: the first byte arrives only now. */
         mine->first_ns = now_ns;
@@ -169,12 +153,12 @@ static inline void account_bulk(struct __sk_buff *ctx, void *tp, struct seen *se
         /* Held back by a reader that does not read is not a pause of the writer's. */
         if (now_ns - mine->last_ns >= GAP_NS) {
             if (window_limited(tp))
-                emit_gap(seen, mine->last_ns, now_ns, other->small_ns, HOOK_LO, POINT_BLOCKED);
+                emit_blocked_reader(conn, seen, mine->last_ns, now_ns);
             else if (mine->why == WHY_STARVED)
-                emit_gap(seen, mine->last_ns, now_ns, other->small_ns, HOOK_LO, POINT_GAP);
+                emit_gap(conn, seen, mine->last_ns, now_ns, other->small_ns, HOOK_LO);
         }
     } else if (egress) {
-        charge_pause(tp, seen, mine, other, now_ns);
+        charge_pause(tp, seen, conn, mine, other, now_ns);
     }
     u32 log_seq = seen_seq && after(seen_seq, seen->seq) ? seen_seq : seen->seq;
     extend_burst(ctx, tp, seen, conn, mine, now_ns, log_seq, hook, egress);
@@ -188,28 +172,34 @@ static inline void note_ack(struct conn *conn, u32 ack)
         conn->acked_seq = ack;
 }
 
-/* A receiver that gets bytes twice says so in the first SACK block (RFC 2883). Linux puts
- * NOP NOP TIMESTAMP NOP NOP SACK, so the block stands at a fixed place. */
-static inline void look_for_dsack(struct __sk_buff *ctx, struct seen *seen)
+static inline void emit_duplicate_ack(struct conn *conn, u32 seq, u32 bytes)
+{
+    struct duplicate_ack *event = reserve_point();
+    if (!event)
+        return;
+    PREFIX(event, EVENT_DUPLICATE_ACK, bpf_ktime_get_ns(), conn->id, conn->key.netns, 0ULL);
+    event->seq = seq;
+    event->bytes = bytes;
+    submit_point(event);
+}
+
+/* A receiver that gets bytes twice says so in the first SACK block (RFC 2883). */
+static inline void look_for_dsack(struct __sk_buff *ctx, struct seen *seen, struct conn *conn)
 {
     void *data = (void *)(long)ctx->data;
     void *end = (void *)(long)ctx->data_end;
-    if (data + 78 > end || *(u8 *)(data + 68) != 5)
+    struct sack_options *options = data + ACK_OPTIONS_OFFSET;
+    if ((void *)(options + 1) > end || options->sack_kind != TCP_OPTION_SACK)
         return;
-    u32 from = bpf_ntohl(*(u32 *)(data + 70)), to = bpf_ntohl(*(u32 *)(data + 74));
+    u32 from = bpf_ntohl(options->from0), to = bpf_ntohl(options->to0);
+    u32 *block1 = (void *)(options + 1);
     int inside = 0;
-    if (*(u8 *)(data + 69) >= 18 && data + 86 <= end) {
-        u32 from1 = bpf_ntohl(*(u32 *)(data + 78)), to1 = bpf_ntohl(*(u32 *)(data + 82));
+    if (options->sack_bytes >= SACK_TWO_BLOCKS && (void *)(block1 + 2) <= end) {
+        u32 from1 = bpf_ntohl(block1[0]), to1 = bpf_ntohl(block1[1]);
         inside = !after(from1, from) && !after(to, to1);
     }
-    if (!inside && after(to, seen->ack))
-        return;
-    struct point *event = point_of(POINT_DSACK, bpf_ktime_get_ns(), &seen->key);
-    if (!event)
-        return;
-    event->a = from;
-    event->b = to - from;
-    submit_point(event);
+    if (inside || !after(to, seen->ack))
+        emit_duplicate_ack(conn, from, to - from);
 }
 
 /* An acknowledgement that leaves. */
@@ -219,131 +209,187 @@ static inline void account_ack(struct __sk_buff *ctx, struct seen *seen)
     if (!conn)
         return;
     note_ack(conn, seen->ack);
-    if (seen->header_bytes >= 44)
-        look_for_dsack(ctx, seen);
+    if (seen->header_bytes >= ACK_WITH_SACK_BYTES)
+        look_for_dsack(ctx, seen, conn);
 }
 
-static inline int account_eth(struct __sk_buff *ctx, int egress)
+/* Whether a packet has anything that the programs look at in its connection. */
+static inline int is_bare_ack(struct seen *seen)
+{
+    return !seen->payload_bytes && !(seen->flags & FLAGS_SETUP);
+}
+
+/* The connection of a packet, if it has one or is to have one from now on. */
+static inline struct conn *conn_of_packet(struct seen *seen)
+{
+    struct conn *conn = conn_of(&seen->key);
+    if (unlikely(!conn && seen->payload_bytes >= SMALL_BYTES))
+        return new_conn(&seen->key, 0, 0);
+    return conn;
+}
+
+/* A SYN, or the answer to one. It stands apart because verifiers walk each way through what follows again.
+ * Data in it (TCP Fast Open, RFC 7413) begins one behind its own number; of a message it is the smallest part,
+ * and burst and pauses begin with the packet after it. */
+static inline void record_syn(struct __sk_buff *ctx, struct seen *seen)
+{
+    struct conn *conn = open_conn(&seen->key, conn_of(&seen->key), seen->flags, seen->seq, seen->ack);
+    if (!conn)
+        return;
+    struct half *mine = seen->dir == DIR_TX ? &conn->tx : &conn->rx;
+    struct head *head = seen->dir == DIR_TX ? &conn->tx_head : &conn->rx_head;
+    u64 now_ns = bpf_ktime_get_ns();
+    if (seen->flags & FLAG_ACK && seen->dir == DIR_TX)
+        note_ack(conn, seen->ack);
+    emit_packet(ctx, seen, conn, now_ns, EVENT_SETUP, head, head, 1);
+    seen->seq++;
+    if (seen->payload_bytes && !head->heads) {
+        emit_packet(ctx, seen, conn, now_ns, EVENT_PAYLOAD, head, head, 1);
+        head->heads++;
+    }
+    if (!mine->snd_max)
+        mine->snd_max = seen->seq + seen->payload_bytes;
+}
+
+/* The heads of a connection's packets, as long as they are worth passing up. */
+static inline void record_head(struct __sk_buff *ctx, struct seen *seen, struct conn *conn, struct head *head,
+                               struct head *other, u64 now_ns, u8 most)
+{
+    u32 kind = seen->flags & FLAGS_SETUP ? EVENT_SETUP : EVENT_PAYLOAD;
+    if (kind == EVENT_PAYLOAD && (!seen->payload_bytes || head->heads >= most))
+        return;
+    emit_packet(ctx, seen, conn, now_ns, kind, head, other, 0);
+    if (kind == EVENT_PAYLOAD)
+        head->heads++;
+}
+
+/* What of a packet's payload can be a message's: TLS handshakes are none, nor what stands before their end. */
+static inline void skip_handshake(struct seen *seen, struct head *head)
+{
+    if (seen->payload_bytes < SMALL_BYTES || !head->tls)
+        return;
+    u32 skip = head->record_seq - seen->seq;
+    if (head->tls == TLS_HANDSHAKE) {
+        if (head->heads < HEAD_PACKETS)
+            seen->message_bytes = 0;
+    } else if (skip - 1 < seen->payload_bytes) {
+        seen->seq += skip; /* data behind the end of the handshake, in the same packet */
+        seen->message_bytes = seen->payload_bytes -= skip;
+    }
+}
+
+/* Up to where the bytes of this direction have been seen. */
+static inline void advance(struct seen *seen, struct half *mine, int egress)
+{
+    u32 end_seq = seen->seq + seen->payload_bytes;
+    if (egress && seen->payload_bytes) {
+        if (after(end_seq, mine->snd_max) || !mine->snd_max)
+            mine->snd_max = end_seq;
+    } else if (!after(seen->seq, mine->snd_max) && after(end_seq, mine->snd_max)) {
+        mine->snd_max = end_seq; /* in order; behind a hole it stays where that begins */
+    }
+}
+
+static inline void record_end(struct seen *seen, struct conn *conn, struct half *mine, u32 hook)
+{
+    if (seen->flags & (FLAG_FIN | FLAG_RST))
+        close_burst(conn, mine, hook, seen->dir, 0);
+    if (seen->flags & FLAG_RST)
+        end_conn(&seen->key, conn); /* where nobody listens there is no socket whose end would do it */
+}
+
+static inline void record_eth(struct __sk_buff *ctx, int egress)
 {
     struct seen seen = {};
     if (!parse(ctx, &seen, egress, 0))
-        return -1;
+        return;
     if (unlikely(seen.udp)) {
-        emit_packet(ctx, &seen, bpf_ktime_get_ns(), PACKET_DNS, 0, 0);
-        return -1;
+        emit_dns(ctx, &seen);
+        return;
     }
-    u32 payload = seen.payload_bytes;
-    if (!payload && !(seen.flags & (FLAG_SYN | FLAG_FIN | FLAG_RST))) {
+    if (is_bare_ack(&seen)) {
         account_ack(ctx, &seen);
-        return -1;
+        return;
     }
-    struct conn *conn = conn_of(&seen.key);
-    if (unlikely(!conn && ((seen.flags & FLAG_SYN) || payload >= SMALL_BYTES)))
-        conn = new_conn(&seen.key);
+    if (unlikely(seen.flags & FLAG_SYN)) {
+        record_syn(ctx, &seen);
+        return;
+    }
+    struct conn *conn = conn_of_packet(&seen);
     if (unlikely(!conn))
-        return -1;
+        return;
     struct half *mine = egress ? &conn->tx : &conn->rx;
     struct half *other = egress ? &conn->rx : &conn->tx;
     struct head *head = egress ? &conn->tx_head : &conn->rx_head;
     if (egress && seen.flags & FLAG_ACK)
         note_ack(conn, seen.ack);
-    void *tp = egress && payload >= SMALL_BYTES ? sender_of(ctx) : 0;
+    void *tp = egress && seen.payload_bytes >= SMALL_BYTES ? sender_of(ctx) : 0;
     if (likely(goes_on(&seen, mine, other, head))) {
-        u32 end_seq = seen.seq + payload;
+        u32 end_seq = seen.seq + seen.payload_bytes;
         u64 now_ns = sent_at(tp, end_seq, mine->last_ns);
         if (egress && now_ns > mine->last_ns)
-            charge_pause(tp, &seen, mine, other, now_ns);
+            charge_pause(tp, &seen, conn, mine, other, now_ns);
         extend_burst(ctx, tp, &seen, conn, mine, now_ns, seen.seq, HOOK_ETH, egress);
         mine->snd_max = end_seq;
-        return -1;
+        return;
     }
     u64 now_ns = bpf_ktime_get_ns();
-    if (!egress && payload && mine->snd_max && seen.seq != mine->snd_max)
+    if (!egress && seen.payload_bytes && mine->snd_max && seen.seq != mine->snd_max)
         mine->holes = 1;
-    if (seen.flags & (FLAG_SYN | FLAG_FIN | FLAG_RST)) {
-        emit_packet(ctx, &seen, now_ns, PACKET_SETUP, 0, 0);
-        if (!egress && seen.flags & FLAG_SYN)
-            mine->snd_max = seen.seq + 1;
-    } else if (payload && head->heads < HEAD_PACKETS) {
-        emit_packet(ctx, &seen, now_ns, PACKET_PAYLOAD, head, egress ? &conn->rx_head : &conn->tx_head);
-        head->heads++;
-    }
-    if (payload >= SMALL_BYTES && head->tls) {
-        u32 skip = head->record_seq - seen.seq;
-        if (head->tls == TLS_HANDSHAKE) {
-            if (head->heads < HEAD_PACKETS)
-                payload = 0;
-        } else if (skip - 1 < payload) {
-            seen.seq += skip; /* data behind the end of the handshake, in the same packet */
-            seen.payload_bytes = payload -= skip;
-        }
-    }
-    if (payload >= SMALL_BYTES)
+    record_head(ctx, &seen, conn, head, egress ? &conn->rx_head : &conn->tx_head, now_ns, HEAD_PACKETS);
+    seen.message_bytes = seen.payload_bytes;
+    skip_handshake(&seen, head);
+    if (seen.message_bytes >= SMALL_BYTES) {
         account_bulk(ctx, tp, &seen, conn, mine, other, now_ns, HOOK_ETH, egress);
-    else if (payload) {
-        if (egress && mine->logged && after(seen.seq + payload, mine->snd_max))
+    } else if (seen.message_bytes) {
+        if (egress && mine->logged && after(seen.seq + seen.payload_bytes, mine->snd_max))
             log_send(&seen.key, conn, seen.seq, now_ns);
         account_small(ctx, &seen, mine, other, now_ns, egress);
     }
-    u32 end_seq = seen.seq + seen.payload_bytes;
-    if (egress && seen.payload_bytes) {
-        if (after(end_seq, mine->snd_max) || !mine->snd_max)
-            mine->snd_max = end_seq;
-    } else if (!after(seen.seq, mine->snd_max) && after(end_seq, mine->snd_max)) {
-        mine->snd_max = end_seq; /* in order; behind a hole it stays where that begins */
-    }
-    if (seen.flags & (FLAG_FIN | FLAG_RST))
-        close_burst(&seen.key, mine, HOOK_ETH, seen.dir, 0);
-    if (seen.flags & FLAG_RST)
-        forget(&seen.key); /* where nobody listens there is no socket whose end would do it */
-    return -1;
+    advance(&seen, mine, egress);
+    record_end(&seen, conn, mine, HOOK_ETH);
 }
 
-int tc_eth_out(struct __sk_buff *ctx)
-{
-    return account_eth(ctx, 1);
-}
-
-int tc_eth_in(struct __sk_buff *ctx)
-{
-    return account_eth(ctx, 0);
-}
-
-int tc_lo_out(struct __sk_buff *ctx)
+/* Both ends of a connection on loopback are the pod's, and every packet is seen as it leaves. */
+static inline void record_lo(struct __sk_buff *ctx)
 {
     struct seen seen = {};
-    if (!parse(ctx, &seen, 1, 1) || seen.udp)
-        return -1;
-    u32 payload = seen.payload_bytes;
-    if (!payload && !(seen.flags & (FLAG_SYN | FLAG_FIN | FLAG_RST)))
-        return -1;
-    struct conn *conn = conn_of(&seen.key);
-    if (!conn && ((seen.flags & FLAG_SYN) || payload >= SMALL_BYTES))
-        conn = new_conn(&seen.key);
+    if (!parse(ctx, &seen, 1, 1) || seen.udp || is_bare_ack(&seen))
+        return;
+    if (unlikely(seen.flags & FLAG_SYN)) {
+        record_syn(ctx, &seen);
+        return;
+    }
+    struct conn *conn = conn_of_packet(&seen);
     if (!conn)
-        return -1;
+        return;
     u64 now_ns = bpf_ktime_get_ns();
     struct half *mine = seen.dir == DIR_TX ? &conn->tx : &conn->rx;
     struct half *other = seen.dir == DIR_TX ? &conn->rx : &conn->tx;
     struct head *head = seen.dir == DIR_TX ? &conn->tx_head : &conn->rx_head;
-    if (seen.flags & (FLAG_SYN | FLAG_FIN | FLAG_RST))
-        emit_packet(ctx, &seen, now_ns, PACKET_SETUP, 0, 0);
-    else if (payload && head->heads < 2) {
-        emit_packet(ctx, &seen, now_ns, PACKET_PAYLOAD, head, seen.dir == DIR_TX ? &conn->rx_head : &conn->tx_head);
-        head->heads++;
-    }
-    if (payload >= SMALL_BYTES)
+    record_head(ctx, &seen, conn, head, seen.dir == DIR_TX ? &conn->rx_head : &conn->tx_head, now_ns, LO_HEAD_PACKETS);
+    if (seen.payload_bytes >= SMALL_BYTES)
         account_bulk(ctx, sender_of(ctx), &seen, conn, mine, other, now_ns, HOOK_LO, 1);
-    else if (payload)
+    else if (seen.payload_bytes)
         account_small(ctx, &seen, mine, other, now_ns, 1);
-    if (payload) {
-        u32 end_seq = seen.seq + payload;
-        if (after(end_seq, mine->snd_max) || !mine->snd_max)
-            mine->snd_max = end_seq;
-    }
-    if (seen.flags & (FLAG_FIN | FLAG_RST))
-        close_burst(&seen.key, mine, HOOK_LO, seen.dir, 0);
-    if (seen.flags & FLAG_RST)
-        forget(&seen.key);
-    return -1;
+    advance(&seen, mine, 1);
+    record_end(&seen, conn, mine, HOOK_LO);
+}
+
+int tc_eth_out(struct __sk_buff *ctx)
+{
+    record_eth(ctx, 1);
+    return PASS_ON;
+}
+
+int tc_eth_in(struct __sk_buff *ctx)
+{
+    record_eth(ctx, 0);
+    return PASS_ON;
+}
+
+int tc_lo_out(struct __sk_buff *ctx)
+{
+    record_lo(ctx);
+    return PASS_ON;
 }

@@ -7,65 +7,63 @@ struct seen {
     u32 seq, ack;
     u32 payload_bytes;
     u32 payload_offset;
+    u32 message_bytes; /* what of the payload can be a message's; see skip_handshake */
     u32 dir; /* against the key */
     u8 flags;
     u8 header_bytes; /* of TCP */
     u8 udp;
 };
 
-enum { FLAG_FIN = 1, FLAG_SYN = 2, FLAG_RST = 4, FLAG_PSH = 8, FLAG_ACK = 16 };
-
-static inline int after(u32 a, u32 b)
-{
-    return (s32)(a - b) > 0;
-}
-
-/* IPv4 TCP or UDP; 0: neither, or not a traced pod, or nothing but an acknowledgement that arrives: what it
- * has changed TCP keeps itself. Offsets: RFC 791, 9293, 768. */
+/* IPv4 TCP or DNS; 0: neither, or not a traced pod, or nothing but an acknowledgement that arrives: what it
+ * has changed TCP keeps itself. */
 static inline int parse(struct __sk_buff *ctx, struct seen *seen, int egress, int lo)
 {
     void *data = (void *)(long)ctx->data;
     void *end = (void *)(long)ctx->data_end;
-    if (unlikely(data + 42 > end))
+    struct eth_header *eth = data;
+    struct ipv4_header *ip = (void *)(eth + 1);
+    struct udp_header *udp = (void *)(ip + 1);
+    if (unlikely((void *)(udp + 1) > end))
         return 0;
-    u16 ethertype = *(u16 *)(data + 12);
-    if (unlikely(ethertype != bpf_htons(0x0800))) {
-        if (ethertype == bpf_htons(0x86dd) && (*(u8 *)(data + 20) == 6 || *(u8 *)(data + 20) == 17))
-            count(LOSS_IPV6); /* TCP or UDP that we cannot follow */
+    if (unlikely(eth->type != bpf_htons(ETHERTYPE_IPV4))) {
+        struct ipv6_header *ip6 = (void *)(eth + 1);
+        if (eth->type == bpf_htons(ETHERTYPE_IPV6)
+            && (ip6->next_header == PROTOCOL_TCP || ip6->next_header == PROTOCOL_UDP))
+            count(LOSS_IPV6); /* that we cannot follow */
         return 0;
     }
-    u8 protocol = *(u8 *)(data + 23);
-    if (unlikely(protocol != 6 && protocol != 17))
+    u8 protocol = ip->protocol;
+    if (unlikely(protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP))
         return 0;
-    if (unlikely(*(u8 *)(data + 14) != 0x45 || (*(u16 *)(data + 20) & bpf_htons(0x1fff)))) {
+    if (unlikely(ip->version_and_words != IPV4_WORDS_20 || (ip->fragment & bpf_htons(FRAGMENT_OFFSET)))) {
         count(LOSS_PARSE);
         return 0;
     }
-    u32 saddr = *(u32 *)(data + 26), daddr = *(u32 *)(data + 30);
-    u32 sport = bpf_ntohs(*(u16 *)(data + 34)), dport = bpf_ntohs(*(u16 *)(data + 36));
+    u32 sport = bpf_ntohs(udp->source), dport = bpf_ntohs(udp->target); /* where TCP has them, too */
     int l_is_source = lo ? sport < dport : egress;
-    seen->key.laddr = l_is_source ? saddr : daddr;
-    seen->key.raddr = l_is_source ? daddr : saddr;
+    seen->key.laddr = l_is_source ? ip->source : ip->target;
+    seen->key.raddr = l_is_source ? ip->target : ip->source;
     seen->key.ports = l_is_source ? sport << 16 | dport : dport << 16 | sport;
     seen->dir = l_is_source ? DIR_TX : DIR_RX;
-    seen->udp = protocol == 17;
+    seen->udp = protocol == PROTOCOL_UDP;
     if (unlikely(seen->udp)) {
-        seen->payload_offset = 42;
-        seen->payload_bytes = ctx->len > 42 ? ctx->len - 42 : 0;
-        if (sport != 53 && dport != 53)
+        seen->payload_offset = sizeof(*eth) + sizeof(*ip) + sizeof(*udp);
+        seen->payload_bytes = ctx->len > seen->payload_offset ? ctx->len - seen->payload_offset : 0;
+        if (sport != DNS_PORT && dport != DNS_PORT)
             return 0;
     } else {
-        if (unlikely(data + 54 > end)) {
+        struct tcp_header *tcp = (void *)(ip + 1);
+        if (unlikely((void *)(tcp + 1) > end)) {
             count(LOSS_PARSE);
             return 0;
         }
-        seen->seq = bpf_ntohl(*(u32 *)(data + 38));
-        seen->ack = bpf_ntohl(*(u32 *)(data + 42));
-        seen->header_bytes = (*(u8 *)(data + 46) >> 4) * 4;
-        seen->flags = *(u8 *)(data + 47);
-        seen->payload_offset = 34 + seen->header_bytes;
+        seen->seq = bpf_ntohl(tcp->seq);
+        seen->ack = bpf_ntohl(tcp->ack);
+        seen->header_bytes = (tcp->words >> 4) * 4;
+        seen->flags = tcp->flags;
+        seen->payload_offset = sizeof(*eth) + sizeof(*ip) + seen->header_bytes;
         seen->payload_bytes = ctx->len > seen->payload_offset ? ctx->len - seen->payload_offset : 0;
-        if (!egress && !seen->payload_bytes && !(seen->flags & (FLAG_SYN | FLAG_FIN | FLAG_RST)))
+        if (!egress && !seen->payload_bytes && !(seen->flags & FLAGS_SETUP))
             return 0;
     }
 #ifdef HAVE_TCX
@@ -107,15 +105,15 @@ static inline void walk_records(struct __sk_buff *ctx, struct seen *seen, struct
         if (bpf_skb_load_bytes(ctx, seen->payload_offset, header, 5))
             return;
         u32 length = header[3] << 8 | header[4];
-        if (header[0] == 23 && header[1] == 3 && header[2] == 3 && length >= BULK_RECORD_BYTES
-            && length <= 16640 && client_sealed(mine, other)) {
+        if (header[0] == TLS_APPLICATION_DATA && header[1] == TLS_MAJOR && header[2] == 3
+            && length >= BULK_RECORD_BYTES && length <= TLS_RECORD_MAX_BYTES && client_sealed(mine, other)) {
             mine->tls = TLS_DATA;
             mine->record_seq = seen->seq;
         }
         return;
     }
-#pragma unroll
-    for (int i = 0; i < 12; i++) {
+#pragma clang loop unroll(disable)
+    for (u32 i = 0; i < RECORDS_WALKED; i++) {
         u8 header[5];
         if (at > 65535 || at + 5 > seen->payload_bytes)
             break;
@@ -123,18 +121,14 @@ static inline void walk_records(struct __sk_buff *ctx, struct seen *seen, struct
             break;
         u32 length = header[3] << 8 | header[4];
         u32 record = (u32)header[0] << 24 | length;
-        if (i == 0) event->record0 = record;
-        if (i == 1) event->record1 = record;
-        if (i == 2) event->record2 = record;
-        if (i == 3) event->record3 = record;
-        if (i == 4) event->record4 = record;
-        if (i == 5) event->record5 = record;
-        event->records++;
-        if (header[0] == 20) {
+        if (i < RECORDS_TOLD)
+            (&event->tls_record0)[i] = record;
+        event->tls_records++;
+        if (header[0] == TLS_CHANGE_CIPHER_SPEC) {
             mine->tls_seen |= TLS_SEEN_CHANGE;
-        } else if (header[0] == 22 && mine->tls_seen & TLS_SEEN_CHANGE) {
+        } else if (header[0] == TLS_HANDSHAKE_RECORD && mine->tls_seen & TLS_SEEN_CHANGE) {
             mine->tls_seen |= TLS_SEEN_SEALED; /* TLS 1.2: an encrypted Finished */
-        } else if (header[0] == 23) {
+        } else if (header[0] == TLS_APPLICATION_DATA) {
             if (client_sealed(mine, other) && length >= BULK_RECORD_BYTES) {
                 mine->tls = TLS_DATA;
                 mine->record_seq = seen->seq + at;
@@ -147,51 +141,76 @@ static inline void walk_records(struct __sk_buff *ctx, struct seen *seen, struct
     }
 }
 
-static inline void emit_packet(struct __sk_buff *ctx, struct seen *seen, u64 now_ns, u32 kind, struct head *mine,
-                               struct head *other)
+/* The first bytes of the payload, and how many they are, into an event. */
+#define LOAD_PAYLOAD(ctx, seen, event) ({ \
+    (event)->data_bytes = 0; \
+    u32 bytes_ = (seen)->payload_bytes; \
+    if (bytes_ > sizeof((event)->data)) \
+        bytes_ = sizeof((event)->data); \
+    /* Verifiers learn nothing from `bytes != 0` (Linux 6.1), but much from n < N before n + 1; \
+     * the assembler keeps clang from folding the two. */ \
+    u64 n_ = (u64)bytes_ - 1; \
+    if (n_ < sizeof((event)->data)) { \
+        asm volatile("%0 += 1" : "+r"(n_)); \
+        if (bpf_skb_load_bytes(ctx, (seen)->payload_offset, (event)->data, n_) == 0) \
+            (event)->data_bytes = bytes_; \
+    } \
+})
+
+/* A ClientHello in a SYN: its own record is all that can be there. */
+static inline void take_first_record(struct seen *seen, struct packet *event, struct head *mine)
 {
-    count(TRIED);
-    struct packet *event = packets.ringbuf_reserve(sizeof(struct packet));
-    if (!event) {
-        count(LOSS_PACKETS);
+    u32 length = event->data[3] << 8 | event->data[4];
+    event->tls_record0 = (u32)event->data[0] << 24 | length;
+    event->tls_records = 1;
+    mine->record_seq = seen->seq + 5 + length;
+}
+
+/* `kind`: EVENT_SETUP or EVENT_PAYLOAD; `mine`, `other`: what is known of the TLS in this direction and the other.
+ * `opening`: of a SYN, which takes less code. */
+static inline void emit_packet(struct __sk_buff *ctx, struct seen *seen, struct conn *conn, u64 now_ns, u32 kind,
+                               struct head *mine, struct head *other, int opening)
+{
+    struct packet *event = reserve_packet();
+    if (!event)
         return;
-    }
-    event->ts_ns = now_ns;
-    event->netns = seen->key.netns;
-    event->laddr = seen->key.laddr;
-    event->raddr = seen->key.raddr;
-    event->ports = seen->key.ports;
+    PREFIX(event, kind, now_ns, conn->id, seen->key.netns, 0ULL);
     event->seq = seen->seq;
     event->ack = seen->ack;
     event->payload_bytes = seen->payload_bytes;
-    event->dir = seen->dir;
-    event->kind = kind;
-    event->flags = seen->flags;
-    event->records = 0;
-    event->record0 = event->record1 = event->record2 = 0;
-    event->record3 = event->record4 = event->record5 = 0;
-    event->data_bytes = 0;
-    u32 offset = seen->payload_offset;
-    u32 bytes = seen->payload_bytes;
-    if (bytes > sizeof(event->data))
-        bytes = sizeof(event->data);
-    /* Verifiers learn nothing from `bytes != 0` (Linux 6.1), but much from n < N before n + 1;
-     * the assembler keeps clang from folding the two. */
-    u64 n = (u64)bytes - 1;
-    if (n < sizeof(event->data)) {
-        asm volatile("%0 += 1" : "+r"(n));
-        if (bpf_skb_load_bytes(ctx, offset, event->data, n) == 0)
-            event->data_bytes = bytes;
-    }
-    if (kind == PACKET_PAYLOAD && mine) {
-        if (mine->heads == 0 && event->data_bytes >= 6 && event->data[0] == 22 && event->data[1] == 3) {
+    event->direction = seen->dir;
+    event->tcp_flags = seen->flags;
+    event->tls_records = 0;
+    event->tls_record0 = event->tls_record1 = event->tls_record2 = 0;
+    event->tls_record3 = event->tls_record4 = event->tls_record5 = 0;
+    LOAD_PAYLOAD(ctx, seen, event);
+    if (kind == EVENT_PAYLOAD) {
+        if (mine->heads == 0 && event->data_bytes >= 6 && event->data[0] == TLS_HANDSHAKE_RECORD
+            && event->data[1] == TLS_MAJOR) {
             mine->tls = TLS_HANDSHAKE;
-            mine->tls_seen = event->data[5] == 1 ? TLS_SEEN_CLIENT : 0;
+            mine->tls_seen = event->data[5] == TLS_CLIENT_HELLO ? TLS_SEEN_CLIENT : 0;
             mine->record_seq = seen->seq;
+            if (opening)
+                take_first_record(seen, event, mine);
         }
-        if (mine->tls == TLS_HANDSHAKE)
+        if (mine->tls == TLS_HANDSHAKE && !opening)
             walk_records(ctx, seen, event, mine, other);
     }
-    packets.ringbuf_submit(event, RINGBUF_FLAGS);
-    count(EMITTED);
+    submit_packet(event);
+}
+
+static inline void emit_dns(struct __sk_buff *ctx, struct seen *seen)
+{
+    struct dns *event = reserve_packet();
+    if (!event)
+        return;
+    PREFIX(event, EVENT_DNS, bpf_ktime_get_ns(), 0ULL, seen->key.netns, 0ULL);
+    map_address(event->local, seen->key.laddr);
+    map_address(event->remote, seen->key.raddr);
+    event->local_port = seen->key.ports >> 16;
+    event->remote_port = seen->key.ports & 0xffff;
+    event->direction = seen->dir;
+    event->payload_bytes = seen->payload_bytes;
+    LOAD_PAYLOAD(ctx, seen, event);
+    submit_packet(event);
 }

@@ -1,144 +1,176 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* TCP state changes, retransmissions and dropped packets, from BTF tracepoints. */
 
+/* A socket that closes has given its port back (tcp_set_state in net/ipv4/tcp.c), but not forgotten it. */
+static inline void restore_port(struct conn_key *key, void *sk)
+{
+    void *tp = tcp_of(sk);
+    if (tp)
+        key->ports |= bpf_ntohs((u16)LOAD(u16, tp, OFF_INET_SPORT)) << 16;
+}
+
+static inline void record_state_change(void *sk, u32 old_state, u32 new_state)
+{
+    struct conn_key key = {};
+    if (!key_of_sock(&key, sk) || !pods.lookup(&key.netns))
+        return;
+    if (new_state == STATE_CLOSE && !(key.ports >> 16))
+        restore_port(&key, sk);
+    struct conn *conn = conn_of(&key), *known = conn ? conn : conn_of_other_end(&key);
+    struct state_change *event = reserve_point();
+    if (event) {
+        u64 conn_id = known ? known->id : 0;
+        PREFIX(event, EVENT_STATE_CHANGE, bpf_ktime_get_ns(), conn_id, key.netns, bpf_get_current_pid_tgid());
+        event->old_state = old_state;
+        event->new_state = new_state;
+        event->family = LOAD(u16, sk, OFF_SOCK_FAMILY);
+        event->local_port = key.ports >> 16;
+        event->remote_port = key.ports & 0xffff;
+        submit_point(event);
+    }
+    if (new_state == STATE_CLOSE && old_state != STATE_CLOSE && conn)
+        end_conn(&key, conn);
+}
+
 /* sock:inet_sock_set_state(sk, oldstate, newstate) */
 int raw_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 {
-    void *sk = (void *)ctx->args[0];
-    struct conn_key key = {};
-    if (!key_of_sock(&key, sk) || !pods.lookup(&key.netns))
-        return 0;
-    int old_state = ctx->args[1], new_state = ctx->args[2];
-    struct point *event = point_of(POINT_STATE, bpf_ktime_get_ns(), &key);
-    if (event) {
-        u64 id = bpf_get_current_pid_tgid(); /* the owner's only while it calls; softirq borrows anybody's */
-        event->a = old_state;
-        event->b = new_state;
-        event->c = LOAD(u16, sk, OFF_SOCK_FAMILY);
-        event->tid = id;
-        event->tgid = id >> 32;
-        submit_point(event);
-    }
-    if (new_state == 7 /* TCP_CLOSE */ && old_state != 7)
-        forget(&key);
+    record_state_change((void *)ctx->args[0], ctx->args[1], ctx->args[2]);
     return 0;
 }
 
-/* When the packet that first had these bytes was sent; 0: not known. */
-static inline u64 sent_ns(const struct conn_key *key, struct conn *conn, u32 seq, u64 now_ns)
+static inline void record_retransmission(void *sk, void *skb)
 {
-    u32 count_now = conn->tx.logged;
-    if (!count_now)
-        return 0;
-    struct sendlog *log = flush_sent(key, conn, (count_now - 1) & ~(SENT_SLOTS - 1));
-    if (!log) {
-        if (count_now & (SENT_SLOTS - 1))
-            count(LOSS_MAP_FULL); /* others were counted when they should have been moved */
-        return 0;
+    struct conn_key key = {};
+    if (!key_of_sock(&key, sk) || !pods.lookup(&key.netns))
+        return;
+    u32 seqs[2] = {}; /* struct tcp_skb_cb begins with seq and end_seq */
+    bpf_probe_read_kernel(seqs, sizeof(seqs), skb + OFF_SKB_CB + OFF_TCPCB_SEQ);
+    u32 seq = seqs[0];
+    u64 now_ns = bpf_ktime_get_ns(), first_sent_ns = 0;
+    struct conn *conn = conn_of(&key);
+    if (conn)
+        first_sent_ns = sent_ns(&key, conn, seq, now_ns);
+    else
+        conn = conn_of_other_end(&key);
+    struct retransmission *event = reserve_point();
+    if (!event)
+        return;
+    u64 conn_id = conn ? conn->id : 0;
+    PREFIX(event, EVENT_RETRANSMISSION, now_ns, conn_id, key.netns, 0ULL);
+    event->first_sent_ns = first_sent_ns;
+    event->later_sent_ns = 0;
+    event->rtt_excess_us = 0;
+    event->seq = seq;
+    event->bytes = seqs[OFF_TCPCB_END_SEQ / 4 - OFF_TCPCB_SEQ / 4] - seq;
+    event->tcp_state = (u8)LOAD(u8, sk, OFF_SOCK_STATE);
+    void *tp = bpf_skc_to_tcp_sock(sk);
+    if (tp) {
+        if ((LOAD(u8, tp, OFF_TCP_CA_STATE) & CA_STATE_BITS) == CA_RECOVERY)
+            event->later_sent_ns = LOAD(u64, tp, OFF_TCP_RACK_MSTAMP) * 1000;
+        event->rtt_excess_us = rtt_excess_us(tp);
     }
-    u32 most = SENDLOG_SLOTS - SENT_SLOTS, held = count_now < most ? count_now : most, first = count_now - held;
-    u32 before = 0; /* how many begin with `seq` or before it */
-#pragma unroll
-    for (u32 bit = SENDLOG_SLOTS / 2; bit; bit >>= 1) {
-        u32 at = first + before + bit - 1 & (SENDLOG_SLOTS - 1);
-        u32 beyond = (held - before - bit | seq - log->slot[at].seq) >> 31;
-        asm volatile("" : "+r"(beyond)); /* no branches, and no masks of 0 and -1: verifiers walk both ways, each time */
-        before += (beyond ^ 1) * bit;
-    }
-    if (!before) {
-        if (count_now > held)
-            count(LOSS_MAP_FULL); /* later packets took the slot: when this was first sent is gone */
-        return 0;
-    }
-    if (!after(conn->tx.snd_max, seq))
-        return 0; /* no data: a FIN */
-    u32 ago = (u32)(now_ns >> 10) - log->slot[first + before - 1 & (SENDLOG_SLOTS - 1)].ts;
-    return now_ns - ((u64)ago << 10);
+    submit_point(event);
 }
 
-/* tcp:tcp_retransmit_skb(sk, skb[, error]) */
+/* tcp:tcp_retransmit_skb(sk, skb[, err]) */
 int raw_tcp_retransmit_skb(struct bpf_raw_tracepoint_args *ctx)
 {
-    void *sk = (void *)ctx->args[0], *skb = (void *)ctx->args[1];
-    struct conn_key key = {};
 #ifdef HAVE_RETRANSMIT_ERROR
     if ((int)ctx->args[2])
         return 0; /* since 6.16 failed attempts come here too, most often because the original is still queued */
 #endif
-    if (!key_of_sock(&key, sk) || !pods.lookup(&key.netns))
-        return 0;
-    u32 seqs[2] = {}; /* struct tcp_skb_cb begins with seq and end_seq */
-    bpf_probe_read_kernel(seqs, sizeof(seqs), skb + OFF_SKB_CB + OFF_TCPCB_SEQ);
-    u32 seq = seqs[0];
-    u64 now_ns = bpf_ktime_get_ns(), since_ns = 0;
-    struct conn *conn = conn_of(&key);
-    if (conn)
-        since_ns = sent_ns(&key, conn, seq, now_ns);
-    struct point *event = point_of(POINT_RETRANSMIT, now_ns, &key);
-    if (!event)
-        return 0;
-    event->since_ns = since_ns;
-    event->a = seq;
-    event->b = seqs[OFF_TCPCB_END_SEQ / 4 - OFF_TCPCB_SEQ / 4] - seq;
-    event->c = (u8)LOAD(u8, sk, OFF_SOCK_STATE);
-    void *tp = bpf_skc_to_tcp_sock(sk);
-    if (tp && (LOAD(u8, tp, OFF_TCP_CA_STATE) & 31) == 3 /* TCP_CA_Recovery */)
-        event->small_ns = LOAD(u64, tp, OFF_TCP_RACK_MSTAMP) * 1000;
-    submit_point(event);
+    record_retransmission((void *)ctx->args[0], (void *)ctx->args[1]);
     return 0;
+}
+
+/* The namespace that a packet was in: its device's, or its socket's before it has one. */
+static inline u32 netns_of_packet(void *skb)
+{
+    void *dev = (void *)LOAD(u64, skb, OFF_SKB_DEV), *net = 0;
+    if (dev)
+        net = (void *)LOAD(u64, dev, OFF_DEV_NET);
+    u32 netns = net ? LOAD(u32, net, OFF_NET_INUM) : 0;
+    if (netns)
+        return netns;
+    void *sk = (void *)LOAD(u64, skb, OFF_SKB_SK);
+    if (!sk)
+        return 0;
+    net = (void *)LOAD(u64, sk, OFF_SOCK_NET);
+    return LOAD(u32, net, OFF_NET_INUM);
+}
+
+/* What is read of a packet before it is known whether it is worth an event: an IP header, and of IPv4 ports too. */
+union drop_probe {
+    struct {
+        struct ipv4_header ip;
+        u16 source, target;
+    };
+    struct ipv6_header ip6;
+};
+
+/* Not what is for a group: neighbour discovery and its kind are dropped wherever nobody listens. */
+static inline int is_followed(const union drop_probe *packet)
+{
+    u8 version = packet->ip.version_and_words >> 4;
+    int is_ipv6 = version == IPV6_VERSION;
+    u8 protocol = is_ipv6 ? packet->ip6.next_header : packet->ip.protocol;
+    if (is_ipv6 ? packet->ip6.target[0] == MULTICAST_IPV6 : (packet->ip.target & 0xf0) == MULTICAST_IPV4)
+        return 0;
+    return (version == IPV4_VERSION || is_ipv6)
+           && (protocol == PROTOCOL_TCP || protocol == PROTOCOL_UDP || protocol == PROTOCOL_ICMP
+               || protocol == PROTOCOL_ICMPV6);
+}
+
+/* The connection that a dropped packet belonged to; 0: none that is known here. */
+static inline u64 conn_id_of_drop(const union drop_probe *packet, u32 netns, u32 dir)
+{
+    if (packet->ip.version_and_words != IPV4_WORDS_20 || packet->ip.protocol != PROTOCOL_TCP)
+        return 0;
+    u32 source = bpf_ntohs(packet->source), target = bpf_ntohs(packet->target);
+    int l_is_source = is_loopback(packet->ip.source) ? source < target : dir == DIR_TX;
+    struct conn_key key = {.netns = netns};
+    key.laddr = l_is_source ? packet->ip.source : packet->ip.target;
+    key.raddr = l_is_source ? packet->ip.target : packet->ip.source;
+    key.ports = l_is_source ? source << 16 | target : target << 16 | source;
+    struct conn *conn = conn_of(&key);
+    return conn ? conn->id : 0;
+}
+
+static inline void record_drop(void *skb, u64 location, u32 reason)
+{
+    u32 netns = netns_of_packet(skb);
+    if (!netns || !pods.lookup(&netns))
+        return;
+    union drop_probe packet = {};
+    u32 ip_offset = LOAD(u16, skb, OFF_SKB_NETWORK_HEADER), tail_offset = LOAD(u32, skb, OFF_SKB_TAIL);
+    void *ip = (void *)LOAD(u64, skb, OFF_SKB_HEAD) + ip_offset;
+    bpf_probe_read_kernel(&packet, sizeof(packet), ip);
+    if (!is_followed(&packet))
+        return;
+    /* Set when a device hands the packet in (__netif_receive_skb_core in net/core/dev.c). */
+    u32 dir = LOAD(u32, skb, OFF_SKB_IIF) ? DIR_RX : DIR_TX;
+    struct drop *event = reserve_drop();
+    if (!event)
+        return;
+    PREFIX(event, EVENT_DROP, bpf_ktime_get_ns(), conn_id_of_drop(&packet, netns, dir), netns, 0ULL);
+    event->location = location;
+    event->reason = reason;
+    void *dev = (void *)LOAD(u64, skb, OFF_SKB_DEV);
+    event->ifindex = dev ? LOAD(u32, dev, OFF_DEV_IFINDEX) : 0;
+    event->direction = dir;
+    /* What lies behind the packet's linear part is read with it, and cut off by the reader. */
+    event->head_bytes = tail_offset - ip_offset;
+    if (event->head_bytes > sizeof(event->head))
+        event->head_bytes = sizeof(event->head);
+    if (bpf_probe_read_kernel(event->head, sizeof(event->head), ip))
+        event->head_bytes = 0;
+    submit_drop(event);
 }
 
 /* skb:kfree_skb(skb, location, reason, ...); consumed packets do not come here. */
 int raw_kfree_skb(struct bpf_raw_tracepoint_args *ctx)
 {
-    void *skb = (void *)ctx->args[0];
-    struct conn_key key = {};
-    void *net = 0;
-    void *dev = (void *)LOAD(u64, skb, OFF_SKB_DEV);
-    if (dev)
-        net = (void *)LOAD(u64, dev, OFF_DEV_NET);
-    if (dev && net)
-        key.netns = LOAD(u32, net, OFF_NET_INUM);
-    if (!key.netns) {
-        void *sk = (void *)LOAD(u64, skb, OFF_SKB_SK);
-        if (sk) {
-            net = (void *)LOAD(u64, sk, OFF_SOCK_NET);
-            key.netns = LOAD(u32, net, OFF_NET_INUM);
-        }
-    }
-    if (!key.netns || !pods.lookup(&key.netns))
-        return 0;
-    /* One read for all: an IPv4 header without options, and as much of TCP or UDP. */
-    u32 words[10] = {};
-    void *ip = (void *)LOAD(u64, skb, OFF_SKB_HEAD) + LOAD(u16, skb, OFF_SKB_NETWORK_HEADER);
-    bpf_probe_read_kernel(words, sizeof(words), ip);
-    if ((words[0] & 0xf0) != 0x40)
-        return 0;
-    u32 header_bytes = (words[0] & 0x0f) * 4, flags = 0;
-    u32 total_bytes = bpf_ntohs((u16)(words[0] >> 16)), payload = 0;
-    u8 protocol = words[2] >> 8;
-    if (protocol != 6 && protocol != 17)
-        return 0;
-    if (header_bytes != 20)
-        bpf_probe_read_kernel(words + 5, 20, ip + header_bytes);
-    key.laddr = words[3];
-    key.raddr = words[4];
-    key.ports = bpf_ntohl(words[5]);
-    if (protocol == 6) {
-        u16 word = bpf_ntohs((u16)words[8]);
-        flags = word & 0xff;
-        payload = total_bytes - header_bytes - (word >> 12) * 4;
-    } else {
-        payload = total_bytes - header_bytes - 8;
-    }
-    struct point *event = point_of(POINT_DROP, bpf_ktime_get_ns(), &key);
-    if (!event)
-        return 0;
-    event->a = ctx->args[2];
-    event->b = (u32)protocol << 16 | flags;
-    event->c = payload;
-    if (protocol == 6)
-        event->small_ns = bpf_ntohl(words[6]);
-    submit_point(event);
+    record_drop((void *)ctx->args[0], ctx->args[1], ctx->args[2]);
     return 0;
 }

@@ -15,6 +15,7 @@
 #define WAIT_NS 200000ULL      /* a wait for a CPU worth an event of its own */
 #define BULK_RECORD_BYTES 12288 /* a TLS record that begins a message; tickets with certificates have less */
 #define HEAD_PACKETS 16        /* payloads per direction in which a TLS handshake must be over */
+#define LO_HEAD_PACKETS 2      /* on loopback nothing is encrypted: enough to know a connection's beginning */
 #define SENDLOG_SLOTS 4096     /* unacknowledged packets (segments: 5.9 MB); a loss further back is counted as lost */
 #define SENT_SLOTS 8           /* the last ones, in a cache line of the connection's own */
 
@@ -36,7 +37,7 @@ struct conn_key {
 struct half {
     u64 last_ns;
     u64 cwnd_ns, queue_ns, flight_ns;
-    u32 first_seq, max_seq, tail_seq;
+    u32 first_seq, end_seq, tail_end_seq;
     u32 bytes, packets;
     u32 snd_max;   /* one past the highest byte sent in this direction, or that arrived with none missing before */
     u32 logged;    /* packets whose time of sending was logged: the last few in `sent`, all before in a sendlog */
@@ -47,8 +48,9 @@ struct half {
     u64 first_ns, tail_ns;
     u64 small_ns;  /* last small payload in this direction */
     u64 rwnd_ns, http2_ns, starved_ns;
-    u32 small;
-    u32 pads[3];
+    u32 small_packets;
+    u32 late_packets;
+    u32 pads[2];
 };
 
 /* What is known of the TLS in one direction. Settled by a connection's first payloads. */
@@ -69,9 +71,11 @@ struct sendlog { struct sent slot[SENDLOG_SLOTS]; };
  * application. They run on different CPUs, and none should take another's line away. */
 struct conn {
     struct conn_key key; /* netns 0: not in use */
-    u32 number;
+    u64 id;              /* what events carry: how often the number was given away << 32 | number */
+    u64 opened_ns;       /* its SYN; 0: not seen */
+    u32 first_seq;       /* ... and that one's sequence number */
     struct head tx_head, rx_head;
-    u32 pad[7];
+    u32 pad[3];
     struct half tx, rx;
     struct sent sent[SENT_SLOTS];
     u32 acked_seq; /* the highest acknowledgement that left */
@@ -86,8 +90,19 @@ enum { TLS_SEEN_CLIENT = 1, TLS_SEEN_CHANGE = 2, TLS_SEEN_SEALED = 4 };
 enum { WHY_STARVED = 1, WHY_CWND = 2, WHY_RWND = 3, WHY_QUEUE = 4 };
 
 /* TRIED counts what wanted to go into a ring, before it is known whether it fits: TRIED = EMITTED
- * plus the first three, or an event was lost in silence. ztprobe/probes/kernel.py has the same order. */
-enum { LOSS_BURSTS, LOSS_PACKETS, LOSS_POINTS, LOSS_MAP_FULL, LOSS_PARSE, LOSS_IPV6, EMITTED, TRIED };
+ * plus those of full rings, or an event was lost in silence. ztprobe/probes/kernel.py has the same order. */
+enum {
+    LOSS_BURSTS,
+    LOSS_PACKETS,
+    LOSS_CONNECTIONS,
+    LOSS_DROPS,
+    LOSS_POINTS,
+    LOSS_MAP_FULL,
+    LOSS_PARSE,
+    LOSS_IPV6,
+    EMITTED,
+    TRIED
+};
 
 #define COUNTER_SLOTS 16 /* of 8 bytes: no two CPUs share a cache line */
 
@@ -115,7 +130,9 @@ enum { PROCESS_APP = 1, PROCESS_PROXY = 2 };
 
 BPF_RINGBUF_OUTPUT(bursts, RING_PAGES);
 BPF_RINGBUF_OUTPUT(packets, RING_PAGES);
-BPF_RINGBUF_OUTPUT(points, RING_PAGES);
+BPF_RINGBUF_OUTPUT(connections, FEW_PAGES);
+BPF_RINGBUF_OUTPUT(drops, RING_PAGES);
+BPF_RINGBUF_OUTPUT(points, RING_PAGES); /* the kinds that happen at one moment, of one size */
 /* One row of counters a CPU. Not a per-CPU map: this one the reader can map and look at for nothing. */
 BPF_F_TABLE("array", int, u64, counters, CPUS * COUNTER_SLOTS, 1024 /* BPF_F_MMAPABLE */);
 
@@ -161,7 +178,8 @@ static inline void *tcp_of(void *sk)
 #ifdef KFUNC_RDONLY_CAST
     void *tp = ((void *(*)(void *, u32))KFUNC_RDONLY_CAST)(sk, TYPE_TCP_SOCK);
     u64 state = LOAD(u8, tp, OFF_SOCK_STATE); /* TCP_TIME_WAIT and TCP_NEW_SYN_RECV are no whole sockets */
-    return state != 6 && state != 12 && LOAD(u16, tp, OFF_SOCK_PROTOCOL) == 6 ? tp : 0;
+    return state != STATE_TIME_WAIT && state != STATE_NEW_SYN_RECV
+                   && LOAD(u16, tp, OFF_SOCK_PROTOCOL) == PROTOCOL_TCP ? tp : 0;
 #else
     return bpf_skc_to_tcp_sock(sk);
 #endif
@@ -197,187 +215,4 @@ static inline u32 process_kind(u32 tgid)
     int index = tgid / 32;
     u64 *word = processes.lookup(&index);
     return word ? *word >> tgid % 32 * 2 & 3 : 0;
-}
-
-/* A helper call costs 20 to 50 ns, an array's lookup next to nothing (the kernel compiles it into the program),
- * so the hash is asked only for a connection that the array of recent numbers does not have. */
-static inline struct conn *conn_of(const struct conn_key *key)
-{
-    u32 slot = (key->ports ^ key->netns * 0x85ebca6b) * 0x9e3779b1 >> (32 - RECENT_BITS);
-    u32 *number = recent.lookup(&slot);
-    if (!number)
-        return 0;
-    u32 guess = *number;
-    struct conn *conn = conns.lookup(&guess);
-    if (likely(conn && conn->key.ports == key->ports && conn->key.netns == key->netns && conn->key.laddr == key->laddr
-               && conn->key.raddr == key->raddr))
-        return conn;
-    u32 *known = numbers.lookup((struct conn_key *)key);
-    if (!known)
-        return 0;
-    u32 index = *known;
-    *number = index;
-    return conns.lookup(&index);
-}
-
-static inline struct conn *new_conn(const struct conn_key *key)
-{
-    u32 number = 0;
-    if (free_numbers.pop(&number)) {
-        count(LOSS_MAP_FULL);
-        return 0;
-    }
-    struct conn *conn = conns.lookup(&number);
-    if (!conn)
-        return 0;
-    __builtin_memset(conn, 0, sizeof(*conn));
-    conn->number = number;
-    conn->key = *key;
-    if (numbers.insert((struct conn_key *)key, &number)) {
-        conn->key.netns = 0;
-        free_numbers.push(&number, 0);
-        conn = conn_of(key); /* another CPU was first */
-        if (!conn)
-            count(LOSS_MAP_FULL);
-    }
-    return conn;
-}
-
-static inline void free_conn(const struct conn_key *key, struct conn *conn)
-{
-    u32 number = conn->number;
-    if (numbers.delete((struct conn_key *)key))
-        return; /* another CPU was first */
-    if (conn->tx.logged)
-        sendlogs.delete((struct conn_key *)key);
-    conn->key.netns = 0;
-    free_numbers.push(&number, 0);
-}
-
-/* Fill the key from a TCP socket. v4-mapped IPv6 sockets (gRPC's) keep their IPv4 addresses in
- * the same members. 0: not TCP. */
-static inline int key_of_sock(struct conn_key *key, const void *sk)
-{
-    u64 family = LOAD(u16, sk, OFF_SOCK_FAMILY);
-    if ((family != 2 && family != 10) || LOAD(u16, sk, OFF_SOCK_PROTOCOL) != 6)
-        return 0;
-    void *net = (void *)LOAD(u64, sk, OFF_SOCK_NET);
-    key->netns = LOAD(u32, net, OFF_NET_INUM);
-    key->laddr = LOAD(u32, sk, OFF_SOCK_LADDR);
-    key->raddr = LOAD(u32, sk, OFF_SOCK_RADDR);
-    key->ports = LOAD(u16, sk, OFF_SOCK_LPORT) << 16 | bpf_ntohs((u16)LOAD(u16, sk, OFF_SOCK_RPORT));
-    return 1;
-}
-
-/* The same where the socket is an untyped pointer (kprobes). */
-static inline int key_of_untyped_sock(struct conn_key *key, const void *sk)
-{
-    u16 family = read_u16(sk + OFF_SOCK_FAMILY);
-    if ((family != 2 && family != 10) || read_u16(sk + OFF_SOCK_PROTOCOL) != 6)
-        return 0;
-    u64 net = read_ptr(sk + OFF_SOCK_NET);
-    key->netns = read_u32((void *)net + OFF_NET_INUM);
-    key->laddr = read_u32(sk + OFF_SOCK_LADDR);
-    key->raddr = read_u32(sk + OFF_SOCK_RADDR);
-    u16 rport = read_u16(sk + OFF_SOCK_RPORT);
-    key->ports = (u32)read_u16(sk + OFF_SOCK_LPORT) << 16 | bpf_ntohs(rport);
-    return 1;
-}
-
-static inline void emit_burst(const struct conn_key *key, const struct half *half, u32 hook, u32 dir, u64 id)
-{
-    count(TRIED);
-    struct burst *event = bursts.ringbuf_reserve(sizeof(struct burst));
-    if (!event) {
-        count(LOSS_BURSTS);
-        return;
-    }
-    event->first_ns = half->first_ns;
-    event->last_ns = half->last_ns;
-    event->tail_ns = half->tail_ns;
-    event->cwnd_ns = half->cwnd_ns;
-    event->rwnd_ns = half->rwnd_ns;
-    event->queue_ns = half->queue_ns;
-    event->http2_ns = half->http2_ns;
-    event->starved_ns = half->starved_ns;
-    event->flight_ns = half->flight_ns;
-    event->netns = key->netns;
-    event->laddr = key->laddr;
-    event->raddr = key->raddr;
-    event->ports = key->ports;
-    event->first_seq = half->first_seq;
-    event->max_seq = half->max_seq;
-    event->tail_seq = half->tail_seq;
-    event->bytes = half->bytes;
-    event->packets = half->packets;
-    event->small = half->small;
-    event->tid = id;
-    event->tgid = id >> 32;
-    event->hook = hook;
-    event->dir = dir;
-    bursts.ringbuf_submit(event, RINGBUF_FLAGS);
-    count(EMITTED);
-}
-
-static inline void reset_burst(struct half *half)
-{
-    half->first_ns = half->last_ns = half->tail_ns = 0;
-    half->cwnd_ns = half->rwnd_ns = half->queue_ns = 0;
-    half->http2_ns = half->starved_ns = half->flight_ns = 0;
-    half->first_seq = half->max_seq = half->tail_seq = 0;
-    half->bytes = half->packets = half->small = 0;
-}
-
-static inline void close_burst(const struct conn_key *key, struct half *half, u32 hook, u32 dir, u64 id)
-{
-    if (likely(!half->bytes))
-        return;
-    emit_burst(key, half, hook, dir, id);
-    reset_burst(half);
-}
-
-/* Whether payload in one direction is the end of what went in the other: frames are not, and end before it. */
-static inline int ends_burst(const struct half *mine, const struct half *other, u32 bytes)
-{
-    return mine->bytes + bytes >= MESSAGE_BYTES || other->bytes < MESSAGE_BYTES;
-}
-
-static inline struct point *point_of(u32 kind, u64 ts_ns, const struct conn_key *key)
-{
-    count(TRIED);
-    struct point *event = points.ringbuf_reserve(sizeof(struct point));
-    if (!event) {
-        count(LOSS_POINTS);
-        return 0;
-    }
-    event->ts_ns = ts_ns;
-    event->since_ns = event->small_ns = 0;
-    event->netns = key->netns;
-    event->laddr = key->laddr;
-    event->raddr = key->raddr;
-    event->ports = key->ports;
-    event->kind = kind;
-    event->a = event->b = event->c = 0;
-    event->tid = event->tgid = 0;
-    return event;
-}
-
-static inline void submit_point(struct point *event)
-{
-    points.ringbuf_submit(event, RINGBUF_FLAGS);
-    count(EMITTED);
-}
-
-/* The connection is over: nothing more will come that could close its bursts. */
-static inline void forget(const struct conn_key *key)
-{
-    struct conn *conn = conn_of(key);
-    if (conn) {
-        u32 hook = (key->laddr & 0xff) == 127 ? HOOK_LO : HOOK_ETH; /* network byte order */
-        close_burst(key, &conn->sock_tx, HOOK_SOCK, DIR_TX, 0);
-        close_burst(key, &conn->sock_rx, HOOK_SOCK, DIR_RX, 0);
-        close_burst(key, &conn->tx, hook, DIR_TX, 0);
-        close_burst(key, &conn->rx, hook, DIR_RX, 0);
-        free_conn(key, conn);
-    }
 }

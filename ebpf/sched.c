@@ -9,10 +9,21 @@
 
 BPF_HASH(delays, u32, u64, DELAYS_ENTRIES); /* tid -> all waiting up to when it last got a CPU, in ns */
 
+static inline void record_cpu_wait(u64 waited_ns, u32 tid, u32 tgid)
+{
+    struct cpu_wait *event = reserve_point();
+    if (!event)
+        return;
+    u64 now_ns = bpf_ktime_get_ns();
+    PREFIX(event, EVENT_CPU_WAIT, now_ns, 0ULL, 0, (u64)tgid << 32 | tid);
+    event->since_ns = now_ns - waited_ns;
+    submit_point(event);
+}
+
 int raw_sched_switch(struct bpf_raw_tracepoint_args *ctx)
 {
     void *prev = (void *)ctx->args[1], *next = (void *)ctx->args[2];
-    if ((u32)LOAD(u32, prev, OFF_TASK_STATE) & 0x80 /* TASK_DEAD */ && !ctx->args[0]) {
+    if ((u32)LOAD(u32, prev, OFF_TASK_STATE) & TASK_DEAD_STATE && !ctx->args[0]) {
         u32 dead = LOAD(u32, prev, OFF_TASK_PID);
         if (process_kind(LOAD(u32, prev, OFF_TASK_TGID)))
             delays.delete(&dead);
@@ -38,14 +49,6 @@ int raw_sched_switch(struct bpf_raw_tracepoint_args *ctx)
     }
     if ((s64)waited_ns < (s64)WAIT_NS)
         return 0;
-    u64 now_ns = bpf_ktime_get_ns();
-    struct conn_key nobody = {};
-    struct point *event = point_of(POINT_WAIT, now_ns, &nobody);
-    if (!event)
-        return 0;
-    event->since_ns = now_ns - waited_ns;
-    event->tid = tid;
-    event->tgid = tgid;
-    submit_point(event);
+    record_cpu_wait(waited_ns, tid, tgid);
     return 0;
 }

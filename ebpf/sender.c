@@ -29,7 +29,7 @@ static inline u8 sender_limit(void *tp, u32 end_seq, u32 segments)
  * (tcp_chrono_start in net/ipv4/tcp_output.c) is closed only after it has been sent. */
 static inline int window_limited(void *tp)
 {
-    return tp && (LOAD(u8, tp, OFF_TCP_CHRONO_TYPE) & 3) == 2; /* TCP_CHRONO_RWND_LIMITED */
+    return tp && (LOAD(u8, tp, OFF_TCP_CHRONO_TYPE) & CHRONO_BITS) == CHRONO_RWND_LIMITED;
 }
 
 /* What a sender waited for although its windows had room: TCP does not use the last of a window, but
@@ -39,7 +39,7 @@ static inline u8 deferred_for(void *tp, u64 since_ns, u64 now_ns)
 {
     if (!tp)
         return WHY_QUEUE;
-    if ((LOAD(u8, tp, OFF_TCP_CHRONO_TYPE) & 3) == 2) /* TCP_CHRONO_RWND_LIMITED */
+    if ((LOAD(u8, tp, OFF_TCP_CHRONO_TYPE) & CHRONO_BITS) == CHRONO_RWND_LIMITED)
         return WHY_RWND;
     u64 delivered_us = LOAD(u64, tp, OFF_TCP_DELIVERED_MSTAMP), now_us = now_ns / 1000, since_us = since_ns / 1000;
     if (delivered_us > since_us)
@@ -55,6 +55,14 @@ static inline u64 all_acked_ns(void *tp, u32 seq)
     if (!tp || (u32)LOAD(u32, tp, OFF_TCP_SND_UNA) != seq)
         return 0;
     return (LOAD(u64, tp, OFF_TCP_RACK_MSTAMP) + (u32)LOAD(u32, tp, OFF_TCP_RACK_RTT_US)) * 1000;
+}
+
+/* How much longer a round trip takes than the shortest of late: what the packets in flight wait for one another. */
+static inline u32 rtt_excess_us(void *tp)
+{
+    u32 smoothed_us = (u32)LOAD(u32, tp, OFF_TCP_SRTT_US) >> 3; /* kept in eighths */
+    u32 shortest_us = LOAD(u32, tp, OFF_TCP_RTT_MIN + MINMAX_VALUE);
+    return smoothed_us > shortest_us ? smoothed_us - shortest_us : 0;
 }
 
 /* Now: a clock read is a third of what a run takes, and TCP has just looked at the clock before it sends

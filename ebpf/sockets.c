@@ -8,7 +8,7 @@
  * the next send on the other. */
 
 struct pair_key {
-    struct conn_key from, to;
+    u64 from, to; /* identities of connections */
 };
 
 #ifdef HAVE_SOCK_LENGTH
@@ -55,76 +55,88 @@ static inline u64 moved_at(void *sk, struct half *mine, u32 dir)
     return bpf_ktime_get_ns();
 }
 
-BPF_HASH(last_read, u32, struct conn_key, LAST_READ_ENTRIES);
+BPF_HASH(last_read, u32, u64, LAST_READ_ENTRIES); /* by thread: the connection */
 BPF_HASH(pairs, struct pair_key, u64, PAIRS_ENTRIES);
 
-static inline void account_sock(void *sk, int bytes, u32 dir)
+/* A proxy's thread: what it writes comes from where it read last. */
+static inline void record_pair(struct conn *conn, u32 tid, u32 dir)
 {
-    struct conn_key key = {};
-    u64 id = current_id();
-    u32 tgid = id >> 32, tid = id;
-    int zero = 0;
-    u32 *on = watching.lookup(&zero);
-    if (!on || !*on || !SOCK_KEY(&key, sk))
-        return;
-    /* A process that nobody has named yet is an application: it may read before it is named. */
-    if (process_kind(tgid) == PROCESS_PROXY) {
-        if (dir == DIR_RX) {
-            struct conn_key *last = last_read.lookup(&tid);
-            if (last)
-                *last = key;
-            else if (last_read.update(&tid, &key))
-                count(LOSS_MAP_FULL);
-            return;
-        }
-        struct conn_key *from = last_read.lookup(&tid);
-        if (!from || (from->ports == key.ports && from->raddr == key.raddr))
-            return;
-        struct pair_key pair = {.from = *from, .to = key};
-        u64 one = 1, *n = pairs.lookup(&pair);
-        if (n)
-            *n += 1;
-        else if (pairs.update(&pair, &one))
+    u64 *last = last_read.lookup(&tid);
+    if (dir == DIR_RX) {
+        if (last)
+            *last = conn->id;
+        else if (last_read.update(&tid, &conn->id))
             count(LOSS_MAP_FULL);
         return;
     }
-    int bulk = bytes >= SMALL_BYTES;
-    struct conn *conn = conn_of(&key);
-    if (!conn && bulk && pods.lookup(&key.netns))
-        conn = new_conn(&key);
-    if (!conn)
+    if (!last || *last == conn->id)
         return;
+    struct pair_key pair = {.from = *last, .to = conn->id};
+    u64 one = 1, *n = pairs.lookup(&pair);
+    if (n)
+        *n += 1;
+    else if (pairs.update(&pair, &one))
+        count(LOSS_MAP_FULL);
+}
+
+/* An application's read or write. */
+static inline void record_bytes(void *sk, struct conn *conn, int bytes, u32 dir, u64 id)
+{
     struct half *mine = dir == DIR_TX ? &conn->sock_tx : &conn->sock_rx;
     struct half *other = dir == DIR_TX ? &conn->sock_rx : &conn->sock_tx;
-    if (!bulk) {
-        if (mine->bytes && !mine->tail_seq) {
+    if (bytes < SMALL_BYTES) {
+        if (mine->bytes && !mine->tail_end_seq) {
             mine->tail_ns = bpf_ktime_get_ns();
-            mine->tail_seq = seq_of_sock(sk, dir);
+            mine->tail_end_seq = seq_of_sock(sk, dir);
         }
-        mine->small++;
+        mine->small_packets++;
         return;
     }
     u32 seq = seq_of_sock(sk, dir);
     u64 now_ns = moved_at(sk, mine, dir);
     if (ends_burst(mine, other, bytes))
-        close_burst(&key, other, HOOK_SOCK, dir == DIR_TX ? DIR_RX : DIR_TX, id);
+        close_burst(conn, other, HOOK_SOCK, dir == DIR_TX ? DIR_RX : DIR_TX, id);
     if (!mine->bytes) {
         mine->first_ns = now_ns;
         mine->first_seq = seq - bytes;
     }
     mine->last_ns = now_ns;
-    mine->max_seq = seq;
+    mine->end_seq = seq;
     mine->bytes += bytes;
     mine->packets++;
-    if (mine->tail_seq)
-        mine->tail_seq = mine->tail_ns = 0;
+    if (mine->tail_end_seq)
+        mine->tail_end_seq = mine->tail_ns = 0;
+}
+
+static inline void account_sock(void *sk, int bytes, u32 dir)
+{
+    struct conn_key key = {};
+    u64 id = current_id();
+    int zero = 0;
+    u32 *on = watching.lookup(&zero);
+    if (!on || !*on || !SOCK_KEY(&key, sk))
+        return;
+    int is_proxy = process_kind(id >> 32) == PROCESS_PROXY;
+    struct conn *conn = conn_of(&key);
+    if (unlikely(!conn)) {
+        /* A socket that has closed has given its port back, and nothing would end what began here. */
+        if (key.ports >> 16 && (is_proxy || bytes >= SMALL_BYTES) && pods.lookup(&key.netns))
+            conn = new_conn_of_socket(&key);
+        if (!conn)
+            return;
+    }
+    /* A process that nobody has named yet is an application: it may read before it is named. */
+    if (is_proxy)
+        record_pair(conn, id, dir);
+    else
+        record_bytes(sk, conn, bytes, dir, id);
 }
 
 #ifdef HAVE_SOCK_LENGTH
 int raw_sock_recv_length(struct bpf_raw_tracepoint_args *ctx)
 {
     int bytes = ctx->args[1], flags = ctx->args[2];
-    if (bytes > 0 && !(flags & 2 /* MSG_PEEK */))
+    if (bytes > 0 && !(flags & MSG_PEEK_FLAG))
         account_sock((void *)ctx->args[0], bytes, DIR_RX);
     return 0;
 }
@@ -172,7 +184,7 @@ int kretprobe_tcp_recvmsg(struct regs *ctx)
     if (!call)
         return 0;
     int bytes = ctx->ax;
-    if (bytes > 0 && !(call->flags & 2))
+    if (bytes > 0 && !(call->flags & MSG_PEEK_FLAG))
         account_sock((void *)call->sk, bytes, DIR_RX);
     recv_calls.delete(&id);
     return 0;

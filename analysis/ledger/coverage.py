@@ -5,7 +5,8 @@ says to within a drain's period when something was lost. All of an entry counts 
 round that its time overlaps. A burst is handed over when the next message in the other
 direction begins, so one that was lost (``ring`` "bursts"), and one that was never kept
 (``map_full``), may have described the round before: that one counts as touched too. What
-``loss`` counts and the log does not place may have happened in any round.
+``loss`` counts and the log does not place may have happened in any round. Without a connection's own row
+(``ring`` "connections") nothing that it carries is known from then on, so every later round is touched.
 ``reader_behind`` is a warning and no loss.
 
 A round's coverage is events seen over events seen and lost. A touched round's components
@@ -19,20 +20,17 @@ breakdown is withheld: it is left out of every statistic of components.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from analysis.ledger.intervals import Interval, clip, total_ns, union
-from ztprobe.events.tables import PointKind
-from ztprobe.rundir.store import Run
+from analysis.evidence.values import KernelEvents
+from analysis.intervals import Interval, clip, total_ns, union
 
 __all__ = ("COVERAGE_FLOOR", "RoundLoss", "losses_of")
 
 COVERAGE_FLOOR = 0.95
-_TIME = {"bursts": "last_ns", "packets": "ts_ns", "points": "ts_ns"}
+_NEVER_NS = 1 << 62
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,25 +49,24 @@ class RoundLoss:
         return min(duration_ns, self.uncovered_ns + residual_ns + self.lost_events * self.reach_ns)
 
 
-def losses_of(run: Run, windows: Sequence[Interval]) -> list[RoundLoss]:
+def losses_of(meta: Mapping[str, Any], events: KernelEvents, windows: Sequence[Interval]) -> list[RoundLoss]:
     """What was lost in each round.
 
+    :param meta: run.json.
     :param windows: the rounds' (start, end) in CLOCK_MONOTONIC nanoseconds, in order.
     """
     lost = [0] * len(windows)
     spans: list[list[Interval]] = [[] for _ in windows]
-    log = [entry for entry in run.meta.get("loss_log", []) if entry["channel"] != "reader_behind"]
+    log = [entry for entry in meta.get("loss_log", []) if entry["channel"] != "reader_behind"]
     for entry in log:
-        touched = [
-            i for i, window in enumerate(windows) if clip([(entry["from_ns"], entry["to_ns"])], *window)
-        ]
+        span = (entry["from_ns"], _NEVER_NS if entry.get("ring") == "connections" else entry["to_ns"])
+        touched = [i for i, window in enumerate(windows) if clip([span], *window)]
         for i in touched:
-            spans[i] += clip([(entry["from_ns"], entry["to_ns"])], *windows[i])
+            spans[i] += clip([span], *windows[i])
         for i in {*touched, *_before(entry, windows)}:
             lost[i] += entry["count"]
-    anywhere = _total(run) - sum(entry["count"] for entry in log)
-    seen = _seen(run, windows)
-    reach_ns = _reach_ns(run)
+    anywhere = _total(meta) - sum(entry["count"] for entry in log)
+    seen = [events.count_between(*window) for window in windows]
     found = []
     for i, (start_ns, end_ns) in enumerate(windows):
         count = lost[i] + max(0, anywhere)
@@ -78,7 +75,7 @@ def losses_of(run: Run, windows: Sequence[Interval]) -> list[RoundLoss]:
                 lost_events=count,
                 coverage=seen[i] / (seen[i] + count) if count else 1.0,
                 uncovered_ns=end_ns - start_ns if anywhere > 0 else total_ns(union(spans[i])),
-                reach_ns=reach_ns,
+                reach_ns=events.reach_ns,
             )
         )
     return found
@@ -91,20 +88,6 @@ def _before(entry: dict[str, Any], windows: Sequence[Interval]) -> list[int]:
     return [i for i, (_, end_ns) in enumerate(windows) if end_ns <= entry["from_ns"]][-1:]
 
 
-def _total(run: Run) -> int:
-    counted = sum(count for channel, count in run.meta["loss"].items() if channel != "reader_behind")
-    return int(counted + run.meta.get("events_unread", 0))
-
-
-def _reach_ns(run: Run) -> int:
-    points = run.events["points"]
-    told = points[
-        points["kind"].isin((int(PointKind.GAP), int(PointKind.RETRANSMIT))) & (points["since_ns"] > 0)
-    ]
-    return int((told["ts_ns"] - told["since_ns"]).max()) if len(told) else 0
-
-
-def _seen(run: Run, windows: Sequence[Interval]) -> list[int]:
-    times = np.sort(np.concatenate([run.events[name][column].to_numpy() for name, column in _TIME.items()]))
-    edges = np.searchsorted(times, np.array(windows, dtype=np.int64).reshape(-1, 2))
-    return [int(end - start) for start, end in edges]
+def _total(meta: Mapping[str, Any]) -> int:
+    counted = sum(count for channel, count in meta["loss"].items() if channel != "reader_behind")
+    return int(counted + meta.get("events_unread", 0))

@@ -12,19 +12,38 @@ unowned, and shows as residual.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
-from analysis.ledger.connections import LoKey, Topology
+from analysis.evidence.values import LoKey, Pause, Wire
+from analysis.intervals import Interval, Segment, clip, union
+from analysis.ledger.connections import Topology
+from analysis.ledger.delays import Delays
 from analysis.ledger.handshakes import DnsQuery, Setup
-from analysis.ledger.intervals import Interval, Segment, clip, union
 from analysis.ledger.timeline import Message
-from ztprobe.events.tables import Direction, Hook, PointKind
+from ztprobe.events.kinds import Direction, Hook
 
-__all__ = ("Chain", "chain_of", "setup_overlays")
+__all__ = ("Chain", "Transmission", "chain_of", "setup_overlays")
 
 _SET_UP_OVER = ("compute", "residual", "proxy", "server")
+
+
+class Transmission(NamedTuple):
+    """What the sender's socket accounted for while a message was transmitted (sub-row -> ns)."""
+
+    message: Message
+    accounted_ns: dict[str, int]
+    windows_full: bool  # of packets that waited for one another
+
+
+class _Repairs(NamedTuple):
+    """A message's retransmissions: those of lost originals, and those that the receiver had already."""
+
+    stalls: list[Interval]  # at the receiver
+    needed: int
+    needless: int
+    packets: int  # all of them
 
 
 @dataclass
@@ -37,47 +56,48 @@ class Chain:
     arrival_ns: int | None  # the server's application had the whole update
     base: list[Segment] = field(default_factory=list)
     overlays: list[Segment] = field(default_factory=list)
-    # transmission only: what the sender's socket accounted for, message by message (sub-row -> ns)
-    transmissions: list[tuple[Message, dict[str, int]]] = field(default_factory=list)
+    transmissions: list[Transmission] = field(default_factory=list)
     compute: Interval | None = None  # model read .. update written, set-up not yet cut out
     retransmissions: int = 0
     needless_retransmissions: int = 0
 
 
-def _loss_stalls(topology: Topology, message: Message, sender: str) -> tuple[list[Interval], int, int]:
-    """(intervals at the receiver in which a lost original was missing, retransmissions, needless ones).
+def _loss_stalls(topology: Topology, delays: Delays, message: Message, sender: str) -> _Repairs:
+    """What was sent again of a message, and how long the receiver missed it.
 
     An original was lost unless the receiver reported its bytes as a duplicate (DSACK, RFC 2883).
     The hole opens when the original should have arrived and closes with the retransmission. While one is
     open the rest of the message goes on arriving, so what a full queue at the sender dropped stalls nothing:
-    the link is as busy as its rate allows, and the time is the rate's. (netem gives that reason for what it
-    loses at random, too.)
+    the link is as busy as its rate allows, and the time is the rate's. netem gives the same reason for what
+    it loses at random; but then no queue is full.
     """
     receiver = message.path.client if sender == topology.server else topology.server
     duplicates = [
-        (p.a, p.b)
-        for p in topology.wire_points(receiver, PointKind.DSACK, message.path.wire)
+        (p.seq, p.bytes)
+        for p in topology.events.duplicate_acks.get((receiver, message.path.wire), ())
         if message.sent.first_ns <= p.ts_ns
     ]
     owd_ns = message.one_way_ns
     end_ns = message.last_arrived_ns or message.sent.last_ns
     refused = [
-        (p.small_ns, p.c)
+        (p.seq, p.payload_bytes)
         for p in topology.refused(sender, message.path.wire)
         if message.sent.first_ns <= p.ts_ns <= end_ns
     ]
-    holes, needless, lost = [], 0, 0
-    for point in topology.wire_points(sender, PointKind.RETRANSMIT, message.path.wire):
-        if not message.sent.first_ns <= point.ts_ns <= end_ns:
-            continue
-        if _within(point.a, duplicates):
-            needless += 1
-            continue
-        lost += 1
-        since_ns = int(point.since_ns or point.ts_ns)
-        if topology.conditions.loses(since_ns, int(point.ts_ns)) or not _within(point.a, refused):
-            holes.append((since_ns + owd_ns, int(point.ts_ns) + owd_ns))
-    return union(holes), lost, needless
+    sent_again = [
+        p
+        for p in topology.events.retransmissions.get((sender, message.path.wire), ())
+        if message.sent.first_ns <= p.ts_ns <= end_ns
+    ]
+    lost = [p for p in sent_again if not _within(p.seq, duplicates)]
+    segment_bytes = max(1, message.sent.bytes // max(1, message.sent.packets))
+    packets = sum(-(-p.bytes // segment_bytes) for p in sent_again)
+    holes = [
+        ((p.first_sent_ns or p.ts_ns) + owd_ns, p.ts_ns + owd_ns)
+        for p in lost
+        if not (_within(p.seq, refused) and delays.queue_was_full(message, packets, p))
+    ]
+    return _Repairs(union(holes), len(lost), len(sent_again) - len(lost), packets)
 
 
 def _within(seq: int, pieces: Sequence[tuple[int, int]]) -> bool:
@@ -89,17 +109,17 @@ def _starved(topology: Topology, message: Message, sender: str) -> list[Segment]
     """Pauses in which the wire had nothing to carry: the sidecar's while it held bytes, else the sender's."""
     gaps = [
         p
-        for p in topology.wire_points(sender, PointKind.GAP, message.path.wire)
-        if p.b == Hook.ETH and message.sent.first_ns < p.ts_ns <= message.sent.last_ns
+        for p in topology.events.gaps.get((sender, message.path.wire), ())
+        if p.hook == Hook.ETH and message.sent.first_ns < p.ts_ns <= message.sent.last_ns
     ]
     application = "server" if message.down else "compute"
     lo = message.path.server_lo if message.down else message.path.client_lo
-    lo_gaps = _lo_points(topology, PointKind.GAP, lo, message)
+    lo_gaps = _on_loopback(topology.events.gaps, lo, message)
     shift_ns = message.one_way_ns
     found = []
     for gap in gaps:
-        start_ns, end_ns = int(gap.since_ns), int(gap.ts_ns)
-        idle = clip([(int(p.since_ns), int(p.ts_ns)) for p in lo_gaps], start_ns, end_ns)
+        start_ns, end_ns = gap.since_ns, gap.ts_ns
+        idle = clip([(p.since_ns, p.ts_ns) for p in lo_gaps], start_ns, end_ns)
         owner = "proxy" if lo is not None else application
         # first match wins: the application's share stands before the proxy's
         found += [Segment(s + shift_ns, e + shift_ns, application, ("transmission",)) for s, e in idle]
@@ -107,12 +127,14 @@ def _starved(topology: Topology, message: Message, sender: str) -> list[Segment]
     return found
 
 
-def _lo_points(topology: Topology, kind: PointKind, lo: LoKey | None, message: Message) -> list[Any]:
-    """Points of one kind on a loopback connection, in the message's direction."""
+def _on_loopback(
+    pauses: Mapping[tuple[str, Wire | LoKey], Sequence[Pause]], lo: LoKey | None, message: Message
+) -> list[Pause]:
+    """Pauses of one kind on a loopback connection, in the message's direction."""
     if lo is None:
         return []
     direction = Direction.TX if message.down else Direction.RX
-    return [p for p in topology.lo_points(lo, kind) if p.c == direction]
+    return [p for p in pauses.get((lo.pod, lo), ()) if p.direction == direction]
 
 
 def _unread(topology: Topology, message: Message) -> list[Segment]:
@@ -120,8 +142,8 @@ def _unread(topology: Topology, message: Message) -> list[Segment]:
     lo = message.path.client_lo if message.down else message.path.server_lo
     application = "compute" if message.down else "server"
     return [
-        Segment(int(p.since_ns), int(p.ts_ns), application, ("proxy",))
-        for p in _lo_points(topology, PointKind.BLOCKED, lo, message)
+        Segment(p.since_ns, p.ts_ns, application, ("proxy",))
+        for p in _on_loopback(topology.events.blocked_readers, lo, message)
     ]
 
 
@@ -130,19 +152,19 @@ def _small_pauses(message: Message, start_ns: int) -> Segment | None:
 
     Their sum is measured, their places are not: only the length matters to the ledger.
     """
-    starved_ns = int(message.sent.starved_ns)
+    starved_ns = message.sent.starved_ns
     sidecar = message.path.server_lo if message.down else message.path.client_lo
     owner = "proxy" if sidecar is not None else "server" if message.down else "compute"
     return Segment(start_ns, start_ns + starved_ns, owner, ("transmission",)) if starved_ns else None
 
 
 def _add_message(
-    chain: Chain, topology: Topology, message: Message, end_ns: int, open_ended: bool
+    chain: Chain, topology: Topology, delays: Delays, message: Message, end_ns: int, open_ended: bool
 ) -> int | None:
     """Append a message's hops to the chain; returns when the receiving side's socket had it all."""
     sender = topology.server if message.down else message.path.client
     base = chain.base
-    sent_ns = int(message.sent.first_ns)
+    sent_ns = message.sent.first_ns
     has_sidecar = (message.path.server_lo if message.down else message.path.client_lo) is not None
     if has_sidecar and message.handed is not None:
         base.append(Segment(message.first_handed_ns, sent_ns, "proxy"))
@@ -150,28 +172,26 @@ def _add_message(
         if open_ended:
             base.append(Segment(sent_ns, end_ns, "transmission"))
         return None
-    first_ns, last_ns = int(message.arrived.first_ns), message.last_arrived_ns
+    first_ns, last_ns = message.arrived.first_ns, message.last_arrived_ns
     base.append(Segment(sent_ns, first_ns, "propagation"))
     base.append(Segment(first_ns, last_ns, "transmission"))
-    stalls, lost, needless = _loss_stalls(topology, message, sender)
-    chain.retransmissions += lost
-    chain.needless_retransmissions += needless
-    chain.overlays += [Segment(s, e, "retransmission", ("transmission",)) for s, e in stalls]
+    repairs = _loss_stalls(topology, delays, message, sender)
+    chain.retransmissions += repairs.needed
+    chain.needless_retransmissions += repairs.needless
+    chain.overlays += [Segment(s, e, "retransmission", ("transmission",)) for s, e in repairs.stalls]
     chain.overlays += _starved(topology, message, sender)
     if (small := _small_pauses(message, first_ns)) is not None:
         chain.overlays.append(small)
     burst = message.sent
-    active_ns = int(burst.last_ns - burst.first_ns)
     rows = {
-        "congestion_window": int(burst.cwnd_ns),
-        "receive_or_http2_window": int(burst.rwnd_ns + burst.http2_ns),
-        "rate_or_queue": int(burst.queue_ns),
+        "congestion_window": burst.cwnd_ns,
+        "receive_or_http2_window": burst.rwnd_ns + burst.http2_ns,
+        "rate_or_queue": burst.queue_ns,
     }
-    # Later than it left by more than the first byte: a queue below the sender's hook, or jitter.
-    uneven = topology.conditions.uneven(int(burst.first_ns), int(burst.last_ns))
-    late = "jitter" if uneven else "rate_or_queue"
-    rows[late] = rows.get(late, 0) + max(0, last_ns - first_ns - active_ns)
-    chain.transmissions.append((message, rows))
+    late = "jitter" if delays.varies(message, repairs.packets) else "rate_or_queue"
+    rows[late] = rows.get(late, 0) + message.late_ns
+    full = delays.fills_windows(message, repairs.packets)
+    chain.transmissions.append(Transmission(message, rows, full))
     delivered_ns = message.last_delivered_ns
     if message.path_has_receiving_sidecar and delivered_ns is not None:
         base.append(Segment(last_ns, max(last_ns, delivered_ns), "proxy"))
@@ -182,6 +202,7 @@ def _add_message(
 
 def chain_of(
     topology: Topology,
+    delays: Delays,
     client: str,
     down: Message | None,
     up: Message | None,
@@ -201,7 +222,7 @@ def chain_of(
     if down is not None:
         if down.beginning_is_known:
             chain.base.append(Segment(start_ns, down.first_handed_ns, "server"))
-        received_ns = _add_message(chain, topology, down, end_ns, open_ended and up is None)
+        received_ns = _add_message(chain, topology, delays, down, end_ns, open_ended and up is None)
         written_ns = None
         if up is None:
             written_ns = end_ns if open_ended else None
@@ -212,7 +233,7 @@ def chain_of(
             chain.compute = (down.last_read_ns or received_ns, written_ns)
     if up is None:
         return chain
-    delivered_ns = _add_message(chain, topology, up, end_ns, open_ended)
+    delivered_ns = _add_message(chain, topology, delays, up, end_ns, open_ended)
     if delivered_ns is not None:
         chain.arrival_ns = max(delivered_ns, up.last_read_ns or delivered_ns)
         chain.base.append(Segment(delivered_ns, end_ns, "server"))
@@ -234,7 +255,7 @@ def setup_overlays(
         return []
     found = []
     path = message.path
-    opened_ns = topology.lo_opened_ns.get(path.client_lo) if path.client_lo is not None else None
+    opened_ns = topology.opened_ns(path.client_lo)
     wanted_ns = max(since_ns, opened_ns) if opened_ns is not None else since_ns
     for query in queries:
         if query.pod == path.client and query.answered_ns is not None and query.asked_ns >= wanted_ns:

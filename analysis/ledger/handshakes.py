@@ -13,13 +13,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from ztprobe.events.tables import Direction, PacketKind
+from analysis.evidence.values import ACK, DnsMessage, Packet
+from ztprobe.events.kinds import Direction
 
 __all__ = ("DnsQuery", "Setup", "TlsHandshake", "dns_queries", "read_setup")
 
-_SYN, _ACK, _FIN, _RST = 2, 16, 1, 4
 _HANDSHAKE, _CHANGE_CIPHER_SPEC, _ALERT, _APPLICATION_DATA = 22, 20, 21, 23
 _SUPPORTED_VERSIONS, _PRE_SHARED_KEY, _KEY_SHARE = 43, 41, 51
 _SERVER_HELLO, _CERTIFICATE = 2, 11
@@ -70,11 +69,6 @@ class DnsQuery:
     rcode: int | None
 
 
-def _records(packet: Any) -> list[tuple[int, int]]:
-    headers = (getattr(packet, f"record{i}") for i in range(min(int(packet.records), 6)))
-    return [(int(h) >> 24, int(h) & 0xFFFF) for h in headers]
-
-
 def _hello(data: bytes) -> tuple[int, bool]:
     """(version, pre-shared key accepted) of a ServerHello; legacy version where no extension says more."""
     version = int(struct.unpack_from(">H", data, 9)[0])
@@ -99,14 +93,14 @@ def _is_server_hello(data: bytes) -> bool:
     return len(data) > 50 and data[0] == _HANDSHAKE and data[5] == _SERVER_HELLO and data[11:43] != _RETRY
 
 
-def _read_tls(payloads: Sequence[Any]) -> TlsHandshake | None:
-    client = [p for p in payloads if p.dir == Direction.TX]
-    server = [p for p in payloads if p.dir == Direction.RX]
+def _read_tls(payloads: Sequence[Packet]) -> TlsHandshake | None:
+    client = [p for p in payloads if p.direction == Direction.TX]
+    server = [p for p in payloads if p.direction == Direction.RX]
     if not client or len(client[0].data) < 6 or client[0].data[0] != _HANDSHAKE or client[0].data[5] != 1:
         return None
-    hello_ns = int(client[0].ts_ns)
+    hello_ns = client[0].ts_ns
     answer = next((p for p in server if _is_server_hello(p.data)), None)
-    alert = any(kind == _ALERT for p in payloads for kind, _ in _records(p))
+    alert = any(kind == _ALERT for p in payloads for kind, _ in p.tls_headers)
     if answer is None:
         return TlsHandshake(
             client_hello_ns=hello_ns,
@@ -124,8 +118,8 @@ def _read_tls(payloads: Sequence[Any]) -> TlsHandshake | None:
     version = {0x0304: "1.3", 0x0303: "1.2", 0x0302: "1.1", 0x0301: "1.0"}.get(number)
     # The ClientHello may span packets; the flight that answers the server begins after ServerHello.
     flight = [p for p in client if p.ts_ns > answer.ts_ns]
-    finished_ns = int(flight[0].ts_ns) if flight else None
-    reply = [r for p in flight for r in _records(p)]
+    finished_ns = flight[0].ts_ns if flight else None
+    reply = [r for p in flight for r in p.tls_headers]
     if version == "1.3":
         # Some libraries send ChangeCipherSpec in a packet of its own.
         encrypted = [length for kind, length in reply if kind == _APPLICATION_DATA]
@@ -141,7 +135,7 @@ def _read_tls(payloads: Sequence[Any]) -> TlsHandshake | None:
         mutual = "not shown again"
     return TlsHandshake(
         client_hello_ns=hello_ns,
-        server_hello_ns=int(answer.ts_ns),
+        server_hello_ns=answer.ts_ns,
         finished_ns=finished_ns,
         version=version,
         resumed=resumed,
@@ -150,27 +144,26 @@ def _read_tls(payloads: Sequence[Any]) -> TlsHandshake | None:
     )
 
 
-def read_setup(packets: Sequence[Any]) -> Setup | None:
-    """One connection's packets at the connecting pod (rows of the packets table, in time order)."""
-    setup = [p for p in packets if p.kind == PacketKind.SETUP]
-    payloads = [p for p in packets if p.kind == PacketKind.PAYLOAD]
-    syns = [p for p in setup if p.dir == Direction.TX and p.flags & _SYN and not p.flags & _ACK]
+def read_setup(packets: Sequence[Packet]) -> Setup | None:
+    """From one connection's packets at the connecting pod, in time order."""
+    payloads = [p for p in packets if p.kind == "payload"]
+    syns = [p for p in packets if p.direction == Direction.TX and p.opens and not p.tcp_flags & ACK]
     if not syns:
         return None
-    answer = next((p for p in setup if p.dir == Direction.RX and p.flags & _SYN and p.flags & _ACK), None)
+    answer = next((p for p in packets if p.direction == Direction.RX and p.opens and p.tcp_flags & ACK), None)
     tls = _read_tls(payloads)
-    ready_ns = tls.finished_ns if tls else int(answer.ts_ns) if answer else None
+    ready_ns = tls.finished_ns if tls else answer.ts_ns if answer else None
     settings = None
     if ready_ns is not None:
-        answers = [p for p in payloads if p.dir == Direction.RX and p.ts_ns > ready_ns]
+        answers = [p for p in payloads if p.direction == Direction.RX and p.ts_ns > ready_ns]
         # Packets may overtake each other; what the client can read first is the lowest sequence number.
         settings = min(answers, key=lambda p: (p.seq - answers[0].seq + (1 << 31)) & 0xFFFFFFFF, default=None)
     return Setup(
-        syn_ns=int(syns[0].ts_ns),
+        syn_ns=syns[0].ts_ns,
         syn_count=len(syns),
-        established_ns=int(answer.ts_ns) if answer else None,
+        established_ns=answer.ts_ns if answer else None,
         tls=tls,
-        settings_ns=int(settings.ts_ns) if settings is not None else None,
+        settings_ns=settings.ts_ns if settings is not None else None,
     )
 
 
@@ -183,26 +176,26 @@ def _question(data: bytes) -> str:
     return ".".join(labels)
 
 
-def dns_queries(packets: Sequence[Any]) -> list[DnsQuery]:
-    """Match questions with answers by pod, port and id (rows of kind DNS, in time order)."""
+def dns_queries(messages: Sequence[DnsMessage]) -> list[DnsQuery]:
+    """Match questions with answers by pod, port and id (in time order)."""
     open_queries: dict[tuple[str, int, int, str], int] = {}
     found: list[DnsQuery] = []
-    for packet in packets:
-        if packet.kind != PacketKind.DNS or len(packet.data) < 17:
+    for packet in messages:
+        if len(packet.data) < 17:
             continue
         ident, flags = struct.unpack_from(">HH", packet.data)
         name = _question(packet.data)
-        key = (packet.pod, int(packet.lport), ident, name)
-        if packet.dir == Direction.TX and not flags >> 15:
-            open_queries.setdefault(key, int(packet.ts_ns))
-        elif packet.dir == Direction.RX and flags >> 15 and key in open_queries:
+        key = (packet.pod, packet.local_port, ident, name)
+        if packet.direction == Direction.TX and not flags >> 15:
+            open_queries.setdefault(key, packet.ts_ns)
+        elif packet.direction == Direction.RX and flags >> 15 and key in open_queries:
             asked_ns = open_queries.pop(key)
             found.append(
                 DnsQuery(
                     pod=packet.pod,
                     name=name,
                     asked_ns=asked_ns,
-                    answered_ns=int(packet.ts_ns),
+                    answered_ns=packet.ts_ns,
                     rcode=flags & 15,
                 )
             )

@@ -11,19 +11,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.ledger.conditions import conditions_of
+from analysis.evidence.reader import read_events
+from analysis.evidence.values import ACK
+from analysis.intervals import Segment, clip, paint
 from analysis.ledger.connections import Path, Topology, topology_of
 from analysis.ledger.coverage import losses_of
 from analysis.ledger.critical_path import Chain, chain_of, setup_overlays
+from analysis.ledger.delays import delays_of
 from analysis.ledger.handshakes import DnsQuery, Setup, dns_queries, read_setup
-from analysis.ledger.intervals import Segment, clip, paint
 from analysis.ledger.model import COMPONENTS, ClientRound, ConnectionSetup, Ledger, RoundLedger
 from analysis.ledger.policy_waits import policy_waits, wait_overlays
 from analysis.ledger.sub_rows import sub_rows_of
 from analysis.ledger.timeline import Message, messages_of
 from analysis.run_checks import checked
 from ztprobe.errors import RunDirError
-from ztprobe.events.tables import PacketKind
+from ztprobe.events.kinds import Direction
 from ztprobe.rundir.store import Run
 
 __all__ = ("build_ledger", "client_pieces")
@@ -64,17 +66,18 @@ class _Builder:
     def __init__(self, run: Run) -> None:
         run, self.notes = checked(run)
         self.run = run
-        self.topology: Topology = topology_of(run.meta, run.events, conditions_of(run.meta))
+        events = read_events(run.events)
+        self.topology: Topology = topology_of(run.meta, events)
         self.windows = _windows(run.rounds)
         if not self.windows:
             raise RunDirError(f"{run.path}: rounds.jsonl has no round with both round_start and round_end")
-        losses = losses_of(run, [(window.start_ns, window.end_ns) for window in self.windows])
+        losses = losses_of(run.meta, events, [(window.start_ns, window.end_ns) for window in self.windows])
         self.losses = dict(zip((window.number for window in self.windows), losses, strict=True))
         # What a client pod sent before was our own: the proof that the controls are in force.
         self.clients_started_ns = int(run.meta.get("clients_started_ns", 0))
-        self.queries: list[DnsQuery] = dns_queries(self.topology.dns_packets)
+        self.queries: list[DnsQuery] = dns_queries(events.dns)
         self.setups: dict[Path, Setup | None] = {
-            path: read_setup(self.topology.packets.get(path.wire, [])) for path in self.topology.paths
+            path: read_setup(self.topology.packets(path)) for path in self.topology.paths
         }
         self.down: dict[str, list[Message]] = defaultdict(list)
         self.up: dict[str, list[Message]] = defaultdict(list)
@@ -83,7 +86,9 @@ class _Builder:
             self.up[path.client] += messages_of(self.topology, path, down=False)
         for found in (*self.down.values(), *self.up.values()):
             found.sort(key=lambda m: m.first_handed_ns)
-        self.policy = policy_waits(self.topology, run.meta)
+        messages = [m for found in (*self.down.values(), *self.up.values()) for m in found]
+        self.delays = delays_of(self.topology.server, messages)
+        self.policy = policy_waits(self.topology)
         self.reported = self._reported_training()
         # round -> client -> when the server logged that it had the update, where it does
         self.received: dict[int, dict[str, int]] = defaultdict(dict)
@@ -111,6 +116,7 @@ class _Builder:
         up = next((m for m in self.up[client] if after_ns < m.first_handed_ns < window.end_ns), None)
         chain = chain_of(
             self.topology,
+            self.delays,
             client,
             down,
             up,
@@ -155,10 +161,10 @@ class _Builder:
             1
             for path in self.topology.paths
             if path.client == client
-            for p in self.topology.packets.get(path.wire, [])
-            if p.kind == PacketKind.SETUP
-            and p.dir == 0
-            and p.flags & 18 == 2
+            for p in self.topology.packets(path)
+            if p.opens
+            and p.direction == Direction.TX
+            and not p.tcp_flags & ACK
             and window.start_ns <= p.ts_ns < window.end_ns
         )
 
@@ -186,7 +192,12 @@ class _Builder:
         sub_rows: dict[str, dict[str, int]] = {}
         if critical is not None:
             sub_rows = sub_rows_of(
-                self.topology, critical, chains, pieces, start_ns=window.start_ns, marks=window.marks
+                self.topology,
+                critical,
+                chains,
+                pieces,
+                start_ns=window.start_ns,
+                marks=window.marks,
             )
         loss = self.losses[window.number]
         return RoundLedger(
@@ -242,7 +253,7 @@ class _Builder:
         return rows
 
     def _setup_row(self, path: Path, setup: Setup, served_rounds: int) -> ConnectionSetup:
-        opened_ns = self.topology.lo_opened_ns.get(path.client_lo) if path.client_lo is not None else None
+        opened_ns = self.topology.opened_ns(path.client_lo)
         queries = [
             q.asked_ns
             for q in self.queries

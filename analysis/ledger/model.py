@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from analysis.ledger.intervals import Segment
+from analysis.intervals import Segment
 
 __all__ = ("COMPONENTS", "SUB_ROWS", "ClientRound", "ConnectionSetup", "Ledger", "RoundLedger")
 

@@ -19,25 +19,24 @@ import struct
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from analysis.ledger.connections import Topology, Wire, drop_reasons
+from analysis.evidence.values import ACK, SYN, Endpoint, Retransmission, Wire, wire_between
+from analysis.intervals import Segment
+from analysis.ledger.connections import Topology
 from analysis.ledger.handshakes import read_setup
-from analysis.ledger.intervals import Segment
 from analysis.ledger.timeline import Message
-from ztprobe.events.tables import Direction, PacketKind, PointKind, address_number
+from ztprobe.events.kinds import Direction
 
 __all__ = ("PolicyWait", "policy_waits", "wait_overlays")
 
 _REASON = "NETFILTER_DROP"
 _NEVER_NS = 1 << 62
-_SYN, _ACK = 2, 16
-_UDP = 17
 # From the first answer to a name, through the rest of the search list, to the connection it was for.
 _RESOLVING_NS = 5_000_000_000
 # Longer than any profile's delay: what was sent earlier is not what is dropped now.
 _ON_ITS_WAY_NS = 500_000_000
-_HANDSHAKING = (2, 3)  # TCP_SYN_SENT, TCP_SYN_RECV
+_HANDSHAKING = ("syn_sent", "syn_recv")
 _MESSAGE = ("propagation", "transmission", "proxy", "residual")
 
 
@@ -72,19 +71,16 @@ class PolicyWait(NamedTuple):
     wire: Wire | None
 
 
-def policy_waits(topology: Topology, meta: dict[str, Any]) -> dict[str, list[PolicyWait]]:
-    """Client -> stretches during which policy blocked its traffic with a peer that it reached later.
-
-    :param meta: run.json; ``drop_reasons`` names the kernel's reason numbers.
-    """
+def policy_waits(topology: Topology) -> dict[str, list[PolicyWait]]:
+    """Client -> stretches during which policy blocked its traffic with a peer that it reached later."""
     waits: dict[str, list[PolicyWait]] = defaultdict(list)
-    for flow, drops in sorted(_blocked(topology, meta).items(), key=lambda item: item[1][0].ts_ns):
-        attempts = _attempts(topology, meta, flow, drops)
+    for flow, drops in sorted(_blocked(topology).items(), key=lambda item: item[1][0].ts_ns):
+        attempts = _attempts(topology, flow, drops)
         # What never passes again is nobody's wait, unless it is the way to the server: our own
         # probes knock at doors that stay shut.
         for_good = flow.peer == topology.server and flow.port in topology.ports
         end_ns = 0
-        on_its_way_ns = 0 if flow.wire is None else _round_trip_ns(topology, flow.wire)
+        on_its_way_ns = 0 if flow.wire is None else _round_trip_ns(topology, flow.client, flow.wire)
         for drop_ns, _, _ in drops:
             # Of an established connection, a drop may be an acknowledgement, which no event shows leaving.
             start_ns = _attempt_ns(attempts.tried_ns, drop_ns) if flow.wire is None else drop_ns
@@ -99,7 +95,7 @@ def policy_waits(topology: Topology, meta: dict[str, Any]) -> dict[str, list[Pol
             else:
                 continue
             if not flow.udp or _connected_after(topology, flow.client, end_ns):
-                over = () if flow.wire is None else _costs(topology, flow.wire, start_ns)
+                over = () if flow.wire is None else _costs(topology, flow.client, flow.wire, start_ns)
                 waits[flow.client].append(
                     PolicyWait(Segment(start_ns, end_ns, "policy_drop", over), flow.wire)
                 )
@@ -136,114 +132,120 @@ def _attempt_ns(tried_ns: Sequence[int], drop_ns: int) -> int:
     return tried_ns[at - 1] if at and drop_ns - tried_ns[at - 1] < _ON_ITS_WAY_NS else drop_ns
 
 
-def _blocked(topology: Topology, meta: dict[str, Any]) -> dict[_Flow, list[_Drop]]:
+def _blocked(topology: Topology) -> dict[_Flow, list[_Drop]]:
     """Flow -> what the node dropped of it, in time order."""
-    reasons = drop_reasons(meta, _REASON)
-    pods = _pods(meta)
+    pods = _pods(topology)
     found: dict[_Flow, list[_Drop]] = defaultdict(list)
-    for point in topology.points_of("node", PointKind.DROP):
-        source, target = pods.get(point.laddr), pods.get(point.raddr)
-        if point.a not in reasons or source is None or target is None:
+    for drop in topology.events.drops.get("node", ()):
+        source, target = pods.get(drop.source.address), pods.get(drop.target.address)
+        if drop.reason != _REASON or drop.protocol not in ("tcp", "udp") or source is None or target is None:
             continue
         if source in topology.clients:
-            client, peer, port, wire = source, target, point.rport, (point.laddr, point.lport)
+            client, peer, port = source, target, drop.target.port
         elif target in topology.clients:
-            client, peer, port, wire = target, source, point.lport, (point.raddr, point.rport)
+            client, peer, port = target, source, drop.source.port
         else:
             continue
-        udp = point.b >> 16 == _UDP
-        connecting = udp or bool(point.b & _SYN)
-        flow = _Flow(client, peer, port, udp, None if connecting else wire, client if connecting else source)
-        found[flow].append(_Drop(int(point.ts_ns), int(point.small_ns), int(point.c)))
+        udp = drop.protocol == "udp"
+        connecting = udp or bool(drop.tcp_flags & SYN)
+        # Number -1: a connection of which nothing else was seen.
+        wire = None if connecting else drop.wire or wire_between(drop.source, drop.target, -1)
+        flow = _Flow(client, peer, port, udp, wire, client if connecting else source)
+        found[flow].append(_Drop(drop.ts_ns, drop.seq, drop.payload_bytes))
     return {flow: sorted(drops) for flow, drops in found.items()}
 
 
-def _pods(meta: dict[str, Any]) -> dict[int, str]:
-    return {address_number(pod["address"]): pod["name"] for pod in meta["pods"]}
+def _pods(topology: Topology) -> dict[str, str]:
+    return {address: pod for pod, address in topology.addresses.items()}
 
 
-def _attempts(topology: Topology, meta: dict[str, Any], flow: _Flow, drops: Sequence[_Drop]) -> _Attempts:
+def _attempts(topology: Topology, flow: _Flow, drops: Sequence[_Drop]) -> _Attempts:
     if flow.udp:
-        return _questions(topology, meta, flow)
+        return _questions(topology, flow)
     if flow.wire is None:
-        return _connects(topology, meta, flow)
-    return _retransmissions(topology, flow.wire, flow.sender, drops)
+        return _connects(topology, flow)
+    return _retransmissions(topology, flow, drops)
 
 
-def _questions(topology: Topology, meta: dict[str, Any], flow: _Flow) -> _Attempts:
-    pods = _pods(meta)
+def _questions(topology: Topology, flow: _Flow) -> _Attempts:
     tried: list[int] = []
     passed: list[int] = []
     latest: dict[tuple[int, int], int] = {}
-    for packet in topology.dns_packets:
-        if packet.pod != flow.client or pods.get(packet.raddr) != flow.peer or len(packet.data) < 4:
+    for message in topology.events.dns:
+        if (
+            message.pod != flow.client
+            or message.remote != topology.addresses[flow.peer]
+            or len(message.data) < 4
+        ):
             continue
-        key = (int(packet.lport), struct.unpack_from(">H", packet.data)[0])
-        if packet.dir == Direction.TX:
-            tried.append(int(packet.ts_ns))
-            latest[key] = int(packet.ts_ns)
+        key = (message.local_port, struct.unpack_from(">H", message.data)[0])
+        if message.direction == Direction.TX:
+            tried.append(message.ts_ns)
+            latest[key] = message.ts_ns
         elif key in latest:
             passed.append(latest.pop(key))
     return _Attempts(sorted(tried), sorted(passed))
 
 
-def _connects(topology: Topology, meta: dict[str, Any], flow: _Flow) -> _Attempts:
-    pods = _pods(meta)
+def _connects(topology: Topology, flow: _Flow) -> _Attempts:
     tried: list[int] = []
     passed: list[int] = []
-    for packets in topology.packets.values():
+    target = Endpoint(topology.addresses[flow.peer], flow.port)
+    for path in topology.paths:
+        if path.client != flow.client or target not in (path.wire.one, path.wire.other):
+            continue
         latest_ns = None
-        for packet in packets:
-            if packet.kind != PacketKind.SETUP or packet.pod != flow.client or not packet.flags & _SYN:
+        for packet in topology.packets(path):
+            if not packet.opens:
                 continue
-            if pods.get(packet.raddr) != flow.peer or packet.rport != flow.port:
-                break
-            if packet.dir == Direction.TX:
-                latest_ns = int(packet.ts_ns)
+            if packet.direction == Direction.TX:
+                latest_ns = packet.ts_ns
                 tried.append(latest_ns)
-            elif packet.flags & _ACK and latest_ns is not None:
+            elif packet.tcp_flags & ACK and latest_ns is not None:
                 passed.append(latest_ns)
                 break
     return _Attempts(sorted(tried), sorted(passed))
 
 
-def _retransmissions(topology: Topology, wire: Wire, sender: str, drops: Sequence[_Drop]) -> _Attempts:
+def _retransmissions(topology: Topology, flow: _Flow, drops: Sequence[_Drop]) -> _Attempts:
+    if flow.wire is None:
+        return _Attempts([], [])
     copies = sorted(
         (
-            point
-            for point in topology.wire_points(sender, PointKind.RETRANSMIT, wire)
-            if point.c not in _HANDSHAKING
+            copy
+            for copy in topology.events.retransmissions.get((flow.sender, flow.wire), ())
+            if copy.tcp_state not in _HANDSHAKING
         ),
-        key=lambda point: point.ts_ns,
+        key=lambda copy: copy.ts_ns,
     )
     blocked = {_blocked_copy(copies, drop) for drop in drops}
-    one_way_ns = _round_trip_ns(topology, wire) // 2
+    one_way_ns = _round_trip_ns(topology, flow.client, flow.wire) // 2
     passed = []
     for at, copy in enumerate(copies):
         before_ns = [drop.ts_ns - one_way_ns for drop in drops if drop.ts_ns - one_way_ns < copy.ts_ns]
         if at not in blocked and before_ns:
             # What was acknowledged has passed, and so was sent after the last that was dropped.
-            passed.append(max(int(copy.small_ns or copy.ts_ns), before_ns[-1] + 1))
-    return _Attempts([int(copy.ts_ns) for copy in copies], sorted(passed))
+            passed.append(max(copy.later_sent_ns or copy.ts_ns, before_ns[-1] + 1))
+    return _Attempts([copy.ts_ns for copy in copies], sorted(passed))
 
 
-def _round_trip_ns(topology: Topology, wire: Wire) -> int:
+def _round_trip_ns(topology: Topology, client: str, wire: Wire) -> int:
     """A connection's, as its first packets had it; 0: not seen."""
-    setup = read_setup(topology.packets.get(wire, []))
+    setup = read_setup(topology.events.packets.get((client, wire), ()))
     if setup is None or setup.established_ns is None:
         return 0
     return min(setup.established_ns - setup.syn_ns, _ON_ITS_WAY_NS)
 
 
-def _blocked_copy(copies: Sequence[Any], drop: _Drop) -> int:
+def _blocked_copy(copies: Sequence[Retransmission], drop: _Drop) -> int:
     """Which of the retransmissions was dropped; -1: none, it was an original or carried nothing."""
     for at in range(bisect_right(copies, drop.ts_ns, key=lambda copy: copy.ts_ns) - 1, -1, -1):
         copy = copies[at]
         if drop.ts_ns - copy.ts_ns >= _ON_ITS_WAY_NS:
             break
         # Without a sequence number, the last attempt before.
-        apart = (drop.seq - copy.a) & 0xFFFFFFFF
-        same = apart < copy.b or (-apart & 0xFFFFFFFF) < drop.payload_bytes
+        apart = (drop.seq - copy.seq) & 0xFFFFFFFF
+        same = apart < copy.bytes or (-apart & 0xFFFFFFFF) < drop.payload_bytes
         if not drop.seq or (same and drop.payload_bytes):
             return at
     return -1
@@ -252,18 +254,18 @@ def _blocked_copy(copies: Sequence[Any], drop: _Drop) -> int:
 def _connected_after(topology: Topology, client: str, answered_ns: int) -> bool:
     """Whether a name was resolved for somebody: a connection to the server follows."""
     return any(
-        packet.pod == client
-        and packet.kind == PacketKind.SETUP
-        and packet.dir == Direction.TX
-        and packet.flags & (_SYN | _ACK) == _SYN
+        path.client == client
+        and packet.opens
+        and packet.direction == Direction.TX
+        and not packet.tcp_flags & ACK
         and 0 <= packet.ts_ns - answered_ns < _RESOLVING_NS
-        for packets in topology.packets.values()
-        for packet in packets[:1]
+        for path in topology.paths
+        for packet in topology.packets(path)[:1]
     )
 
 
-def _costs(topology: Topology, wire: Wire, start_ns: int) -> tuple[str, ...]:
+def _costs(topology: Topology, client: str, wire: Wire, start_ns: int) -> tuple[str, ...]:
     """Whose time blocked data of a connection may take; anybody's while the connection is being set up."""
-    setup = read_setup(topology.packets.get(wire, []))
+    setup = read_setup(topology.events.packets.get((client, wire), ()))
     being_set_up = setup is not None and setup.syn_ns <= start_ns < (setup.settings_ns or _NEVER_NS)
     return () if being_set_up else _MESSAGE

@@ -10,17 +10,13 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
-from analysis.ledger.conditions import Conditions
+from analysis.evidence.values import Burst
+from analysis.intervals import Interval, Segment, overlap_ns, total_ns
 from analysis.ledger.connections import Topology
 from analysis.ledger.critical_path import Chain
-from analysis.ledger.intervals import Interval, Segment, overlap_ns, total_ns
 
 __all__ = ("sub_rows_of",)
-
-# Of the emulated rate: an interface that carries more has no capacity left.
-_SATURATED = 0.8
 
 
 def sub_rows_of(
@@ -56,7 +52,7 @@ def sub_rows_of(
     ):
         if begin in marks and end in marks:
             rows["server"][name] = overlap_ns(of("server"), [(marks[begin], marks[end])])
-    waits = topology.waits
+    waits = topology.events.cpu_waits
     applications = {
         "server": _applications(waits, topology.server),
         "compute": _applications(waits, critical.client),
@@ -66,9 +62,7 @@ def sub_rows_of(
         rows[component]["cpu_wait"] = sum(
             _thread_wait_ns(waits.get(name, []), of(component)) for name in names
         )
-    rows["transmission"] = _transmission_rows(
-        critical, chains, total_ns(of("transmission")), topology.conditions
-    )
+    rows["transmission"] = _transmission_rows(critical, chains, total_ns(of("transmission")))
     return rows
 
 
@@ -91,22 +85,18 @@ def _between(disjoint: Sequence[Interval], begin_ns: int, end_ns: int) -> Sequen
     return disjoint[first : bisect_left(disjoint, end_ns, key=lambda wait: wait[0])]
 
 
-def _transmission_rows(
-    critical: Chain, chains: Sequence[Chain], transmission_ns: int, conditions: Conditions
-) -> dict[str, int]:
+def _transmission_rows(critical: Chain, chains: Sequence[Chain], transmission_ns: int) -> dict[str, int]:
     """The senders' own accounting, cut to the time that transmission really took on this path."""
     rows: dict[str, int] = defaultdict(int)
-    for message, accounted in critical.transmissions:
-        mine = message.sent
+    for message, accounted_ns, windows_full in critical.transmissions:
         # The server's interface is shared by all clients' messages, a client's is its own.
         beside = [c.down.sent for c in chains if c.down is not None and c.client != critical.client]
-        others_bytes = sum(_shared_bytes(mine, other) for other in beside) if message.down else 0
-        part = dict(accounted)
-        rate_mbit = conditions.rate_mbit(int(mine.first_ns), int(mine.last_ns))
-        if rate_mbit and _used_mbit(mine, others_bytes) >= _SATURATED * rate_mbit:
+        others_bytes = sum(_shared_bytes(message.sent, sent) for sent in beside) if message.down else 0
+        part = dict(accounted_ns)
+        if windows_full:
             # The interface sends all it may: a window that is full of queued packets limits nothing.
             part["rate_or_queue"] += part.pop("congestion_window")
-        shared_ns = part["rate_or_queue"] * others_bytes // (others_bytes + int(mine.bytes))
+        shared_ns = part["rate_or_queue"] * others_bytes // (others_bytes + message.sent.bytes)
         part["rate_or_queue"] -= shared_ns
         part["shared_egress"] = shared_ns
         for name, value in part.items():
@@ -117,13 +107,7 @@ def _transmission_rows(
     return dict(rows)
 
 
-def _used_mbit(mine: Any, others_bytes: int) -> float:
-    """Mbit/s that left the sender's interface while ``mine`` was leaving (payload and 66 bytes a packet)."""
-    wire_bytes = (mine.bytes + others_bytes) * (1 + 66 * mine.packets / max(1, mine.bytes))
-    return float(wire_bytes * 8e3 / max(1, mine.last_ns - mine.first_ns))
-
-
-def _shared_bytes(mine: Any, other: Any) -> int:
+def _shared_bytes(mine: Burst, other: Burst) -> int:
     """Bytes of ``other`` that left while ``mine`` was leaving, assuming an even pace."""
     shared_ns = min(mine.last_ns, other.last_ns) - max(mine.first_ns, other.first_ns)
     length_ns = max(1, other.last_ns - other.first_ns)

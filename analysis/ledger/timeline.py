@@ -8,11 +8,12 @@ that began before the wire's (sending side) or the first that began after it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from analysis.ledger.connections import Path, Topology, eth_key, lo_key
-from ztprobe.events.tables import Direction, Hook
+from analysis.evidence.values import Burst, LoKey
+from analysis.ledger.connections import Path, Topology
+from ztprobe.events.kinds import Direction, Hook
 
 __all__ = ("Message", "messages_of")
 
@@ -31,30 +32,30 @@ class Message:
 
     path: Path
     down: bool
-    handed: Any | None
-    sent: Any
-    arrived: Any | None
-    delivered: Any | None
-    read: Any | None
+    handed: Burst | None
+    sent: Burst
+    arrived: Burst | None
+    delivered: Burst | None
+    read: Burst | None
 
     @property
     def first_handed_ns(self) -> int:
         """The sending application's first byte."""
         if self.handed is None:
-            return int(self.sent.first_ns)
+            return self.sent.first_ns
         # On a new connection the sidecar's wire begins with frames that went ahead of the message.
-        return int(min(self.handed.first_ns, self.sent.first_ns))
+        return min(self.handed.first_ns, self.sent.first_ns)
 
     @property
     def last_arrived_ns(self) -> int | None:
         """The last byte off the wire."""
-        return _end_ns(self.arrived, int(self.sent.max_seq)) if self.arrived is not None else None
+        return _end_ns(self.arrived, self.sent.end_seq) if self.arrived is not None else None
 
     @property
     def last_delivered_ns(self) -> int | None:
         """The last byte on the receiving side's loopback (without a sidecar: off the wire)."""
         if self.path_has_receiving_sidecar:
-            return int(self.delivered.last_ns) if self.delivered is not None else None
+            return self.delivered.last_ns if self.delivered is not None else None
         return self.last_arrived_ns
 
     @property
@@ -63,7 +64,7 @@ class Message:
         if self.read is None:
             return None
         before = self.delivered if self.delivered is not None else self.sent
-        return _end_ns(self.read, int(before.max_seq))
+        return _end_ns(self.read, before.end_seq)
 
     @property
     def path_has_sending_sidecar(self) -> bool:
@@ -81,54 +82,65 @@ class Message:
         return (self.path.client_lo if self.down else self.path.server_lo) is not None
 
     @property
+    def late_ns(self) -> int:
+        """By how much longer the last byte was on its way than the first."""
+        if self.arrived is None or self.last_arrived_ns is None:
+            return 0
+        arriving_ns = self.last_arrived_ns - self.arrived.first_ns
+        return max(0, arriving_ns - (self.sent.last_ns - self.sent.first_ns))
+
+    @property
     def one_way_ns(self) -> int:
         """The first segment's one-way delay."""
-        return int(self.arrived.first_ns - self.sent.first_ns) if self.arrived is not None else 0
+        return self.arrived.first_ns - self.sent.first_ns if self.arrived is not None else 0
 
 
-def _end_ns(burst: Any, end_seq: int) -> int:
+def _end_ns(burst: Burst, end_seq: int) -> int:
     """When a burst reached ``end_seq``: with its last large payload, or with the small one behind it."""
-    missing = (end_seq - burst.max_seq) & 0xFFFFFFFF
-    if 0 < missing < 1 << 31 and burst.tail_seq == end_seq:
-        return int(max(burst.last_ns, burst.tail_ns))
-    return int(burst.last_ns)
+    missing = (end_seq - burst.end_seq) & 0xFFFFFFFF
+    if 0 < missing < 1 << 31 and burst.tail_end_seq == end_seq:
+        return max(burst.last_ns, burst.tail_ns)
+    return burst.last_ns
 
 
-def _overlaps(sent: Any, arrived: Any) -> bool:
+def _overlaps(sent: Burst, arrived: Burst) -> bool:
     """Whether two bursts share sequence numbers (32 bits, wrapping)."""
-    span = (sent.max_seq - sent.first_seq) & 0xFFFFFFFF
+    span = (sent.end_seq - sent.first_seq) & 0xFFFFFFFF
     inside = (arrived.first_seq - sent.first_seq) & 0xFFFFFFFF
     before = (sent.first_seq - arrived.first_seq) & 0xFFFFFFFF
-    return bool(inside < span or before < (arrived.max_seq - arrived.first_seq) & 0xFFFFFFFF)
+    return bool(inside < span or before < (arrived.end_seq - arrived.first_seq) & 0xFFFFFFFF)
 
 
-def _overlapping(reads: list[Any], before: Any) -> Any | None:
+def _overlapping(reads: Sequence[Burst], before: Burst) -> Burst | None:
     """The reads of the same bytes: an application's sequence numbers are its connection's."""
     return next((read for read in reads if _overlaps(before, read)), None)
 
 
-def _last_before(bursts: list[Any], first_ns: int, since_ns: int) -> Any | None:
+def _last_before(bursts: Sequence[Burst], first_ns: int, since_ns: int) -> Burst | None:
     """... but not from before the message that went ahead of this one: that one's is another's."""
     found = [b for b in bursts if since_ns < b.first_ns <= first_ns + _ORDER_SLACK_NS]
     return found[-1] if found else None
 
 
-def _first_after(bursts: list[Any], first_ns: int, until_ns: int) -> Any | None:
+def _first_after(bursts: Sequence[Burst], first_ns: int, until_ns: int) -> Burst | None:
     """... but not from after the message that comes next."""
     return next((b for b in bursts if first_ns - _ORDER_SLACK_NS <= b.first_ns < until_ns), None)
 
 
-def _with_beginning(arrival: Any, arriving: list[Any], sent: Any) -> Any:
+def _with_beginning(arrival: Burst, arriving: Sequence[Burst], sent: Burst) -> Burst:
     """The arrival from the message's first byte on: what came before a long pause is a burst of its own."""
     first_ns = min(b.first_ns for b in arriving if b.first_ns >= sent.first_ns and _overlaps(sent, b))
     return arrival._replace(first_ns=first_ns) if first_ns < arrival.first_ns else arrival
 
 
-def _application_reads(topology: Topology, path: Path, pod: str) -> list[Any]:
+def _application_reads(topology: Topology, path: Path, pod: str) -> list[Burst]:
     """Bulk reads by the application of ``pod``, on its loopback connection or on the wire."""
     lo = path.server_lo if pod == topology.server else path.client_lo
-    key = lo_key(Hook.SOCK, lo) if lo is not None else eth_key(pod, Hook.SOCK, path.wire)
-    return topology.messages(key, Direction.RX)
+    return topology.messages(pod, Hook.SOCK, lo if lo is not None else path.wire, Direction.RX)
+
+
+def _on_loopback(topology: Topology, lo: LoKey | None, direction: Direction) -> list[Burst]:
+    return topology.messages(lo.pod, Hook.LO, lo, direction) if lo is not None else []
 
 
 def messages_of(topology: Topology, path: Path, down: bool) -> list[Message]:
@@ -139,22 +151,22 @@ def messages_of(topology: Topology, path: Path, down: bool) -> list[Message]:
     # The proxy listens on the client's loopback (lower port: TX goes to the application); the
     # application listens on the server's (TX comes from it). Either way a model down is TX.
     lo_direction = Direction.TX if down else Direction.RX
-    sent = topology.messages(eth_key(sender, Hook.ETH, path.wire), Direction.TX)
-    arrived = topology.messages(eth_key(receiver, Hook.ETH, path.wire), Direction.RX)
-    arriving = topology.bursts.get(eth_key(receiver, Hook.ETH, path.wire), {}).get(Direction.RX, [])
-    handed = topology.messages(lo_key(Hook.LO, sender_lo), lo_direction) if sender_lo else []
-    delivered = topology.messages(lo_key(Hook.LO, receiver_lo), lo_direction) if receiver_lo else []
+    sent = topology.messages(sender, Hook.ETH, path.wire, Direction.TX)
+    arrived = topology.messages(receiver, Hook.ETH, path.wire, Direction.RX)
+    arriving = topology.bursts(receiver, Hook.ETH, path.wire, Direction.RX)
+    handed = _on_loopback(topology, sender_lo, lo_direction)
+    delivered = _on_loopback(topology, receiver_lo, lo_direction)
     reads = _application_reads(topology, path, receiver)
     # Messages of both directions, at both ends: what belongs to one lies between its neighbours.
     answers = [
         burst
         for pod, direction in ((sender, Direction.RX), (receiver, Direction.TX))
-        for burst in topology.messages(eth_key(pod, Hook.ETH, path.wire), direction)
+        for burst in topology.messages(pod, Hook.ETH, path.wire, direction)
     ]
     found = []
     for burst in sent:
         arrival = next((a for a in arrived if _overlaps(burst, a) and a.first_ns >= burst.first_ns), None)
-        edges = [int(b.first_ns) for b in (*sent, *arrived, *answers) if b is not burst and b is not arrival]
+        edges = [b.first_ns for b in (*sent, *arrived, *answers) if b is not burst and b is not arrival]
         since_ns = max((edge for edge in edges if edge < burst.first_ns), default=-1)
         until_ns = min((edge for edge in edges if edge > burst.first_ns), default=1 << 62)
         if arrival is not None:
@@ -166,7 +178,7 @@ def messages_of(topology: Topology, path: Path, down: bool) -> list[Message]:
                 path=path,
                 down=down,
                 handed=_last_before(handed, burst.first_ns, since_ns)
-                or _first_after(handed, burst.first_ns, min(until_ns, int(burst.last_ns))),
+                or _first_after(handed, burst.first_ns, min(until_ns, burst.last_ns)),
                 sent=burst,
                 arrived=arrival,
                 delivered=delivery,

@@ -17,24 +17,24 @@ from typing import Any
 import numpy as np
 
 from analysis import contention, statistics
-from analysis.ledger.conditions import (
+from analysis.ledger.coverage import COVERAGE_FLOOR
+from analysis.ledger.model import COMPONENTS, SUB_ROWS, ClientRound, Ledger, RoundLedger
+from analysis.report import sections
+from analysis.report.advice import diagnose
+from analysis.report.conditions import (
     conditions_of,
     late_in_round,
     late_spans,
     round_conditions,
     rounds_under,
 )
-from analysis.ledger.coverage import COVERAGE_FLOOR
-from analysis.ledger.model import COMPONENTS, SUB_ROWS, ClientRound, Ledger, RoundLedger
-from analysis.report import sections
-from analysis.report.advice import diagnose
 from analysis.report.contention_words import first_sentences
 from analysis.report.wording import plural
 from analysis.report.workload import workload_of
 from ztprobe.errors import RunDirError
 from ztprobe.rundir.clock import Clock
 from ztprobe.rundir.schema import LOSS_CHANNELS
-from ztprobe.rundir.store import SCHEMA_VERSION, Run, dump_json, write_atomically
+from ztprobe.rundir.store import Run, dump_json, write_atomically
 
 __all__ = ("build_report", "read_report", "write_report")
 
@@ -52,6 +52,8 @@ def read_report(run_dir: Path, *, coverage_floor: float = COVERAGE_FLOOR) -> dic
 
 
 _MEANS = "Overhead is the difference of mean time a round, so that components and residual add up"
+
+REPORT_SCHEMA_VERSION = 1  # of report.json; a run directory has its own
 
 
 def write_report(
@@ -106,7 +108,7 @@ def build_report(
     in_order = sorted(ledger.rounds, key=lambda one: one.start_ns)
     first_ns = in_order[0].start_ns
     report: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": REPORT_SCHEMA_VERSION,
         "experiment": run.name,
         "settings": {key: value for key, value in meta["experiment"].items() if key != "name"},
         "options": meta.get("options", {}),

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from analysis import statistics
-from analysis.ledger.conditions import late_notes, late_spans, notes_of, problems_of
 from analysis.ledger.model import COMPONENTS, ClientRound, ConnectionSetup, Ledger, RoundLedger
+from analysis.report.conditions import late_notes, late_spans, notes_of, problems_of
 from analysis.report.contention_words import machine_differences, not_recorded
 from analysis.report.wording import plural
 from ztprobe.rundir.clock import Clock

@@ -117,7 +117,7 @@ class LoadedRun:
             }
             for one in self.report["rounds"]
             for client in one["clients"]
-            for component, start_s, end_s in client["segments"]
+            for component, start_s, end_s in client.get("segments", ())
         ]
         return pd.DataFrame(rows, columns=["round", "client", "critical", "component", "start_s", "end_s"])
 

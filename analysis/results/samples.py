@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.ledger.model import COMPONENTS
+from analysis.report.report import REPORT_SCHEMA_VERSION, build_report
 from analysis.report.wording import plural
 from ztprobe.errors import RunDirError
-from ztprobe.rundir.store import SCHEMA_VERSION
 
 __all__ = ("PARTS", "Group", "Sample", "find_runs", "load_group", "load_report", "sample_of")
 
@@ -75,12 +75,11 @@ def load_report(run: Path) -> dict[str, Any]:
     """
     try:
         report = json.loads((run / _REPORT).read_text())
-        if report["schema_version"] == SCHEMA_VERSION:
+        if report["schema_version"] == REPORT_SCHEMA_VERSION:
             return dict(report)
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         pass  # not there, damaged, or of another version: the raw run decides
     from analysis.load import load_analysed
-    from analysis.report.report import build_report
 
     analysed = load_analysed(run)
     return build_report(analysed.run, analysed.ledger, analysed.baseline)

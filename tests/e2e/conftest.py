@@ -27,6 +27,7 @@ _OPTIONS = {
     "net2-sec0": ("--rounds", "3", "--no-baseline"),
     "net2-sec3": ("--rounds", "3", "--no-baseline"),
     "net2-sec3 --reconnect": ("--rounds", "2", "--no-baseline"),
+    "net3-sec0": ("--rounds", "2", "--no-baseline"),
     "net5-sec0": ("--rounds", "1", "--no-baseline"),
     "net0-sec0 --fl-secure-aggregation masks": ("--rounds", "3", "--no-baseline"),
     "net0-sec1 --fl-edges 2 --fl-compression int8": ("--rounds", "3", "--no-baseline"),

@@ -187,7 +187,7 @@ def _rounds_without(event: str) -> Callable[[Path], None]:
     ("damage", "words"),
     [
         pytest.param(_edit(complete=False), ["incomplete"], id="incomplete"),
-        pytest.param(_edit(schema_version=2), ["schema_version 2", "newer"], id="newer-schema"),
+        pytest.param(_edit(schema_version=3), ["schema_version 3", "newer"], id="newer-schema"),
         pytest.param(_edit(schema_version="1"), ["schema_version"], id="odd-schema"),
         pytest.param(_edit(emulation=None), ["emulation"], id="no-emulation"),
         pytest.param(_edit(pods=[]), ["pods"], id="no-pods"),

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import fmean, median
 from typing import Any
 
 import pytest
 
+from analysis.ledger.ledger import build_ledger
 from analysis.ledger.model import COMPONENTS, SUB_ROWS
 from tests.e2e.conftest import CLIENTS, Traced
 
@@ -176,6 +178,17 @@ def test_a_narrow_link_costs_its_rate_and_what_others_send_through_it(
     rows = r["sub_rows"]["transmission"]
     assert rows["rate_or_queue"] + rows["shared_egress"] > 0.8 * transmission_s, rows
     assert rows["shared_egress"] == pytest.approx((CLIENTS - 1) * alone_s, rel=0.3)
+
+
+@pytest.mark.parametrize("name", ["net2-sec3", "net3-sec0", "net5-sec0"])
+def test_what_was_declared_does_not_change_the_ledger(traced: Callable[[str], Traced], name: str) -> None:
+    one = traced(name)
+    declared = ("emulation", "experiment", "options")
+    meta = {key: value for key, value in one.run.meta.items() if key not in declared}
+    assert build_ledger(replace(one.run, meta=meta)) == one.ledger
+    jitter = [r.sub_rows_ns["transmission"].get("jitter", 0) for r in one.ledger.rounds]
+    # Only one of the three paths delays some packets more than others.
+    assert any(jitter) if name.startswith("net2") else not any(jitter), jitter
 
 
 def test_a_fresh_channel_puts_one_handshake_of_each_kind_on_every_round_s_path(

@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 
 from tests.kernel.pods import TestPod
-from ztprobe.events.tables import PointKind
 from ztprobe.kernelnet.netns import entered, inode
 from ztprobe.probes.collector import LOSS_CHANNELS, Collector
 from ztprobe.probes.kernel import KernelProbes
@@ -62,10 +61,9 @@ def snmp(pod: TestPod, protocol: str, name: str) -> int:
     return int(dict(zip(names, values, strict=True))[name])
 
 
-def drops(kernel: KernelProbes, tables: dict[str, pd.DataFrame], pod: TestPod, reason: str) -> int:
-    points = tables["points"]
-    mine = points[(points["kind"] == PointKind.DROP) & (points["pod"] == pod.name)]
-    return sum(kernel.reason_names[number] == reason for number in mine["a"])
+def drops(tables: dict[str, pd.DataFrame], pod: TestPod, reason: str) -> int:
+    mine = tables["drops"][tables["drops"]["pod"] == pod.name]
+    return int((mine["reason"] == reason).sum())
 
 
 def logged(collector: Collector, channel: str) -> int:

@@ -16,7 +16,7 @@ import pytest
 from tests.kernel.pods import TestPod, two_pods
 from tests.kernel.watching import Watched
 from ztprobe.emulation.delay_line.nfqueue import ACCEPT, QueueSocket
-from ztprobe.events.tables import Direction, Hook, PointKind
+from ztprobe.events.kinds import Direction, Hook
 from ztprobe.kernelnet.netns import entered
 
 MS = 1_000_000
@@ -66,8 +66,8 @@ def _over_loopback(pod: TestPod, *, reader_pauses: bool) -> tuple[int, int]:
     return pauses[0]
 
 
-def _points(points: pd.DataFrame, kind: PointKind) -> list[tuple[int, int]]:
-    mine = points[(points["kind"] == kind) & (points["b"] == Hook.LO) & (points["c"] == Direction.TX)]
+def _pauses(table: pd.DataFrame) -> list[tuple[int, int]]:
+    mine = table[(table["hook"] == Hook.LO) & (table["direction"] == Direction.TX)]
     # A delayed acknowledgement holds a writer up too, for some 40 ms.
     pauses = [(row.since_ns, row.ts_ns) for row in mine.itertuples()]
     return [(since_ns, ts_ns) for since_ns, ts_ns in pauses if ts_ns - since_ns > PAUSE_S / 2 * 1e9]
@@ -78,8 +78,8 @@ def test_a_pause_on_loopback_is_its_makers(
     pods: tuple[TestPod, TestPod], watched: Watched, reader_pauses: bool
 ) -> None:
     begin_ns, end_ns = _over_loopback(pods[0], reader_pauses=reader_pauses)
-    points = watched.stop()["points"]
-    blocked, gaps = (_points(points, kind) for kind in (PointKind.BLOCKED, PointKind.GAP))
+    tables = watched.stop()
+    blocked, gaps = (_pauses(tables[name]) for name in ("blocked_readers", "gaps"))
     ((since_ns, until_ns),) = blocked if reader_pauses else gaps
     assert not (gaps if reader_pauses else blocked)
     # The writer goes on for as long as the reader's buffer has room.
@@ -112,9 +112,9 @@ def test_a_small_frame_ends_a_message_unless_it_answers_one(
     time.sleep(0.05)
     bursts = watched.stop()["bursts"]
     (sent,) = bursts[
-        (bursts["pod"] == a.name) & (bursts["hook"] == Hook.ETH) & (bursts["dir"] == Direction.TX)
+        (bursts["pod"] == a.name) & (bursts["hook"] == Hook.ETH) & (bursts["direction"] == Direction.TX)
     ].itertuples()
-    assert sent.max_seq - sent.first_seq == (10_007 if answered else 10_024)
+    assert sent.end_seq - sent.first_seq == (10_007 if answered else 10_024)
 
 
 # More than a first flight, and the last one is shorter than what counts as data.
@@ -142,10 +142,10 @@ def test_who_goes_on_when_a_frame_comes_waited_for_it(
         finally:
             watched.close()
     a, _ = pods
-    points, bursts = (table[table["pod"] == a.name] for table in (tables["points"], tables["bursts"]))
-    (burst,) = bursts[(bursts["hook"] == Hook.ETH) & (bursts["dir"] == Direction.TX)].itertuples()
-    assert burst.max_seq - burst.first_seq == 2 * SEGMENTS_BYTES
-    gaps = points[(points["kind"] == PointKind.GAP) & (points["b"] == Hook.ETH)]
+    gaps, bursts = (table[table["pod"] == a.name] for table in (tables["gaps"], tables["bursts"]))
+    (burst,) = bursts[(bursts["hook"] == Hook.ETH) & (bursts["direction"] == Direction.TX)].itertuples()
+    assert burst.end_seq - burst.first_seq == 2 * SEGMENTS_BYTES
+    gaps = gaps[gaps["hook"] == Hook.ETH]
     starved_ns = int((gaps["ts_ns"] - gaps["since_ns"]).sum())
     if answers_s < PAUSE_S:
         assert abs(burst.http2_ns - (frame_ns - sent_ns)) < _SLACK_NS / 10
@@ -192,7 +192,9 @@ def _talk(pods: tuple[TestPod, TestPod], *parts: tuple[float, str, int]) -> list
 
 def _spans(bursts: pd.DataFrame, pod: TestPod, direction: Direction) -> list[tuple[int, int]]:
     """(first_ns, bytes) of a pod's bursts on the wire, in time order."""
-    mine = bursts[(bursts["pod"] == pod.name) & (bursts["hook"] == Hook.ETH) & (bursts["dir"] == direction)]
+    mine = bursts[
+        (bursts["pod"] == pod.name) & (bursts["hook"] == Hook.ETH) & (bursts["direction"] == direction)
+    ]
     return sorted((int(row.first_ns), int(row.bytes)) for row in mine.itertuples())
 
 
@@ -290,6 +292,6 @@ def test_waiting_for_an_acknowledgement_is_not_a_queue(
         time.sleep(0.1)
     bursts = watched.stop()["bursts"]
     (sent,) = bursts[
-        (bursts["pod"] == a.name) & (bursts["hook"] == Hook.ETH) & (bursts["dir"] == Direction.TX)
+        (bursts["pod"] == a.name) & (bursts["hook"] == Hook.ETH) & (bursts["direction"] == Direction.TX)
     ].itertuples()
     assert sent.queue_ns < 0.1 * (sent.last_ns - sent.first_ns)

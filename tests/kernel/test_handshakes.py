@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import socket
 import ssl
@@ -15,9 +16,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from analysis.ledger.handshakes import Setup, dns_queries, read_setup
+from analysis.evidence.reader import read_events
+from analysis.ledger.handshakes import Setup, dns_queries
 from tests.kernel.pods import TestPod, two_pods
-from tests.kernel.watching import Watched
+from tests.kernel.watching import Watched, setups_of
 from ztprobe.kernelnet.netns import entered
 
 PORT = 50051
@@ -110,11 +112,10 @@ def _handshake(
         thread.join()
         listener.close()
         time.sleep(0.05)
-        packets = watcher.stop()["packets"]
+        tables = watcher.stop()
     finally:
         watcher.close()
-    mine = packets[packets["pod"] == a.name]
-    setups = [read_setup(list(group.itertuples())) for _, group in mine.groupby("lport", sort=False)]
+    setups = list(setups_of(tables, a, PORT).values())
     assert None not in setups
     return sorted((s for s in setups if s is not None), key=lambda s: s.syn_ns), times_ns, released_ns
 
@@ -165,9 +166,73 @@ def test_dns_question_and_answer_are_matched() -> None:
             client.close()
             server.close()
             time.sleep(0.05)
-            packets = watcher.stop()["packets"]
+            tables = watcher.stop()
         finally:
             watcher.close()
-    (query,) = [q for q in dns_queries(list(packets.itertuples())) if q.pod == a.name]
+    (query,) = [q for q in dns_queries(read_events(tables).dns) if q.pod == a.name]
     assert (query.name, query.rcode) == ("fl-server.fl", 3)
     assert query.answered_ns is not None and 17_000_000 <= query.answered_ns - query.asked_ns < 27_000_000
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+def test_a_client_hello_in_the_syn_is_seen(
+    pods: tuple[TestPod, TestPod], watched: Watched, certificate: Path, version: ssl.TLSVersion
+) -> None:
+    """TCP Fast Open (RFC 7413): the handshakes of TCP and TLS begin with the same packet."""
+    a, b = pods
+    for pod in pods:
+        with entered(pod.netns):
+            # client, server, data in a SYN without a cookie at both
+            Path("/proc/sys/net/ipv4/tcp_fastopen").write_text(str(0x1 | 0x2 | 0x4 | 0x200))
+    with entered(b.netns):
+        listener = socket.create_server((b.address, PORT))
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 5)
+
+    def serve() -> None:
+        raw, _ = listener.accept()
+        with _context(True, certificate, version, True).wrap_socket(raw, server_side=True) as tls:
+            tls.recv(1)
+            tls.sendall(b"y")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = _context(False, certificate, version, True).wrap_bio(incoming, outgoing)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    hello = outgoing.read()
+    with entered(a.netns):
+        client = socket.socket()
+    assert client.sendto(hello, socket.MSG_FASTOPEN, (b.address, PORT)) == len(hello)
+    while True:
+        try:
+            tls.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            client.sendall(outgoing.read())
+            incoming.write(client.recv(1 << 16))
+    tls.write(b"x")
+    client.sendall(outgoing.read())
+    while True:  # session tickets may come before the answer
+        try:
+            assert tls.read(1) == b"y"
+            break
+        except ssl.SSLWantReadError:
+            incoming.write(client.recv(1 << 16))
+    client.close()
+    thread.join()
+    listener.close()
+    time.sleep(0.05)
+    tables = watched.stop()
+    packets = tables["packets"]
+    syn = packets[(packets["pod"] == a.name) & (packets["tcp_flags"] & 2 > 0)].iloc[0]
+    assert syn["payload_bytes"] == len(hello), "the kernel sent no data in the SYN"
+    (setup,) = setups_of(tables, a, PORT).values()
+    assert setup is not None and setup.tls is not None and setup.syn_count == 1
+    assert setup.tls.client_hello_ns == setup.syn_ns
+    assert setup.tls.version == ("1.2" if version is ssl.TLSVersion.TLSv1_2 else "1.3")
+    assert setup.tls.mutual == "yes" and setup.tls.finished_ns is not None
+    assert setup.settings_ns is not None and setup.settings_ns > setup.tls.finished_ns
+    # Nothing of it is a message, and no byte was taken for sent twice.
+    assert tables["bursts"][tables["bursts"]["hook"] == "eth"].empty
+    assert tables["retransmissions"].empty and tables["duplicate_acks"].empty

@@ -22,7 +22,7 @@ import pytest
 from tests.kernel.loss import CLOSED_PORT, Pods, drops, knock, logged, only, probes, snmp
 from tests.kernel.pods import TestPod
 from tests.programs import program
-from ztprobe.events.tables import dtype_of
+from ztprobe.events.layout import dtype_of
 from ztprobe.kernelnet.netns import entered, inode
 from ztprobe.probes.btf import Btf
 from ztprobe.probes.collector import Collector, coverage
@@ -38,7 +38,7 @@ def test_ring_buffer_full(pods: Pods) -> None:
         time.sleep(0.05)
         true = snmp(pods[1], "Udp", "NoPorts") - before
         collector.stop()
-        seen = drops(kernel, collector.tables(), pods[1], "NO_SOCKET")
+        seen = drops(collector.tables(), pods[1], "NO_SOCKET")
         loss = collector.loss()
         assert true == datagrams
         assert 0 < seen < datagrams
@@ -53,7 +53,7 @@ def test_ring_buffer_full(pods: Pods) -> None:
 def test_ring_buffer_full_from_two_cpus_at_once(pods: Pods) -> None:
     """Two senders race for the ring, the reader drains all the time; still nothing is miscounted."""
     datagrams = 20_000
-    with probes(pods, ring_bytes=4096) as (kernel, collector):
+    with probes(pods, ring_bytes=4096) as (_, collector):
         before = snmp(pods[1], "Udp", "NoPorts")
         collector.start()
         senders = [threading.Thread(target=knock, args=(pods, datagrams)) for _ in range(2)]
@@ -65,7 +65,7 @@ def test_ring_buffer_full_from_two_cpus_at_once(pods: Pods) -> None:
         true = snmp(pods[1], "Udp", "NoPorts") - before
         collector.stop()
         loss = collector.loss()
-        seen = drops(kernel, collector.tables(), pods[1], "NO_SOCKET")
+        seen = drops(collector.tables(), pods[1], "NO_SOCKET")
         assert true == 2 * datagrams
         assert loss["ring_buffer_full"] + loss["recursion_missed"] == true - seen
         assert collector.events_unread == 0
@@ -73,7 +73,7 @@ def test_ring_buffer_full_from_two_cpus_at_once(pods: Pods) -> None:
 
 def test_reader_behind(pods: Pods) -> None:
     """One count for every drain that found a ring more than 90 % full: not at 90 %, and not for less."""
-    stride = 8 + (dtype_of("point").itemsize + 7) // 8 * 8
+    stride = 8 + (dtype_of("drop").itemsize + 7) // 8 * 8
     limit = int(0.9 * 4096 / stride)  # the last number of events that is not above it
     with probes(pods, ring_bytes=4096) as (_, collector):
         for events, behind in ((limit, 0), (limit + 1, 1), (1, 1), (limit + 1, 2)):
@@ -83,7 +83,7 @@ def test_reader_behind(pods: Pods) -> None:
             assert collector.loss()["reader_behind"] == behind
         collector.stop()
         assert collector.loss() == only("reader_behind", 2)
-        assert [entry["ring"] for entry in collector.loss_log] == ["points", "points"]
+        assert [entry["ring"] for entry in collector.loss_log] == ["drops", "drops"]
         # it is a warning, not a loss
         assert coverage(collector.events_seen, collector.loss()) == 1.0
 
@@ -140,7 +140,7 @@ def test_unknown_pod(pods: Pods) -> None:
         time.sleep(0.05)
         collector.stop()
         assert collector.loss() == only("unknown_pod", datagrams)
-        assert drops(kernel, collector.tables(), a, "NO_SOCKET") == 31
+        assert drops(collector.tables(), a, "NO_SOCKET") == 31
         assert coverage(collector.events_seen, collector.loss()) == pytest.approx(31 / (31 + datagrams))
 
 
@@ -196,7 +196,7 @@ def test_recursion_missed(pods: Pods) -> None:
         collector.stop()
         loss = collector.loss()
         tables = collector.tables()
-        seen = drops(kernel, tables, b, "NO_SOCKET") + drops(kernel, tables, a, "NETFILTER_DROP")
+        seen = drops(tables, b, "NO_SOCKET") + drops(tables, a, "NETFILTER_DROP")
         listed = _missed_says_bpftool(kernel)
     assert loss["recursion_missed"] > 0
     assert set(listed) == {"raw_kfree_skb"} and sum(listed.values()) == loss["recursion_missed"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from tests.kernel.loss import CLOSED_PORT, OPEN_PORT, Pods, logged, only, probes
-from ztprobe.events.tables import Direction, Hook, PacketKind
+from ztprobe.events.kinds import Direction, Hook
 from ztprobe.kernelnet.netns import entered
 from ztprobe.probes.collector import LOSS_CHANNELS
 
@@ -44,7 +44,7 @@ def test_map_full_conns(pods: Pods) -> None:
         true = 4 * (connections - held)
         assert collector.loss() == only("map_full", true)
         setups = pd.concat([collector.tables()["packets"]])
-        assert len(setups[setups["kind"] == PacketKind.SETUP]) == 4 * held
+        assert len(setups[setups["kind"] == "setup"]) == 4 * held
         for client in clients:
             client.close()
         listener.close()
@@ -58,7 +58,7 @@ def test_refused_connections_leave_nothing_behind(pods: Pods) -> None:
         collector.stop()
         assert collector.loss() == dict.fromkeys(LOSS_CHANNELS, 0)
         packets = collector.tables()["packets"]
-        assert len(packets[packets["flags"] & 18 == 2]) == 2 * 100
+        assert len(packets[packets["tcp_flags"] & 18 == 2]) == 2 * 100
 
 
 def _transfer(pods: Pods, connections: int, writes: int, chunk: bytes) -> None:
@@ -105,7 +105,7 @@ def test_map_full_sendlogs(pods: Pods) -> None:
         collector.stop()
         assert collector.loss()["map_full"] == writes * (connections - room)
         bursts = collector.tables()["bursts"]
-        sent = bursts[(bursts["hook"] == Hook.ETH) & (bursts["dir"] == Direction.TX)]
+        sent = bursts[(bursts["hook"] == Hook.ETH) & (bursts["direction"] == Direction.TX)]
         assert sent["packets"].sum() == writes * connections
 
 

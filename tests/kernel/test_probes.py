@@ -8,15 +8,12 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 
-import pandas as pd
 import pytest
 
-from tests.kernel.pods import TestPod, two_pods
+from tests.kernel.pods import TestPod
 from tests.kernel.watching import Watched
-from ztprobe.events.tables import Direction, Hook, PacketKind, PointKind
+from ztprobe.events.kinds import Direction, Hook
 from ztprobe.kernelnet.netns import entered, inode
 from ztprobe.preflight import choose_hooks, collect
 from ztprobe.probes.collector import Collector, coverage
@@ -25,55 +22,8 @@ from ztprobe.probes.kernel import KernelProbes
 # More where a whole CPU is emulated in software (tools/test-vm).
 _APART_NS = 5_000_000 * float(os.environ.get("ZTPROBE_TEST_PATIENCE", "1"))
 
-MESSAGES_PORT, CONNECTIONS_PORT, CLOSED_PORT, FILTERED_PORT = 50051, 50052, 9, 7777
+PORT = 50051
 MESSAGE_BYTES = 1_000_003  # prime
-EXCHANGES, CONNECTIONS, REFUSED, FILTERED = 7, 23, 13, 17
-FILTERED_BYTES = 19
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What the probes on A and B made of all the workloads below, and what the workloads know themselves."""
-
-    a: str
-    b: str
-    hooks: dict[str, str]
-    reasons: dict[int, str]  # of drops, by the kernel's number
-    tables: dict[str, pd.DataFrame]
-    loss: dict[str, int]
-    exchanges: list[tuple[int, int]]
-    filtered: int  # by the filter's own counter
-    elsewhere_port: int  # of a listener on this machine's loopback
-
-    def drops(self, pod: str, reason: str) -> pd.DataFrame:
-        points = self.tables["points"]
-        drops = points[(points["kind"] == PointKind.DROP) & (points["pod"] == pod)]
-        return drops[[self.reasons[number] == reason for number in drops["a"]]]
-
-
-@pytest.fixture(scope="module")
-def seen() -> Iterator[Seen]:
-    """All workloads, one after the other, under one watch.
-
-    To load the probes takes seconds, and 20 of them where a CPU is emulated in software.
-    """
-    with two_pods() as pods:
-        watched = Watched(pods)
-        try:
-            exchanges = _exchange(pods, 0.02)
-            _connect(pods)
-            _send(pods, CLOSED_PORT, REFUSED, b"x")
-            filtered = _send_filtered(pods)
-            elsewhere_port = _talk_elsewhere()
-            time.sleep(0.05)
-            tables = watched.stop()
-        finally:
-            watched.close()
-        a, b = (pod.name for pod in pods)
-        reasons = watched.kernel.reason_names
-        yield Seen(
-            a, b, watched.hooks, reasons, tables, watched.loss, exchanges, filtered, elsewhere_port
-        )  # fmt: skip
 
 
 def _receive(sock: socket.socket, n: int) -> None:
@@ -81,17 +31,17 @@ def _receive(sock: socket.socket, n: int) -> None:
         n -= len(sock.recv(min(n, 1 << 16)))
 
 
-def _exchange(pods: tuple[TestPod, TestPod], pause_s: float) -> list[tuple[int, int]]:
+def _exchange(pods: tuple[TestPod, TestPod], exchanges: int, pause_s: float) -> list[tuple[int, int]]:
     """A sends, B answers after a pause, so many times; returns B's (had it all, began to answer) in ns."""
     a, b = pods
     log: list[tuple[int, int]] = []
     with entered(b.netns):
-        listener = socket.create_server((b.address, MESSAGES_PORT))
+        listener = socket.create_server((b.address, PORT))
 
     def serve() -> None:
         connection, _ = listener.accept()
         with connection:
-            for _ in range(EXCHANGES):
+            for _ in range(exchanges):
                 _receive(connection, MESSAGE_BYTES)
                 had_ns = time.monotonic_ns()
                 time.sleep(pause_s)
@@ -102,130 +52,143 @@ def _exchange(pods: tuple[TestPod, TestPod], pause_s: float) -> list[tuple[int, 
     server = threading.Thread(target=serve)
     server.start()
     with entered(a.netns):
-        client = socket.create_connection((b.address, MESSAGES_PORT))
+        client = socket.create_connection((b.address, PORT))
     with client:
-        for _ in range(EXCHANGES):
+        for _ in range(exchanges):
             client.sendall(b"u" * MESSAGE_BYTES)
             _receive(client, MESSAGE_BYTES)
     server.join()
     listener.close()
+    time.sleep(0.05)
     return log
 
 
-def _connect(pods: tuple[TestPod, TestPod]) -> None:
-    a, b = pods
-    with entered(b.netns):
-        listener = socket.create_server((b.address, CONNECTIONS_PORT), backlog=64)
-    for _ in range(CONNECTIONS):
-        with entered(a.netns):
-            client = socket.create_connection((b.address, CONNECTIONS_PORT))
-        accepted, _ = listener.accept()
-        client.close()
-        accepted.close()
-    listener.close()
-
-
-def _send(pods: tuple[TestPod, TestPod], port: int, datagrams: int, payload: bytes) -> None:
-    a, b = pods
-    with entered(a.netns):
-        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    with sender:
-        for _ in range(datagrams):
-            with contextlib.suppress(ConnectionRefusedError):
-                sender.sendto(payload, (b.address, port))
-    time.sleep(0.05)
-
-
-def _send_filtered(pods: tuple[TestPod, TestPod]) -> int:
-    """:returns: how many datagrams B's filter has dropped."""
-    rules = "add table ip t; add chain ip t in { type filter hook input priority 0; }; "
-    rules += f"add rule ip t in udp dport {FILTERED_PORT} counter drop"
-    with entered(pods[1].netns):
-        subprocess.run(["nft", rules], check=True)
-    _send(pods, FILTERED_PORT, FILTERED, b"x" * FILTERED_BYTES)
-    command = ["nft", "list", "table", "ip", "t"]
-    with entered(pods[1].netns):
-        listing = subprocess.run(command, check=True, capture_output=True, text=True)
-    return int(listing.stdout.split("packets")[1].split()[0])
-
-
-def _talk_elsewhere() -> int:
-    """A connection in a namespace that is not traced. :returns: its listener's port."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    port = int(listener.getsockname()[1])
-    client = socket.create_connection(("127.0.0.1", port))
-    accepted, _ = listener.accept()
-    client.sendall(b"x" * 65536)
-    for sock in (client, accepted, listener):
-        sock.close()
-    return port
-
-
-def _of_port(table: pd.DataFrame, port: int) -> pd.DataFrame:
-    return table[(table["lport"] == port) | (table["rport"] == port)]
-
-
-def test_messages_are_seen_whole_at_every_hop(seen: Seen) -> None:
-    bursts = _of_port(seen.tables["bursts"], MESSAGES_PORT)
+def test_messages_are_seen_whole_at_every_hop(pods: tuple[TestPod, TestPod], watched: Watched) -> None:
+    exchanges = 7
+    log = _exchange(pods, exchanges, 0.02)
+    bursts = watched.stop()["bursts"]
+    assert watched.loss == dict.fromkeys(watched.loss, 0)
     for pod, hook, direction in (
-        (seen.a, Hook.ETH, Direction.TX),
-        (seen.b, Hook.ETH, Direction.RX),
-        (seen.b, Hook.SOCK, Direction.RX),
-        (seen.b, Hook.ETH, Direction.TX),
-        (seen.a, Hook.ETH, Direction.RX),
-        (seen.a, Hook.SOCK, Direction.RX),
+        (pods[0], Hook.ETH, Direction.TX),
+        (pods[1], Hook.ETH, Direction.RX),
+        (pods[1], Hook.SOCK, Direction.RX),
+        (pods[1], Hook.ETH, Direction.TX),
+        (pods[0], Hook.ETH, Direction.RX),
+        (pods[0], Hook.SOCK, Direction.RX),
     ):
-        those = bursts[(bursts["pod"] == pod) & (bursts["hook"] == hook) & (bursts["dir"] == direction)]
-        end_seq = those["max_seq"]
+        seen = bursts[
+            (bursts["pod"] == pod.name) & (bursts["hook"] == hook) & (bursts["direction"] == direction)
+        ]
+        end_seq = seen["end_seq"]
         if hook == Hook.SOCK:  # whose last read may have been of a few bytes, which is told apart
-            end_seq = those["tail_seq"].where(those["tail_seq"] != 0, end_seq)
-        assert list(end_seq - those["first_seq"]) == [MESSAGE_BYTES] * EXCHANGES, (pod, hook, direction)
-    mine = bursts[bursts["pod"] == seen.b]
-    reads = mine[(mine["hook"] == Hook.SOCK) & (mine["dir"] == Direction.RX)]
-    sends = mine[(mine["hook"] == Hook.ETH) & (mine["dir"] == Direction.TX)]
-    times = zip(reads["last_ns"], sends["first_ns"], seen.exchanges, strict=True)
-    for read_ns, sent_ns, (had_ns, began_ns) in times:
+            end_seq = seen["tail_end_seq"].where(seen["tail_end_seq"] != 0, end_seq)
+        assert list(end_seq - seen["first_seq"]) == [MESSAGE_BYTES] * exchanges, (
+            pod.name,
+            hook,
+            direction,
+        )
+    reads = bursts[
+        (bursts["pod"] == pods[1].name)
+        & (bursts["hook"] == Hook.SOCK)
+        & (bursts["direction"] == Direction.RX)
+    ]
+    sends = bursts[
+        (bursts["pod"] == pods[1].name) & (bursts["hook"] == Hook.ETH) & (bursts["direction"] == Direction.TX)
+    ]
+    for read_ns, sent_ns, (had_ns, began_ns) in zip(reads["last_ns"], sends["first_ns"], log, strict=True):
         # The program's own clock reads bracket the kernel's: read before it knew, sent after it began.
         assert -_APART_NS < read_ns - had_ns <= 0
         assert 0 <= sent_ns - began_ns < _APART_NS
 
 
-def test_nothing_is_lost(seen: Seen) -> None:
-    assert seen.loss == dict.fromkeys(seen.loss, 0)
+def _ifindex(pod: TestPod) -> int:
+    with entered(pod.netns):
+        return socket.if_nametoindex("eth0")
 
 
-def test_connections_are_counted(seen: Seen) -> None:
-    packets = _of_port(seen.tables["packets"], CONNECTIONS_PORT)
-    mine = packets[(packets["pod"] == seen.a) & (packets["kind"] == PacketKind.SETUP)]
-    syn = mine[(mine["dir"] == Direction.TX) & (mine["flags"] & 18 == 2)]
-    syn_ack = mine[(mine["dir"] == Direction.RX) & (mine["flags"] & 18 == 18)]
-    assert (len(syn), len(syn_ack)) == (CONNECTIONS, CONNECTIONS)
-    points = _of_port(seen.tables["points"], CONNECTIONS_PORT)
-    states = points[(points["kind"] == PointKind.STATE) & (points["b"] == 1)]  # TCP_ESTABLISHED
-    assert len(states[states["pod"] == seen.a]) == CONNECTIONS  # client side
-    assert len(states[states["pod"] == seen.b]) == CONNECTIONS  # server side
+def test_connections_are_counted(pods: tuple[TestPod, TestPod], watched: Watched) -> None:
+    a, b = pods
+    connections = 23
+    with entered(b.netns):
+        listener = socket.create_server((b.address, PORT), backlog=64)
+    for _ in range(connections):
+        with entered(a.netns):
+            client = socket.create_connection((b.address, PORT))
+        accepted, _ = listener.accept()
+        client.close()
+        accepted.close()
+    listener.close()
+    time.sleep(0.05)
+    tables = watched.stop()
+    packets, states = tables["packets"], tables["state_changes"]
+    mine = packets[(packets["pod"] == a.name) & (packets["kind"] == "setup")]
+    syn = mine[(mine["direction"] == Direction.TX) & (mine["tcp_flags"] & 18 == 2)]
+    syn_ack = mine[(mine["direction"] == Direction.RX) & (mine["tcp_flags"] & 18 == 18)]
+    assert (len(syn), len(syn_ack)) == (connections, connections)
+    states = states[states["new_state"] == "established"]
+    assert len(states[states["pod"] == a.name]) == connections  # client side
+    assert len(states[states["pod"] == b.name]) == connections  # server side
 
 
-def test_a_closed_ports_drops_are_named(seen: Seen) -> None:
-    drops = seen.drops(seen.b, "NO_SOCKET")
-    assert len(drops) == REFUSED
-    assert set(drops["rport"]) == {CLOSED_PORT}
+def test_refused_connection_and_closed_port_drop_are_named(
+    pods: tuple[TestPod, TestPod], watched: Watched
+) -> None:
+    a, b = pods
+    datagrams = 13
+    with entered(a.netns):
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    for _ in range(datagrams):
+        with contextlib.suppress(ConnectionRefusedError):
+            sender.sendto(b"x", (b.address, 9))
+    sender.close()
+    time.sleep(0.05)
+    drops = watched.stop()["drops"]
+    drops = drops[(drops["pod"] == b.name) & (drops["reason"] == "NO_SOCKET")]
+    assert len(drops) == datagrams
+    # Who dropped it, where it was, and its headers; the payload is one byte.
+    assert set(drops["location"]) <= {"__udp4_lib_rcv", "udp_rcv", "udp_unicast_rcv_skb"}, set(
+        drops["location"]
+    )
+    assert set(drops["ifindex"]) == {_ifindex(b)} and set(drops["direction"]) == {Direction.RX}
+    assert set(drops["source"]) == {a.address} and set(drops["target"]) == {b.address}
+    assert set(drops["target_port"]) == {9} and set(drops["payload_bytes"]) == {1}
+    assert {head[-1:] for head in drops["head"]} == {b"x"} and set(drops["head"].map(len)) == {20 + 8 + 1}
 
 
-def test_filter_drops_equal_the_filters_own_counter(seen: Seen) -> None:
-    drops = seen.drops(seen.b, "NETFILTER_DROP")
-    assert seen.filtered == FILTERED == len(drops)
-    assert set(drops["rport"]) == {FILTERED_PORT} and set(drops["c"]) == {FILTERED_BYTES}
+def test_filter_drops_equal_the_filters_own_counter(pods: tuple[TestPod, TestPod], watched: Watched) -> None:
+    a, b = pods
+    datagrams = 17
+    rules = "add table ip t; add chain ip t in { type filter hook input priority 0; }; "
+    rules += "add rule ip t in udp dport 7777 counter drop"
+    with entered(b.netns):
+        subprocess.run(["nft", rules], check=True)
+    with entered(a.netns):
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    for _ in range(datagrams):
+        sender.sendto(b"x" * 19, (b.address, 7777))
+    sender.close()
+    time.sleep(0.05)
+    with entered(b.netns):
+        listing = subprocess.run(
+            ["nft", "list", "table", "ip", "t"], check=True, capture_output=True, text=True
+        )
+    counted = int(listing.stdout.split("packets")[1].split()[0])
+    drops = watched.stop()["drops"]
+    drops = drops[drops["pod"] == b.name]
+    assert counted == datagrams == list(drops["reason"]).count("NETFILTER_DROP")
+    assert set(drops["location"]) == {"nft_do_chain"}
+    assert set(drops["target_port"]) == {7777} and set(drops["payload_bytes"]) == {19}
 
 
-def test_other_namespaces_leave_no_trace(seen: Seen) -> None:
-    for name in ("points", "packets", "bursts"):
-        table = seen.tables[name]
-        assert _of_port(table, seen.elsewhere_port).empty, name
-        strangers = table[~table["pod"].isin([seen.a, seen.b])]
-        if name == "points":  # a wait for a CPU is a thread's, and in no namespace
-            strangers = strangers[strangers["kind"] != PointKind.WAIT]
-        assert strangers.empty, name
+def test_other_namespaces_leave_no_trace(pods: tuple[TestPod, TestPod], watched: Watched) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(listener.getsockname())
+    accepted, _ = listener.accept()
+    client.sendall(b"x" * 65536)
+    for sock in (client, accepted, listener):
+        sock.close()
+    tables = watched.stop()
+    assert all(table.empty for name, table in tables.items() if name not in ("drops", "cpu_waits"))
 
 
 def test_a_full_ring_is_counted_exactly(pods: tuple[TestPod, TestPod]) -> None:
@@ -249,10 +212,9 @@ def test_a_full_ring_is_counted_exactly(pods: tuple[TestPod, TestPod]) -> None:
         collector.stop()
         tables = collector.tables()
         loss = collector.loss()
-        drops = tables["points"][tables["points"]["kind"] == PointKind.DROP]
-        reasons = [kernel.reason_names[reason] for reason in drops["a"]]
+        drops = tables["drops"]
         assert 0 < len(drops) < datagrams
-        assert reasons.count("NO_SOCKET") + loss["ring_buffer_full"] >= datagrams
+        assert list(drops["reason"]).count("NO_SOCKET") + loss["ring_buffer_full"] >= datagrams
         assert collector.events_seen + loss["ring_buffer_full"] == kernel.counters()["tried"]
         assert coverage(collector.events_seen, loss) < 0.95
     finally:
@@ -270,5 +232,5 @@ def test_loading_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
-def test_hooks_in_use_are_those_that_the_doctor_names(seen: Seen) -> None:
-    assert seen.hooks == {verdict.signal: verdict.hook for verdict in choose_hooks(collect().kernel)}
+def test_hooks_in_use_are_those_that_the_doctor_names(watched: Watched) -> None:
+    assert watched.hooks == {verdict.signal: verdict.hook for verdict in choose_hooks(collect().kernel)}

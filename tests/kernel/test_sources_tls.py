@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count, product
 
-import pandas as pd
 import pytest
 
-from analysis.ledger.handshakes import Setup, read_setup
+from analysis.ledger.handshakes import Setup
 from tests.kernel import tls_parties as tls
 from tests.kernel.pods import TestPod, two_pods
-from tests.kernel.watching import Watched
-from ztprobe.events.tables import Direction, Hook, PacketKind
+from tests.kernel.watching import Watched, setups_of, with_ports
+from ztprobe.events.kinds import Direction, Hook
 
 _PORTS = count(46000)
 
@@ -45,7 +44,7 @@ class Score:
     resumed: int = 0  # off by so many
     not_messages: list[tuple[str, int, int]] = field(default_factory=list)
 
-    def add(self, case: tls.Case, setups: dict[int, Setup | None]) -> None:
+    def add(self, case: tls.Case, setups: dict[tuple[int, int], Setup | None]) -> None:
         """Judge the connections to one server."""
         shaken = [s.tls for s in setups.values() if s is not None and s.tls is not None]
         shaken = [t for t in shaken if t.finished_ns is not None and t.server_hello_ns is not None]
@@ -68,11 +67,6 @@ class Score:
         assert self.not_messages == []
 
 
-def _setups(packets: pd.DataFrame, pod: TestPod, port: int) -> dict[int, Setup | None]:
-    mine = packets[(packets["pod"] == pod.name) & (packets["rport"] == port)]
-    return {int(lport): read_setup(list(rows.itertuples())) for lport, rows in mine.groupby("lport")}
-
-
 def _case(name: str, version: str, mutual: bool) -> tls.Case:
     return tls.Case(name, next(_PORTS), version, mutual)
 
@@ -84,7 +78,7 @@ def _judge(watcher: Watched, pods: tuple[TestPod, TestPod], cases: list[tls.Case
     score = Score()
     for case in cases:
         before = Score(**vars(score))
-        score.add(case, _setups(tables["packets"], pods[0], case.port))
+        score.add(case, setups_of(tables, pods[0], case.port))
         assert case.done, f"{case.name}: no handshake at all"
         if (score.found, score.mutual, score.resumed) != (
             before.found + case.done,
@@ -93,17 +87,17 @@ def _judge(watcher: Watched, pods: tuple[TestPod, TestPod], cases: list[tls.Case
         ):
             print(case.name, case.done, case.resumed, vars(before), vars(score))
     # Flights of several kilobytes went by, and none of it is a message.
-    bursts = tables["bursts"]
-    wire = bursts[(bursts["hook"] == Hook.ETH) & bursts["rport"].isin([c.port for c in cases])]
+    bursts = with_ports(tables, "bursts")
+    wire = bursts[(bursts["hook"] == Hook.ETH) & bursts["remote_port"].isin([c.port for c in cases])]
     names = {case.port: case.name for case in cases}
     packets = tables["packets"]
-    ends = (
-        packets[(packets["pod"] == pods[0].name) & (packets["flags"] & 5 > 0)].groupby("lport")["ts_ns"].min()
-    )
+    over = packets[(packets["pod"] == pods[0].name) & (packets["tcp_flags"] & 5 > 0)]
+    ends = over.groupby("connection")["ts_ns"].min()
     score.not_messages = [
-        (names[b.rport], b.dir, b.bytes)
+        (names[b.remote_port], b.direction, b.bytes)
         for b in wire.itertuples()
-        if b.first_ns < ends.get(b.lport, b.last_ns)  # what comes in for a socket that is gone is nobody's
+        if b.first_ns
+        < ends.get(b.connection, b.last_ns)  # what comes in for a socket that is gone is nobody's
     ]
     return score
 
@@ -128,10 +122,9 @@ def test_openssl(pods: tuple[TestPod, TestPod], watched: Watched, files: tls.Fil
         cases.append(case)
     score = _judge(watched, pods, cases)
     score.verify()
-    packets = watched.tables["packets"]
     late_ns = []
     for case in cases:
-        for port, setup in _setups(packets, pods[0], case.port).items():
+        for (port, _), setup in setups_of(watched.tables, pods[0], case.port).items():
             assert setup is not None and setup.tls is not None and setup.tls.finished_ns is not None
             resumed, library_ns = case.told[port]
             assert setup.tls.resumed == resumed
@@ -159,15 +152,17 @@ def test_rustls(pods: tuple[TestPod, TestPod], watched: Watched, files: tls.File
         assert case.resumed == (14 if resume else 0)
         cases.append(case)
     _judge(watched, pods, cases).verify()
-    packets = watched.tables["packets"]
-    modern = packets["rport"].isin(
+    packets = with_ports(watched.tables, "packets")
+    modern = packets["remote_port"].isin(
         [case.port for case in cases if case.version == "1.3" and not case.resumed]
     )
-    first = packets[modern & (packets["pod"] == pods[0].name) & (packets["kind"] == PacketKind.PAYLOAD)]
+    first = packets[modern & (packets["pod"] == pods[0].name) & (packets["kind"] == "payload")]
     hellos = (
-        first[first["dir"] == Direction.TX].groupby(["rport", "lport"])[["record0", "payload_bytes"]].first()
+        first[first["direction"] == Direction.TX]
+        .groupby(["remote_port", "connection"])[["tls_record0", "payload_bytes"]]
+        .first()
     )
-    assert ((hellos["record0"] & 0xFFFFFF) > hellos["payload_bytes"]).all()
+    assert ((hellos["tls_record0"] & 0xFFFFFF) > hellos["payload_bytes"]).all()
     assert len(hellos) == 15 * 2
 
 
@@ -202,7 +197,7 @@ def test_the_proxys_own_log(pods: tuple[TestPod, TestPod], watched: Watched, fil
     _judge(watched, pods, cases).verify()
     errors_ms = []
     for case in cases:
-        for port, setup in _setups(watched.tables["packets"], pods[0], case.port).items():
+        for (port, _), setup in setups_of(watched.tables, pods[0], case.port).items():
             assert setup is not None and setup.tls is not None and setup.tls.finished_ns is not None
             logged_ms, resumed = logs[case.port][port]
             assert setup.tls.resumed == resumed

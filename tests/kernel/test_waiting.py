@@ -8,7 +8,6 @@ import sys
 import time
 
 from tests.kernel.watching import Watched
-from ztprobe.events.tables import PointKind
 
 # More threads than CPUs, each on any of them; at the end every thread says what /proc says of it.
 _COMPETITION = """
@@ -37,8 +36,8 @@ def test_waits_add_up_to_the_kernels_own_account(watched: Watched) -> None:
     watched.kernel.trace_process(child.pid, proxy=False)
     told, _ = child.communicate("go\n", timeout=30)
     ended_ns = time.monotonic_ns()
-    points = watched.stop()["points"]
-    waits = points[(points["kind"] == PointKind.WAIT) & (points["tgid"] == child.pid)]
+    waits = watched.stop()["cpu_waits"]
+    waits = waits[waits["tgid"] == child.pid]
     assert (waits["since_ns"] >= began_ns).all() and (waits["ts_ns"] <= ended_ns).all()
     seen_ns = (waits["ts_ns"] - waits["since_ns"]).groupby(waits["tid"]).sum()
     truth_ns = {int(tid): int(waited) for tid, waited in (line.split() for line in told.splitlines())}

@@ -13,14 +13,17 @@ import pandas as pd
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from analysis.evidence.reader import TIMES
 from analysis.ledger.ledger import build_ledger
 from analysis.ledger.model import COMPONENTS, Ledger
 from ztprobe.errors import RunDirError
+from ztprobe.events.tables import TABLES as EVENT_TABLES
 from ztprobe.rundir.store import Run, load_run
 
 RECORDED = Path(__file__).parents[1] / "data" / "net2-sec3"
-TABLES = ("bursts", "packets", "points", "pairs")
-EVENTS = ("bursts", "packets", "points")
+# Every table, and those with a time of which the baseline has rows, too.
+TABLES = tuple(EVENT_TABLES)
+EVENTS = tuple(name for name in TIMES if name != "blocked_readers")
 
 quick = settings(
     max_examples=int(os.environ.get("ZTPROBE_EXAMPLES", "8")),

@@ -9,7 +9,7 @@ from typing import Any
 
 from analysis.ledger.model import COMPONENTS, ClientRound, ConnectionSetup, Ledger, RoundLedger
 from ztprobe.rundir.schema import LOSS_CHANNELS
-from ztprobe.rundir.store import Run, create_run_dir
+from ztprobe.rundir.store import SCHEMA_VERSION, Run, create_run_dir
 
 MS = 1_000_000
 START_NS = 5_000_000_000
@@ -152,7 +152,7 @@ def make_meta(name: str = "net2-sec3", **changes: Any) -> dict[str, Any]:
         return {"name": what, "expected": seen, "observed": seen, "passed": True}
 
     meta: dict[str, Any] = {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "complete": True,
         "experiment": {
             "name": name,

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ztprobe.events.tables import RINGS, dtype_of
+from ztprobe.events.tables import RINGS, ring_type
 from ztprobe.rundir import batches
 from ztprobe.rundir.batches import BatchWriter, read_parts
 
 
-def rows_of(struct: str, count: int, seed: int) -> np.ndarray:
-    dtype = dtype_of(struct)
+def rows_of(ring: str, count: int, seed: int) -> np.ndarray:
+    dtype = ring_type(ring)
     random = np.random.default_rng(seed).bytes(dtype.itemsize * count)
     return np.frombuffer(random, dtype)
 
@@ -21,7 +21,7 @@ def rows_of(struct: str, count: int, seed: int) -> np.ndarray:
 def test_every_kind_comes_back_as_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "_GROUP_ROWS", 100)
     writer = BatchWriter(tmp_path / "batches")
-    written = {kind: [rows_of(struct, 30, n) for n in range(9)] for kind, struct in RINGS.items()}
+    written = {ring: [rows_of(ring, 30, n) for n in range(9)] for ring in RINGS}
     for number in range(9):
         for kind, each in written.items():
             writer.write(kind, each[number])
@@ -30,7 +30,7 @@ def test_every_kind_comes_back_as_it_was_written(tmp_path: Path, monkeypatch: py
     assert part.names == {"pods": {"7": "a"}, "pairs": []}
     for kind, each in written.items():
         assert part.rows[kind].tobytes() == np.concatenate(each).tobytes()
-        assert part.rows[kind].dtype == dtype_of(RINGS[kind])
+        assert part.rows[kind].dtype == ring_type(kind)
 
 
 def test_rows_reach_the_disk_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,15 +38,15 @@ def test_rows_reach_the_disk_in_groups(tmp_path: Path, monkeypatch: pytest.Monke
     writer = BatchWriter(tmp_path / "batches")
     sizes = []
     for number in range(40):
-        writer.write("points", rows_of("point", 50, number))
+        writer.write("points", rows_of("points", 50, number))
         sizes.append(sum(path.stat().st_size for path in (tmp_path / "batches").iterdir()))
     assert sizes[0] == 0
-    assert sizes[-1] > 0.5 * 40 * 50 * dtype_of("point").itemsize  # random bytes do not shrink
+    assert sizes[-1] > 0.5 * 40 * 50 * ring_type("points").itemsize  # random bytes do not shrink
 
 
 def test_each_part_has_its_own_names(tmp_path: Path) -> None:
     writer = BatchWriter(tmp_path / "batches")
-    first, second = rows_of("point", 3, 1), rows_of("point", 4, 2)
+    first, second = rows_of("points", 3, 1), rows_of("points", 4, 2)
     writer.write("points", first)
     writer.end_part({"pods": {"7": "a"}})
     writer.write("points", second)

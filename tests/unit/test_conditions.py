@@ -6,9 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from analysis.ledger.conditions import conditions_of, round_conditions
+from analysis.report.conditions import conditions_of, round_conditions
 from analysis.report.figures import draw_figures
 from analysis.report.html import render_page
 from analysis.report.report import build_report
@@ -45,10 +43,8 @@ def moving(*changes: dict[str, Any]) -> Run:
 def test_one_condition_without_a_schedule() -> None:
     conditions = conditions_of(make_run("net2-sec3").meta)
     assert not conditions.scheduled
-    assert conditions.uneven(0, 10)  # jitter, and no rate
-    assert conditions.rate_mbit(0, 10) is None
     assert [span.delay_ms for span in conditions.between(5, 5)] == [80]
-    assert conditions_of({"emulation": {"requested": None}}).uneven(0, 10) is False
+    assert conditions_of({"emulation": {"requested": None}}).between(5, 5)[0].delay_ms is None
 
 
 def test_spans_begin_when_a_change_was_confirmed() -> None:
@@ -63,23 +59,12 @@ def test_spans_begin_when_a_change_was_confirmed() -> None:
     assert [s.delay_ms for s in conditions.between(at - 1, at - 1)] == [35]
     assert [s.delay_ms for s in conditions.between(at, at)] == [85]
     assert [s.delay_ms for s in conditions.between(0, START_NS)] == [35]  # before it was begun, too
-    assert conditions.rate_mbit(at - S, at + S) == pytest.approx(10.5)
-    assert conditions.rate_mbit(at + 4 * S, at + 6 * S) is None
-    assert not conditions.uneven(at - S, at + S)  # there is a rate to queue at
-    assert not conditions.uneven(at + 6 * S, at + 7 * S)
     assert round_conditions(conditions, at - S, 3 * S) == [
         {"from_s": 0, "to_s": 1, "step": 0, "delay_ms": 35, "jitter_ms": 0, "distribution": "none",
          "loss_pct": 0, "rate_mbit": 12},
         {"from_s": 1, "to_s": 3, "step": 1, "delay_ms": 85, "jitter_ms": 0, "distribution": "none",
          "loss_pct": 0, "rate_mbit": 9},
     ]  # fmt: skip
-
-
-def test_a_delay_that_rises_under_a_message_is_uneven() -> None:
-    conditions = conditions_of(moving(a_change(0, 0, delay_ms=10.0), a_change(5, 1, delay_ms=60.0)).meta)
-    at = START_NS + 5 * S + 1_000_000
-    assert conditions.uneven(at - S, at + S)
-    assert not conditions.uneven(at, at + S)
 
 
 def test_after_a_failed_change_nothing_is_known() -> None:
@@ -92,8 +77,6 @@ def test_after_a_failed_change_nothing_is_known() -> None:
     conditions = conditions_of(run.meta)
     (unknown,) = conditions.between(START_NS + 6 * S, START_NS + 7 * S)
     assert (unknown.known, unknown.delay_ms, unknown.step) == (False, None, None)
-    assert conditions.uneven(START_NS, START_NS + S)
-    assert not conditions.uneven(START_NS + 4 * S, START_NS + 6 * S)
     ledger = make_ledger()
     report = build_report(run, ledger, None)
     assert any("1 of 2 changes of the network could not be put into force" in n for n in report["notes"])
@@ -154,10 +137,6 @@ def test_somebody_elses_profile_is_told() -> None:
     change = a_change(from_s, 0, delay_ms=20.0, jitter_ms=5.0) | {"at_ns": third.start_ns + 5}
     run.meta["emulation"]["others"] = [an_other(from_s, to_s, change)]
     assert problem_in(run.meta) is None
-    conditions = conditions_of(run.meta)
-    assert not conditions.uneven(third.start_ns, third.start_ns + 1)
-    assert conditions.uneven(third.start_ns, third.start_ns + 10)
-    assert not conditions.uneven(fourth.start_ns + 6, fourth.start_ns + 10)
     report = build_report(run, ledger, None)
     assert {one["round"] for one in report["rounds"] if "other_profiles" in one} == {3, 4}
     said = (
@@ -176,35 +155,6 @@ def test_somebody_elses_profile_is_told() -> None:
         and "(lease 1f2e3d, changed 1 time) during rounds 3 to 10" in note
         for note in report["notes"]
     )
-
-
-@pytest.mark.parametrize(
-    ("values", "uneven"),
-    [
-        ({"delay_ms": 20.0}, [True, False, True]),  # it begins and ends under a message
-        ({"rate_mbit": 5.0, "jitter_ms": 1.0}, [False, False, False]),  # there is a rate to queue at
-        ({"loss_pct": 1.0}, [False, False, False]),
-    ],
-)
-def test_when_somebody_elses_profile_makes_a_path_uneven(values: dict[str, Any], uneven: list[bool]) -> None:
-    run = make_run("net0-sec0")
-    run.meta["emulation"] |= {"requested": None, "others": [an_other(1, 3, a_change(1, 0, **values))]}
-    run.meta["emulation"]["others"][0]["changes"][0]["at_ns"] = START_NS + S
-    found = conditions_of(run.meta)
-    spans = ((0.5, 1.5), (1.5, 2.5), (2.5, 3.5))
-    assert [found.uneven(START_NS + round(a * S), START_NS + round(b * S)) for a, b in spans] == uneven
-
-
-def test_when_packets_are_lost_at_random() -> None:
-    run = make_run("net0-sec0")
-    span = (START_NS + S, START_NS + 2 * S)
-    for asked, loses in (({"rate_mbit": 10.0}, False), ({"loss_pct": 1.0}, True), (None, False)):
-        run.meta["emulation"]["requested"] = asked
-        assert conditions_of(run.meta).loses(*span) is loses
-    change = a_change(1, 0, loss_pct=1.0) | {"at_ns": START_NS + S}
-    run.meta["emulation"]["others"] = [an_other(1, 3, change)]
-    assert conditions_of(run.meta).loses(*span)
-    assert not conditions_of(run.meta).loses(START_NS + 4 * S, START_NS + 5 * S)
 
 
 def test_every_view_shows_the_schedule(tmp_path: Path) -> None:

@@ -5,41 +5,29 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import pandas as pd
 import pytest
 
-from analysis.ledger.conditions import Conditions, Span
+from analysis.evidence.values import Drop, Endpoint, KernelEvents, LoKey, Pause, Retransmission, wire_between
+from analysis.intervals import paint
 from analysis.ledger.connections import Path, Topology
 from analysis.ledger.critical_path import chain_of
-from analysis.ledger.intervals import paint
+from analysis.ledger.delays import Delays
 from analysis.ledger.timeline import Message
-from ztprobe.events.tables import Direction, Hook, PointKind
+from ztprobe.events.kinds import Direction, Hook
 
 MS = 1_000_000
-WIRE = (7, 40_000)
-CLIENT_LO, SERVER_LO = ("fl-client-0", 15_001, 33_000), ("fl-server", 15_051, 36_000)
-FULL_QUEUE, OTHER_REASON = 64, 8
-COLUMNS = (
-    "ts_ns",
-    "since_ns",
-    "laddr",
-    "raddr",
-    "lport",
-    "rport",
-    "kind",
-    "a",
-    "b",
-    "c",
-    "pod",
-    "process",
-    "small_ns",
-)
+SERVER_END, CLIENT_END = Endpoint("10.0.0.2", 50_051), Endpoint("10.0.0.3", 40_000)
+WIRE = wire_between(SERVER_END, CLIENT_END)
+CLIENT_LO, SERVER_LO = LoKey("fl-client-0", 15_001, 33_000), LoKey("fl-server", 15_051, 36_000)
+FULL_QUEUE, OTHER_REASON = "QDISC_DROP", "NO_SOCKET"
 
 
 def burst(first_ms: float, last_ms: float) -> Any:
     account = dict.fromkeys(("cwnd_ns", "rwnd_ns", "queue_ns", "http2_ns", "starved_ns", "tail_ns"), 0)
     edges = {"first_ns": round(first_ms * MS), "last_ns": round(last_ms * MS)}
-    return SimpleNamespace(**edges, **account, first_seq=0, max_seq=9, tail_seq=0, bytes=9)
+    return SimpleNamespace(
+        **edges, **account, first_seq=0, end_seq=9_000, tail_end_seq=0, bytes=9_000, packets=7, late_packets=0
+    )
 
 
 def message(*, down: bool, at_ms: float, delivered_ms: float) -> Message:
@@ -54,35 +42,39 @@ def message(*, down: bool, at_ms: float, delivered_ms: float) -> Message:
     )
 
 
-def blocked(since_ms: float, until_ms: float, *, down: bool, kind: PointKind) -> tuple[Any, ...]:
-    pod, lport, rport = CLIENT_LO if down else SERVER_LO
+def pause(since_ms: float, until_ms: float, *, down: bool) -> tuple[LoKey, Pause]:
+    """On the loopback of the pod that receives the message."""
     direction = Direction.TX if down else Direction.RX
-    times = (round(until_ms * MS), round(since_ms * MS))
-    return (*times, 127, 127, lport, rport, int(kind), 0, int(Hook.LO), int(direction), pod, "", 0)
+    lo = CLIENT_LO if down else SERVER_LO
+    return lo, Pause(round(since_ms * MS), round(until_ms * MS), Hook.LO, direction)
 
 
 def components(
-    *points: tuple[Any, ...],
+    *,
+    blocked: tuple[LoKey, Pause] | None = None,
+    gap: tuple[LoKey, Pause] | None = None,
+    drop: Drop | None = None,
+    repair: Retransmission | None = None,
     down_delivered_ms: float = 10.5,
     up_delivered_ms: float = 510.5,
-    conditions: Conditions | None = None,
+    delays: Delays | None = None,
 ) -> dict[str, float]:
     topology = Topology(
         server="fl-server",
         ports=frozenset({50051}),
         clients=("fl-client-0",),
+        addresses={"fl-server": SERVER_END.address, "fl-client-0": CLIENT_END.address},
         paths=[],
-        bursts={},
-        packets={},
-        lo_opened_ns={},
-        points=pd.DataFrame(list(points), columns=list(COLUMNS)),
-        dns_packets=[],
-        conditions=conditions or Conditions(),
-        full_queue=frozenset({FULL_QUEUE}),
+        events=KernelEvents(
+            drops={drop.pod: [drop]} if drop else {},
+            retransmissions={("fl-client-0", WIRE): [repair]} if repair else {},
+            gaps={(gap[0].pod, gap[0]): [gap[1]]} if gap else {},
+            blocked_readers={(blocked[0].pod, blocked[0]): [blocked[1]]} if blocked else {},
+        ),
     )
     down = message(down=True, at_ms=0, delivered_ms=down_delivered_ms)
     up = message(down=False, at_ms=500, delivered_ms=up_delivered_ms)
-    chain = chain_of(topology, "fl-client-0", down, up, 0, 1000 * MS)
+    chain = chain_of(topology, delays or Delays(), "fl-client-0", down, up, 0, 1000 * MS)
     found: dict[str, float] = {}
     for piece in paint(0, 1000 * MS, chain.base, chain.overlays):
         found[piece.component] = found.get(piece.component, 0) + (piece.end_ns - piece.start_ns) / MS
@@ -98,8 +90,7 @@ def test_a_sidecar_that_nobody_reads_from_is_not_to_blame(down: bool, applicatio
     start_ms = 0 if down else 500
     held = components(**delivered)
     # Blocked since before the last byte arrived: until then the wire is what holds things up.
-    stop = blocked(start_ms + 8, start_ms + 90, down=down, kind=PointKind.BLOCKED)
-    found = components(stop, **delivered)
+    found = components(blocked=pause(start_ms + 8, start_ms + 90, down=down), **delivered)
     assert held["proxy"] - found["proxy"] == pytest.approx(80)
     assert found[application] - held[application] == pytest.approx(80)
     assert found["transmission"] == held["transmission"]
@@ -107,37 +98,31 @@ def test_a_sidecar_that_nobody_reads_from_is_not_to_blame(down: bool, applicatio
 
 def test_a_sidecar_that_pauses_by_itself_is() -> None:
     delivered = {"down_delivered_ms": 10.5, "up_delivered_ms": 610.0}
-    pause = blocked(520, 590, down=False, kind=PointKind.GAP)
-    assert components(pause, **delivered) == components(**delivered)
-    other = blocked(520, 590, down=True, kind=PointKind.BLOCKED)  # the other pod's
-    assert components(other, **delivered) == components(**delivered)
-
-
-def of_update(
-    kind: PointKind, ts_ms: float, since_ms: float, *abc: int, pod: str, seq: int = 0
-) -> tuple[Any, ...]:
-    times = (round(ts_ms * MS), round(since_ms * MS))
-    return (*times, WIRE[0], 8, WIRE[1], 50051, int(kind), *abc, pod, "", seq)
+    assert components(gap=pause(520, 590, down=False), **delivered) == components(**delivered)
+    others = pause(520, 590, down=True)
+    assert components(blocked=others, **delivered) == components(**delivered)
 
 
 @pytest.mark.parametrize(
-    ("pod", "reason", "seq", "loss_pct", "stalled_ms"),
+    ("pod", "reason", "seq", "round_trip_ms", "variation_ms", "stalled_ms"),
     [
-        ("fl-client-0", FULL_QUEUE, 1000, None, 0),
-        ("node", FULL_QUEUE, 1000, None, 0),
-        ("fl-client-0", FULL_QUEUE, 0, None, 3),  # recorded without its number
-        ("fl-client-0", FULL_QUEUE, 900_000, None, 3),  # another packet
-        ("fl-client-0", FULL_QUEUE, 1000, 1.0, 3),  # netem gives random losses the same reason
-        ("fl-server", FULL_QUEUE, 1000, None, 3),
-        ("fl-client-0", OTHER_REASON, 1000, None, 3),
+        ("fl-client-0", FULL_QUEUE, 1000, 90, 0, 0),
+        ("node", FULL_QUEUE, 1000, 90, 0, 0),
+        ("fl-client-0", FULL_QUEUE, 0, 90, 0, 3),  # recorded without its number
+        ("fl-client-0", FULL_QUEUE, 900_000, 90, 0, 3),  # another packet
+        ("fl-client-0", FULL_QUEUE, 1000, 4, 0, 3),  # netem gives random losses the same reason
+        ("fl-client-0", FULL_QUEUE, 1000, 90, 9, 3),  # ... and round trips vary
+        ("fl-server", FULL_QUEUE, 1000, 90, 0, 3),
+        ("fl-client-0", OTHER_REASON, 1000, 90, 0, 3),
     ],
 )
 def test_what_a_full_queue_dropped_is_the_rates(
-    pod: str, reason: int, seq: int, loss_pct: float | None, stalled_ms: float
+    pod: str, reason: str, seq: int, round_trip_ms: int, variation_ms: int, stalled_ms: float
 ) -> None:
-    conditions = Conditions((Span(from_ns=0, to_ns=1 << 62, rate_mbit=10.0, loss_pct=loss_pct),))
-    drop = of_update(PointKind.DROP, 501.5, 0, reason, 6 << 16, 4344, pod=pod, seq=seq)
-    repair = of_update(PointKind.RETRANSMIT, 504, 501, 2448, 1448, 1, pod="fl-client-0")
-    found = components(drop, repair, conditions=conditions)
+    ends = (CLIENT_END, SERVER_END)
+    at_ns, first_sent_ns, repaired_ns = round(501.5 * MS), 501 * MS, 504 * MS
+    drop = Drop(pod, at_ns, reason, "tcp", *ends, 16, seq, 4344, WIRE)
+    repair = Retransmission(repaired_ns, first_sent_ns, 0, 2448, 1448, "established", round_trip_ms * 1000)
+    found = components(drop=drop, repair=repair, delays=Delays({"fl-client-0": variation_ms * MS}))
     assert found.get("retransmission", 0) == pytest.approx(stalled_ms)
     assert found["transmission"] + stalled_ms == components()["transmission"]

@@ -209,7 +209,7 @@ def recorded_copy(tmp_path: Path) -> Path:
 @numbers
 def test_files_of_a_run(recorded_copy: Path, block: int) -> None:
     """As far as reading goes; what a ledger makes of damaged tables has tests of its own."""
-    files = ["run.json", "rounds.jsonl", "clients.jsonl", "events/points.parquet", "events/pairs.parquet"]
+    files = ["run.json", "rounds.jsonl", "clients.jsonl", "events/drops.parquet", "events/pairs.parquet"]
     RunDir(recorded_copy).finish(json.loads((recorded_copy / "run.json").read_text()))
     for number in block_of(block, 2 * EXAMPLES):
         file = recorded_copy / files[number % len(files)]

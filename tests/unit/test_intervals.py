@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.ledger.intervals import Segment, clip, overlap_ns, paint, total_ns, union
+from analysis.intervals import Segment, clip, overlap_ns, paint, total_ns, union
 
 _TIMES = st.integers(-50, 150)
 _NAMES = st.sampled_from(["server", "compute", "transmission", "proxy"])

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from analysis.evidence.reader import TIMES, read_events
+from analysis.evidence.values import KernelEvents
 from analysis.ledger.coverage import losses_of
 from analysis.ledger.ledger import build_ledger
 from analysis.ledger.model import COMPONENTS, Ledger
@@ -33,6 +35,11 @@ def other_pair() -> tuple[Run, Ledger]:
     """The baseline that was measured with it."""
     run = load_run(RECORDED / "baseline")
     return run, build_ledger(run)
+
+
+@functools.cache
+def seen_events() -> KernelEvents:
+    return read_events(load_run(RECORDED).events)
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +73,12 @@ def losing(run: Run, *log: tuple[str, int, int, int], ring: str | None = None, *
 def test_a_loss_touches_the_round_it_falls_into(recorded: Run, windows: list[tuple[int, int]]) -> None:
     start_ns, end_ns = windows[2]
     run = losing(recorded, ("recursion_missed", start_ns + 100 * MS, start_ns + 150 * MS, 7))
-    found = losses_of(run, windows)
+    found = losses_of(run.meta, seen_events(), windows)
     assert [one.lost_events for one in found] == by_round(windows, at2=7)
     assert found[2].uncovered_ns == 50 * MS
     seen = sum(
         ((run.events[name][time] >= start_ns) & (run.events[name][time] < end_ns)).sum()
-        for name, time in (("bursts", "last_ns"), ("packets", "ts_ns"), ("points", "ts_ns"))
+        for name, time in TIMES.items()
     )
     assert found[2].coverage == seen / (seen + 7)
     assert [one.coverage for i, one in enumerate(found) if i != 2] == [1.0] * (len(windows) - 1)
@@ -80,7 +87,7 @@ def test_a_loss_touches_the_round_it_falls_into(recorded: Run, windows: list[tup
 def test_a_loss_on_the_edge_counts_for_both_rounds(recorded: Run, windows: list[tuple[int, int]]) -> None:
     edge_ns = windows[1][1]
     run = losing(recorded, ("parse_failure", edge_ns - 20 * MS, edge_ns + 30 * MS, 3))
-    found = losses_of(run, windows)
+    found = losses_of(run.meta, seen_events(), windows)
     assert [one.lost_events for one in found] == by_round(windows, at1=3, at2=3)
     assert [one.uncovered_ns for one in found] == by_round(windows, at1=20 * MS, at2=30 * MS)
 
@@ -89,17 +96,29 @@ def test_a_lost_burst_may_have_been_the_round_befores(recorded: Run, windows: li
     """A burst is handed over when the next one begins, so an update's with the next round's model."""
     start_ns = windows[3][0]
     entry = ("ring_buffer_full", start_ns + 1 * MS, start_ns + 40 * MS, 2)
-    found = losses_of(losing(recorded, entry, ring="bursts"), windows)
+    found = losses_of(losing(recorded, entry, ring="bursts").meta, seen_events(), windows)
     assert [one.lost_events for one in found] == by_round(windows, at2=2, at3=2)
-    found = losses_of(losing(recorded, entry, ring="points"), windows)
+    found = losses_of(losing(recorded, entry, ring="points").meta, seen_events(), windows)
     assert [one.lost_events for one in found] == by_round(windows, at3=2)
     after_ns = windows[-1][1] + 5 * MS
     late = losing(recorded, ("map_full", after_ns, after_ns + MS, 1))
-    assert [one.lost_events for one in losses_of(late, windows)] == by_round(windows, at7=1)
+    assert [one.lost_events for one in losses_of(late.meta, seen_events(), windows)] == by_round(
+        windows, at7=1
+    )
+
+
+def test_without_a_connections_row_nothing_of_it_is_known_from_then_on(
+    recorded: Run, windows: list[tuple[int, int]]
+) -> None:
+    start_ns = windows[5][0]
+    run = losing(recorded, ("ring_buffer_full", start_ns, start_ns + MS, 1), ring="connections")
+    found = losses_of(run.meta, seen_events(), windows)
+    assert [one.lost_events for one in found] == by_round(windows, at5=1, at6=1, at7=1)
+    assert [one.uncovered_ns for one in found[5:]] == [end - start for start, end in windows[5:]]
 
 
 def test_a_loss_without_a_time_may_be_anybodys(recorded: Run, windows: list[tuple[int, int]]) -> None:
-    found = losses_of(losing(recorded, map_full=4), windows)
+    found = losses_of(losing(recorded, map_full=4).meta, seen_events(), windows)
     assert [one.lost_events for one in found] == [4] * len(windows)
     assert [one.uncovered_ns for one in found] == [end - start for start, end in windows]
 
@@ -107,14 +126,16 @@ def test_a_loss_without_a_time_may_be_anybodys(recorded: Run, windows: list[tupl
 def test_a_loss_outside_of_rounds_touches_none(recorded: Run, windows: list[tuple[int, int]]) -> None:
     before_ns = windows[0][0]
     run = losing(recorded, ("ring_buffer_full", before_ns - 90 * MS, before_ns - 40 * MS, 9), ring="bursts")
-    assert all(one.lost_events == 0 for one in losses_of(run, windows))
+    assert all(one.lost_events == 0 for one in losses_of(run.meta, seen_events(), windows))
     notes = build_report(run, build_ledger(run), None)["notes"]
     assert "9 events were lost or unreadable, all outside of rounds." in notes
 
 
 def test_a_reader_that_fell_behind_lost_nothing(recorded: Run, windows: list[tuple[int, int]]) -> None:
     run = losing(recorded, ("reader_behind", windows[1][0], windows[1][1], 3), reader_behind=1)
-    assert all((one.lost_events, one.coverage) == (0, 1.0) for one in losses_of(run, windows))
+    assert all(
+        (one.lost_events, one.coverage) == (0, 1.0) for one in losses_of(run.meta, seen_events(), windows)
+    )
     report = build_report(run, build_ledger(run), None)
     assert "the reader fell behind 4 times; nothing is lost by that alone." in report["notes"]
 
@@ -130,9 +151,11 @@ def test_uncertainty_widens_intervals_of_components_and_not_of_the_duration(
     touched = build_report(run, ledger, pair)
     uncertainty_s = ledger.rounds[2].uncertainty_ns / 1e9
     # 50 ms in which events were lost, and each of the ten may have told of as long a pause as any did
-    points = recorded.events["points"]
-    told = points[points["kind"].isin((2, 5)) & (points["since_ns"] > 0)]
-    longest_s = (told["ts_ns"] - told["since_ns"]).max() / 1e9
+    gaps, copies = recorded.events["gaps"], recorded.events["retransmissions"]
+    copies = copies[copies["first_sent_ns"] > 0]
+    longest_s = (
+        max((gaps["ts_ns"] - gaps["since_ns"]).max(), (copies["ts_ns"] - copies["first_sent_ns"]).max()) / 1e9
+    )
     residual_s = ledger.rounds[2].residual_ns / 1e9
     assert uncertainty_s == pytest.approx(min(0.050 + residual_s + 10 * longest_s, windows_s(windows, 2)))
     widened_s = uncertainty_s / touched["rounds_counted"]

@@ -30,7 +30,7 @@ from tests.unit.recorded_run import (
     with_table,
 )
 from ztprobe.errors import RunDirError
-from ztprobe.events.tables import Hook
+from ztprobe.events.kinds import Hook
 from ztprobe.rundir.store import Run, load_run
 
 MESSAGE_BYTES = 1 << 20  # control traffic stays far below
@@ -94,9 +94,11 @@ def lossy(run: Run, name: str, rows: Sequence[int]) -> Run:
 
 def _closed_ns(bursts: pd.DataFrame, burst: pd.Series[Any]) -> int:
     same = bursts
-    for column in ("netns", "laddr", "raddr", "lport", "rport", "hook"):
+    for column in ("connection", "hook"):
         same = same[same[column] == burst[column]]
-    following = same["first_ns"][(same["dir"] != burst["dir"]) & (same["first_ns"] > burst["last_ns"])]
+    following = same["first_ns"][
+        (same["direction"] != burst["direction"]) & (same["first_ns"] > burst["last_ns"])
+    ]
     return int(following.min()) if len(following) else int(bursts["last_ns"].max())
 
 

@@ -7,6 +7,7 @@ in `packets`, and the server's log. All times are CLOCK_MONOTONIC nanoseconds.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ from ztprobe.rundir.store import dump_json, load_run
 RECORDED = Path(__file__).parents[1] / "data" / "net2-sec3"
 GOLDEN = RECORDED / "report.json"
 RECONNECT = RECORDED.with_name("net2-sec3-reconnect")
+NARROW = RECORDED.with_name("net5-sec0")
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +90,10 @@ def test_out_takes_one_run(tmp_path: Path) -> None:
     assert done.exit_code != 0 and not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("run", [RECORDED, RECONNECT], ids=lambda run: run.name)
+@pytest.mark.parametrize("run", [RECORDED, RECONNECT, NARROW], ids=lambda run: run.name)
 def test_a_recorded_run_is_small_and_says_nothing_of_the_machine(run: Path) -> None:
     files = [path for path in run.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 400_000
+    assert sum(path.stat().st_size for path in files) < 450_000
     for path in files:
         content = path.read_bytes()
         for telling in (b"/home/", b"/root", b"/tmp/", b"/work/", b"hostname"):
@@ -243,6 +245,64 @@ def test_handshakes_are_on_every_rounds_path_when_clients_reconnect() -> None:
         assert sum(one.components_ns.values()) + one.residual_ns == one.duration_ns
         # one SYN a client
         assert [client.syn_count for client in one.clients] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "run", [RECORDED, RECORDED / "baseline", RECONNECT, NARROW], ids=lambda run: run.name
+)
+def test_what_was_declared_does_not_change_the_ledger(run: Path) -> None:
+    """Pods that somebody else deployed have no profile, no level and no experiment."""
+    whole = load_run(run)
+    meta = {
+        key: value for key, value in whole.meta.items() if key not in ("emulation", "experiment", "options")
+    }
+    assert build_ledger(dataclasses.replace(whole, meta=meta)) == build_ledger(whole)
+
+
+@pytest.mark.parametrize("loopback_too", [False, True], ids=["wire", "loopback-too"])
+def test_reused_ports_are_other_connections(loopback_too: bool) -> None:
+    """Every connection of a client from one and the same port: a SYN with another number tells them apart."""
+    run = load_run(RECONNECT)
+    events = dict(run.events)
+    port_of = {"fl-client-0": 40_000, "fl-client-1": 40_001}
+    address_of = {pod["name"]: pod["address"] for pod in run.meta["pods"]}
+    name_of = {address: name for name, address in address_of.items()}
+    for name, ends in (("connections", ("local", "remote")), ("drops", ("source", "target"))):
+        table = events[name] = events[name].copy()
+        for end in ends:
+            port = f"{end}_port"
+            client = table[end].map(name_of).map(port_of)
+            table[port] = table[port].where(client.isna() | (table[port] == 9), client).astype("int64")
+            if loopback_too and name == "connections":
+                lo = table[end].str.startswith("127.") & (table[port] > 20_000)
+                table[port] = table[port].where(~lo, 33_000)
+    merged = dataclasses.replace(run, events=events)
+    # Of each client, three connections or more from one port.
+    assert events["connections"].groupby(["pod", "local", "local_port", "remote_port"]).size().max() >= 3
+    assert build_ledger(merged) == build_ledger(run)
+
+
+def test_a_full_queue_is_told_by_what_was_dropped_and_by_the_round_trips() -> None:
+    """10 Mbit/s at every pod: tbf drops what its queue of 100 ms cannot hold, and that stalls nothing."""
+    run = load_run(NARROW)
+    drops = run.events["drops"]
+    refused = drops[(drops["reason"] == "QDISC_DROP") & (drops["protocol"] == "tcp")]
+    # Where in the kernel, at which device, on the way out, with whole headers and 1448 bytes of payload each.
+    assert set(refused["location"]) == {"__dev_queue_xmit"} and set(refused["direction"]) == {"tx"}
+    assert set(refused.groupby("pod")["ifindex"].nunique()) == {1}
+    assert set(refused["payload_bytes"]) == {1448}
+    assert set(refused["connection"]) <= set(run.events["connections"]["connection"])
+    copies = run.events["retransmissions"]
+    assert copies["rtt_excess_us"].between(20_000, 110_000).mean() > 0.9
+    ledger = build_ledger(run)
+    for one in ledger.rounds:
+        # Two models share the server's interface: 4.8 MB take 4.01 s at that rate, and so does the update.
+        transmission_ns, rows = one.components_ns["transmission"], one.sub_rows_ns["transmission"]
+        assert transmission_ns == pytest.approx(3 * 4.01e9, rel=0.02)
+        assert "congestion_window" not in rows and "jitter" not in rows
+        assert rows["shared_egress"] == pytest.approx(4.01e9, rel=0.12)
+        assert one.components_ns["retransmission"] == 0
+        assert sum(client.retransmissions for client in one.clients) > 10
 
 
 def test_the_report_is_plain_and_whole() -> None:

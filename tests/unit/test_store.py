@@ -81,7 +81,7 @@ def test_a_run_comes_back_with_both_logs(tmp_path: Path) -> None:
     run = load_run(save_run(tmp_path / "run"))
     assert run.name == "net2-sec3"
     assert run.meta["complete"] is True
-    assert run.meta["schema_version"] == 1
+    assert run.meta["schema_version"] == 2
     assert [one["event"] for one in run.rounds[:2]] == ["round_start", "round_end"]
     assert run.clients == []
     assert run.events == {}
@@ -177,12 +177,16 @@ def drop_meta(name: str) -> Callable[[Path], object]:
         (lambda path: (path / "run.json").write_text("[]"), "holds a list where an object was expected"),
         (lambda path: (path / "run.json").write_bytes(b"\xff\xfe\x00"), "run.json:1: is not UTF-8 text"),
         (
-            edit_meta(schema_version=2),
-            "schema_version 2 is newer than this ztprobe reads (1); update ztprobe",
+            edit_meta(schema_version=3),
+            "schema_version 3 is newer than this ztprobe reads (2); update ztprobe",
         ),
-        (edit_meta(schema_version="1"), "schema_version is '1', expected 1"),
-        (edit_meta(schema_version=True), "schema_version is True, expected 1"),
-        (drop_meta("schema_version"), "schema_version is None, expected 1"),
+        (
+            edit_meta(schema_version=1),
+            "schema_version 1 is from an older ztprobe, whose events this one does not read (2); trace again",
+        ),
+        (edit_meta(schema_version="1"), "schema_version is '1', expected 2"),
+        (edit_meta(schema_version=True), "schema_version is True, expected 2"),
+        (drop_meta("schema_version"), "schema_version is None, expected 2"),
         (edit_meta(complete=False), "the run is incomplete"),
         (drop_meta("complete"), "the run is incomplete"),
         (drop_meta("kernel"), "'kernel' is a required property"),

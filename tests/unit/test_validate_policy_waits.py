@@ -4,105 +4,109 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+from collections import defaultdict
+from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
 
-import pandas as pd
 import pytest
 
+from analysis.evidence.values import (
+    ACK,
+    SYN,
+    DnsMessage,
+    Drop,
+    Endpoint,
+    KernelEvents,
+    Packet,
+    Retransmission,
+    Wire,
+    wire_between,
+)
+from analysis.intervals import Segment
 from analysis.ledger.connections import Path, Topology
-from analysis.ledger.intervals import Segment
 from analysis.ledger.policy_waits import PolicyWait, policy_waits, wait_overlays
 from analysis.ledger.timeline import Message
-from ztprobe.events.tables import Direction, PacketKind, PointKind, address_number
+from ztprobe.events.kinds import Direction
 
 MS = 1_000_000
 SERVER, CLIENT, DNS = "10.244.0.2", "10.244.0.3", "10.244.0.9"
 PORT = 50_051
-SYN, ACK = 2, 16
-POLICY, OTHER = 12, 3
-META: dict[str, Any] = {
-    "drop_reasons": {str(POLICY): "NETFILTER_DROP", str(OTHER): "NO_SOCKET"},
-    "pods": [
-        {"name": "fl-server", "address": SERVER},
-        {"name": "fl-client-0", "address": CLIENT},
-        {"name": "kube-dns", "address": DNS},
-    ],
-}
+POLICY, OTHER = "NETFILTER_DROP", "NO_SOCKET"
+ADDRESSES = {"fl-server": SERVER, "fl-client-0": CLIENT, "kube-dns": DNS}
+Seen = tuple[int, Packet]  # the client's port, and what it sent or got
 
 
-def packet(
-    at_ms: float, kind: PacketKind, *, tx: bool, flags: int = 0, data: bytes = b"", **ends: Any
-) -> Any:
-    return SimpleNamespace(
-        ts_ns=round(at_ms * MS),
-        kind=kind,
-        dir=Direction.TX if tx else Direction.RX,
-        flags=flags,
-        data=data,
-        seq=0,
-        records=0,
-        pod="fl-client-0",
-        laddr=address_number(CLIENT),
-        **({"raddr": address_number(SERVER), "lport": 40_000, "rport": PORT} | ends),
-    )
+def packet(at_ms: float, kind: str, port: int, *, tx: bool, flags: int = 0, data: bytes = b"") -> Seen:
+    direction = Direction.TX if tx else Direction.RX
+    values = dict.fromkeys(Packet._fields, 0) | {
+        "pod": "fl-client-0",
+        "ts_ns": round(at_ms * MS),
+        "kind": kind,
+    }
+    return port, Packet(**values | {"direction": direction, "tcp_flags": flags, "data": data})
 
 
-def syn(at_ms: float, port: int = 40_000) -> Any:
-    return packet(at_ms, PacketKind.SETUP, tx=True, flags=SYN, lport=port)
+def wire(port: int = 40_000) -> Wire:
+    return wire_between(Endpoint(CLIENT, port), Endpoint(SERVER, PORT))
 
 
-def syn_ack(at_ms: float, port: int = 40_000) -> Any:
-    return packet(at_ms, PacketKind.SETUP, tx=False, flags=SYN | ACK, lport=port)
+def syn(at_ms: float, port: int = 40_000) -> Seen:
+    return packet(at_ms, "setup", port, tx=True, flags=SYN)
 
 
-def settings(at_ms: float, port: int = 40_000) -> Any:
-    return packet(at_ms, PacketKind.PAYLOAD, tx=False, data=bytes(20), lport=port)
+def syn_ack(at_ms: float, port: int = 40_000) -> Seen:
+    return packet(at_ms, "setup", port, tx=False, flags=SYN | ACK)
 
 
-def question(at_ms: float, ident: int, *, tx: bool = True) -> Any:
-    ends = {"raddr": address_number(DNS), "lport": 5353, "rport": 53}
-    return packet(at_ms, PacketKind.DNS, tx=tx, data=struct.pack(">H", ident) + bytes(10), **ends)
+def settings(at_ms: float, port: int = 40_000) -> Seen:
+    return packet(at_ms, "payload", port, tx=False, data=bytes(20))
 
 
-def point(at_ms: float, kind: PointKind, pod: str, **members: int) -> dict[str, Any]:
-    base = {"laddr": address_number(CLIENT), "raddr": address_number(SERVER), "lport": 40_000, "rport": PORT}
-    empty = dict.fromkeys(("since_ns", "small_ns", "a", "b", "c", "tid", "tgid"), 0)
-    return empty | base | {"ts_ns": round(at_ms * MS), "kind": int(kind), "pod": pod, "process": ""} | members
+def question(at_ms: float, ident: int, *, tx: bool = True) -> DnsMessage:
+    direction = Direction.TX if tx else Direction.RX
+    data = struct.pack(">H", ident) + bytes(10)
+    return DnsMessage("fl-client-0", round(at_ms * MS), direction, 5353, DNS, data)
 
 
-def drop(at_ms: float, *, port: int = 40_000, flags: int = SYN, reason: int = POLICY) -> dict[str, Any]:
-    return point(at_ms, PointKind.DROP, "node", lport=port, a=reason, b=6 << 16 | flags)
+def drop(
+    at_ms: float,
+    *,
+    port: int = 40_000,
+    to_port: int = PORT,
+    flags: int = SYN,
+    reason: str = POLICY,
+    number: int | None = None,
+) -> Drop:
+    """Of the client's packet towards the server; with a number, the so-manieth full segment."""
+    seq, length = (0, 0) if number is None else (1000 + 1448 * number, 1448)
+    ends = (Endpoint(CLIENT, port), Endpoint(SERVER, to_port))
+    return Drop("node", round(at_ms * MS), reason, "tcp", *ends, flags, seq, length, wire(port))
 
 
-def dns_drop(at_ms: float) -> dict[str, Any]:
-    ends = {"raddr": address_number(DNS), "lport": 5353, "rport": 53}
-    return point(at_ms, PointKind.DROP, "node", a=POLICY, b=17 << 16, **ends)
+def dns_drop(at_ms: float) -> Drop:
+    ends = (Endpoint(CLIENT, 5353), Endpoint(DNS, 53))
+    return Drop("node", round(at_ms * MS), POLICY, "udp", *ends, 0, 0, 12, None)
 
 
-def again(at_ms: float, state: int = 1) -> dict[str, Any]:
-    return point(at_ms, PointKind.RETRANSMIT, "fl-client-0", c=state)
+def again(at_ms: float, state: str = "established") -> Retransmission:
+    return Retransmission(round(at_ms * MS), 0, 0, 0, 0, state, 0)
 
 
 def waits(
-    points: list[dict[str, Any]], packets: list[Any], questions: list[Any] | None = None
+    points: Sequence[Drop | Retransmission], packets: Sequence[Seen], questions: Sequence[DnsMessage] = ()
 ) -> list[PolicyWait]:
-    by_wire: dict[tuple[int, int], list[Any]] = {}
-    for one in packets:
-        by_wire.setdefault((one.laddr, one.lport), []).append(one)
-    columns = list(point(0, PointKind.DROP, "node"))
-    topology = Topology(
-        server="fl-server",
-        ports=frozenset({PORT}),
-        clients=("fl-client-0",),
-        paths=[],
-        bursts={},
-        packets=by_wire,
-        lo_opened_ns={},
-        points=pd.DataFrame(points, columns=columns),
-        dns_packets=questions or [],
+    by_wire: dict[Wire, list[Packet]] = defaultdict(list)
+    for port, one in packets:
+        by_wire[wire(port)].append(one)
+    events = KernelEvents(
+        packets={("fl-client-0", key): found for key, found in by_wire.items()},
+        dns=list(questions),
+        drops={"node": [point for point in points if isinstance(point, Drop)]},
+        retransmissions={("fl-client-0", wire()): [p for p in points if isinstance(p, Retransmission)]},
     )
-    return policy_waits(topology, META).get("fl-client-0", [])
+    paths = [Path("fl-client-0", key, None, None) for key in by_wire]
+    topology = Topology("fl-server", frozenset({PORT}), ("fl-client-0",), ADDRESSES, paths, events)
+    return policy_waits(topology).get("fl-client-0", [])
 
 
 def spans(found: list[PolicyWait]) -> list[tuple[float, float]]:
@@ -129,8 +133,7 @@ def test_an_answer_on_an_older_connection_ends_nothing() -> None:
 def test_what_never_passes_lasts_for_good_towards_the_server_alone() -> None:
     ((start, end),) = spans(waits([drop(100.1)], [syn(100)]))
     assert start == 100 and end > 1e12
-    elsewhere = point(100, PointKind.DROP, "node", rport=50_052, a=POLICY, b=6 << 16 | SYN)
-    assert waits([elsewhere], []) == []
+    assert waits([drop(100, to_port=50_052)], []) == []
 
 
 def test_other_drops_are_no_policy() -> None:
@@ -146,8 +149,8 @@ def test_blocked_questions_count_where_a_connection_follows() -> None:
 
 @pytest.fixture
 def message() -> Message:
-    burst = SimpleNamespace(first_ns=1000 * MS, last_ns=4000 * MS, max_seq=9, tail_seq=0, tail_ns=0)
-    path = Path("fl-client-0", (address_number(CLIENT), 40_000), None, None)
+    burst = SimpleNamespace(first_ns=1000 * MS, last_ns=4000 * MS, end_seq=9, tail_end_seq=0, tail_ns=0)
+    path = Path("fl-client-0", wire(), None, None)
     return Message(path=path, down=False, handed=None, sent=burst, arrived=burst, delivered=None, read=None)
 
 
@@ -165,7 +168,7 @@ def test_blocked_data_costs_its_own_messages_and_nothing_else(message: Message) 
     (cut,) = wait_overlays([early], (message,), 9000 * MS)
     assert (cut.start_ns, cut.end_ns) == (1000 * MS, 1500 * MS)
     # another connection's
-    assert wait_overlays([early._replace(wire=(1, 2))], (message,), 9000 * MS) == []
+    assert wait_overlays([early._replace(wire=wire(1))], (message,), 9000 * MS) == []
 
 
 def test_blocked_data_was_sent_a_paths_delay_before_the_drop(message: Message) -> None:
@@ -176,14 +179,14 @@ def test_blocked_data_was_sent_a_paths_delay_before_the_drop(message: Message) -
     assert (found.start_ns, found.end_ns) == (1200 * MS, 2400 * MS)
 
 
-def segment(at_ms: float, number: int) -> dict[str, Any]:
+def segment(at_ms: float, number: int) -> Drop:
     """A full segment of the client's, dropped by policy."""
-    return drop(at_ms, flags=ACK) | {"small_ns": 1000 + 1448 * number, "c": 1448}
+    return drop(at_ms, flags=ACK, number=number)
 
 
-def repair(at_ms: float, number: int, *, for_ms: float = 0) -> dict[str, Any]:
+def repair(at_ms: float, number: int, *, for_ms: float = 0) -> Retransmission:
     """... and sent again, because of what was sent at ``for_ms``."""
-    return again(at_ms) | {"a": 1000 + 1448 * number, "b": 1448, "small_ns": round(for_ms * MS)}
+    return again(at_ms)._replace(seq=1000 + 1448 * number, bytes=1448, later_sent_ns=round(for_ms * MS))
 
 
 LIVE = [syn(1), syn_ack(41), settings(42)]

@@ -6,12 +6,23 @@ import contextlib
 import importlib.metadata
 import platform
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ztprobe import __version__
-from ztprobe.events.tables import RINGS, dtype_of, pairs_table, table_of
+from ztprobe.events.tables import (
+    RINGS,
+    TABLES,
+    Names,
+    decode,
+    empty_tables,
+    in_order,
+    pairs_table,
+    ring_type,
+)
 from ztprobe.pods.model import Pod
+from ztprobe.probes.kallsyms import Kallsyms
 from ztprobe.rundir.batches import BATCHES_DIR, read_parts
 from ztprobe.rundir.store import RunDir
 
@@ -23,44 +34,47 @@ __all__ = ("pod_record", "save_events", "versions")
 _VERSIONS = ("grpcio", "torch", "numpy", "pandas", "pyroute2")
 
 
-def save_events(target: RunDir) -> dict[str, int]:
-    """Turn what the agent has written into the run's tables. :returns: rows of each table.
+def save_events(target: RunDir, drop_reasons: Mapping[str, str]) -> dict[str, int]:
+    """Turn what the agent has written into the run's tables.
 
+    :param drop_reasons: the kernel's numbers, as text, and their names.
+    :returns: rows of each table.
     :raises RunDirError: the disk refuses.
     """
     rows = {}
-    for name, table in _tables(target.path / BATCHES_DIR).items():
+    for name, table in _tables(target.path / BATCHES_DIR, drop_reasons).items():
         target.write_events(name, table)
         rows[name] = len(table)
     shutil.rmtree(target.path / BATCHES_DIR, ignore_errors=True)
     return rows
 
 
-def _tables(directory: Path) -> dict[str, pd.DataFrame]:
+def _tables(directory: Path, drop_reasons: Mapping[str, str]) -> dict[str, pd.DataFrame]:
     import numpy as np
 
-    found: dict[str, list[pd.DataFrame]] = {}
+    found: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES if name != "pairs"}
+    pairs: dict[tuple[int, int], int] = {}
+    reasons = {int(number): name for number, name in drop_reasons.items()}
+    symbol = Kallsyms().name_of
     for part in read_parts(directory):
-        pods = {int(inode): name for inode, name in part.names["pods"].items()}
-        owners = {int(pid): name for pid, name in part.names["processes"].items()}
-        for name, struct in RINGS.items():
-            table = table_of(struct, part.rows.get(name, np.empty(0, dtype_of(struct))), pods)
-            if "tgid" in table:
-                table["process"] = [owners.get(tgid, "") for tgid in table["tgid"]]
-            found.setdefault(name, []).append(table)
-        if (pairs := part.names.get("pairs")) is not None:  # read once, at the end
-            counted = {(tuple(source), tuple(to)): times for source, to, times in pairs}
-            found["pairs"] = [pairs_table(counted, pods)]
-    return {name: _in_order(tables) for name, tables in found.items()}
-
-
-def _in_order(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    import pandas as pd
-
-    if len(tables) == 1:
-        return tables[0]
-    whole = pd.concat(tables, ignore_index=True)
-    return whole.sort_values("first_ns" if "first_ns" in whole else "ts_ns", kind="stable", ignore_index=True)
+        names = Names(
+            pods={int(inode): name for inode, name in part.names["pods"].items()},
+            processes={int(pid): name for pid, name in part.names["processes"].items()},
+            reasons=reasons,
+            symbol=symbol,
+        )
+        for ring in RINGS:
+            rows = part.rows.get(ring, np.empty(0, ring_type(ring)))
+            for name, table in decode(ring, rows, names).items():
+                found[name].append(table)
+        # Read once, at the end.
+        pairs |= {(source, to): times for source, to, times in part.names.get("pairs", ())}
+    tables = {name: in_order(name, parts) for name, parts in found.items() if parts}
+    if not tables:
+        return empty_tables()
+    connections = tables["connections"]
+    pod_of = dict(zip(connections["connection"].tolist(), connections["pod"].tolist(), strict=True))
+    return tables | {"pairs": pairs_table(pairs, pod_of)}
 
 
 def pod_record(pod: Pod) -> dict[str, Any]:

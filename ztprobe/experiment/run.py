@@ -126,7 +126,7 @@ class Job:
             self._save_logs(runtime)
         machine = load.table()
         self.target.write_events("machine", machine)
-        self.meta["table_rows"] = save_events(self.target) | {"machine": len(machine)}
+        self.meta["table_rows"] = save_events(self.target, account.drop_reasons) | {"machine": len(machine)}
         self.clock_samples.append(dataclasses.asdict(take_sample()))
         self._finish(account, load, time.monotonic_ns() - started_ns)
 
@@ -152,7 +152,6 @@ class Job:
             "machine_load": self.meta["machine_load"] | load.facts(),
             "hooks": account.hooks,
             "probes": account.probes,
-            "drop_reasons": account.drop_reasons,
             "clock_samples": self.clock_samples,
             # All pods are on the node whose clock events carry, here as in "clock_samples".
             "nodes": [

@@ -1,6 +1,6 @@
 """From ring buffers to tables, with an account of everything that was lost on the way, and when.
 
-A thread drains the three rings in batches. Six channels can lose an event, and each is
+A thread drains the rings in batches. Six channels can lose an event, and each is
 counted by itself and ends up in every report:
 
 - ``ring_buffer_full``: events that found their ring full;
@@ -32,7 +32,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ztprobe.events.tables import RINGS, dtype_of, pairs_table, table_of
+from ztprobe.events.layout import dtype_of
+from ztprobe.events.tables import RINGS, Names, decode, pairs_table, ring_type
+from ztprobe.probes.kallsyms import Kallsyms
 from ztprobe.probes.kernel import KernelProbes
 from ztprobe.probes.ring import Ring
 from ztprobe.rundir.schema import LOSS_CHANNELS
@@ -72,8 +74,7 @@ class Collector:
         self._draining = threading.Lock()
         self.know(pods)
         self._rings = {
-            name: Ring(kernel.map_fd(name), kernel.ring_bytes, dtype_of(struct_name))
-            for name, struct_name in RINGS.items()
+            name: Ring(kernel.map_fd(name), kernel.ring_size(name), ring_type(name)) for name in RINGS
         }
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ring-reader", daemon=True)
@@ -129,7 +130,7 @@ class Collector:
         self._write(name, rows)
         unknown = rows[~np.isin(rows["netns"], self._inodes)]
         if unknown.size:
-            times = unknown["last_ns" if name == "bursts" else "ts_ns"]
+            times = unknown["ts_ns"]
             self._lost("unknown_pod", unknown.size, int(times.min()), int(times.max()) + 1)
 
     def _sample(self) -> None:
@@ -188,13 +189,23 @@ class Collector:
         for ring in self._rings.values():
             ring.close()
 
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """What was kept: bursts, packets, points and pairs as tables, ordered by time."""
-        tables = {}
-        for name, struct_name in RINGS.items():
-            batches = self._kept[name] or [np.empty(0, dtype_of(struct_name))]
-            tables[name] = table_of(struct_name, np.concatenate(batches), self._pods)
-        tables["pairs"] = pairs_table(self._kernel.pairs(), self._pods)
+    def tables(self, processes: Mapping[int, str] | None = None) -> dict[str, pd.DataFrame]:
+        """What was kept, as the tables of `ztprobe.events.tables.TABLES`, each ordered by time.
+
+        :param processes: process id -> pod/container.
+        """
+        names = Names(
+            pods=self._pods,
+            processes=processes or {},
+            reasons=self._kernel.reason_names,
+            symbol=Kallsyms().name_of,
+        )
+        tables: dict[str, pd.DataFrame] = {}
+        for ring, batches in self._kept.items():
+            tables |= decode(ring, np.concatenate(batches or [np.empty(0, ring_type(ring))]), names)
+        connections = tables["connections"]
+        pod_of = dict(zip(connections["connection"].tolist(), connections["pod"].tolist(), strict=True))
+        tables["pairs"] = pairs_table(self._kernel.pairs(), pod_of)
         return tables
 
     def loss(self) -> dict[str, int]:

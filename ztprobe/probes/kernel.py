@@ -33,11 +33,17 @@ __all__ = ("COUNTERS", "KernelProbes", "ProgramCost")
 
 # The counters of maps.h, in its order: events that found a ring full (per ring), insertions that found a
 # map full, packets that could not be parsed, those of IPv6, events that went into a ring, that wanted to.
-COUNTERS = ("bursts", "packets", "points", "map_full", "parse", "ipv6", "emitted", "tried")
+COUNTERS = (
+    *("bursts", "packets", "connections", "drops", "points"),
+    *("map_full", "parse", "ipv6", "emitted", "tried"),
+)
 _COUNTER_SLOTS = 16  # COUNTER_SLOTS of maps.h
 
 # Concatenated rather than included: BCC rewrites map accesses in the main file only.
-_SOURCES = ("maps.h", "heads.c", "sender.c", "edges.c", "sockets.c", "lifecycle.c", "sched.c")
+_SOURCES = (
+    *("headers.h", "maps.h", "rings.h", "connections.h", "heads.c", "sender.c", "sendlog.c"),
+    *("edges.c", "sockets.c", "lifecycle.c", "sched.c"),
+)
 
 _OFFSETS = {
     "SOCK_NET": "sock_common.skc_net.net",
@@ -48,12 +54,16 @@ _OFFSETS = {
     "SOCK_LPORT": "sock_common.skc_num",
     "SOCK_RPORT": "sock_common.skc_dport",
     "SOCK_PROTOCOL": "sock.sk_protocol",
+    "INET_SPORT": "inet_sock.inet_sport",
     "NET_INUM": "net.ns.inum",
     "DEV_NET": "net_device.nd_net.net",
+    "DEV_IFINDEX": "net_device.ifindex",
     "SKB_DEV": "sk_buff.dev",
     "SKB_SK": "sk_buff.sk",
     "SKB_CB": "sk_buff.cb",
     "SKB_HEAD": "sk_buff.head",
+    "SKB_TAIL": "sk_buff.tail",
+    "SKB_IIF": "sk_buff.skb_iif",
     "SKB_NETWORK_HEADER": "sk_buff.network_header",
     "TCP_COPIED_SEQ": "tcp_sock.copied_seq",
     "TCP_WRITE_SEQ": "tcp_sock.write_seq",
@@ -71,6 +81,7 @@ _OFFSETS = {
     "TCP_RACK_RTT_US": "tcp_sock.rack.rtt_us",
     "TCP_DELIVERED_MSTAMP": "tcp_sock.delivered_mstamp",
     "TCP_SRTT_US": "tcp_sock.srtt_us",
+    "TCP_RTT_MIN": "tcp_sock.rtt_min",
     "TCPCB_SEQ": "tcp_skb_cb.seq",
     "TCPCB_END_SEQ": "tcp_skb_cb.end_seq",
     "TASK_PID": "task_struct.pid",
@@ -187,7 +198,8 @@ class KernelProbes:
     def _flags(self, btf: Btf) -> list[str]:
         # Nothing reads debug information here, and making it takes the compiler a tenth of its time.
         flags = ["-g0", "-Wno-macro-redefined", "-Wno-unused-function", "-Wno-pointer-arith"]
-        flags.append(f"-DRING_PAGES={self.ring_bytes // 4096}")
+        flags.append(f"-DRING_PAGES={self.ring_bytes // mmap.PAGESIZE}")
+        flags.append(f"-DFEW_PAGES={self.ring_size('connections') // mmap.PAGESIZE}")
         flags.append(f"-DCPUS={possible_cpus()}")
         flags += [f"-D{name.upper()}_ENTRIES={entries}" for name, entries in self._map_entries.items()]
         for name, path in _OFFSETS.items():
@@ -319,8 +331,12 @@ class KernelProbes:
         """Runs that the kernel left out because the program was running already on that CPU."""
         return sum(cost.recursion_missed for cost in self.read_costs())
 
+    def ring_size(self, name: str) -> int:
+        """Bytes of a ring; connections begin more seldom than anything else happens."""
+        return max(mmap.PAGESIZE, self.ring_bytes // 4) if name == "connections" else self.ring_bytes
+
     def map_fd(self, name: str) -> int:
-        """File descriptor of a map: a ring buffer (bursts, packets, points) or the counters."""
+        """File descriptor of a map: a ring buffer (see collector) or the counters."""
         return self._bpf.map_fd(name)
 
     def counters(self) -> dict[str, int]:
@@ -342,7 +358,7 @@ class KernelProbes:
         self._packet_hooks().stop()
         time.sleep(_LAST_RUN_S)
 
-    def pairs(self) -> dict[tuple[tuple[int, ...], tuple[int, ...]], int]:
+    def pairs(self) -> dict[tuple[int, int], int]:
         """(connection read from, connection written to) -> times, for every proxy thread."""
         return read_pairs(self._bpf)
 

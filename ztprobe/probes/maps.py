@@ -10,10 +10,12 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from ztprobe.events.tables import Hook
+from ztprobe.events.kinds import EventKind
+from ztprobe.events.layout import enums
 
 __all__ = ("offer_numbers", "possible_cpus", "read_open_bursts", "read_pairs")
 
+_LOOPBACK_NET = 127  # lowest byte of an address in network order, read little-endian
 _POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
 
 
@@ -35,27 +37,27 @@ def offer_numbers(libbpf: Any, stack_fd: int, count: int) -> None:
         libbpf.bpf_map_update_elem(stack_fd, None, ctypes.byref(number), 0)
 
 
-def read_pairs(bpf: Any) -> dict[tuple[tuple[int, ...], tuple[int, ...]], int]:
-    """(connection read from, connection written to) -> times; a connection is netns, laddr, raddr, ports."""
-
-    def flat(key: Any) -> tuple[int, ...]:
-        return (key.netns, key.laddr, key.raddr, key.ports)
-
-    return {(flat(getattr(key, "from")), flat(key.to)): leaf.value for key, leaf in bpf[b"pairs"].items()}
+def read_pairs(bpf: Any) -> dict[tuple[int, int], int]:
+    """(connection read from, connection written to) -> times; connections by their identity."""
+    return {(getattr(key, "from"), key.to): leaf.value for key, leaf in bpf[b"pairs"].items()}
 
 
 def read_open_bursts(bpf: Any) -> list[dict[str, int]]:
     """Bursts that nothing has closed yet, as rows of ``struct burst``."""
     rows = []
-    conns = bpf[b"conns"]
+    conns, hooks = bpf[b"conns"], enums()["hook"]
     for number in bpf[b"numbers"].values():
         conn = conns[conns.Key(number.value)]
-        key = conn.key
-        wire = Hook.LO if key.laddr & 0xFF == 127 else Hook.ETH
-        halves = ((conn.tx, wire), (conn.rx, wire), (conn.sock_tx, Hook.SOCK), (conn.sock_rx, Hook.SOCK))
+        wire = hooks["lo" if conn.key.laddr & 0xFF == _LOOPBACK_NET else "eth"]
+        halves = (
+            (conn.tx, wire),
+            (conn.rx, wire),
+            (conn.sock_tx, hooks["sock"]),
+            (conn.sock_rx, hooks["sock"]),
+        )
         for position, (half, hook) in enumerate(halves):
             if half.bytes:
                 row = {name: getattr(half, name) for name, _ in half._fields_}
-                row |= {"netns": key.netns, "laddr": key.laddr, "raddr": key.raddr, "ports": key.ports}
-                rows.append(row | {"hook": hook, "dir": position % 2})
+                row |= {"ts_ns": half.last_ns, "connection": conn.id, "netns": conn.key.netns}
+                rows.append(row | {"kind": EventKind.BURST, "hook": hook, "direction": position % 2})
     return rows

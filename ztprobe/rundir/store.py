@@ -42,7 +42,7 @@ __all__ = (
     "write_atomically",
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BASELINE_DIR = "baseline"
 
 # The most that is read of a run that may be anybody's; a run of 500 rounds stays far below.
@@ -89,6 +89,9 @@ class RunDir:
     def write_events(self, name: str, frame: pd.DataFrame) -> None:
         """Write ``frame`` as ``events/NAME.parquet``; its index is not kept, integers stay integers.
 
+        What ``frame.attrs`` says of the table (``description``) and of its columns (``columns``: name ->
+        description) becomes the file's key-value metadata, as text and as JSON: every reader shows it.
+
         :raises RunDirError: a column is not one plain type, or the disk refuses.
         """
         # pandas and pyarrow take 0.7 s to import, and commands that store nothing should not wait.
@@ -100,7 +103,12 @@ class RunDir:
         except (pa.ArrowException, ValueError, TypeError) as error:
             raise RunDirError(f"events {name}: not a table of plain columns: {_first_line(error)}") from error
         sink = pa.BufferOutputStream()
-        pyarrow.parquet.write_table(table, sink, compression="zstd")
+        # Types are Parquet's own; pyarrow's copy of the schema would be half of a small file.
+        with pyarrow.parquet.ParquetWriter(
+            sink, table.schema, compression="zstd", store_schema=False
+        ) as writer:
+            writer.write_table(table)
+            writer.add_key_value_metadata(_descriptions(frame.attrs))
         write_atomically(self.path / "events" / f"{name}.parquet", sink.getvalue().to_pybytes())
 
     def finish(self, meta: Mapping[str, Any]) -> None:
@@ -221,6 +229,11 @@ def _read_meta(path: Path) -> dict[str, Any]:
     version = meta.get("schema_version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise RunDirError(f"{name}: schema_version is {version!r}, expected {SCHEMA_VERSION}")
+    if version < SCHEMA_VERSION:
+        raise RunDirError(
+            f"{name}: schema_version {version} is from an older ztprobe, whose events this one does not read "
+            f"({SCHEMA_VERSION}); trace again, or report with the ztprobe that wrote it"
+        )
     if version > SCHEMA_VERSION:
         raise RunDirError(
             f"{name}: schema_version {version} is newer than this ztprobe reads ({SCHEMA_VERSION}); "
@@ -283,6 +296,12 @@ def _read_events(directory: Path, rows: Mapping[str, int]) -> dict[str, pd.DataF
         name.stem: _read_parquet(name, rows.get(name.stem, _MOST_ROWS))
         for name in sorted(directory.glob("*.parquet"))
     }
+
+
+def _descriptions(attrs: Mapping[Any, Any]) -> dict[str, str]:
+    if "description" not in attrs:
+        return {}
+    return {"description": attrs["description"], "columns": json.dumps(attrs["columns"])}
 
 
 def _read_parquet(name: Path, most_rows: int) -> pd.DataFrame:

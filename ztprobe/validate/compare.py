@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from analysis.ledger.intervals import Segment, clip, overlap_ns, total_ns, union
+from analysis.intervals import Segment, clip, overlap_ns, total_ns, union
 from analysis.ledger.ledger import build_ledger, client_pieces
 from analysis.ledger.model import Ledger, RoundLedger
 from ztprobe.rundir.store import Run

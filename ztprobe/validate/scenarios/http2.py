@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from analysis.ledger.intervals import overlap_ns, total_ns, union
+from analysis.intervals import overlap_ns, total_ns, union
 from ztprobe.validate.compare import Evidence, sub_row
 from ztprobe.validate.inject.packets import PacketHolder
 from ztprobe.validate.model import Bound

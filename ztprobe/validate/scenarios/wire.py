@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from analysis.ledger.intervals import total_ns
+from analysis.intervals import total_ns
 from ztprobe.profile.model import Profile
 from ztprobe.validate.compare import Evidence, from_capture, sub_row
 from ztprobe.validate.inject.packets import DROPPED, Blocker, PacketHolder

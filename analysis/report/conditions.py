@@ -1,4 +1,4 @@
-"""What the emulated network was at each moment of a run.
+"""What the emulated network was declared to be at each moment of a run; the ledger does not look at it.
 
 One condition for the whole run, unless its profile has a schedule: then what was in force when
 is in run.json, and a change counts from the moment at which it was confirmed on all pods. After
@@ -66,35 +66,6 @@ class Conditions:
         return [
             span for span in self.spans if span.from_ns < max(to_ns, from_ns + 1) and from_ns < span.to_ns
         ]
-
-    def rate_mbit(self, from_ns: int, to_ns: int) -> float | None:
-        """The rate in force, averaged over the time; None: at some time there was none, or nobody knows."""
-        weighted = total_ns = 0.0
-        for span in self.between(from_ns, to_ns):
-            if span.rate_mbit is None:
-                return None
-            length_ns = max(1, min(to_ns, span.to_ns) - max(from_ns, span.from_ns))
-            weighted += span.rate_mbit * length_ns
-            total_ns += length_ns
-        return weighted / total_ns if total_ns else None
-
-    def loses(self, from_ns: int, to_ns: int) -> bool:
-        """Whether packets are lost at random then, or nobody knows."""
-        others = [one for one in self.others if one.from_ns < to_ns and from_ns < one.to_ns]
-        return any(span.loss_pct or not span.known for span in (*self.between(from_ns, to_ns), *others))
-
-    def uneven(self, from_ns: int, to_ns: int) -> bool:
-        """Whether the path itself delays some packets more than others, and has no rate to queue at."""
-        spans = self.between(from_ns, to_ns)
-        others = [one for one in self.others if one.from_ns < to_ns and from_ns < one.to_ns]
-        if any(span.rate_mbit or not span.known for span in (*spans, *others)):
-            return False
-        begun_or_ended = any(one.from_ns > from_ns or one.to_ns < to_ns for one in others if one.delay_ms)
-        return (
-            any(span.jitter_ms for span in (*spans, *others))
-            or len({span.delay_ms for span in spans}) > 1
-            or begun_or_ended
-        )
 
 
 def conditions_of(meta: Mapping[str, Any]) -> Conditions:
