@@ -243,6 +243,11 @@ def test_simulate_says_what_a_run_does_not_know(capsys, tmp_path) -> None:
     assert "  not known: the names of fl/fl-server's container ports" in capsys.readouterr().out
 
 
+def test_a_run_that_is_none_is_not_undecidable(capsys, tmp_path) -> None:
+    assert main(["policy", "simulate", "-n", "fl", "-f", NETWORK_POLICY, str(tmp_path / "absent")]) == 2
+    assert capsys.readouterr().err == f"ztprobe: {tmp_path / 'absent'}: does not exist\n"
+
+
 REFUSED = {
     "just words": "expected a Kubernetes object, found text",
     "root:x:0:0:root:/root:/bin/sh": "expected a Kubernetes object, found text",

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from ztprobe.cli.policy_objects import PORT, is_large, read_files, working
+from ztprobe.errors import RunDirError, UsageError
 
 __all__ = ("policy",)
 
@@ -36,7 +37,8 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.group(
     epilog="""Example: ztprobe policy explain -f all.yaml --from fl/client-0 --to fl/server --port 8080/TCP
 
-    Exit codes: 0 allowed, or nothing found; 3 denied, or something found; 4 undecidable."""
+    Exit codes: 0 allowed, or nothing found; 3 denied, or something found; 4 undecidable; 2 a file, a
+    run or the command line is wrong."""
 )
 def policy() -> None:
     """Explain and check NetworkPolicies and their cluster-wide kin.
@@ -178,7 +180,10 @@ def simulate(
     from ztprobe.rundir.store import dump_json, load_run
 
     proposed = read_files(files, namespace)
-    recorded = load_run(run)
+    try:
+        recorded = load_run(run)
+    except RunDirError as error:  # whose own exit code means undecidable here
+        raise UsageError(str(error)) from error
     objects = merged(proposed, recorded_pods(recorded))
     found = simulate_connections(objects, recorded_connections(recorded))
     if as_json:
