@@ -12,10 +12,10 @@ import pytest
 from ztprobe.documents.files import read_bytes, read_text
 from ztprobe.documents.problem import DocumentError
 from ztprobe.documents.strict_json import parse_json
-from ztprobe.documents.strict_yaml import DECIMAL, KUBERNETES, Scalars, parse_yaml
+from ztprobe.documents.strict_yaml import Scalars, decimal_scalar, kubernetes_scalar, parse_yaml
 
 
-def yaml_of(text: str, scalars: Scalars = KUBERNETES) -> Any:
+def yaml_of(text: str, scalars: Scalars = kubernetes_scalar) -> Any:
     (parsed,) = parse_yaml(text, scalars)
     return parsed.value
 
@@ -42,6 +42,11 @@ def yaml_of(text: str, scalars: Scalars = KUBERNETES) -> Any:
         (".5", 0.5, 0.5),
         ("80", 80, 80),
         ("+7", 7, 7),
+        (str(2**64 - 1), 2**64 - 1, 2**64 - 1),
+        (str(2**64), float(2**64), 2**64),
+        ("0x" + "f" * 300, "0x" + "f" * 300, "0x" + "f" * 300),
+        ("1e999", "1e999", "1e999"),
+        ("9" * 5000, "9" * 5000, "9" * 5000),
         (".nan", ".nan", ".nan"),
         (".inf", ".inf", ".inf"),
         ("2026-02-31", "2026-02-31", "2026-02-31"),
@@ -50,7 +55,7 @@ def yaml_of(text: str, scalars: Scalars = KUBERNETES) -> Any:
     ],
 )
 def test_a_word_is_what_its_reader_means(word: str, kubernetes: Any, decimal: Any) -> None:
-    for scalars, expected in ((KUBERNETES, kubernetes), (DECIMAL, decimal)):
+    for scalars, expected in ((kubernetes_scalar, kubernetes), (decimal_scalar, decimal)):
         found = yaml_of(f"a: {word}\n", scalars)["a"]
         assert (found, type(found)) == (expected, type(expected))
 
@@ -76,7 +81,7 @@ def test_a_word_is_what_its_reader_means(word: str, kubernetes: Any, decimal: An
 )
 def test_what_is_wrong_in_yaml_has_a_line(text: str, line: int, problem: str) -> None:
     with pytest.raises(DocumentError) as raised:
-        parse_yaml(text, KUBERNETES)
+        parse_yaml(text, kubernetes_scalar)
     assert raised.value.line == line
     assert problem in raised.value.problem
     assert len(str(raised.value)) < 200
@@ -87,11 +92,11 @@ def test_aliases_to_aliases_end_at_once() -> None:
     text += "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9))
     began = time.process_time()
     with pytest.raises(DocumentError, match=r"holds more than 500000 values \(aliases expanded\)"):
-        parse_yaml(text, KUBERNETES)
+        parse_yaml(text, kubernetes_scalar)
     assert time.process_time() - began < 2
     text = f"a: &a {'x' * 100_000}\nb: [{', '.join(['*a'] * 1000)}]\n"
     with pytest.raises(DocumentError, match=r"holds more than 32 MiB of text"):
-        parse_yaml(text, KUBERNETES)
+        parse_yaml(text, kubernetes_scalar)
 
 
 def test_aliases_and_merge_keys_are_copies() -> None:
@@ -101,7 +106,7 @@ def test_aliases_and_merge_keys_are_copies() -> None:
 
 
 def test_lines_of_keys_and_items_are_kept() -> None:
-    (parsed,) = parse_yaml("a:\n  - b: 1\n    c: 2\n  - 3\n", KUBERNETES)
+    (parsed,) = parse_yaml("a:\n  - b: 1\n    c: 2\n  - 3\n", kubernetes_scalar)
     assert [parsed.line(keys) for keys in ((), ("a",), ("a", 0, "c"), ("a", 1), ("a", 0, "d"))] == [
         1,
         1,

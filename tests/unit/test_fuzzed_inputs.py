@@ -27,7 +27,7 @@ from tests.unit.test_manifests import options, overlay
 from ztprobe.documents.idx import check_idx
 from ztprobe.documents.problem import DocumentError
 from ztprobe.documents.strict_json import parse_json
-from ztprobe.documents.strict_yaml import DECIMAL, KUBERNETES, parse_yaml
+from ztprobe.documents.strict_yaml import decimal_scalar, kubernetes_scalar, parse_yaml
 from ztprobe.errors import RunDirError, UsageError
 from ztprobe.kubernetes.answers import page_of
 from ztprobe.paths import MANIFESTS_DIR, NETPROFILES_DIR
@@ -169,7 +169,7 @@ def test_yaml_and_json_of_any_kind(block: int) -> None:
     for number in block_of(block, 8 * EXAMPLES):
         found = changed(text, number).decode("utf-8", "replace")
         value_or_line(DocumentError, parse_json, found)
-        value_or_line(DocumentError, parse_yaml, found, DECIMAL if number % 2 else KUBERNETES)
+        value_or_line(DocumentError, parse_yaml, found, decimal_scalar if number % 2 else kubernetes_scalar)
 
 
 def answer() -> bytes:

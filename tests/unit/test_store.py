@@ -265,6 +265,16 @@ def test_a_table_of_too_many_rows_is_refused_by_its_footer(tmp_path: Path) -> No
     assert time.process_time() - began < 1
 
 
+def test_a_table_of_one_long_text_in_every_row_is_refused(tmp_path: Path) -> None:
+    path = save_run(tmp_path / "run")
+    texts = pa.DictionaryArray.from_arrays(
+        pa.array(np.zeros(100_000, dtype=np.int32)), pa.array(["x" * 100_000])
+    )
+    pq.write_table(pa.table({"pod": texts}), path / "events" / "points.parquet", store_schema=False)
+    with pytest.raises(RunDirError, match=r"points.parquet: unpacks to 10000000000 bytes of text, at most"):
+        load_run(path)
+
+
 def test_a_table_of_more_rows_than_the_run_wrote_is_refused_by_its_footer(tmp_path: Path) -> None:
     path = save_run(tmp_path / "run")
     edit_meta(table_rows={"points": 3})(path)
@@ -311,6 +321,17 @@ def test_a_column_name_that_is_no_text_is_damage(tmp_path: Path) -> None:
     path = save_run(tmp_path / "run")
     table = path / "events" / "odd.parquet"
     pq.write_table(pa.table({"abcdefgh": [1]}), table, store_schema=False)
+    table.write_bytes(table.read_bytes().replace(b"abcdefgh", b"abc\xff\xfefgh"))
+    with pytest.raises(RunDirError, match=r"odd\.parquet: is damaged"):
+        load_run(path)
+
+
+@pytest.mark.parametrize("dictionary", [True, False])
+def test_a_value_that_is_no_text_is_damage(tmp_path: Path, dictionary: bool) -> None:
+    path = save_run(tmp_path / "run")
+    table = path / "events" / "odd.parquet"
+    texts = pa.table({"pod": ["abcdefgh", "b"] * 9})
+    pq.write_table(texts, table, store_schema=False, compression="none", use_dictionary=dictionary)
     table.write_bytes(table.read_bytes().replace(b"abcdefgh", b"abc\xff\xfefgh"))
     with pytest.raises(RunDirError, match=r"odd\.parquet: is damaged"):
         load_run(path)

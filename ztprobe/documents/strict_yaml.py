@@ -2,8 +2,8 @@
 
 YAML's own loaders keep the last of two equal keys, and read what version 1.1 of the language says:
 ``on`` is true, ``010`` is eight and ``1:20`` is eighty. Here a `Scalars` says what a plain word is.
-`KUBERNETES` reads words as kustomize and the API machinery do (go-yaml v3): ``on`` is text, ``0440``
-is octal. `DECIMAL` is for profiles: numbers are decimal, as people write them, and everything
+`kubernetes_scalar` reads words as kustomize and the API machinery do (go-yaml v3): ``on`` is text, ``0440``
+is octal. `decimal_scalar` is for profiles: numbers are decimal, as people write them, and everything
 else is text, which the file's schema then refuses where a number belongs.
 
 The document is built from the parser's events and not by its composer, so that depth, values
@@ -14,6 +14,7 @@ gigabyte. Keys are text, as in JSON.
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ import yaml
 
 from ztprobe.documents.problem import DocumentError, shown
 
-__all__ = ("DECIMAL", "KUBERNETES", "Keys", "Parsed", "Scalars", "decimal", "parse_yaml")
+__all__ = ("Keys", "Parsed", "Scalars", "decimal", "decimal_scalar", "kubernetes_scalar", "parse_yaml")
 
 Keys = tuple[str | int, ...]
 Scalars = Callable[[str], Any]
@@ -64,7 +65,7 @@ class Parsed:
         return self.lines.get(keys, 1)
 
 
-def KUBERNETES(word: str) -> Any:
+def kubernetes_scalar(word: str) -> Any:
     """A plain word as go-yaml v3 reads it."""
     if word in _NULLS:
         return None
@@ -72,23 +73,23 @@ def KUBERNETES(word: str) -> Any:
         return word in _TRUE
     if word[0] in "+-.0123456789":
         plain = word.replace("_", "")
-        if len(plain) <= _LONGEST_NUMBER and _GO_INTEGER.fullmatch(plain):
-            return _go_integer(plain)
-        if _GO_FLOAT.fullmatch(plain):
-            return float(plain)
+        is_integer = len(plain) <= _LONGEST_NUMBER and _GO_INTEGER.fullmatch(plain)
+        if is_integer and -(2**63) <= (integer := _go_integer(plain)) < 2**64:
+            return integer
+        if _GO_FLOAT.fullmatch(plain) and math.isfinite(value := float(plain)):
+            return value
     return word
 
 
-def _go_integer(digits: str) -> int | float:
+def _go_integer(digits: str) -> int:
     bare = digits.lstrip("+-")
     bases = {"x": 16, "b": 2, "o": 8}
     base = bases.get(bare[1:2].lower(), 8) if bare[0] == "0" and len(bare) > 1 else 10
     value = int(bare[2:] if bare[1:2].lower() in bases else bare, base)
-    value = -value if digits[0] == "-" else value
-    return value if -(2**63) <= value < 2**64 else float(value)
+    return -value if digits[0] == "-" else value
 
 
-def DECIMAL(word: str) -> Any:
+def decimal_scalar(word: str) -> Any:
     """A plain word of a profile: a decimal number, true, false, nothing, or text."""
     if word in _NULLS:
         return None

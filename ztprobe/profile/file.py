@@ -21,7 +21,7 @@ import jsonschema
 
 from ztprobe.documents.files import read_text
 from ztprobe.documents.problem import DocumentError
-from ztprobe.documents.strict_yaml import DECIMAL, Keys, Parsed, parse_yaml
+from ztprobe.documents.strict_yaml import Keys, Parsed, decimal_scalar, parse_yaml
 from ztprobe.errors import UsageError
 from ztprobe.paths import NETPROFILES_DIR
 from ztprobe.profile.schedule import CHANGING, Schedule, Step
@@ -62,7 +62,7 @@ def read_profile_file(path: Path) -> ProfileFile:
     except DocumentError as error:
         raise UsageError(f"{path}: cannot read this network profile: {_reason(error)}") from error
     try:
-        documents = parse_yaml(text, DECIMAL)
+        documents = parse_yaml(text, decimal_scalar)
     except DocumentError as error:
         raise UsageError(f"{path}:{error.line or 1}: {error.problem}") from error
     if len(documents) > 1:

@@ -305,7 +305,6 @@ def _descriptions(attrs: Mapping[Any, Any]) -> dict[str, str]:
 
 
 def _read_parquet(name: Path, most_rows: int) -> pd.DataFrame:
-    import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -315,12 +314,25 @@ def _read_parquet(name: Path, most_rows: int) -> pd.DataFrame:
         with pyarrow.parquet.ParquetFile(content) as stored:
             if (too_large := _too_large(stored.metadata, most_rows)) is not None:
                 raise RunDirError(f"{name}: {too_large}")
+            texts = [field.name for field in stored.schema_arrow if pa.types.is_string(field.type)]
+        with pyarrow.parquet.ParquetFile(content, read_dictionary=texts) as stored:
             table = stored.read()
-        titles = table.column_names
+        table.validate(full=True)  # that texts are UTF-8 would otherwise show where they are first used
+        if (text_bytes := _text_bytes(table)) > _MOST_TABLE_BYTES:
+            raise RunDirError(
+                f"{name}: unpacks to {text_bytes} bytes of text, at most {_MOST_TABLE_BYTES} are read"
+            )
+        return _frame(table)
     except DocumentError as error:
         raise RunDirError(error.at(name)) from error
-    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError, MemoryError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise RunDirError(f"{name}: is damaged: {_first_line(error)}") from error
+
+
+def _frame(table: Any) -> pd.DataFrame:
+    import pandas as pd
+    import pyarrow as pa
+
     # Left alone, an integer column with gaps becomes float64, which cannot hold a nanosecond clock.
     nullable = {
         pa.int8(): pd.Int8Dtype(),
@@ -332,8 +344,9 @@ def _read_parquet(name: Path, most_rows: int) -> pd.DataFrame:
         pa.uint32(): pd.UInt32Dtype(),
         pa.uint64(): pd.UInt64Dtype(),
     }
+    titles = table.column_names
     columns = {
-        title: column.to_pandas(types_mapper=nullable.get if column.null_count else None)
+        title: _as_text(column).to_pandas(types_mapper=nullable.get if column.null_count else None)
         for title, column in zip(titles, table.columns, strict=True)
     }
     return pd.DataFrame(columns, columns=titles)
@@ -350,6 +363,24 @@ def _too_large(metadata: Any, most_rows: int) -> str | None:
     if unpacked > _MOST_TABLE_BYTES:
         return f"unpacks to {unpacked} bytes, at most {_MOST_TABLE_BYTES} are read"
     return None
+
+
+def _text_bytes(table: Any) -> int:
+    # Texts are read as what differs and a number for each row: one long text in every row is small in a file.
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    chunks = (
+        chunk for column in table.columns for chunk in column.chunks if pa.types.is_dictionary(column.type)
+    )
+    lengths = (pc.take(pc.binary_length(chunk.dictionary), chunk.indices) for chunk in chunks)
+    return sum(int(pc.sum(pc.cast(one, pa.int64())).as_py() or 0) for one in lengths)
+
+
+def _as_text(column: Any) -> Any:
+    import pyarrow as pa
+
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
 def _read_text(name: Path, most_bytes: int) -> str:
