@@ -221,6 +221,16 @@ def notes(
         said.append(
             f"The wall clock moved by {step_ns / 1e6:.0f} ms during the run; dates are off, times are not."
         )
+    if any(pod.get("labels", {}).get("app") == "fl-edge" for pod in run.meta.get("pods", ())):
+        said.append(
+            "The server's peers are edge aggregators: what happens below one counts as its compute, clients' "
+            "training and their messages alike."
+        )
+    if (report.get("workload") or {}).get("secure_aggregation"):
+        said.append(
+            "Secure aggregation's short exchanges are below what counts as a message: those before training "
+            "count to the model's transmission or to compute, the last one to the server."
+        )
     if baseline:
         said += [f"Baseline: {note}" for note in baseline[1].notes]
         others = notes_of(baseline[0].meta["emulation"].get("others", ()), baseline[1].rounds)

@@ -79,6 +79,15 @@ def test_in_table_and_page() -> None:
     report = build_report(run, ledger, None)
     stream = io.StringIO()
     print_report(report, stream)
+    assert any("short exchanges are below what counts as a message" in note for note in report["notes"])
     assert "unusual updates   fl-client-1 in 2 of 2 rounds (norm, direction)" in stream.getvalue()
     figures = dict.fromkeys(("breakdown", "rounds", "clients", "overhead"), "<svg></svg>")
     assert "What the workload says of its options" in render_page(report, figures)
+
+
+def test_edges_are_said_to_hide_what_is_below_them() -> None:
+    ledger = make_ledger()
+    run = make_run(ledger=ledger)
+    assert not any("edge aggregators" in note for note in build_report(run, ledger, None)["notes"])
+    run.meta["pods"] = [{"name": "fl-edge-0", "labels": {"app": "fl-edge"}}]
+    assert any("edge aggregators" in note for note in build_report(run, ledger, None)["notes"])
