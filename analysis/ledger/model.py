@@ -38,7 +38,7 @@ SUB_ROWS = {
         "congestion_window",
         "receive_or_http2_window",
         "shared_egress",
-        "jitter",  # the last byte was delayed by more than the first, on a path that has jitter and no rate
+        "jitter",  # the last byte was delayed by more than the first, where the path delays packets unevenly
     ),
 }
 
