@@ -59,9 +59,10 @@ def sub_rows_of(
         "proxy": [f"{critical.client}/proxy", f"{topology.server}/proxy"],
     }
     for component, names in applications.items():
-        rows[component]["cpu_wait"] = sum(
-            _thread_wait_ns(waits.get(name, []), of(component)) for name in names
-        )
+        inside = of(component)
+        waited = [_longest_wait(waits.get(name, []), inside) for name in names]
+        # Two processes may wait at the same time, and the component has that time once.
+        rows[component]["cpu_wait"] = overlap_ns([wait for one in waited for wait in one], inside)
     rows["transmission"] = _transmission_rows(critical, chains, total_ns(of("transmission")))
     return rows
 
@@ -71,12 +72,13 @@ def _applications(waits: Iterable[str], pod: str) -> list[str]:
     return [name for name in waits if name.startswith(f"{pod}/") and not name.endswith("/proxy")]
 
 
-def _thread_wait_ns(threads: Sequence[Sequence[Interval]], inside: Sequence[Interval]) -> int:
-    """Waiting of the one thread that waited longest inside the intervals: threads wait at the same time."""
+def _longest_wait(threads: Sequence[Sequence[Interval]], inside: Sequence[Interval]) -> Sequence[Interval]:
+    """The waits of the thread that waited longest inside the intervals: threads wait at the same time."""
     if not inside:
-        return 0
+        return ()
     begin_ns, end_ns = min(inside)[0], max(end for _, end in inside)
-    return max((overlap_ns(_between(waits, begin_ns, end_ns), inside) for waits in threads), default=0)
+    near = (_between(waits, begin_ns, end_ns) for waits in threads)
+    return max(near, key=lambda waits: overlap_ns(waits, inside), default=())
 
 
 def _between(disjoint: Sequence[Interval], begin_ns: int, end_ns: int) -> Sequence[Interval]:
