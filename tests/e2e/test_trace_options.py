@@ -10,7 +10,7 @@ from fl.compression import ENCODINGS, body_bytes
 from fl.secure.messages import wire_bytes
 from fl.shapes import size_of
 from tests.e2e.conftest import CLIENTS, Traced
-from ztprobe.events.tables import Direction, Hook
+from ztprobe.events.kinds import Direction, Hook
 
 SIZE, HEADER_BYTES = size_of("cnn"), 88
 SECURE = wire_bytes(clients=CLIENTS, size=SIZE)
@@ -58,8 +58,8 @@ def test_bytes_on_the_wire(traced: Callable[[str], Traced], name: str) -> None:
     )
     bursts = run.events["bursts"]
     sent = bursts[
-        (bursts.hook == int(Hook.ETH))
-        & (bursts.dir == int(Direction.TX))
+        (bursts.hook == Hook.ETH)
+        & (bursts.direction == Direction.TX)
         & (bursts.first_ns >= start_ns)
         & (bursts.first_ns < end_ns)
     ]

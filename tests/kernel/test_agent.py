@@ -72,17 +72,23 @@ def transfer(source: Pod, target: Pod) -> int:
 
 def tables(directory: Path) -> dict[str, pd.DataFrame]:
     target = RunDir(directory)
-    counted = save_events(target)
+    counted = save_events(target, {})
     found = {name: pd.read_parquet(directory / "events" / f"{name}.parquet") for name in counted}
     assert {name: len(table) for name, table in found.items()} == counted
     assert not (directory / BATCHES_DIR).exists()
-    return found
+    ports = found["connections"].set_index("connection")[["local_port", "remote_port"]]
+    return {
+        name: table.join(ports, on="connection")
+        if "connection" in table and "local_port" not in table
+        else table
+        for name, table in found.items()
+    }
 
 
 def sent_bytes(bursts: pd.DataFrame, pod: str, port: int) -> int:
     """What crossed a pod's eth0 to or from a port, half of it each way."""
-    mine = bursts[(bursts["pod"] == pod) & (bursts["hook"] == 1)]
-    return int(mine[(mine["rport"] == port) | (mine["lport"] == port)]["bytes"].sum()) // 2
+    mine = bursts[(bursts["pod"] == pod) & (bursts["hook"] == "eth")]
+    return int(mine[(mine["remote_port"] == port) | (mine["local_port"] == port)]["bytes"].sum()) // 2
 
 
 def test_a_late_pod_is_seen_as_completely_as_the_first(
@@ -102,13 +108,14 @@ def test_a_late_pod_is_seen_as_completely_as_the_first(
     found = tables(tmp_path)
     assert sent_bytes(found["bursts"], late.name, seen_port) == SENT_BYTES
     assert sent_bytes(found["bursts"], first.name, seen_port) == SENT_BYTES
-    setups = found["packets"][found["packets"]["kind"] == 1]
+    setups = found["packets"][found["packets"]["kind"] == "setup"]
     for pod in node.pods:
         mine = setups[
-            (setups["pod"] == pod.name) & ((setups["lport"] == seen_port) | (setups["rport"] == seen_port))
+            (setups["pod"] == pod.name)
+            & ((setups["local_port"] == seen_port) | (setups["remote_port"] == seen_port))
         ]
-        assert (mine["flags"] & 2).astype(bool).sum() == 2, pod  # SYN, and SYN with ACK
-    sockets = found["bursts"][(found["bursts"]["hook"] == 3) & (found["bursts"]["tgid"] > 0)]
+        assert (mine["tcp_flags"] & 2).astype(bool).sum() == 2, pod  # SYN, and SYN with ACK
+    sockets = found["bursts"][(found["bursts"]["hook"] == "sock") & (found["bursts"]["tgid"] > 0)]
     assert set(sockets["process"]) == {"pod-a/test"}
     assert set(sockets["pod"]) == {"pod-a", "pod-b"}
 
@@ -147,9 +154,9 @@ def test_a_process_id_that_comes_back_goes_by_the_name_of_its_time(
     after = transfer(*node.pods)
     agent.stop()
     bursts = tables(tmp_path)["bursts"]
-    sockets = bursts[(bursts["hook"] == 3) & (bursts["tgid"] > 0)]
-    assert set(sockets[sockets["rport"] == before]["process"]) == {"pod-a/test"}
-    assert set(sockets[sockets["rport"] == after]["process"]) == {"pod-b/again"}
+    sockets = bursts[(bursts["hook"] == "sock") & (bursts["tgid"] > 0)]
+    assert set(sockets[sockets["remote_port"] == before]["process"]) == {"pod-a/test"}
+    assert set(sockets[sockets["remote_port"] == after]["process"]) == {"pod-b/again"}
     assert bursts["first_ns"].is_monotonic_increasing
 
 

@@ -30,7 +30,7 @@ from ztprobe.errors import UsageError
 from ztprobe.kernelnet.netlink import create_netns, netlink, remove_netns
 from ztprobe.kernelnet.netns import entered
 from ztprobe.policy import NFT_TABLE, PolicyPod, Ruleset, compile_policies, to_nft
-from ztprobe.runtime import firewall, network
+from ztprobe.runtime.local import firewall, network
 
 SETS = int(os.environ.get("ZTPROBE_POLICY_PACKET_SETS", "6"))
 FIRST = int(os.environ.get("ZTPROBE_POLICY_PACKET_FIRST", "0"))

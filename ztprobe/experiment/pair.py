@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ztprobe.errors import WorkloadError
+from ztprobe.errors import ZtprobeError
 from ztprobe.experiment.request import TraceRequest
 from ztprobe.experiment.run import Job
 from ztprobe.experiment.spec import spec_of
@@ -26,8 +26,8 @@ def run_pair(request: TraceRequest, progress: Progress) -> Path:
     with appearing_whole(request.out) as partial:
         try:
             _run_both(request, partial, progress)
-        except WorkloadError as error:
-            raise WorkloadError(_with_kept_logs(str(error), partial)) from error
+        except ZtprobeError as error:
+            raise type(error)(_with_kept_logs(str(error), partial)) from error
     return request.out
 
 

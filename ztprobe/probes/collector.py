@@ -183,8 +183,8 @@ class Collector:
         if open_rows:
             rows = np.zeros(len(open_rows), dtype_of("burst"))
             for i, values in enumerate(open_rows):
-                for name in rows.dtype.names or ():
-                    rows[name][i] = values.get(name, 0)
+                for name in values.keys() & set(rows.dtype.names or ()):
+                    rows[name][i] = values[name]
             self._keep("bursts", rows)
         for ring in self._rings.values():
             ring.close()
