@@ -17,6 +17,7 @@ import pytest
 
 from tests.kernel.bridged import Node
 from tests.kernel.test_emulation import node
+from ztprobe.agent.interface import Account
 from ztprobe.agent.remote import AgentProcess
 from ztprobe.errors import EnforcementError, ZtprobeError
 from ztprobe.experiment.record import save_events
@@ -70,19 +71,26 @@ def transfer(source: Pod, target: Pod) -> int:
     return port
 
 
-def tables(directory: Path) -> dict[str, pd.DataFrame]:
-    target = RunDir(directory)
-    counted = save_events(target)
+def tables(directory: Path, account: Account) -> dict[str, pd.DataFrame]:
+    """What was saved; bursts and packets with the ports of their connections."""
+    counted = save_events(RunDir(directory), account.drop_reasons)
     found = {name: pd.read_parquet(directory / "events" / f"{name}.parquet") for name in counted}
     assert {name: len(table) for name, table in found.items()} == counted
     assert not (directory / BATCHES_DIR).exists()
-    return found
+    ports = found["connections"][["connection", "local_port", "remote_port"]].drop_duplicates("connection")
+    return found | {name: found[name].merge(ports, how="left") for name in ("bursts", "packets")}
+
+
+def of_port(table: pd.DataFrame, pod: str, port: int) -> pd.DataFrame:
+    """A pod's rows of the connections to or from a port."""
+    either = (table["local_port"] == port) | (table["remote_port"] == port)
+    return table[(table["pod"] == pod) & either]
 
 
 def sent_bytes(bursts: pd.DataFrame, pod: str, port: int) -> int:
     """What crossed a pod's eth0 to or from a port, half of it each way."""
-    mine = bursts[(bursts["pod"] == pod) & (bursts["hook"] == 1)]
-    return int(mine[(mine["rport"] == port) | (mine["lport"] == port)]["bytes"].sum()) // 2
+    mine = of_port(bursts, pod, port)
+    return int(mine[mine["hook"] == "eth"]["bytes"].sum()) // 2
 
 
 def test_a_late_pod_is_seen_as_completely_as_the_first(
@@ -99,16 +107,14 @@ def test_a_late_pod_is_seen_as_completely_as_the_first(
     seen_port = transfer(late, first)
     account = agent.stop()
     assert not any(account.loss.values()), account.loss
-    found = tables(tmp_path)
+    found = tables(tmp_path, account)
     assert sent_bytes(found["bursts"], late.name, seen_port) == SENT_BYTES
     assert sent_bytes(found["bursts"], first.name, seen_port) == SENT_BYTES
-    setups = found["packets"][found["packets"]["kind"] == 1]
+    setups = found["packets"][found["packets"]["kind"] == "setup"]
     for pod in node.pods:
-        mine = setups[
-            (setups["pod"] == pod.name) & ((setups["lport"] == seen_port) | (setups["rport"] == seen_port))
-        ]
-        assert (mine["flags"] & 2).astype(bool).sum() == 2, pod  # SYN, and SYN with ACK
-    sockets = found["bursts"][(found["bursts"]["hook"] == 3) & (found["bursts"]["tgid"] > 0)]
+        flags = of_port(setups, pod.name, seen_port)["tcp_flags"]
+        assert (flags & 2).astype(bool).sum() == 2, pod  # SYN, and SYN with ACK
+    sockets = found["bursts"][(found["bursts"]["hook"] == "sock") & (found["bursts"]["tgid"] > 0)]
     assert set(sockets["process"]) == {"pod-a/test"}
     assert set(sockets["pod"]) == {"pod-a", "pod-b"}
 
@@ -128,7 +134,7 @@ def test_a_removed_pod_is_seen_no_longer_and_may_come_back(
     assert agent.status().problem is None
     account = agent.stop()
     assert not any(account.loss.values()), account.loss
-    bursts = tables(tmp_path)["bursts"]
+    bursts = tables(tmp_path, account)["bursts"]
     assert sent_bytes(bursts, a.name, unseen_port) == SENT_BYTES
     assert sent_bytes(bursts, b.name, unseen_port) == 0
     assert sent_bytes(bursts, b.name, seen_port) == SENT_BYTES
@@ -145,11 +151,10 @@ def test_a_process_id_that_comes_back_goes_by_the_name_of_its_time(
     before = transfer(*node.pods)
     agent.watch({os.getpid(): ("pod-b", "again")})
     after = transfer(*node.pods)
-    agent.stop()
-    bursts = tables(tmp_path)["bursts"]
-    sockets = bursts[(bursts["hook"] == 3) & (bursts["tgid"] > 0)]
-    assert set(sockets[sockets["rport"] == before]["process"]) == {"pod-a/test"}
-    assert set(sockets[sockets["rport"] == after]["process"]) == {"pod-b/again"}
+    bursts = tables(tmp_path, agent.stop())["bursts"]
+    sockets = bursts[(bursts["hook"] == "sock") & (bursts["tgid"] > 0)]
+    assert set(sockets[sockets["remote_port"] == before]["process"]) == {"pod-a/test"}
+    assert set(sockets[sockets["remote_port"] == after]["process"]) == {"pod-b/again"}
     assert bursts["first_ns"].is_monotonic_increasing
 
 
@@ -214,6 +219,7 @@ def test_it_ends_with_whom_it_works_for_and_leaves_nothing(node: Node, tmp_path:
     program = f"""
 import os, sys
 from pathlib import Path
+from ztprobe.agent.interface import Account
 from ztprobe.agent.remote import AgentProcess
 from ztprobe.pods.model import Pod
 from ztprobe.profile.model import Profile
