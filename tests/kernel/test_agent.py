@@ -17,6 +17,7 @@ import pytest
 
 from tests.kernel.bridged import Node
 from tests.kernel.test_emulation import node
+from ztprobe.agent.interface import Account
 from ztprobe.agent.remote import AgentProcess
 from ztprobe.errors import EnforcementError, ZtprobeError
 from ztprobe.experiment.record import save_events
@@ -70,25 +71,26 @@ def transfer(source: Pod, target: Pod) -> int:
     return port
 
 
-def tables(directory: Path) -> dict[str, pd.DataFrame]:
-    target = RunDir(directory)
-    counted = save_events(target, {})
+def tables(directory: Path, account: Account) -> dict[str, pd.DataFrame]:
+    """What was saved; bursts and packets with the ports of their connections."""
+    counted = save_events(RunDir(directory), account.drop_reasons)
     found = {name: pd.read_parquet(directory / "events" / f"{name}.parquet") for name in counted}
     assert {name: len(table) for name, table in found.items()} == counted
     assert not (directory / BATCHES_DIR).exists()
-    ports = found["connections"].set_index("connection")[["local_port", "remote_port"]]
-    return {
-        name: table.join(ports, on="connection")
-        if "connection" in table and "local_port" not in table
-        else table
-        for name, table in found.items()
-    }
+    ports = found["connections"][["connection", "local_port", "remote_port"]].drop_duplicates("connection")
+    return found | {name: found[name].merge(ports, how="left") for name in ("bursts", "packets")}
+
+
+def of_port(table: pd.DataFrame, pod: str, port: int) -> pd.DataFrame:
+    """A pod's rows of the connections to or from a port."""
+    either = (table["local_port"] == port) | (table["remote_port"] == port)
+    return table[(table["pod"] == pod) & either]
 
 
 def sent_bytes(bursts: pd.DataFrame, pod: str, port: int) -> int:
     """What crossed a pod's eth0 to or from a port, half of it each way."""
-    mine = bursts[(bursts["pod"] == pod) & (bursts["hook"] == "eth")]
-    return int(mine[(mine["remote_port"] == port) | (mine["local_port"] == port)]["bytes"].sum()) // 2
+    mine = of_port(bursts, pod, port)
+    return int(mine[mine["hook"] == "eth"]["bytes"].sum()) // 2
 
 
 def test_a_late_pod_is_seen_as_completely_as_the_first(
@@ -105,16 +107,13 @@ def test_a_late_pod_is_seen_as_completely_as_the_first(
     seen_port = transfer(late, first)
     account = agent.stop()
     assert not any(account.loss.values()), account.loss
-    found = tables(tmp_path)
+    found = tables(tmp_path, account)
     assert sent_bytes(found["bursts"], late.name, seen_port) == SENT_BYTES
     assert sent_bytes(found["bursts"], first.name, seen_port) == SENT_BYTES
     setups = found["packets"][found["packets"]["kind"] == "setup"]
     for pod in node.pods:
-        mine = setups[
-            (setups["pod"] == pod.name)
-            & ((setups["local_port"] == seen_port) | (setups["remote_port"] == seen_port))
-        ]
-        assert (mine["tcp_flags"] & 2).astype(bool).sum() == 2, pod  # SYN, and SYN with ACK
+        flags = of_port(setups, pod.name, seen_port)["tcp_flags"]
+        assert (flags & 2).astype(bool).sum() == 2, pod  # SYN, and SYN with ACK
     sockets = found["bursts"][(found["bursts"]["hook"] == "sock") & (found["bursts"]["tgid"] > 0)]
     assert set(sockets["process"]) == {"pod-a/test"}
     assert set(sockets["pod"]) == {"pod-a", "pod-b"}
@@ -135,7 +134,7 @@ def test_a_removed_pod_is_seen_no_longer_and_may_come_back(
     assert agent.status().problem is None
     account = agent.stop()
     assert not any(account.loss.values()), account.loss
-    bursts = tables(tmp_path)["bursts"]
+    bursts = tables(tmp_path, account)["bursts"]
     assert sent_bytes(bursts, a.name, unseen_port) == SENT_BYTES
     assert sent_bytes(bursts, b.name, unseen_port) == 0
     assert sent_bytes(bursts, b.name, seen_port) == SENT_BYTES
@@ -152,8 +151,7 @@ def test_a_process_id_that_comes_back_goes_by_the_name_of_its_time(
     before = transfer(*node.pods)
     agent.watch({os.getpid(): ("pod-b", "again")})
     after = transfer(*node.pods)
-    agent.stop()
-    bursts = tables(tmp_path)["bursts"]
+    bursts = tables(tmp_path, agent.stop())["bursts"]
     sockets = bursts[(bursts["hook"] == "sock") & (bursts["tgid"] > 0)]
     assert set(sockets[sockets["remote_port"] == before]["process"]) == {"pod-a/test"}
     assert set(sockets[sockets["remote_port"] == after]["process"]) == {"pod-b/again"}
@@ -221,6 +219,7 @@ def test_it_ends_with_whom_it_works_for_and_leaves_nothing(node: Node, tmp_path:
     program = f"""
 import os, sys
 from pathlib import Path
+from ztprobe.agent.interface import Account
 from ztprobe.agent.remote import AgentProcess
 from ztprobe.pods.model import Pod
 from ztprobe.profile.model import Profile
