@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.clients import measure_clients
+from bench.clients import measure_clients, words_of
 from bench.delayline import measure_delay_line
 from bench.emissions import emissions
 from bench.policy import measure as measure_policy
@@ -211,17 +211,7 @@ def _clients(quick: bool, progress: Progress) -> tuple[list[Row], dict[str, Any]
         for clients in sizes:
             found.append(measure_clients(clients))
             advance(1)
-    rows = []
-    for one in found:
-        text = f"{one.round_s:.2f} s, residual {one.residual_share:.1%}, lost {one.lost} of {one.events:,}"
-        rows.append(Row(f"{one.clients} synthetic clients: a round", text, "0 lost; <= 5 % residual"))
-        per_client = one.memory_bytes / (one.clients + 1) / 2**20
-        text = f"{one.memory_bytes / 2**30:.2f} GiB, {per_client:.0f} MiB a process"
-        rows.append(Row("  memory", text, "<= 12 GiB for 200"))
-        text = f"{one.analysis_s:.2f} s, {one.analysis_s / one.clients * 1e3:.0f} ms a client"
-        rows.append(Row("  analysis and report", text))
-        text = f"{one.run_bytes / 1e6:.2f} MB of run, {one.report_bytes / 1e6:.2f} MB of report"
-        rows.append(Row("  size", f"{text}, {one.report_bytes / one.clients / 1e3:.1f} kB a client"))
+    rows = [Row(*words) for one in found for words in words_of(one)]
     return rows, {"runs": [asdict(one) for one in found]}
 
 

@@ -27,7 +27,7 @@ from ztprobe.rundir.store import create_run_dir
 from ztprobe.rundir.temporary import scratch
 from ztprobe.runtime.interface import Runtime
 
-__all__ = ("ClientsResult", "measure_clients")
+__all__ = ("ClientsResult", "measure_clients", "words_of")
 
 _EXPERIMENT, _ROUNDS, _COMPUTE_MS = "net0-sec0", 3, 20.0
 _SAMPLE_S = 0.3
@@ -113,6 +113,34 @@ def measure_clients(clients: int) -> ClientsResult:
             report_bytes=sum(os.path.getsize(path / name) for name in ("report.json", "report.html")),
             analysis_s=time.monotonic() - started_s,
         )
+
+
+def words_of(found: ClientsResult) -> list[tuple[str, str, str]]:
+    """What, value and goal of each row of the bench's table."""
+    per_client = found.memory_bytes / (found.clients + 1) / 2**20
+    return [
+        (
+            f"{found.clients} synthetic clients: a round",
+            f"{found.round_s:.2f} s, residual {found.residual_share:.1%}, lost {found.lost} of {found.events:,}",
+            "0 lost; <= 5 % residual",
+        ),
+        (
+            "  memory",
+            f"{found.memory_bytes / 2**30:.2f} GiB, {per_client:.0f} MiB a process",
+            "<= 12 GiB for 200",
+        ),
+        (
+            "  analysis and report",
+            f"{found.analysis_s:.2f} s, {found.analysis_s / found.clients * 1e3:.0f} ms a client",
+            "",
+        ),
+        (
+            "  size",
+            f"{found.run_bytes / 1e6:.2f} MB of run, {found.report_bytes / 1e6:.2f} MB of report, "
+            f"{found.report_bytes / found.clients / 1e3:.1f} kB a client",
+            "",
+        ),
+    ]
 
 
 def _size_bytes(path: Path) -> int:

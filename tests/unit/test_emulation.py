@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ztprobe.conformance.judgement import Measured, Rate, direction, shape_distance
+from ztprobe.emulation.delay_line.config import Config
 from ztprobe.emulation.delay_line.histogram import ErrorHistogram
 from ztprobe.emulation.delay_line.impairment import Condition, Draws
 from ztprobe.emulation.delay_line.nfqueue import ACCEPT, DROP
-from ztprobe.emulation.delay_line.process import Config, DelayLine
+from ztprobe.emulation.delay_line.process import DelayLine
 from ztprobe.emulation.netem import netem_change_options, netem_options, netem_summary
 from ztprobe.emulation.tbf import tbf_options, tbf_summary
 from ztprobe.profile.model import GilbertElliott, Profile, load_profile

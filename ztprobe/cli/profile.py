@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -29,6 +29,8 @@ from ztprobe.cli.rendering.profile import (
     print_verdict,
     profile_dict,
     profile_words,
+    state_dict,
+    state_words,
     table,
     value_words,
     verdict_dict,
@@ -286,13 +288,13 @@ def _planned(
 @_JSON
 def status(as_json: bool) -> None:
     """Show what is in force now, as the kernel has it."""
-    from ztprobe.cli.rendering.schedule import state_dict, state_words
+    from ztprobe.emulation.counters import counters
     from ztprobe.leases.records import all_leases, words
 
     _need_root()
     found = all_leases()
     if as_json:
-        states = [lease_dict(one) | _state(one) | {"schedule": state_dict(one)} for one in found]
+        states = [lease_dict(one) | counters(one) | {"schedule": state_dict(one)} for one in found]
         say_json(states)
         return
     if not found:
@@ -300,7 +302,7 @@ def status(as_json: bool) -> None:
         return
     rows = []
     for lease in found:
-        state = _state(lease)
+        state = counters(lease)
         towards = f" to {lease.to}" if lease.to is not None else ""
         way = "both ways" if lease.direction == "both" else lease.direction
         rows.append(
@@ -396,9 +398,3 @@ def _chosen(leases: Sequence[Lease], ids: Sequence[str]) -> list[Lease]:
 def _need_root() -> None:
     if os.geteuid() != 0:
         raise PreflightError("not root: changing and reading pods' interfaces needs it; run it with sudo")
-
-
-def _state(lease: Lease) -> dict[str, Any]:
-    from ztprobe.emulation.counters import counters
-
-    return counters(lease)

@@ -26,6 +26,8 @@ __all__ = (
     "print_verdict",
     "profile_dict",
     "profile_words",
+    "state_dict",
+    "state_words",
     "table",
     "value_words",
     "verdict_dict",
@@ -218,3 +220,42 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     with console.capture() as printed:
         console.print(table)
     click.echo(printed.get(), nl=False)  # rich itself would exit where nobody reads any more
+
+
+def state_dict(lease: Lease) -> dict[str, Any] | None:
+    """Where a lease is in its schedule, as its keeper confirmed it; None: it has none."""
+    from ztprobe.leases.records import now_ns
+
+    schedule = lease.profile.schedule
+    if schedule is None:
+        return None
+    held = lease.step_in_force()
+    if held is None:
+        return {"step": 0, "of": len(schedule.steps), "asks_for": "", "next_s": None, "problems": 0}
+    return {
+        "step": held.step + 1,
+        "of": len(schedule.steps),
+        "asks_for": profile_words(lease.profile_now),
+        "since_s": round((now_ns() - held.since_ns) / 1e9, 3),
+        "next_s": None if held.until_ns is None else round(max(0, held.until_ns - now_ns()) / 1e9, 3),
+        "changes": held.number,
+        "failed": held.failed,
+        "problems": held.problems,
+        "last_problem": held.last_problem,
+    }
+
+
+def state_words(lease: Lease) -> list[str]:
+    """What `status` says below its table, for a lease whose profile changes over time."""
+    state = state_dict(lease)
+    if state is None or not state["step"]:
+        return []
+    after = "stays" if state["next_s"] is None else f"the next in {state['next_s']:.1f} s"
+    lines = [
+        f"lease {lease.id}: step {state['step']} of {state['of']} ({state['asks_for']}) since "
+        f"{state['since_s']:.1f} s, {after}"
+    ]
+    if state["problems"]:
+        count = f"{state['problems']} changes" if state["problems"] > 1 else "1 change"
+        lines.append(f"lease {lease.id}: {count} failed or came late; the last: {state['last_problem']}")
+    return lines

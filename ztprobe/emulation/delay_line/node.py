@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from ztprobe.emulation.delay_line import lateness
+from ztprobe.emulation.delay_line.config import Config, change_to_json, to_json
 from ztprobe.emulation.delay_line.impairment import Condition
-from ztprobe.emulation.delay_line.process import Config, change_to_json, to_json
 from ztprobe.errors import EnforcementError, PreflightError
 from ztprobe.kernelnet.monitor import NetlinkMonitor
 from ztprobe.kernelnet.netns import entered

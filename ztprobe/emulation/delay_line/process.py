@@ -34,10 +34,10 @@ import socket
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ztprobe.emulation.delay_line.config import Config, from_json
 from ztprobe.emulation.delay_line.histogram import ErrorHistogram
 from ztprobe.emulation.delay_line.impairment import Condition, Draws
 from ztprobe.emulation.delay_line.lateness import LATE_NS, Lateness
@@ -48,12 +48,9 @@ from ztprobe.rundir import files
 __all__ = (
     "MAX_PENDING",
     "MAX_PODS",
-    "Config",
     "DelayLine",
     "Verdicts",
-    "change_to_json",
     "main",
-    "to_json",
 )
 
 _ID_BITS, _POD_BITS = 20, 6
@@ -75,20 +72,6 @@ _TAKE_BEFORE = 64  # batches that have arrived before a change, and still meet w
 _PRIORITY = 2  # above the probing threads (1), which are busy where it is mostly asleep
 _NICE = -10  # where real-time scheduling is refused
 _PR_SET_TIMERSLACK = 29
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """What the parent asks for; travels as JSON."""
-
-    netns: str
-    pods: dict[str, int]  # pod name -> queue number
-    condition: Condition
-    whole_gso: bool  # of every condition to come
-    max_packets: int  # per queue
-    seed: int
-    stats_path: str
-    parent_pid: int
 
 
 class Verdicts(Protocol):
@@ -367,8 +350,7 @@ def _run(line: DelayLine, queue: QueueSocket, stop: list[int], stats_path: Path)
 def main(argv: list[str] | None = None) -> int:
     """Run until SIGTERM or the parent's end."""
     (path,) = sys.argv[1:] if argv is None else argv
-    asked = json.loads(Path(path).read_text())
-    config = Config(**asked | {"condition": Condition(**asked["condition"])})
+    config = from_json(Path(path).read_text())
     awake, wake = socket.socketpair()
     wake.setblocking(False)
     signal.set_wakeup_fd(wake.fileno())
@@ -402,16 +384,6 @@ def main(argv: list[str] | None = None) -> int:
             _write(stats_path, line.stats())
             queue.close()
     return 0
-
-
-def to_json(config: Config) -> str:
-    """The configuration file's text."""
-    return json.dumps(asdict(config), indent=1)
-
-
-def change_to_json(condition: Condition) -> str:
-    """What to write to the process, as one line."""
-    return json.dumps(asdict(condition))
 
 
 if __name__ == "__main__":
