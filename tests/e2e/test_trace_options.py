@@ -80,7 +80,7 @@ def test_edges_are_whom_the_server_hears_from(traced: Callable[[str], Traced]) -
 
 def test_the_baseline_is_the_same_without_the_options(traced: Callable[[str], Traced]) -> None:
     overhead = traced("net0-sec0 --fl-client synthetic --fl-compression top-k").report["overhead"]
-    assert overhead["baseline"] == "net0-sec0 without --fl-compression top-k --fl-client synthetic"
+    assert overhead["baseline"] == "net0-sec0 without --fl-client synthetic --fl-compression top-k"
     assert overhead["components"]["compute"]["delta_s"] < 0
 
 
@@ -89,9 +89,6 @@ def test_the_report_says_what_the_workload_said(traced: Callable[[str], Traced])
     assert workload["data_reader"] == "scikit-learn"
     assert workload["options"]["secure_aggregation"] == "masks"
     assert workload["secure_aggregation"]["dropped"] == {}
-    assert list(workload["secure_aggregation"]["exchange_median_s"]) == [
-        "ADVERTISE",
-        "SHARES",
-        "MASKED",
-        "UNMASK",
-    ]
+    exchanges = workload["secure_aggregation"]["exchange_median_s"]
+    assert set(exchanges) == {"ADVERTISE", "SHARES", "MASKED", "UNMASK"}
+    assert max(exchanges, key=lambda kind: exchanges[kind]) == "MASKED"  # training lies in it
