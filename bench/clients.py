@@ -121,7 +121,8 @@ def words_of(found: ClientsResult) -> list[tuple[str, str, str]]:
     return [
         (
             f"{found.clients} synthetic clients: a round",
-            f"{found.round_s:.2f} s, residual {found.residual_share:.1%}, lost {found.lost} of {found.events:,}",
+            f"{found.round_s:.2f} s, residual {found.residual_share:.1%}, "
+            f"lost {found.lost} of {found.events:,}",
             "0 lost; <= 5 % residual",
         ),
         (
