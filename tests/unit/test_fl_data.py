@@ -120,8 +120,8 @@ def test_the_real_torchvision_reads_the_same_where_it_imports(tmp_path: Path) ->
     write_files(tmp_path / "MNIST/raw")
     try:
         importlib.import_module("torchvision.datasets")
-    except Exception as error:  # absent, or built for another torch
-        pytest.skip(f"torchvision does not import: {error}")
+    except Exception:  # absent, or built for another torch
+        pytest.skip("torchvision does not import here")
     through_torchvision = data.load("mnist", tmp_path)
     assert through_torchvision.reader == "torchvision"
     (tmp_path / "plain").mkdir()
