@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 
 from tests.kernel.bridged import Node, bridged_node, delays_ms
-from ztprobe.emulation.delay_line.node import NodeQueue, Queued
+from ztprobe.emulation.delay_line.node import NodeQueue, QueuedPod
 from ztprobe.kernelnet.netns import entered
 from ztprobe.profile.model import Profile
 from ztprobe.rundir.temporary import scratch
@@ -75,7 +75,7 @@ def measure_delay_line(trials: int, seconds: float) -> DelayLine:
         path_ms = statistics.median(delays_ms(a, b, 101, 0.002))
         bare = [_throughput_gbit(node, seconds) for _ in range(trials)]
         profile = Profile(name="bench", delay_ms=_DELAY_MS)
-        queue = NodeQueue(profile, [Queued(name=a.name, address=a.address)], node.netns, directory, 1)
+        queue = NodeQueue(profile, [QueuedPod(name=a.name, address=a.address)], node.netns, directory, 1)
         try:
             queue.start()
 

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ztprobe.emulation.apply import impose, lift
+from ztprobe.emulation.apply import put_into_force, revert
 from ztprobe.emulation.attach_points import LEASE_HANDLE, plan_points
 from ztprobe.emulation.netem import netem_supported
 from ztprobe.kernelnet.netlink import create_netns, netlink, remove_netns
@@ -107,9 +107,9 @@ def ztprobe_s(pods: Sequence[Pod], profile_name: str, backend: str) -> float:
     """Attach to every pod in this process, look and read-back included; then take it away."""
     started = time.perf_counter()
     lease = whole_lease(load_profile(profile_name), pods, backend, held_s=60)
-    impose(lease)
+    put_into_force(lease)
     took_s = time.perf_counter() - started
-    lift(lease)
+    revert(lease)
     return took_s
 
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.profile_apply import many_pods, whole_lease
-from ztprobe.emulation.apply import impose, lift
-from ztprobe.emulation.delay_line.node import NodeQueue, Queued
+from ztprobe.emulation.apply import put_into_force, revert
+from ztprobe.emulation.delay_line.node import NodeQueue, QueuedPod
 from ztprobe.emulation.delay_line.process import MAX_PODS
 from ztprobe.emulation.in_place import change
 from ztprobe.emulation.netem import netem_supported
@@ -83,7 +83,7 @@ def _scheduled(backend: str) -> Profile:
 def _qdiscs(pods: Sequence[Pod], backend: str) -> tuple[list[float], list[float]]:
     profile = _scheduled(backend)
     lease = whole_lease(profile, pods, backend, _HOLDS_S)
-    impose(lease)
+    put_into_force(lease)
     devices = [PodDevice(pod=point.pod, netns=point.netns, name=point.device) for point in lease.points]
     command = _tc_command(devices[0], backend)
     ours_s, tc_s = [], []
@@ -99,7 +99,7 @@ def _qdiscs(pods: Sequence[Pod], backend: str) -> tuple[list[float], list[float]
                     subprocess.run(words, check=True)
             tc_s.append(time.perf_counter() - started)
     finally:
-        lift(lease)
+        revert(lease)
     return ours_s, tc_s
 
 
@@ -118,7 +118,7 @@ def _tc_command(device: PodDevice, backend: str) -> list[str]:
 
 def _delay_line(pods: Sequence[Pod], state: Path) -> list[float]:
     profile = _scheduled("nfqueue")
-    queued = [Queued(name=str(pod), address=pod.address) for pod in pods]
+    queued = [QueuedPod(name=str(pod), address=pod.address) for pod in pods]
     queue = NodeQueue(profile, queued, pods[0].node_netns, state, seed=1)
     trials_s = []
     try:

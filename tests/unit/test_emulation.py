@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from ztprobe.conformance.judgement import Measured, Rate, direction, shape_distance
 from ztprobe.emulation.delay_line.config import Config
 from ztprobe.emulation.delay_line.histogram import ErrorHistogram
-from ztprobe.emulation.delay_line.impairment import Condition, Draws
+from ztprobe.emulation.delay_line.impairment import Condition, Impairments
 from ztprobe.emulation.delay_line.nfqueue import ACCEPT, DROP
 from ztprobe.emulation.delay_line.process import DelayLine
 from ztprobe.emulation.netem import netem_change_options, netem_options, netem_summary
@@ -59,7 +59,7 @@ def delay_line(pods: tuple[str, ...] = ("a", "b"), **condition: Any) -> tuple[De
 
 
 def draws_of(count: int, **condition: Any) -> list[int]:
-    draws = Draws(Condition(**{"delay_ns": 20 * MS} | condition), pods=1, seed=3)
+    draws = Impairments(Condition(**{"delay_ns": 20 * MS} | condition), pods=1, seed=3)
     return [draws.delay_ns() for _ in range(count)]
 
 
@@ -336,7 +336,7 @@ def test_correlated_draws_keep_their_distribution(distribution: str) -> None:
     condition = Condition(
         delay_ns=50 * MS, jitter_ns=10 * MS, distribution=distribution, delay_correlation=0.8, samples=samples
     )
-    correlated = Draws(condition, pods=1, seed=3)
+    correlated = Impairments(condition, pods=1, seed=3)
     draws = [correlated.delay_ns() / MS for _ in range(40_000)]
     assert statistics.fmean(draws) == pytest.approx(profile.mean_ms, abs=0.6)
     assert statistics.pstdev(draws) == pytest.approx(profile.sd_ms, rel=0.06)

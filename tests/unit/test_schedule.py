@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ztprobe.cli import main
 from ztprobe.cli.rendering.schedule import plot, schedule_words
-from ztprobe.emulation.schedule_follower import Following, Stepping
+from ztprobe.emulation.schedule_follower import ScheduleFollower, ScheduleRunner
 from ztprobe.errors import EnforcementError, UsageError
 from ztprobe.profile.model import Profile, load_profile
 from ztprobe.profile.schedule import Schedule, Step
@@ -324,7 +324,7 @@ def test_steps_that_are_late_left_out_or_refused_are_said(monkeypatch: pytest.Mo
         return clock[0], clock[0] + 2_000_000
 
     schedule = every(1, *({"delay_ms": delay} for delay in (10.0, 20.0, 30.0, 40.0)), repeat=True)
-    following = Stepping(Profile(name="x", schedule=schedule), change)
+    following = ScheduleRunner(Profile(name="x", schedule=schedule), change)
     assert following.catch_up() is None  # nothing is due yet
     clock[0] += S
     in_time = following.catch_up()
@@ -358,7 +358,7 @@ def test_a_thread_follows_until_it_is_stopped() -> None:
 
     schedule = every(0.02, {"delay_ms": 1.0}, {"delay_ms": 2.0}, repeat=True)
     told: list[str] = []
-    following = Following(Profile(name="x", schedule=schedule), change, told.append)
+    following = ScheduleFollower(Profile(name="x", schedule=schedule), change, told.append)
     deadline = time.monotonic() + 10
     while len(following.changes) < 6 and time.monotonic() < deadline:
         time.sleep(0.005)

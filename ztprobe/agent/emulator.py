@@ -28,15 +28,15 @@ from ztprobe.conformance.judgement import Measured
 from ztprobe.conformance.udp_probe import PROBES, probe_delays, probe_rates, warm_up
 from ztprobe.emulation import backends
 from ztprobe.emulation.backends import BACKENDS, choose_backend
-from ztprobe.emulation.delay_line.node import NodeQueue, Queued
+from ztprobe.emulation.delay_line.node import NodeQueue, QueuedPod
 from ztprobe.emulation.in_place import change
 from ztprobe.emulation.netem import netem_supported, set_netem
-from ztprobe.emulation.schedule_follower import Following
+from ztprobe.emulation.schedule_follower import ScheduleFollower
 from ztprobe.emulation.tbf import set_tbf
 from ztprobe.errors import EnforcementError
-from ztprobe.kernelnet.drift import DriftMonitor, PodDevice, Standing
+from ztprobe.kernelnet.drift import DeviceState, DriftMonitor, PodDevice
 from ztprobe.kernelnet.netlink import IPRoute, NetlinkError, netlink
-from ztprobe.kernelnet.root_qdisc import HANDLE, ROOT, Spot, refuse_foreign, remove_ours, root_qdisc
+from ztprobe.kernelnet.root_qdisc import HANDLE, ROOT, LinkSpot, refuse_foreign, remove_ours, root_qdisc
 from ztprobe.kernelnet.rtnetlink import Links
 from ztprobe.pods.model import Pod
 from ztprobe.profile.model import Profile
@@ -70,13 +70,13 @@ class Emulator:
     ) -> None:
         self.profile = profile
         self._first = profile.steps[0]
-        self._following: Following | None = None
+        self._following: ScheduleFollower | None = None
         self._watch: DriftMonitor | None = None
         self._problem: str | None = None
         self._changing = threading.Lock()  # held while what is in force is changed or looked at
         self._pods = list(pods)
         self.backend = backend or _choose(profile)
-        queued = [Queued(name=pod.name, address=pod.address) for pod in self._pods]
+        queued = [QueuedPod(name=pod.name, address=pod.address) for pod in self._pods]
         self._queue = (
             NodeQueue(profile, queued, node_netns, state_dir, seed) if "nfqueue" in self.backend else None
         )
@@ -108,7 +108,7 @@ class Emulator:
                     index = _index(ipr, pod)
                     refuse_foreign(ipr, index, pod.name)
                     try:
-                        setter(Spot(ipr=ipr, index=index, pod=pod.name), self._first)
+                        setter(LinkSpot(ipr=ipr, index=index, pod=pod.name), self._first)
                     except NetlinkError as error:
                         raise EnforcementError(
                             f"{pod.name}: the kernel refused {self.backend} for {self.profile.name}: {error}"
@@ -176,7 +176,7 @@ class Emulator:
             with self._changing:
                 self._queue.begin()
         if self.profile.schedule is not None:
-            self._following = Following(self.profile, self._change, tell)
+            self._following = ScheduleFollower(self.profile, self._change, tell)
 
     def schedule_record(self) -> dict[str, Any] | None:
         """What was asked for and what was in force when (CLOCK_MONOTONIC); None: no schedule was begun."""
@@ -254,7 +254,7 @@ def _index(ipr: IPRoute, pod: Pod) -> int:
     return int(found[0])
 
 
-def _shaping(there: Links, index: int) -> Standing:
+def _shaping(there: Links, index: int) -> DeviceState:
     # All that stands there: what somebody puts below ours changes it as well.
     found = there.qdiscs(index)
     return {root.kind: repr(found) for parent, root in found if (parent, root.handle) == (ROOT, HANDLE)}

@@ -23,10 +23,10 @@ import sys
 import time
 from collections.abc import Iterator
 
-from ztprobe.emulation.apply import impose, lift
+from ztprobe.emulation.apply import put_into_force, revert
 from ztprobe.emulation.delay_line.node import NodeQueue
 from ztprobe.emulation.in_place import change
-from ztprobe.emulation.schedule_follower import Change, Stepping
+from ztprobe.emulation.schedule_follower import Change, ScheduleRunner
 from ztprobe.errors import ZtprobeError
 from ztprobe.kernelnet.drift import PodDevice
 from ztprobe.leases import notices, records
@@ -119,7 +119,7 @@ def end(lease: Lease) -> list[str]:
 
 
 def _lift(lease: Lease) -> list[str]:
-    report = lift(lease)
+    report = revert(lease)
     notices.tell_ended(lease)
     lease.remove()
     return report
@@ -148,7 +148,7 @@ def _worker(lease: Lease, warden: int) -> int:
     from_ns = time.monotonic_ns()
     try:
         try:
-            queues = impose(lease)
+            queues = put_into_force(lease)
         except ZtprobeError as error:
             _answer(error=str(error), exit_code=error.exit_code)
             return 0
@@ -172,7 +172,7 @@ def _worker(lease: Lease, warden: int) -> int:
     return 0
 
 
-def _wait(lease: Lease, queues: list[NodeQueue], stepping: Stepping | None, watched: list[int]) -> None:
+def _wait(lease: Lease, queues: list[NodeQueue], stepping: ScheduleRunner | None, watched: list[int]) -> None:
     while (left_s := lease.remaining_s) > 0:
         wait_s = min(left_s, _LOOK_S)
         next_ns = stepping.next_ns if stepping is not None else None
@@ -192,7 +192,7 @@ def _wait(lease: Lease, queues: list[NodeQueue], stepping: Stepping | None, watc
             notices.tell_ended(lease)
 
 
-def _begin_schedule(lease: Lease, queues: list[NodeQueue]) -> Stepping | None:
+def _begin_schedule(lease: Lease, queues: list[NodeQueue]) -> ScheduleRunner | None:
     if lease.profile.schedule is None:
         return None
 
@@ -205,12 +205,12 @@ def _begin_schedule(lease: Lease, queues: list[NodeQueue]) -> Stepping | None:
         ]
         return change(step, lease.backend, devices, queues)
 
-    stepping = Stepping(lease.profile, change_all)
+    stepping = ScheduleRunner(lease.profile, change_all)
     _note(lease, stepping, stepping.first())
     return stepping
 
 
-def _note(lease: Lease, stepping: Stepping, changed: Change) -> None:
+def _note(lease: Lease, stepping: ScheduleRunner, changed: Change) -> None:
     before = lease.step_in_force()
     boot_ns = records.now_ns() - time.monotonic_ns()
     until_ns = stepping.next_ns

@@ -23,7 +23,7 @@ from ztprobe.agent.interface import Account, Measurement, Status
 from ztprobe.agent.sinks import Owners, Sink
 from ztprobe.errors import EnforcementError
 from ztprobe.kernelnet.clsact import EGRESS, INGRESS
-from ztprobe.kernelnet.drift import DriftMonitor, PodDevice, Standing
+from ztprobe.kernelnet.drift import DeviceState, DriftMonitor, PodDevice
 from ztprobe.kernelnet.netns import inode
 from ztprobe.kernelnet.rtnetlink import Links, attributes
 from ztprobe.pods.model import NOWHERE, Pod
@@ -263,7 +263,7 @@ class NodeAgent:
             self._kernel.close()
 
 
-def _standing(programs: Set[str], there: Links, index: int) -> Standing:
+def _standing(programs: Set[str], there: Links, index: int) -> DeviceState:
     found = {}
     for parent in (INGRESS, EGRESS):
         for each in there.described("filter", index, parent):

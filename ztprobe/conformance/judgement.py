@@ -16,7 +16,7 @@ from typing import Any
 from ztprobe.profile.model import Profile
 from ztprobe.profile.tolerance import mean_tolerance_ms
 
-__all__ = ("Allowance", "Direction", "Measured", "Rate", "direction", "shape_distance")
+__all__ = ("Allowance", "Measured", "OneWay", "Rate", "direction", "shape_distance")
 
 _CONFIDENCE = 0.999
 _SD_TOLERANCE = 0.05
@@ -31,7 +31,7 @@ _TOO_FEW = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Direction:
+class OneWay:
     """One-way delay from one pod to another."""
 
     sender: str
@@ -70,7 +70,7 @@ class Rate:
 class Measured:
     """All directions and all senders of one measurement."""
 
-    directions: tuple[Direction, ...]
+    directions: tuple[OneWay, ...]
     rates: tuple[Rate, ...] = ()
     attempts: int = 1
 
@@ -81,7 +81,7 @@ class Measured:
         sent = sum(d.sent for d in self.directions)
         rates = [r.goodput_mbit for r in self.rates if r.goodput_mbit is not None]
 
-        def mean(value: Callable[[Direction], float]) -> float | None:
+        def mean(value: Callable[[OneWay], float]) -> float | None:
             return sum(value(d) * d.received for d in arrived) / received if received else None
 
         variance = mean(lambda d: d.sd_ms**2)
@@ -117,7 +117,7 @@ class Measured:
         doubt = (1 - _CONFIDENCE) / figures
         return doubt, statistics.NormalDist().inv_cdf(1 - doubt / 2)
 
-    def allowances(self, d: Direction, profile: Profile) -> dict[str, Allowance]:
+    def allowances(self, d: OneWay, profile: Profile) -> dict[str, Allowance]:
         """What `problems` allows of one direction, by figure: mean_ms, sd_ms, shape_distance, loss_pct.
 
         Figures that are not judged in this way are left out.
@@ -200,7 +200,7 @@ def direction(
     *,
     duplicates: int = 0,
     profile: Profile | None = None,
-) -> Direction:
+) -> OneWay:
     """Summarise the one-way delays of the probes that arrived, each counted once.
 
     :param profile: compare their distribution with this one's.
@@ -216,7 +216,7 @@ def direction(
         distance = shape_distance(ordered, expected, slack_ms)
     nothing = math.nan
     quartiles = statistics.quantiles(delays_ms, n=4) if len(delays_ms) > 1 else [nothing] * 3
-    return Direction(
+    return OneWay(
         sender=sender,
         receiver=receiver,
         sent=sent,
@@ -241,11 +241,11 @@ def shape_distance(measured: Sequence[float], expected: Sequence[float], slack: 
     return largest
 
 
-def _mean_half_ms(d: Direction, profile: Profile, z: float) -> float:
+def _mean_half_ms(d: OneWay, profile: Profile, z: float) -> float:
     return z * d.sd_ms / math.sqrt(_independent(d.received, profile.delay_correlation_pct / 100))
 
 
-def _sd_half_ms(d: Direction, profile: Profile, z: float) -> float:
+def _sd_half_ms(d: OneWay, profile: Profile, z: float) -> float:
     # The spread of a sample's standard deviation grows with the tails (kurtosis 3 if normal).
     count = _independent(d.received - 1, profile.delay_correlation_pct / 100)
     return z * d.sd_ms * math.sqrt((profile.kurtosis - 1) / 4 / count)
@@ -255,7 +255,7 @@ def _sd_tolerance_ms(wanted: float) -> float:
     return max(_SD_TOLERANCE * wanted, _SD_TOLERANCE_MS)
 
 
-def _chance_distance(d: Direction, profile: Profile, doubt: float) -> float:
+def _chance_distance(d: OneWay, profile: Profile, doubt: float) -> float:
     count = _independent(d.received, profile.delay_correlation_pct / 100)
     return math.sqrt(math.log(2 / doubt) / (2 * count))
 
@@ -264,7 +264,7 @@ def _loss_tolerance_pct(wanted: float) -> float:
     return max(_LOSS_TOLERANCE_PCT, 0.05 * wanted)
 
 
-def _loss_interval_pct(d: Direction, profile: Profile, z: float) -> tuple[float, float]:
+def _loss_interval_pct(d: OneWay, profile: Profile, z: float) -> tuple[float, float]:
     memory = 0.0
     if (states := profile.loss_states) is not None:
         memory = max(0.0, 1 - (states.good_to_bad_pct + states.bad_to_good_pct) / 100)
@@ -273,7 +273,7 @@ def _loss_interval_pct(d: Direction, profile: Profile, z: float) -> tuple[float,
     return 100 * low, 100 * high
 
 
-def _delay_problem(d: Direction, profile: Profile, z: float) -> str | None:
+def _delay_problem(d: OneWay, profile: Profile, z: float) -> str | None:
     wanted = profile.mean_ms
     if abs(d.mean_ms - wanted) - _mean_half_ms(d, profile, z) <= mean_tolerance_ms(wanted):
         return None
@@ -287,7 +287,7 @@ def _delay_problem(d: Direction, profile: Profile, z: float) -> str | None:
     return f"mean delay {d.mean_ms:.2f} ms instead of {wanted:g} ms: {cause}"
 
 
-def _jitter_problem(d: Direction, profile: Profile, z: float) -> str | None:
+def _jitter_problem(d: OneWay, profile: Profile, z: float) -> str | None:
     wanted = profile.sd_ms
     if not wanted:
         # Outliers of a busy machine are no jitter, a wide body of the distribution is.
@@ -304,7 +304,7 @@ def _jitter_problem(d: Direction, profile: Profile, z: float) -> str | None:
     return f"standard deviation {d.sd_ms:.2f} ms instead of {wanted:.2f} ms{cause}"
 
 
-def _shape_problem(d: Direction, profile: Profile, doubt: float) -> str | None:
+def _shape_problem(d: OneWay, profile: Profile, doubt: float) -> str | None:
     if d.shape_distance is None:
         return None
     if d.shape_distance - _chance_distance(d, profile, doubt) <= _SHAPE_TOLERANCE:
@@ -312,7 +312,7 @@ def _shape_problem(d: Direction, profile: Profile, doubt: float) -> str | None:
     return f"the delays are not distributed as asked (Kolmogorov-Smirnov distance {d.shape_distance:.3f})"
 
 
-def _duplicate_problem(d: Direction, profile: Profile, z: float) -> str | None:
+def _duplicate_problem(d: OneWay, profile: Profile, z: float) -> str | None:
     low, high = (100 * p for p in _wilson(d.duplicates, d.sent, z))
     tolerance = max(_LOSS_TOLERANCE_PCT, 0.05 * profile.duplicate_pct)
     if low <= profile.duplicate_pct + tolerance and high >= profile.duplicate_pct - tolerance:
@@ -325,7 +325,7 @@ def _independent(count: float, correlation: float) -> float:
     return max(count * (1 - correlation) / (1 + correlation), 1.0)
 
 
-def _loss_problem(d: Direction, profile: Profile, z: float) -> str | None:
+def _loss_problem(d: OneWay, profile: Profile, z: float) -> str | None:
     wanted = profile.missing_pct
     low, high = _loss_interval_pct(d, profile, z)
     tolerance = _loss_tolerance_pct(wanted)

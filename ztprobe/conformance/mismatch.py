@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ztprobe.conformance.udp_probe import undisturbed
-from ztprobe.emulation.apply import counted
+from ztprobe.emulation.apply import count_lease
 from ztprobe.emulation.counters import counters
 from ztprobe.emulation.delay_line.node import CHAIN, queued_by
 from ztprobe.kernelnet.netlink import NetlinkError, netlink
@@ -22,7 +22,7 @@ from ztprobe.kernelnet.root_qdisc import HANDLE, root_qdisc
 from ztprobe.leases.records import Lease
 from ztprobe.pods.model import Pod
 
-__all__ = ("Flow", "Moment", "Watch", "moment_causes", "path_causes")
+__all__ = ("Flow", "PathActivity", "PathMonitor", "moment_causes", "path_causes")
 
 Flow = tuple[Pod, Pod]  # sender, receiver
 
@@ -37,7 +37,7 @@ _SHARED_SHARE = 0.1  # so many packets of others beside ours make a difference
 
 
 @dataclass(frozen=True, kw_only=True)
-class Moment:
+class PathActivity:
     """What was seen of the machine while a measurement went on."""
 
     idle: Mapping[str, float]  # share of the time, by CPU
@@ -49,7 +49,7 @@ class Moment:
     others: int = 0  # other packets that went through the same queues beside them, where there is a rate
 
 
-def moment_causes(moment: Moment) -> list[str]:
+def moment_causes(moment: PathActivity) -> list[str]:
     """What of it explains a profile that measures wrong."""
     causes = []
     if moment.overflow:
@@ -78,7 +78,7 @@ def moment_causes(moment: Moment) -> list[str]:
     return causes
 
 
-class Watch:
+class PathMonitor:
     """Watches the machine from its making to `finish`."""
 
     def __init__(self, lease: Lease) -> None:
@@ -93,7 +93,7 @@ class Watch:
         self._lost = counters(self._lease)["overflow"] - self._overflow
         self._probes, self._others = probes, max(0, _passed(self._lease) - self._passed - probes)
 
-    def finish(self) -> Moment:
+    def finish(self) -> PathActivity:
         """What was seen; takes a second where a delay line has to report first."""
         idle, stolen = _shares(self._cpus, _cpu_times())
         if self._lease.rules and not self._lease.points:
@@ -101,7 +101,7 @@ class Watch:
             self._lost = counters(self._lease)["overflow"] - self._overflow
         with undisturbed():
             late_ms = statistics.median(_late_ms() for _ in range(5))
-        return Moment(
+        return PathActivity(
             idle=idle,
             stolen=stolen,
             overflow=self._lost,
@@ -159,7 +159,7 @@ def _passed(lease: Lease) -> int:
     """Packets that have gone through the queues of a rate."""
     if lease.profile.widest.rate_mbit is None:
         return 0
-    return sum(counted(lease, point).packets for point in lease.points)
+    return sum(count_lease(lease, point).packets for point in lease.points)
 
 
 def _late_ms() -> float:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
-from ztprobe.conformance.judgement import Direction, Rate, direction
+from ztprobe.conformance.judgement import OneWay, Rate, direction
 from ztprobe.kernelnet.netns import entered
 from ztprobe.pods.model import Pod
 from ztprobe.profile.model import FRAME_BYTES, Profile
@@ -92,7 +92,7 @@ def warm_up(pods: Sequence[Pod]) -> None:
 
 def probe_delays(
     server: Pod, clients: Sequence[Pod], profile: Profile, *, probes: int = PROBES
-) -> tuple[Direction, ...]:
+) -> tuple[OneWay, ...]:
     """Send small datagrams each way between the server and every client, all in parallel.
 
     Takes 1.1 s (longer from 12 clients on), the delay and 0.2 s.
@@ -111,7 +111,7 @@ def probe_flows(
     probes: int = PROBES,
     seconds: float = _PROBING_S,
     through: Through | None = None,
-) -> tuple[Direction, ...]:
+) -> tuple[OneWay, ...]:
     """Send small datagrams along each (sender, receiver), all in parallel, within so many seconds.
 
     :param through: gets the flows in the same order.

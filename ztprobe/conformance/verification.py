@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ztprobe.conformance.judgement import Measured
-from ztprobe.conformance.mismatch import Flow, Watch, moment_causes, path_causes
+from ztprobe.conformance.mismatch import Flow, PathMonitor, moment_causes, path_causes
 from ztprobe.conformance.policy_bypass import Passage, has_policies, opened
 from ztprobe.conformance.udp_probe import Through, probe_flows, rate_flows, warm_up
 from ztprobe.errors import EnforcementError
@@ -25,7 +25,7 @@ from ztprobe.leases.records import Lease, StepInForce, now_ns
 from ztprobe.pods.model import Pod, still_there
 from ztprobe.profile.model import Profile
 
-__all__ = ("PROBES", "Verdict", "verify")
+__all__ = ("PROBES", "Conformance", "verify")
 
 PROBES = 1500  # per flow
 _PROBES_PER_S = 8000  # of all flows together: what one thread sends on time
@@ -40,7 +40,7 @@ _KEEPER_LATE_S = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Conformance:
     """One lease's measurement and what is wrong with it."""
 
     lease: Lease
@@ -60,7 +60,9 @@ class Verdict:
         return not self.problems
 
 
-def verify(lease: Lease, leases: Sequence[Lease], pods: Sequence[Pod], *, probes: int = PROBES) -> Verdict:
+def verify(
+    lease: Lease, leases: Sequence[Lease], pods: Sequence[Pod], *, probes: int = PROBES
+) -> Conformance:
     """Measure and judge one lease; takes about 1.5 s and more for many pods or low rates.
 
     :param leases: all that are in force, for paths that meet more than one.
@@ -74,7 +76,7 @@ def verify(lease: Lease, leases: Sequence[Lease], pods: Sequence[Pod], *, probes
         raise EnforcementError(f"lease {lease.id}: its pods ended meanwhile: {gone} is gone") from error
 
 
-def _verify(lease: Lease, leases: Sequence[Lease], pods: Sequence[Pod], probes: int) -> Verdict:
+def _verify(lease: Lease, leases: Sequence[Lease], pods: Sequence[Pod], probes: int) -> Conformance:
     flows = _flows(lease, pods)
     _resolve(flows)
     attempts, interrupted = 1, 0
@@ -86,7 +88,7 @@ def _verify(lease: Lease, leases: Sequence[Lease], pods: Sequence[Pod], probes: 
             time.sleep(2 * lease.profile.steps[0 if held is None else held.step].delay_ms / 1e3)
         profile = lease.profile.steps[0 if held is None else held.step]
         seconds = _probing_s(profile, len(flows), probes)
-        watch = Watch(lease)
+        watch = PathMonitor(lease)
         directions = probe_flows(
             flows, profile, probes=probes, seconds=seconds, through=_through(flows, profile, seconds)
         )
@@ -108,7 +110,7 @@ def _verify(lease: Lease, leases: Sequence[Lease], pods: Sequence[Pod], probes: 
         causes = [*path_causes(lease, leases, flows), *moment_causes(watch.finish())]
         if lease.pods[0].runtime == "kubernetes" and not any(d.received for d in measured.directions):
             causes.append("if a NetworkPolicy of the cluster closes these pods, verify cannot measure them")
-    return Verdict(
+    return Conformance(
         lease=lease,
         measured=measured,
         problems=tuple(problems),

@@ -6,7 +6,7 @@ passes by in its direct queue), with one class for the peers' addresses. Where p
 met one by one (jitter, loss), a token bucket without a noticeable rate stands above netem: it
 segments what an application's kernel sends as one GSO packet of up to 64 KB.
 
-Everything that is needed to lift it stands in the lease, so `lift` needs nothing else.
+Everything that is needed to revert it stands in the lease, so `revert` needs nothing else.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from ztprobe.emulation.attach_points import (
     remove_redirect,
 )
 from ztprobe.emulation.backends import choose_backend, only_rate, refusal
-from ztprobe.emulation.delay_line.node import CHAIN, NodeQueue, Queued, queued_by, remove_rules
+from ztprobe.emulation.delay_line.node import CHAIN, NodeQueue, QueuedPod, queued_by, remove_rules
 from ztprobe.emulation.delay_line.process import MAX_PODS
 from ztprobe.emulation.netem import netem_options, netem_supported, set_netem
 from ztprobe.emulation.tbf import set_tbf
 from ztprobe.errors import EnforcementError, PreflightError
 from ztprobe.kernelnet.netlink import IPRoute, NetlinkError, netlink
 from ztprobe.kernelnet.netns import inode
-from ztprobe.kernelnet.root_qdisc import RootQdisc, Spot, qdisc_at, remove_ours, root_qdisc
+from ztprobe.kernelnet.root_qdisc import LinkSpot, RootQdisc, qdisc_at, remove_ours, root_qdisc
 from ztprobe.kernelnet.rtnetlink import DELAY_DISTRIBUTION, links
-from ztprobe.leases.qdisc_snapshot import put_tree
+from ztprobe.leases.qdisc_snapshot import restore_snapshot
 from ztprobe.leases.records import Lease, NodeRules, Point
 from ztprobe.pods.model import Pod, still_there
 from ztprobe.profile.model import Profile
 
-__all__ = ("Counted", "backend_for", "counted", "impose", "lift", "plan_rules")
+__all__ = ("LeaseCounts", "backend_for", "count_lease", "plan_rules", "put_into_force", "revert")
 
 _CLASS = LEASE_HANDLE | 2
 _BELOW = 0x5A72_0000
@@ -56,7 +56,7 @@ _OFFSET = {"egress": 16, "ingress": 12}  # of the peer's address in the IPv4 hea
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Counted:
+class LeaseCounts:
     """What stands at a point now, and what it has counted."""
 
     in_force: bool
@@ -111,7 +111,7 @@ def plan_rules(
     return tuple(planned)
 
 
-def impose(lease: Lease) -> list[NodeQueue]:
+def put_into_force(lease: Lease) -> list[NodeQueue]:
     """Put a lease into force and read it back.
 
     :returns: the delay lines that were started; they run as long as this process.
@@ -136,7 +136,7 @@ def impose(lease: Lease) -> list[NodeQueue]:
     return started
 
 
-def lift(lease: Lease) -> list[str]:
+def revert(lease: Lease) -> list[str]:
     """Take away what a lease names, whatever state it is in; says what was there, one line each.
 
     Pods that are gone have taken theirs along. Idempotent.
@@ -162,7 +162,7 @@ def _lift_root(lease: Lease, point: Point) -> list[str]:
             report.append(f"{lease.backend} removed from {point.interface} of {point.pod}")
         if point.saved is not None and root_is_default(ipr, index):
             with links(point.netns) as there:
-                different = put_tree(there, index, point.saved)
+                different = restore_snapshot(there, index, point.saved)
             but = f", but {different}" if different is not None else ""
             report.append(f"{point.saved.kind} put back on {point.interface} of {point.pod}{but}")
     return report
@@ -181,22 +181,22 @@ def root_is_default(ipr: IPRoute, index: int) -> bool:
     return found is None or not found.handle
 
 
-def counted(lease: Lease, point: Point) -> Counted:
+def count_lease(lease: Lease, point: Point) -> LeaseCounts:
     """What a point carries now: the qdisc that shapes, with its counters."""
     try:
         with _link(point) as (ipr, index):
             root = root_qdisc(ipr, index)
             shaping = _deepest(ipr, index, root)
             if point.ifb is not None and not redirected(ipr, point):
-                return Counted(in_force=False, found=f"no redirect to {point.ifb}", packets=0, drops=0)
+                return LeaseCounts(in_force=False, found=f"no redirect to {point.ifb}", packets=0, drops=0)
     except (OSError, NetlinkError):
-        return Counted(in_force=False, found="no interface", packets=0, drops=0)
+        return LeaseCounts(in_force=False, found="no interface", packets=0, drops=0)
     ours = root is not None and root.handle == LEASE_HANDLE
     wanted = "netem" if lease.backend == "netem" else "tbf"
     found = root.kind if root is not None else "nothing"
     if shaping is None or not ours:
-        return Counted(in_force=False, found=found, packets=0, drops=0)
-    return Counted(
+        return LeaseCounts(in_force=False, found=found, packets=0, drops=0)
+    return LeaseCounts(
         in_force=shaping.kind == wanted, found=shaping.kind, packets=shaping.packets, drops=shaping.drops
     )
 
@@ -260,7 +260,7 @@ def _attach_alike(lease: Lease, first: Point, others: Sequence[Point]) -> None:
 
 
 def _attach(ipr: IPRoute, index: int, lease: Lease, point: Point) -> None:
-    spot = Spot(ipr=ipr, index=index, pod=point.pod, handle=LEASE_HANDLE)
+    spot = LinkSpot(ipr=ipr, index=index, pod=point.pod, handle=LEASE_HANDLE)
     addresses = lease.peer_addresses
     if addresses is not None:
         _classify(ipr, index, point, addresses)
@@ -325,7 +325,7 @@ def _classify(ipr: IPRoute, index: int, point: Point, addresses: Sequence[str]) 
 
 def _start_queue(lease: Lease, rules: NodeRules) -> NodeQueue:
     queued = [
-        Queued(name=str(pod), address=pod.address, directions=lease.directions, peers=lease.peer_addresses)
+        QueuedPod(name=str(pod), address=pod.address, directions=lease.directions, peers=lease.peer_addresses)
         for pod in lease.pods
         if pod.node_netns == rules.netns
     ]

@@ -34,8 +34,8 @@ from ztprobe.kernelnet.clsact import INGRESS, add_clsact, filters, has_clsact, r
 from ztprobe.kernelnet.netlink import IPRoute, NetlinkError, netlink
 from ztprobe.kernelnet.netns import inode
 from ztprobe.kernelnet.root_qdisc import HANDLE
-from ztprobe.kernelnet.rtnetlink import links, spelled
-from ztprobe.leases.qdisc_snapshot import refusal, saved_tree
+from ztprobe.kernelnet.rtnetlink import handle_text, links
+from ztprobe.leases.qdisc_snapshot import refusal, take_snapshot
 from ztprobe.leases.records import Point
 from ztprobe.pods.model import Pod
 
@@ -126,7 +126,7 @@ def _at_root(pod: Pod, direction: str, place: tuple[Path, str], *, replace: bool
         root = there.root(index)
         if root is None:
             return point
-        what = f"{root.kind} {spelled(root.handle)}"
+        what = f"{root.kind} {handle_text(root.handle)}"
         if root.handle == HANDLE:
             raise EnforcementError(f"{pod}: {own_profile('its run')}")
         if root.handle == LEASE_HANDLE:
@@ -137,7 +137,7 @@ def _at_root(pod: Pod, direction: str, place: tuple[Path, str], *, replace: bool
                 " time and puts it back"
             )
         try:
-            saved = saved_tree(there, index)
+            saved = take_snapshot(there, index)
             reason = refusal(saved, _mtu_bytes(netns, interface)) if saved is not None else None
         except OSError as error:
             reason = str(error)

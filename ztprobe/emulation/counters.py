@@ -6,7 +6,7 @@ import json
 import time
 from typing import Any
 
-from ztprobe.emulation.apply import counted, state_directory
+from ztprobe.emulation.apply import count_lease, state_directory
 from ztprobe.emulation.delay_line import lateness
 from ztprobe.emulation.delay_line.node import rules_in_force
 from ztprobe.leases.records import Lease
@@ -34,7 +34,7 @@ def counters(lease: Lease) -> dict[str, Any]:
     for point in lease.points:
         if point.pod in lapsed:
             continue
-        found = counted(lease, point)
+        found = count_lease(lease, point)
         if not found.in_force:
             problems.append(f"no: {point.interface} of {point.pod} has {found.found}")
         if not lease.rules:

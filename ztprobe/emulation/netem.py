@@ -25,7 +25,7 @@ from typing import Any
 from ztprobe.errors import EnforcementError
 from ztprobe.kernelnet import netns
 from ztprobe.kernelnet.netlink import IPRoute, NetlinkError, netlink
-from ztprobe.kernelnet.root_qdisc import HANDLE, Spot
+from ztprobe.kernelnet.root_qdisc import HANDLE, LinkSpot
 from ztprobe.kernelnet.rtnetlink import attribute, attributes
 from ztprobe.profile.model import Profile
 
@@ -144,7 +144,7 @@ def _share(pct: float) -> int:
     return round(pct / 100 * _UINT32)
 
 
-def set_netem(spot: Spot, profile: Profile) -> None:
+def set_netem(spot: LinkSpot, profile: Profile) -> None:
     """Put netem at a spot and read it back.
 
     :raises EnforcementError: the kernel holds other values than were set.

@@ -17,7 +17,7 @@ from ztprobe.errors import EnforcementError
 from ztprobe.profile.model import Profile
 from ztprobe.profile.schedule import CHANGING, Position
 
-__all__ = ("Change", "Following", "Stepping")
+__all__ = ("Change", "ScheduleFollower", "ScheduleRunner")
 
 _LATE_NS = 100_000_000
 
@@ -47,7 +47,7 @@ class Change:
         return f"step {self.step + 1} came {late_ns / 1e6:.0f} ms late" if late_ns > _LATE_NS else None
 
 
-class Stepping:
+class ScheduleRunner:
     """A profile's schedule, begun now with its first step in force already."""
 
     def __init__(self, profile: Profile, change: Changer) -> None:
@@ -94,7 +94,7 @@ class Stepping:
         )
 
 
-class Following:
+class ScheduleFollower:
     """A thread that follows a schedule until it is stopped, beside whatever goes on.
 
     :param tell: is given every problem as one line, from the thread.
@@ -104,7 +104,7 @@ class Following:
         self._profile = profile
         self._tell = tell
         self._end = threading.Event()
-        self._stepping = Stepping(profile, change)
+        self._stepping = ScheduleRunner(profile, change)
         self.changes = [self._stepping.first()]
         self._thread = threading.Thread(target=self._run, name="schedule", daemon=True)
         self._thread.start()

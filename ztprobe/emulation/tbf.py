@@ -17,7 +17,7 @@ import math
 import struct
 
 from ztprobe.errors import EnforcementError
-from ztprobe.kernelnet.root_qdisc import Spot
+from ztprobe.kernelnet.root_qdisc import LinkSpot
 from ztprobe.kernelnet.rtnetlink import attribute, attributes
 from ztprobe.profile.model import FRAME_BYTES, Profile
 
@@ -56,7 +56,7 @@ def tbf_summary(options: bytes) -> dict[str, int]:
     }
 
 
-def set_tbf(spot: Spot, profile: Profile) -> None:
+def set_tbf(spot: LinkSpot, profile: Profile) -> None:
     """Limit what leaves by a spot to the profile's rate, and read it back.
 
     Without a rate it gets one that nothing reaches, for a schedule that sets one later.

@@ -15,9 +15,9 @@ from pathlib import Path
 from ztprobe.kernelnet.monitor import NetlinkMonitor
 from ztprobe.kernelnet.rtnetlink import Links, links
 
-__all__ = ("DriftMonitor", "PodDevice", "Standing")
+__all__ = ("DeviceState", "DriftMonitor", "PodDevice")
 
-Standing = Mapping[str, str]  # what of ours stands on a device, by name: whatever tells it from another
+DeviceState = Mapping[str, str]  # what of ours stands on a device, by name: whatever tells it from another
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class DriftMonitor:
     :raises OSError: a device cannot be reached.
     """
 
-    def __init__(self, devices: Sequence[PodDevice], read: Callable[[Links, int], Standing]) -> None:
+    def __init__(self, devices: Sequence[PodDevice], read: Callable[[Links, int], DeviceState]) -> None:
         self._read = read
         self._devices = list(devices)
         self._monitor = NetlinkMonitor(device.netns for device in devices)
@@ -66,7 +66,7 @@ class DriftMonitor:
         """Idempotent."""
         self._monitor.close()
 
-    def _standing(self, device: PodDevice) -> Standing:
+    def _standing(self, device: PodDevice) -> DeviceState:
         with links(device.netns) as there:
             return self._read(there, there.index(device.name))
 

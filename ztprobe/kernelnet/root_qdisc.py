@@ -14,8 +14,8 @@ from ztprobe.kernelnet.netlink import IPRoute
 __all__ = (
     "HANDLE",
     "ROOT",
+    "LinkSpot",
     "RootQdisc",
-    "Spot",
     "qdisc_at",
     "refuse_foreign",
     "remove_ours",
@@ -27,7 +27,7 @@ ROOT = 0xFFFF_FFFF
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spot:
+class LinkSpot:
     """Where a qdisc of ours is to stand: at a link's root unless told otherwise."""
 
     ipr: IPRoute

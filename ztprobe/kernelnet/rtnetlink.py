@@ -20,14 +20,14 @@ from ztprobe.kernelnet.netns import entered
 __all__ = (
     "DELAY_DISTRIBUTION",
     "ROOT",
-    "Described",
     "Links",
     "SavedPart",
     "SavedQdisc",
+    "TcObject",
     "attribute",
     "attributes",
+    "handle_text",
     "links",
-    "spelled",
 )
 
 ROOT = 0xFFFF_FFFF
@@ -70,7 +70,7 @@ class SavedQdisc:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Described:
+class TcObject:
     """A qdisc, class or filter as the kernel has dumped it."""
 
     handle: int
@@ -202,11 +202,11 @@ class Links:
         (error,) = struct.unpack_from("=i", self._route.recv(1 << 16), 16)
         if error:
             text = os.strerror(-error)
-            raise OSError(-error, f"the kernel refused {what} {kind} {spelled(handle)} ({text})")
+            raise OSError(-error, f"the kernel refused {what} {kind} {handle_text(handle)} ({text})")
 
-    def described(self, what: str, index: int, parent: int = 0) -> list[Described]:
+    def described(self, what: str, index: int, parent: int = 0) -> list[TcObject]:
         """Every qdisc, class or filter of a link; filters are those below ``parent``."""
-        found: list[Described] = []
+        found: list[TcObject] = []
         body = _TCMSG.pack(0, index, 0, parent, 0)
         header = _HEADER.pack(16 + len(body), _RTM_GET[what], _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0)
         self._route.send(header + body)
@@ -220,7 +220,7 @@ class Links:
                 _, link, handle, above, info = _TCMSG.unpack_from(message)
                 if link == index:
                     values = attributes(message[_TCMSG.size :])
-                    found.append(Described(handle=handle, parent=above, info=info, attributes=values))
+                    found.append(TcObject(handle=handle, parent=above, info=info, attributes=values))
 
 
 @contextlib.contextmanager
@@ -251,7 +251,7 @@ def attribute(kind: int, payload: bytes) -> bytes:
     return struct.pack("=HH", 4 + len(payload), kind) + payload + bytes(-len(payload) % 4)
 
 
-def spelled(handle: int) -> str:
+def handle_text(handle: int) -> str:
     """A handle as tc writes it: 7:, 7:10."""
     minor = handle & 0xFFFF
     return f"{handle >> 16:x}:{minor:x}" if minor else f"{handle >> 16:x}:"

@@ -21,17 +21,17 @@ from ztprobe.kernelnet import netns
 from ztprobe.kernelnet.netlink import NetlinkError, netlink
 from ztprobe.kernelnet.rtnetlink import (
     ROOT,
-    Described,
     Links,
     SavedPart,
     SavedQdisc,
+    TcObject,
     attribute,
     attributes,
+    handle_text,
     links,
-    spelled,
 )
 
-__all__ = ("put_tree", "refusal", "saved_tree")
+__all__ = ("refusal", "restore_snapshot", "take_snapshot")
 
 # Whose classes are made by hand; the others' (prio's bands, netem's one) come with the qdisc.
 _CLASSES_BY_HAND = frozenset({"htb"})
@@ -62,7 +62,7 @@ _SLOT_DISTRIBUTION = slice(24, 32)
 _TRIAL = "ztp-trial"
 
 
-def saved_tree(there: Links, index: int) -> SavedQdisc | None:
+def take_snapshot(there: Links, index: int) -> SavedQdisc | None:
     """The root qdisc that somebody has set on a link, with what is below it; None: nobody has.
 
     :raises OSError: it has something that this module cannot describe; says what.
@@ -74,7 +74,7 @@ def saved_tree(there: Links, index: int) -> SavedQdisc | None:
     for qdisc in qdiscs:
         if qdisc.attributes.keys() & {_TCA_STAB, _TCA_INGRESS_BLOCK, _TCA_EGRESS_BLOCK}:
             raise OSError(
-                f"its {qdisc.kind} {spelled(qdisc.handle)} has a size table or a shared filter block"
+                f"its {qdisc.kind} {handle_text(qdisc.handle)} has a size table or a shared filter block"
             )
     classes = [c for c in there.described("class", index) if c.kind in _CLASSES_BY_HAND and c.handle & 0xFFFF]
     parts = [_part("qdisc", q, _qdisc_options(q)) for q in qdiscs if q is not root]
@@ -103,7 +103,7 @@ def refusal(saved: SavedQdisc, mtu_bytes: int) -> str | None:
     return _rehearsed(saved, mtu_bytes)
 
 
-def put_tree(there: Links, index: int, saved: SavedQdisc) -> str | None:
+def restore_snapshot(there: Links, index: int, saved: SavedQdisc) -> str | None:
     """Set a tree in place of a link's root; says what is different from what was saved, or None.
 
     :raises OSError: the kernel refuses.
@@ -111,14 +111,14 @@ def put_tree(there: Links, index: int, saved: SavedQdisc) -> str | None:
     there.put(index, dataclasses.replace(saved, options_hex=_request(saved)))
     for part in saved.parts:
         there.add(index, dataclasses.replace(part, options_hex=_request(part)))
-    found = saved_tree(there, index)
+    found = take_snapshot(there, index)
     if found is None:
         return "the kernel shows no qdisc"
     if dataclasses.replace(found, parts=()) != dataclasses.replace(saved, parts=()):
-        return f"the kernel shows {found.kind} {spelled(found.handle)} with other values"
+        return f"the kernel shows {found.kind} {handle_text(found.handle)} with other values"
     if missing := set(saved.parts) ^ set(found.parts):
         first = min(missing, key=lambda part: (part.what, part.handle))
-        return f"the kernel shows {first.what} {first.kind} {spelled(first.handle)} with other values"
+        return f"the kernel shows {first.what} {first.kind} {handle_text(first.handle)} with other values"
     return None
 
 
@@ -134,7 +134,7 @@ def _rehearsed(saved: SavedQdisc, mtu_bytes: int) -> str | None:
                 (index,) = ipr.link_lookup(ifname=_TRIAL)
                 ipr.link("set", index=index, mtu=mtu_bytes)
             with links(Path(f"/proc/self/task/{threading.get_native_id()}/ns/net")) as there:
-                result.append(put_tree(there, there.index(_TRIAL), saved))
+                result.append(restore_snapshot(there, there.index(_TRIAL), saved))
         except (OSError, NetlinkError) as error:
             result.append(error.strerror if isinstance(error, OSError) and error.strerror else str(error))
 
@@ -146,7 +146,7 @@ def _rehearsed(saved: SavedQdisc, mtu_bytes: int) -> str | None:
     return None if problem is None else f"a trial elsewhere did not give the same: {problem}"
 
 
-def _part(what: str, found: Described, options: bytes) -> SavedPart:
+def _part(what: str, found: TcObject, options: bytes) -> SavedPart:
     return SavedPart(
         what=what,
         kind=found.kind,
@@ -158,7 +158,7 @@ def _part(what: str, found: Described, options: bytes) -> SavedPart:
     )
 
 
-def _qdisc_options(qdisc: Described) -> bytes:
+def _qdisc_options(qdisc: TcObject) -> bytes:
     if qdisc.kind != "htb":
         return qdisc.options
     options = b""
@@ -198,7 +198,7 @@ def _filters(there: Links, index: int, parent: int) -> list[SavedPart]:
     return sorted(found, key=lambda part: part.handle >> 20 if part.kind == "u32" else 0)
 
 
-def _is_own_table(one: Described) -> bool:
+def _is_own_table(one: TcObject) -> bool:
     # Every priority has one, of a single bucket, with a number of the kernel's choice.
     values = attributes(one.options)
     return values.keys() == {_U32_DIVISOR} and one.handle >= 0x8000_0000 and values[_U32_DIVISOR][0] == 1
@@ -231,7 +231,9 @@ def _in_order(root: SavedQdisc, parts: list[SavedPart]) -> list[SavedPart]:
     while left:
         ready = [part for part in left if _has_parent(part, qdiscs, there)]
         if not ready:
-            raise OSError(f"its {left[0].what} {spelled(left[0].handle)} belongs to nothing that is shown")
+            raise OSError(
+                f"its {left[0].what} {handle_text(left[0].handle)} belongs to nothing that is shown"
+            )
         ordered += ready
         there |= {part.handle for part in ready}
         left = [part for part in left if part not in ready]

@@ -13,7 +13,7 @@ from ztprobe.printable import printable
 
 if TYPE_CHECKING:
     from ztprobe.conformance.judgement import Allowance
-    from ztprobe.conformance.verification import Verdict
+    from ztprobe.conformance.verification import Conformance
     from ztprobe.leases.records import Lease
     from ztprobe.pods.model import Pod
     from ztprobe.profile.model import Profile
@@ -34,7 +34,7 @@ __all__ = (
 )
 
 
-def verdict_dict(verdict: Verdict) -> dict[str, Any]:
+def verdict_dict(verdict: Conformance) -> dict[str, Any]:
     return {
         "lease": verdict.lease.id,
         "profile": verdict.lease.profile.name,
@@ -55,7 +55,7 @@ def verdict_dict(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def print_verdict(verdict: Verdict) -> None:
+def print_verdict(verdict: Conformance) -> None:
     lease = verdict.lease
     step = "" if verdict.step is None else f", step {verdict.step + 1}"
     asked = profile_words(verdict.profile)

@@ -13,7 +13,7 @@ import math
 import random
 from dataclasses import dataclass, field
 
-__all__ = ("Condition", "Draws")
+__all__ = ("Condition", "Impairments")
 
 _SAMPLE_SCALE = 8192
 
@@ -43,7 +43,7 @@ class Condition:
         return 0 if self.reorder_probability else self.delay_ns - 4 * self.jitter_ns
 
 
-class Draws:
+class Impairments:
     """The draws of so many pods, reproducible from a seed."""
 
     def __init__(self, condition: Condition, pods: int, seed: int) -> None:

@@ -35,7 +35,7 @@ __all__ = (
     "CHAIN",
     "FIRST_QUEUE",
     "NodeQueue",
-    "Queued",
+    "QueuedPod",
     "condition_of",
     "queued_by",
     "remove_rules",
@@ -61,7 +61,7 @@ _HOOKS = {"egress": ("FORWARD", "-s", "-d"), "ingress": ("POSTROUTING", "-d", "-
 
 
 @dataclass(frozen=True, kw_only=True)
-class Queued:
+class QueuedPod:
     """Whose packets one queue gets."""
 
     name: str  # of the pod
@@ -81,7 +81,7 @@ class NodeQueue:
     def __init__(
         self,
         profile: Profile,
-        queued: Sequence[Queued],
+        queued: Sequence[QueuedPod],
         node_netns: Path,
         state_dir: Path,
         seed: int,

@@ -39,7 +39,7 @@ from typing import Any, Protocol
 
 from ztprobe.emulation.delay_line.config import Config, from_json
 from ztprobe.emulation.delay_line.histogram import ErrorHistogram
-from ztprobe.emulation.delay_line.impairment import Condition, Draws
+from ztprobe.emulation.delay_line.impairment import Condition, Impairments
 from ztprobe.emulation.delay_line.lateness import LATE_NS, Lateness
 from ztprobe.emulation.delay_line.nfqueue import ACCEPT, DROP, Packet, QueueSocket
 from ztprobe.kernelnet import netns
@@ -102,7 +102,7 @@ class DelayLine:
         self._pod_of = {number: index for index, number in enumerate(self._numbers)}
         self._last_id = [0] * len(config.pods)
         self._heap: list[int] = []
-        self._draws = Draws(config.condition, len(config.pods), config.seed)
+        self._draws = Impairments(config.condition, len(config.pods), config.seed)
         self._changed_under: int | None = None  # the last key in the heap that met an earlier condition
         self._zero_ns = time.monotonic_ns()
         self._oldest_ns = _OLDEST_NS

@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from ztprobe.conformance.mismatch import Moment, moment_causes
+from ztprobe.conformance.mismatch import PathActivity, moment_causes
 
-QUIET = Moment(
+QUIET = PathActivity(
     idle={"cpu0": 0.8, "cpu1": 0.3}, stolen=0.0, overflow=0, timer_resolution_ms=1e-6, timer_late_ms=0.06
 )
 
