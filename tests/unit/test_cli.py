@@ -179,10 +179,14 @@ def test_a_reader_that_leaves_ends_us_as_it_would_end_others(arguments: list[str
     ],
     ids=["full", "open for reading"],
 )
-def test_an_output_that_cannot_be_written_to_is_no_bug(stream: str, mode: str, reason: str) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_cannot_be_written_to_is_no_bug(
+    stream: str, mode: str, reason: str, unbuffered: str
+) -> None:
     command = [sys.executable, "-m", "ztprobe", "profile", "list"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with open(stream, mode) as refuses:
-        ended = subprocess.run(command, stdout=refuses, stderr=subprocess.PIPE, check=False)
+        ended = subprocess.run(command, stdout=refuses, stderr=subprocess.PIPE, check=False, env=environment)
     assert ended.returncode == 4
     assert ended.stderr.decode() == f"ztprobe: output: cannot be written: {reason}\n"
 

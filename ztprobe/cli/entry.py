@@ -27,6 +27,7 @@ from ztprobe.cli.policy import policy
 from ztprobe.cli.profile import profile
 from ztprobe.cli.report import report
 from ztprobe.cli.streams import (
+    drop_buffered,
     end_as_sigpipe_would,
     open_standard_streams,
     readers_have_gone,
@@ -121,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return end_as_sigpipe_would()
         if (reason := why_unwritable(error)) is not None:
             _say(reason)
+            drop_buffered(sys.stdout)
             return RunDirError.exit_code
         if (reason := next(filter(None, map(why_starved, _chain(error))), None)) is not None:
             _say(reason)

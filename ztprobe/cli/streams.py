@@ -11,8 +11,10 @@ import resource
 import select
 import signal
 import sys
+from typing import TextIO
 
 __all__ = (
+    "drop_buffered",
     "end_as_sigpipe_would",
     "open_standard_streams",
     "readers_have_gone",
@@ -64,10 +66,19 @@ def readers_have_gone() -> bool:
 
 def end_as_sigpipe_would() -> int:
     """`| head` has seen enough. What is still buffered goes nowhere, so that the exit stays quiet."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(nowhere, stream.fileno())
+    drop_buffered(sys.stdout, sys.stderr)
     return 128 + signal.SIGPIPE
+
+
+def drop_buffered(*streams: TextIO) -> None:
+    """Have what is still buffered go nowhere.
+
+    Or the interpreter tries once more at its exit, says so in its own words, and ends with status 120.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def why_unwritable(error: Exception) -> str | None:
