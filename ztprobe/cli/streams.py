@@ -71,13 +71,16 @@ def end_as_sigpipe_would() -> int:
 
 
 def drop_buffered(*streams: TextIO) -> None:
-    """Have what is still buffered go nowhere.
+    """Have what is still buffered, and can no longer be written, go nowhere.
 
     Or the interpreter tries once more at its exit, says so in its own words, and ends with status 120.
     """
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in streams:
-        os.dup2(nowhere, stream.fileno())
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 
