@@ -194,3 +194,21 @@ def test_options_take_what_the_run_has(capsys: pytest.CaptureFixture[str]) -> No
         assert said.err.startswith(f"ztprobe: {option} {value}: is none of this run's: ")
     assert main(["drops", str(DATA)]) == 4
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_run_s_policies_explain_connections(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--from", "fl/fl-client-0", "--to", "fl/fl-client-1", "--port", "50051/TCP"]
+    for name in ("rounds.jsonl", "clients.jsonl", "events"):
+        (tmp_path / name).symlink_to(DATA / "net5-sec0" / name)
+    meta = json.loads((DATA / "net5-sec0" / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(meta))
+    assert main(["policy", "explain", "--run", str(tmp_path), *asked]) == 2
+    assert capsys.readouterr().err == (
+        f"ztprobe: {tmp_path}: holds no policies; give those that were in force with -f\n"
+    )
+    assert main(["policy", "explain", "--run", str(tmp_path), "-f", str(POLICIES), "-n", "fl", *asked]) == 3
+    meta["enforcement"]["details"]["objects"] = _policies()
+    (tmp_path / "run.json").write_text(json.dumps(meta))
+    assert main(["policy", "explain", "--run", str(tmp_path), *asked]) == 3
+    assert "fl/fl-client-0 -> fl/fl-client-1 50051/TCP: denied" in capsys.readouterr().out
+    assert main(["policy", "explain", *asked]) == 2
