@@ -8,17 +8,21 @@ a connection between watched pods have seen it, and it counts once.
 from __future__ import annotations
 
 import ipaddress
+import json
 from collections import defaultdict
 from typing import Any
 
 from analysis.evidence.reader import read_events
 from analysis.evidence.values import ACK, SYN, Endpoint, KernelEvents
+from ztprobe.errors import RunDirError, UsageError
 from ztprobe.events.kinds import Direction
-from ztprobe.policy.model import Pod
-from ztprobe.policy.simulating import Recorded
+from ztprobe.policy.manifests import read_documents
+from ztprobe.policy.model import Objects, Pod
+from ztprobe.policy.objects import read_objects
+from ztprobe.policy.simulating import Recorded, merged
 from ztprobe.rundir.store import Run
 
-__all__ = ("recorded_connections", "recorded_pods")
+__all__ = ("recorded_connections", "recorded_objects", "recorded_pods")
 
 _DNS_PORT = 53
 # Source, target, protocol, port -> connection (the client's port, or a number of its own) -> answered.
@@ -37,6 +41,28 @@ def recorded_pods(run: Run) -> list[Pod]:
         )
         for pod in run.meta["pods"]
     ]
+
+
+def recorded_objects(run: Run, given: Objects | None = None) -> Objects | None:
+    """The policies and namespaces that were in force, with the run's pods; None: the run holds none.
+
+    :param given: objects to take in their place.
+    :raises RunDirError: they are not what Kubernetes takes.
+    """
+    if given is None:
+        recorded = run.meta["enforcement"]["details"].get("objects")
+        if recorded is None:
+            return None
+        try:
+            documents = [
+                document
+                for item in recorded
+                for document in read_documents(json.dumps(item), str(run.path / "run.json"))
+            ]
+            given = read_objects(documents)
+        except (TypeError, UsageError) as error:
+            raise RunDirError(f"{run.path}: its record of the objects in force is damaged") from error
+    return merged(given, recorded_pods(run))
 
 
 def recorded_connections(run: Run) -> list[Recorded]:

@@ -16,6 +16,7 @@ import pytest
 
 from analysis.ledger.ledger import build_ledger
 from analysis.ledger.model import COMPONENTS, SUB_ROWS
+from analysis.results.dropped import dropped_packets
 from tests.e2e.conftest import CLIENTS, Traced
 
 PERSISTENT = ("net0-sec0", "net0-sec3", "net2-sec0", "net2-sec3")
@@ -118,6 +119,15 @@ def test_the_profile_was_measured_and_every_control_proven(one: Traced) -> None:
             assert enforcement[control]["proven"] is True
             assert any("allowed" in p["name"] or "with its cert" in p["name"] for p in _proofs(one, control))
             assert any("forbidden" in p["name"] or "without a" in p["name"] for p in _proofs(one, control))
+
+
+def test_what_the_filter_dropped_the_recorded_policies_deny(one: Traced) -> None:
+    """Two that do not know of each other: nftables' drops as the kernel told them, and the verdicts."""
+    filtered = [packet for packet in dropped_packets(one.run) if packet.reason == "NETFILTER_DROP"]
+    # The proofs' forbidden connections, at least.
+    assert bool(filtered) is ("sec3" in one.name)
+    assert {packet.verdict for packet in filtered} <= {"denied"}
+    assert all(packet.policies for packet in filtered)
 
 
 def _proofs(one: Traced, control: str) -> list[dict[str, Any]]:

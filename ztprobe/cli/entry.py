@@ -21,6 +21,7 @@ from ztprobe.cli import completion
 from ztprobe.cli.clean import clean
 from ztprobe.cli.compare import compare
 from ztprobe.cli.doctor import doctor
+from ztprobe.cli.drops import drops
 from ztprobe.cli.export import export
 from ztprobe.cli.libraries import heard
 from ztprobe.cli.policy import policy
@@ -80,7 +81,7 @@ def _sweep_leases() -> None:
             _say(f"left behind, now removed: {line}")
 
 
-for _command in (trace, sweep, report, compare, export, profile, policy, doctor, clean, validate):
+for _command in (trace, sweep, report, compare, export, drops, profile, policy, doctor, clean, validate):
     ztprobe.add_command(_command)
 
 

@@ -7,11 +7,15 @@ saved run or a live cluster is another reader and nothing else.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ztprobe.cli.policy_objects import PORT, is_large, read_files, working
 from ztprobe.errors import RunDirError, UsageError
+
+if TYPE_CHECKING:
+    from ztprobe.policy.model import Objects
 
 __all__ = ("policy",)
 
@@ -52,8 +56,20 @@ def policy() -> None:
 @policy.command(
     epilog="Example: ztprobe policy explain -f objects.yaml --from fl/client-0 --to fl/server --port 8080/TCP"
 )
-@_files
+@click.option(
+    "-f",
+    "files",
+    metavar="OBJECTS.yaml",
+    multiple=True,
+    help="Objects as YAML or JSON, lists of them too; - for standard input. May be given several times.",
+)
 @_namespace
+@click.option(
+    "--run",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="A saved run's pods, and its policies unless -f gives others.",
+)
 @click.option("--from", "source", metavar="NS/POD|IP", required=True, help="Who connects.")
 @click.option("--to", "target", metavar="NS/POD|IP", required=True, help="To whom.")
 @click.option("--port", type=PORT, metavar="PORT/PROTOCOL", required=True, help="The target's, as 8080/TCP.")
@@ -63,6 +79,7 @@ def explain(
     context: click.Context,
     files: tuple[str, ...],
     namespace: str | None,
+    run: Path | None,
     source: str,
     target: str,
     port: tuple[int, str],
@@ -80,7 +97,7 @@ def explain(
     from ztprobe.policy.remedies import missing_rules
     from ztprobe.rundir.store import dump_json
 
-    explainer = Explainer(read_files(files, namespace))
+    explainer = Explainer(_objects(files, namespace, run))
     number, protocol = port
     found = explainer.explain(source, target, protocol, number)
     rules = missing_rules(explainer.objects, found)
@@ -193,6 +210,24 @@ def simulate(
             click.echo(line)
     verdicts = {one.explanation.verdict for one in found if one.recorded.answered}
     context.exit(_DENIED if "denied" in verdicts else _UNDECIDABLE if "undecidable" in verdicts else 0)
+
+
+def _objects(files: tuple[str, ...], namespace: str | None, run: Path | None) -> Objects:
+    if run is None:
+        if not files:
+            raise UsageError("-f or --run: neither is given, and there is nothing to explain from")
+        return read_files(files, namespace)
+    from analysis.recorded import recorded_objects
+    from ztprobe.rundir.store import load_run
+
+    given = read_files(files, namespace) if files else None
+    try:
+        objects = recorded_objects(load_run(run), given)
+    except RunDirError as error:  # whose own exit code means undecidable here
+        raise UsageError(str(error)) from error
+    if objects is None:
+        raise UsageError(f"{run}: holds no policies; give those that were in force with -f")
+    return objects
 
 
 def _count(number: int, one: str, many: str) -> str:
