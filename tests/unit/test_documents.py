@@ -99,6 +99,18 @@ def test_aliases_to_aliases_end_at_once() -> None:
         parse_yaml(text, kubernetes_scalar)
 
 
+def test_aliases_within_aliases_count_for_the_depth() -> None:
+    text = f"a0: &a0 {'[' * 9}{']' * 9}\n"
+    text += "".join(f"a{n}: &a{n} {'[' * 9}*a{n - 1}{']' * 9}\n" for n in range(1, 99))
+    with pytest.raises(DocumentError, match=r"line 6: is nested more than 50 deep \(aliases expanded\)"):
+        parse_yaml(text, kubernetes_scalar)
+    depth = 0
+    value = yaml_of("".join(text.splitlines(keepends=True)[:5]))["a4"]
+    while value:
+        value, depth = value[0], depth + 1
+    assert depth == 5 * 9 - 1
+
+
 def test_aliases_and_merge_keys_are_copies() -> None:
     found = yaml_of("x: &x {a: [1]}\ny: *x\nz: {<<: *x, b: 2}\n")
     assert found == {"x": {"a": [1]}, "y": {"a": [1]}, "z": {"a": [1], "b": 2}}

@@ -13,12 +13,11 @@ gigabyte. Keys are text, as in JSON.
 
 from __future__ import annotations
 
-import copy
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -143,6 +142,14 @@ class _Open:
     key: str | None = None  # of a mapping: read, and waiting for its value
     is_merge: bool = False  # that key is <<
     merges: list[Any] = field(default_factory=list)
+    depth: int = 1  # levels of mappings and lists, with its own
+
+
+class _Anchored(NamedTuple):
+    value: Any
+    values: int
+    characters: int
+    depth: int
 
 
 class _Builder:
@@ -152,7 +159,7 @@ class _Builder:
         self._scalars = scalars
         self._stack: list[_Open] = []
         self._lines: dict[Keys, int] = {}
-        self._anchors: dict[str, tuple[Any, int, int]] = {}
+        self._anchors: dict[str, _Anchored] = {}
         self._values = self._characters = 0
         self._root: Any = None
 
@@ -195,7 +202,7 @@ class _Builder:
             return
         value = self._read(event, text, line)
         if event.anchor is not None:
-            self._anchors[event.anchor] = (value, 1, len(text))
+            self._anchors[event.anchor] = _Anchored(value, 1, len(text), 0)
         self._put(value, line)
 
     def _read(self, event: Any, text: str, line: int) -> Any:
@@ -245,27 +252,30 @@ class _Builder:
                 done.value.setdefault(key, value)
         if done.anchor is not None:
             size = self._values - done.before[0] + 1, self._characters - done.before[1]
-            self._anchors[done.anchor] = (done.value, *size)
-        self._put(done.value, done.line)
+            self._anchors[done.anchor] = _Anchored(done.value, *size, done.depth)
+        self._put(done.value, done.line, done.depth)
 
     def _alias(self, name: str, line: int) -> None:
         if name not in self._anchors:
             raise DocumentError("an alias that stands for nothing before it, or for itself", line)
-        value, values, characters = self._anchors[name]
+        value, values, characters, depth = self._anchors[name]
         self._count(values, characters, line)
+        if len(self._stack) + depth > _DEEPEST:
+            raise DocumentError(f"is nested more than {_DEEPEST} deep (aliases expanded)", line)
         top = self._stack[-1] if self._stack else None
         if top is not None and isinstance(top.value, dict) and top.key is None:
             if not isinstance(value, str):
                 raise DocumentError("an alias as a key stands for no text", line)
             self._key(top, value, line, is_merge=False)
             return
-        self._put(copy.deepcopy(value), line)
+        self._put(_copied(value), line, depth)
 
-    def _put(self, value: Any, line: int) -> None:
+    def _put(self, value: Any, line: int, depth: int = 0) -> None:
         if not self._stack:
             self._root = value
             return
         top = self._stack[-1]
+        top.depth = max(top.depth, depth + 1)
         if isinstance(top.value, list):
             self._lines.setdefault((*top.path, len(top.value)), line)
             top.value.append(value)
@@ -278,3 +288,9 @@ class _Builder:
             top.merges += mappings
         else:
             top.value[str(key)] = value
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(one) for key, one in value.items()}
+    return [_copied(one) for one in value] if isinstance(value, list) else value
