@@ -3,7 +3,8 @@
 YAML's own loaders keep the last of two equal keys, and read what version 1.1 of the language says:
 ``on`` is true, ``010`` is eight and ``1:20`` is eighty. Here a `Scalars` says what a plain word is.
 `kubernetes_scalar` reads words as kustomize and the API machinery do (go-yaml v3): ``on`` is text, ``0440``
-is octal. `decimal_scalar` is for profiles: numbers are decimal, as people write them, and everything
+is octal. `yaml_1_1_scalar` keeps the words of version 1.1, as kubectl does: to it, a label that is written
+``on`` is no text. `decimal_scalar` is for profiles: numbers are decimal, as people write them, and everything
 else is text, which the file's schema then refuses where a number belongs.
 
 The document is built from the parser's events and not by its composer, so that depth, values
@@ -23,7 +24,16 @@ import yaml
 
 from ztprobe.documents.problem import DocumentError, shown
 
-__all__ = ("Keys", "Parsed", "Scalars", "decimal", "decimal_scalar", "kubernetes_scalar", "parse_yaml")
+__all__ = (
+    "Keys",
+    "Parsed",
+    "Scalars",
+    "decimal",
+    "decimal_scalar",
+    "kubernetes_scalar",
+    "parse_yaml",
+    "yaml_1_1_scalar",
+)
 
 Keys = tuple[str | int, ...]
 Scalars = Callable[[str], Any]
@@ -44,6 +54,14 @@ _GO_INTEGER = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|0[bB][01]+|0[oO]?[0-7]+|0|[
 _GO_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _DECIMAL = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _LONGEST_NUMBER = 400  # digits
+_RESOLVER: Any = yaml.resolver.Resolver()
+_CONSTRUCTOR = yaml.constructor.SafeConstructor()
+_CONSTRUCTORS: Mapping[str, Callable[[yaml.ScalarNode], Any]] = {
+    "null": _CONSTRUCTOR.construct_yaml_null,
+    "bool": _CONSTRUCTOR.construct_yaml_bool,
+    "int": _CONSTRUCTOR.construct_yaml_int,
+    "float": _CONSTRUCTOR.construct_yaml_float,
+}
 _LARGEST = 1e308  # beyond it a float64 has infinity alone
 
 
@@ -88,6 +106,16 @@ def _go_integer(digits: str) -> int:
     return -value if digits[0] == "-" else value
 
 
+def yaml_1_1_scalar(word: str) -> Any:
+    """A plain word as YAML 1.1 has it, but for dates, which Kubernetes reads as text.
+
+    :raises ValueError: a number of thousands of digits, or of none.
+    """
+    tag = _RESOLVER.resolve(yaml.ScalarNode, word, (True, False))
+    construct = _CONSTRUCTORS.get(tag.removeprefix(_TAG))
+    return word if construct is None else construct(yaml.ScalarNode(tag, word))
+
+
 def decimal_scalar(word: str) -> Any:
     """A plain word of a profile: a decimal number, true, false, nothing, or text."""
     if word in _NULLS:
@@ -106,14 +134,23 @@ def decimal(word: str) -> int | float | None:
     return value if abs(value) < _LARGEST else None
 
 
-def parse_yaml(text: str, scalars: Scalars) -> list[Parsed]:
+def parse_yaml(
+    text: str,
+    scalars: Scalars,
+    *,
+    most_values: int = _MOST_VALUES,
+    most_characters: int = _MOST_CHARACTERS,
+) -> list[Parsed]:
     """All documents of a YAML text; an empty one has the value None.
+
+    :param most_values: that one document holds, aliases expanded; so `most_characters`.
 
     :raises DocumentError: it is not YAML, has a key twice, or goes beyond a limit; says where.
     """
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's parser is 10 times as fast
     try:
-        return list(_documents(yaml.parse(text, Loader=loader), scalars))
+        events = yaml.parse(text, Loader=loader)
+        return list(_documents(events, lambda: _Builder(scalars, most_values, most_characters)))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = error.problem or error.context or "something else"
@@ -125,10 +162,10 @@ def parse_yaml(text: str, scalars: Scalars) -> list[Parsed]:
         raise DocumentError(f"is not YAML: {shown(str(error))}", 1) from error
 
 
-def _documents(events: Iterator[Any], scalars: Scalars) -> Iterator[Parsed]:
+def _documents(events: Iterator[Any], builder: Callable[[], _Builder]) -> Iterator[Parsed]:
     for event in events:
         if isinstance(event, yaml.DocumentStartEvent):
-            yield _Builder(scalars).build(events)
+            yield builder().build(events)
 
 
 @dataclass
@@ -155,8 +192,9 @@ class _Anchored(NamedTuple):
 class _Builder:
     # One document.
 
-    def __init__(self, scalars: Scalars) -> None:
+    def __init__(self, scalars: Scalars, most_values: int, most_characters: int) -> None:
         self._scalars = scalars
+        self._most_values, self._most_characters = most_values, most_characters
         self._stack: list[_Open] = []
         self._lines: dict[Keys, int] = {}
         self._anchors: dict[str, _Anchored] = {}
@@ -181,12 +219,11 @@ class _Builder:
     def _count(self, values: int, characters: int, line: int) -> None:
         self._values += values
         self._characters += characters
-        if self._values > _MOST_VALUES:
-            raise DocumentError(f"holds more than {_MOST_VALUES} values (aliases expanded)", line)
-        if self._characters > _MOST_CHARACTERS:
-            raise DocumentError(
-                f"holds more than {_MOST_CHARACTERS >> 20} MiB of text (aliases expanded)", line
-            )
+        if self._values > self._most_values:
+            raise DocumentError(f"holds more than {self._most_values} values (aliases expanded)", line)
+        if self._characters > self._most_characters:
+            most = f"{self._most_characters >> 20} MiB"
+            raise DocumentError(f"holds more than {most} of text (aliases expanded)", line)
 
     def _scalar(self, event: Any, line: int) -> None:
         text: str = event.value
@@ -207,14 +244,20 @@ class _Builder:
 
     def _read(self, event: Any, text: str, line: int) -> Any:
         if event.tag in (None, "!"):
-            return self._scalars(text) if event.tag is None and event.implicit[0] else text
+            return self._word(text, line) if event.tag is None and event.implicit[0] else text
         kind = str(event.tag).removeprefix(_TAG)
         if kind == "str":
             return text
-        value = self._scalars(text)
+        value = self._word(text, line)
         if kind not in _TAGGED or not isinstance(value, _TAGGED[kind]):
             raise DocumentError("a tag that is not understood here", line)
         return value
+
+    def _word(self, text: str, line: int) -> Any:
+        try:
+            return self._scalars(text)
+        except ValueError as error:
+            raise DocumentError("a number beyond all limits", line) from error
 
     def _key(self, top: _Open, text: str, line: int, *, is_merge: bool) -> None:
         top.key, top.is_merge = text, is_merge
@@ -272,6 +315,7 @@ class _Builder:
 
     def _put(self, value: Any, line: int, depth: int = 0) -> None:
         if not self._stack:
+            self._lines.setdefault((), line)
             self._root = value
             return
         top = self._stack[-1]
