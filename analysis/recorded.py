@@ -15,7 +15,7 @@ from analysis.evidence.reader import read_events
 from analysis.evidence.values import ACK, SYN, Endpoint, KernelEvents
 from ztprobe.events.kinds import Direction
 from ztprobe.policy.model import Pod
-from ztprobe.policy.simulating import Recorded
+from ztprobe.policy.simulation import Recorded
 from ztprobe.rundir.store import Run
 
 __all__ = ("recorded_connections", "recorded_pods")
