@@ -19,7 +19,7 @@ from ztprobe.events.kinds import Direction
 from ztprobe.policy.manifests import read_documents
 from ztprobe.policy.model import Objects, Pod
 from ztprobe.policy.objects import read_objects
-from ztprobe.policy.simulating import Recorded, merged
+from ztprobe.policy.simulation import Recorded, merged
 from ztprobe.rundir.store import Run
 
 __all__ = ("recorded_connections", "recorded_objects", "recorded_pods")

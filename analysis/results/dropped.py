@@ -17,7 +17,7 @@ from typing import Any
 from analysis.evidence.values import ACK, FIN, RST, SYN
 from analysis.recorded import recorded_objects
 from ztprobe.errors import UsageError
-from ztprobe.policy.explaining import Explainer, Explanation
+from ztprobe.policy.explanation import Explainer, Explanation
 from ztprobe.policy.model import Objects
 from ztprobe.rundir.clock import Clock
 from ztprobe.rundir.store import Run

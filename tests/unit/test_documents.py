@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ztprobe.documents.files import read_bytes, read_text
 from ztprobe.documents.problem import DocumentError
 from ztprobe.documents.strict_json import parse_json
-from ztprobe.documents.strict_yaml import Scalars, decimal_scalar, kubernetes_scalar, parse_yaml
+from ztprobe.documents.strict_yaml import (
+    Scalars,
+    decimal_scalar,
+    kubernetes_scalar,
+    parse_yaml,
+    yaml_1_1_scalar,
+)
 
 
 def yaml_of(text: str, scalars: Scalars = kubernetes_scalar) -> Any:
@@ -87,6 +94,31 @@ def test_what_is_wrong_in_yaml_has_a_line(text: str, line: int, problem: str) ->
     assert len(str(raised.value)) < 200
 
 
+def test_words_of_yaml_1_1_are_those_of_its_own_loader_without_dates() -> None:
+    words = ("on", "yes", "no", "Off", "y", "null", "~", "a", "=", "-")
+    numbers = ("010", "0x1F", "0b11", "1:20", "1_000", "1.5", "1e3", "1.0e+3", ".inf", "-.INF")
+    for word in (*words, *numbers):
+        expected = word if word in "=-" else yaml.safe_load(word)
+        found = yaml_1_1_scalar(word)
+        assert (found, type(found)) == (expected, type(expected)), word
+    assert yaml_1_1_scalar("") is None
+    assert yaml_1_1_scalar("2026-02-31") == "2026-02-31"
+    with pytest.raises(DocumentError, match="line 2: a number beyond all limits"):
+        parse_yaml(f"a: 1\nb: {'9' * 5000}", yaml_1_1_scalar)
+
+
+def test_limits_are_the_callers() -> None:
+    text = "a: [1, 2, 3]"
+    assert parse_yaml(text, kubernetes_scalar, most_values=6, most_characters=4)
+    for limits in ({"most_values": 5}, {"most_characters": 3}):
+        with pytest.raises(DocumentError, match="holds more than"):
+            parse_yaml(text, kubernetes_scalar, **limits)
+
+
+def test_a_document_that_is_a_word_has_a_line() -> None:
+    assert [one.line(()) for one in parse_yaml("a: 1\n---\nb\n", kubernetes_scalar)] == [1, 3]
+
+
 def test_aliases_to_aliases_end_at_once() -> None:
     text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
     text += "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9))
@@ -97,6 +129,18 @@ def test_aliases_to_aliases_end_at_once() -> None:
     text = f"a: &a {'x' * 100_000}\nb: [{', '.join(['*a'] * 1000)}]\n"
     with pytest.raises(DocumentError, match=r"holds more than 32 MiB of text"):
         parse_yaml(text, kubernetes_scalar)
+
+
+def test_aliases_within_aliases_count_for_the_depth() -> None:
+    text = f"a0: &a0 {'[' * 9}{']' * 9}\n"
+    text += "".join(f"a{n}: &a{n} {'[' * 9}*a{n - 1}{']' * 9}\n" for n in range(1, 99))
+    with pytest.raises(DocumentError, match=r"line 6: is nested more than 50 deep \(aliases expanded\)"):
+        parse_yaml(text, kubernetes_scalar)
+    depth = 0
+    value = yaml_of("".join(text.splitlines(keepends=True)[:5]))["a4"]
+    while value:
+        value, depth = value[0], depth + 1
+    assert depth == 5 * 9 - 1
 
 
 def test_aliases_and_merge_keys_are_copies() -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from analysis.load import load_analysed
 from analysis.report.report import build_report
@@ -24,13 +25,16 @@ from analysis.report.text_report import print_report
 from tests.unit.kustomize_corpus import PATCHES, patched, written
 from tests.unit.recorded_run import RECORDED
 from tests.unit.test_manifests import options, overlay
+from tests.unit.test_policy_command import OBJECTS, POLICIES
 from ztprobe.documents.idx import check_idx
 from ztprobe.documents.problem import DocumentError
 from ztprobe.documents.strict_json import parse_json
-from ztprobe.documents.strict_yaml import decimal_scalar, kubernetes_scalar, parse_yaml
+from ztprobe.documents.strict_yaml import decimal_scalar, kubernetes_scalar, parse_yaml, yaml_1_1_scalar
 from ztprobe.errors import RunDirError, UsageError
 from ztprobe.kubernetes.answers import page_of
 from ztprobe.paths import MANIFESTS_DIR, NETPROFILES_DIR
+from ztprobe.policy.manifests import read_documents
+from ztprobe.policy.objects import read_objects
 from ztprobe.profile.model import load_profile
 from ztprobe.rundir.store import RunDir, dump_json, load_run
 from ztprobe.runtime.local.kustomize import render
@@ -169,7 +173,19 @@ def test_yaml_and_json_of_any_kind(block: int) -> None:
     for number in block_of(block, 8 * EXAMPLES):
         found = changed(text, number).decode("utf-8", "replace")
         value_or_line(DocumentError, parse_json, found)
-        value_or_line(DocumentError, parse_yaml, found, decimal_scalar if number % 2 else kubernetes_scalar)
+        scalars = (decimal_scalar, kubernetes_scalar, yaml_1_1_scalar)[number % 3]
+        value_or_line(DocumentError, parse_yaml, found, scalars)
+
+
+@numbers
+def test_objects_and_policies(block: int) -> None:
+    text = f"{OBJECTS}---{POLICIES}"
+    as_json = json.dumps(
+        {"apiVersion": "v1", "kind": "List", "items": list(yaml.safe_load_all(text))}, indent=1
+    )
+    for number in block_of(block, 8 * EXAMPLES):
+        found = changed((as_json if number % 2 else text).encode(), number).decode("utf-8", "replace")
+        value_or_line(UsageError, lambda text: read_objects(read_documents(text, "objects.yaml")), found)
 
 
 def answer() -> bytes:

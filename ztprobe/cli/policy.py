@@ -91,9 +91,9 @@ def explain(
     is missing, as YAML that kubectl apply takes. Undecidable with the missing fact where the objects do
     not tell.
     """
-    from ztprobe.cli.policy_words import explanation_dict, explanation_lines
+    from ztprobe.cli.policy_explanation import explanation_dict, explanation_lines
     from ztprobe.policy.deviations import possible_deviations
-    from ztprobe.policy.explaining import Explainer
+    from ztprobe.policy.explanation import Explainer
     from ztprobe.policy.remedies import missing_rules
     from ztprobe.rundir.store import dump_json
 
@@ -156,7 +156,7 @@ def check(context: click.Context, files: tuple[str, ...], namespace: str | None,
     sidecar's port without a rule, policies that host-network pods ignore, rules that policyTypes leaves
     out. Exits with 3 when there is one.
     """
-    from ztprobe.policy.checking import check as check_objects
+    from ztprobe.policy.findings import check as check_objects
     from ztprobe.rundir.store import dump_json
 
     objects = read_files(files, namespace)
@@ -192,8 +192,8 @@ def simulate(
     """
     from analysis.recorded import recorded_connections, recorded_pods
     from ztprobe.cli.policy_tables import simulation_dict, simulation_lines
-    from ztprobe.policy.simulating import merged
-    from ztprobe.policy.simulating import simulate as simulate_connections
+    from ztprobe.policy.simulation import merged
+    from ztprobe.policy.simulation import simulate as simulate_connections
     from ztprobe.rundir.store import dump_json, load_run
 
     proposed = read_files(files, namespace)

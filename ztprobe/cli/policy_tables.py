@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ztprobe.policy.matrix import Cell, Matrix
-    from ztprobe.policy.simulating import Simulated
+    from ztprobe.policy.simulation import Simulated
 
 __all__ = (
     "matrix_dict",

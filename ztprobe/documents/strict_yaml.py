@@ -3,7 +3,8 @@
 YAML's own loaders keep the last of two equal keys, and read what version 1.1 of the language says:
 ``on`` is true, ``010`` is eight and ``1:20`` is eighty. Here a `Scalars` says what a plain word is.
 `kubernetes_scalar` reads words as kustomize and the API machinery do (go-yaml v3): ``on`` is text, ``0440``
-is octal. `decimal_scalar` is for profiles: numbers are decimal, as people write them, and everything
+is octal. `yaml_1_1_scalar` keeps the words of version 1.1, as kubectl does: to it, a label that is written
+``on`` is no text. `decimal_scalar` is for profiles: numbers are decimal, as people write them, and everything
 else is text, which the file's schema then refuses where a number belongs.
 
 The document is built from the parser's events and not by its composer, so that depth, values
@@ -13,18 +14,26 @@ gigabyte. Keys are text, as in JSON.
 
 from __future__ import annotations
 
-import copy
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from ztprobe.documents.problem import DocumentError, shown
 
-__all__ = ("Keys", "Parsed", "Scalars", "decimal", "decimal_scalar", "kubernetes_scalar", "parse_yaml")
+__all__ = (
+    "Keys",
+    "Parsed",
+    "Scalars",
+    "decimal",
+    "decimal_scalar",
+    "kubernetes_scalar",
+    "parse_yaml",
+    "yaml_1_1_scalar",
+)
 
 Keys = tuple[str | int, ...]
 Scalars = Callable[[str], Any]
@@ -45,6 +54,14 @@ _GO_INTEGER = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|0[bB][01]+|0[oO]?[0-7]+|0|[
 _GO_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _DECIMAL = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _LONGEST_NUMBER = 400  # digits
+_RESOLVER: Any = yaml.resolver.Resolver()
+_CONSTRUCTOR = yaml.constructor.SafeConstructor()
+_CONSTRUCTORS: Mapping[str, Callable[[yaml.ScalarNode], Any]] = {
+    "null": _CONSTRUCTOR.construct_yaml_null,
+    "bool": _CONSTRUCTOR.construct_yaml_bool,
+    "int": _CONSTRUCTOR.construct_yaml_int,
+    "float": _CONSTRUCTOR.construct_yaml_float,
+}
 _LARGEST = 1e308  # beyond it a float64 has infinity alone
 
 
@@ -89,6 +106,16 @@ def _go_integer(digits: str) -> int:
     return -value if digits[0] == "-" else value
 
 
+def yaml_1_1_scalar(word: str) -> Any:
+    """A plain word as YAML 1.1 has it, but for dates, which Kubernetes reads as text.
+
+    :raises ValueError: a number of thousands of digits, or of none.
+    """
+    tag = _RESOLVER.resolve(yaml.ScalarNode, word, (True, False))
+    construct = _CONSTRUCTORS.get(tag.removeprefix(_TAG))
+    return word if construct is None else construct(yaml.ScalarNode(tag, word))
+
+
 def decimal_scalar(word: str) -> Any:
     """A plain word of a profile: a decimal number, true, false, nothing, or text."""
     if word in _NULLS:
@@ -107,14 +134,23 @@ def decimal(word: str) -> int | float | None:
     return value if abs(value) < _LARGEST else None
 
 
-def parse_yaml(text: str, scalars: Scalars) -> list[Parsed]:
+def parse_yaml(
+    text: str,
+    scalars: Scalars,
+    *,
+    most_values: int = _MOST_VALUES,
+    most_characters: int = _MOST_CHARACTERS,
+) -> list[Parsed]:
     """All documents of a YAML text; an empty one has the value None.
+
+    :param most_values: that one document holds, aliases expanded; so `most_characters`.
 
     :raises DocumentError: it is not YAML, has a key twice, or goes beyond a limit; says where.
     """
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's parser is 10 times as fast
     try:
-        return list(_documents(yaml.parse(text, Loader=loader), scalars))
+        events = yaml.parse(text, Loader=loader)
+        return list(_documents(events, lambda: _Builder(scalars, most_values, most_characters)))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = error.problem or error.context or "something else"
@@ -126,10 +162,10 @@ def parse_yaml(text: str, scalars: Scalars) -> list[Parsed]:
         raise DocumentError(f"is not YAML: {shown(str(error))}", 1) from error
 
 
-def _documents(events: Iterator[Any], scalars: Scalars) -> Iterator[Parsed]:
+def _documents(events: Iterator[Any], builder: Callable[[], _Builder]) -> Iterator[Parsed]:
     for event in events:
         if isinstance(event, yaml.DocumentStartEvent):
-            yield _Builder(scalars).build(events)
+            yield builder().build(events)
 
 
 @dataclass
@@ -143,16 +179,25 @@ class _Open:
     key: str | None = None  # of a mapping: read, and waiting for its value
     is_merge: bool = False  # that key is <<
     merges: list[Any] = field(default_factory=list)
+    depth: int = 1  # levels of mappings and lists, with its own
+
+
+class _Anchored(NamedTuple):
+    value: Any
+    values: int
+    characters: int
+    depth: int
 
 
 class _Builder:
     # One document.
 
-    def __init__(self, scalars: Scalars) -> None:
+    def __init__(self, scalars: Scalars, most_values: int, most_characters: int) -> None:
         self._scalars = scalars
+        self._most_values, self._most_characters = most_values, most_characters
         self._stack: list[_Open] = []
         self._lines: dict[Keys, int] = {}
-        self._anchors: dict[str, tuple[Any, int, int]] = {}
+        self._anchors: dict[str, _Anchored] = {}
         self._values = self._characters = 0
         self._root: Any = None
 
@@ -174,12 +219,11 @@ class _Builder:
     def _count(self, values: int, characters: int, line: int) -> None:
         self._values += values
         self._characters += characters
-        if self._values > _MOST_VALUES:
-            raise DocumentError(f"holds more than {_MOST_VALUES} values (aliases expanded)", line)
-        if self._characters > _MOST_CHARACTERS:
-            raise DocumentError(
-                f"holds more than {_MOST_CHARACTERS >> 20} MiB of text (aliases expanded)", line
-            )
+        if self._values > self._most_values:
+            raise DocumentError(f"holds more than {self._most_values} values (aliases expanded)", line)
+        if self._characters > self._most_characters:
+            most = f"{self._most_characters >> 20} MiB"
+            raise DocumentError(f"holds more than {most} of text (aliases expanded)", line)
 
     def _scalar(self, event: Any, line: int) -> None:
         text: str = event.value
@@ -195,19 +239,25 @@ class _Builder:
             return
         value = self._read(event, text, line)
         if event.anchor is not None:
-            self._anchors[event.anchor] = (value, 1, len(text))
+            self._anchors[event.anchor] = _Anchored(value, 1, len(text), 0)
         self._put(value, line)
 
     def _read(self, event: Any, text: str, line: int) -> Any:
         if event.tag in (None, "!"):
-            return self._scalars(text) if event.tag is None and event.implicit[0] else text
+            return self._word(text, line) if event.tag is None and event.implicit[0] else text
         kind = str(event.tag).removeprefix(_TAG)
         if kind == "str":
             return text
-        value = self._scalars(text)
+        value = self._word(text, line)
         if kind not in _TAGGED or not isinstance(value, _TAGGED[kind]):
             raise DocumentError("a tag that is not understood here", line)
         return value
+
+    def _word(self, text: str, line: int) -> Any:
+        try:
+            return self._scalars(text)
+        except ValueError as error:
+            raise DocumentError("a number beyond all limits", line) from error
 
     def _key(self, top: _Open, text: str, line: int, *, is_merge: bool) -> None:
         top.key, top.is_merge = text, is_merge
@@ -245,27 +295,31 @@ class _Builder:
                 done.value.setdefault(key, value)
         if done.anchor is not None:
             size = self._values - done.before[0] + 1, self._characters - done.before[1]
-            self._anchors[done.anchor] = (done.value, *size)
-        self._put(done.value, done.line)
+            self._anchors[done.anchor] = _Anchored(done.value, *size, done.depth)
+        self._put(done.value, done.line, done.depth)
 
     def _alias(self, name: str, line: int) -> None:
         if name not in self._anchors:
             raise DocumentError("an alias that stands for nothing before it, or for itself", line)
-        value, values, characters = self._anchors[name]
+        value, values, characters, depth = self._anchors[name]
         self._count(values, characters, line)
+        if len(self._stack) + depth > _DEEPEST:
+            raise DocumentError(f"is nested more than {_DEEPEST} deep (aliases expanded)", line)
         top = self._stack[-1] if self._stack else None
         if top is not None and isinstance(top.value, dict) and top.key is None:
             if not isinstance(value, str):
                 raise DocumentError("an alias as a key stands for no text", line)
             self._key(top, value, line, is_merge=False)
             return
-        self._put(copy.deepcopy(value), line)
+        self._put(_copied(value), line, depth)
 
-    def _put(self, value: Any, line: int) -> None:
+    def _put(self, value: Any, line: int, depth: int = 0) -> None:
         if not self._stack:
+            self._lines.setdefault((), line)
             self._root = value
             return
         top = self._stack[-1]
+        top.depth = max(top.depth, depth + 1)
         if isinstance(top.value, list):
             self._lines.setdefault((*top.path, len(top.value)), line)
             top.value.append(value)
@@ -278,3 +332,9 @@ class _Builder:
             top.merges += mappings
         else:
             top.value[str(key)] = value
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(one) for key, one in value.items()}
+    return [_copied(one) for one in value] if isinstance(value, list) else value

@@ -9,55 +9,31 @@ everything. Pure.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ztprobe.errors import UsageError
+from ztprobe.label_selectors import LabelSelector, Requirement
 
-__all__ = ("Requirement", "Selector", "parse_selector")
+__all__ = ("Selector", "parse_selector")
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
 _KEY = rf"(?:[a-z0-9](?:[a-z0-9.-]{{0,251}}[a-z0-9])?/)?{_NAME}"
 _SYNTAX = "expected like app=fl-client, app!=x, 'app in (a,b)', 'app notin (a,b)', app or '!app'"
 _FORMS = (
-    (re.compile(rf"!\s*(?P<key>{_KEY})"), "lacks"),
-    (re.compile(rf"(?P<key>{_KEY})\s+in\s*\((?P<set>[^()]*)\)"), "in"),
-    (re.compile(rf"(?P<key>{_KEY})\s+notin\s*\((?P<set>[^()]*)\)"), "notin"),
-    (re.compile(rf"(?P<key>{_KEY})\s*!=\s*(?P<value>{_NAME}|)"), "notin"),
-    (re.compile(rf"(?P<key>{_KEY})\s*==?\s*(?P<value>{_NAME}|)"), "in"),
-    (re.compile(rf"(?P<key>{_KEY})"), "has"),
+    (re.compile(rf"!\s*(?P<key>{_KEY})"), "DoesNotExist"),
+    (re.compile(rf"(?P<key>{_KEY})\s+in\s*\((?P<set>[^()]*)\)"), "In"),
+    (re.compile(rf"(?P<key>{_KEY})\s+notin\s*\((?P<set>[^()]*)\)"), "NotIn"),
+    (re.compile(rf"(?P<key>{_KEY})\s*!=\s*(?P<value>{_NAME}|)"), "NotIn"),
+    (re.compile(rf"(?P<key>{_KEY})\s*==?\s*(?P<value>{_NAME}|)"), "In"),
+    (re.compile(rf"(?P<key>{_KEY})"), "Exists"),
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Requirement:
-    """One condition on one label."""
-
-    key: str
-    operator: str  # in | notin | has | lacks
-    values: frozenset[str] = frozenset()
-
-    def matches(self, labels: Mapping[str, str]) -> bool:
-        """Whether labels satisfy it."""
-        if self.operator == "has":
-            return self.key in labels
-        if self.operator == "lacks":
-            return self.key not in labels
-        if self.operator == "in":
-            return labels.get(self.key) in self.values
-        return self.key not in labels or labels[self.key] not in self.values
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selector:
-    """All requirements together; none: everything."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selector(LabelSelector):
+    """A label selector, with the text that it was written as."""
 
     text: str
-    requirements: tuple[Requirement, ...]
-
-    def matches(self, labels: Mapping[str, str]) -> bool:
-        """Whether labels satisfy every requirement."""
-        return all(requirement.matches(labels) for requirement in self.requirements)
 
 
 def parse_selector(text: str) -> Selector:
@@ -93,5 +69,5 @@ def _requirement(part: str, text: str) -> Requirement:
             values = [value.strip() for value in found["set"].split(",")]
             if any(value and not re.fullmatch(_NAME, value) for value in values) or values == [""]:
                 break
-        return Requirement(key=found["key"], operator=operator, values=frozenset(values))
+        return Requirement(key=found["key"], operator=operator, values=tuple(sorted(set(values))))
     raise UsageError(f"selector {text!r}: {_SYNTAX}, found {part!r}")

@@ -2,8 +2,8 @@
 
 Documents (`manifests`, `objects`, `networkpolicies`, `clusterpolicies`) become a model (`model`), which is
 compiled once (`selections`, `compiled`) and read by everything else: why a connection is allowed or
-denied (`explaining`, `walking`, `remedies`, `deviations`), millions of verdicts (`bulk`, `matrix`,
-`checking`), and the packet filter of the local runtime (`documents`, `rules`, `nft`). So what is
+denied (`explanation`, `sides`, `remedies`, `deviations`, `simulation`), millions of verdicts (`bulk`,
+`matrix`, `findings`), and the packet filter of the local runtime (`documents`, `rules`, `nft`). So what is
 explained is what is enforced.
 
 Kubernetes' rules: a pod that no NetworkPolicy selects for a direction accepts everything in it; one that

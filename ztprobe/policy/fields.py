@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ztprobe.documents.strict_yaml import Keys
 from ztprobe.errors import UsageError
 
-__all__ = ("IPNetwork", "Keys", "Where", "shown")
+__all__ = ("IPNetwork", "Where", "shown")
 
-Keys = tuple[str | int, ...]
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _SHOWN_CHARACTERS = 40

@@ -11,8 +11,8 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ztprobe.label_selectors import EVERYTHING, LabelSelector
 from ztprobe.policy.fields import IPNetwork
-from ztprobe.policy.labels import EVERYTHING, LabelSelector
 
 __all__ = (
     "DIRECTIONS",

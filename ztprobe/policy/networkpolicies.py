@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ztprobe.label_selectors import EVERYTHING
 from ztprobe.policy.fields import Where
-from ztprobe.policy.labels import EVERYTHING, parse_label_selector
+from ztprobe.policy.labels import parse_label_selector
 from ztprobe.policy.model import (
     DIRECTIONS,
     PROTOCOLS,

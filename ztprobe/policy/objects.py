@@ -78,7 +78,7 @@ class _Reader:
         self.services: dict[str, Service] = {}
         self.policies: dict[str, Policy] = {}  # by kind and name
         self.ignored: Counter[str] = Counter()
-        self._places: dict[tuple[str, str], str] = {}
+        self._documents: dict[tuple[str, str], Document] = {}
 
     def take(self, document: Document, depth: int = 0) -> None:
         data = document.data
@@ -137,11 +137,11 @@ class _Reader:
         return None
 
     def _keep(self, known: dict[str, _Item], key: str, kind: str, item: _Item, document: Document) -> None:
-        if (kind, key) in self._places:
-            first = self._places[kind, key]
+        if (kind, key) in self._documents:
+            first = self._documents[kind, key].place(())
             raise UsageError(f"{document.place(())}: {kind} {key} is there already ({first})")
         known[f"{kind} {key}"] = item
-        self._places[kind, key] = document.place(())
+        self._documents[kind, key] = document  # and not its place: lines of JSON are costly to find
 
     def _namespace_of(self, metadata: Mapping[str, Any], name: str) -> str:
         namespace = metadata.get("namespace")

@@ -12,11 +12,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ztprobe.policy.explaining import Explanation
+from ztprobe.policy.explanation import Explanation
 from ztprobe.policy.labels import NAMESPACE_NAME
 from ztprobe.policy.model import Objects
 from ztprobe.policy.selections import Endpoint
-from ztprobe.policy.walking import DENIED, Side
+from ztprobe.policy.sides import DENIED, Side
 
 __all__ = ("lasting_labels", "missing_rules")
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ztprobe.policy.compiled import Compiled
-from ztprobe.policy.explaining import Explainer
+from ztprobe.policy.explanation import Explainer
 from ztprobe.policy.model import DIRECTIONS, Objects
-from ztprobe.policy.walking import DENIED
+from ztprobe.policy.sides import DENIED
 
 __all__ = ("PolicyPod", "Ruleset", "Verdict")
 

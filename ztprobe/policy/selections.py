@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ztprobe.policy.labels import NAMESPACE_NAME, LabelSelector
+from ztprobe.label_selectors import LabelSelector
+from ztprobe.policy.labels import NAMESPACE_NAME
 from ztprobe.policy.model import (
     AddressBlock,
     DomainPeer,

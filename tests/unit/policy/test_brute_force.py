@@ -21,7 +21,7 @@ from tests.unit.policy.random_objects import (
     random_policy,
 )
 from ztprobe.policy.bulk import CODES, Verdicts
-from ztprobe.policy.explaining import Explainer
+from ztprobe.policy.explanation import Explainer
 from ztprobe.policy.manifests import Document
 from ztprobe.policy.model import Objects
 from ztprobe.policy.objects import read_objects

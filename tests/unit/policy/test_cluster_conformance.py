@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ztprobe.policy.explaining import Explainer
+from ztprobe.policy.explanation import Explainer
 from ztprobe.policy.manifests import Document
 from ztprobe.policy.objects import read_objects
 

@@ -8,7 +8,7 @@ import yaml
 
 from tests.unit.policy.test_brute_force import objects_of
 from ztprobe.policy.deviations import DEVIATIONS, possible_deviations
-from ztprobe.policy.explaining import Explainer
+from ztprobe.policy.explanation import Explainer
 
 OBJECTS = """
 {apiVersion: v1, kind: Namespace, metadata: {name: x}}

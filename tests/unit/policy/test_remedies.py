@@ -8,7 +8,7 @@ from random import Random
 from tests.unit.policy.brute_force import Cluster
 from tests.unit.policy.random_objects import ends_of, random_cluster
 from tests.unit.policy.test_brute_force import connections, objects_of, slot_of
-from ztprobe.policy.explaining import Explainer
+from ztprobe.policy.explanation import Explainer
 from ztprobe.policy.remedies import lasting_labels, missing_rules
 
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from ztprobe.policy.bulk import CODES, Verdicts
-from ztprobe.policy.explaining import Explainer
+from ztprobe.policy.explanation import Explainer
 from ztprobe.policy.manifests import Document
 from ztprobe.policy.model import PROTOCOLS
 from ztprobe.policy.objects import read_objects

@@ -1,4 +1,4 @@
-"""What ``ztprobe policy`` prints: lines for people, dictionaries for --json."""
+"""What ``ztprobe policy explain`` prints: lines for people, dictionaries for --json."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ztprobe.policy.deviations import Deviation
-    from ztprobe.policy.explaining import Explanation
+    from ztprobe.policy.explanation import Explanation
     from ztprobe.policy.selections import Endpoint
-    from ztprobe.policy.walking import RuleRef, Side
+    from ztprobe.policy.sides import RuleRef, Side
 
 __all__ = ("explanation_dict", "explanation_lines", "yaml_text")
 

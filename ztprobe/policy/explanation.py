@@ -15,7 +15,7 @@ from ztprobe.errors import UsageError
 from ztprobe.policy.compiled import Compiled
 from ztprobe.policy.model import DIRECTIONS, IPAddress, Objects
 from ztprobe.policy.selections import Endpoint
-from ztprobe.policy.walking import (
+from ztprobe.policy.sides import (
     ALLOWED,
     DENIED,
     NOT_APPLICABLE,

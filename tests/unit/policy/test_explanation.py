@@ -9,7 +9,7 @@ import yaml
 
 from tests.unit.policy.test_brute_force import objects_of
 from ztprobe.errors import UsageError
-from ztprobe.policy.explaining import Explainer
+from ztprobe.policy.explanation import Explainer
 
 PODS = """
 {apiVersion: v1, kind: Namespace, metadata: {name: x, labels: {team: a}}}

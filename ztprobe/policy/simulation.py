@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ztprobe.policy.explaining import Explainer, Explanation
+from ztprobe.policy.explanation import Explainer, Explanation
 from ztprobe.policy.model import Objects, Pod
 
 __all__ = ("Recorded", "Simulated", "merged", "simulate")
