@@ -61,12 +61,18 @@ def test_every_block_holds_every_cell_in_an_order_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("[", "cannot be read as YAML"),
-        ("- 1", "the plan: "),
+        ("[", "plan.yaml:1: is not YAML"),
+        ("root:x:0:0", "expected a mapping of a plan's keys"),
+        ("name: x\nname: y", "plan.yaml:2: key 'name' is given twice"),
+        ("a: &a [1]\nname: x\n---\nname: y", "expected one plan, found 2"),
+        ("- 1", "expected a mapping of a plan's keys"),
         ("name: x\nrounds: 3", "'factors' is a required property"),
         ("name: x\nrounds: 0\nfactors: {level: [0]}", "rounds: 0 is less than the minimum"),
         ("name: x\nrounds: 3\nfactors: {level: [4]}", "factors.level.0: 4 is not one of"),
-        ("name: x\nrounds: 3\nfactors: {profile: [net99]}", "no network profile net99; there are net0"),
+        (
+            "name: x\nrounds: 3\nfactors: {profile: [net99]}",
+            "plan.yaml:3: factors.profile: 'net99' is no network profile; there are net0",
+        ),
         ("name: ../x\nrounds: 3\nfactors: {level: [0]}", "name: "),
         ("name: x\nrounds: 3\nclients: 2\nfactors: {clients: [2]}", "is a factor and a fixed number"),
         ("name: x\nrounds: 3\nfactors: {weather: [1]}", "weather"),

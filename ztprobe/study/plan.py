@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import yaml
 
+from ztprobe.documents.files import read_text
+from ztprobe.documents.problem import DocumentError, shown
+from ztprobe.documents.strict_yaml import Parsed, decimal_scalar, parse_yaml
 from ztprobe.errors import UsageError
 from ztprobe.experiment.names import DISTRIBUTIONS, LEVELS, MAX_SEED, Experiment
 from ztprobe.experiment.request import TraceRequest
@@ -26,6 +28,8 @@ __all__ = ("PLANS_DIR", "Cell", "PlannedRun", "Study", "load_study", "pair_study
 
 PLANS_DIR = Path(__file__).parent / "plans"
 
+_MOST_BYTES = 1 << 20
+_MOST_SHOWN = 160  # characters of what the schema says
 _COUNT = {"type": "integer", "minimum": 1}
 _SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -131,24 +135,21 @@ def load_study(name: str, profiles: Sequence[str]) -> Study:
     :raises UsageError: there is none, or it is wrong; the line says where.
     """
     path = PLANS_DIR / f"{name}.yaml" if name in plan_names() else Path(name)
-    if not path.is_file():
+    if not path.exists():
         raise UsageError(f"study {name}: is neither a file nor one of {', '.join(plan_names())}")
-    try:
-        plan = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path}: cannot be read as YAML: {str(error).splitlines()[0]}") from error
-    problem = next(iter(jsonschema.Draft202012Validator(_SCHEMA).iter_errors(plan)), None)
-    if problem is not None:
-        where = ".".join(map(str, problem.absolute_path)) or "the plan"
-        raise UsageError(f"{path}: {where}: {problem.message.splitlines()[0][:160]}")
+    parsed = _read(path)
+    plan = parsed.value
     factors = plan["factors"]
-    for profile in factors.get("profile", ()):
+    for number, profile in enumerate(factors.get("profile", ())):
         if profile not in profiles:
+            line = parsed.line(("factors", "profile", number))
             raise UsageError(
-                f"{path}: factors.profile: no network profile {profile}; there are {', '.join(profiles)}"
+                f"{path}:{line}: factors.profile: {shown(profile)} is no network profile; "
+                f"there are {', '.join(profiles)}"
             )
     if "clients" in factors and "clients" in plan:
-        raise UsageError(f"{path}: clients: is a factor and a fixed number; give one")
+        line = parsed.line(("clients",))
+        raise UsageError(f"{path}:{line}: clients: is a factor and a fixed number; give one")
     return Study(
         name=plan["name"],
         rounds=plan["rounds"],
@@ -157,6 +158,26 @@ def load_study(name: str, profiles: Sequence[str]) -> Study:
         retries=plan.get("retries", 0),
         order_seed=plan.get("order_seed", 1),
     )
+
+
+def _read(path: Path) -> Parsed:
+    try:
+        documents = parse_yaml(read_text(path, _MOST_BYTES), decimal_scalar)
+    except DocumentError as error:
+        raise UsageError(error.at(path)) from error
+    if len(documents) != 1:
+        raise UsageError(f"{path}: expected one plan, found {len(documents)} YAML documents")
+    plan = documents[0].value
+    # Whatever file was named, a message may not give away what it holds: only a plan is quoted.
+    if not isinstance(plan, dict) or not set(plan) & set(_SCHEMA["properties"]):
+        raise UsageError(f"{path}:1: expected a mapping of a plan's keys (name, rounds, factors, ...)")
+    wrong = next(iter(jsonschema.Draft202012Validator(_SCHEMA).iter_errors(plan)), None)
+    if wrong is not None:
+        keys = tuple(wrong.absolute_path)
+        where = ".".join(map(str, keys)) or "the plan"
+        line = documents[0].line(keys)
+        raise UsageError(f"{path}:{line}: {where}: {wrong.message.splitlines()[0][:_MOST_SHOWN]}")
+    return documents[0]
 
 
 def _cells(factors: Mapping[str, list[Any]], clients: int) -> tuple[Cell, ...]:
