@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ class Raw:
     def __init__(self) -> None:
         self.answer = b""
         self.drip: tuple[bytes, float] | None = None  # what follows, again and again, and the pause between
+        self.dripped_bytes = 0
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
         self._end = threading.Event()
@@ -52,12 +55,15 @@ class Raw:
                     connection.sendall(self.answer)
                     while self.drip and not self._end.wait(self.drip[1]):
                         connection.sendall(self.drip[0])
+                        self.dripped_bytes += len(self.drip[0])
                 except OSError:
                     continue
 
-    def says(self, body: Any, *, status: int = 200) -> None:
+    def says(self, body: Any, *, status: int = 200, reason: str = "X", **headers: str) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.answer = f"HTTP/1.1 {status} X\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content
+        lines = [f"HTTP/1.1 {status} {reason}", f"Content-Length: {len(content)}"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        self.answer = "\r\n".join([*lines, "", ""]).encode() + content
 
     def close(self) -> None:
         self._end.set()
@@ -200,6 +206,91 @@ def test_what_is_no_http_is_one_line(server: Raw, answer: bytes) -> None:
     with pytest.raises(PreflightError, match=r"the Kubernetes API at http://127\.0\.0\.1:") as raised:
         Cluster("node-a").pods(EVERYTHING, "fl")
     assert "\n" not in str(raised.value)
+
+
+def refused(server: Raw) -> str:
+    with pytest.raises(PreflightError) as raised:
+        Cluster("node-a").pods(EVERYTHING, "fl")
+    said = str(raised.value)
+    assert said.isprintable() and len(said) < 1500
+    return said
+
+
+@pytest.mark.parametrize("status", [302, 400, 401, 403, 404, 500, 503])
+def test_of_a_refusal_without_end_the_beginning_is_read(server: Raw, status: int) -> None:
+    head = f"HTTP/1.1 {status} Not Today\r\nContent-Type: text/html\r\nLocation: http://127.0.0.1:9/\r\n"
+    server.answer = f"{head}Content-Length: {500 << 20}\r\n\r\n<html>".encode()
+    server.drip = (b"x" * (1 << 20), 0.0)
+    assert refused(server) == (
+        f"the Kubernetes API failed to list pods in namespace fl ({status}): Not Today (with text/html of"
+        " more than 64 KiB instead of a Kubernetes Status: does a proxy or another server answer?)"
+    )
+    assert server.dripped_bytes < 50 << 20  # what the sockets' buffers take, of 500 MiB
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "said"),
+    [
+        (
+            b"<html><h1>Log in</h1></html>",
+            "text/html; charset=utf-8",
+            "Not Today (with text/html instead of a",
+        ),
+        (b"{}", "application/json", "Not Today (with application/json instead of a"),
+        (b"[" * 5000, "application/json", "Not Today (with application/json instead of a"),
+        (b"\xff\x00", "a\x1b[2J\x9b", "Not Today (with a\\x1b[2j"),
+        (b"Client sent an HTTP request\nto an HTTPS server.\n", "text/plain", "to an HTTPS server."),
+        (b"\x1b]0;title\x07\x00\xff" * 5000, "text/plain", "characters left out"),
+        (b"", "", "Not Today"),
+    ],
+)
+def test_a_refusal_that_is_not_the_api_s_own_is_said_to_be_none(
+    server: Raw, body: bytes, kind: str, said: str
+) -> None:
+    server.says(body, status=403, reason="Not Today", Content_Type=kind)
+    message = refused(server)
+    assert message.startswith("the Kubernetes API failed to list pods in namespace fl (403): ")
+    assert said in message
+    assert "missing: the verb" not in message  # who says no may know of no verbs
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 500])
+def test_a_status_is_quoted_printable_and_short(server: Raw, status: int) -> None:
+    server.says({"kind": "Status", "message": "\x1b[2Jno\n\n\u202epods" + "x" * 50_000}, status=status)
+    assert "\\x1b[2Jno \\u202epodsxxx" in refused(server)
+
+
+def test_words_beside_a_status_are_printable_and_short(server: Raw) -> None:
+    server.says(b"", status=500, reason="\x1b[2J" + "x" * 50_000)
+    assert "(500): \\x1b[2Jxxx" in refused(server)
+
+
+def test_a_refusal_that_breaks_off_is_known_by_its_status(server: Raw) -> None:
+    server.answer = b"HTTP/1.1 503 Busy\r\nContent-Length: 99\r\n\r\n{"
+    assert refused(server).endswith("failed to list pods in namespace fl (503): Busy")
+
+
+def test_a_refusal_does_not_unfold_in_memory(server: Raw) -> None:
+    bomb = gzip.compress(bytes(200 << 20), 1)
+    assert len(bomb) < 2 << 20
+    server.says(bomb, status=500, reason="Busy", Content_Encoding="gzip", Content_Type="text/html")
+    refused(server)  # imports what it takes
+    tracemalloc.start()
+    try:
+        assert "(500): Busy (with text/html of more than 64 KiB" in refused(server)
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_port_that_speaks_no_tls_is_one_line(
+    server: Raw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kubeconfig(tmp_path / "kubeconfig", monkeypatch, f"https://127.0.0.1:{server.port}")
+    server.answer = b"HTTP/1.1 400 X\r\n\r\n"
+    said = refused(server)
+    assert said.startswith(f"the Kubernetes API at https://127.0.0.1:{server.port} does not answer: ")
+    assert "SSL" in said
 
 
 def plugin(command: str, *args: str) -> dict[str, Any]:

@@ -114,7 +114,10 @@ def test_a_wrong_command_line_is_one_line_and_code_2(capsys, arguments: list[str
 def test_a_used_output_directory_is_refused_before_anything_starts(
     capsys, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "ztprobe.experiment.run", None)
+    def run_pair(*_: object) -> None:
+        pytest.fail("something was started")
+
+    monkeypatch.setattr("ztprobe.experiment.pair.run_pair", run_pair)
     (tmp_path / "file").touch()
     assert main(["trace", "--out", str(tmp_path)]) == 4
     assert f"output directory {tmp_path} is not empty" in capsys.readouterr().err

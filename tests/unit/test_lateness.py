@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.test_emulation import delay_line, start_ns
+from tests.unit.test_delay_line import delay_line, start_ns
 from ztprobe.emulation.delay_line.lateness import LATE_NS, SILENT_NS, Lateness, problem_in
 from ztprobe.profile.tolerance import mean_tolerance_ms
 

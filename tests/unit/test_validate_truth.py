@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import struct
 from pathlib import Path
 
@@ -10,11 +12,15 @@ from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 from scapy.utils import RawPcapWriter
 
+from tests.unit.recorded_run import recorded
 from ztprobe.errors import WorkloadError
+from ztprobe.validate.compare import Evidence
 from ztprobe.validate.observe import truth
 from ztprobe.validate.observe.capture import ACK, SYN, Seen, read_pcap
 
 MS = 1_000_000
+PORT = 50_443
+PORTS = {PORT, 50_444}
 CLIENT, SERVER, DNS = "10.244.0.3", "10.244.0.2", "10.244.0.9"
 MAC = "02:00:00:00:00:01"
 
@@ -31,7 +37,7 @@ def tcp(
     ack: int = 0,
     window: int = 0xFFFF,
 ) -> Seen:
-    ends = (CLIENT, SERVER, port, truth.SERVER_PORT) if up else (SERVER, CLIENT, truth.SERVER_PORT, port)
+    ends = (CLIENT, SERVER, port, PORT) if up else (SERVER, CLIENT, PORT, port)
     return Seen(round(at_ms * MS), *ends, False, seq, ack, flags, window, size, head)
 
 
@@ -53,7 +59,19 @@ def test_handshake_runs_from_the_first_syn_to_the_answer() -> None:
         tcp(1002, up=False, flags=SYN | ACK),
         tcp(1003, up=False, flags=SYN | ACK, port=40_002),  # nobody asked
     ]
-    assert truth.handshakes(packets) == ms((1, 1002))
+    assert truth.handshakes(packets, PORTS) == ms((1, 1002))
+    assert truth.handshakes(packets, {PORT + 1}) == []
+
+
+def test_the_server_s_ports_are_the_run_s() -> None:
+    run = recorded()
+    assert {pod["port"] for pod in run.meta["topology"]["connections"]} == {50_051}
+    meta = copy.deepcopy(dict(run.meta))
+    for one in meta["topology"]["endpoints"]:
+        one["port"] += 1
+    for found, port in ((run, 50_051), (dataclasses.replace(run, meta=meta), 50_052)):
+        evidence = Evidence(run=found, packets={}, notes=(), target="fl-client-1", sizes={})
+        assert evidence.server_ports == {port}
 
 
 def test_tls_handshake_ends_with_the_clients_next_flight() -> None:
@@ -65,10 +83,10 @@ def test_tls_handshake_ends_with_the_clients_next_flight() -> None:
         tcp(9, up=False, size=1400, head=b"\x16\x03\x03"),
         tcp(10, size=2000, head=b"\x14\x03\x03"),
     ]
-    assert truth.tls_handshakes(packets) == ms((2, 10))
-    assert truth.tls_handshakes(packets[:4]) == []
+    assert truth.tls_handshakes(packets, PORTS) == ms((2, 10))
+    assert truth.tls_handshakes(packets[:4], PORTS) == []
     plain = [tcp(1, flags=SYN), tcp(2, size=24, head=b"PRI"), tcp(3, up=False, size=30, head=b"\x00\x00")]
-    assert truth.tls_handshakes(plain) == []
+    assert truth.tls_handshakes(plain, PORTS) == []
 
 
 def test_dns_waits_match_by_port_and_id() -> None:
@@ -90,9 +108,9 @@ def test_policy_block_ends_with_the_sending_of_the_syn_that_arrived() -> None:
         tcp(2001, flags=SYN),
         tcp(2041, up=False, flags=SYN | ACK),
     ]
-    assert truth.policy_blocks(client, [tcp(2021, flags=SYN)]) == ms((1, 2001))
-    assert truth.policy_blocks(client[:1], [tcp(21, flags=SYN)]) == []
-    assert truth.policy_blocks(client, []) == []
+    assert truth.policy_blocks(client, [tcp(2021, flags=SYN)], PORTS) == ms((1, 2001))
+    assert truth.policy_blocks(client[:1], [tcp(21, flags=SYN)], PORTS) == []
+    assert truth.policy_blocks(client, [], PORTS) == []
 
 
 def stream(first_ms: float, count: int, step_ms: float, *, start: int = 1000) -> list[Seen]:

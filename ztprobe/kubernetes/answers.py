@@ -8,12 +8,14 @@ be anything. ``null`` is the same as absent, as everywhere in the API, and so is
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ztprobe.documents.problem import DocumentError, shown
 from ztprobe.documents.strict_json import parse_json
+from ztprobe.printable import printable
 
-__all__ = ("Object", "message_of", "page_of")
+__all__ = ("MOST_REFUSAL_BYTES", "Object", "Refusal", "page_of", "refusal_of")
 
 Object = Mapping[str, Any]
 
@@ -38,6 +40,23 @@ _TYPES: Mapping[str, _Types] = {
 # What an object cannot be without; all but pods are known by their name alone.
 _REQUIRED = {"pods": ("name", "namespace", "uid")}
 _LONGEST_MESSAGE = 500
+_LONGEST_TYPE = 100
+# Of a refusal's body; a Status, which is how the API says why, has some hundred.
+MOST_REFUSAL_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """An answer that is no success.
+
+    :param status: HTTP's.
+    :param message: why, as one line of bounded length.
+    :param is_status: it is the API's own kind of answer, so that its status means what the API says.
+    """
+
+    status: int
+    message: str
+    is_status: bool
 
 
 def page_of(body: bytes, kind: str) -> tuple[list[Object], str]:
@@ -62,15 +81,39 @@ def page_of(body: bytes, kind: str) -> tuple[list[Object], str]:
     return [_checked(item, f"items[{number}]", kind) for number, item in enumerate(found)], more or ""
 
 
-def message_of(body: Any) -> str:
-    """What the API says of a request that it refuses; empty where it says nothing readable."""
+def refusal_of(status: int, reason: str, content_type: str, body: bytes) -> Refusal:
+    """What an answer says that is no success; any server or proxy may have given it.
+
+    :param reason: the words beside the status.
+    :param body: at most one byte more than `MOST_REFUSAL_BYTES`; what is longer is not looked into.
+    """
+    message = _status_message(body) if len(body) <= MOST_REFUSAL_BYTES else ""
+    if message:
+        return Refusal(status=status, message=_line(message, _LONGEST_MESSAGE), is_status=True)
+    said = _line(reason, _LONGEST_MESSAGE) or "no reason given"
+    kind = _line(content_type.partition(";")[0], _LONGEST_TYPE).lower()
+    if kind == "text/plain" and (text := _line(body.decode(errors="replace"), _LONGEST_MESSAGE)):
+        # The API's outermost layers answer so, for instance where HTTP is spoken to its HTTPS port.
+        return Refusal(status=status, message=text, is_status=False)
+    found = kind or "a body without a type"
+    if len(body) > MOST_REFUSAL_BYTES:
+        found += f" of more than {MOST_REFUSAL_BYTES >> 10} KiB"
+    if body:
+        said += f" (with {found} instead of a Kubernetes Status: does a proxy or another server answer?)"
+    return Refusal(status=status, message=said, is_status=False)
+
+
+def _status_message(body: bytes) -> str:
     try:
-        text = body.decode() if isinstance(body, bytes) else str(body)
-        answer = parse_json(text)
+        answer = parse_json(body.decode())
     except ValueError:
         return ""
     message = answer.get("message") if isinstance(answer, dict) else None
-    return " ".join(message.split())[:_LONGEST_MESSAGE] if isinstance(message, str) else ""
+    return message if isinstance(message, str) else ""
+
+
+def _line(text: str, longest: int) -> str:
+    return printable(" ".join(text.split()), longest)
 
 
 def _checked(item: Any, where: str, kind: str) -> Object:

@@ -23,7 +23,8 @@ from ztprobe.documents.files import read_text
 from ztprobe.documents.problem import DocumentError
 from ztprobe.documents.strict_yaml import kubernetes_scalar, parse_yaml
 from ztprobe.errors import PreflightError, UsageError, ZtprobeError
-from ztprobe.kubernetes.answers import Object, message_of, page_of
+from ztprobe.kubernetes.answers import MOST_REFUSAL_BYTES, Object, Refusal, page_of, refusal_of
+from ztprobe.printable import printable
 
 __all__ = ("Api", "Object", "configured")
 
@@ -34,6 +35,7 @@ _LIST_S = 120.0  # all pages of a list
 _LOG_IN_S = 120.0  # a credential plugin may ask its user
 _MOST_BYTES = 64 << 20  # of a page; 500 pods have 5 MB
 _CHUNK_BYTES = 1 << 20
+_LONGEST_REASON = 500
 _KUBECONFIG = "~/.kube/config"
 
 _T = TypeVar("_T")
@@ -98,19 +100,53 @@ class Api:
                 _request_timeout=_ANSWER_S,
                 **options,
             )
-            body = b""
-            while chunk := answer.read(_CHUNK_BYTES):
-                body += chunk
-                if len(body) > _MOST_BYTES:
-                    raise PreflightError(f"{self._host} answers with more than {_MOST_BYTES >> 20} MiB")
-            return body
-        except ApiException as error:
-            said = message_of(error.body) or " ".join(str(error.reason).split())
-            raise _refused(error.status, said, what, selector) from error
+            with contextlib.closing(answer):
+                body = b""
+                while chunk := answer.read(_CHUNK_BYTES):
+                    body += chunk
+                    if len(body) > _MOST_BYTES:
+                        raise PreflightError(f"{self._host} answers with more than {_MOST_BYTES >> 20} MiB")
+                return body
+        except _Refused as error:
+            raise _error_of(error.refusal, what, selector) from error
+        except ApiException as error:  # the library's only other reason: TLS
+            said = printable(" ".join(str(error.reason).split()), _LONGEST_REASON)
+            raise PreflightError(f"{self._host} does not answer: {said}") from error
         except (HTTPError, OSError) as error:
             raise PreflightError(f"{self._host} does not answer: {_reason(error)}") from error
         except ValueError as error:  # a host or a header that http.client cannot make sense of
             raise PreflightError(f"{self._host} cannot be asked: {_reason(error)}") from error
+
+
+class _Refused(Exception):
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+class _RefusalsFirst:
+    # In the place of the library's connection pools: the library reads the whole body of an answer that
+    # is no success, however long, before it raises. Here its beginning is read, and raised with.
+
+    def __init__(self, pools: Any) -> None:
+        self._pools = pools
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pools, name)
+
+    def request(self, *args: Any, **options: Any) -> Any:
+        from urllib3.exceptions import HTTPError
+
+        answer = self._pools.request(*args, **options)
+        if 200 <= answer.status <= 299:
+            return answer
+        with contextlib.closing(answer):
+            try:
+                body = answer.read(MOST_REFUSAL_BYTES + 1)
+            except (HTTPError, OSError):  # the status says enough
+                body = b""
+        kind = answer.headers.get("Content-Type", "")
+        raise _Refused(refusal_of(answer.status, answer.reason or "", kind, body))
 
 
 def _within(seconds: float, call: Callable[[], _T], problem: str) -> _T:
@@ -187,7 +223,9 @@ def _client() -> Any:
             f"the credential plugin that {where} names (users: exec) failed: {kept.said[0]};"
             " install it, or run it by hand to see why"
         )
-    return client.CoreV1Api(client.ApiClient(settings))
+    core = client.CoreV1Api(client.ApiClient(settings))
+    core.api_client.rest_client.pool_manager = _RefusalsFirst(core.api_client.rest_client.pool_manager)
+    return core
 
 
 def _check_kubeconfig(where: str) -> None:
@@ -213,7 +251,8 @@ def _in_cluster() -> bool:
     return "KUBERNETES_SERVICE_HOST" in os.environ
 
 
-def _refused(status: int, message: str, what: str, selector: str) -> ZtprobeError:
+def _error_of(refusal: Refusal, what: str, selector: str) -> ZtprobeError:
+    status, message = refusal.status if refusal.is_status else None, refusal.message
     if status == 400:
         return UsageError(f"selector {selector!r}: {message}")
     if status == 401:
@@ -226,13 +265,14 @@ def _refused(status: int, message: str, what: str, selector: str) -> ZtprobeErro
             f"the Kubernetes API does not let us {what} (403): {message}; missing: the verb list on {kind}"
             " (manifests/components/node-access grants what ztprobe needs)"
         )
-    return PreflightError(f"the Kubernetes API failed to {what} ({status}): {message}")
+    return PreflightError(f"the Kubernetes API failed to {what} ({refusal.status}): {message}")
 
 
 def _reason(error: BaseException) -> str:
     # urllib3 wraps the system's own words several times.
     while (inner := getattr(error, "reason", None) or error.__cause__ or error.__context__) is not None:
         if not isinstance(inner, BaseException):
-            return str(inner)
+            return printable(" ".join(str(inner).split()), _LONGEST_REASON)
         error = inner
-    return getattr(error, "strerror", None) or " ".join(str(error).split())
+    said = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return printable(said, _LONGEST_REASON)

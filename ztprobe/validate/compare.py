@@ -16,6 +16,7 @@ from typing import Any
 from analysis.intervals import Segment, clip, overlap_ns, total_ns, union
 from analysis.ledger.ledger import build_ledger, client_pieces
 from analysis.ledger.model import Ledger, RoundLedger
+from analysis.ledger.roles import roles_of
 from ztprobe.rundir.store import Run
 from ztprobe.validate.inject.scene import Note
 from ztprobe.validate.model import Pair
@@ -67,6 +68,11 @@ class Evidence:
     @cached_property
     def _addresses(self) -> dict[str, str]:
         return {pod["name"]: pod["address"] for pod in self.run.meta["pods"]}
+
+    @cached_property
+    def server_ports(self) -> frozenset[int]:
+        """At which other pods reach the server, as run.json tells it. :raises ValueError: it does not."""
+        return roles_of(self.run.meta).ports
 
     def span(self, number: int) -> Interval:
         """A round's start and end."""

@@ -6,11 +6,14 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from ztprobe.agent.endpoints import pod_sockets, topology
 from ztprobe.errors import ZtprobeError
 from ztprobe.experiment.names import parse_experiment
 from ztprobe.experiment.request import TraceRequest
 from ztprobe.experiment.run import run
 from ztprobe.experiment.spec import RunSpec, spec_of
+from ztprobe.pods.model import Pod
+from ztprobe.pods.source import Processes
 from ztprobe.profile.model import profile_names
 from ztprobe.progress import QuietProgress
 from ztprobe.rundir import files
@@ -23,7 +26,7 @@ from ztprobe.validate.observe.capture import Capture
 from ztprobe.validate.scenarios.catalogue import CLIENTS, Scenario
 from ztprobe.validate.scenarios.plan import TARGET, Plan
 
-__all__ = ("run_scenario",)
+__all__ = ("run_scenario", "server_port")
 
 # Five batches: what is added to training or to a message is measured, not training.
 _SHORT_TRAINING = {"FL_MAX_SAMPLES": "160"}
@@ -92,6 +95,19 @@ def _spec(scenario: Scenario, plan: Plan, out: Path) -> RunSpec:
     )
 
 
+def server_port(server: Pod, processes: Processes) -> int:
+    """Where other pods reach the server, by the sockets that it has open, as the agent finds it.
+
+    :raises ZtprobeError: there is no such port, or there are several: a cost is put on one.
+    """
+    seen = topology([server], pod_sockets([server], processes))
+    ports = sorted({int(one["port"]) for one in seen["endpoints"] if one["reachable"]})
+    if len(ports) != 1:
+        found = ", ".join(map(str, ports)) or "none"
+        raise ZtprobeError(f"{server.name} listens for other pods at {found}; expected one port")
+    return ports[0]
+
+
 class _Injection:
     """An `Interference`: the plan's injectors and the capture, from before the clients start."""
 
@@ -112,9 +128,10 @@ class _Injection:
         follower = Follower(logs)
         for directory in (self.captures, self.state_dir):
             files.make_directory(directory, 0o700)
-        scene = Scene(runtime=runtime, follower=follower, state_dir=self.state_dir)
+        port = server_port(runtime.server, runtime.source.processes([runtime.server]))
+        scene = Scene(runtime=runtime, server_port=port, follower=follower, state_dir=self.state_dir)
         loopback_ports = {pod.name: runtime.loopback_port(pod.name) for pod in pods}
-        self.capture = Capture(pods, loopback_ports, self.captures, whole=self._plan.whole)
+        self.capture = Capture(pods, port, loopback_ports, self.captures, whole=self._plan.whole)
         try:
             with self.capture, contextlib.ExitStack() as stack:
                 for injector in self._plan.injectors:

@@ -27,7 +27,8 @@ _TABLE = "ztprobe_validate"
 class PacketHolder:
     """Holds or drops chosen packets on the node's forward path, or inside the sending pod.
 
-    :param matches: pod -> iptables' words for its packets; ``{}`` is the pod's address.
+    :param matches: pod -> iptables' words for its packets; ``{}`` is the pod's address, ``{port}``
+        the server's port.
     :param decide: (pod, round, n-th match of this pod in this round, from 0) -> milliseconds to
         hold, 0 to let pass, `DROPPED` to drop. Called from the holder's thread.
     :param behind: inside the one pod of ``matches``, before its interface and everything that
@@ -44,32 +45,36 @@ class PacketHolder:
         behind: str | None = None,
     ) -> None:
         self._kind = kind
-        self._matches = list(matches.items())
+        self._words = list(matches.items())  # a queue each
         self._decide = decide
         self._behind = behind
+        if behind is not None:
+            ((pod, _),) = self._words
+            self._words.append((pod, behind))
+
+    def rules(self, addresses: Mapping[str, str], server_port: int) -> list[str]:
+        """What it adds to its chain, for these addresses of pods and this port of the server."""
+        # Bypass: nobody behind the queue means that packets pass.
+        return [
+            f"-A {_CHAIN} {words.format(addresses[pod], port=server_port)}"
+            f" -j NFQUEUE --queue-num {number} --queue-bypass"
+            for number, (pod, words) in enumerate(self._words, _FIRST_QUEUE)
+        ]
 
     @contextlib.contextmanager
     def __call__(self, scene: Scene) -> Iterator[None]:
         """See `Injector`. :raises EnforcementError: the node refuses the rules."""
-        words = list(self._matches)
         where, hook = scene.runtime.server.node_netns, "PREROUTING"
         if self._behind is not None:
-            (pod, _) = words[0]
-            where, hook = scene.pod(pod).netns, "OUTPUT"
-            words.append((pod, self._behind))
-        queues = {_FIRST_QUEUE + i: pod for i, (pod, _) in enumerate(words)}
+            where, hook = scene.pod(self._words[0][0]).netns, "OUTPUT"
+        queues = {number: pod for number, (pod, _) in enumerate(self._words, _FIRST_QUEUE)}
         with entered(where):
             queue = QueueSocket(queues, max_packets=1024, whole_gso=True)
         stop = threading.Event()
         thread = threading.Thread(target=self._run, args=(scene, queue, queues, stop), daemon=True)
         thread.start()
-        # The raw table: apart from the policies' and the delay line's chains. Bypass: nobody
-        # behind the queue means that packets pass.
-        rules = [
-            f"-A {_CHAIN} {match.format(scene.pod(pod).address)}"
-            f" -j NFQUEUE --queue-num {number} --queue-bypass"
-            for number, (pod, match) in zip(queues, words, strict=True)
-        ]
+        # The raw table: apart from the policies' and the delay line's chains.
+        rules = self.rules({pod.name: pod.address for pod in scene.pods}, scene.server_port)
         try:
             _iptables(where, [f":{_CHAIN} - [0:0]", *rules, f"-I {hook} 1 -j {_CHAIN}"])
             yield
@@ -129,6 +134,7 @@ class PacketHolder:
 class Blocker:
     """Blocks a pod's way to a port while it trains, and opens it a while after its first try.
 
+    :param port: nft's words for it; ``{port}`` is the server's.
     :param first_try: nft's words for the packet that counts as a try, beside ``port``.
     :param all_of_it: whether whatever else goes to the port is blocked as well.
     :param open_ms: round -> milliseconds from the first try to the opening; 0 or missing: do not block.
@@ -142,6 +148,10 @@ class Blocker:
         self._first_try = first_try
         self._all_of_it = all_of_it
         self._open_ms = dict(open_ms)
+
+    def rule(self, address: str, server_port: int) -> str:
+        """nft's words for a rule about the pod's packets to the port, without what becomes of them."""
+        return f"add rule ip {_TABLE} gate ip saddr {address} {self._port.format(port=server_port)}"
 
     @contextlib.contextmanager
     def __call__(self, scene: Scene) -> Iterator[None]:
@@ -170,7 +180,7 @@ class Blocker:
                 _nft(node, f"delete table ip {_TABLE}")
 
     def _run(self, scene: Scene, node: Path, wanted: list[int], done: threading.Event) -> None:
-        where = f"add rule ip {_TABLE} gate ip saddr {scene.pod(self._pod).address} {self._port}"
+        where = self.rule(scene.pod(self._pod).address, scene.server_port)
         while not done.wait(POLL_S):
             if not wanted:
                 continue

@@ -74,6 +74,7 @@ class Scene:
     """What injectors act on."""
 
     runtime: Runtime
+    server_port: int  # at which other pods reach the server
     follower: Follower
     state_dir: Path
     notes: list[Note] = field(default_factory=list)

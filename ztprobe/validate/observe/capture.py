@@ -33,7 +33,6 @@ _READY_S = 5.0
 _END_S = 5.0
 # The kernel hands packets over in blocks, the last of which may be a second old.
 _BLOCK_S = 1.1
-_FILTER = "tcp port 50051 or udp port 53"
 _MAGIC_NS = 0xA1B23C4D
 _RECORD = struct.Struct("<IIII")
 _ETHERTYPE_IPV4 = b"\x08\x00"
@@ -72,10 +71,10 @@ class _Tap:
 
 
 def _taps(
-    pods: Sequence[Pod], loopback_ports: Mapping[str, int | None], whole: Collection[str]
+    pods: Sequence[Pod], server_port: int, loopback_ports: Mapping[str, int | None], whole: Collection[str]
 ) -> Iterator[_Tap]:
     for pod in pods:
-        places = {pod.name: (pod.interface, _FILTER)}
+        places = {pod.name: (pod.interface, f"tcp port {server_port} or udp port 53")}
         if (port := loopback_ports[pod.name]) is not None:
             places[f"{pod.name}/lo"] = ("lo", f"tcp port {port}")
         for name, (interface, words) in places.items():
@@ -85,6 +84,7 @@ def _taps(
 class Capture:
     """tcpdump at every given pod's interfaces; a context manager. What it saw can be read afterwards.
 
+    :param server_port: at which other pods reach the server.
     :param loopback_ports: pod's name -> port between its application and its sidecar, if it has one.
     :param whole: where (POD, POD/lo) packets are kept with all their bytes; elsewhere with the first few.
     """
@@ -92,11 +92,12 @@ class Capture:
     def __init__(
         self,
         pods: Sequence[Pod],
+        server_port: int,
         loopback_ports: Mapping[str, int | None],
         directory: Path,
         whole: Collection[str] = (),
     ) -> None:
-        self._taps = list(_taps(pods, loopback_ports, whole))
+        self._taps = list(_taps(pods, server_port, loopback_ports, whole))
         self._directory = directory
         self._offsets_ns: list[int] = []
         self._running: list[subprocess.Popen[bytes]] = []

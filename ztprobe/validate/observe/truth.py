@@ -1,7 +1,8 @@
 """What really happened, read from a packet capture: the ledger's terms, another observer.
 
 Every function takes one pod's packets (or two pods') and a stretch of time, and returns
-intervals in CLOCK_MONOTONIC nanoseconds. Nothing here looks at the probes' events.
+intervals in CLOCK_MONOTONIC nanoseconds; ``ports`` are those at which the server is reached.
+Nothing here looks at the probes' events.
 """
 
 from __future__ import annotations
@@ -9,14 +10,13 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 
 from ztprobe.validate.observe.capture import ACK, SYN, Seen
 
 __all__ = (
     "BULK_BYTES",
-    "SERVER_PORT",
     "Interval",
     "Link",
     "between",
@@ -30,7 +30,6 @@ __all__ = (
     "window_scale",
 )
 
-SERVER_PORT = 50051
 Interval = tuple[int, int]
 BULK_BYTES = 256
 _HANDSHAKE_RECORD = 22
@@ -47,30 +46,30 @@ def between(packets: Sequence[Seen], start_ns: int, end_ns: int) -> list[Seen]:
     return [p for p in packets if start_ns <= p.ts_ns < end_ns]
 
 
-def _is_syn(packet: Seen) -> bool:
-    return not packet.udp and packet.flags & (SYN | ACK) == SYN and packet.dport == SERVER_PORT
+def _is_syn(packet: Seen, ports: Collection[int]) -> bool:
+    return not packet.udp and packet.flags & (SYN | ACK) == SYN and packet.dport in ports
 
 
-def handshakes(client: Sequence[Seen]) -> list[Interval]:
+def handshakes(client: Sequence[Seen], ports: Collection[int]) -> list[Interval]:
     """First SYN to SYN-ACK of every connection that a client opened."""
     opened: dict[int, int] = {}
     found = []
     for packet in client:
-        if _is_syn(packet):
+        if _is_syn(packet, ports):
             opened.setdefault(packet.sport, packet.ts_ns)
         elif packet.flags & (SYN | ACK) == SYN | ACK and packet.dport in opened:
             found.append((opened.pop(packet.dport), packet.ts_ns))
     return found
 
 
-def tls_handshakes(client: Sequence[Seen]) -> list[Interval]:
+def tls_handshakes(client: Sequence[Seen], ports: Collection[int]) -> list[Interval]:
     """ClientHello to the client's next flight, of every connection that begins inside ``client``."""
     streams: dict[int, list[Seen]] = defaultdict(list)
     opened: set[int] = set()
     for packet in client:
-        if _is_syn(packet):
+        if _is_syn(packet, ports):
             opened.add(packet.sport)
-        port = packet.sport if packet.dport == SERVER_PORT else packet.dport
+        port = packet.sport if packet.dport in ports else packet.dport
         if not packet.udp and packet.payload_bytes and port in opened:
             streams[port].append(packet)
     found = []
@@ -99,15 +98,15 @@ def dns_waits(client: Sequence[Seen]) -> list[Interval]:
     return found
 
 
-def policy_blocks(client: Sequence[Seen], server: Sequence[Seen]) -> list[Interval]:
+def policy_blocks(client: Sequence[Seen], server: Sequence[Seen], ports: Collection[int]) -> list[Interval]:
     """First SYN that did not arrive to the sending of the first that did, per client port."""
     arrived: dict[tuple[str, int], list[int]] = defaultdict(list)
     for packet in server:
-        if _is_syn(packet):
+        if _is_syn(packet, ports):
             arrived[packet.source, packet.sport].append(packet.ts_ns)
     sent: dict[tuple[str, int], list[int]] = defaultdict(list)
     for packet in client:
-        if _is_syn(packet):
+        if _is_syn(packet, ports):
             sent[packet.source, packet.sport].append(packet.ts_ns)
     found = []
     for flow, times in sent.items():

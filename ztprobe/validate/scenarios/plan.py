@@ -19,7 +19,7 @@ from ztprobe.validate.observe import truth
 __all__ = ("OTHER", "PORT", "SERVER", "TARGET", "Claim", "Plan", "both_ways", "critical", "per_round")
 
 TARGET, OTHER, SERVER = "fl-client-1", "fl-client-0", "fl-server"
-PORT = truth.SERVER_PORT
+PORT = "{port}"  # of the server, which an injector puts there when the run has one
 _HEAD_START_MS = 400.0
 
 

@@ -31,12 +31,12 @@ _DNS_BOUND = Bound(absolute_ms=2, relative=0.05)
 TCP_HANDSHAKE = Claim(
     "tcp_handshake",
     _SET_UP_BOUND,
-    from_capture("tcp_handshake", lambda e, k: truth.handshakes(e.seen(e.target, k))),
+    from_capture("tcp_handshake", lambda e, k: truth.handshakes(e.seen(e.target, k), e.server_ports)),
 )
 _TLS = Claim(
     "tls_handshake",
     _SET_UP_BOUND,
-    from_capture("tls_handshake", lambda e, k: truth.tls_handshakes(e.seen(e.target, k))),
+    from_capture("tls_handshake", lambda e, k: truth.tls_handshakes(e.seen(e.target, k), e.server_ports)),
 )
 _DNS = Claim("dns", _DNS_BOUND, from_capture("dns", lambda e, k: truth.dns_waits(e.seen(e.target, k))))
 SYN_ACK = f"-d {{}} -p tcp --sport {PORT} --tcp-flags SYN,ACK SYN,ACK"
@@ -85,7 +85,7 @@ def second_flight(sizes: Mapping[int, float]) -> Plan:
         return sizes.get(number, 0.0)
 
     def whole(evidence: Evidence, number: int) -> truth.Interval | None:
-        found = truth.tls_handshakes(evidence.seen(evidence.target, number))
+        found = truth.tls_handshakes(evidence.seen(evidence.target, number), evidence.server_ports)
         releases = [end_ns for _, end_ns in evidence.note(number, "second-flight")]
         return (found[0][0], releases[0]) if found and releases else None
 
@@ -126,7 +126,8 @@ def port_blocked(sizes: Mapping[int, float]) -> Plan:
     """The server's port blocked from the target's next connection attempt on."""
 
     def blocks(evidence: Evidence, number: int) -> list[truth.Interval]:
-        return truth.policy_blocks(evidence.seen(evidence.target, number), evidence.seen(SERVER, number))
+        client, server = (evidence.seen(pod, number) for pod in (evidence.target, SERVER))
+        return truth.policy_blocks(client, server, evidence.server_ports)
 
     return Plan(
         claims=(Claim("policy_drop", POLICY_BOUND, from_capture("policy_drop", blocks)),),
