@@ -127,13 +127,14 @@ def test_everything_is_in_the_wheel(wheel: Path) -> None:
         (metadata,) = (name for name in names if name.endswith("METADATA"))
         requires = packed.read(metadata).decode()
     assert [name for name in NEEDED if name not in names] == []
-    # Templates, studies: setuptools takes of these only what pyproject.toml names.
+    # Templates, schemas, studies: setuptools takes of these only what pyproject.toml names.
     beside_code = {
         str(path.relative_to(REPO_DIR))
         for package in ("ztprobe", "fl", "analysis")
         for path in (REPO_DIR / package).rglob("*")
         if path.is_file() and path.suffix not in (".py", ".pyc")
     }
+    assert "analysis/report/report.schema.json" in beside_code
     assert beside_code - names == set()
     tree = {
         f"ztprobe/data/{path.relative_to(REPO_DIR)}"
