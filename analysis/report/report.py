@@ -36,7 +36,7 @@ from ztprobe.rundir.clock import Clock
 from ztprobe.rundir.schema import LOSS_CHANNELS
 from ztprobe.rundir.store import Run, dump_json, write_atomically
 
-__all__ = ("build_report", "read_report", "write_report")
+__all__ = ("REPORT_SCHEMA_VERSION", "build_report", "read_report", "write_report")
 
 
 def read_report(run_dir: Path, *, coverage_floor: float = COVERAGE_FLOOR) -> dict[str, Any]:
@@ -53,7 +53,8 @@ def read_report(run_dir: Path, *, coverage_floor: float = COVERAGE_FLOOR) -> dic
 
 _MEANS = "Overhead is the difference of mean time a round, so that components and residual add up"
 
-REPORT_SCHEMA_VERSION = 1  # of report.json; a run directory has its own
+# Of report.json, as report.schema.json has it; a run directory has its own.
+REPORT_SCHEMA_VERSION = 1
 
 
 def write_report(

@@ -25,7 +25,9 @@ from analysis import statistics
 from analysis.report.wording import plural
 from analysis.results.samples import PARTS, Group
 
-__all__ = ("compare", "worse_by")
+__all__ = ("COMPARISON_SCHEMA_VERSION", "compare", "worse_by")
+
+COMPARISON_SCHEMA_VERSION = 1  # of comparison.json, as comparison.schema.json has it
 
 _PAIR = (
     "block bootstrap over rounds, conditional on this pair of runs: how another pair would differ is not"
@@ -47,6 +49,7 @@ def compare(groups: Sequence[Group], *, paired: bool = False) -> dict[str, Any]:
         raise ValueError("pairs are not complete")
     reference, *others = groups
     return {
+        "schema_version": COMPARISON_SCHEMA_VERSION,
         "reference": _described(reference),
         "groups": [_described(group) | _difference(group, reference, paired=paired) for group in others],
     }

@@ -13,6 +13,7 @@ import pytest
 
 from tests.e2e.command import run, unprivileged
 from tests.e2e.conftest import Traced
+from tests.schemas import problems
 from ztprobe.paths import REPO_DIR
 
 
@@ -78,6 +79,18 @@ def test_json_is_all_that_is_printed(traced: Callable[[str], Traced]) -> None:
     again = run("report", "--json", one.path, traced("net0-sec0").path)
     assert (again.status, again.stderr) == (0, "")
     assert json.loads(again.stdout) == [one.report, traced("net0-sec0").report]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "net0-sec3",
+        "net0-sec0 --fl-secure-aggregation masks",
+        "net0-sec1 --fl-edges 2 --fl-compression int8",
+    ],
+)
+def test_report_json_fits_its_schema(traced: Callable[[str], Traced], name: str) -> None:
+    assert problems("report", traced(name).report) == []
 
 
 def test_report_json_keeps_its_contract(traced: Callable[[str], Traced]) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from analysis.report.report import write_report
 from tests.e2e.machine import look
+from tests.schemas import problems
 from ztprobe.experiment.names import Experiment
 from ztprobe.experiment.request import TraceRequest
 from ztprobe.experiment.run import run
@@ -51,6 +52,7 @@ def test_propagation_follows_the_steps_of_a_schedule(tmp_path: Path) -> None:
     assert all(change["at_ns"] - change["due_ns"] < 0.5e9 for change in changes)
 
     report = write_report(target.path)
+    assert problems("report", report) == []
     whole = {NEAR_MS: 0, FAR_MS: 0}
     for one in report["rounds"]:
         met = one["conditions"]

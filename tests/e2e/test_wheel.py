@@ -19,8 +19,6 @@ from ztprobe.paths import REPO_DIR
 
 LEFT_OUT = {".git", ".venv", "runs", "tests", "bench", "build", "__pycache__"}
 NEEDED = (
-    "analysis/report/templates/report.html.j2",
-    "ztprobe/validate/validation.html.j2",
     "ztprobe/data/ebpf/events.h",
     "ztprobe/data/ebpf/include/include/linux/types.h",
     "ztprobe/data/manifests/overlays/sec3/kustomization.yaml",
@@ -129,6 +127,15 @@ def test_everything_is_in_the_wheel(wheel: Path) -> None:
         (metadata,) = (name for name in names if name.endswith("METADATA"))
         requires = packed.read(metadata).decode()
     assert [name for name in NEEDED if name not in names] == []
+    # Templates, schemas, studies: setuptools takes of these only what pyproject.toml names.
+    beside_code = {
+        str(path.relative_to(REPO_DIR))
+        for package in ("ztprobe", "fl", "analysis")
+        for path in (REPO_DIR / package).rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert "analysis/report/report.schema.json" in beside_code
+    assert beside_code - names == set()
     tree = {
         f"ztprobe/data/{path.relative_to(REPO_DIR)}"
         for name in ("ebpf", "manifests", "netprofiles")

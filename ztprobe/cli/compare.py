@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ztprobe.cli.options import OutPath, percent
+from ztprobe.cli.options import OutPath, percent, schema_option
 from ztprobe.errors import UsageError
 
 __all__ = ("compare",)
@@ -23,6 +23,7 @@ _WORSE = 1
     metavar="PERCENT",
     help="Exit 1 when a round takes more than this longer than the reference, its interval included.",
 )
+@schema_option("compare", "analysis.results", "comparison")
 @click.pass_context
 def compare(
     context: click.Context, runs: tuple[Path, ...], as_json: bool, out: Path | None, fail_above: str | None

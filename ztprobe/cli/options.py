@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
-from ztprobe.errors import UsageError
+from ztprobe.errors import PreflightError, UsageError
 
-__all__ = ("OutPath", "coverage_floor_option", "percent", "quiet_option", "wait_for_quiet_option")
+__all__ = (
+    "OutPath",
+    "coverage_floor_option",
+    "percent",
+    "quiet_option",
+    "schema_option",
+    "wait_for_quiet_option",
+)
 
 
 class OutPath(click.Path):
@@ -44,6 +53,40 @@ def _number(_context: click.Context, _parameter: click.Parameter, value: float |
     if value is not None and math.isnan(value):  # no range keeps it out
         raise click.BadParameter("nan is not a number.")
     return value
+
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def schema_option(command: str, package: str, document: str) -> Callable[[_Command], _Command]:
+    """``--schema``: prints the JSON Schema of what a command writes, and does nothing else.
+
+    :param package: the one that writes it, beside whose code the schema stands.
+    :param document: the name without ``.json``.
+    """
+
+    def show(context: click.Context, _parameter: click.Parameter, given: bool) -> None:
+        if not given or context.resilient_parsing:
+            return
+        file = resources.files(package) / f"{document}.schema.json"
+        try:
+            text = file.read_text(encoding="utf-8")
+        except OSError as error:
+            raise PreflightError(
+                f"{file} is missing: this installation of ztprobe is incomplete, install it again"
+            ) from error
+        click.echo(text, nl=False)
+        context.exit()
+
+    return click.option(
+        "--schema",
+        is_flag=True,
+        is_eager=True,  # before RUN is missed
+        expose_value=False,
+        callback=show,
+        help=f"Print the JSON Schema of {document}.json, which says what each field means, and end: "
+        f"ztprobe {command} --schema > {document}.schema.json",
+    )
 
 
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Say nothing on the way, only the result.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ztprobe.cli.options import OutPath, coverage_floor_option
+from ztprobe.cli.options import OutPath, coverage_floor_option, schema_option
 from ztprobe.cli.output import say
 from ztprobe.errors import UsageError
 
@@ -27,6 +27,7 @@ __all__ = ("report",)
     help="Write the analysis here and leave the run as it is (of one RUN).",
 )
 @coverage_floor_option
+@schema_option("report", "analysis.report", "report")
 def report(runs: tuple[Path, ...], as_json: bool, out: Path | None, coverage_floor: float) -> None:
     """Analyse saved runs again, without root.
 
