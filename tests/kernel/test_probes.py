@@ -234,3 +234,27 @@ def test_loading_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_hooks_in_use_are_those_that_the_doctor_names(watched: Watched) -> None:
     assert watched.hooks == {verdict.signal: verdict.hook for verdict in choose_hooks(collect().kernel)}
+
+
+def test_a_message_that_nothing_has_closed_is_kept_at_the_end(
+    pods: tuple[TestPod, TestPod], watched: Watched
+) -> None:
+    (a, b), sent_bytes = pods, 30_011
+    with entered(b.netns):
+        listener = socket.create_server((b.address, PORT))
+    with entered(a.netns):
+        client = socket.create_connection((b.address, PORT))
+    with listener, client, listener.accept()[0] as server:
+        client.sendall(b"u" * sent_bytes)  # fits into the receiver's buffer
+        _receive(server, sent_bytes)
+        time.sleep(0.05)
+        bursts = watched.stop()["bursts"]  # nobody answers, and both sockets are open
+    for pod, hook, direction in (
+        (a, Hook.SOCK, Direction.TX),
+        (a, Hook.ETH, Direction.TX),
+        (b, Hook.ETH, Direction.RX),
+        (b, Hook.SOCK, Direction.RX),
+    ):
+        place = (bursts["pod"] == pod.name) & (bursts["hook"] == hook) & (bursts["direction"] == direction)
+        assert bursts[place]["bytes"].sum() == sent_bytes, (pod.name, hook, direction)
+        assert (bursts[place]["first_ns"] <= bursts[place]["last_ns"]).all()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ztprobe.events.kinds import EventKind
-from ztprobe.events.layout import enums
+from ztprobe.events.layout import enums, structs
 
 __all__ = ("offer_numbers", "possible_cpus", "read_open_bursts", "read_pairs")
 
@@ -45,7 +45,7 @@ def read_pairs(bpf: Any) -> dict[tuple[int, int], int]:
 def read_open_bursts(bpf: Any) -> list[dict[str, int]]:
     """Bursts that nothing has closed yet, as rows of ``struct burst``."""
     rows = []
-    conns, hooks = bpf[b"conns"], enums()["hook"]
+    conns, hooks, members = bpf[b"conns"], enums()["hook"], structs()["burst"].members.keys() - {"pad"}
     for number in bpf[b"numbers"].values():
         conn = conns[conns.Key(number.value)]
         wire = hooks["lo" if conn.key.laddr & 0xFF == _LOOPBACK_NET else "eth"]
@@ -57,7 +57,7 @@ def read_open_bursts(bpf: Any) -> list[dict[str, int]]:
         )
         for position, (half, hook) in enumerate(halves):
             if half.bytes:
-                row = {name: getattr(half, name) for name, _ in half._fields_}
+                row = {name: getattr(half, name) for name, _ in half._fields_ if name in members}
                 row |= {"ts_ns": half.last_ns, "connection": conn.id, "netns": conn.key.netns}
                 rows.append(row | {"kind": EventKind.BURST, "hook": hook, "direction": position % 2})
     return rows
