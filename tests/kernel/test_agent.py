@@ -18,6 +18,7 @@ import pytest
 from tests.kernel.bridged import Node
 from tests.kernel.test_emulation import node
 from ztprobe.agent.interface import Account
+from ztprobe.agent.memory import held
 from ztprobe.agent.remote import AgentProcess
 from ztprobe.errors import EnforcementError, ZtprobeError
 from ztprobe.experiment.record import save_events
@@ -31,7 +32,7 @@ __all__ = ("node",)  # a fixture
 
 ME = {os.getpid(): ("pod-a", "test")}
 SENT_BYTES = 200_000
-RESIDENT_BYTES, KERNEL_BYTES = 160 << 20, 64 << 20
+RESIDENT_BYTES, KERNEL_BYTES = 144 << 20, 64 << 20
 
 
 @pytest.fixture
@@ -164,15 +165,20 @@ def test_memory_is_bounded_and_does_not_grow_with_what_is_seen(node: Node, agent
         agent.add_pod(pod)
     agent.start()
     agent.watch(ME)
-    for _ in range(300):
-        transfer(*node.pods)
-    loaded = Path(f"/proc/{agent._process.pid}/maps").read_text()
+    process = Path(f"/proc/{agent._process.pid}")
+    # What is made once (a Parquet writer's buffers, an allocator's arenas) is there after the first half.
+    resident_bytes = []
+    for _ in range(12):
+        for _ in range(300):
+            transfer(*node.pods)
+        resident_bytes.append(held(process)["resident_bytes"])
+    loaded = (process / "maps").read_text()
     assert "/numpy/" in loaded
     assert "/pandas/" not in loaded  # an agent on a node passes events on, it does not analyse them
     memory = agent.stop().memory
     assert memory["resident_bytes"] < RESIDENT_BYTES
     assert 1 << 20 < memory["kernel_maps_bytes"] < KERNEL_BYTES
-    assert memory["resident_bytes"] - memory["first_resident_bytes"] < 16 << 20
+    assert resident_bytes[-1] - resident_bytes[6] < 4 << 20, resident_bytes
 
 
 def test_a_profile_is_put_on_measured_and_taken_off(node: Node, tmp_path: Path) -> None:
@@ -220,6 +226,7 @@ def test_it_ends_with_whom_it_works_for_and_leaves_nothing(node: Node, tmp_path:
 import os, sys
 from pathlib import Path
 from ztprobe.agent.interface import Account
+from ztprobe.agent.memory import held
 from ztprobe.agent.remote import AgentProcess
 from ztprobe.pods.model import Pod
 from ztprobe.profile.model import Profile
