@@ -19,7 +19,7 @@ from ztprobe.profile.schedule import Schedule, Step
 from ztprobe.progress import QuietProgress
 from ztprobe.rundir.store import create_run_dir, load_run
 
-# Short rounds, so that several fall wholly into each step.
+# Short rounds, so that several fall wholly into each step, and enough of them to last for more than one.
 NEAR_MS, FAR_MS, EVERY_S = 10.0, 50.0, 2.0
 QUICK = {"FL_MODEL": "narrow", "FL_MAX_SAMPLES": "320"}
 
@@ -33,7 +33,7 @@ def test_propagation_follows_the_steps_of_a_schedule(tmp_path: Path) -> None:
     request = TraceRequest(
         experiment=Experiment(profile="net0", level=0),
         baseline=None,
-        rounds=40,
+        rounds=150,
         clients=2,
         dataset="digits",
         data_dir=None,

@@ -43,6 +43,7 @@ for _ in range(10):
     os.waitpid(pid, 0)
 """
 NS = 1e9
+_FIRST_CGROUP_NAMESPACE = "cgroup:[4026531835]"  # the kernel's PROC_CGROUP_INIT_INO
 
 
 def difference(after: CpuTimes, before: CpuTimes) -> dict[str, float]:
@@ -84,7 +85,9 @@ def accounts(tmp_path: Path) -> dict[str, CpuAccount]:
         account = CpuAccount(mounts=path)
         found[account.source] = account
     assert "proc_stat" in found
-    assert len(found) > 1
+    # In a cgroup namespace of its own (tools/fresh-machine) the machine's root groups cannot be seen.
+    if os.readlink("/proc/self/ns/cgroup") == _FIRST_CGROUP_NAMESPACE:
+        assert len(found) > 1
     return found
 
 

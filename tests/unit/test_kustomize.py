@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.programs import program
 from tests.unit.kustomize_corpus import PATCHES, REFUSED, TREES, patched, written
 from ztprobe.documents.strict_yaml import kubernetes_scalar, parse_yaml
 from ztprobe.errors import UsageError
@@ -18,9 +18,9 @@ CASES = {name: patched(name) for name in PATCHES} | TREES
 
 
 def kubectl(overlay: Path) -> subprocess.CompletedProcess[str]:
-    if shutil.which("kubectl") is None:
-        pytest.skip("kubectl is not installed")
-    return subprocess.run(["kubectl", "kustomize", overlay], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [program("kubectl"), "kustomize", overlay], capture_output=True, text=True, check=False
+    )
 
 
 def by_name(documents: list[Any]) -> list[Any]:

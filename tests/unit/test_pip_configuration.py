@@ -43,7 +43,7 @@ def test_local_directories_come_along(tmp_path: Path) -> None:
 def test_the_environment_comes_before_files(tmp_path: Path) -> None:
     file = "[global]\nindex-url = https://one.example/simple\n[install]\nindex-url = https://two.example/simple\n"
     lines = configuration(tmp_path, file, PIP_INDEX_URL="https://three.example/simple")
-    assert [line for line in lines if "index-url" in line] == [
+    assert [line for line in lines if line.startswith("config index-url")] == [
         "config index-url = https://three.example/simple"
     ]
 
