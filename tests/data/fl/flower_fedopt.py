@@ -2,8 +2,8 @@
 
 Flower is no dependency of ours (it pulls in a second gRPC and a database). To make the file again:
 
-    python3 -m venv /tmp/flower && /tmp/flower/bin/pip install flwr==1.42.0
-    /tmp/flower/bin/python tests/data/fl/flower_fedopt.py > tests/data/fl/flower_fedopt.json
+    python3 -m venv ../flower && ../flower/bin/pip install flwr==1.42.0
+    ../flower/bin/python tests/data/fl/flower_fedopt.py > tests/data/fl/flower_fedopt.json
 """
 
 import json

@@ -309,14 +309,7 @@ class LocalRuntime:
                 server_proxy_log=self._up().log_path(server.name, "proxy"),
             )
         )
-        # What the policies' verdicts rest on, beside the pods.
-        found.details["objects"] = [
-            *(
-                {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": dict(labels)}}
-                for name, labels in self._workload.namespaces.items()
-            ),
-            *self._workload.policies,
-        ]
+        found.details["objects"] = list(self._workload.policy_objects)
         if self._workload.policies:
             found.details["counters"] = firewall.counters(self.node_netns)
             found.details["policies"] = [p["metadata"]["name"] for p in self._workload.policies]

@@ -123,6 +123,15 @@ class Workload:
     edge_service: ServicePlan | None = None
 
     @property
+    def policy_objects(self) -> tuple[Document, ...]:
+        """What verdicts of the policies rest on beside the pods: namespaces, and the policies."""
+        namespaces = (
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": dict(labels)}}
+            for name, labels in self.namespaces.items()
+        )
+        return (*namespaces, *self.policies)
+
+    @property
     def pods(self) -> tuple[PodPlan, ...]:
         """Server first, then edges."""
         return (self.server, *self.edges, *self.clients)
