@@ -124,17 +124,9 @@ def in_bursts(packets: Iterable[DroppedPacket]) -> list[DropBurst]:
     running: dict[tuple[Any, ...], DropBurst] = {}
     found = []
     for packet in packets:
-        kind = (
-            *(packet.pod, packet.direction, packet.source, packet.target, packet.protocol),
-            *(
-                packet.target_port,
-                "S" in packet.tcp_flags,
-                packet.reason,
-                packet.location,
-                packet.explanation,
-            ),
-            *(packet.round, packet.bare),
-        )
+        ends = (packet.source, packet.target, packet.protocol, packet.target_port, "S" in packet.tcp_flags)
+        place = (packet.pod, packet.direction, packet.location, packet.round)
+        kind = (ends, place, packet.reason, packet.explanation, packet.bare)
         burst = running.get(kind)
         if burst is None or packet.ts_ns - burst.last_ns > BURST_GAP_NS:
             burst = running[kind] = DropBurst(first=packet, last_ns=packet.ts_ns, packets=0)

@@ -6,6 +6,7 @@ saved run or a live cluster is another reader and nothing else.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,14 +22,15 @@ __all__ = ("policy",)
 
 _DENIED, _UNDECIDABLE = 3, 4
 
-_files = click.option(
+_option_f = partial(
+    click.option,
     "-f",
     "files",
     metavar="OBJECTS.yaml",
     multiple=True,
-    required=True,
     help="Objects as YAML or JSON, lists of them too; - for standard input. May be given several times.",
 )
+_files, _some_files = _option_f(required=True), _option_f()
 _namespace = click.option(
     "-n",
     "--namespace",
@@ -56,13 +58,7 @@ def policy() -> None:
 @policy.command(
     epilog="Example: ztprobe policy explain -f objects.yaml --from fl/client-0 --to fl/server --port 8080/TCP"
 )
-@click.option(
-    "-f",
-    "files",
-    metavar="OBJECTS.yaml",
-    multiple=True,
-    help="Objects as YAML or JSON, lists of them too; - for standard input. May be given several times.",
-)
+@_some_files
 @_namespace
 @click.option(
     "--run",
