@@ -173,10 +173,15 @@ def test_a_syn_that_meets_an_earlier_connection_is_one_connection(
     time.sleep(0.05)
     tables = watched.stop()
     setups = setups_of(tables, a, PORT)
-    assert {key: setup.syn_count for key, setup in setups.items() if setup} == {(40_007, 0): 1, (40_007, 1): 2}
+    assert {key: setup.syn_count for key, setup in setups.items() if setup} == {
+        (40_007, 0): 1,
+        (40_007, 1): 2,
+    }
     for pod in pods:
         assert (tables["connections"]["pod"] == pod.name).sum() == 2
-    burst = read_events(tables).bursts[b.name, Hook.ETH, max(read_events(tables).wires, key=lambda w: w.number)]
+    burst = read_events(tables).bursts[
+        b.name, Hook.ETH, max(read_events(tables).wires, key=lambda w: w.number)
+    ]
     assert [one.end_seq - one.first_seq for one in burst[Direction.RX]] == [MESSAGE_BYTES]
 
 
