@@ -152,7 +152,7 @@ def test_a_syn_with_another_number_begins_another_connection(
 def test_a_syn_that_meets_an_earlier_connection_is_one_connection(
     pods: tuple[TestPod, TestPod], watched: Watched
 ) -> None:
-    """The server never heard that the earlier one was reset; it is told between a SYN and the same SYN again."""
+    """The server never heard of the earlier one's reset; it is told between a SYN and the same SYN again."""
     a, b = pods
     with entered(b.netns):
         listener = socket.create_server((b.address, PORT))
