@@ -257,7 +257,7 @@ static inline void record_syn(struct __sk_buff *ctx, struct seen *seen)
     struct head *head = seen->dir == DIR_TX ? &conn->tx_head : &conn->rx_head;
     u64 now_ns = bpf_ktime_get_ns();
     if (seen->flags & FLAG_ACK && seen->dir == DIR_TX)
-        note_ack(conn, seen->ack);
+        conn->acked_seq = seen->ack; /* whatever left before was about an earlier connection */
     emit_packet(ctx, seen, conn, now_ns, EVENT_SETUP, head, head, 1);
     seen->seq++;
     if (seen->payload_bytes && !head->heads) {
@@ -307,11 +307,19 @@ static inline void advance(struct seen *seen, struct half *mine, int egress)
     }
 }
 
-static inline void record_end(struct seen *seen, struct conn *conn, struct half *mine, u32 hook)
+/* A SYN that meets what the peer still holds of an earlier connection of the same ports is answered with an
+ * acknowledgement of that one, which its sender resets before it sends the SYN again (RFC 9293, section 3.5.1,
+ * figure 9). That reset stands at the earlier one's number and ends nothing of this. */
+static inline int resets_earlier(struct seen *seen, struct half *mine, struct half *other)
+{
+    return !(seen->flags & FLAG_ACK) && mine->snd_max && !other->snd_max && seen->seq != mine->snd_max;
+}
+
+static inline void record_end(struct seen *seen, struct conn *conn, struct half *mine, struct half *other, u32 hook)
 {
     if (seen->flags & (FLAG_FIN | FLAG_RST))
         close_burst(conn, mine, hook, seen->dir, 0);
-    if (seen->flags & FLAG_RST)
+    if (seen->flags & FLAG_RST && !resets_earlier(seen, mine, other))
         end_conn(&seen->key, conn); /* where nobody listens there is no socket whose end would do it */
 }
 
@@ -364,7 +372,7 @@ static inline void record_eth(struct __sk_buff *ctx, int egress)
         account_small(ctx, &seen, mine, other, now_ns, egress);
     }
     advance(&seen, mine, egress);
-    record_end(&seen, conn, mine, HOOK_ETH);
+    record_end(&seen, conn, mine, other, HOOK_ETH);
 }
 
 /* Both ends of a connection on loopback are the pod's, and every packet is seen as it leaves. */
@@ -390,7 +398,7 @@ static inline void record_lo(struct __sk_buff *ctx)
     else if (seen.payload_bytes)
         account_small(ctx, &seen, mine, other, now_ns, 1);
     advance(&seen, mine, 1);
-    record_end(&seen, conn, mine, HOOK_LO);
+    record_end(&seen, conn, mine, other, HOOK_LO);
 }
 
 int tc_eth_out(struct __sk_buff *ctx)
