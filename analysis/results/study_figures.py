@@ -11,7 +11,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.ledger.model import COMPONENTS
 from analysis.report.figures import COLOURS, INK, STYLE, svg_text
@@ -53,6 +56,13 @@ def _figure(height_in: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
+def _plain_numbers(axis: Axis) -> None:
+    """On a logarithmic axis: 0.5, 2 and 10 rather than powers."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def _plain(groups: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Groups that differ in network and level alone; those with further factors have rows of their own."""
     return [group for group in groups if not group["variant"]]
@@ -80,15 +90,15 @@ def _heatmap(
     profiles = list(dict.fromkeys(group["profile"] for group in groups))
     levels = sorted({group["level"] for group in groups})
     figure, axes = _figure(0.9 + 0.45 * len(profiles))
-    values = np.full((len(profiles), len(levels)), np.nan)
-    for group in groups:
-        value = value_of(group)
-        values[profiles.index(group["profile"]), levels.index(group["level"])] = (
-            np.nan if value is None else value
-        )
+    values = {(group["profile"], group["level"]): value_of(group) for group in groups}
+    highest = max((value for value in values.values() if value is not None), default=0.0) or 1.0
     shades = matplotlib.colormaps["Greys"]
-    highest = np.nanmax(values) if np.isfinite(values).any() else 1.0
-    axes.imshow(values / (highest or 1.0), cmap=shades, vmin=-0.05, vmax=1.6, aspect="auto")
+    for (profile, level), value in values.items():  # vectors: a page of its own loads no picture
+        shade = "none" if value is None else shades(0.05 + 0.45 * value / highest)
+        corner = levels.index(level) - 0.5, profiles.index(profile) - 0.5
+        axes.add_artist(Rectangle(corner, 1, 1, facecolor=shade, edgecolor="#ffffff", linewidth=1))
+    axes.set_xlim(-0.5, len(levels) - 0.5)
+    axes.set_ylim(len(profiles) - 0.5, -0.5)
     for group in groups:
         x, y = levels.index(group["level"]), profiles.index(group["profile"])
         axes.text(x, y, words_of(group), ha="center", va="center", color=INK)
@@ -102,10 +112,10 @@ def _draw_distribution(report: Mapping[str, Any]) -> Figure:
     figure, axes = _figure(3.6)
     profiles = list(dict.fromkeys(group["profile"] for group in report["groups"]))
     for group in report["groups"]:
-        durations_s = np.sort(group["durations_s"])
-        if not len(durations_s):
+        if not group["durations_s"]:
             continue
-        shares = np.arange(1, len(durations_s) + 1) / len(durations_s)
+        durations_s = np.array([group["durations_s"][0], *group["durations_s"]])
+        shares = np.linspace(0, 1, len(durations_s))
         axes.step(
             durations_s,
             shares,
@@ -116,6 +126,7 @@ def _draw_distribution(report: Mapping[str, Any]) -> Figure:
             linewidth=1.4,
         )
     axes.set_xscale("log")
+    _plain_numbers(axes.xaxis)
     axes.set_xlabel("time a round [s]")
     axes.set_ylabel("share of rounds")
     axes.set_ylim(0, 1.02)
@@ -141,6 +152,7 @@ def _draw_interaction(report: Mapping[str, Any]) -> Figure:
             if group["median_ci95"] is not None:
                 axes.plot([group["level"]] * 2, group["median_ci95"], color=style["color"], linewidth=3)
     axes.set_yscale("log")
+    _plain_numbers(axes.yaxis)
     levels = sorted({group["level"] for group in groups})
     axes.set_xticks(levels, [f"sec{level}" for level in levels])
     axes.set_ylabel("median time a round [s]")

@@ -75,7 +75,12 @@ def render_study(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"time": human_time, "percent": human_percent, "change": human_change}
+    environment.filters |= {
+        "time": human_time,
+        "percent": human_percent,
+        "change": human_change,
+        "signed": _signed,
+    }
     return environment.get_template("study.html.j2").render(
         s=report,
         figures={name: inline_svg(svg) for name, svg in figures.items()},
@@ -86,8 +91,12 @@ def render_study(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
     )
 
 
-def _interval(edges: list[float] | None) -> str:
-    return NOTHING if edges is None else " … ".join(human_time(edge, signed=edge < 0) for edge in edges)
+def _signed(seconds: float | None) -> str:
+    return human_time(seconds, signed=True)
+
+
+def _interval(edges: list[float] | None, *, signed: bool = False) -> str:
+    return NOTHING if edges is None else " … ".join(human_time(edge, signed=signed) for edge in edges)
 
 
 def _largest(overhead: Mapping[str, Any]) -> str:
