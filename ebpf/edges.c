@@ -219,11 +219,28 @@ static inline int is_bare_ack(struct seen *seen)
     return !seen->payload_bytes && !(seen->flags & FLAGS_SETUP);
 }
 
-/* The connection of a packet, if it has one or is to have one from now on. */
-static inline struct conn *conn_of_packet(struct seen *seen)
+/* Whether a socket is connected on this end of what arrives. Data that comes for one that has just gone (a session
+ * ticket after the client has hung up) would otherwise begin a connection of its own. */
+static inline int has_socket(struct __sk_buff *ctx, struct seen *seen)
+{
+    struct bpf_sock_tuple ends = {};
+    ends.ipv4.saddr = seen->key.raddr;
+    ends.ipv4.daddr = seen->key.laddr;
+    ends.ipv4.sport = bpf_htons((u16)seen->key.ports);
+    ends.ipv4.dport = bpf_htons((u16)(seen->key.ports >> 16));
+    struct bpf_sock *sk = bpf_skc_lookup_tcp(ctx, &ends, sizeof(ends.ipv4), BPF_F_CURRENT_NETNS, 0);
+    if (!sk)
+        return 0;
+    int connected = sk->state != STATE_LISTEN && sk->state != STATE_TIME_WAIT;
+    bpf_sk_release(sk);
+    return connected;
+}
+
+/* The connection of a packet, if it has one or is to have one from now on. `arrives`: for a socket of this end. */
+static inline struct conn *conn_of_packet(struct __sk_buff *ctx, struct seen *seen, int arrives)
 {
     struct conn *conn = conn_of(&seen->key);
-    if (unlikely(!conn && seen->payload_bytes >= SMALL_BYTES))
+    if (unlikely(!conn && seen->payload_bytes >= SMALL_BYTES && (!arrives || has_socket(ctx, seen))))
         return new_conn(&seen->key, 0, 0);
     return conn;
 }
@@ -323,7 +340,7 @@ static inline void record_eth(struct __sk_buff *ctx, int egress)
         record_syn(ctx, &seen);
         return;
     }
-    struct conn *conn = conn_of_packet(&seen);
+    struct conn *conn = conn_of_packet(ctx, &seen, !egress);
     if (unlikely(!conn))
         return;
     struct half *mine = egress ? &conn->tx : &conn->rx;
@@ -368,7 +385,7 @@ static inline void record_lo(struct __sk_buff *ctx)
         record_syn(ctx, &seen);
         return;
     }
-    struct conn *conn = conn_of_packet(&seen);
+    struct conn *conn = conn_of_packet(ctx, &seen, 0);
     if (!conn)
         return;
     u64 now_ns = bpf_ktime_get_ns();
