@@ -18,7 +18,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ __all__ = (
     "StepInForce",
     "all_leases",
     "load",
+    "named",
     "new_id",
     "now_ns",
     "parse_duration",
@@ -203,6 +204,18 @@ def all_leases() -> list[Lease]:
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return sorted(found, key=lambda lease: lease.created_ns)
+
+
+def named(leases: Sequence[Lease], ids: Sequence[str]) -> list[Lease]:
+    """Those of these names, or all where none is given.
+
+    :raises UsageError: there is no lease of such a name.
+    """
+    found = {lease.id: lease for lease in leases}
+    if unknown := [one for one in ids if one not in found]:
+        there = f"there are {', '.join(found)}" if found else "there are none"
+        raise UsageError(f"no lease {unknown[0]}: {there}")
+    return [found[one] for one in ids] or list(leases)
 
 
 def load(lease_id: str) -> Lease:
