@@ -147,8 +147,8 @@ class _Datagrams:
             ends = ((row.local, row.local_port), (row.remote, row.remote_port))
             source, target = ends if row.direction == "tx" else ends[::-1]
             self._see(("udp", *source, *target), row.ts_ns)
-        rows = run.events["drops"].itertuples(index=False)
-        for row in rows:
+        dropped: Iterable[Any] = run.events["drops"].itertuples(index=False)
+        for row in dropped:
             if row.protocol != "tcp":
                 self._see((row.protocol, row.source, row.source_port, row.target, row.target_port), row.ts_ns)
 
@@ -158,7 +158,7 @@ class _Datagrams:
     def opens(self, row: Any) -> bool:
         way = (row.protocol, row.source, row.source_port, row.target, row.target_port)
         back = (row.protocol, row.target, row.target_port, row.source, row.source_port)
-        return self._first_ns[way] <= self._first_ns.get(back, row.ts_ns)
+        return bool(self._first_ns[way] <= self._first_ns.get(back, row.ts_ns))
 
 
 def in_bursts(packets: Iterable[DroppedPacket]) -> list[DropBurst]:

@@ -38,6 +38,7 @@ __all__ = (
     "Point",
     "StepInForce",
     "all_leases",
+    "lease_from_dict",
     "load",
     "named",
     "new_id",
@@ -142,9 +143,13 @@ class Lease:
             return "it has expired"
         return None
 
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it; the way back is `lease_from_dict`."""
+        return dict(json.loads(json.dumps(dataclasses.asdict(self), default=str)))
+
     def write(self) -> None:
         """Write it down, whole or not at all. :raises ZtprobeError: the state directory refuses."""
-        text = json.dumps(dataclasses.asdict(self), default=str, indent=1)
+        text = json.dumps(self.as_dict(), indent=1)
         try:
             with contextlib.suppress(FileExistsError):
                 if not self.directory.exists():
@@ -200,7 +205,7 @@ def all_leases() -> list[Lease]:
     found = []
     for path in (paths.STATE_DIR / paths.LEASES).glob(f"*/{_FILE}"):
         try:
-            found.append(_from_dict(json.loads(path.read_text())))
+            found.append(lease_from_dict(json.loads(path.read_text())))
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return sorted(found, key=lambda lease: lease.created_ns)
@@ -220,7 +225,7 @@ def named(leases: Sequence[Lease], ids: Sequence[str]) -> list[Lease]:
 
 def load(lease_id: str) -> Lease:
     """One lease. :raises (OSError, ValueError, KeyError, TypeError): it cannot be read."""
-    return _from_dict(json.loads((paths.STATE_DIR / paths.LEASES / lease_id / _FILE).read_text()))
+    return lease_from_dict(json.loads((paths.STATE_DIR / paths.LEASES / lease_id / _FILE).read_text()))
 
 
 def parse_duration(text: str) -> float:
@@ -248,7 +253,8 @@ def words(seconds: float) -> str:
     return "".join(parts[:2])
 
 
-def _from_dict(data: Mapping[str, Any]) -> Lease:
+def lease_from_dict(data: Mapping[str, Any]) -> Lease:
+    """:raises (KeyError, TypeError): not what `Lease.as_dict` gives."""
     values = dict(data)
     values["profile"] = profile_from_dict(values["profile"])
     values["owner"] = ProcessIdentity(**values["owner"])
