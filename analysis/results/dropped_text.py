@@ -26,7 +26,8 @@ def burst_lines(bursts: Iterable[DropBurst]) -> Iterator[str]:
 def _when(one: DroppedPacket) -> str:
     seconds, ns = divmod(one.time_unix_ns, 1_000_000_000)
     clock = datetime.fromtimestamp(seconds, UTC).strftime("%H:%M:%S")
-    return f"{clock}.{ns // 1_000_000:03}  {f'round {one.round}' if one.round else 'set-up'}"
+    when = {0: "set-up", None: "after the rounds"}.get(one.round, f"round {one.round}")
+    return f"{clock}.{ns // 1_000_000:03}  {when}"
 
 
 def _whom(one: DroppedPacket) -> str:

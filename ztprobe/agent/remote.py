@@ -24,7 +24,9 @@ import pyarrow
 
 from ztprobe import errors
 from ztprobe.agent.interface import Account, Measurement, Status
+from ztprobe.agent.lease_calls import LEASE_CALLS, LeaseCaller
 from ztprobe.agent.node_agent import NodeAgent
+from ztprobe.agent.node_leases import NodeLeases
 from ztprobe.agent.sinks import RunDirSink
 from ztprobe.errors import ZtprobeError
 from ztprobe.paths import REPO_DIR
@@ -39,8 +41,8 @@ __all__ = ("AgentProcess",)
 _END_S = 10.0
 
 
-class AgentProcess:
-    """`ztprobe.agent.interface.Agent` in a process of its own; a context manager that ends it.
+class AgentProcess(LeaseCaller):
+    """`ztprobe.agent.interface.Agent` and `Leases` in a process of its own; a context manager that ends it.
 
     :param batches: directory for its events (`ztprobe.rundir.batches`), to be made.
     :param state_dir: where a delay line keeps its configuration and counters.
@@ -193,6 +195,8 @@ def main() -> int:
             said = json.loads(line)
             if said["call"] == "prepare":
                 reply = prepared
+            elif (lease_call := LEASE_CALLS.get(said["call"])) is not None:
+                reply = _reply(lambda call=lease_call, said=said: call(NodeLeases(), said))  # type: ignore[misc]
             else:
                 reply = _reply(lambda call=_CALLS[said["call"]], said=said: call(agent, said))  # type: ignore[misc]
             connection.sendall((json.dumps(reply) + "\n").encode())
