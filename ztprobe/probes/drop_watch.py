@@ -11,6 +11,7 @@ import ctypes
 import mmap
 import os
 import select
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,7 @@ _OFFSETS = (
 _PROGRAM, _TRACEPOINT = "raw_kfree_skb", "kfree_skb"
 _COUNTER_SLOTS = 16  # COUNTER_SLOTS of drops.c, and below its counters
 _SEEN, _PASSED, _COLLECTED, _UNCOUNTED = range(4)
+_COUNTS_PERIOD_NS = 400_000_000  # looking through all kinds costs a millisecond
 _IDLE_NS = 5_000_000_000  # a kind of which nothing came for so long makes room
 
 
@@ -76,13 +78,14 @@ class DropWatch:
         self.kind_type = plain_structs("drops.h")["drop_kind"]
         self._count_type = plain_structs("drops.h")["drop_count"]
         self._libbpf = ctypes.CDLL("libbpf.so.1", use_errno=True)
-        self._open = contextlib.ExitStack()
+        self._open, self._attached = contextlib.ExitStack(), contextlib.ExitStack()
         self._loaded: Loaded | None = None
         self._ring: Ring | None = None
         self._counters: mmap.mmap | None = None
         self._program_fd = -1
         self._known: dict[bytes, tuple[int, int]] = {}  # kind -> collected packets and bytes so far
         self._read_collected = 0
+        self._counts_read_ns = 0
         self._since_purge = 0  # packets passed up since kinds were looked through
 
     def __enter__(self) -> DropWatch:
@@ -146,25 +149,32 @@ class DropWatch:
             btf_id=self._tracepoint_id,
         )
         self._open.callback(os.close, self._program_fd)
-        self._open.callback(os.close, link_fd)
+        self._attached.callback(os.close, link_fd)
+        self._open.callback(self._attached.close)
+
+    def stop(self) -> None:
+        """See no more; what was seen can still be read. Idempotent."""
+        self._attached.close()
 
     def wait(self, timeout_s: float) -> None:
         """Until a drop is passed up, or the time is over."""
         self._poll.poll(timeout_s)
 
-    def read(self) -> tuple[np.ndarray, list[Collected]]:
-        """What was passed up, and what was counted beside that, since the last call.
+    def read(self, *, last: bool = False) -> tuple[np.ndarray, list[Collected]]:
+        """What was passed up, and now and then what was counted beside that, since the last call.
 
+        :param last: look at all counts.
         :returns: records of `record_type`, whose ``kind`` is the bytes of a `kind_type`; and counts.
         """
         if self._ring is None:
             raise RuntimeError("load() comes first")
         rows = self._ring.drain()
-        collected = self.account().collected
         self._since_purge += rows.size  # each kind's first is among them
-        if collected == self._read_collected and self._since_purge < self._entries // 2:
+        now_ns, collected = time.monotonic_ns(), int(self._sums()[_COLLECTED])
+        is_due = last or now_ns - self._counts_read_ns > _COUNTS_PERIOD_NS
+        if not is_due or (collected == self._read_collected and self._since_purge < self._entries // 2):
             return rows, []
-        self._read_collected = collected
+        self._read_collected, self._counts_read_ns = collected, now_ns
         return rows, self._read_kinds()
 
     def _read_kinds(self) -> list[Collected]:
@@ -188,12 +198,15 @@ class DropWatch:
                 self._libbpf.bpf_map_delete_elem(fd, kind)
         return found
 
-    def account(self) -> DropAccount:
-        """What became of all drops so far."""
+    def _sums(self) -> Any:
         if self._counters is None:
             raise RuntimeError("counters are there from load to close")
         slots = np.frombuffer(self._counters, np.uint64, _COUNTER_SLOTS * possible_cpus())
-        sums = slots.reshape(-1, _COUNTER_SLOTS).sum(axis=0)
+        return slots.reshape(-1, _COUNTER_SLOTS).sum(axis=0)
+
+    def account(self) -> DropAccount:
+        """What became of all drops so far."""
+        sums = self._sums()
         info = self._info.read(self._program_fd) if self._program_fd >= 0 else None
         return DropAccount(
             seen=int(sums[_SEEN]),

@@ -25,8 +25,8 @@ from ztprobe.probes.casts import cast_flags
 from ztprobe.probes.compiler import compile_programs
 from ztprobe.probes.interfaces import PACKET_PROGRAMS, Clsact, PacketHooks, Tcx
 from ztprobe.probes.loader import Loaded
-from ztprobe.probes.offsets import OFFSETS, offset_flags
 from ztprobe.probes.maps import offer_numbers, possible_cpus, read_open_bursts, read_pairs
+from ztprobe.probes.offsets import OFFSETS, offset_flags
 from ztprobe.probes.program_info import ProgramInfo
 from ztprobe.probes.tracing import attach_kprobe, attach_tracing_program
 

@@ -69,7 +69,5 @@ def offset_flags(btf: Btf, names: Iterable[str]) -> list[str]:
         try:
             flags.append(f"-DOFF_{name}={btf.offset(OFFSETS[name])}")
         except KeyError:
-            raise PreflightError(
-                f"this kernel's BTF has no {OFFSETS[name]}, which the probes read"
-            ) from None
+            raise PreflightError(f"this kernel's BTF has no {OFFSETS[name]}, which the probes read") from None
     return flags

@@ -23,6 +23,7 @@ from ztprobe import paths, policy
 from ztprobe.documents.problem import shown
 from ztprobe.errors import PreflightError, UsageError, WorkloadError
 from ztprobe.kernelnet.sockets import tcp_sockets
+from ztprobe.pods.in_force import publish_objects
 from ztprobe.pods.local import LocalPods
 from ztprobe.pods.model import Pod
 from ztprobe.process.interrupts import shielded
@@ -179,6 +180,7 @@ class LocalRuntime:
             transport.choose(journal, [pod.netns for pod in self._pods.values()], self._congestion_control)
             self._start_dns(self._containers)
             journal.pods(self.pods, self._log_dir)
+            publish_objects(journal.directory, self._workload.namespace_objects)
 
     def _preflight(self) -> None:
         if os.geteuid() != 0:
@@ -249,6 +251,7 @@ class LocalRuntime:
         """
         if self._workload.policies:
             firewall.load(self.node_netns, policy.to_nft(self._rules))
+            publish_objects(paths.STATE_DIR / self._run_id, self._workload.policy_objects)
         if not self._mtls:
             return
         self._issue_certificates()

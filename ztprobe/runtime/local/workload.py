@@ -123,13 +123,17 @@ class Workload:
     edge_service: ServicePlan | None = None
 
     @property
-    def policy_objects(self) -> tuple[Document, ...]:
-        """What verdicts of the policies rest on beside the pods: namespaces, and the policies."""
-        namespaces = (
+    def namespace_objects(self) -> tuple[Document, ...]:
+        """The namespaces."""
+        return tuple(
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": dict(labels)}}
             for name, labels in self.namespaces.items()
         )
-        return (*namespaces, *self.policies)
+
+    @property
+    def policy_objects(self) -> tuple[Document, ...]:
+        """What verdicts of the policies rest on beside the pods: namespaces, and the policies."""
+        return (*self.namespace_objects, *self.policies)
 
     @property
     def pods(self) -> tuple[PodPlan, ...]:
