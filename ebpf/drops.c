@@ -47,7 +47,7 @@ static inline void read_transport(struct drop_kind *kind, struct measure *measur
     measure->source_port = bpf_ntohs(header.source);
     kind->target_port = bpf_ntohs(header.target);
     if (protocol == PROTOCOL_TCP) {
-        kind->tcp_flags = header.flags;
+        kind->tcp_flags = header.flags & (FLAGS_SETUP | FLAG_ACK);
         measure->header_bytes = ip_bytes + (header.words >> 4) * 4;
     }
 }

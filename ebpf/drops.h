@@ -11,7 +11,7 @@ struct drop_kind {
     u16 target_port;   /* 0: none */
     u16 ethertype;     /* 0x0800 IPv4, 0x86dd IPv6, 0x0806 ARP, or another */
     u8 protocol;       /* of IP; 0: it is not IP */
-    u8 tcp_flags;      /* of the TCP header; 0: no TCP */
+    u8 tcp_flags;      /* SYN, FIN, RST and ACK of the TCP header; 0: no TCP */
     u8 direction;      /* enum direction of events.h */
     u8 pad[1];
 };

@@ -1,27 +1,28 @@
 """Drops as they happen: the probes' records as packets with names and reasons, and which lines to print when.
 
-A packet of a kind that has been quiet is told at once. More than `AT_ONCE` of a kind in one
-second are told together when the second is over, with what the kernel only counted. Pure.
+A packet of a kind that has been quiet is told at once, and more of its kind together at the end of a
+window: a short one, so that a burst is told whole while it is news, and one of a second once a kind goes
+on and on. Pure.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from analysis.results.dropped import DropBurst, DroppedPacket, flag_letters
 from analysis.results.dropped_why import DropExplainer, noise_of
-from ztprobe.events.heads import address_text
+from ztprobe.events.heads import address_text, read_head
 from ztprobe.events.kinds import Direction
 
-__all__ = ("AT_ONCE", "Deployment", "DropDecoder", "DropLines", "LiveDrop")
+__all__ = ("Deployment", "DropDecoder", "DropLines", "LiveDrop")
 
-AT_ONCE = 5
-_WINDOW_NS = 1_000_000_000
+_FIRST_WINDOW_NS, _FIRST_WINDOWS = 120_000_000, 3
+_LATER_WINDOW_NS = 1_000_000_000
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
 _ETHERTYPES = {0x0806: "arp", 0x86DD: "ipv6", 0x0800: "ip"}
 _DIRECTIONS = (Direction.TX, Direction.RX)
@@ -98,6 +99,7 @@ class DropDecoder:
                 time_unix_ns=ts_ns + self._offset_ns,
                 source_port=int(row["source_port"]),
                 payload_bytes=payload_bytes,
+                tcp_flags=flag_letters(read_head(bytes(row["head"])[:length]).tcp_flags) or packet.tcp_flags,
                 noise=self._noise(kind, packet, payload_bytes),
                 head=bytes(row["head"])[:length],
             )
@@ -192,54 +194,61 @@ def _protocol(ethertype: int, protocol: int) -> str:
 
 
 @dataclass(kw_only=True)
-class _Window:
-    since_ns: int
-    told: int = 0
-    rest: DropBurst | None = None
+class _Going:
+    # Packets alike that go on.
+    since_ns: int  # when the window began
+    windows: int = 1
+    rest: DropBurst | None = None  # of this window, not told yet
+
+    @property
+    def window_ns(self) -> int:
+        return _FIRST_WINDOW_NS if self.windows <= _FIRST_WINDOWS else _LATER_WINDOW_NS
 
 
-@dataclass
 class DropLines:
-    """Which bursts to tell when.
+    """Which bursts to tell when."""
 
-    :param at_once: of a kind in one second.
-    """
-
-    at_once: int = AT_ONCE
-    _windows: dict[bytes, _Window] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._going: dict[bytes, _Going] = {}
 
     def take(self, drop: LiveDrop) -> DropBurst | None:
-        """What to tell now."""
-        window = self._windows.get(drop.kind)
-        if window is None:
-            window = self._windows[drop.kind] = _Window(since_ns=drop.last_ns)
-        if not drop.is_counted and window.told < self.at_once:
-            window.told += 1
-            return DropBurst(
-                first=drop.packet,
-                last_ns=drop.last_ns,
-                payload_bytes=drop.payload_bytes,
-                run=drop.deployment,
-            )
-        if window.rest is None:
-            window.rest = DropBurst(
-                first=drop.packet, last_ns=drop.last_ns, packets=0, run=drop.deployment, is_rest=True
-            )
-        window.rest.packets += drop.packets
-        window.rest.payload_bytes += drop.payload_bytes
-        window.rest.last_ns = max(window.rest.last_ns, drop.last_ns)
+        """What to tell now: the first packet of a kind."""
+        going = self._going.get(drop.kind)
+        if going is None:
+            going = self._going[drop.kind] = _Going(since_ns=drop.last_ns)
+            if not drop.is_counted:
+                return _burst(drop, packets=drop.packets, payload_bytes=drop.payload_bytes)
+        if going.rest is None:
+            going.rest = _burst(drop, packets=0, payload_bytes=0, is_rest=True)
+        going.rest.packets += drop.packets
+        going.rest.payload_bytes += drop.payload_bytes
+        going.rest.last_ns = max(going.rest.last_ns, drop.last_ns)
         return None
 
     def over(self, now_ns: int) -> list[DropBurst]:
-        """What to tell of seconds that are over by now."""
+        """What to tell of windows that are over by now."""
         found = []
-        for kind, window in list(self._windows.items()):
-            if now_ns - window.since_ns >= _WINDOW_NS:
-                del self._windows[kind]
-                if window.rest is not None:
-                    found.append(window.rest)
-        return sorted(found, key=lambda burst: burst.first.ts_ns)
+        for kind, going in list(self._going.items()):
+            if now_ns - going.since_ns < going.window_ns:
+                continue
+            if going.rest is None:
+                del self._going[kind]
+                continue
+            found.append(going.rest)
+            going.since_ns, going.windows, going.rest = now_ns, going.windows + 1, None
+        return sorted(found, key=lambda burst: burst.last_ns)
 
     def rest(self) -> list[DropBurst]:
         """What has not been told yet; there is no more to come."""
         return self.over(2**63)
+
+
+def _burst(drop: LiveDrop, *, packets: int, payload_bytes: int, is_rest: bool = False) -> DropBurst:
+    return DropBurst(
+        first=drop.packet,
+        last_ns=drop.last_ns,
+        packets=packets,
+        payload_bytes=payload_bytes,
+        run=drop.deployment,
+        is_rest=is_rest,
+    )

@@ -56,6 +56,10 @@ class DropWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Everything is in the file. Idempotent."""
         self._writer.close()
 
     def write(self, one: DroppedPacket) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ("LiveRequest", "watch_drops")
 
-_WAIT_S = 0.1
+_WAIT_S = 0.05
 _BATCH_S = 0.02  # after packets came: more of them together
 _LOOK_S = 0.25  # for pods that come and go
 _MOST_AT_ONCE = 5_000  # records in one go: more than so many kinds at once are counted alone
@@ -269,9 +269,11 @@ class _Watching:
                 self._told.burst(burst)
             if time.monotonic() - looked_s > _LOOK_S:
                 looked_s = time.monotonic()
+                before = self._there.pods
                 if self._there.look():
                     self._renew()
-                    self._announce()
+                    if self._there.pods != before:
+                        self._announce()
             if came:
                 time.sleep(_BATCH_S)
 
