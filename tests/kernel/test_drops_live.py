@@ -242,8 +242,8 @@ def test_a_flood_is_counted(cluster: Cluster) -> None:
         found.end()
     truth, seen = counted(server), found.packets()
     print(
-        f"{truth} drops in {seconds:.0f} s by nft, {seen} seen ({truth - seen} fewer), in {len(found.lines)} lines,"
-        f" {cpu_s / seconds:.1%} of a core; {found.said[-1]}"
+        f"{truth} drops in {seconds:.0f} s by nft, {seen} seen ({truth - seen} fewer),"
+        f" in {len(found.lines)} lines, {cpu_s / seconds:.1%} of a core; {found.said[-1]}"
     )
     assert truth > 50_000 * seconds / PATIENCE
     assert seen <= truth

@@ -136,6 +136,12 @@ class Workload:
         return (*self.namespace_objects, *self.policies)
 
     @property
+    def round_deadline_s(self) -> float | None:
+        """How long the server waits for its clients, and in each round for their updates."""
+        said = self.server.application.env.get("FL_ROUND_DEADLINE_S")
+        return None if said is None else float(said)
+
+    @property
     def pods(self) -> tuple[PodPlan, ...]:
         """Server first, then edges."""
         return (self.server, *self.edges, *self.clients)
