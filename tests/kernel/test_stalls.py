@@ -1,4 +1,4 @@
-"""Stalls between two pods, each brought about for real: what is said of it, and of training that takes long."""
+"""Stalls between two pods, each brought about for real: what is said of each, and of long training."""
 
 from __future__ import annotations
 

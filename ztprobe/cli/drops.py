@@ -166,7 +166,9 @@ def _saved(
     _known("--pod", pods, sorted(ends | {pod["name"] for pod in recorded.meta["pods"]}))
     _known("--reason", reasons, sorted({one.reason for one in every}))
     found = of_interest(every, pods=pods, reasons=reasons)
+    unseen = 0
     if matching is not None:
+        unseen = sum(not one.head for one in found)
         found = [one for one in found if matching.matches(one.head)]
     if pcap is not None:
         from analysis.results.dropped_pcapng import write_pcapng
@@ -181,7 +183,8 @@ def _saved(
     for line in burst_lines(in_bursts(found)):
         say(line)
     lost = {kind: count for kind, count in recorded.meta["loss"].items() if count}
-    more = f"; events lost: {', '.join(f'{kind} {count}' for kind, count in lost.items())}" if lost else ""
+    more = f"; {unseen} without known bytes, which --filter leaves out" if unseen else ""
+    more += f"; events lost: {', '.join(f'{kind} {count}' for kind, count in lost.items())}" if lost else ""
     say(f"{len(found)} of {len(every)} dropped packets{more}" if found else f"no dropped packet{more}")
     if pcap is not None:
         without = sum(not one.head for one in found)
