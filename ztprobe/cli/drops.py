@@ -20,11 +20,7 @@ __all__ = ("drops",)
 _WATCHED_S = 10.0
 
 
-@click.command(
-    epilog="""Examples: ztprobe drops runs/net2-sec3-20260131-120000 --reason NETFILTER_DROP
-
-    sudo ztprobe drops --follow --selector app=fl-client --filter 'tcp dst port 50051'"""
-)
+@click.command(epilog="Example: sudo ztprobe drops --follow --selector app=fl-client --reason NETFILTER_DROP")
 @click.argument("run", metavar="[RUN]", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--follow", is_flag=True, help="Of pods that run now, until Ctrl-C, and of pods that come meanwhile."
@@ -97,12 +93,12 @@ def drops(
     pcap: Path | None,
     as_json: bool,
 ) -> None:
-    """List the packets that a kernel dropped: of a saved run, or of pods that run now.
+    """List packets that a kernel dropped, in a saved run or right now.
 
     One line for each packet or burst of packets alike: when, from whom to whom, the kernel's reason and
     place. What a packet filter dropped is explained by the policies that were in force; no policy is named
-    for any other reason, nor where none selects either end. Without RUN it needs root, and watches the
-    local runtime's pods beside whatever else watches them.
+    for any other reason, nor where none selects either end. `ztprobe drops runs/net2-sec3-...` reads a saved
+    run; without RUN it needs root, and watches the local runtime's pods beside whatever else watches them.
     """
     from analysis.results.packet_filter import PacketFilter
 

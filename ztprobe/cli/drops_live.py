@@ -6,14 +6,14 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from ztprobe import paths
+from ztprobe.cli.drops_pods import FilterCounts, LiveRequest, WatchedPods
 from ztprobe.cli.output import say
 from ztprobe.errors import PreflightError, UsageError
 from ztprobe.printable import escape_json, printable_lines
@@ -21,11 +21,8 @@ from ztprobe.process.interrupts import Interrupted
 
 if TYPE_CHECKING:
     from analysis.results.dropped import DropBurst
-    from analysis.results.dropped_live import Deployment, LiveDrop
+    from analysis.results.dropped_live import LiveDrop
     from analysis.results.dropped_pcapng import DropWriter
-    from analysis.results.packet_filter import PacketFilter
-    from ztprobe.pods.model import Pod
-    from ztprobe.policy.model import Objects
     from ztprobe.probes.drop_watch import DropWatch
 
 __all__ = ("LiveRequest", "watch_drops")
@@ -35,24 +32,7 @@ _BATCH_S = 0.02  # after packets came: more of them together
 _LOOK_S = 0.25  # for pods that come and go
 _MOST_AT_ONCE = 5_000  # records in one go: more than so many kinds at once are counted alone
 _FEW = 6
-_UNKNOWN = "by a packet filter; the policies in force are not known (-f gives them)"
 _CTRL_C = 130
-
-
-@dataclass(frozen=True, kw_only=True)
-class LiveRequest:
-    """What the command line asks."""
-
-    selector: str | None
-    namespace: str | None
-    run: str | None
-    pods: tuple[str, ...]
-    reasons: tuple[str, ...]
-    matching: PacketFilter | None
-    objects: Objects | None
-    seconds: float | None  # None: until Ctrl-C
-    pcap: Path | None
-    as_json: bool
 
 
 def watch_drops(request: LiveRequest) -> None:
@@ -64,13 +44,9 @@ def watch_drops(request: LiveRequest) -> None:
 
     if os.geteuid() != 0:
         raise PreflightError("watching what a kernel drops needs root: run it with sudo")
-    there = _There(request)
+    there = WatchedPods(request)
     there.look()
-    if not there.pods and request.seconds is not None:
-        raise UsageError(
-            "no pods are running on this machine: start a run in another terminal (ztprobe trace ...), name a"
-            " saved RUN, or wait for pods with --follow"
-        )
+    there.check()
     with DropWatch() as watch, _Told(request) as told:
         watch.load()
         _check_reasons(request.reasons, watch)
@@ -88,74 +64,6 @@ def _check_reasons(reasons: Iterable[str], watch: DropWatch) -> None:
             raise UsageError(
                 f"--reason {reason}: this kernel drops for no such reason; near: {', '.join(near) or 'none'}"
             )
-
-
-class _There:
-    # The pods that run, and what is in force among them.
-
-    def __init__(self, request: LiveRequest) -> None:
-        from ztprobe.pods.selectors import parse_selector
-
-        self._request = request
-        self._selector = parse_selector(request.selector or "")
-        self.pods: tuple[Pod, ...] = ()
-        self.deployments: list[Deployment] = []
-        self.chosen: set[tuple[str, str]] = set()  # run and pod; only with a selector
-        self._seen: Any = None
-
-    def look(self) -> bool:
-        """Whether something has changed since the last time."""
-        from ztprobe.pods.in_force import objects_in_force
-        from ztprobe.pods.local import local_pods
-
-        pods = [pod for pod in local_pods() if self._request.run in (None, pod.run)]
-        runs = sorted({pod.run for pod in pods})
-        in_force = {run: objects_in_force(paths.STATE_DIR / run) for run in runs}
-        seen = ([(pod.run, pod.name, pod.netns_inode) for pod in pods], in_force)
-        if seen == self._seen:
-            return False
-        self._seen, self.pods = seen, tuple(pods)
-        self.deployments = []
-        for run in runs:
-            with contextlib.suppress(OSError):  # it has just ended
-                self.deployments.append(self._deployment(run, in_force[run]))
-        self.chosen = {
-            (pod.run, pod.name)
-            for pod in pods
-            if self._request.namespace in (None, pod.namespace) and self._selector.matches(pod.labels)
-        }
-        return True
-
-    @property
-    def selects(self) -> bool:
-        """Whether only some pods are asked for."""
-        return self._request.selector is not None or self._request.namespace is not None
-
-    def _deployment(self, run: str, in_force: Sequence[Any]) -> Deployment:
-        from analysis.recorded import policy_pods, read_recorded
-        from analysis.results.dropped_live import Deployment
-        from analysis.results.dropped_why import DropExplainer
-        from ztprobe.kernelnet.netns import inode
-        from ztprobe.policy.simulation import merged
-
-        pods = [pod for pod in self.pods if pod.run == run]
-        as_policies_see = policy_pods([pod.as_dict() for pod in pods])
-        objects: list[tuple[int, Objects | None]] = [
-            (each.since_ns, read_recorded(each.objects, paths.STATE_DIR / run)) for each in in_force
-        ]
-        if self._request.objects is not None:
-            objects = [(0, self._request.objects)]
-        explainers = [
-            (since, DropExplainer(None if each is None else merged(each, as_policies_see), unknown=_UNKNOWN))
-            for since, each in objects or [(0, None)]
-        ]
-        places = {inode(pod.node_netns): "node" for pod in pods}
-        return Deployment(
-            name=run,
-            places=places | {pod.netns_inode: pod.name for pod in pods},
-            names={pod.address: pod.name for pod in pods},
-            explainers=explainers,
-        )
 
 
 class _Told:
@@ -226,7 +134,7 @@ class _Totals:
 
 
 class _Watching:
-    def __init__(self, request: LiveRequest, watch: DropWatch, there: _There, told: _Told) -> None:
+    def __init__(self, request: LiveRequest, watch: DropWatch, there: WatchedPods, told: _Told) -> None:
         from analysis.results.dropped_live import DropDecoder, DropLines
         from ztprobe.probes.kallsyms import Kallsyms
 
@@ -239,11 +147,14 @@ class _Watching:
         self._lines = DropLines()
         self._totals = _Totals()
         self._watched: set[int] = set()
+        self._filters = FilterCounts()
+        self._differences: dict[str, tuple[int, int]] = {}
 
     def until_over(self) -> None:
         """Until the time is over, or somebody ends it."""
         self._renew()
         self._watch.start()
+        self._filters.look(self._there.pods)
         self._announce()
         started_s = time.monotonic()
         interrupt: Interrupted | None = None
@@ -251,6 +162,7 @@ class _Watching:
             self._loop(started_s)
         except Interrupted as ended:
             interrupt = ended
+        self._differences = self._filters.differences()  # first: what comes later may be seen, not counted
         self._watch.stop()
         self._take(last=True)
         for burst in self._lines.rest():
@@ -272,6 +184,7 @@ class _Watching:
                 before = self._there.pods
                 if self._there.look():
                     self._renew()
+                    self._filters.look(self._there.pods)
                     if self._there.pods != before:
                         self._announce()
             if came:
@@ -307,6 +220,8 @@ class _Watching:
         return bool(len(rows) or counted)
 
     def _one(self, drop: LiveDrop) -> None:
+        if drop.packet.pod == "node" and drop.packet.reason == "NETFILTER_DROP":
+            self._filters.seen[drop.deployment] = self._filters.seen.get(drop.deployment, 0) + drop.packets
         if not self._is_asked_for(drop):
             self._totals.others += drop.packets
             return
@@ -340,6 +255,9 @@ class _Watching:
         said += [f"{totals.others} others not asked for"] if totals.others else []
         unplaced = account.uncounted + totals.untold
         said += [f"{unplaced} more of too many kinds to tell apart"] if unplaced else []
+        for run, (own, more) in self._differences.items():
+            if more > 0:
+                said.append(f"the packet filter of run {run} counted {own} drops, {more} more than were seen")
         if account.missed_runs:
             said.append(
                 f"up to {account.missed_runs} not seen: the kernel left out that many runs of the probe"
