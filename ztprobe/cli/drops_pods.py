@@ -1,4 +1,4 @@
-"""The pods that ``ztprobe drops`` watches, what is in force among them, and what their packet filters count."""
+"""The pods that ``ztprobe drops`` watches, what is in force there, and what their packet filters count."""
 
 from __future__ import annotations
 
