@@ -19,7 +19,9 @@ from ztprobe.kernelnet.netns import entered
 from ztprobe.pods.local import LocalPods
 from ztprobe.pods.model import Pod
 
-_FILTER = "table ip stall { chain c { type filter hook input priority 0; tcp dport 1024-65535 drop; } }"
+_FILTER = (
+    "table ip stall {\n chain c {\n type filter hook input priority 0; tcp dport 1024-65535 drop\n }\n}\n"
+)
 
 
 @contextlib.contextmanager

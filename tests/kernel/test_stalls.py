@@ -57,7 +57,7 @@ while True:
     elif how == "connect":
         socket.create_connection(("10.99.0.1", {PORT + 1}))
 """
-_NFT = "table ip t {{ chain c {{ type filter hook input priority 0; tcp {} drop; }} }}"
+_NFT = "table ip t {{\n chain c {{\n type filter hook input priority 0; tcp {} drop\n }}\n}}\n"
 
 
 class Talk:

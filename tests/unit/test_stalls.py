@@ -20,6 +20,7 @@ def end(local: str, local_port: int, remote: str, remote_port: int, **values: An
         "state": "established",
         "unread_bytes": 0,
         "unacked_bytes": 0,
+        "window_bytes": 60_000,
         "repeats": 0,
         "timer": 0,
         "timer_s": 0.0,
@@ -80,12 +81,17 @@ def test_each_state_of_a_connection() -> None:
     )
     answered = pair({"state": "syn_recv"}, {"state": "syn_sent", "timer": RETRANSMIT_TIMER})
     assert state_of(*answered)[2] == "sent once, which server has seen: its answer does not come"
-    closed = pair({"unacked_bytes": 9000, "timer": PROBE_TIMER, "repeats": 4}, {"unread_bytes": 70_000})
+    closed = pair(
+        {"unacked_bytes": 9000, "timer": PROBE_TIMER, "repeats": 4, "window_bytes": 0},
+        {"unread_bytes": 70_000},
+    )
     assert state_of(*closed) == (
         "server:50051",
         "zero window",
         "client-0 does not read, 70,000 bytes wait there; asked 4 times",
     )
+    cut_off = pair({}, {"unacked_bytes": 1, "timer": PROBE_TIMER, "repeats": 4, "state": "fin_wait1"})
+    assert state_of(*cut_off)[1] == "retransmitting into nothing"
     assert state_of(*pair({}, {"unread_bytes": 10}))[1] == "not read"
     assert state_of(*pair({"state": "fin_wait2"}, {"state": "close_wait"}))[1] == "closed by one side"
     assert state_of(*pair({"unacked_bytes": 5}, {}))[1] == "bytes on the way"

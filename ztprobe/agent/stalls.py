@@ -231,10 +231,11 @@ def _state(end: TcpEnd, peer: TcpEnd | None, pod: str, other: str, *, is_seen: b
     if end.state == "syn_sent":
         answered = f", which {other} has seen: its answer does not come" if peer is not None else ""
         return "no answer to SYN", f"sent {_times(end.repeats + 1)}{answered}"
-    if end.timer == PROBE_TIMER:
+    if end.timer == PROBE_TIMER and not end.window_bytes:
         unread = f", {peer.unread_bytes:,} bytes wait there" if peer is not None else ""
         return "zero window", f"{other} does not read{unread}; asked {_times(end.repeats)}"
-    if end.timer == RETRANSMIT_TIMER and end.repeats > 1:
+    # Without a route or a carrier nothing is in flight, and the other timer does it.
+    if end.timer in (RETRANSMIT_TIMER, PROBE_TIMER) and end.repeats > 1:
         return "retransmitting into nothing", f"{_times(end.repeats)}, {end.unacked_bytes:,} bytes{gone}"
     if gone:
         return "gone at one end only", f"{other} has no such connection any more"

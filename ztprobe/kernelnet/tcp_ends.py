@@ -38,6 +38,7 @@ class TcpEnd:
     state: str
     unread_bytes: int  # received, and not read by the application
     unacked_bytes: int  # written, and not acknowledged: in flight or waiting to be sent
+    window_bytes: int  # that the other end allows to be sent
     repeats: int  # of the oldest unacknowledged segment, of a SYN or of a window probe, so far
     timer: int  # *_TIMER; 0: none that matters
     timer_s: float  # until it fires
@@ -91,6 +92,7 @@ def _end(said: Any) -> TcpEnd:
         state=_STATES[said["idiag_state"]],
         unread_bytes=said["idiag_rqueue"],
         unacked_bytes=said["idiag_wqueue"],
+        window_bytes=info.get("tcpi_snd_wnd", 0),
         repeats=max(said["idiag_retrans"], info.get("tcpi_backoff", 0)),
         timer=timer,
         timer_s=timer_s,
