@@ -50,8 +50,10 @@ class Service:
     def end(self) -> str:
         """As a kubelet does it. :returns: what it has said since it began to listen."""
         self.process.terminate()
-        said, errors = self.process.communicate(timeout=30)
-        assert self.process.returncode == 143, errors
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        said = self.process.stdout.read()
+        assert self.process.wait(30) == 143, self.process.stderr.read()
         return said
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.kernel.agent_service import COLLECTOR, Service, Wire, certificates, service
+from tests.kernel.agent_service import Service, Wire, certificates, service
 from tests.kernel.bridged import Node
+from tests.kernel.live_run import Cluster, cluster
 from tests.kernel.test_agent import ME, SENT_BYTES, of_port, sent_bytes, tables, transfer
 from tests.kernel.test_emulation import node
 from ztprobe.agent.interface import Account
@@ -30,7 +31,7 @@ from ztprobe.profile.model import Profile
 from ztprobe.rundir.batches import BATCHES_DIR
 from ztprobe.runtime.local.certificates import Authority
 
-__all__ = ("node",)  # a fixture
+__all__ = ("cluster", "node")  # fixtures
 
 SLOW = Profile(name="slow", rate_mbit=20)
 
@@ -249,7 +250,7 @@ def test_an_agent_that_was_killed_says_so_and_leaves_no_profile(
                 found = tables(tmp_path, Account())
                 assert sent_bytes(found["bursts"], "pod-a", port) == SENT_BYTES
                 agent.close()
-                assert after.end() == ""
+                assert "was left on" not in after.end()  # the one that was killed had time to undo it
     assert not state.exists()
 
 
@@ -268,20 +269,44 @@ def test_a_collector_that_never_returns_is_given_up(
         assert "nobody asked the agent for 2 s, so it ended run test" in served.end()
 
 
-def test_asked_to_go_it_ends_leases_and_profiles(
+def test_what_a_killed_container_left_on_pods_the_next_agent_takes_off(
     node: Node, tls: dict[str, TlsFiles], tmp_path: Path
 ) -> None:
-    with service(
-        tls["agent"], tmp_path / "agent", "--end-leases", ztprobe_state=tmp_path / "ztprobe"
-    ) as served:
+    with service(tls["agent"], tmp_path / "agent") as before:
+        agent = client(before.address, tls["collector"], tmp_path, probes=False)
+        begin(agent, node)
+        agent.apply(SLOW, seed=1)
+        (session,) = before.state.glob("*/session.json")
+        worker = json.loads(session.read_text())["process"]["pid"]
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in (worker, before.process.pid):
+                os.kill(pid, number)
+        before.process.wait()
+        agent._connection.patience_s = 0
+        agent.close()
+    assert "tbf" in qdiscs(node)
+    with service(tls["agent"], tmp_path / "agent") as after:
+        assert "tbf" not in qdiscs(node)
+        assert "a profile of run test was left on fl/pod-a, fl/pod-b: taken off" in after.end()
+    assert not before.state.exists()
+
+
+def test_asked_to_go_it_ends_leases_and_profiles(
+    node: Node, cluster: Cluster, tls: dict[str, TlsFiles], tmp_path: Path
+) -> None:
+    cluster.profile("apply", "net5", "-l", "app=client", "--for", "5m")
+    assert cluster.marks()
+    with service(tls["agent"], tmp_path / "a", "--end-leases", ztprobe_state=cluster.state) as served:
         agent = client(served.address, tls["collector"], tmp_path, probes=False)
         begin(agent, node)
         agent.apply(SLOW, seed=1)
+        (lease,) = status(served.address, tls["collector"])["leases"]  # type: ignore[misc]
+        assert lease["pods"] == ["fl/client-0", "fl/client-1"]
         assert "tbf" in qdiscs(node)
-        served.end()
+        assert f"lease {lease['lease']} of net5: " in served.end()
         assert "tbf" not in qdiscs(node)
+        cluster.await_nothing(0)
         agent._connection.patience_s = 0
         with pytest.raises(ZtprobeError, match="does not answer"):
             agent.status()
         agent.close()
-    assert COLLECTOR.startswith("spiffe://")

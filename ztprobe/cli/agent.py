@@ -116,7 +116,6 @@ def serve(
     """
     if os.geteuid() != 0:
         raise PreflightError("not root: probes and network namespaces need it; run it with sudo")
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # callers without a certificate are no news
     from ztprobe.agent.lease_keeper import end
     from ztprobe.agent.service.server import AgentServer, checked_address
     from ztprobe.agent.service.session import Sessions
@@ -136,6 +135,8 @@ def serve(
     try:
         server = AgentServer(address, sessions, tls=tls, callers=callers, node=node)
         say(f"the agent of {node} listens on {_said(address, server.port)}")
+        for line in sessions.found:
+            say(line)
         for session in sessions.all():
             rows = session.spool.queued()["rows"]
             say(f"run {session.run} was left here: {rows} events wait for its collector")
@@ -166,7 +167,6 @@ def status(address: str, cert: Path | None, key: Path | None, authority: Path | 
 
     ADDRESS is HOST:PORT or unix:PATH.
     """
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from ztprobe.agent.service.client import Connection
     from ztprobe.cli.rendering.agent import status_lines
 

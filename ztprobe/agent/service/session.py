@@ -17,16 +17,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ztprobe.agent import emulator
 from ztprobe.agent.memory import held
 from ztprobe.agent.remote import AgentProcess
 from ztprobe.agent.spool import Spool
 from ztprobe.errors import EnforcementError, ZtprobeError
+from ztprobe.pods.model import Pod
 from ztprobe.process.identity import ProcessIdentity, started_ticks
 from ztprobe.rundir import files
 
 __all__ = ("Session", "Sessions")
 
-_FILE = "session.json"
+_FILE, _SHAPED_FILE = "session.json", "shaped.json"
 _MOST_LEFT = 8  # sessions of earlier services
 
 
@@ -40,7 +42,7 @@ class Session:
         self.spool = Spool(directory / "queue")
         self.directory = directory
         self.agent = agent
-        self.pods: dict[str, str] = {}  # name -> namespace/name
+        self._given: dict[str, dict[str, Any]] = {}  # pods, as they were given
         self.profile: str | None = None
         self.stream = 0  # the newest one's number: an older one ends
         self._process = ProcessIdentity(**said["process"])
@@ -78,6 +80,9 @@ class Session:
             if said["call"] == "status":
                 return {"answer": {"problem": self.lapsed, "notes": []}}
             return {"error": EnforcementError.__name__, "message": self.lapsed}
+        if said["call"] == "apply":  # written down first: whoever comes after us takes it off
+            shaped = json.dumps(list(self._given.values())).encode()
+            files.write_whole(self.directory / _SHAPED_FILE, shaped, mode=0o600)
         try:
             reply = self.agent.carry(said)
         except ZtprobeError as error:
@@ -85,9 +90,9 @@ class Session:
         if "error" not in reply:
             pod = said.get("pod", {})
             if said["call"] == "add_pod":
-                self.pods[pod["name"]] = f"{pod['namespace']}/{pod['name']}"
+                self._given[pod["name"]] = pod
             elif said["call"] == "remove_pod":
-                self.pods.pop(pod["name"], None)
+                self._given.pop(pod["name"], None)
             elif said["call"] == "apply":
                 self.profile = str(said["profile"].get("name"))
             elif said["call"] == "stop":
@@ -101,6 +106,15 @@ class Session:
             "the agent has ended unexpectedly and was started again: what happened since then was not seen,"
             " and no profile is in force any more"
         )
+
+    def take_off(self) -> list[str]:
+        """Undo what an agent that was killed left on pods. :returns: their names."""
+        try:
+            shaped = json.loads((self.directory / _SHAPED_FILE).read_text())
+            (self.directory / _SHAPED_FILE).unlink()
+        except (OSError, ValueError):
+            return []
+        return emulator.take_off([Pod.from_dict(pod) for pod in shaped])
 
     def end(self, *, keep_queue: bool) -> None:
         """End the probes and take a profile off; idempotent."""
@@ -117,7 +131,7 @@ class Session:
             "opened_unix_s": self.opened_unix_s,
             "silent_s": round(self.silent_s, 1),
             "watching": self.agent is not None,
-            "pods": sorted(self.pods.values()),
+            "pods": sorted(f"{pod['namespace']}/{pod['name']}" for pod in list(self._given.values())),
             "profile": self.profile,
             "queue": self.spool.queued(),
             "memory": None,
@@ -141,6 +155,7 @@ class Sessions:
         self._orphan_s = orphan_s
         self._lock = threading.Lock()
         self._sessions: dict[str, Session] = {}
+        self.found: list[str] = []  # what an earlier service left and is undone now, a line each
         self.ended: dict[str, str] = {}  # token -> why; the latest ones
         with contextlib.suppress(FileExistsError):
             files.make_directory(root, 0o700, parents=True)
@@ -166,6 +181,8 @@ class Sessions:
                 files.remove_tree(path.parent)
                 continue
             self._sessions[session.token] = session
+            if taken := session.take_off():
+                self.found.append(f"a profile of run {session.run} was left on {', '.join(taken)}: taken off")
 
     def open(self, run: str, *, probes: bool) -> Session:
         """A session with an agent of its own, which begins to load its probes.

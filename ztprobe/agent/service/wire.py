@@ -9,6 +9,7 @@ sends batches, each an 8-byte sequence number and an Arrow IPC stream (`ztprobe.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,10 @@ CALL, EVENTS = "Call", "Events"
 SERVER_NAME = "ztprobe-agent"
 WINDOW = 8  # batches on their way that have not been acknowledged
 NO_MORE = (1 << 63) - 1  # a batch of this number: that was all, and the names of the rest are lost
+
+# The library would log on standard error what its callers hear as errors, and forks of ours.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
 _MOST_BYTES = 32 << 20
 _MOST_PEM_BYTES = 1 << 20
