@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,10 +59,17 @@ class Service:
 
 @contextlib.contextmanager
 def service(
-    tls: TlsFiles, state: Path, *options: str, port: int = 0, ztprobe_state: Path | None = None
+    tls: TlsFiles,
+    state: Path,
+    *options: str,
+    ztprobe_state: Path | None = None,
+    before: Sequence[str] = (),
 ) -> Iterator[Service]:
-    """Begin to serve; whatever is left of it is killed at the end."""
-    command = [sys.executable, "-m", "ztprobe", "agent", "serve", "--listen", f"127.0.0.1:{port}"]
+    """Begin to serve; whatever is left of it is killed at the end.
+
+    :param before: a program that runs it, with its arguments.
+    """
+    command = [*before, sys.executable, "-m", "ztprobe", "agent", "serve", "--listen", "127.0.0.1:0"]
     command += ["--cert", str(tls.certificate), "--key", str(tls.key), "--client-ca", str(tls.authority)]
     command += ["--state", str(state), "--caller", COLLECTOR, *options]
     environment = dict(os.environ)

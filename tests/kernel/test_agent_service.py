@@ -20,16 +20,18 @@ from tests.kernel.bridged import Node
 from tests.kernel.live_run import Cluster, cluster
 from tests.kernel.test_agent import ME, SENT_BYTES, of_port, sent_bytes, tables, transfer
 from tests.kernel.test_emulation import node
+from tests.programs import program
 from ztprobe.agent.interface import Account
 from ztprobe.agent.service import wire
 from ztprobe.agent.service.client import AgentClient, Connection
 from ztprobe.agent.service.wire import TlsFiles
 from ztprobe.errors import EnforcementError, PreflightError, ZtprobeError
 from ztprobe.kernelnet.netns import entered
-from ztprobe.paths import REPO_DIR
+from ztprobe.paths import MANIFESTS_DIR, REPO_DIR
 from ztprobe.profile.model import Profile
 from ztprobe.rundir.batches import BATCHES_DIR
 from ztprobe.runtime.local.certificates import Authority
+from ztprobe.runtime.local.kustomize import render
 
 __all__ = ("cluster", "node")  # fixtures
 
@@ -310,3 +312,28 @@ def test_asked_to_go_it_ends_leases_and_profiles(
         with pytest.raises(ZtprobeError, match="does not answer"):
             agent.status()
         agent.close()
+
+
+def test_the_capabilities_of_the_least_privilege_manifest_are_enough(
+    node: Node, tls: dict[str, TlsFiles], tmp_path: Path
+) -> None:
+    (daemon,) = (d for d in render(MANIFESTS_DIR / "agent/least-privilege") if d["kind"] == "DaemonSet")
+    context = daemon["spec"]["template"]["spec"]["containers"][0]["securityContext"]
+    added = ",".join(f"+{name.lower()}" for name in context["capabilities"]["add"])
+    limited = (program("setpriv"), "--no-new-privs", f"--bounding-set=-all,{added}", "--inh-caps=-all")
+    with (
+        service(tls["agent"], tmp_path / "agent", before=limited) as served,
+        client(served.address, tls["collector"], tmp_path) as agent,
+    ):
+        assert status(served.address, tls["collector"])["lacks"] == [
+            "without CAP_SYSLOG: the kernel functions in which packets are dropped have no names"
+        ]
+        begin(agent, node)
+        agent.apply(SLOW, seed=1)
+        assert agent.measure("pod-a", ["pod-b"]).problems == []
+        port = transfer(*node.pods)
+        account = agent.stop()
+    assert not any(account.loss.values()), account.loss
+    bursts = tables(tmp_path, account)["bursts"]
+    assert sent_bytes(bursts, "pod-a", port) == SENT_BYTES
+    assert set(bursts["process"]) >= {"pod-a/test"}

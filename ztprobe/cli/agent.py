@@ -117,6 +117,7 @@ def serve(
     if os.geteuid() != 0:
         raise PreflightError("not root: probes and network namespaces need it; run it with sudo")
     from ztprobe.agent.lease_keeper import end
+    from ztprobe.agent.service.privileges import lacking
     from ztprobe.agent.service.server import AgentServer, checked_address
     from ztprobe.agent.service.session import Sessions
     from ztprobe.leases import records
@@ -135,7 +136,7 @@ def serve(
     try:
         server = AgentServer(address, sessions, tls=tls, callers=callers, node=node)
         say(f"the agent of {node} listens on {_said(address, server.port)}")
-        for line in sessions.found:
+        for line in (*lacking(), *sessions.found):
             say(line)
         for session in sessions.all():
             rows = session.spool.queued()["rows"]

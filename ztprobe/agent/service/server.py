@@ -21,6 +21,7 @@ from ztprobe import __version__
 from ztprobe.agent.calls import CALLS, answered
 from ztprobe.agent.memory import held
 from ztprobe.agent.service import wire
+from ztprobe.agent.service.privileges import lacking
 from ztprobe.agent.service.session import Session, Sessions
 from ztprobe.agent.service.wire import TlsFiles
 from ztprobe.agent.spool import Segment, read_message
@@ -120,6 +121,7 @@ class AgentServer:
             "node": self._node,
             "since_unix_s": self._since_unix_s,
             "memory": held(),
+            "lacks": lacking(),
             "sessions": [session.as_dict() for session in self._sessions.all()],
             "leases": [
                 {

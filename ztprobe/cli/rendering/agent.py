@@ -18,6 +18,8 @@ def status_lines(found: Mapping[str, Any]) -> Iterator[str]:
     """
     yield f"agent {found['version']} on {found['node'] or 'this node'}, since {_time(found['since_unix_s'])}"
     yield f"  the service holds {_mib(found['memory'])}"
+    for lack in found["lacks"]:
+        yield f"  {lack}"
     for session in found["sessions"]:
         yield f"run {session['run']}, since {_time(session['opened_unix_s'])}"
         if session["watching"]:
