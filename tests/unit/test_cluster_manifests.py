@@ -1,4 +1,4 @@
-"""What is applied to a cluster: rendered as kubectl does, valid for old and new versions, as guarded as said."""
+"""What is applied to a cluster: rendered as kubectl does, valid for old and new versions, guarded as said."""
 
 from __future__ import annotations
 

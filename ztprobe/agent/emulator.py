@@ -245,16 +245,16 @@ def take_off(pods: Sequence[Pod]) -> list[str]:
     """Take what an emulator left on pods that nobody could undo any more. :returns: the pods' names."""
     found = []
     for pod in pods:
-        if still_there(pod.netns, pod.netns_inode) and _qdisc_stats(pod) is not None:
-            _remove_from(pod)
+        if still_there(pod.netns, pod.netns_inode) and _remove_from(pod):
             found.append(str(pod))
     return found
 
 
-def _remove_from(pod: Pod) -> None:
+def _remove_from(pod: Pod) -> bool:
     # A pod that is gone has taken its qdisc along.
     with contextlib.suppress(OSError, NetlinkError), netlink(pod.netns) as ipr:
-        remove_ours(ipr, _index(ipr, pod))
+        return remove_ours(ipr, _index(ipr, pod))
+    return False
 
 
 def _index(ipr: IPRoute, pod: Pod) -> int:
