@@ -82,6 +82,7 @@ class AgentServer:
         self._secured = tls is not None
         self._node = node
         self._since_unix_s = time.time()
+        self.delivered: dict[str, int] = {}  # events that collectors have taken, by kind
         self._ending = Event()
         self._server = grpc.server(
             futures.ThreadPoolExecutor(_THREADS, "agent-call"),
@@ -180,7 +181,16 @@ class AgentServer:
         except (DocumentError, KeyError, ValueError, TypeError, StopIteration):
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "expected a session and a sequence number")
         session.stream += 1
-        yield from _Stream(session, after, requests, context, self._ending).messages()
+        stream = _Stream(session, after, requests, context, self._ending)
+        for message in stream.messages():
+            yield message
+            self._count(stream.taken)
+        self._count(stream.taken)
+
+    def _count(self, taken: dict[str, int]) -> None:
+        for kind, rows in taken.items():
+            self.delivered[kind] = self.delivered.get(kind, 0) + rows
+        taken.clear()
 
 
 class _Stream:
@@ -195,6 +205,7 @@ class _Stream:
         self._acked = after
         self._context = context
         self._ending = ending
+        self.taken: dict[str, int] = {}  # events acknowledged and not counted yet, by kind
         self._news = Event()  # an acknowledgement, or the end
         session.spool.delivered_until(after)
         Thread(target=self._listen, args=(requests,), name="agent-acks", daemon=True).start()
@@ -242,4 +253,7 @@ class _Stream:
         self._news.wait(_LOOK_S)
         self._news.clear()
         while on_their_way and on_their_way[0].sequence <= self._acked:
-            on_their_way.popleft().path.unlink(missing_ok=True)
+            segment = on_their_way.popleft()
+            segment.path.unlink(missing_ok=True)
+            if segment.rows:
+                self.taken[segment.kind] = self.taken.get(segment.kind, 0) + segment.rows
