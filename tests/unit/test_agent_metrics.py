@@ -19,7 +19,7 @@ from ztprobe.agent.service.client import AgentClient, Connection
 from ztprobe.agent.service.metrics import Metrics
 from ztprobe.agent.service.server import AgentServer
 from ztprobe.agent.service.session import Sessions
-from ztprobe.agent.spool import SpoolSink
+from ztprobe.agent.spool_sink import SpoolSink
 from ztprobe.errors import UsageError
 from ztprobe.events.tables import RINGS
 from ztprobe.rundir.batches import BATCHES_DIR

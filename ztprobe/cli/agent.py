@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,12 +123,10 @@ def serve(
     """
     if os.geteuid() != 0:
         raise PreflightError("not root: probes and network namespaces need it; run it with sudo")
-    from ztprobe.agent.lease_keeper import end
     from ztprobe.agent.service.metrics import Metrics
     from ztprobe.agent.service.privileges import lacking
     from ztprobe.agent.service.server import AgentServer, checked_address
     from ztprobe.agent.service.session import Sessions
-    from ztprobe.leases import records
     from ztprobe.paths import STATE_DIR
     from ztprobe.process.interrupts import shielded
 
@@ -162,8 +160,16 @@ def serve(
                     running.close()
             for line in sessions.close():
                 say(line)
-            for lease in records.all_leases() if end_leases else ():
-                say(f"lease {lease.id} of {lease.profile.name}: {'; '.join(end(lease)) or 'had ended'}")
+            for line in _end_leases() if end_leases else ():
+                say(line)
+
+
+def _end_leases() -> Iterator[str]:
+    from ztprobe.agent.lease_keeper import end
+    from ztprobe.leases import records
+
+    for lease in records.all_leases():
+        yield f"lease {lease.id} of {lease.profile.name}: {'; '.join(end(lease)) or 'had ended'}"
 
 
 def _said(address: str, port: int) -> str:

@@ -22,7 +22,8 @@ from ztprobe.agent.calls import Caller, answer_of
 from ztprobe.agent.interface import Account, Status
 from ztprobe.agent.service import wire
 from ztprobe.agent.service.wire import TlsFiles
-from ztprobe.agent.spool import read_message
+from ztprobe.agent.spool import END, NAMES
+from ztprobe.agent.spool_sink import read_message
 from ztprobe.errors import PreflightError, ZtprobeError
 from ztprobe.printable import printable
 from ztprobe.process.interrupts import shielded
@@ -192,11 +193,11 @@ class AgentClient(Caller):
 
     def _take(self, batch: bytes) -> None:
         said, rows = read_message(batch)
-        if "kind" in said:
+        if said["kind"] not in (NAMES, END):
             self._writer.write(said["kind"], rows)
             return
         self._writer.end_part(json.loads(said["names"]))
-        if said["last"] == "true":
+        if said["kind"] == END:
             self._complete.set()
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ from ztprobe.agent.service import wire
 from ztprobe.agent.service.privileges import lacking
 from ztprobe.agent.service.session import Session, Sessions
 from ztprobe.agent.service.wire import TlsFiles
-from ztprobe.agent.spool import Segment, read_message
+from ztprobe.agent.spool import END, Segment
 from ztprobe.documents.problem import DocumentError
 from ztprobe.errors import EnforcementError, PreflightError, UsageError
 from ztprobe.leases import records
@@ -241,7 +241,7 @@ class _Stream:
                 on_their_way.append(segment)
                 self._sent = segment.sequence
                 yield wire.framed(segment.sequence, message)
-                last = segment.kind == "names" and read_message(message)[0]["last"] == "true"
+                last = segment.kind == END
             if last and not on_their_way:
                 return
             if not waiting and not writing and not last:
