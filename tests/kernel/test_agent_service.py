@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -97,6 +98,8 @@ def test_a_collector_elsewhere_gets_what_a_run_directory_here_would(
     with client(served.address, tls["collector"], tmp_path) as agent:
         begin(agent, node)
         port = transfer(first, second)
+        with entered(first.netns), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"nobody", (second.address, 9))
         assert agent.status().problem is None
         said = status(served.address, tls["collector"])
         (session,) = said["sessions"]  # type: ignore[misc]
@@ -114,6 +117,11 @@ def test_a_collector_elsewhere_gets_what_a_run_directory_here_would(
         setups = found["packets"][found["packets"]["kind"] == "setup"]
         assert (of_port(setups, pod.name, port)["tcp_flags"] & 2).astype(bool).sum() == 2
     assert set(found["bursts"]["process"]) >= {"pod-a/test"}
+    # In the words of the agent's kernel, whatever runs the collector.
+    nobody = found["drops"][found["drops"]["reason"] == "NO_SOCKET"]
+    assert set(nobody["location"]) <= set(account.drop_places.values())
+    assert all(name.startswith(("__udp4", "udp")) for name in nobody["location"])
+    assert len(nobody) == 1
     assert served.end() == ""
     assert not served.state.exists()
 
