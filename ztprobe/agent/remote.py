@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ztprobe.agent.calls import CALLS, Caller, answer_of, answered
+from ztprobe.agent.lease_calls import LEASE_CALLS, LeaseCaller
 from ztprobe.errors import ZtprobeError
 from ztprobe.paths import REPO_DIR
 from ztprobe.process.interrupts import shielded
@@ -27,8 +28,8 @@ __all__ = ("AgentProcess",)
 _END_S = 10.0
 
 
-class AgentProcess(Caller):
-    """`ztprobe.agent.interface.Agent` in a process of its own; a context manager that ends it.
+class AgentProcess(Caller, LeaseCaller):
+    """`ztprobe.agent.interface.Agent` and `Leases` in a process of its own; a context manager that ends it.
 
     :param batches: directory for its events (`ztprobe.rundir.batches`), to be made.
     :param state_dir: where a delay line keeps its configuration and counters.
@@ -117,6 +118,7 @@ def main() -> int:
     import pyarrow
 
     from ztprobe.agent.node_agent import NodeAgent
+    from ztprobe.agent.node_leases import NodeLeases
     from ztprobe.agent.sinks import RunDirSink, Sink
     from ztprobe.agent.spool_sink import SpoolSink
     from ztprobe.rundir.batches import BatchWriter
@@ -145,6 +147,8 @@ def main() -> int:
             said = json.loads(line)
             if said["call"] == "prepare":
                 reply = prepared
+            elif (lease_call := LEASE_CALLS.get(said["call"])) is not None:
+                reply = answered(lambda call=lease_call, said=said: call(NodeLeases(), said))  # type: ignore[misc]
             else:
                 reply = answered(lambda call=CALLS[said["call"]], said=said: call(agent, said))  # type: ignore[misc]
             connection.sendall((json.dumps(reply) + "\n").encode())

@@ -14,7 +14,13 @@ from ztprobe.cli.fl_options import checked_fl_options, fl_options
 from ztprobe.cli.options import OutPath, coverage_floor_option, percent, quiet_option, wait_for_quiet_option
 from ztprobe.errors import UsageError
 from ztprobe.experiment.names import MAX_SEED
-from ztprobe.experiment.request import DATASETS, TraceRequest, check_data_dir, choose_experiments
+from ztprobe.experiment.request import (
+    DATASETS,
+    STALL_AFTER_S,
+    TraceRequest,
+    check_data_dir,
+    choose_experiments,
+)
 
 __all__ = ("trace",)
 
@@ -83,6 +89,14 @@ __all__ = ("trace",)
 )
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the table.")
 @click.option("--reconnect", is_flag=True, help="A fresh connection per round and client.")
+@click.option(
+    "--stall-after",
+    type=click.FloatRange(1, 86_400),
+    default=STALL_AFTER_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="Without data or work for so long, say who waits for whom, and how their connections stand.",
+)
 @fl_options
 @wait_for_quiet_option
 @coverage_floor_option
@@ -102,6 +116,7 @@ def trace(
     out: Path | None,
     as_json: bool,
     reconnect: bool,
+    stall_after: float,
     wait_for_quiet: float | None,
     coverage_floor: float,
     quiet: bool,
@@ -113,7 +128,6 @@ def trace(
     proves that both are in force, watches them from the kernel, prints the breakdown and leaves a run
     directory. Needs root.
     """
-    from ztprobe.experiment.requirements import check_main_job
     from ztprobe.profile.model import load_profile, profile_names
 
     # A path even where the file is called like a shipped profile.
@@ -142,7 +156,22 @@ def trace(
         fl=fl,
         baseline_fl={} if baseline is None else fl,
         wait_for_quiet_s=wait_for_quiet,
+        stall_after_s=stall_after,
     )
+    _carry_out(request, repeat, until_ci, as_json=as_json, coverage_floor=coverage_floor / 100, quiet=quiet)
+
+
+def _carry_out(
+    request: TraceRequest,
+    repeat: int | None,
+    until_ci: str | None,
+    *,
+    as_json: bool,
+    coverage_floor: float,
+    quiet: bool,
+) -> None:
+    from ztprobe.experiment.requirements import check_main_job
+
     for wanted in request.experiments:
         request.profile_of(wanted)
     if repeat is None and until_ci is not None:
@@ -152,7 +181,7 @@ def trace(
         _repeat(request, repeat, until, as_json=as_json, quiet=quiet)
         return
     check_main_job(request.experiments, request.out)
-    _run(request, as_json=as_json, coverage_floor=coverage_floor / 100, quiet=quiet)
+    _run(request, as_json=as_json, coverage_floor=coverage_floor, quiet=quiet)
 
 
 def _default_out(name: str) -> Path:

@@ -20,6 +20,7 @@ import grpc
 
 from ztprobe.agent.calls import Caller, answer_of
 from ztprobe.agent.interface import Account, Status
+from ztprobe.agent.lease_calls import LeaseCaller
 from ztprobe.agent.service import wire
 from ztprobe.agent.service.wire import TlsFiles
 from ztprobe.agent.spool import END, NAMES
@@ -95,8 +96,8 @@ class Connection:
         self._channel.close()
 
 
-class AgentClient(Caller):
-    """`ztprobe.agent.interface.Agent` on another machine; a context manager that ends its session.
+class AgentClient(Caller, LeaseCaller):
+    """`ztprobe.agent.interface.Agent` and `Leases` on another machine; a context manager that ends its session.
 
     :param batches: directory for its events (`ztprobe.rundir.batches`), to be made.
     :param run: what the agent calls the run for whom others ask.

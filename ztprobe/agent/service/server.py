@@ -19,6 +19,7 @@ import grpc
 
 from ztprobe import __version__
 from ztprobe.agent.calls import CALLS, answered
+from ztprobe.agent.lease_calls import LEASE_CALLS
 from ztprobe.agent.memory import held
 from ztprobe.agent.service import wire
 from ztprobe.agent.service.privileges import lacking
@@ -160,7 +161,7 @@ class AgentServer:
             return answered(lambda: self._open(said))
         if name == "close":
             return answered(lambda: self._sessions.end(token, "the session was closed"))
-        if name not in CALLS:
+        if name not in CALLS and name not in LEASE_CALLS:
             return {"error": UsageError.__name__, "message": "the agent knows no such call: is it older?"}
         try:
             session = self._sessions.get(token)

@@ -123,13 +123,23 @@ class Workload:
     edge_service: ServicePlan | None = None
 
     @property
-    def policy_objects(self) -> tuple[Document, ...]:
-        """What verdicts of the policies rest on beside the pods: namespaces, and the policies."""
-        namespaces = (
+    def namespace_objects(self) -> tuple[Document, ...]:
+        """The namespaces."""
+        return tuple(
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": dict(labels)}}
             for name, labels in self.namespaces.items()
         )
-        return (*namespaces, *self.policies)
+
+    @property
+    def policy_objects(self) -> tuple[Document, ...]:
+        """What verdicts of the policies rest on beside the pods: namespaces, and the policies."""
+        return (*self.namespace_objects, *self.policies)
+
+    @property
+    def round_deadline_s(self) -> float | None:
+        """How long the server waits for its clients, and in each round for their updates."""
+        said = self.server.application.env.get("FL_ROUND_DEADLINE_S")
+        return None if said is None else float(said)
 
     @property
     def pods(self) -> tuple[PodPlan, ...]:
