@@ -22,7 +22,7 @@ from tests.kernel.live_run import Cluster, cluster
 from tests.kernel.test_agent import ME, SENT_BYTES, of_port, sent_bytes, tables, transfer
 from tests.kernel.test_emulation import node
 from tests.programs import program
-from ztprobe.agent.interface import Account
+from ztprobe.agent.interface import Account, LeaseRequest
 from ztprobe.agent.service import wire
 from ztprobe.agent.service.client import AgentClient, Connection
 from ztprobe.agent.service.privileges import lacking
@@ -347,3 +347,21 @@ def test_the_capabilities_of_the_least_privilege_manifest_are_enough(
     bursts = tables(tmp_path, account)["bursts"]
     assert sent_bytes(bursts, "pod-a", port) == SENT_BYTES
     assert set(bursts["process"]) >= {"pod-a/test"}
+
+
+def test_a_lease_is_had_through_the_service_and_outlives_the_session(
+    node: Node, tls: dict[str, TlsFiles], tmp_path: Path
+) -> None:
+    state = tmp_path / "ztprobe"
+    with service(tls["agent"], tmp_path / "a", "--end-leases", ztprobe_state=state) as served:
+        with client(served.address, tls["collector"], tmp_path, probes=False) as agent:
+            wanted = LeaseRequest(profile=SLOW, pods=(node.pods[0],), lasts_s=300, namespace="fl")
+            lease = agent.plan_lease(wanted)
+            assert "tbf" not in qdiscs(node)
+            agent.begin_lease(lease)
+            assert qdiscs(node).count("tbf") == 1
+            assert [one.lease.id for one in agent.leases()] == [lease.id]
+        assert qdiscs(node).count("tbf") == 1
+        served.end()
+    assert "tbf" not in qdiscs(node)
+    assert not state.exists()

@@ -97,7 +97,7 @@ class Connection:
 
 
 class AgentClient(Caller, LeaseCaller):
-    """`ztprobe.agent.interface.Agent` and `Leases` on another machine; a context manager that ends its session.
+    """An agent and its node's leases (`ztprobe.agent.interface`) on another machine; a context manager.
 
     :param batches: directory for its events (`ztprobe.rundir.batches`), to be made.
     :param run: what the agent calls the run for whom others ask.
