@@ -84,4 +84,4 @@ api-server:
 	tools/kube-apiserver
 
 test-cluster: $(TESTS_STAMP) api-server
-	$(RUN) pytest tests/kernel/test_cluster.py
+	$(RUN) pytest tests/kernel/test_cluster.py tests/kernel/test_cluster_deploy.py

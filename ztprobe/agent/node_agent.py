@@ -29,6 +29,7 @@ from ztprobe.kernelnet.rtnetlink import Links, attributes
 from ztprobe.pods.model import NOWHERE, Pod
 from ztprobe.pods.source import Processes
 from ztprobe.probes.collector import Collector, coverage
+from ztprobe.probes.kallsyms import Kallsyms
 from ztprobe.probes.kernel import KernelProbes
 from ztprobe.profile.model import Profile
 
@@ -236,6 +237,7 @@ class NodeAgent:
         assert kernel is not None
         self._memory |= memory.held()
         self._end_collector()
+        symbols = Kallsyms()  # of this kernel: whoever asks may run another
         loss, log = collector.loss(), collector.loss_log
         for entry in self._sink.losses() if self._sink is not None else ():
             loss[entry["channel"]] += entry["count"]
@@ -251,6 +253,7 @@ class NodeAgent:
             "reader_cpu_ns": collector.cpu_ns,
             "memory": self._memory,
             "drop_reasons": {str(number): name for number, name in kernel.reason_names.items()},
+            "drop_places": {str(place): symbols.name_of(place) for place in sorted(collector.drop_places)},
         }
 
     def close(self) -> None:

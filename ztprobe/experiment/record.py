@@ -6,11 +6,11 @@ import contextlib
 import importlib.metadata
 import platform
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ztprobe import __version__
+from ztprobe.agent.interface import Account
 from ztprobe.events.tables import (
     RINGS,
     TABLES,
@@ -22,7 +22,6 @@ from ztprobe.events.tables import (
     ring_type,
 )
 from ztprobe.pods.model import Pod
-from ztprobe.probes.kallsyms import Kallsyms
 from ztprobe.rundir.batches import BATCHES_DIR, read_parts
 from ztprobe.rundir.store import RunDir
 
@@ -34,34 +33,34 @@ __all__ = ("pod_record", "save_events", "versions")
 _VERSIONS = ("grpcio", "torch", "numpy", "pandas", "pyroute2")
 
 
-def save_events(target: RunDir, drop_reasons: Mapping[str, str]) -> dict[str, int]:
+def save_events(target: RunDir, account: Account) -> dict[str, int]:
     """Turn what the agent has written into the run's tables.
 
-    :param drop_reasons: the kernel's numbers, as text, and their names.
+    :param account: has the names of the agent's kernel for numbers and addresses in events.
     :returns: rows of each table.
     :raises RunDirError: the disk refuses.
     """
     rows = {}
-    for name, table in _tables(target.path / BATCHES_DIR, drop_reasons).items():
+    for name, table in _tables(target.path / BATCHES_DIR, account).items():
         target.write_events(name, table)
         rows[name] = len(table)
     shutil.rmtree(target.path / BATCHES_DIR, ignore_errors=True)
     return rows
 
 
-def _tables(directory: Path, drop_reasons: Mapping[str, str]) -> dict[str, pd.DataFrame]:
+def _tables(directory: Path, account: Account) -> dict[str, pd.DataFrame]:
     import numpy as np
 
     found: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES if name != "pairs"}
     pairs: dict[tuple[int, int], int] = {}
-    reasons = {int(number): name for number, name in drop_reasons.items()}
-    symbol = Kallsyms().name_of
+    reasons = {int(number): name for number, name in account.drop_reasons.items()}
+    places = {int(address): name for address, name in account.drop_places.items()}
     for part in read_parts(directory):
         names = Names(
             pods={int(inode): name for inode, name in part.names["pods"].items()},
             processes={int(pid): name for pid, name in part.names["processes"].items()},
             reasons=reasons,
-            symbol=symbol,
+            symbol=lambda address: places.get(address, ""),
         )
         for ring in RINGS:
             rows = part.rows.get(ring, np.empty(0, ring_type(ring)))

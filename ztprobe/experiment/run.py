@@ -133,7 +133,7 @@ class Job:
             self._save_logs(runtime)
         machine = load.table()
         self.target.write_events("machine", machine)
-        self.meta["table_rows"] = save_events(self.target, account.drop_reasons) | {"machine": len(machine)}
+        self.meta["table_rows"] = save_events(self.target, account) | {"machine": len(machine)}
         self.clock_samples.append(dataclasses.asdict(take_sample()))
         self._finish(account, load, time.monotonic_ns() - started_ns)
 
