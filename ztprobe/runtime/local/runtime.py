@@ -26,7 +26,7 @@ from ztprobe.kernelnet.sockets import tcp_sockets
 from ztprobe.pods.local import LocalPods
 from ztprobe.pods.model import Pod
 from ztprobe.process.interrupts import shielded
-from ztprobe.runtime.interface import Enforcement, WorkloadOptions
+from ztprobe.runtime.interface import Enforcement, NotProven, WorkloadOptions
 from ztprobe.runtime.local import (
     certificates,
     cgroups,
@@ -285,8 +285,16 @@ class LocalRuntime:
             if any(found.listens and found.local_port == port for found in tcp_sockets(pid)):
                 return
 
+    def expected(self) -> Enforcement:
+        """See `ztprobe.runtime.interface.Runtime`."""
+        return Enforcement(
+            network_policy_expected=self._options.network_policy,
+            mtls_expected=self._mtls,
+            details={"objects": list(self._workload.policy_objects)},
+        )
+
     def prove(self) -> Enforcement:
-        """Show that the level's controls are in force. :raises EnforcementError: one is not."""
+        """Show that the level's controls are in force. :raises NotProven: one is not."""
         server, service = self._workload.server, self._workload.service
         # Whoever talks to the server: where there are edges, no client does.
         peers = self._workload.edges or self._workload.clients
@@ -309,7 +317,7 @@ class LocalRuntime:
                 server_proxy_log=self._up().log_path(server.name, "proxy"),
             )
         )
-        found.details["objects"] = list(self._workload.policy_objects)
+        found.details.update(self.expected().details)
         if self._workload.policies:
             found.details["counters"] = firewall.counters(self.node_netns)
             found.details["policies"] = [p["metadata"]["name"] for p in self._workload.policies]
@@ -317,6 +325,8 @@ class LocalRuntime:
             found.details["tls_session_resumption"] = "off"
             found.details["certificate_lifetime_s"] = int(certificates.LIFETIME.total_seconds())
         found.details["not_applied"] = list(self._workload.not_applied)
+        if found.failed:
+            raise NotProven(found)
         return found
 
     def start_clients(self) -> None:
@@ -340,6 +350,10 @@ class LocalRuntime:
             if self._tree.oom_kills(pod, container):
                 how += " (out of memory: its limit is in the manifests)"
             raise WorkloadError(f"{key} {how}: {self._up().last_words(pod, container)}")
+
+    def exits(self) -> dict[str, int]:
+        """See `ztprobe.runtime.interface.Runtime`."""
+        return self._up().exits()
 
     def finished(self) -> bool:
         """True once server and clients have all exited with status 0."""
