@@ -215,7 +215,7 @@ def _wrong_addresses(
                         ts_ns=one.syns_ns[0],
                         pod=pod,
                         event=f"SYN to {address}:{one.port} "
-                        f"{'answered by RST' if one.refused_ns else f'unanswered, sent {len(one.syns_ns)} times'}",
+                        + ("answered by RST" if one.refused_ns else f"unanswered, {len(one.syns_ns)} times"),
                         shows="nobody is there",
                     )
                     for one in failed[:_FEW]
@@ -350,7 +350,7 @@ def _one_sided(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
                 for r in (last if len(last) <= _FEW else [*last[: _FEW - 1], last[-1]])
             ),
             remedial=Remedial(
-                words="let gRPC's keepalive (grpc.keepalive_time_ms) find dead peers, and start the peer again"
+                words="let gRPC's keepalive (grpc.keepalive_time_ms) find dead peers; start the peer again"
             ),
             pods=(peer,),
             component="retransmission",

@@ -15,6 +15,7 @@ from analysis.causes.case import Case, case_of
 from analysis.causes.findings import Cause, Trouble
 from analysis.causes.ranking import acts_in, ranked
 from analysis.causes.troubles import troubles_of
+from analysis.results.dropped import BY_FILTER
 from ztprobe.errors import ZtprobeError
 from ztprobe.policy.model import Objects
 from ztprobe.rundir.store import Run, load_run
@@ -22,6 +23,7 @@ from ztprobe.rundir.store import Run, load_run
 __all__ = ("DIAGNOSIS_SCHEMA_VERSION", "diagnose_run", "top_cause")
 
 DIAGNOSIS_SCHEMA_VERSION = 1
+_LATE_NS = 2_000_000_000  # what a proof sent before the clients started may be dropped so much later
 _RECOGNISERS = (policy, tls, resources, emulation, application)
 
 
@@ -51,6 +53,12 @@ def diagnose_run(run: Run, objects: Objects | None = None) -> dict[str, Any]:
             _cause(case, cause, confidence, troubles, rank)
             for rank, (cause, confidence) in enumerate(causes, 1)
         ],
+        "dropped_by_filter": sum(
+            drop.reason in BY_FILTER
+            and case.since_ns > 0
+            and case.is_ours(drop.source, drop.target, drop.protocol, drop.target_port, drop.ts_ns - _LATE_NS)
+            for drop in case.dropped
+        ),
         "said": _said(troubles, causes),
     }
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from analysis.report.wording import PART_NAMES, human_time, plural
 
-__all__ = ("certainty", "cost_words", "diagnosis_lines")
+__all__ = ("certainty", "cost_words", "diagnosis_lines", "moment_clock", "why_words")
 
 _CERTAIN, _LIKELY = 0.85, 0.6
 
@@ -30,10 +30,12 @@ def diagnosis_lines(found: Mapping[str, Any]) -> Iterator[str]:
     for cause in found["causes"]:
         yield ""
         yield f"{cause['rank']}. {cause['summary']}"
-        yield f"   {cause['id']}: {cause['title']}; {certainty(cause['confidence'])} ({cause['confidence']:.2f})"
+        how = f"{certainty(cause['confidence'])} ({cause['confidence']:.2f})"
+        yield f"   {cause['id']}: {cause['title']}; {how}"
         for moment in cause["timeline"]:
             shows = f"\n         -> {moment['shows']}" if moment["shows"] else ""
-            yield f"   {moment['number']:>2}. {_clock(moment['time_unix_s'])}  {moment['pod']}: {moment['event']}{shows}"
+            what = f"{moment_clock(moment['time_unix_s'])}  {moment['pod']}: {moment['event']}"
+            yield f"   {moment['number']:>2}. {what}{shows}"
         yield f"   cost: {cost_words(cause['cost'])}"
         yield f"   remedy: {cause['remedy']['words']}"
         if cause["remedy"]["yaml"]:
@@ -41,7 +43,26 @@ def diagnosis_lines(found: Mapping[str, Any]) -> Iterator[str]:
             yield "---\n" + cause["remedy"]["yaml"].rstrip("\n")
 
 
-def _clock(unix_s: float) -> str:
+def why_words(report: Mapping[str, Any]) -> str:
+    """One sentence on what went wrong in a run that went through; empty: nothing did."""
+    causes, troubles = report.get("causes") or (), report.get("troubles") or ()
+    if causes:
+        return (
+            f"Why: {causes[0]['summary']} ({certainty(causes[0]['confidence'])}). "
+            f"To mend it: {causes[0]['remedy']['words']}. `ztprobe diagnose RUN` shows the evidence."
+        )
+    if troubles:
+        return f"Why: {troubles[0]['words']}, and nothing that was seen explains it."
+    if dropped := report.get("dropped_by_filter"):
+        return (
+            f"A packet filter dropped {plural(dropped, 'packet')} of the workload's, and no round suffered: "
+            "`ztprobe drops RUN` lists them."
+        )
+    return ""
+
+
+def moment_clock(unix_s: float) -> str:
+    """``12:34:56.789``, UTC."""
     when = datetime.fromtimestamp(unix_s, UTC)
     return f"{when:%H:%M:%S}.{when.microsecond // 1000:03}"
 

@@ -118,7 +118,7 @@ def _transfer(case: Case, trouble: Trouble, ended_ns: int, states: Mapping[str, 
     else:
         identifier = "application.deadline_too_short"
         why = "the transfer was under way, and nothing was wrong with it"
-        remedy = f"raise the deadline (FL_ROUND_DEADLINE_S) well above {took_s + (state.since_ns - trouble.from_ns) / 1e9:.1f} s"
+        remedy = f"raise the deadline (FL_ROUND_DEADLINE_S) well above {waited_s:.1f} s"
     deadline_s = _deadline_s(case)
     limit = f"the deadline of {deadline_s:g} s" if deadline_s else f"the deadline, after {waited_s:.1f} s,"
     moments = [
@@ -226,7 +226,7 @@ def _overflow(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
                 Moment(
                     ts_ns=d.ts_ns,
                     pod=pod,
-                    event=f"{case.pod_of(d.source.address)} -> {case.pod_of(d.target.address)} dropped: QDISC_DROP",
+                    event=f"{case.pod_of(d.source.address)} -> {case.pod_of(d.target.address)}: QDISC_DROP",
                     shows="the queue was full",
                 )
                 for d in spread
@@ -322,7 +322,7 @@ def _too_big(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
                 ),
             ),
             remedial=Remedial(
-                words=f"lower the MTU of {pod}'s interface below {big} bytes, or let ICMP 'fragmentation needed' pass"
+                words=f"lower the MTU at {pod} below {big} bytes, or let ICMP 'fragmentation needed' pass"
             ),
             pods=(pod,),
             component="retransmission",

@@ -23,7 +23,7 @@ class Moment:
 
 @dataclass(frozen=True, kw_only=True)
 class Trouble:
-    """A round that failed, stalled or was clearly slower than its peers, or set-up that did not get through."""
+    """A round that failed, stalled or was slower than its peers, or set-up that did not get through."""
 
     kind: str  # failed | set-up | unfinished | missing | slow | stall
     rounds: tuple[int, ...]  # 0: set-up

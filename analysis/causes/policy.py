@@ -61,7 +61,7 @@ def _opens(drop: DroppedPacket) -> bool:
 
 
 def _is_workloads(case: Case, flow: _Flow, drop: DroppedPacket) -> bool:
-    """Whether the pod itself sent it after the clients were started (a proof's own may still be under way)."""
+    """Whether it was sent after the clients were started (a proof's own may still be under way)."""
     if not case.since_ns:
         return case.is_ours(*flow, drop.ts_ns)
     if drop.protocol == "tcp":
@@ -209,10 +209,10 @@ def _cut(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
     """Segments of connections that were established, which a filter dropped, again and again."""
     found: dict[tuple[str, str], list[DroppedPacket]] = defaultdict(list)
     for drop in case.dropped:
-        if drop.reason in BY_FILTER and drop.protocol == "tcp" and "S" not in drop.tcp_flags:
-            if "R" not in drop.tcp_flags and case.since_ns and drop.ts_ns >= case.since_ns:
-                first, second = sorted((drop.source, drop.target))
-                found[first, second].append(drop)
+        in_progress = drop.protocol == "tcp" and not {"S", "R"} & set(drop.tcp_flags)
+        if drop.reason in BY_FILTER and in_progress and 0 < case.since_ns <= drop.ts_ns:
+            first, second = sorted((drop.source, drop.target))
+            found[first, second].append(drop)
     for (one, other), drops in found.items():
         acting = [t for t in troubles if drops[0].ts_ns <= t.to_ns and drops[-1].ts_ns >= t.from_ns]
         if len(drops) < 3 or not acting:
@@ -224,7 +224,7 @@ def _cut(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
             strength=0.93,
             moments=tuple(_moments(drops)),
             remedial=Remedial(
-                words="let established connections pass (`ct state established,related accept` before the rule), "
+                words="let established connections pass (`ct state established accept` before the rule), "
                 "or take the rule back that was added during the run"
             ),
             pods=(client,),

@@ -1,4 +1,4 @@
-"""Which mistake in the policies denies a connection: the rule that comes closest to allowing it, and what is off.
+"""Which mistake in the policies denies a connection: the rule that comes closest to allowing it.
 
 Read from the objects that were in force, like the verdict itself. A rule is close if either its ports or
 its peers mean the connection; if none is, no rule was written for it.
@@ -6,7 +6,6 @@ its peers mean the connection; if none is, no rule was written for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from analysis.causes.case import Case
@@ -63,8 +62,8 @@ def _of_side(case: Case, compiled: Compiled, explained: Explanation, side: Side)
     other = explained.target if side.direction == "egress" else explained.source
     what = f"{explained.port}/{explained.protocol}"
     isolating = [one for one in compiled.policies.values() if one.policy.id in side.isolated_by]
-    rules = [(one, number, rule) for one in isolating for number, rule in _rules(one, side.direction)]
-    for one, number, rule in rules:
+    rules = [(one, n) for one in isolating for n in range(len(one.policy.rules.get(side.direction, ())))]
+    for one, number in rules:
         if (near := _near(case, compiled, explained, side, one, number, other)) is not None:
             return near
     for one in compiled.policies.values():  # one that was meant for this pod and does not select it
@@ -84,10 +83,6 @@ def _of_side(case: Case, compiled: Compiled, explained: Explanation, side: Side)
 
 def _names(policies: tuple[str, ...]) -> str:
     return ", ".join(policies)
-
-
-def _rules(one: CompiledPolicy, direction: str) -> Iterator[tuple[int, PolicyRule]]:
-    yield from enumerate(one.policy.rules.get(direction, ()))
 
 
 def _near(
@@ -131,7 +126,8 @@ def _off_port(case: Case, explained: Explanation, side: Side, rule: PolicyRule, 
         return Mistake("policy.wrong_port_range", words, f"let the range in {where} include {explained.port}")
     named = [p for p in ports if p.name is not None]
     if named:
-        words = f"{where} allows the port named {named[0].name!r}, which is not {wanted} at {explained.target.name}"
+        at = explained.target.name
+        words = f"{where} allows the port named {named[0].name!r}, which is not {wanted} at {at}"
         remedy = f"name the port that {explained.target.name} has, or write {explained.port} in {where}"
         return Mistake("policy.wrong_port_name", words, remedy)
     numbers = [p for p in ports if p.protocol in (explained.protocol, None)]
