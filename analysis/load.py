@@ -40,7 +40,8 @@ def _ledger(run: Run) -> Ledger:
 
     if "failed" in run.meta:
         raise RunDirError(
-            f"{run.path}: the run failed ({run.meta['failed']['reason']}); `ztprobe diagnose {run.path}` says why"
+            f"{run.path}: the run failed ({run.meta['failed']['reason']}); "
+            f"`ztprobe diagnose {run.path}` says why"
         )
     try:
         ledger = build_ledger(run)

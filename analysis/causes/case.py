@@ -1,4 +1,4 @@
-"""A run that went wrong, as recognisers look at it: who is who, what was tried, and what the kernel saw of it."""
+"""A run that went wrong, as recognisers look at it: who is who, what was tried, what the kernel saw of it."""
 
 from __future__ import annotations
 

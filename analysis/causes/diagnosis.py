@@ -1,4 +1,4 @@
-"""A diagnosis: the troubles of a saved run, and their causes in order, with cost and remedy, as plain data."""
+"""A diagnosis: the troubles of a saved run, and their causes with cost and remedy, as plain data."""
 
 from __future__ import annotations
 

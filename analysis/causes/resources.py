@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from analysis.causes.case import Case
@@ -70,7 +71,8 @@ def _out_of_memory(case: Case) -> Iterator[Cause]:
             strength=0.99,
             moments=tuple(moments),
             remedial=Remedial(
-                words=f"raise resources.limits.memory of {process}{f' above {limit / 2**20:.0f}Mi' if limit else ''}"
+                words=f"raise resources.limits.memory of {process}"
+                + (f" above {limit / 2**20:.0f}Mi" if limit else "")
             ),
             pods=(pod,),
             from_ns=min([at_ns, *(one.at_ns for one in ended)]),
@@ -94,9 +96,7 @@ def _throttled(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
             if "throttled_ns" in s["containers"].get(process, {})
         ]
         worst: tuple[float, Moment] | None = None
-        for (from_ns, before_ns, periods), (to_ns, after_ns, later) in zip(
-            samples, samples[1:], strict=False
-        ):
+        for (from_ns, before_ns, periods), (to_ns, after_ns, later) in pairwise(samples):
             if after_ns <= before_ns or not _overlaps(troubles, from_ns, to_ns):
                 continue
             share = (after_ns - before_ns) / (to_ns - from_ns)
@@ -111,7 +111,7 @@ def _throttled(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
             continue
         yield cause_of(
             "resources.cpu_throttling",
-            summary=f"{process} is kept from running by its CPU limit ({100 * min(worst[0], 1):.0f} % of the time)",
+            summary=f"its CPU limit keeps {process} from running ({100 * min(worst[0], 1):.0f} % of the time)",
             strength=min(0.95, 0.7 + worst[0] / 2),
             moments=(worst[1],),
             remedial=Remedial(words=f"raise or take away resources.limits.cpu of {process}"),
@@ -193,8 +193,8 @@ def _used_up(case: Case) -> Iterator[Cause]:
                     "resources.ephemeral_ports",
                     at_ns,
                     pod,
-                    f"{pod} has {last['sockets']} connections, and {last['ephemeral_ports']} ephemeral ports",
-                    "widen net.ipv4.ip_local_port_range, or keep connections open instead of opening new ones",
+                    f"{pod} has {last['sockets']} connections, {last['ephemeral_ports']} ephemeral ports",
+                    "widen net.ipv4.ip_local_port_range, or keep connections open",
                 )
             if (
                 last.get("conntrack_most")
@@ -204,7 +204,7 @@ def _used_up(case: Case) -> Iterator[Cause]:
                     "resources.conntrack_full",
                     at_ns,
                     "node",
-                    f"{last['conntrack_entries']} of {last['conntrack_most']} tracked connections on {pod}'s node",
+                    f"{last['conntrack_entries']} of {last['conntrack_most']} connections tracked on {pod}'s node",
                     "raise net.netfilter.nf_conntrack_max on the node",
                 )
 

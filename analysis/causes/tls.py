@@ -192,7 +192,7 @@ def _by_server(
     )
     shows = f"{attempt.target} refuses {attempt.pod}'s certificate"
     if empty:
-        shows = f"{attempt.pod} showed none (its Certificate message has {mine[0]} bytes), and {attempt.target} wants one"
+        shows = f"{attempt.pod} showed none ({mine[0]} bytes of Certificate), and {attempt.target} wants one"
     return _Refusal(
         "tls.no_client_certificate" if empty else "tls.bad_certificate",
         attempt.target,
