@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from analysis.causes.attempts import Attempt
 from analysis.causes.case import Case, Exit
+from analysis.causes.closes import recognise_closes
 from analysis.causes.findings import Cause, Moment, Remedial, Trouble, cause_of
 from analysis.causes.names import Answer, answers_of
 from analysis.evidence.values import LoKey, Wire
@@ -28,6 +29,7 @@ def recognise(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
     yield from _silence(case, troubles)
     yield from _stopped(case, troubles)
     yield from _one_sided(case, troubles)
+    yield from recognise_closes(case, troubles)
 
 
 def words_of_exit(one: Exit) -> str:

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from analysis.causes.attempts import Attempt, attempts_of
+from analysis.evidence.identity import Connections
 from analysis.evidence.reader import read_events
-from analysis.evidence.values import KernelEvents
+from analysis.evidence.values import KernelEvents, Key
 from analysis.ledger.handshakes import DnsQuery, dns_queries
+from analysis.ledger.roles import roles_of
 from analysis.results.dropped import DroppedPacket, ExplainerOverTime, dropped_packets
 from analysis.run_checks import checked
 from ztprobe.policy.model import Objects
 from ztprobe.rundir.clock import Clock
 from ztprobe.rundir.store import Run
 
-__all__ = ("Case", "Exit", "case_of")
+__all__ = ("Case", "Exit", "StateChange", "case_of")
 
 # A proof that something is open, as the runtime names it.
 _OPEN_DOOR = re.compile(r"allowed: (?P<source>\S+) -> (?P<target>\S+):(?P<port>\d+)/(?P<protocol>tcp|udp)")
 _LOGGED = 64 << 10  # of each log, its last bytes
+
+
+class StateChange(NamedTuple):
+    """A socket's state changed (the kernel's TCP states, by name)."""
+
+    ts_ns: int
+    pod: str
+    process: str  # pod/container; empty: not known
+    local_port: int
+    old: str
+    new: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +82,8 @@ class Case:
     questions: tuple[DnsQuery, ...]
     dropped: tuple[DroppedPacket, ...]
     policies: ExplainerOverTime
+    state_changes: Mapping[Key, Sequence[StateChange]]  # by connection
+    refused_ports: Mapping[tuple[str, int], Sequence[int]]  # (pod, own port) -> when an open attempt ended
     logs: Mapping[str, str]  # file -> its end: never evidence alone
 
     @property
@@ -89,6 +105,21 @@ class Case:
             or ts_ns < self.proof_ns[0]
             or (source, target, protocol, port) in self.doors
         )
+
+    def last_payload_ns(self, key: Key, before_ns: int) -> int | None:
+        """When payload was last seen on a connection before a moment, at any of its hooks."""
+        times = [
+            burst.last_ns
+            for (_, _, one), found in self.events.bursts.items()
+            if one == key
+            for bursts in found.values()
+            for burst in bursts
+            if burst.last_ns < before_ns
+        ]
+        for pod in self.addresses:
+            packets = self.events.packets.get((pod, key), ())
+            times += [p.ts_ns for p in packets if p.kind == "payload" and p.ts_ns < before_ns]
+        return max(times, default=None)
 
     def growth(self, kind: str, name: str, counter: str) -> int:
         """By how much a counter of a pod or a container grew from the first sample to the last."""
@@ -122,9 +153,8 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
     addresses = {pod["name"]: pod["address"] for pod in meta["pods"]}
     names = {address: name for name, address in addresses.items()}
     events = read_events(run.events)
-    from analysis.ledger.roles import roles_of
-
     roles = roles_of(meta)
+    changes, ended = _state_changes(run)
     return Case(
         run=run,
         clock=Clock.of_run(meta),
@@ -134,7 +164,7 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
         ports=roles.ports,
         addresses=addresses,
         names=names,
-        sidecars=dict(topology["behind_sidecar"]),
+        sidecars=_sidecars(meta),
         listeners={(one["pod"], one["port"]): one["container"] for one in topology["endpoints"]},
         since_ns=int(meta.get("clients_started_ns", 0)),
         doors=frozenset(_doors(meta)),
@@ -147,8 +177,52 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
         questions=tuple(dns_queries(events.dns)),
         dropped=tuple(dropped_packets(run, objects)),
         policies=ExplainerOverTime(run, objects),
+        state_changes=changes,
+        refused_ports=ended,
         logs=_logs(run),
     )
+
+
+def _sidecars(meta: Mapping[str, Any]) -> dict[str, str]:
+    """Pod -> its sidecar's container: who was seen to pass connections on, or has an application behind it.
+
+    Of two containers of a pod, the one that listens for other pods while the other listens on loopback only
+    is the sidecar; and so is one that listens on loopback only while no other container listens.
+    """
+    found = {pod: container for pod, container in meta["topology"]["behind_sidecar"].items() if container}
+    listening: dict[str, dict[str, bool]] = defaultdict(dict)
+    for one in meta["topology"]["endpoints"]:
+        containers = listening[one["pod"]]
+        containers[one["container"]] = containers.get(one["container"], False) or one["reachable"]
+    known: dict[str, set[str]] = defaultdict(set)
+    for sample in meta.get("pod_counters", ()):
+        for process in sample["containers"]:
+            pod, _, container = process.partition("/")
+            known[pod].add(container)
+    for pod, containers in listening.items():
+        outward = [name for name, reachable in containers.items() if reachable]
+        inward = [name for name, reachable in containers.items() if not reachable]
+        if outward and inward:
+            found.setdefault(pod, outward[0])
+        elif len(inward) == 1 and known[pod] - set(inward):
+            found.setdefault(pod, inward[0])
+    return found
+
+
+def _state_changes(
+    run: Run,
+) -> tuple[dict[Key, list[StateChange]], dict[tuple[str, int], list[int]]]:
+    key_of = Connections(run.events["connections"]).key_of
+    changes: dict[Key, list[StateChange]] = defaultdict(list)
+    ended: dict[tuple[str, int], list[int]] = defaultdict(list)
+    rows: Iterable[Any] = run.events["state_changes"].itertuples(index=False)
+    for row in rows:
+        change = StateChange(row.ts_ns, row.pod, row.process, row.local_port, row.old_state, row.new_state)
+        if (key := key_of.get(row.connection)) is not None:
+            changes[key].append(change)
+        if (row.old_state, row.new_state) == ("syn_sent", "close"):
+            ended[row.pod, row.local_port].append(row.ts_ns)
+    return dict(changes), dict(ended)
 
 
 def _window(recorded: Mapping[str, Any] | None) -> tuple[int, int] | None:

@@ -22,6 +22,7 @@ from ztprobe.policy.remedies import missing_rules
 __all__ = ("recognise",)
 
 _DNS = 53
+_AT_ONCE_NS = 700_000_000  # before TCP sends its SYN again
 _SHOWN = 6  # drops of one flow in a timeline
 
 
@@ -168,7 +169,17 @@ def _passed_before(case: Case, flow: _Flow, ts_ns: int) -> bool:
 
 
 def _rejected(case: Case, flow: _Flow, drops: Sequence[DroppedPacket]) -> Moment | None:
-    """An RST that answered, and did not come from the target."""
+    """An RST or an ICMP error that answered, and did not come from the target."""
+    for drop in drops:
+        ended = case.refused_ports.get((flow.source, drop.source_port), ()) if flow.protocol == "tcp" else ()
+        for at_ns in ended:
+            if 0 <= at_ns - drop.ts_ns < _AT_ONCE_NS:
+                return Moment(
+                    ts_ns=at_ns,
+                    pod=flow.source,
+                    event=f"the attempt at {flow.target}:{flow.port} ended at once",
+                    shows="an RST or an ICMP error answered in the target's place: the filter rejects",
+                )
     for one in case.attempts:
         if (one.pod, one.target, one.port) != (flow.source, flow.target, flow.port):
             continue

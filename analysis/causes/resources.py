@@ -111,7 +111,7 @@ def _throttled(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
             continue
         yield cause_of(
             "resources.cpu_throttling",
-            summary=f"its CPU limit keeps {process} from running ({100 * min(worst[0], 1):.0f} % of the time)",
+            summary=f"its CPU limit keeps {process} from running {100 * min(worst[0], 1):.0f} % of the time",
             strength=min(0.95, 0.7 + worst[0] / 2),
             moments=(worst[1],),
             remedial=Remedial(words=f"raise or take away resources.limits.cpu of {process}"),
@@ -204,7 +204,7 @@ def _used_up(case: Case) -> Iterator[Cause]:
                     "resources.conntrack_full",
                     at_ns,
                     "node",
-                    f"{last['conntrack_entries']} of {last['conntrack_most']} connections tracked on {pod}'s node",
+                    f"{last['conntrack_entries']} of {last['conntrack_most']} connections tracked on the node",
                     "raise net.netfilter.nf_conntrack_max on the node",
                 )
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from analysis.causes.attempts import Attempt
 from analysis.causes.case import Case
+from analysis.causes.closes import recognise_waiting_proxies
 from analysis.causes.findings import Cause, Moment, Remedial, Trouble, cause_of
 from analysis.evidence.values import RST, Packet
 from analysis.ledger.handshakes import is_server_hello
@@ -76,6 +77,7 @@ def recognise(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
         refusal = _refusal(case, attempt, (attempt.target, attempt.port) in speaks_tls)
         if refusal is not None and _acts(refusal.moment.ts_ns, troubles):
             found[refusal.identifier, attempt.pod, attempt.target].append(refusal)
+    yield from recognise_waiting_proxies(case, troubles)
     for (_, pod, target), refusals in found.items():
         if not _came_through(case, pod, target, refusals[-1].moment.ts_ns):
             yield _cause(case, pod, target, refusals)
@@ -340,6 +342,12 @@ def _reason(case: Case, refusal: _Refusal) -> tuple[str, str, float | None]:
         asked = _asked_name(case, refusal)
         if asked and asked not in certificate["names"]:
             return "tls.wrong_name", f": it is not for {asked}", not_after
+        if asked:  # whose date and authority are right: what a client verifies besides is the name
+            return (
+                "tls.wrong_name",
+                ": it is in date and its authority is known; what is left is its name",
+                not_after,
+            )
     line = _proxy_line(case, refusal.by) or ""
     if (code := re.search(r'"verify_error":(\d+)', line)) and int(code[1]) in _VERIFY_ERRORS:
         return _VERIFY_ERRORS[int(code[1])], f": its proxy's verify error is {code[1]}", None
