@@ -6,7 +6,7 @@ first payloads. Why an application closes only it knows: its log supports what t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import NamedTuple
 
 from analysis.causes.attempts import Attempt
@@ -157,12 +157,22 @@ def _summary(identifier: str) -> str:
     }[identifier]
 
 
-def recognise_waiting_proxies(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
-    """A sidecar that has a connection with data and does not open the next one."""
+def recognise_waiting_proxies(
+    case: Case, troubles: Sequence[Trouble], refused: Set[tuple[str, str]]
+) -> Iterator[Cause]:
+    """A sidecar that has a connection with data and does not open the next one.
+
+    :param refused: (pod, target) whose TLS did not come about: there is nothing to go on with.
+    """
     for pod in case.sidecars:
         outgoing = [a for a in case.attempts if a.pod == pod and a.is_local == (pod == case.server)]
         for coming in case.attempts:
-            if coming.target != pod or coming.is_local == (pod == case.server) or not coming.sent():
+            if (
+                (coming.pod, pod) in refused
+                or coming.target != pod
+                or coming.is_local == (pod == case.server)
+                or not coming.sent()
+            ):
                 continue
             since_ns = coming.sent()[-1].ts_ns
             end = coming.end()

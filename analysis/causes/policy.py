@@ -204,7 +204,7 @@ def _without_policy(case: Case, flow: _Flow, drops: list[DroppedPacket]) -> Iter
         "policy.rejected" if refused is not None else "policy.filter_without_policy",
         summary=f"a packet filter {'rejects' if refused is not None else 'drops'} "
         f"{flow.source} -> {flow.target}:{flow.port}/{flow.protocol.upper()} ({said})",
-        strength=0.9,
+        strength=0.6 if drops[0].verdict == "undecidable" else 0.9,
         moments=tuple(sorted(moments)),
         remedial=Remedial(
             words=f"find the rule that drops it where the packets were lost ({drops[0].pod}): "

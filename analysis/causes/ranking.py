@@ -34,7 +34,8 @@ _MOST_MOMENTS = 14
 _GONE = (
     *("application.nothing_listens", "application.half_open", "application.peer_unreachable"),
     *("application.connection_reset", "application.slow_client", "application.deadline_too_short"),
-    *("tls.handshake_failed", "tls.sidecar_not_ready", "application.idle_connection_dropped"),
+    *("tls.handshake_failed", "tls.sidecar_not_ready", "tls.detection_stall"),
+    "application.idle_connection_dropped",
     *(
         "emulation.mtu_black_hole",
         "emulation.rate_too_low",
@@ -150,7 +151,7 @@ def _fit(cause: Cause, troubles: Sequence[Trouble]) -> float:
     named = {pod for trouble in acting for pod in trouble.pods}
     if named and cause.pods and named.isdisjoint(cause.pods):
         # What is wrong at the server or between pods keeps any client.
-        fit *= 1.0 if cause.of.failure_class == "policy" else _ELSEWHERE
+        fit *= 1.0 if cause.of.failure_class in ("policy", "tls") else _ELSEWHERE
     return fit
 
 

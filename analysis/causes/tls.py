@@ -53,6 +53,10 @@ _VERIFY_ERRORS = {
 }
 
 
+_SURE = ("tls.expired_certificate", "tls.unknown_ca")
+_UNSURE = "tls.bad_certificate"  # why has to be found out
+
+
 class _Refusal(NamedTuple):
     identifier: str  # bad_certificate: why has to be found out
     by: str  # who refused; "" where nobody said anything
@@ -77,7 +81,8 @@ def recognise(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
         refusal = _refusal(case, attempt, (attempt.target, attempt.port) in speaks_tls)
         if refusal is not None and _acts(refusal.moment.ts_ns, troubles):
             found[refusal.identifier, attempt.pod, attempt.target].append(refusal)
-    yield from recognise_waiting_proxies(case, troubles)
+    refused = {(pod, target) for _, pod, target in found}
+    yield from recognise_waiting_proxies(case, troubles, refused)
     for (_, pod, target), refusals in found.items():
         if not _came_through(case, pod, target, refusals[-1].moment.ts_ns):
             yield _cause(case, pod, target, refusals)
@@ -150,12 +155,14 @@ def _refusal(case: Case, attempt: Attempt, speaks_tls: bool) -> _Refusal | None:
         return None
     flight = [p for p in attempt.sent() if p.ts_ns > answer.ts_ns]
     if (alert := _clear_alert(flight)) is not None:
-        return _alerted(attempt, alert, by=attempt.pod, whose=attempt.target)
+        # It has seen the server's certificate, so that is what it is about, whatever it calls it.
+        refusal = _alerted(attempt, alert, by=attempt.pod, whose=attempt.target)
+        return refusal if refusal.identifier in _SURE else refusal._replace(identifier=_UNSURE)
     mine = _encrypted(flight)
     if mine and mine[0] == _ALERT_RECORD_BYTES:
         words = f"an encrypted alert ({_ALERT_RECORD_BYTES} bytes) in place of its Finished"
         return _Refusal(
-            "tls.bad_certificate",
+            _UNSURE,
             attempt.pod,
             attempt.target,
             Moment(

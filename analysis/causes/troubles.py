@@ -23,8 +23,8 @@ _PEERS = 3
 # Round 1 warms everything up.
 _FIRST_TIMES = 4.0
 _FIRST_S = 10.0
-# Clients connect within seconds of each other, on the slowest profile too.
-_SET_UP_S = 15.0
+# Clients connect within a few seconds, on the slowest profile too.
+_SET_UP_S = 8.0
 
 
 def troubles_of(case: Case) -> list[Trouble]:
