@@ -90,6 +90,7 @@ class Job:
             run_id=self.run_id,
             log_dir=target.path / "logs",
             offloads=spec.offloads,
+            manifests_dir=spec.manifests_dir,
         )
         self.clock_samples: list[dict[str, Any]] = []
         self.told: list[dict[str, Any]] = []  # of profiles that others put on the pods
@@ -213,16 +214,21 @@ class Job:
         self.progress.done(f"{name} by {found.backend}: {found.summary}")
 
     def _secure(self, runtime: Runtime, agent: Agent) -> None:
+        if self.interference is not None:
+            self.interference.prepare(runtime)
         self.progress.stage("security", f"sec{self.spec.experiment.level}")
         runtime.secure()
         runtime.start_server()
         agent.watch(_processes(runtime))
         self._look_at_topology(agent, runtime)
-        enforcement = runtime.prove()
+        enforcement = runtime.prove(by_trial=self.spec.try_controls)
         self.meta["enforcement"] = dataclasses.asdict(enforcement)
         proofs = (*enforcement.network_policy, *enforcement.mtls)
+        level = f"sec{self.spec.experiment.level}"
         self.progress.done(
-            f"sec{self.spec.experiment.level}: {len(proofs)} checks passed" if proofs else "sec0: none"
+            f"{level}: {len(proofs)} checks passed"
+            if proofs
+            else f"{level}: {'none' if level == 'sec0' else 'not tried'}"
         )
         for proof in proofs:
             self.progress.note(f"  {proof.name}: {proof.observed}")

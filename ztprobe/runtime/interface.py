@@ -123,8 +123,11 @@ class Runtime(Protocol):
         """Start the FL server and return once it listens."""
         ...
 
-    def prove(self) -> Enforcement:
-        """Show that the controls are in force. :raises EnforcementError: one is not."""
+    def prove(self, *, by_trial: bool = True) -> Enforcement:
+        """Show that the controls are in force, or (not ``by_trial``) say which ones were asked for.
+
+        :raises EnforcementError: one is not in force.
+        """
         ...
 
     def start_clients(self) -> None:

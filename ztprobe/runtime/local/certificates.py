@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -18,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ztprobe.rundir import files
 
-__all__ = ("LIFETIME", "Authority", "spiffe_id")
+__all__ = ("LIFETIME", "Authority", "Issuer", "spiffe_id")
 
 LIFETIME = datetime.timedelta(hours=24)
 # Clocks of one machine agree; this is for the second that validity is rounded to.
@@ -28,6 +29,14 @@ _BACKDATE = datetime.timedelta(minutes=1)
 def spiffe_id(namespace: str, service_account: str) -> str:
     """The identity that a certificate carries as its URI name."""
     return f"spiffe://cluster.local/ns/{namespace}/sa/{service_account}"
+
+
+class Issuer(Protocol):
+    """Who hands out the workload's certificates."""
+
+    def issue(self, directory: Path, namespace: str, service_account: str, dns_names: Sequence[str]) -> None:
+        """Write tls.crt, tls.key and ca.crt, as a Secret of type kubernetes.io/tls holds them."""
+        ...
 
 
 class Authority:

@@ -11,16 +11,14 @@ Not a security boundary: containers share the machine's files, users and process
 
 from __future__ import annotations
 
-import os
-import shutil
+import dataclasses
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ztprobe import paths, policy
-from ztprobe.documents.problem import shown
 from ztprobe.errors import PreflightError, UsageError, WorkloadError
 from ztprobe.kernelnet.sockets import tcp_sockets
 from ztprobe.pods.local import LocalPods
@@ -38,18 +36,18 @@ from ztprobe.runtime.local import (
     sidecar,
     transport,
 )
-from ztprobe.runtime.local.containers import PATH, Containers, forked_module
+from ztprobe.runtime.local.containers import Containers, preload_for
 from ztprobe.runtime.local.journal import Journal
 from ztprobe.runtime.local.kustomize import render
 from ztprobe.runtime.local.level import check_level
-from ztprobe.runtime.local.processes import Preload
-from ztprobe.runtime.local.workload import ContainerPlan, PodPlan, Workload, plan
+from ztprobe.runtime.local.machine import check_machine
+from ztprobe.runtime.local.names import NameService
+from ztprobe.runtime.local.workload import PodPlan, Workload, plan
 
 __all__ = ("LocalRuntime",)
 
 _READY_S = 30.0
 _POLL_S = 0.005
-_PACKAGES = {"haproxy": "haproxy", "dnsmasq": "dnsmasq-base", "nft": "nftables"}
 
 
 class LocalRuntime:
@@ -107,6 +105,8 @@ class LocalRuntime:
         self._journal: Journal | None = None
         self._containers: Containers | None = None
         self._source = LocalPods(run_id)
+        self._changes: list[dict[str, Any]] = []  # of the objects that policies rest on
+        self.authority: certificates.Issuer = certificates.Authority(run_id)
 
     @property
     def pods(self) -> tuple[Pod, ...]:
@@ -117,6 +117,16 @@ class LocalRuntime:
     def server(self) -> Pod:
         """The FL server's pod."""
         return self._pods[self._workload.server.name]
+
+    @property
+    def outsider(self) -> Pod:
+        """The pod that no policy means to let in."""
+        return self._pods[placement.OUTSIDER]
+
+    @property
+    def policies(self) -> tuple[Mapping[str, Any], ...]:
+        """The NetworkPolicies in force, as documents."""
+        return self._workload.policies
 
     @property
     def clients(self) -> tuple[Pod, ...]:
@@ -158,7 +168,7 @@ class LocalRuntime:
         :raises PreflightError: not root, or this machine lacks something.
         :raises UsageError: the run's name is taken.
         """
-        self._preflight()
+        check_machine(self._workload, mutual_tls=self._mtls, congestion_control=self._congestion_control)
         try:
             self._log_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -169,7 +179,9 @@ class LocalRuntime:
             journal = self._journal = Journal(self._run_id)
             journal.cgroups(self._tree.tops)
             journal.namespaces(self._node.name(pod) for pod in ("node", *self._placed))
-            self._containers = Containers(journal, self._tree, self._log_dir, self._preload())
+            self._containers = Containers(
+                journal, self._tree, self._log_dir, preload_for(self._workload, self._options)
+            )
             self._create_cgroups(journal)
             self._node.create()
             for name, where in self._placed.items():
@@ -177,39 +189,9 @@ class LocalRuntime:
                 self._containers.prepare(self._pods[name], self._placed[dns.POD].address)
             self._node.introduce([(pod, self._placed[name]) for name, pod in self._pods.items()])
             transport.choose(journal, [pod.netns for pod in self._pods.values()], self._congestion_control)
-            self._start_dns(self._containers)
+            self.names = NameService(self._pods[dns.POD], self._containers)
+            self.names.start(self.node_netns, self._workload, self._placed)
             journal.pods(self.pods, self._log_dir)
-
-    def _preflight(self) -> None:
-        if os.geteuid() != 0:
-            raise PreflightError("network namespaces need root: run it with sudo")
-        needed = [
-            "dnsmasq",
-            *(["haproxy"] if self._mtls else []),
-            *(["nft"] if self._workload.policies else []),
-        ]
-        for program in needed:
-            if shutil.which(program, path=PATH) is None:
-                raise PreflightError(f"{program} is missing: apt-get install {_PACKAGES[program]}")
-        for pod in self._workload.pods[:2]:  # all clients are alike
-            for container in pod.containers:
-                program = container.command[0]
-                if forked_module(container.command) is None and shutil.which(program, path=PATH) is None:
-                    raise PreflightError(f"{pod.name}/{container.name}: no such program: {shown(program)}")
-        if not Path("/etc/resolv.conf").exists():
-            raise PreflightError("/etc/resolv.conf is missing, over which pods mount their own: touch it")
-        transport.check(self._congestion_control)
-
-    def _preload(self) -> Preload | None:
-        if not any(forked_module(pod.application.command) for pod in self._workload.pods):
-            return None
-        data_dir = self._options.data_dir
-        return Preload(
-            # PyTorch in the parent would be in every client that does not compute, too.
-            module="fl.preload_light" if self._options.fl.get("client") == "synthetic" else "fl.preload",
-            dataset=self._options.dataset,
-            data_dir=None if data_dir is None else str(data_dir.absolute()),
-        )
 
     def _create_cgroups(self, journal: Journal) -> None:
         enable = self._tree.controllers_to_enable()
@@ -227,20 +209,6 @@ class LocalRuntime:
                 )
         self._tree.create(dns.POD, "dnsmasq")
 
-    def _start_dns(self, containers: Containers) -> None:
-        pod, service = self._pods[dns.POD], self._workload.service
-        behind = [self._placed[p.name].address for p in self._workload.pods if service.selects(p)]
-        edges = {name: [self._placed[edge].address] for name, edge in self._workload.edge_names.items()}
-        container = ContainerPlan(
-            name="dnsmasq",
-            command=dns.command(pod.address, {service.domain_name: behind} | edges),
-            env={},
-            sidecar=False,
-            one_log=True,
-        )
-        containers.launch([(pod, container)])
-        dns.wait_until_answering(self.node_netns, pod.address, service.domain_name)
-
     def secure(self) -> None:
         """Put the level's policies in force, then start the sidecars and wait for them.
 
@@ -255,19 +223,35 @@ class LocalRuntime:
         self._up().launch(
             [(self._pods[p.name], c) for p in self._workload.pods for c in p.containers if c.sidecar]
         )
-        waiting = [self._pods[p.name] for p in self._workload.pods]
+        # As the kubelet does: without a startup probe a sidecar is not waited for.
+        probed = [
+            p.name for p in self._workload.pods if any(c.sidecar and c.startup_probe for c in p.containers)
+        ]
+        waiting = [self._pods[name] for name in probed]
         for _ in self._until("sidecars are not ready"):
             waiting = [pod for pod in waiting if not sidecar.backends_ready(pod.netns)]
             if not waiting:
                 return
 
     def _issue_certificates(self) -> None:
-        authority = certificates.Authority(self._run_id)
         for pod in {p.service_account: p for p in self._workload.pods}.values():
             names = [self._workload.service.domain_name] if pod is self._workload.server else []
             for mount in (m for c in pod.containers for m in c.mounts if m.secret is not None):
                 directory = self._up().secrets_directory / str(mount.secret)
-                authority.issue(directory, pod.namespace, pod.service_account, names)
+                self.authority.issue(directory, pod.namespace, pod.service_account, names)
+
+    def enforce(self, policies: Sequence[Mapping[str, Any]]) -> None:
+        """Put these NetworkPolicies in force in place of the present ones, as a change in a cluster would.
+
+        :raises UsageError: one is not what Kubernetes takes.
+        :raises EnforcementError: the node refuses the rules.
+        """
+        self._workload = dataclasses.replace(self._workload, policies=tuple(policies))
+        pods = placement.policy_pods(self._workload, self._placed)
+        self._rules = policy.compile_policies(self._workload.policies, pods, self._workload.namespaces)
+        firewall.load(self.node_netns, policy.to_nft(self._rules), replace=True)
+        objects = list(self._workload.policy_objects)
+        self._changes.append({"time_monotonic_ns": time.monotonic_ns(), "objects": objects})
 
     def start_server(self) -> None:
         """Start the FL server and return once it listens.
@@ -285,14 +269,34 @@ class LocalRuntime:
             if any(found.listens and found.local_port == port for found in tcp_sockets(pid)):
                 return
 
-    def prove(self) -> Enforcement:
-        """Show that the level's controls are in force. :raises EnforcementError: one is not."""
+    def prove(self, *, by_trial: bool = True) -> Enforcement:
+        """Show that the level's controls are in force, or say which were asked for (not ``by_trial``).
+
+        :raises EnforcementError: one is not in force.
+        """
+        if by_trial:
+            found = self._tried()
+        else:
+            found = Enforcement(
+                network_policy_expected=self._options.network_policy, mtls_expected=self._mtls
+            )
+        found.details["objects"] = list(self._workload.policy_objects)
+        if self._workload.policies:
+            found.details["counters"] = firewall.counters(self.node_netns)
+            found.details["policies"] = [p["metadata"]["name"] for p in self._workload.policies]
+        if self._mtls:
+            found.details["tls_session_resumption"] = "off"
+            found.details["certificate_lifetime_s"] = int(certificates.LIFETIME.total_seconds())
+        found.details["not_applied"] = list(self._workload.not_applied)
+        return found
+
+    def _tried(self) -> Enforcement:
         server, service = self._workload.server, self._workload.service
         # Whoever talks to the server: where there are edges, no client does.
         peers = self._workload.edges or self._workload.clients
         client = peers[0]
         secrets = self._up().secrets_directory
-        found = proof.prove(
+        return proof.prove(
             proof.Scene(
                 node=self.node_netns,
                 server=self._pods[server.name],
@@ -309,15 +313,6 @@ class LocalRuntime:
                 server_proxy_log=self._up().log_path(server.name, "proxy"),
             )
         )
-        found.details["objects"] = list(self._workload.policy_objects)
-        if self._workload.policies:
-            found.details["counters"] = firewall.counters(self.node_netns)
-            found.details["policies"] = [p["metadata"]["name"] for p in self._workload.policies]
-        if self._mtls:
-            found.details["tls_session_resumption"] = "off"
-            found.details["certificate_lifetime_s"] = int(certificates.LIFETIME.total_seconds())
-        found.details["not_applied"] = list(self._workload.not_applied)
-        return found
 
     def start_clients(self) -> None:
         """Start every client's application, and before them the edges', if there are any."""
@@ -367,6 +362,7 @@ class LocalRuntime:
                 f"{p.name}/{c.name}": c.memory_limit_bytes for p in self._workload.pods for c in p.containers
             },
             "cpu_limits": "applied" if self._cpu_limits else "off: throttling would distort the rounds",
+            "object_changes": list(self._changes),
             "workload_warm_up_s": self._up().warm_up_s,
             "manifests_not_applied": list(self._workload.not_applied),
         }

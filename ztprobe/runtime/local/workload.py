@@ -64,7 +64,8 @@ class ContainerPlan:
     name: str
     command: tuple[str, ...]
     env: Mapping[str, str]
-    sidecar: bool  # starts before the application and is not waited for
+    sidecar: bool  # starts before the application, and its end is not waited for
+    startup_probe: bool = True  # a sidecar: the application starts once it is ready
     mounts: tuple[Mount, ...] = ()
     memory_limit_bytes: int | None = None
     cpu_limit: float | None = None  # cores
@@ -297,6 +298,7 @@ def _container(
         command=tuple(expand(word, env) for word in (*raw["command"], *(raw.get("args") or ()))),
         env=env,
         sidecar=sidecar,
+        startup_probe="startupProbe" in raw,
         mounts=mounts,
         memory_limit_bytes=_bytes(where, limits["memory"]) if "memory" in limits else None,
         cpu_limit=_cores(where, limits["cpu"]) if "cpu" in limits else None,
