@@ -221,7 +221,7 @@ class Job:
         runtime.start_server()
         agent.watch(_processes(runtime))
         self._look_at_topology(agent, runtime)
-        enforcement = runtime.prove(by_trial=self.spec.try_controls)
+        enforcement = runtime.prove() if self.spec.try_controls else runtime.expected()
         self.meta["enforcement"] = dataclasses.asdict(enforcement)
         proofs = (*enforcement.network_policy, *enforcement.mtls)
         level = f"sec{self.spec.experiment.level}"

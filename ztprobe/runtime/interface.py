@@ -115,6 +115,10 @@ class Runtime(Protocol):
         """Bring up node, pods (namespaces, links, addresses, DNS); start no workload yet."""
         ...
 
+    def expected(self) -> Enforcement:
+        """What is to be in force, with the objects that policies are made of, before anything is proven."""
+        ...
+
     def secure(self) -> None:
         """Put policy and sidecars in force (nothing under sec0)."""
         ...
@@ -123,11 +127,8 @@ class Runtime(Protocol):
         """Start the FL server and return once it listens."""
         ...
 
-    def prove(self, *, by_trial: bool = True) -> Enforcement:
-        """Show that the controls are in force, or (not ``by_trial``) say which ones were asked for.
-
-        :raises EnforcementError: one is not in force.
-        """
+    def prove(self) -> Enforcement:
+        """Show that the controls are in force. :raises EnforcementError: one is not."""
         ...
 
     def start_clients(self) -> None:

@@ -269,34 +269,22 @@ class LocalRuntime:
             if any(found.listens and found.local_port == port for found in tcp_sockets(pid)):
                 return
 
-    def prove(self, *, by_trial: bool = True) -> Enforcement:
-        """Show that the level's controls are in force, or say which were asked for (not ``by_trial``).
+    def expected(self) -> Enforcement:
+        """See `ztprobe.runtime.interface.Runtime`."""
+        return Enforcement(
+            network_policy_expected=self._options.network_policy,
+            mtls_expected=self._mtls,
+            details={"objects": list(self._workload.policy_objects)},
+        )
 
-        :raises EnforcementError: one is not in force.
-        """
-        if by_trial:
-            found = self._tried()
-        else:
-            found = Enforcement(
-                network_policy_expected=self._options.network_policy, mtls_expected=self._mtls
-            )
-        found.details["objects"] = list(self._workload.policy_objects)
-        if self._workload.policies:
-            found.details["counters"] = firewall.counters(self.node_netns)
-            found.details["policies"] = [p["metadata"]["name"] for p in self._workload.policies]
-        if self._mtls:
-            found.details["tls_session_resumption"] = "off"
-            found.details["certificate_lifetime_s"] = int(certificates.LIFETIME.total_seconds())
-        found.details["not_applied"] = list(self._workload.not_applied)
-        return found
-
-    def _tried(self) -> Enforcement:
+    def prove(self) -> Enforcement:
+        """Show that the level's controls are in force. :raises EnforcementError: one is not."""
         server, service = self._workload.server, self._workload.service
         # Whoever talks to the server: where there are edges, no client does.
         peers = self._workload.edges or self._workload.clients
         client = peers[0]
         secrets = self._up().secrets_directory
-        return proof.prove(
+        found = proof.prove(
             proof.Scene(
                 node=self.node_netns,
                 server=self._pods[server.name],
@@ -313,6 +301,15 @@ class LocalRuntime:
                 server_proxy_log=self._up().log_path(server.name, "proxy"),
             )
         )
+        found.details["objects"] = list(self._workload.policy_objects)
+        if self._workload.policies:
+            found.details["counters"] = firewall.counters(self.node_netns)
+            found.details["policies"] = [p["metadata"]["name"] for p in self._workload.policies]
+        if self._mtls:
+            found.details["tls_session_resumption"] = "off"
+            found.details["certificate_lifetime_s"] = int(certificates.LIFETIME.total_seconds())
+        found.details["not_applied"] = list(self._workload.not_applied)
+        return found
 
     def start_clients(self) -> None:
         """Start every client's application, and before them the edges', if there are any."""

@@ -1,0 +1,10 @@
+"""Every cause that this machine can produce, in its variants, and those that it cannot."""
+
+from __future__ import annotations
+
+from ztprobe.validate.faults.catalogue import application, policy, tls
+from ztprobe.validate.faults.model import Fault
+
+__all__ = ("FAULTS",)
+
+FAULTS: tuple[Fault, ...] = (*policy.FAULTS, *tls.FAULTS, *application.FAULTS)
