@@ -26,6 +26,7 @@ from ztprobe.validate.faults.objects import Objects
 from ztprobe.validate.inject.scene import POLL_S, Note, Scene
 
 __all__ = (
+    "NODE",
     "Act",
     "Moment",
     "change_names",

@@ -10,7 +10,7 @@ from ztprobe.runtime.local.runtime import LocalRuntime
 from ztprobe.validate.faults.objects import Edit
 from ztprobe.validate.inject.scene import Injector
 
-__all__ = ("MODES", "NETWORKS", "Fault", "LeftOut", "Variant")
+__all__ = ("MODES", "NETWORKS", "Fault", "LeftOut", "Preparation", "Variant")
 
 NETWORKS = ("net0", "net2")
 MODES = ("persistent", "reconnecting")
