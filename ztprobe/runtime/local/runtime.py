@@ -15,6 +15,7 @@ import dataclasses
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,12 @@ class LocalRuntime:
         firewall.load(self.node_netns, policy.to_nft(self._rules), replace=True)
         objects = list(self._workload.policy_objects)
         self._changes.append({"time_monotonic_ns": time.monotonic_ns(), "objects": objects})
+
+    def machine_setting(self, file: Path, value: str) -> AbstractContextManager[None]:
+        """A setting of the whole machine that the run's journal takes back, whatever ends the run."""
+        if self._journal is None:
+            raise RuntimeError("create() comes first")
+        return self._journal.setting(file, value)
 
     def start_server(self) -> None:
         """Start the FL server and return once it listens.

@@ -46,7 +46,7 @@ class Variant:
     rounds: int = 3
     bulk: bool = False
     compute_ms: float = 100.0
-    deadline_s: float = 12.0
+    deadline_s: float = 9.0
     offloads: bool = False
 
 

@@ -14,6 +14,7 @@ from ztprobe.kernelnet.netns import entered
 from ztprobe.pods.model import Pod
 from ztprobe.runtime.interface import Runtime
 from ztprobe.runtime.local import firewall
+from ztprobe.validate.faults.cgroup_paths import cgroups_of
 
 __all__ = ("observed_at_end", "said_in_logs")
 
@@ -42,7 +43,11 @@ _MOST_LINES = 40
 def observed_at_end(runtime: Runtime) -> list[str]:
     """While the pods still exist: dropped flows, counters that are not zero, processes out of memory."""
     pods = runtime.pods
-    return [*_dropped(runtime, pods), *(line for pod in pods for line in _counters(pod))]
+    return [
+        *_dropped(runtime, pods),
+        *(line for pod in pods for line in _counters(pod)),
+        *(line for pod in pods for line in _throttled(runtime, pod)),
+    ]
 
 
 def _dropped(runtime: Runtime, pods: Sequence[Pod]) -> Iterator[str]:
@@ -62,6 +67,15 @@ def _counters(pod: Pod) -> Iterator[str]:
                 for name, value in zip(names[1:], values[1:], strict=True):
                     if name in _COUNTERS and value != "0":
                         yield f"{pod.name} counts {name}: {value}"
+
+
+def _throttled(runtime: Runtime, pod: Pod) -> Iterator[str]:
+    for pid, (_, container) in runtime.source.processes([pod]).items():
+        for cgroup in cgroups_of(pid):
+            with contextlib.suppress(OSError):
+                for line in (cgroup / "cpu.stat").read_text().splitlines():
+                    if line.startswith("nr_throttled") and not line.endswith(" 0"):
+                        yield f"{pod.name}/{container} was throttled: {line}"
 
 
 def said_in_logs(directory: Path) -> list[str]:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from ztprobe.validate.faults.catalogue import application, policy, tls
+from ztprobe.validate.faults.catalogue import application, emulation, policy, resources, tls
 from ztprobe.validate.faults.model import Fault
 
 __all__ = ("FAULTS",)
 
-FAULTS: tuple[Fault, ...] = (*policy.FAULTS, *tls.FAULTS, *application.FAULTS)
+FAULTS: tuple[Fault, ...] = (
+    *policy.FAULTS,
+    *tls.FAULTS,
+    *resources.FAULTS,
+    *emulation.FAULTS,
+    *application.FAULTS,
+)

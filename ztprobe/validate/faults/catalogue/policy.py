@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ztprobe.validate.faults.acts import (
-    NODE,
-    Act,
-    change_policies,
-    filter_rules,
-    forget_connections,
-)
+from ztprobe.validate.faults.acts.act import NODE, Act
+from ztprobe.validate.faults.acts.filters import change_policies, filter_rules, forget_connections
 from ztprobe.validate.faults.catalogue.words import (
     CLIENTS_POLICY,
     DNS_POLICY,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 
-from ztprobe.validate.faults.acts import Act, kill
+from ztprobe.validate.faults.acts.act import Act
+from ztprobe.validate.faults.acts.processes import kill
 from ztprobe.validate.faults.catalogue.words import SERVER, TARGET, amid_round, without_startup_probes
 from ztprobe.validate.faults.certificates import misissued
 from ztprobe.validate.faults.model import Fault, Preparation, Variant

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ztprobe.validate.faults.acts import Moment
+from ztprobe.validate.faults.acts.act import Moment
 from ztprobe.validate.faults.objects import Objects
 from ztprobe.validate.scenarios.plan import OTHER, SERVER, TARGET
 

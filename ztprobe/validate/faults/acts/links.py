@@ -1,0 +1,107 @@
+"""Acts on the kernel's settings in a pod, and on its link."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ztprobe.kernelnet.netlink import netlink
+from ztprobe.kernelnet.netns import entered
+from ztprobe.runtime.local.runtime import LocalRuntime
+from ztprobe.validate.faults.acts.act import Do, Undo, namespace_of
+from ztprobe.validate.inject.scene import Scene
+
+__all__ = (
+    "link_down",
+    "link_mtu",
+    "shape",
+    "sysctl",
+    "sysctl_before",
+)
+
+
+def sysctl(pod: str, name: str, value: str) -> Do:
+    """Another setting in a pod's namespace, or the node's (`NODE`)."""
+
+    def do(scene: Scene) -> Undo:
+        netns, file = namespace_of(scene, pod), Path("/proc/sys", *name.split("."))
+
+        def write(text: str) -> None:
+            with entered(netns):
+                file.write_text(text)
+
+        with entered(netns):
+            before = file.read_text().strip()
+        write(value)
+        return lambda: write(before)
+
+    return do
+
+
+def sysctl_before(pod: str, settings: Mapping[str, str]) -> Callable[[LocalRuntime], None]:
+    """A preparation: settings of a pod's namespace that count from before anything listens there."""
+
+    def prepare(runtime: LocalRuntime) -> None:
+        with entered({one.name: one for one in runtime.pods}[pod].netns):
+            for name, value in settings.items():
+                Path("/proc/sys", *name.split(".")).write_text(value)
+
+    return prepare
+
+
+def link_mtu(pod: str, mtu_bytes: int) -> Do:
+    """Another MTU at the node's end of a pod's link: what is longer is not forwarded, and nobody is told."""
+
+    def do(scene: Scene) -> Undo:
+        where = scene.pod(pod)
+
+        def write(value: int) -> None:
+            with netlink(where.node_netns) as ipr:
+                ipr.link("set", index=ipr.link_lookup(ifname=where.host_interface)[0], mtu=value)
+
+        with netlink(where.node_netns) as ipr:
+            (link,) = ipr.get_links(ipr.link_lookup(ifname=where.host_interface)[0])
+            before = link.get_attr("IFLA_MTU")
+        write(mtu_bytes)
+        return lambda: write(before)
+
+    return do
+
+
+def link_down(pod: str) -> Do:
+    """The pod's link taken down at the node, as when its host loses power: nobody says goodbye."""
+
+    def do(scene: Scene) -> Undo:
+        where = scene.pod(pod)
+
+        def write(state: str) -> None:
+            with netlink(where.node_netns) as ipr:
+                ipr.link("set", index=ipr.link_lookup(ifname=where.host_interface)[0], state=state)
+
+        write("down")
+        return lambda: write("up")
+
+    return do
+
+
+def shape(pod: str, interface: str, rate_kbit: int, limit_bytes: int, burst_bytes: int = 4000) -> Do:
+    """A token bucket that no profile of the run asks for.
+
+    :param interface: of the pod; ``host``: the node's end of its link.
+    """
+
+    def do(scene: Scene) -> Undo:
+        where = scene.pod(pod)
+        netns = where.node_netns if interface == "host" else where.netns
+        name = where.host_interface if interface == "host" else interface
+
+        def change(command: str, **options: int) -> None:
+            with netlink(netns) as ipr:
+                index = ipr.link_lookup(ifname=name)[0]
+                # tc qdisc replace dev NAME root tbf rate .. burst .. limit ..
+                ipr.tc(command, "tbf", index=index, handle=0x7F0000, root=True, **options)
+
+        change("replace", rate=rate_kbit * 1000 // 8, burst=burst_bytes, limit=limit_bytes)
+        return lambda: change("del")
+
+    return do
