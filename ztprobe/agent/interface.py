@@ -56,6 +56,7 @@ class Account:
     drop_reasons: dict[str, str] = field(default_factory=dict)  # the kernel's number -> name
     emulation: dict[str, Any] = field(default_factory=dict)  # what the backend counted
     schedule: dict[str, Any] | None = None  # what was in force when; None: no schedule was begun
+    problem: str | None = None  # why the profile was not in force until the end; None: it was
 
 
 class Agent(Protocol):
@@ -116,11 +117,12 @@ class Agent(Protocol):
         """Who serves whom now, by the pods' sockets (`ztprobe.agent.endpoints`)."""
         ...
 
-    def stop(self) -> Account:
-        """See no more, take the profile off, and tell. The sink has everything by then.
+    def counters(self) -> dict[str, Any]:
+        """What pods and containers have run into so far (`ztprobe.agent.pod_counters`)."""
+        ...
 
-        :raises EnforcementError: the profile was not in force until the end.
-        """
+    def stop(self) -> Account:
+        """See no more, take the profile off, and tell. The sink has everything by then."""
         ...
 
     def close(self) -> None:

@@ -134,6 +134,10 @@ class AgentProcess:
         """See `Agent`."""
         return dict(self._ask("topology"))
 
+    def counters(self) -> dict[str, Any]:
+        """See `Agent`."""
+        return dict(self._ask("counters"))
+
     def stop(self) -> Account:
         """See `Agent`."""
         return Account(**self._ask("stop"))
@@ -161,6 +165,7 @@ _CALLS: Mapping[str, Callable[[NodeAgent, dict[str, Any]], Any]] = {
     "follow": lambda agent, _: agent.follow(),
     "status": lambda agent, _: agent.status(),
     "topology": lambda agent, _: agent.topology(),
+    "counters": lambda agent, _: agent.counters(),
     "stop": lambda agent, _: agent.stop(),
 }
 

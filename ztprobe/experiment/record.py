@@ -6,11 +6,12 @@ import contextlib
 import importlib.metadata
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ztprobe import __version__
+from ztprobe.events.kinds import NODE
 from ztprobe.events.tables import (
     RINGS,
     TABLES,
@@ -21,7 +22,9 @@ from ztprobe.events.tables import (
     pairs_table,
     ring_type,
 )
+from ztprobe.kernelnet.netns import inode
 from ztprobe.pods.model import Pod
+from ztprobe.probes.btf import Btf
 from ztprobe.probes.kallsyms import Kallsyms
 from ztprobe.rundir.batches import BATCHES_DIR, read_parts
 from ztprobe.rundir.store import RunDir
@@ -29,34 +32,53 @@ from ztprobe.rundir.store import RunDir
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ("pod_record", "save_events", "versions")
+__all__ = ("kernel_drop_reasons", "owners_of", "pod_record", "save_events", "versions")
 
 _VERSIONS = ("grpcio", "torch", "numpy", "pandas", "pyroute2")
 
 
-def save_events(target: RunDir, drop_reasons: Mapping[str, str]) -> dict[str, int]:
+def kernel_drop_reasons() -> dict[str, str]:
+    """This kernel's reasons for dropping a packet, as an agent tells them that lives to tell."""
+    with Btf() as btf:
+        return {str(number): name for number, name in btf.drop_reasons().items()}
+
+
+def owners_of(pods: Iterable[Pod], processes: Mapping[int, str]) -> dict[str, Any]:
+    """What numbers in events stand for, where the agent was killed before it could say so.
+
+    :param processes: process id -> pod/container.
+    """
+    by_netns = {str(inode(pod.node_netns)): NODE for pod in pods}
+    by_netns |= {str(pod.netns_inode): pod.name for pod in pods}
+    return {"pods": by_netns, "processes": {str(pid): name for pid, name in processes.items()}}
+
+
+def save_events(target: RunDir, drop_reasons: Mapping[str, str], owners: Mapping[str, Any]) -> dict[str, int]:
     """Turn what the agent has written into the run's tables.
 
     :param drop_reasons: the kernel's numbers, as text, and their names.
+    :param owners: see `owners_of`.
     :returns: rows of each table.
     :raises RunDirError: the disk refuses.
     """
     rows = {}
-    for name, table in _tables(target.path / BATCHES_DIR, drop_reasons).items():
+    for name, table in _tables(target.path / BATCHES_DIR, drop_reasons, owners).items():
         target.write_events(name, table)
         rows[name] = len(table)
     shutil.rmtree(target.path / BATCHES_DIR, ignore_errors=True)
     return rows
 
 
-def _tables(directory: Path, drop_reasons: Mapping[str, str]) -> dict[str, pd.DataFrame]:
+def _tables(
+    directory: Path, drop_reasons: Mapping[str, str], owners: Mapping[str, Any]
+) -> dict[str, pd.DataFrame]:
     import numpy as np
 
     found: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES if name != "pairs"}
     pairs: dict[tuple[int, int], int] = {}
     reasons = {int(number): name for number, name in drop_reasons.items()}
     symbol = Kallsyms().name_of
-    for part in read_parts(directory):
+    for part in read_parts(directory, owners):
         names = Names(
             pods={int(inode): name for inode, name in part.names["pods"].items()},
             processes={int(pid): name for pid, name in part.names["processes"].items()},

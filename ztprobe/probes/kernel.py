@@ -168,8 +168,7 @@ class KernelProbes:
             tcx = self._wants_tcx and bool(casts) and bool(btf.function_id("tcx_link_attach"))
             if tcx:
                 flags.append("-DHAVE_TCX")
-            prefix = "SKB_DROP_REASON_"
-            self.reason_names = {k: v.removeprefix(prefix) for k, v in btf.enum("skb_drop_reason").items()}
+            self.reason_names = btf.drop_reasons()
             self._info_bytes = btf.size("bpf_prog_info")
             for name in ("run_time_ns", "run_cnt", "recursion_misses"):
                 self._info_offsets[name] = btf.offset(f"bpf_prog_info.{name}")

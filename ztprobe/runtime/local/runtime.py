@@ -25,7 +25,7 @@ from ztprobe.kernelnet.sockets import tcp_sockets
 from ztprobe.pods.local import LocalPods
 from ztprobe.pods.model import Pod
 from ztprobe.process.interrupts import shielded
-from ztprobe.runtime.interface import Enforcement, WorkloadOptions
+from ztprobe.runtime.interface import Enforcement, NotProven, WorkloadOptions
 from ztprobe.runtime.local import (
     certificates,
     cgroups,
@@ -285,7 +285,7 @@ class LocalRuntime:
         )
 
     def prove(self) -> Enforcement:
-        """Show that the level's controls are in force. :raises EnforcementError: one is not."""
+        """Show that the level's controls are in force. :raises NotProven: one is not."""
         server, service = self._workload.server, self._workload.service
         # Whoever talks to the server: where there are edges, no client does.
         peers = self._workload.edges or self._workload.clients
@@ -302,13 +302,13 @@ class LocalRuntime:
                 port=service.port,
                 loopback_port=self.loopback_port(server.name),
                 policy=self._options.network_policy,
-                certificates=(secrets / _secret(client), secrets / _secret(server)) if self._mtls else None,
+                certificates=(secrets / client.secret, secrets / server.secret) if self._mtls else None,
                 client_identity=certificates.spiffe_id(client.namespace, client.service_account),
                 server_identity=certificates.spiffe_id(server.namespace, server.service_account),
                 server_proxy_log=self._up().log_path(server.name, "proxy"),
             )
         )
-        found.details["objects"] = list(self._workload.policy_objects)
+        found.details.update(self.expected().details)
         if self._workload.policies:
             found.details["counters"] = firewall.counters(self.node_netns)
             found.details["policies"] = [p["metadata"]["name"] for p in self._workload.policies]
@@ -316,6 +316,8 @@ class LocalRuntime:
             found.details["tls_session_resumption"] = "off"
             found.details["certificate_lifetime_s"] = int(certificates.LIFETIME.total_seconds())
         found.details["not_applied"] = list(self._workload.not_applied)
+        if found.failed:
+            raise NotProven(found)
         return found
 
     def start_clients(self) -> None:
@@ -339,6 +341,10 @@ class LocalRuntime:
             if self._tree.oom_kills(pod, container):
                 how += " (out of memory: its limit is in the manifests)"
             raise WorkloadError(f"{key} {how}: {self._up().last_words(pod, container)}")
+
+    def exits(self) -> dict[str, int]:
+        """See `ztprobe.runtime.interface.Runtime`."""
+        return self._up().exits()
 
     def finished(self) -> bool:
         """True once server and clients have all exited with status 0."""
@@ -392,7 +398,3 @@ class LocalRuntime:
         if self._containers is None:
             raise RuntimeError("create() comes first")
         return self._containers
-
-
-def _secret(pod: PodPlan) -> str:
-    return next(m.secret for c in pod.containers for m in c.mounts if m.secret is not None)

@@ -90,6 +90,11 @@ class PodPlan:
         """The one container that is no sidecar."""
         return next(c for c in self.containers if not c.sidecar)
 
+    @property
+    def secret(self) -> str:
+        """The (first) Secret that its containers see. :raises StopIteration: none sees one."""
+        return next(m.secret for c in self.containers for m in c.mounts if m.secret is not None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServicePlan:

@@ -1,0 +1,221 @@
+"""Resources: what the kernel's counters say that pods ran out of, while a round failed or was slow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from analysis.causes.case import Case
+from analysis.causes.findings import Cause, Moment, Remedial, Trouble, cause_of
+
+__all__ = ("recognise",)
+
+_THROTTLED_SHARE = 0.15  # of the time in trouble
+_NEARLY = 0.98
+_MARGIN_NS = 10_000_000_000  # a counter is read every few seconds
+
+
+def recognise(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
+    """Everything of this class."""
+    yield from _out_of_memory(case)
+    yield from _throttled(case, troubles)
+    yield from _queues(case)
+    yield from _used_up(case)
+
+
+def _grew_at(case: Case, kind: str, name: str, counter: str) -> int | None:
+    """When a counter was first seen to have grown."""
+    before: int | None = None
+    for sample in case.counters:
+        value = sample[kind].get(name, {}).get(counter)
+        if value is None:
+            continue
+        if before is not None and value > before:
+            return int(sample["at_ns"])
+        before = value if before is None else before
+    return None
+
+
+def _out_of_memory(case: Case) -> Iterator[Cause]:
+    for process in _names(case, "containers"):
+        kills = case.growth("containers", process, "oom_kills")
+        at_ns = _grew_at(case, "containers", process, "oom_kills")
+        if not kills or at_ns is None:
+            continue
+        pod = process.partition("/")[0]
+        ended = [one for one in case.exits if one.process == process]
+        limit = case.last("containers", process, "memory_limit_bytes")
+        limited = f" of {limit / 2**20:.0f} MiB" if limit else ""
+        moments = [
+            Moment(
+                ts_ns=at_ns,
+                pod=pod,
+                event=f"cgroup of {process}: oom_kill +{kills}",
+                shows=f"the kernel killed {kills} of its processes at the limit{limited}",
+            )
+        ]
+        moments += [
+            Moment(
+                ts_ns=one.at_ns,
+                pod=pod,
+                event=f"{process} was killed by signal {-one.status}",
+                shows="it is gone",
+            )
+            for one in ended
+            if one.status < 0
+        ]
+        yield cause_of(
+            "resources.oom_kill",
+            summary=f"{process} was killed: it needed more memory than its limit{limited}",
+            strength=0.99,
+            moments=tuple(moments),
+            remedial=Remedial(
+                words=f"raise resources.limits.memory of {process}{f' above {limit / 2**20:.0f}Mi' if limit else ''}"
+            ),
+            pods=(pod,),
+            from_ns=min([at_ns, *(one.at_ns for one in ended)]),
+            details={"process": process, "limit_bytes": limit},
+        )
+
+
+def _names(case: Case, kind: str) -> list[str]:
+    return sorted({name for sample in case.counters for name in sample[kind]})
+
+
+def _throttled(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
+    for process in _names(case, "containers"):
+        samples = [
+            (
+                s["at_ns"],
+                s["containers"][process]["throttled_ns"],
+                s["containers"][process].get("throttled_periods", 0),
+            )
+            for s in case.counters
+            if "throttled_ns" in s["containers"].get(process, {})
+        ]
+        worst: tuple[float, Moment] | None = None
+        for (from_ns, before_ns, periods), (to_ns, after_ns, later) in zip(
+            samples, samples[1:], strict=False
+        ):
+            if after_ns <= before_ns or not _overlaps(troubles, from_ns, to_ns):
+                continue
+            share = (after_ns - before_ns) / (to_ns - from_ns)
+            if worst is None or share > worst[0]:
+                said = (
+                    f"cgroup of {process}: throttled in {later - periods} periods, "
+                    f"{(after_ns - before_ns) / 1e9:.1f} s in {(to_ns - from_ns) / 1e9:.1f} s"
+                )
+                shows = "its CPU limit kept its threads from running"
+                worst = share, Moment(ts_ns=to_ns, pod=process.partition("/")[0], event=said, shows=shows)
+        if worst is None or worst[0] < _THROTTLED_SHARE:
+            continue
+        yield cause_of(
+            "resources.cpu_throttling",
+            summary=f"{process} is kept from running by its CPU limit ({100 * min(worst[0], 1):.0f} % of the time)",
+            strength=min(0.95, 0.7 + worst[0] / 2),
+            moments=(worst[1],),
+            remedial=Remedial(words=f"raise or take away resources.limits.cpu of {process}"),
+            pods=(process.partition("/")[0],),
+            component="compute",
+            details={"process": process, "throttled_share": round(worst[0], 3)},
+        )
+
+
+def _overlaps(troubles: Sequence[Trouble], from_ns: int, to_ns: int) -> bool:
+    return any(one.from_ns - _MARGIN_NS <= to_ns and from_ns <= one.to_ns for one in troubles)
+
+
+_QUEUES: Mapping[str, tuple[str, str, str]] = {
+    # counter -> cause, what it shows, what to change
+    "syn_queue_full": (
+        "resources.syn_queue_overflow",
+        "the queue of half-open connections was full",
+        "raise net.ipv4.tcp_max_syn_backlog and the listener's backlog, and find out who opens so many",
+    ),
+    "listen_overflows": (
+        "resources.accept_queue_overflow",
+        "connections were lost because the queue of those to accept was full",
+        "let the listener accept faster, or raise its backlog and net.core.somaxconn",
+    ),
+    "receive_pruned": (
+        "resources.receive_buffer_full",
+        "segments were thrown away at a full receive buffer",
+        "raise net.ipv4.tcp_rmem, or let the application read faster",
+    ),
+}
+
+
+def _queues(case: Case) -> Iterator[Cause]:
+    for pod in _names(case, "pods"):
+        for counter, (identifier, shows, remedy) in _QUEUES.items():
+            lost = case.growth("pods", pod, counter)
+            at_ns = _grew_at(case, "pods", pod, counter)
+            if lost <= 0 or at_ns is None:
+                continue
+            yield cause_of(
+                identifier,
+                summary=f"in {pod}, {shows} ({lost} times)",
+                strength=0.9 if counter != "receive_pruned" else 0.5,
+                moments=(Moment(ts_ns=at_ns, pod=pod, event=f"{counter} +{lost}", shows=shows),),
+                remedial=Remedial(words=remedy),
+                pods=(pod,),
+                component="tcp_handshake",
+                details={"counter": counter, "count": lost},
+            )
+
+
+def _used_up(case: Case) -> Iterator[Cause]:
+    last: Mapping[str, Any]
+    for sample in case.counters:
+        at_ns = int(sample["at_ns"])
+        for process, counted in sample["containers"].items():
+            used, most = counted.get("descriptors", 0), counted.get("descriptor_limit", 0)
+            if most and used >= most - 1:
+                yield _used(
+                    "resources.descriptors",
+                    at_ns,
+                    process.partition("/")[0],
+                    f"{process} has {used} of {most} file descriptors open",
+                    f"raise the limit of open files (ulimit -n) of {process}, or let it close what it opens",
+                )
+            if counted.get("full_filesystems"):
+                where = ", ".join(counted["full_filesystems"])
+                yield _used(
+                    "resources.disk_full",
+                    at_ns,
+                    process.partition("/")[0],
+                    f"{process} has no room left at {where}",
+                    f"make room at {where}, or give the volume a larger sizeLimit",
+                )
+        for pod, last in sample["pods"].items():
+            if last.get("ephemeral_ports") and last.get("sockets", 0) >= _NEARLY * last["ephemeral_ports"]:
+                yield _used(
+                    "resources.ephemeral_ports",
+                    at_ns,
+                    pod,
+                    f"{pod} has {last['sockets']} connections, and {last['ephemeral_ports']} ephemeral ports",
+                    "widen net.ipv4.ip_local_port_range, or keep connections open instead of opening new ones",
+                )
+            if (
+                last.get("conntrack_most")
+                and last.get("conntrack_entries", 0) >= _NEARLY * last["conntrack_most"]
+            ):
+                yield _used(
+                    "resources.conntrack_full",
+                    at_ns,
+                    "node",
+                    f"{last['conntrack_entries']} of {last['conntrack_most']} tracked connections on {pod}'s node",
+                    "raise net.netfilter.nf_conntrack_max on the node",
+                )
+
+
+def _used(identifier: str, at_ns: int, pod: str, said: str, remedy: str) -> Cause:
+    return cause_of(
+        identifier,
+        summary=said,
+        strength=0.9,
+        moments=(Moment(ts_ns=at_ns, pod=pod, event=said, shows="there is none left for another"),),
+        remedial=Remedial(words=remedy),
+        pods=(pod,),
+        component="tcp_handshake",
+    )
