@@ -87,6 +87,7 @@ class Job:
             log_dir=target.path / "logs",
             offloads=spec.offloads,
             manifests_dir=spec.manifests_dir,
+            as_admitted=not spec.try_controls,
         )
         self.clock_samples: list[dict[str, Any]] = []
         self.told: list[dict[str, Any]] = []  # of profiles that others put on the pods

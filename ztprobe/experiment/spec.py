@@ -30,8 +30,8 @@ class RunSpec:
     limit_s: float | None = None  # how long the rounds may take; None: as long as they take
     wait_for_quiet_s: float | None = None  # how long to wait for others to leave the CPUs
     manifests_dir: Path = MANIFESTS_DIR
-    # False: what is in force is written down, and not tried before the rounds, so that a mistake in it
-    # shows in the rounds.
+    # False: manifests are taken as an API server takes them, and what is in force is not tried before the
+    # rounds, so that a mistake in them shows there.
     try_controls: bool = True
 
 

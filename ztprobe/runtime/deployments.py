@@ -19,6 +19,7 @@ def make(
     log_dir: Path,
     offloads: bool,
     manifests_dir: Path = MANIFESTS_DIR,
+    as_admitted: bool = False,
 ) -> Runtime:
     """A runtime over the workload's manifests, which has touched nothing yet.
 
@@ -27,6 +28,7 @@ def make(
     :param log_dir: where containers' output goes; created if need be.
     :param offloads: leave segmentation offloads of the pods' interfaces on.
     :param manifests_dir: with an overlay for each level.
+    :param as_admitted: take manifests that an API server takes, and that cannot be meant.
     :raises UsageError: the manifests ask for something that is not supported.
     """
     from ztprobe.runtime.local.runtime import LocalRuntime
@@ -34,5 +36,10 @@ def make(
     if kind != "local":
         raise ValueError(f"no such runtime: {kind}")
     return LocalRuntime(
-        options, run_id=run_id, log_dir=log_dir, offloads=offloads, manifests_dir=manifests_dir
+        options,
+        run_id=run_id,
+        log_dir=log_dir,
+        offloads=offloads,
+        manifests_dir=manifests_dir,
+        as_admitted=as_admitted,
     )

@@ -67,6 +67,7 @@ class LocalRuntime:
         congestion_control: str = "cubic",
         manifests_dir: Path = paths.MANIFESTS_DIR,
         cpu_limits: bool = False,
+        as_admitted: bool = False,
     ) -> None:
         """Read the manifests; touches nothing yet.
 
@@ -75,6 +76,7 @@ class LocalRuntime:
         :param offloads: leave segmentation offloads of the pods' interfaces on. Off, what
             crosses the node are packets of wire size, one by one.
         :param cpu_limits: apply the manifests' CPU limits (throttling distorts rounds).
+        :param as_admitted: take policies that an API server takes, and that cannot be meant.
         :raises UsageError: the manifests ask for something that is not supported.
         :raises EnforcementError: they lack what the level is to have.
         """
@@ -94,11 +96,7 @@ class LocalRuntime:
         self._plans = {pod.name: pod for pod in self._workload.pods}
         self._mtls = options.mutual_tls
         self._placed = placement.place(self._workload)
-        self._rules = policy.compile_policies(
-            self._workload.policies,
-            placement.policy_pods(self._workload, self._placed),
-            self._workload.namespaces,
-        )
+        self._rules = placement.rules(self._workload, self._placed, check_port_names=not as_admitted)
         check_level(options, self._workload, self._rules)
         self._node = network.Node(run_id, offloads)
         self._tree = cgroups.Tree(cgroups.detect(), f"ztp-{run_id}")
@@ -248,8 +246,7 @@ class LocalRuntime:
         :raises EnforcementError: the node refuses the rules.
         """
         self._workload = dataclasses.replace(self._workload, policies=tuple(policies))
-        pods = placement.policy_pods(self._workload, self._placed)
-        self._rules = policy.compile_policies(self._workload.policies, pods, self._workload.namespaces)
+        self._rules = placement.rules(self._workload, self._placed, check_port_names=False)
         firewall.load(self.node_netns, policy.to_nft(self._rules), replace=True)
         objects = list(self._workload.policy_objects)
         self._changes.append({"time_monotonic_ns": time.monotonic_ns(), "objects": objects})

@@ -10,9 +10,10 @@ from ztprobe.runtime.local.runtime import LocalRuntime
 from ztprobe.validate.faults.objects import Edit
 from ztprobe.validate.inject.scene import Injector
 
-__all__ = ("MODES", "NETWORKS", "Fault", "LeftOut", "Preparation", "Variant")
+__all__ = ("MODES", "NETWORKS", "NOTHING", "Fault", "LeftOut", "Preparation", "Variant")
 
 NETWORKS = ("net0", "net2")
+NOTHING = "nothing"  # in place of a cause
 MODES = ("persistent", "reconnecting")
 
 # Changes something between the pods' birth and their workload's; it goes with the pods.
@@ -60,7 +61,7 @@ class Fault:
     @property
     def name(self) -> str:
         """What it is called on the command line."""
-        return self.cause.replace(".", "-").replace("_", "-")
+        return "healthy" if self.cause == NOTHING else self.cause.replace(".", "-").replace("_", "-")
 
 
 @dataclass(frozen=True, kw_only=True)

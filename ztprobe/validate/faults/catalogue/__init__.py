@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ztprobe.validate.faults.catalogue import application, emulation, policy, resources, tls
+from ztprobe.validate.faults.catalogue.left_out import LEFT_OUT
 from ztprobe.validate.faults.model import Fault
 
-__all__ = ("FAULTS",)
+__all__ = ("FAULTS", "LEFT_OUT")
 
 FAULTS: tuple[Fault, ...] = (
     *policy.FAULTS,
