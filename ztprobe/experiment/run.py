@@ -146,9 +146,9 @@ class Job:
         }
         self.meta["enforcement"] = dataclasses.asdict(runtime.expected())
         try:
-            self._emulate(agent, runtime)
             if self.interference is not None:
                 self.interference.prepare(runtime)
+            self._emulate(agent, runtime)
             self._secure(runtime, agent)
             self._count(agent)
             with self.interference.during(runtime) if self.interference else contextlib.nullcontext():

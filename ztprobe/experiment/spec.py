@@ -39,7 +39,7 @@ class Interference(Protocol):
     """Something that acts on a run from outside, such as a known cost put in one place."""
 
     def prepare(self, runtime: Runtime) -> None:
-        """Called once the pods are there and before security, server and clients are."""
+        """Called once the pods are there, and before profile, security, server and clients are."""
         ...
 
     def during(self, runtime: Runtime) -> AbstractContextManager[None]:

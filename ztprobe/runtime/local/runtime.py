@@ -43,12 +43,12 @@ from ztprobe.runtime.local.kustomize import render
 from ztprobe.runtime.local.level import check_level
 from ztprobe.runtime.local.machine import check_machine
 from ztprobe.runtime.local.names import NameService
+from ztprobe.runtime.local.presented import presented
 from ztprobe.runtime.local.workload import PodPlan, Workload, plan
 
 __all__ = ("LocalRuntime",)
 
-_READY_S = 30.0
-_POLL_S = 0.005
+_READY_S, _POLL_S = 30.0, 0.005
 
 
 class LocalRuntime:
@@ -370,6 +370,9 @@ class LocalRuntime:
             },
             "cpu_limits": "applied" if self._cpu_limits else "off: throttling would distort the rounds",
             "object_changes": list(self._changes),
+            "certificates": presented(
+                {p.name: self._up().secrets_directory / p.secret for p in self._workload.pods if self._mtls}
+            ),
             "workload_warm_up_s": self._up().warm_up_s,
             "manifests_not_applied": list(self._workload.not_applied),
         }
