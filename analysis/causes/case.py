@@ -138,7 +138,7 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
         ports=roles.ports,
         addresses=addresses,
         names=names,
-        sidecars=dict(topology["behind_sidecar"]),
+        sidecars=_sidecars(topology),
         listeners={(one["pod"], one["port"]): one["container"] for one in topology["endpoints"]},
         since_ns=int(meta.get("clients_started_ns", 0)),
         doors=frozenset(_doors(meta)),
@@ -154,6 +154,17 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
         explainer=None if known is None else Explainer(known),
         logs=_logs(run),
     )
+
+
+def _sidecars(topology: Mapping[str, Any]) -> dict[str, str]:
+    """By open connections; where there were none, who listens for others before one that does not."""
+    inside = {one["pod"]: one["container"] for one in topology["endpoints"] if not one["reachable"]}
+    before = {
+        one["pod"]: one["container"]
+        for one in topology["endpoints"]
+        if one["reachable"] and inside.get(one["pod"], one["container"]) != one["container"]
+    }
+    return before | dict(topology["behind_sidecar"])
 
 
 def _window(recorded: Mapping[str, Any] | None) -> tuple[int, int] | None:

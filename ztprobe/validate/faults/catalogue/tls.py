@@ -278,30 +278,40 @@ FAULTS = (
             ),
         ),
     ),
-    _edited(
-        "sidecar_not_ready",
-        r"counts AttemptFails|counts OutRsts|said: ",
-        ("the clients' sidecars start 7 s after the applications", 2, _late("fl-client", 7)),
-        ("the server's sidecar starts 8 s after the application", 2, _late("fl-server", 8)),
-        ("the clients' sidecars start 6 s after the applications, and policies", 3, _late("fl-client", 6)),
+    Fault(
+        cause="tls.sidecar_not_ready",
+        variants=tuple(
+            Variant(
+                what=f"{whose} start {seconds} s after the applications",
+                level=level,
+                edit=_late(owner, seconds),
+                shows="counts (AttemptFails|OutRsts)",
+                deadline_s=30,
+            )
+            for whose, owner, seconds, level in (
+                ("the clients' sidecars", "fl-client", 14, 2),
+                ("the server's sidecars", "fl-server", 15, 2),
+                ("the clients' sidecars, with policies,", "fl-client", 13, 3),
+            )
+        ),
     ),
     _edited(
         "detection_stall",
-        "went through|ended",
+        "ended: .* came within",
         (
-            "the server's sidecar inspects each connection for 5 s",
+            "the server's sidecar inspects each connection for 20 s",
             2,
-            _inspecting(_SERVER_PROXY, _SERVERS_FRONTEND, 5),
+            _inspecting(_SERVER_PROXY, _SERVERS_FRONTEND, 20),
         ),
         (
-            "the clients' sidecars inspect each connection for 4 s",
+            "the clients' sidecars inspect each connection for 15 s",
             2,
-            _inspecting(_CLIENT_PROXY, _CLIENTS_FRONTEND, 4),
+            _inspecting(_CLIENT_PROXY, _CLIENTS_FRONTEND, 15),
         ),
         (
-            "the server's sidecar inspects each connection for 5 s, and policies",
+            "the server's sidecar inspects each connection for 20 s, and policies",
             3,
-            _inspecting(_SERVER_PROXY, _SERVERS_FRONTEND, 5),
+            _inspecting(_SERVER_PROXY, _SERVERS_FRONTEND, 20),
         ),
     ),
 )
