@@ -7,6 +7,7 @@ files, volumes, environment, cgroup, log files.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ztprobe.errors import PreflightError
@@ -77,11 +78,11 @@ class Containers:
         """Where the Secrets' contents go, one directory each."""
         return self._journal.directory / "secrets"
 
-    def prepare(self, pod: Pod, nameserver: str) -> None:
+    def prepare(self, pod: Pod, nameserver: str, resolver_options: Sequence[str] = ()) -> None:
         """Write what the pod's containers will find in /etc."""
         directory = self._pod_directory(pod)
         directory.mkdir(parents=True)
-        (directory / "resolv.conf").write_text(dns.resolv_conf(nameserver, pod.namespace))
+        (directory / "resolv.conf").write_text(dns.resolv_conf(nameserver, pod.namespace, resolver_options))
         (directory / "hosts").write_text(f"127.0.0.1\tlocalhost\n{pod.address}\t{pod.name}\n")
         # The machine may ask systemd-resolved and the like first; a pod asks its DNS server.
         (directory / "nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files dns\n")

@@ -9,6 +9,7 @@ logged.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ztprobe.errors import WorkloadError
@@ -54,12 +55,12 @@ def command(address: str, names: PurePosixPath, user: str = "root") -> tuple[str
     )
 
 
-def resolv_conf(nameserver: str, namespace: str) -> str:
+def resolv_conf(nameserver: str, namespace: str, options: Sequence[str] = ()) -> str:
     """A pod's /etc/resolv.conf as the kubelet writes it."""
     return (
         f"search {namespace}.svc.cluster.local svc.cluster.local cluster.local\n"
         f"nameserver {nameserver}\n"
-        "options ndots:5\n"
+        f"options {' '.join(['ndots:5', *options])}\n"
     )
 
 

@@ -178,14 +178,14 @@ class LocalRuntime:
             journal = self._journal = Journal(self._run_id)
             journal.cgroups(self._tree.tops)
             journal.namespaces(self._node.name(pod) for pod in ("node", *self._placed))
-            self._containers = Containers(
-                journal, self._tree, self._log_dir, preload_for(self._workload, self._options)
-            )
+            preload = preload_for(self._workload, self._options)
+            self._containers = Containers(journal, self._tree, self._log_dir, preload)
             self._create_cgroups(journal)
             self._node.create()
             for name, where in self._placed.items():
                 self._pods[name] = self._node.add(where)
-                self._containers.prepare(self._pods[name], self._placed[dns.POD].address)
+                options = self._plans[name].resolver_options if name in self._plans else ()
+                self._containers.prepare(self._pods[name], self._placed[dns.POD].address, options)
             self._node.introduce([(pod, self._placed[name]) for name, pod in self._pods.items()])
             transport.choose(journal, [pod.netns for pod in self._pods.values()], self._congestion_control)
             self.names = NameService(self._pods[dns.POD], self._containers)

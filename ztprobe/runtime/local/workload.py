@@ -84,6 +84,7 @@ class PodPlan:
     containers: tuple[ContainerPlan, ...]
     # (protocol, name) -> number, as NetworkPolicies may name them
     ports: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    resolver_options: tuple[str, ...] = ()  # of /etc/resolv.conf, beside the kubelet's own
 
     @property
     def application(self) -> ContainerPlan:
@@ -289,6 +290,10 @@ def _pod(
         owner=owner["kind"],
         containers=tuple(containers),
         ports=ports,
+        resolver_options=tuple(
+            f"{one['name']}:{one['value']}" if one.get("value") else one["name"]
+            for one in (spec.get("dnsConfig") or {}).get("options") or ()
+        ),
     )
 
 

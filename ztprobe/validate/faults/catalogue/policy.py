@@ -107,6 +107,11 @@ def _dns(*ports: Port) -> Edit:
     return edit
 
 
+def _ask_over_tcp(objects: Objects) -> None:
+    # As resolvers do with answers that are longer than a datagram.
+    objects.pod("fl-client")["dnsConfig"] = {"options": [{"name": "use-vc"}]}
+
+
 _TCP_DNS, _UDP_DNS = ({"protocol": protocol, "port": 53} for protocol in ("TCP", "UDP"))
 
 
@@ -151,6 +156,21 @@ FAULTS = (
             _dns(_TCP_DNS, {"protocol": "TCP", "port": 853}),
         ),
         ("DNS is allowed over TCP only, with sidecars", 3, _all(_dns(_TCP_DNS), without_startup_probes)),
+    ),
+    _edited(
+        "dns_blocked_tcp",
+        _DNS_DROPPED.format("tcp"),
+        ("DNS is allowed over UDP only, and pods ask over TCP", 1, _all(_dns(_UDP_DNS), _ask_over_tcp)),
+        (
+            "DNS is allowed over UDP only, as one of two ports, and pods ask over TCP",
+            1,
+            _all(_dns(_UDP_DNS, {"protocol": "UDP", "port": 5353}), _ask_over_tcp),
+        ),
+        (
+            "DNS over TCP is allowed at another port, and pods ask over TCP",
+            1,
+            _all(_dns(_UDP_DNS, {"protocol": "TCP", "port": 853}), _ask_over_tcp),
+        ),
     ),
     _edited(
         "port_denied_egress",
@@ -302,6 +322,34 @@ FAULTS = (
                 3,
                 Act("filter", filter_rules(SERVER, "input", "tcp dport 50051 drop"), amid_round(2)),
             ),
+        ),
+    ),
+    Fault(
+        cause="policy.filter_without_policy",
+        variants=tuple(
+            Variant(
+                what=what,
+                level=level,
+                acts=(Act("filter", filter_rules(pod, hook, rule)),),
+                shows="done: filter",
+            )
+            for what, level, pod, hook, rule in (
+                (
+                    "a filter on the node drops what goes to the server",
+                    0,
+                    NODE,
+                    "forward",
+                    "tcp dport 50051 drop",
+                ),
+                ("a filter in the server's pod drops what comes", 1, SERVER, "input", "tcp dport 50051 drop"),
+                (
+                    "a filter in a client's pod drops what it sends",
+                    2,
+                    TARGET,
+                    "output",
+                    "tcp dport 50051 drop",
+                ),
+            )
         ),
     ),
     Fault(

@@ -9,6 +9,7 @@ from ztprobe.validate.faults.acts.strangers import half_open, track_at_most
 from ztprobe.validate.faults.catalogue.words import OTHER, SERVER, TARGET, amid_round
 from ztprobe.validate.faults.model import Fault, Variant
 from ztprobe.validate.faults.objects import Edit, Objects
+from ztprobe.validate.inject.cpu import Competitor
 from ztprobe.validate.inject.stops import ReceiveBuffer
 
 __all__ = ("FAULTS",)
@@ -88,6 +89,21 @@ FAULTS = (
                 level=2,
                 bulk=True,
             ),
+        ),
+    ),
+    Fault(
+        cause="resources.cpu_contention",
+        variants=tuple(
+            Variant(
+                what=f"{loops} busy loops on a client's only CPU in round {number}",
+                level=level,
+                acts=(Competitor(TARGET, "client", {number: loops}),),
+                shows="done: competitor",
+                rounds=4,
+                compute_ms=800,
+                deadline_s=30,
+            )
+            for loops, number, level in ((6, 3, 0), (5, 4, 1), (6, 3, 2))
         ),
     ),
     Fault(
