@@ -1,4 +1,4 @@
-"""Runs that are really broken, what a diagnosis makes of them, and what is left of them afterwards: nothing."""
+"""Runs that are really broken, what a diagnosis makes of them, and nothing that is left afterwards."""
 
 from __future__ import annotations
 
