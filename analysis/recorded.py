@@ -22,7 +22,7 @@ from ztprobe.policy.objects import read_objects
 from ztprobe.policy.simulation import Recorded, merged
 from ztprobe.rundir.store import Run
 
-__all__ = ("recorded_connections", "recorded_objects", "recorded_pods")
+__all__ = ("changed_objects", "recorded_connections", "recorded_objects", "recorded_pods")
 
 _DNS_PORT = 53
 # Source, target, protocol, port -> connection (the client's port, or a number of its own) -> answered.
@@ -50,19 +50,39 @@ def recorded_objects(run: Run, given: Objects | None = None) -> Objects | None:
     :raises RunDirError: they are not what Kubernetes takes.
     """
     if given is None:
-        recorded = run.meta["enforcement"]["details"].get("objects")
+        recorded = run.meta["enforcement"].get("details", {}).get("objects")
         if recorded is None:
             return None
-        try:
-            documents = [
-                document
-                for item in recorded
-                for document in read_documents(json.dumps(item), str(run.path / "run.json"))
-            ]
-            given = read_objects(documents)
-        except (TypeError, UsageError) as error:
-            raise RunDirError(f"{run.path}: its record of the objects in force is damaged") from error
+        given = _objects(run, recorded)
     return merged(given, recorded_pods(run))
+
+
+def changed_objects(run: Run) -> list[tuple[int, Objects]]:
+    """What was in force later in the run, each from when on (CLOCK_MONOTONIC nanoseconds), by time.
+
+    :raises RunDirError: see `recorded_objects`.
+    """
+    try:
+        changes = [
+            (int(one["time_monotonic_ns"]), one["objects"])
+            for one in run.meta.get("facts", {}).get("object_changes", ())
+        ]
+    except (TypeError, KeyError, ValueError) as error:
+        raise RunDirError(f"{run.path}: its record of the objects in force is damaged") from error
+    pods = recorded_pods(run)
+    return [(at_ns, merged(_objects(run, objects), pods)) for at_ns, objects in sorted(changes)]
+
+
+def _objects(run: Run, recorded: Any) -> Objects:
+    try:
+        documents = [
+            document
+            for item in recorded
+            for document in read_documents(json.dumps(item), str(run.path / "run.json"))
+        ]
+        return read_objects(documents)
+    except (TypeError, UsageError) as error:
+        raise RunDirError(f"{run.path}: its record of the objects in force is damaged") from error
 
 
 def recorded_connections(run: Run) -> list[Recorded]:

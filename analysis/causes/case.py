@@ -11,10 +11,8 @@ from analysis.causes.attempts import Attempt, attempts_of
 from analysis.evidence.reader import read_events
 from analysis.evidence.values import KernelEvents
 from analysis.ledger.handshakes import DnsQuery, dns_queries
-from analysis.recorded import recorded_objects
-from analysis.results.dropped import DroppedPacket, dropped_packets
+from analysis.results.dropped import DroppedPacket, ExplainerOverTime, dropped_packets
 from analysis.run_checks import checked
-from ztprobe.policy.explanation import Explainer
 from ztprobe.policy.model import Objects
 from ztprobe.rundir.clock import Clock
 from ztprobe.rundir.store import Run
@@ -69,8 +67,7 @@ class Case:
     attempts: tuple[Attempt, ...]
     questions: tuple[DnsQuery, ...]
     dropped: tuple[DroppedPacket, ...]
-    objects: Objects | None
-    explainer: Explainer | None
+    policies: ExplainerOverTime
     logs: Mapping[str, str]  # file -> its end: never evidence alone
 
     @property
@@ -125,7 +122,6 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
     addresses = {pod["name"]: pod["address"] for pod in meta["pods"]}
     names = {address: name for name, address in addresses.items()}
     events = read_events(run.events)
-    known = recorded_objects(run, objects)
     from analysis.ledger.roles import roles_of
 
     roles = roles_of(meta)
@@ -150,8 +146,7 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
         attempts=tuple(attempts_of(events, addresses, names)),
         questions=tuple(dns_queries(events.dns)),
         dropped=tuple(dropped_packets(run, objects)),
-        objects=known,
-        explainer=None if known is None else Explainer(known),
+        policies=ExplainerOverTime(run, objects),
         logs=_logs(run),
     )
 

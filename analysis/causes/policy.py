@@ -75,12 +75,13 @@ def _is_workloads(case: Case, flow: _Flow, drop: DroppedPacket) -> bool:
     return drop.ts_ns >= case.since_ns
 
 
-def _explain(case: Case, flow: _Flow) -> Explanation | None:
-    if case.explainer is None or flow.protocol not in ("tcp", "udp", "sctp"):
+def _explain(case: Case, flow: _Flow, ts_ns: int) -> Explanation | None:
+    explainer = case.policies.at(ts_ns)
+    if explainer is None or flow.protocol not in ("tcp", "udp", "sctp"):
         return None
     ends = [case.addresses.get(end, end) for end in (flow.source, flow.target)]
     try:
-        return case.explainer.explain(ends[0], ends[1], flow.protocol.upper(), flow.port)
+        return explainer.explain(ends[0], ends[1], flow.protocol.upper(), flow.port)
     except UsageError:
         return None
 
@@ -104,7 +105,8 @@ def _dns(case: Case, dns: dict[_Flow, list[DroppedPacket]]) -> Iterator[Cause]:
     for flow, drops in dns.items():
         by_pod[flow.source, flow.target].setdefault(flow.protocol, []).extend(drops)
     for (source, target), found in by_pod.items():
-        explained = {p: _explain(case, _Flow(source, target, p, _DNS)) for p in ("udp", "tcp")}
+        at_ns = min(drops[0].ts_ns for drops in found.values())
+        explained = {p: _explain(case, _Flow(source, target, p, _DNS), at_ns) for p in ("udp", "tcp")}
         denied = [p for p in found if (one := explained[p]) is not None and one.verdict == "denied"]
         if not denied:
             for protocol, drops in found.items():
@@ -114,7 +116,7 @@ def _dns(case: Case, dns: dict[_Flow, list[DroppedPacket]]) -> Iterator[Cause]:
         also = [p for p, one in explained.items() if one is not None and one.verdict == "denied"]
         kind = "dns_blocked" if len(also) == 2 else f"dns_blocked_{also[0]}"
         protocols = " and ".join(p.upper() for p in also)
-        objects = [o for p in also if (one := explained[p]) is not None for o in _missing(case, one)]
+        objects = [o for p in also if (one := explained[p]) is not None for o in _missing(case, one, at_ns)]
         first = explained[denied[0]]
         assert first is not None
         yield cause_of(
@@ -133,12 +135,12 @@ def _dns(case: Case, dns: dict[_Flow, list[DroppedPacket]]) -> Iterator[Cause]:
 
 
 def _flow(case: Case, flow: _Flow, drops: list[DroppedPacket]) -> Iterator[Cause]:
-    explained = _explain(case, flow)
+    explained = _explain(case, flow, drops[0].ts_ns)
     if explained is None or explained.verdict != "denied":
         yield from _without_policy(case, flow, drops)
         return
     passed_before = _passed_before(case, flow, drops[0].ts_ns)
-    mistake = mistake_of(case, explained)
+    mistake = mistake_of(case, explained, drops[0].ts_ns)
     identifier = "policy.added_mid_run" if passed_before else mistake.identifier
     refused = _rejected(case, flow, drops)
     moments = _moments(drops)
@@ -150,7 +152,7 @@ def _flow(case: Case, flow: _Flow, drops: list[DroppedPacket]) -> Iterator[Cause
         summary=f"{mistake.words}: {flow.source} cannot reach {flow.target} at {what}",
         strength=0.97,
         moments=tuple(sorted(moments)),
-        remedial=Remedial(words=mistake.remedy, objects=_merged(_missing(case, explained))),
+        remedial=Remedial(words=mistake.remedy, objects=_merged(_missing(case, explained, drops[0].ts_ns))),
         pods=(flow.source,),
         component="policy_drop",
         details={"policies": _policy_names(explained), "port": what, "target": flow.target},
@@ -182,7 +184,7 @@ def _rejected(case: Case, flow: _Flow, drops: Sequence[DroppedPacket]) -> Moment
 
 def _without_policy(case: Case, flow: _Flow, drops: list[DroppedPacket]) -> Iterator[Cause]:
     refused = _rejected(case, flow, drops)
-    if case.explainer is None:
+    if case.policies.at(drops[0].ts_ns) is None:
         said = "the run holds no policies"
     else:
         said = drops[0].explanation[0] if drops[0].explanation else "no policy denies it"
@@ -230,8 +232,9 @@ def _cut(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
         )
 
 
-def _missing(case: Case, explained: Explanation) -> list[dict[str, object]]:
-    return [] if case.objects is None else missing_rules(case.objects, explained)
+def _missing(case: Case, explained: Explanation, ts_ns: int) -> list[dict[str, object]]:
+    explainer = case.policies.at(ts_ns)
+    return [] if explainer is None else missing_rules(explainer.objects, explained)
 
 
 def _merged(objects: Sequence[dict[str, object]]) -> tuple[dict[str, object], ...]:

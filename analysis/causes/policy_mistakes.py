@@ -28,10 +28,11 @@ class Mistake(NamedTuple):
     remedy: str
 
 
-def mistake_of(case: Case, explained: Explanation) -> Mistake:
-    """Of a connection that is denied."""
-    assert case.explainer is not None
-    compiled = case.explainer.compiled
+def mistake_of(case: Case, explained: Explanation, ts_ns: int) -> Mistake:
+    """Of a connection that is denied, by what was in force at `ts_ns`."""
+    explainer = case.policies.at(ts_ns)
+    assert explainer is not None
+    compiled = explainer.compiled
     denied = [side for side in explained.sides if side.verdict == DENIED]
     found = [_of_side(case, compiled, explained, side) for side in denied]
     # A rule that was meant for it says more than that there is none.

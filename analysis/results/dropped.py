@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.evidence.values import ACK, FIN, RST, SYN
-from analysis.recorded import recorded_objects
+from analysis.recorded import changed_objects, recorded_objects
 from ztprobe.errors import UsageError
 from ztprobe.policy.explanation import Explainer, Explanation
 from ztprobe.policy.model import Objects
@@ -27,6 +27,7 @@ __all__ = (
     "BY_FILTER",
     "DropBurst",
     "DroppedPacket",
+    "ExplainerOverTime",
     "dropped_packets",
     "in_bursts",
     "matching",
@@ -141,22 +142,41 @@ def in_bursts(packets: Iterable[DroppedPacket]) -> list[DropBurst]:
 _Why = tuple[str, tuple[str, ...], tuple[str, ...]]
 
 
+class ExplainerOverTime:
+    """The policies that were in force at a moment of the run.
+
+    :param objects: in place of all that the run recorded.
+    """
+
+    def __init__(self, run: Run, objects: Objects | None) -> None:
+        first = recorded_objects(run, objects)
+        later = changed_objects(run) if objects is None else []
+        self._from_ns = [at_ns for at_ns, _ in later]
+        self._explainers = [None if first is None else Explainer(first)]
+        self._explainers += [Explainer(changed) for _, changed in later]
+
+    def at(self, ts_ns: int) -> Explainer | None:
+        """None: the run holds no policies."""
+        return self._explainers[bisect_right(self._from_ns, ts_ns)]
+
+
 class _Explainer:
     # Verdicts on packets, each connection's asked for once.
     def __init__(self, run: Run, objects: Objects | None) -> None:
-        self._objects = recorded_objects(run, objects)
-        self._explainer = None if self._objects is None else Explainer(self._objects)
-        self._known: dict[tuple[str, str, str, int], _Why] = {}
+        self._over_time = ExplainerOverTime(run, objects)
+        self._known: dict[tuple[int, str, str, str, int], _Why] = {}
 
     def why(self, row: Any, opens: bool) -> _Why:
-        if self._explainer is None:
+        explainer = self._over_time.at(row.ts_ns)
+        if explainer is None:
             return "", (), ("by a packet filter; the run holds no policies (-f gives them)",)
         if not opens or row.protocol not in _POLICED:
             return "", (), ("by a packet filter; no new connection, which is what policies are about",)
         asked = (row.source, row.target, row.protocol.upper(), row.target_port)
-        if asked not in self._known:
-            self._known[asked] = self._explain(self._explainer, *asked)
-        return self._known[asked]
+        key = (id(explainer), *asked)
+        if key not in self._known:
+            self._known[key] = self._explain(explainer, *asked)
+        return self._known[key]
 
     def _explain(self, explainer: Explainer, source: str, target: str, protocol: str, port: int) -> _Why:
         try:

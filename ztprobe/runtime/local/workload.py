@@ -131,12 +131,12 @@ class Workload:
 
     @property
     def policy_objects(self) -> tuple[Document, ...]:
-        """What verdicts of the policies rest on beside the pods: namespaces, and the policies."""
+        """What verdicts of the policies rest on: namespaces, pods (without addresses), and the policies."""
         namespaces = (
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": dict(labels)}}
             for name, labels in self.namespaces.items()
         )
-        return (*namespaces, *self.policies)
+        return (*namespaces, *(_pod_object(pod) for pod in self.pods), *self.policies)
 
     @property
     def pods(self) -> tuple[PodPlan, ...]:
@@ -149,6 +149,20 @@ class Workload:
         if self.edge_service is None:
             return {}
         return {f"{pod.name}.{self.edge_service.domain_name}": pod.name for pod in self.edges}
+
+
+def _pod_object(pod: PodPlan) -> Document:
+    # Which of its containers has a port is nothing to a policy.
+    ports = [
+        {"name": name, "containerPort": number, "protocol": protocol}
+        for (protocol, name), number in sorted(pod.ports.items())
+    ]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": pod.name, "namespace": pod.namespace, "labels": dict(pod.labels)},
+        "spec": {"containers": [{"name": pod.application.name, "ports": ports}]},
+    }
 
 
 def plan(documents: Sequence[Document], options: WorkloadOptions) -> Workload:
