@@ -9,6 +9,7 @@ from pathlib import Path
 from ztprobe.rundir import files
 from ztprobe.runtime.local.certificates import Authority, Issuer
 from ztprobe.runtime.local.runtime import LocalRuntime
+from ztprobe.validate.faults.model import Preparation
 
 __all__ = ("misissued",)
 
@@ -37,7 +38,7 @@ def misissued(
     names: Sequence[str] | None = None,
     stranger: bool = False,
     distrusts: bool = False,
-) -> Callable[[LocalRuntime], None]:
+) -> Preparation:
     """A preparation that gives one account's pods another certificate.
 
     :param valid: from when until when, against now.
@@ -46,7 +47,7 @@ def misissued(
     :param distrusts: the pods themselves know that other authority only.
     """
 
-    def prepare(runtime: LocalRuntime) -> None:
+    def prepare(runtime: LocalRuntime, _: Path) -> None:
         usual = runtime.authority
         other = Authority("of somebody else")
 

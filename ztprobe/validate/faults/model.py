@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ztprobe.profile.model import Profile
 from ztprobe.runtime.local.runtime import LocalRuntime
@@ -16,8 +17,9 @@ NETWORKS = ("net0", "net2")
 NOTHING = "nothing"  # in place of a cause
 MODES = ("persistent", "reconnecting")
 
-# Changes something between the pods' birth and their workload's; it goes with the pods.
-Preparation = Callable[[LocalRuntime], None]
+# Changes something between the pods' birth and their workload's, and returns how to take it back (None: it
+# goes with the pods). It gets a directory of its own for what it has to write.
+Preparation = Callable[[LocalRuntime, Path], Callable[[], None] | None]
 
 
 @dataclass(frozen=True, kw_only=True)

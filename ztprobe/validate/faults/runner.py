@@ -92,7 +92,7 @@ def run_fault(planned: PlannedFault, out: Path, manifests: Path) -> FaultRun:
     except (WorkloadError, EnforcementError, RunDirError) as error:
         found.ended = str(error)
     finally:
-        files.remove_tree(breaking.state_dir)
+        breaking.close()
     found.took_s = time.monotonic() - started_s
     found.problems = breaking.problems
     said = [f"ended: {found.ended}"] if found.ended else ["went through"]
@@ -138,20 +138,31 @@ class _Breaking:
     def __init__(self, planned: PlannedFault, out: Path) -> None:
         self._variant = planned.variant
         self.state_dir = files.unguessable(out, "state")
+        self._prepared = contextlib.ExitStack()
         self.observed: list[str] = []
         self.problems: list[str] = []
 
+    def close(self) -> None:
+        """Take back what did not go with the pods."""
+        try:
+            self._prepared.close()
+        finally:
+            files.remove_tree(self.state_dir)
+
     def prepare(self, runtime: Runtime) -> None:
+        """See `Interference`."""
         local: Any = runtime
+        files.make_directory(self.state_dir, 0o700)
         for one in self._variant.prepare:
-            one(local)
+            undo = one(local, self.state_dir)
+            if undo is not None:
+                self._prepared.callback(undo)
 
     @contextlib.contextmanager
     def during(self, runtime: Runtime) -> Iterator[None]:
         pods = (runtime.server, *runtime.clients)
         logs = {pod.name: runtime.source.log(pod, runtime.applications[pod.name]) for pod in pods}
         follower = Follower(logs)
-        files.make_directory(self.state_dir, 0o700)
         scene = Scene(runtime=runtime, server_port=_PORT, follower=follower, state_dir=self.state_dir)
         try:
             with follower, contextlib.ExitStack() as stack:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ztprobe.agent.emulator import Emulator
 from ztprobe.kernelnet.netlink import netlink
 from ztprobe.kernelnet.netns import entered
+from ztprobe.profile.model import Profile
 from ztprobe.runtime.local.runtime import LocalRuntime
-from ztprobe.validate.faults.acts.act import Do, Undo, namespace_of
+from ztprobe.validate.faults.acts.act import NODE, Do, Undo, namespace_of
+from ztprobe.validate.faults.model import Preparation
 from ztprobe.validate.inject.scene import Scene
 
 __all__ = (
@@ -38,13 +41,26 @@ def sysctl(pod: str, name: str, value: str) -> Do:
     return do
 
 
-def sysctl_before(pod: str, settings: Mapping[str, str]) -> Callable[[LocalRuntime], None]:
-    """A preparation: settings of a pod's namespace that count from before anything listens there."""
+def sysctl_before(pod: str, settings: Mapping[str, str]) -> Preparation:
+    """Settings of a pod's namespace, or the node's (`NODE`), from before anything listens there."""
 
-    def prepare(runtime: LocalRuntime) -> None:
-        with entered({one.name: one for one in runtime.pods}[pod].netns):
+    def prepare(runtime: LocalRuntime, _: Path) -> None:
+        namespaces = {NODE: runtime.node_netns} | {one.name: one.netns for one in runtime.pods}
+        with entered(namespaces[pod]):
             for name, value in settings.items():
                 Path("/proc/sys", *name.split(".")).write_text(value)
+
+    return prepare
+
+
+def other_profile(profile: Profile) -> Preparation:
+    """A profile that somebody else has put on the run's pods before."""
+
+    def prepare(runtime: LocalRuntime, directory: Path) -> Callable[[], None]:
+        pods = [runtime.server, *runtime.clients]
+        emulator = Emulator(profile, pods, runtime.node_netns, directory, 0)
+        emulator.apply()
+        return emulator.clear
 
     return prepare
 

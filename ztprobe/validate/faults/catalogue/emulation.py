@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from ztprobe.profile.model import Profile
-from ztprobe.validate.faults.acts.act import Act
-from ztprobe.validate.faults.acts.links import link_mtu, shape
+from ztprobe.validate.faults.acts.act import NODE, Act
+from ztprobe.validate.faults.acts.links import link_mtu, other_profile, sysctl_before
 from ztprobe.validate.faults.catalogue.words import SERVER, TARGET, amid_round
 from ztprobe.validate.faults.model import Fault, Variant
 
@@ -101,28 +101,29 @@ FAULTS = (
         cause="emulation.leftover_profile",
         variants=tuple(
             Variant(
-                what=f"a token bucket of {rate_kbit} kbit/s is left at the node's end of {pod}'s link",
+                what=f"{words} is on the pods already",
                 level=level,
-                acts=(Act("bucket", shape(pod, "host", rate_kbit, 60_000)),),
-                shows="done: bucket",
-                bulk=True,
-                deadline_s=25,
+                prepare=(other_profile(profile),),
+                shows="ended: .*is not what the pods got",
             )
-            for pod, rate_kbit, level in ((TARGET, 8000, 0), (SERVER, 10_000, 1), (TARGET, 6000, 2))
+            for words, level, profile in (
+                ("a delay of 120 ms", 0, Profile(name="left-over", delay_ms=120.0)),
+                ("a loss of 20 %", 1, Profile(name="left-over", loss_pct=20.0)),
+                ("a delay of 200 ms", 2, Profile(name="left-over", delay_ms=200.0)),
+            )
         ),
     ),
     Fault(
         cause="emulation.wrong_interface",
         variants=tuple(
             Variant(
-                what=f"a token bucket of {rate_kbit} kbit/s is on {pod}'s loopback, before its sidecar",
+                what=f"packets pass the node's bridge without its filters, where the delay is ({words})",
                 level=level,
-                acts=(Act("bucket", shape(pod, "lo", rate_kbit, 300_000, burst_bytes=70_000)),),
-                shows="done: bucket",
-                bulk=True,
-                deadline_s=25,
+                prepare=(sysctl_before(NODE, {"net.bridge.bridge-nf-call-iptables": "0"}),),
+                shows="ended: .*is not what the pods got",
+                networks=("net2",),
             )
-            for pod, rate_kbit, level in ((TARGET, 8000, 2), (SERVER, 10_000, 3), (TARGET, 6000, 3))
+            for words, level in (("no controls", 0), ("policies", 1), ("sidecars", 2))
         ),
     ),
 )
