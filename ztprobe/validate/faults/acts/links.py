@@ -98,26 +98,3 @@ def link_down(pod: str) -> Do:
         return lambda: write("up")
 
     return do
-
-
-def shape(pod: str, interface: str, rate_kbit: int, limit_bytes: int, burst_bytes: int = 4000) -> Do:
-    """A token bucket that no profile of the run asks for.
-
-    :param interface: of the pod; ``host``: the node's end of its link.
-    """
-
-    def do(scene: Scene) -> Undo:
-        where = scene.pod(pod)
-        netns = where.node_netns if interface == "host" else where.netns
-        name = where.host_interface if interface == "host" else interface
-
-        def change(command: str, **options: int) -> None:
-            with netlink(netns) as ipr:
-                index = ipr.link_lookup(ifname=name)[0]
-                # tc qdisc replace dev NAME root tbf rate .. burst .. limit ..
-                ipr.tc(command, "tbf", index=index, handle=0x7F0000, root=True, **options)
-
-        change("replace", rate=rate_kbit * 1000 // 8, burst=burst_bytes, limit=limit_bytes)
-        return lambda: change("del")
-
-    return do
