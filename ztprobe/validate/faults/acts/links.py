@@ -17,7 +17,6 @@ from ztprobe.validate.inject.scene import Scene
 __all__ = (
     "link_down",
     "link_mtu",
-    "shape",
     "sysctl",
     "sysctl_before",
 )
