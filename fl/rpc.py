@@ -12,7 +12,15 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-__all__ = ("CLIENT_OPTIONS", "METHOD", "METHOD_PATH", "SERVER_OPTIONS", "SERVICE", "window_options")
+__all__ = (
+    "CLIENT_OPTIONS",
+    "METHOD",
+    "METHOD_PATH",
+    "SERVER_OPTIONS",
+    "SERVICE",
+    "Options",
+    "window_options",
+)
 
 SERVICE = "fl.FederatedLearning"
 METHOD = "Train"

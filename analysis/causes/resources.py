@@ -204,7 +204,7 @@ def _used_up(case: Case) -> Iterator[Cause]:
                     "resources.conntrack_full",
                     at_ns,
                     "node",
-                    f"{last['conntrack_entries']} of {last['conntrack_most']} connections tracked on the node",
+                    f"{last['conntrack_entries']} of {last['conntrack_most']} connections are tracked",
                     "raise net.netfilter.nf_conntrack_max on the node",
                 )
 

@@ -44,7 +44,7 @@ from ztprobe.rundir.clock import take_sample
 from ztprobe.rundir.logs import GrowingLog, read_events
 from ztprobe.rundir.store import RunDir
 from ztprobe.runtime import deployments
-from ztprobe.runtime.interface import NotProven, Runtime
+from ztprobe.runtime.interface import Enforcement, NotProven, Runtime
 
 __all__ = ("Job", "run")
 
@@ -72,12 +72,7 @@ class Job:
     """A run that is about to be made: whatever can be refused beforehand has been."""
 
     def __init__(
-        self,
-        spec: RunSpec,
-        target: RunDir,
-        progress: Progress,
-        *,
-        interference: Interference | None = None,
+        self, spec: RunSpec, target: RunDir, progress: Progress, *, interference: Interference | None = None
     ) -> None:
         """:raises UsageError: the manifests ask for something that is not supported."""
         self.spec = spec
@@ -91,6 +86,8 @@ class Job:
             run_id=self.run_id,
             log_dir=target.path / "logs",
             offloads=spec.offloads,
+            manifests_dir=spec.manifests_dir,
+            as_admitted=not spec.try_controls,
         )
         self.clock_samples: list[dict[str, Any]] = []
         self.told: list[dict[str, Any]] = []  # of profiles that others put on the pods
@@ -149,6 +146,8 @@ class Job:
         }
         self.meta["enforcement"] = dataclasses.asdict(runtime.expected())
         try:
+            if self.interference is not None:
+                self.interference.prepare(runtime)
             self._emulate(agent, runtime)
             self._secure(runtime, agent)
             self._count(agent)
@@ -273,21 +272,23 @@ class Job:
         runtime.start_server()
         self._watch(agent, runtime)
         self._look_at_topology(agent, runtime)
+        enforcement = self._proven(runtime) if self.spec.try_controls else runtime.expected()
+        self.meta["enforcement"] = dataclasses.asdict(enforcement)
+        proofs = (*enforcement.network_policy, *enforcement.mtls)
+        checks = f"{len(proofs)} checks passed" if proofs else "none"
+        self.progress.done(f"sec{self.spec.experiment.level}: {checks}")
+        for proof in proofs:
+            self.progress.note(f"  {proof.name}: {proof.observed}")
+
+    def _proven(self, runtime: Runtime) -> Enforcement:
         from_ns = time.monotonic_ns()
         try:
-            enforcement = runtime.prove()
+            return runtime.prove()
         except NotProven as error:
             self.meta["enforcement"] = dataclasses.asdict(error.enforcement)
             raise
         finally:
             self.meta["proof"] = {"from_ns": from_ns, "to_ns": time.monotonic_ns()}
-        self.meta["enforcement"] = dataclasses.asdict(enforcement)
-        proofs = (*enforcement.network_policy, *enforcement.mtls)
-        self.progress.done(
-            f"sec{self.spec.experiment.level}: {len(proofs)} checks passed" if proofs else "sec0: none"
-        )
-        for proof in proofs:
-            self.progress.note(f"  {proof.name}: {proof.observed}")
 
     def _rounds(self, runtime: Runtime, agent: Agent, load: MachineLoad) -> None:
         quiet_s = self.spec.wait_for_quiet_s

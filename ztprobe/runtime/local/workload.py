@@ -64,7 +64,8 @@ class ContainerPlan:
     name: str
     command: tuple[str, ...]
     env: Mapping[str, str]
-    sidecar: bool  # starts before the application and is not waited for
+    sidecar: bool  # starts before the application, and its end is not waited for
+    startup_probe: bool = True  # a sidecar: the application starts once it is ready
     mounts: tuple[Mount, ...] = ()
     memory_limit_bytes: int | None = None
     cpu_limit: float | None = None  # cores
@@ -83,11 +84,17 @@ class PodPlan:
     containers: tuple[ContainerPlan, ...]
     # (protocol, name) -> number, as NetworkPolicies may name them
     ports: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    resolver_options: tuple[str, ...] = ()  # of /etc/resolv.conf, beside the kubelet's own
 
     @property
     def application(self) -> ContainerPlan:
         """The one container that is no sidecar."""
         return next(c for c in self.containers if not c.sidecar)
+
+    @property
+    def secret(self) -> str:
+        """The (first) Secret that its containers see. :raises StopIteration: none sees one."""
+        return next(m.secret for c in self.containers for m in c.mounts if m.secret is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,6 +304,10 @@ def _pod(
         owner=owner["kind"],
         containers=tuple(containers),
         ports=ports,
+        resolver_options=tuple(
+            f"{one['name']}:{one['value']}" if one.get("value") else one["name"]
+            for one in (spec.get("dnsConfig") or {}).get("options") or ()
+        ),
     )
 
 
@@ -311,6 +322,7 @@ def _container(
         command=tuple(expand(word, env) for word in (*raw["command"], *(raw.get("args") or ()))),
         env=env,
         sidecar=sidecar,
+        startup_probe="startupProbe" in raw,
         mounts=mounts,
         memory_limit_bytes=_bytes(where, limits["memory"]) if "memory" in limits else None,
         cpu_limit=_cores(where, limits["cpu"]) if "cpu" in limits else None,
