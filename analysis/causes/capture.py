@@ -1,9 +1,9 @@
 """What a capture that others recorded says of a failure, without the kernel's own word.
 
 A capture shows what passed where it was taken, and no more: a SYN that nobody answers may have been dropped
-by a policy, by a full queue, or have found nobody. So no policy is named for silence; a cause is named where packets themselves tell (an ICMP
-error, a TLS alert in clear, an answer that a name does not exist), and otherwise what was seen, with
-what would decide it.
+by a policy, by a full queue, or have found nobody. So no policy is named for silence; a cause is named where
+packets themselves tell (an ICMP error, a TLS alert in clear, an answer that a name does not exist), and
+otherwise what was seen, with what would decide it.
 """
 
 from __future__ import annotations
