@@ -57,9 +57,9 @@ class PodCounters:
         containers: dict[str, dict[str, Any]] = {
             name: _cgroup_counters(places) for name, places in self._cgroups.items()
         }
-        for pid, (pod, container) in processes.items():
+        for pid, who in processes.items():
             with contextlib.suppress(OSError, ValueError, IndexError):
-                _merge(containers.setdefault(f"{pod}/{container}", {}), _process_counters(pid))
+                _merge(containers.setdefault("/".join(who), {}), _process_counters(pid))
         found: dict[str, dict[str, int]] = {}
         for pod in pods:
             with contextlib.suppress(OSError):
@@ -149,7 +149,7 @@ def _merge(into: dict[str, Any], process: dict[str, Any]) -> None:
     into["full_filesystems"] = sorted({*into.get("full_filesystems", ()), *process["full_filesystems"]})
 
     def used(one: Mapping[str, Any]) -> float:
-        return float(one.get("descriptors", 0)) / max(1, one.get("descriptor_limit", 1 << 30))
+        return int(one.get("descriptors", 0)) / max(1, int(one.get("descriptor_limit", 1 << 30)))
 
     if used(process) >= used(into):
         into |= {name: process[name] for name in ("descriptors", "descriptor_limit") if name in process}
