@@ -216,10 +216,12 @@ def test_an_interrupted_validation_goes_on_where_it_was(
     with pytest.raises(RunDirError, match="--resume"):
         suite.run_faults(chosen, LEFT_OUT, out, QuietProgress(), diagnose=diagnose)
     assert suite.planned_names(out) == names(chosen)
+    (out / "runs" / ".policy-default-deny-2.state.123").mkdir()  # of a call that was killed
     content = suite.run_faults(chosen, LEFT_OUT, out, QuietProgress(), resumes=True, diagnose=diagnose)
     first, second, third = names(chosen)
     assert made == [first, second, second, third]
     assert content["passed"]
+    assert sorted(entry.name for entry in (out / "runs").iterdir()) == names(chosen)
     assert json.loads((out / "faults.json").read_text()) == content
     assert (out / "observed" / f"{first}.txt").read_text() == "seen\n"
     assert "<svg" in (out / "confusion.svg").read_text()

@@ -52,7 +52,7 @@ def validate_faults(
     import click
 
     from ztprobe.experiment.names import parse_experiment
-    from ztprobe.experiment.requirements import check_main_job
+    from ztprobe.experiment.requirements import check_machine, check_main_job
     from ztprobe.profile.model import profile_names
     from ztprobe.progress import open_progress
     from ztprobe.rundir.store import dump_json
@@ -72,7 +72,10 @@ def validate_faults(
         chosen = choose_faults(everything, [*names, *(["healthy"] if healthy and names else [])])
     directory = (resume or out or Path("runs") / f"faults-{datetime.now(UTC):%Y%m%d-%H%M%S}").absolute()
     experiments = {one.experiment: parse_experiment(one.experiment, profile_names()) for one in chosen}
-    check_main_job(tuple(experiments.values()), directory if resume is None else directory / "made-anew")
+    if resume is None:
+        check_main_job(tuple(experiments.values()), directory)
+    else:
+        check_machine(tuple(experiments.values()))
     with open_progress(quiet=quiet) as progress:
         content = run_faults(chosen, LEFT_OUT, directory, progress, resumes=resume is not None)
     if as_json:

@@ -111,9 +111,18 @@ def _opened(out: Path, chosen: Sequence[PlannedFault], *, resumes: bool) -> Iter
         if not resumes:
             plan = {"schema_version": _PLAN_VERSION, "runs": [planned.name for planned in chosen]}
             write_atomically(out / _PLAN, dump_json(plan))
+        _remove_unfinished(out)
         yield
     finally:
         os.close(handle)
+
+
+def _remove_unfinished(out: Path) -> None:
+    """What a call that was killed had begun to make."""
+    for room in ("runs", "manifests"):
+        for entry in (out / room).iterdir():
+            if not (out / "results" / f"{entry.name}.json").exists():
+                files.remove_tree(entry)
 
 
 def _result_file(out: Path, planned: PlannedFault) -> Path:
@@ -121,10 +130,7 @@ def _result_file(out: Path, planned: PlannedFault) -> Path:
 
 
 def _make(planned: PlannedFault, out: Path) -> None:
-    run_dir, manifests = out / "runs" / planned.name, out / "manifests" / planned.name
-    for left in (run_dir, manifests):
-        files.remove_tree(left)
-    made = run_fault(planned, run_dir, manifests)
+    made = run_fault(planned, out / "runs" / planned.name, out / "manifests" / planned.name)
     result = dataclasses.asdict(made)
     observed = result.pop("observed")
     write_atomically(out / "observed" / f"{planned.name}.txt", "\n".join([*observed, ""]).encode())

@@ -286,12 +286,12 @@ FAULTS = (
                 level=level,
                 edit=_late(owner, seconds),
                 shows="counts (AttemptFails|OutRsts)",
-                deadline_s=30,
+                deadline_s=45,
             )
             for whose, owner, seconds, level in (
-                ("the clients' sidecars", "fl-client", 14, 2),
-                ("the server's sidecars", "fl-server", 15, 2),
-                ("the clients' sidecars, with policies,", "fl-client", 13, 3),
+                ("the clients' sidecars", "fl-client", 25, 2),
+                ("the server's sidecars", "fl-server", 26, 2),
+                ("the clients' sidecars, with policies,", "fl-client", 24, 3),
             )
         ),
     ),
