@@ -72,9 +72,20 @@ EFFECTS: Mapping[str, tuple[str, ...]] = {
         "application.client_died",
         "tls.plaintext_to_tls_port",
     ),
-    "application.process_stopped": (*_SLOWED, "application.nothing_listens"),
+    "application.process_stopped": (*_SLOWED, "application.nothing_listens", "tls.detection_stall"),
+    "resources.receive_buffer_full": ("application.deadline_too_short", "application.slow_client"),
+    "resources.disk_full": ("application.server_died", "application.client_died"),
+    **dict.fromkeys(
+        ("application.too_many_pings", "application.keepalive", "application.message_too_large"),
+        (*_DIED, *_GONE, *_SLOWED, "application.idle_connection_dropped"),
+    ),
+    "application.idle_connection_dropped": (*_DIED, "application.slow_client", "application.half_open"),
+    **dict.fromkeys(
+        ("resources.accept_queue_overflow", "resources.syn_queue_overflow", "resources.ephemeral_ports"),
+        (*_DIED, "application.peer_unreachable", "application.slow_client", "tls.detection_stall"),
+    ),
     "resources.cpu_throttling": _SLOWED,
-    "resources.descriptors": ("resources.accept_queue_overflow", "application.peer_unreachable"),
+    "resources.descriptors": (*_DIED, *_SLOWED, "tls.detection_stall"),
     "resources.conntrack_full": ("policy.filter_without_policy", "application.peer_unreachable"),
     "emulation.mtu_black_hole": (
         *("policy.cut_established", "policy.filter_without_policy", "application.half_open"),

@@ -6,7 +6,8 @@ every few seconds, so what a run keeps of them is small. A container's cgroup is
 while one of its processes lives, because the kernel's word on why it ended is read afterwards.
 
 Of a pod: ``listen_overflows`` and ``listen_drops`` (connections lost at a full accept queue),
-``syn_queue_full``, ``receive_pruned`` (segments lost at a full receive buffer), ``sockets`` and
+``syn_queue_full``, ``receive_pruned`` and ``receive_dropped`` (segments lost at a full receive buffer),
+``closed_windows`` (how often a receiver had to say that it takes nothing more), ``sockets`` and
 ``ephemeral_ports`` (how many there are), ``conntrack_entries`` and ``conntrack_most`` (of the node's
 namespace, which tracks them). Of a container: ``oom_kills``, ``throttled_periods``, ``throttled_ns``,
 ``memory_bytes`` and ``memory_limit_bytes``, ``descriptors`` and ``descriptor_limit`` of its process
@@ -37,6 +38,8 @@ _OF_TCP = {
     "ListenDrops": "listen_drops",
     "TCPReqQFullDrop": "syn_queue_full",
     "PruneCalled": "receive_pruned",
+    "TCPRcvQDrop": "receive_dropped",
+    "TCPToZeroWindowAdv": "closed_windows",
 }
 # cgroup file -> what is read from it, by version
 _UNLIMITED_BYTES = 1 << 62
