@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,7 @@ def read_capture(path: Path) -> Iterator[Packet]:
     :raises DocumentError: it is no pcapng file, is cut off, or holds packets of links that are not read.
     """
     _check(path)
+    logging.getLogger("scapy").setLevel(logging.ERROR)  # what it warns of is refused or said here
     try:
         with PcapNgReader(str(path)) as reader:
             for number, packet in enumerate(reader):
