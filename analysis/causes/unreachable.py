@@ -34,7 +34,7 @@ def _names(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
     for pod, found in by_pod.items():
         unknown = [a for a in found if a.rcode == 3]
         if unknown and not any(a.addresses for a in found) and acts(unknown[-1].answered_ns, troubles):
-            name = unknown[0].name
+            name = min((a.name for a in unknown), key=len)  # without what a search list adds
             yield cause_of(
                 "application.no_such_name",
                 summary=f"{pod} asks for {name}, which does not exist",
@@ -58,7 +58,7 @@ def _wrong_addresses(
 ) -> Iterator[Cause]:
     named = {address: answer for answer in answers for address in answer.addresses}
     for address, answer in named.items():
-        if case.pod_of(address) == case.server or (case.pod_of(address) in case.addresses and not case.ports):
+        if case.pod_of(address) == case.server:
             continue
         tried = [
             one
@@ -66,12 +66,16 @@ def _wrong_addresses(
             if one.pod == pod and one.target == case.pod_of(address) and one.syns_ns[0] >= answer.answered_ns
         ]
         failed = [one for one in tried if one.answered_ns is None and acts(one.syns_ns[-1], troubles)]
-        if not failed or any(one.answered_ns is not None for one in tried):
-            continue
+        # Where nobody answers for the address on the link, no SYN ever leaves.
         who = case.pod_of(address)
-        whose = (
-            "no pod's address" if who == address else f"{who}'s, where nothing listens at {failed[0].port}"
-        )
+        lost = [
+            one
+            for one in case.dropped
+            if (one.source, one.target) == (pod, who) and acts(one.ts_ns, troubles)
+        ]
+        if not (failed or lost) or any(one.answered_ns is not None for one in tried):
+            continue
+        whose = "no pod's address" if who == address else f"{who}'s, where nothing listens"
         yield cause_of(
             "application.wrong_address",
             summary=f"{answer.name} leads {pod} to {address}, which is {whose}",
@@ -92,6 +96,15 @@ def _wrong_addresses(
                         shows="nobody is there",
                     )
                     for one in failed[:_FEW]
+                ),
+                *(
+                    Moment(
+                        ts_ns=one.ts_ns,
+                        pod=one.pod,
+                        event=f"packet for {address}:{one.target_port} dropped: {one.reason}",
+                        shows="nobody has that address",
+                    )
+                    for one in lost[:_FEW]
                 ),
             ),
             remedial=Remedial(
