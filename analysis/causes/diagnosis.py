@@ -160,6 +160,8 @@ def _said(case: Case, troubles: Sequence[Trouble], causes: Sequence[tuple[Cause,
     if not troubles:
         return "No cause: no round failed, stalled or was clearly slower than its peers."
     if not causes:
+        if all(trouble.kind == "slow" for trouble in troubles):
+            return f"No cause: {troubles[0].words}, and nothing that was seen is broken; networks vary."
         own = f" The run's own word: {case.failed}." if case.failed else ""
         return (
             f"No cause found: {troubles[0].words}, and nothing that the kernel's events and counters show "

@@ -16,8 +16,7 @@ from analysis.causes.findings import Trouble
 
 __all__ = ("acts", "troubles_of")
 
-# A round is slow if it takes twice what a quarter of its peers does without, and longer by what nobody
-# overlooks.
+# A round is slow if it takes twice its peers' median, and longer than it by what nobody overlooks.
 _SLOW_TIMES = 2.0
 _SLOW_S = 3.0
 _PEERS = 3
@@ -140,7 +139,7 @@ def _slow(case: Case, rounds: Mapping[int, Mapping[str, int]], known: set[int]) 
             continue
         # Of few rounds the fastest, be it the first: what was fast once can be.
         others = [s for n, s in durations_s.items() if n != number]
-        usual_s = statistics.quantiles(peers, n=4)[0] if len(peers) >= _PEERS else min(others)
+        usual_s = statistics.median(peers) if len(peers) >= _PEERS else min(others)
         times, more_s = (_FIRST_TIMES, _FIRST_S) if number == first else (_SLOW_TIMES, _SLOW_S)
         if took_s > times * usual_s and took_s > usual_s + more_s:
             found.append(
@@ -150,7 +149,7 @@ def _slow(case: Case, rounds: Mapping[int, Mapping[str, int]], known: set[int]) 
                     from_ns=rounds[number]["round_start"],
                     to_ns=rounds[number]["round_end"],
                     pods=_last(case, number),
-                    words=f"round {number} took {took_s:.1f} s, and its faster peers {usual_s:.1f} s",
+                    words=f"round {number} took {took_s:.1f} s, and its peers {usual_s:.1f} s",
                 )
             )
     return found

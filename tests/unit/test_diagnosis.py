@@ -210,7 +210,11 @@ def test_effects_are_causes() -> None:
 def test_what_is_said_of_a_run_that_went_through() -> None:
     assert why_words({}) == ""
     assert "no round suffered" in why_words({"troubles": [], "causes": [], "dropped_by_filter": 3})
-    assert why_words({"troubles": [{"words": "round 3 took long"}], "causes": []}).startswith("Why: round 3")
+    slow = {"kind": "slow", "words": "round 3 took long"}
+    assert why_words({"troubles": [slow], "causes": []}) == ""
+    assert why_words({"troubles": [slow, {**slow, "kind": "missing"}], "causes": []}).startswith(
+        "Why: round 3"
+    )
 
 
 # which mistake a policy makes
