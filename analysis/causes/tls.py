@@ -78,7 +78,9 @@ def _cause(case: Case, pod: str, target: str, refusals: Sequence[Refusal]) -> Ca
     if identifier == "tls.bad_certificate":
         identifier, why, until_unix_s = _reason(case, first)
     elif identifier in ("tls.expired_certificate", "tls.unknown_ca"):
-        until_unix_s = _validity(_certificate(case, first.whose))
+        # The alert has told; the certificate adds until when it was valid, or whose it is.
+        told, words, until_unix_s = _reason(case, first)
+        why = words if told == identifier else ""
     certificate = _certificate(case, first.whose)
     if (said := _proxy_line(case, first.by)) is not None:
         at_ns = moments[-1].ts_ns
@@ -131,10 +133,6 @@ def _remedy(identifier: str, first: Refusal, pod: str, target: str) -> str:
 def _certificate(case: Case, pod: str) -> Mapping[str, Any] | None:
     recorded = case.run.meta.get("facts", {}).get("certificates", ())
     return next((one for one in recorded if one["pod"] == pod), None)
-
-
-def _validity(certificate: Mapping[str, Any] | None) -> float | None:
-    return None if certificate is None else float(certificate["not_after_unix_s"])
 
 
 def _reason(case: Case, refusal: Refusal) -> tuple[str, str, float | None]:

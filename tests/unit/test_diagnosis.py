@@ -21,6 +21,7 @@ from analysis.causes.findings import Cause, Moment, Remedial, Trouble, cause_of
 from analysis.causes.policy_mistakes import mistake_of
 from analysis.causes.ranking import EFFECTS, LEAST, ranked
 from analysis.causes.troubles import troubles_of
+from analysis.recorded import recorded_pods
 from analysis.report.figures import draw_figures
 from analysis.report.html import render_page
 from analysis.report.text_report import print_report
@@ -30,6 +31,7 @@ from ztprobe.cli.entry import main
 from ztprobe.policy.explanation import Explainer
 from ztprobe.policy.manifests import read_documents
 from ztprobe.policy.objects import read_objects
+from ztprobe.policy.simulation import merged
 from ztprobe.rundir.store import Run, load_run
 
 DATA = Path(__file__).parents[1] / "data"
@@ -45,6 +47,47 @@ def test_healthy_runs_have_no_cause(name: str) -> None:
     assert list(diagnosis_lines(found)) == [
         "No cause: no round failed, stalled or was clearly slower than its peers."
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "cause", "pods", "words"),
+    [
+        ("policy-wrong-port", "policy.wrong_port", ("fl-client-0", "fl-client-1"), "allows 50052/TCP"),
+        ("tls-expired-certificate", "tls.expired_certificate", ("fl-server",), "it was valid until 2026-"),
+        ("resources-oom-kill", "resources.oom_kill", ("fl-client-1",), "its limit of 30 MiB"),
+    ],
+)
+def test_runs_that_failed_have_the_cause_that_was_put_into_them(
+    name: str, cause: str, pods: tuple[str, ...], words: str
+) -> None:
+    found = diagnose_run(load_run(DATA / "failed" / name))
+    first, *others = found["causes"]
+    assert (first["id"], set(first["pods"])) == (cause, set(pods))
+    assert words in first["summary"]
+    assert first["confidence"] > 0.9 > 2 * max((one["confidence"] for one in others), default=0)
+    times = [one["time_unix_s"] for one in first["timeline"]]
+    assert times == sorted(times)
+    assert first["cost"]["seconds"]
+    assert found["failed"]["reason"]
+
+
+def test_the_missing_rule_lets_the_connection_pass() -> None:
+    run = load_run(DATA / "failed" / "policy-wrong-port")
+    found = diagnose_run(run)["causes"][0]
+    rule = list(yaml.safe_load_all(found["remedy"]["yaml"]))
+    recorded_documents = run.meta["enforcement"]["details"]["objects"]
+    text = yaml.safe_dump_all([*recorded_documents, *rule])
+    explainer = Explainer(merged(read_objects(list(read_documents(text, "objects"))), recorded_pods(run)))
+    assert explainer.explain("fl/fl-client-0", "fl/fl-server", "TCP", 50051).verdict == "allowed"
+
+
+def test_no_policy_is_blamed_where_none_selects_an_end() -> None:
+    run = load_run(DATA / "failed" / "policy-wrong-port")
+    details = {**run.meta["enforcement"]["details"], "objects": []}
+    meta = {**run.meta, "enforcement": {**run.meta["enforcement"], "details": details}}
+    found = diagnose_run(dataclasses.replace(run, meta=meta))
+    assert ids(found)[0] == "policy.filter_without_policy"
+    assert "NetworkPolicy" not in json.dumps(found)
 
 
 def broken(run: Run, **meta: Any) -> Run:
