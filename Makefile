@@ -2,6 +2,7 @@
 # make trace         the main job; make trace EXPERIMENT=net2a-sec1 ARGS='--rounds 20'
 # make test          lint and every test, unit before kernel (root) before whole jobs
 # make bench         what watching costs; BENCH_QUICK=1 for a first look, BENCH_ARGS='--only net0-sec3' for a part
+# make smoke         every level without a profile and under net2, three rounds each, and their page; 4 minutes
 # make lint          ruff, mypy and the import contract
 # make test-fresh    trace and test on a fresh machine: a minimal Debian in a directory, from nothing (root)
 # make test-vm       the kernel tests under Debian's stock kernel (netem, kprobes) in QEMU; about 10 minutes
@@ -9,6 +10,7 @@
 # make setup-tests, make setup-bench: what tests and benchmarks need on top of setup
 # make validate-faults  runs that are broken in every known way, and 30 healthy ones, all diagnosed; about 90 minutes
 #                    (an interrupted one goes on: make validate-faults FAULTS_ARGS='--resume runs/faults-...')
+# make images        the agent's image and the workload's, with docker, podman or buildah
 # make quiet-pairs   20 pairs of runs on a quiet machine without a false alarm of contention; 15 minutes
 
 # The distribution's Python, not the one that PATH finds: only that one sees python3-bpfcc.
@@ -25,7 +27,7 @@ STAMP := $(VENV)/.setup-stamp
 TESTS_STAMP := $(VENV)/.setup-tests-stamp
 BENCH_STAMP := $(VENV)/.setup-bench-stamp
 
-.PHONY: setup setup-tests setup-bench trace test test-fresh test-vm test-cluster api-server quiet-pairs validate-faults lint bench
+.PHONY: setup setup-tests setup-bench trace smoke test test-fresh test-vm test-cluster api-server images quiet-pairs validate-faults lint bench
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -52,6 +54,9 @@ $(BENCH_STAMP): $(STAMP)
 trace: $(STAMP)
 	@$(RUN) ztprobe trace --experiment $(EXPERIMENT) $(ARGS)
 
+smoke: $(STAMP)
+	@$(RUN) ztprobe sweep smoke
+
 lint: $(STAMP)
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
@@ -75,6 +80,9 @@ quiet-pairs: $(STAMP)
 
 test-vm: $(STAMP)
 	@tools/test-vm
+
+images:
+	@tools/images
 
 api-server:
 	PYTHON=$(PYTHON) tools/setup-system api-server

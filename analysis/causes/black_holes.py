@@ -30,7 +30,7 @@ def _dropped(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
     dropped: dict[tuple[str, str], list[DroppedPacket]] = defaultdict(list)
     for drop in case.dropped:
         acting = any(t.from_ns <= drop.ts_ns <= t.to_ns for t in troubles)
-        if acting and drop.protocol == "tcp" and not drop.bare and drop.reason not in _ANY_SIZE:
+        if acting and drop.protocol == "tcp" and not drop.noise and drop.reason not in _ANY_SIZE:
             dropped[drop.source, drop.target].append(drop)
     for (source, target), drops in dropped.items():
         smallest = min(drop.payload_bytes for drop in drops)

@@ -162,23 +162,15 @@ def _last(case: Case, number: int) -> tuple[str, ...]:
 
 
 def _stalls(case: Case) -> list[Trouble]:
-    """What was noticed while the run went on (`stall` events)."""
-    found = []
-    stalls: Sequence[Mapping[str, Any]] = [e for e in case.run.rounds if e["event"] == "stall"]
-    stalls = [*stalls, *case.run.meta.get("stalls", ())]
-    for stall in stalls:
-        since_ns = stall.get("since_ns") or stall.get("from_ns")
-        at_ns = stall.get("time_monotonic_ns") or stall.get("at_ns")
-        if isinstance(since_ns, int) and isinstance(at_ns, int):
-            number = stall.get("round")
-            found.append(
-                Trouble(
-                    kind="stall",
-                    rounds=(number,) if isinstance(number, int) else (),
-                    from_ns=since_ns,
-                    to_ns=at_ns,
-                    pods=(),
-                    words=f"nothing moved for {(at_ns - since_ns) / 1e9:.0f} s",
-                )
-            )
-    return found
+    """What was noticed while the run went on."""
+    return [
+        Trouble(
+            kind="stall",
+            rounds=() if stall["round"] is None else (int(stall["round"]),),
+            from_ns=int(stall["since_ns"]),
+            to_ns=int(stall["at_ns"]),
+            pods=tuple(pod for pod in stall["waits_for"] if pod in case.clients),
+            words=str(stall["words"]),
+        )
+        for stall in case.run.meta.get("stalls", ())
+    ]

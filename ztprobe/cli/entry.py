@@ -18,8 +18,10 @@ import click
 
 from ztprobe import __version__
 from ztprobe.cli import completion
+from ztprobe.cli.agent import agent
 from ztprobe.cli.clean import clean
 from ztprobe.cli.compare import compare
+from ztprobe.cli.deploy import deploy, undeploy
 from ztprobe.cli.diagnose import diagnose
 from ztprobe.cli.doctor import doctor
 from ztprobe.cli.drops import drops
@@ -83,18 +85,8 @@ def _sweep_leases() -> None:
 
 
 for _command in (
-    trace,
-    sweep,
-    report,
-    compare,
-    export,
-    drops,
-    diagnose,
-    profile,
-    policy,
-    doctor,
-    clean,
-    validate,
+    *(trace, sweep, report, compare, export, drops, diagnose, profile, policy),
+    *(agent, deploy, undeploy, doctor, clean, validate),
 ):
     ztprobe.add_command(_command)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ztprobe.experiment.names import Experiment
-from ztprobe.experiment.request import TraceRequest
+from ztprobe.experiment.request import STALL_AFTER_S, TraceRequest
 from ztprobe.paths import MANIFESTS_DIR
 from ztprobe.profile.model import Profile
 from ztprobe.runtime.interface import Runtime, WorkloadOptions
@@ -33,6 +33,7 @@ class RunSpec:
     # False: manifests are taken as an API server takes them, and what is in force is not tried before the
     # rounds, so that a mistake in them shows there.
     try_controls: bool = True
+    stall_after_s: float = STALL_AFTER_S
 
 
 class Interference(Protocol):
@@ -83,4 +84,5 @@ def spec_of(
         offloads=offloads,
         limit_s=limit_s,
         wait_for_quiet_s=request.wait_for_quiet_s,
+        stall_after_s=request.stall_after_s,
     )

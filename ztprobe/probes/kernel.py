@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import mmap
 import os
-import struct
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,6 +26,8 @@ from ztprobe.probes.compiler import compile_programs
 from ztprobe.probes.interfaces import PACKET_PROGRAMS, Clsact, PacketHooks, Tcx
 from ztprobe.probes.loader import Loaded
 from ztprobe.probes.maps import offer_numbers, possible_cpus, read_open_bursts, read_pairs
+from ztprobe.probes.offsets import OFFSETS, offset_flags
+from ztprobe.probes.program_info import ProgramInfo
 from ztprobe.probes.tracing import attach_kprobe, attach_tracing_program
 
 __all__ = ("COUNTERS", "KernelProbes", "ProgramCost")
@@ -41,58 +42,9 @@ _COUNTER_SLOTS = 16  # COUNTER_SLOTS of maps.h
 
 # Concatenated rather than included: BCC rewrites map accesses in the main file only.
 _SOURCES = (
-    *("headers.h", "maps.h", "rings.h", "connections.h", "heads.c", "sender.c", "sendlog.c"),
+    *("kernel.h", "headers.h", "maps.h", "rings.h", "connections.h", "heads.c", "sender.c", "sendlog.c"),
     *("edges.c", "sockets.c", "lifecycle.c", "sched.c"),
 )
-
-_OFFSETS = {
-    "SOCK_NET": "sock_common.skc_net.net",
-    "SOCK_FAMILY": "sock_common.skc_family",
-    "SOCK_STATE": "sock_common.skc_state",
-    "SOCK_LADDR": "sock_common.skc_rcv_saddr",
-    "SOCK_RADDR": "sock_common.skc_daddr",
-    "SOCK_LPORT": "sock_common.skc_num",
-    "SOCK_RPORT": "sock_common.skc_dport",
-    "SOCK_PROTOCOL": "sock.sk_protocol",
-    "INET_SPORT": "inet_sock.inet_sport",
-    "NET_INUM": "net.ns.inum",
-    "DEV_NET": "net_device.nd_net.net",
-    "DEV_IFINDEX": "net_device.ifindex",
-    "SKB_DEV": "sk_buff.dev",
-    "SKB_SK": "sk_buff.sk",
-    "SKB_CB": "sk_buff.cb",
-    "SKB_HEAD": "sk_buff.head",
-    "SKB_TAIL": "sk_buff.tail",
-    "SKB_IIF": "sk_buff.skb_iif",
-    "SKB_NETWORK_HEADER": "sk_buff.network_header",
-    "TCP_COPIED_SEQ": "tcp_sock.copied_seq",
-    "TCP_WRITE_SEQ": "tcp_sock.write_seq",
-    "TCP_SND_UNA": "tcp_sock.snd_una",
-    "TCP_SND_WND": "tcp_sock.snd_wnd",
-    "TCP_SND_CWND": "tcp_sock.snd_cwnd",
-    "TCP_PACKETS_OUT": "tcp_sock.packets_out",
-    "TCP_SACKED_OUT": "tcp_sock.sacked_out",
-    "TCP_LOST_OUT": "tcp_sock.lost_out",
-    "TCP_RETRANS_OUT": "tcp_sock.retrans_out",
-    "TCP_CLOCK_CACHE": "tcp_sock.tcp_clock_cache",
-    "TCP_CHRONO_TYPE": "tcp_sock.chrono_type",
-    "TCP_CA_STATE": "inet_connection_sock.icsk_ca_state",
-    "TCP_RACK_MSTAMP": "tcp_sock.rack.mstamp",
-    "TCP_RACK_RTT_US": "tcp_sock.rack.rtt_us",
-    "TCP_DELIVERED_MSTAMP": "tcp_sock.delivered_mstamp",
-    "TCP_SRTT_US": "tcp_sock.srtt_us",
-    "TCP_RTT_MIN": "tcp_sock.rtt_min",
-    "TCPCB_SEQ": "tcp_skb_cb.seq",
-    "TCPCB_END_SEQ": "tcp_skb_cb.end_seq",
-    "TASK_PID": "task_struct.pid",
-    "TASK_TGID": "task_struct.tgid",
-    "TASK_STATE": "task_struct.__state",
-    "TASK_LAST_QUEUED": "task_struct.sched_info.last_queued",
-    "TASK_RUN_DELAY": "task_struct.sched_info.run_delay",
-    "TASK_CFS_RQ": "task_struct.se.cfs_rq",
-    "CFS_RQ_RQ": "cfs_rq.rq",
-    "RQ_CLOCK": "rq.clock",
-}
 
 # signal -> (program, tracepoint)
 _TRACEPOINTS: dict[str, tuple[tuple[str, str], ...]] = {
@@ -150,8 +102,7 @@ class KernelProbes:
         self._loaded: Loaded | None = None
         self._libbpf = ctypes.CDLL("libbpf.so.1", use_errno=True)
         self._stats_fd = -1
-        self._info_offsets: dict[str, int] = {}
-        self._info_bytes = 0
+        self._info: ProgramInfo | None = None
         self._tracepoint_ids: dict[str, int] = {}
         self._fds: list[int] = []
         self._processes: dict[int, int] = {}  # the words of `processes` that are not 0
@@ -169,9 +120,7 @@ class KernelProbes:
             if tcx:
                 flags.append("-DHAVE_TCX")
             self.reason_names = btf.drop_reasons()
-            self._info_bytes = btf.size("bpf_prog_info")
-            for name in ("run_time_ns", "run_cnt", "recursion_misses"):
-                self._info_offsets[name] = btf.offset(f"bpf_prog_info.{name}")
+            self._info = ProgramInfo(btf, self._libbpf)
             self._has_sock_length = btf.has("btf_trace_sock_recv_length")
             for _, tracepoint in self._tracepoints():
                 try:
@@ -201,11 +150,7 @@ class KernelProbes:
         flags.append(f"-DFEW_PAGES={self.ring_size('connections') // mmap.PAGESIZE}")
         flags.append(f"-DCPUS={possible_cpus()}")
         flags += [f"-D{name.upper()}_ENTRIES={entries}" for name, entries in self._map_entries.items()]
-        for name, path in _OFFSETS.items():
-            try:
-                flags.append(f"-DOFF_{name}={btf.offset(path)}")
-            except KeyError:
-                raise PreflightError(f"this kernel's BTF has no {path}, which the probes read") from None
+        flags += offset_flags(btf, OFFSETS)
         if btf.has("btf_trace_sock_recv_length"):
             flags.append("-DHAVE_SOCK_LENGTH")
         if btf.tracepoint_arguments("tcp_retransmit_skb") > 2:
@@ -316,12 +261,8 @@ class KernelProbes:
 
     def read_costs(self) -> list[ProgramCost]:
         """Runs, run time and recursion misses of every program so far."""
-        info = ctypes.create_string_buffer(self._info_bytes)
         for cost in self.costs:
-            ctypes.memset(info, 0, self._info_bytes)
-            length = ctypes.c_uint32(self._info_bytes)
-            if self._libbpf.bpf_obj_get_info_by_fd(cost.fd, info, ctypes.byref(length)) == 0:
-                read = {n: struct.unpack_from("<Q", info, o)[0] for n, o in self._info_offsets.items()}
+            if self._info is not None and (read := self._info.read(cost.fd)) is not None:
                 cost.run_count, cost.run_time_ns = read["run_cnt"], read["run_time_ns"]
                 cost.recursion_missed = read["recursion_misses"]
         return self.costs

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-__all__ = ("BATCHES_DIR", "BatchWriter", "Part", "read_parts")
+__all__ = ("BATCHES_DIR", "BatchWriter", "Part", "read_parts", "rows_of", "table_of")
 
 BATCHES_DIR = Path("events") / ".batches"
 
@@ -54,7 +54,7 @@ class BatchWriter:
 
     def _flush(self) -> None:
         for kind, held in self._held.items():
-            table = _table(np.concatenate(held))
+            table = table_of(np.concatenate(held))
             if kind not in self._writers:
                 file = pa.OSFile(str(self._directory / f"{kind}.{self._part}{_SUFFIX}"), "wb")
                 options = pa.ipc.IpcWriteOptions(compression="zstd")
@@ -98,7 +98,8 @@ def read_parts(directory: Path, names: Mapping[str, Any] | None = None) -> Itera
             yield Part(names=said, rows={kind: rows for kind, rows in read.items() if rows is not None})
 
 
-def _table(rows: np.ndarray) -> Any:
+def table_of(rows: np.ndarray) -> Any:
+    """A structured array as an Arrow table of unsigned integers and fixed-size binaries."""
     # From buffers: pyarrow's ways in from numpy load pandas, which is no part of an agent.
     columns = []
     for name in rows.dtype.names or ():
@@ -120,7 +121,12 @@ def _rows(path: Path) -> np.ndarray | None:
         with contextlib.suppress(StopIteration, pa.ArrowException, OSError):
             while True:
                 groups.append(stream.read_next_batch())
-    table = pa.Table.from_batches(groups, stream.schema)
+    return rows_of(pa.Table.from_batches(groups, stream.schema))
+
+
+def rows_of(table: Any) -> np.ndarray:
+    """The structured array that `table_of` was given."""
+    table = table.combine_chunks()
     dtypes = [_dtype(member.type) for member in table.schema]
     rows = np.empty(table.num_rows, list(zip(table.column_names, dtypes, strict=True)))
     for name, dtype in zip(table.column_names, dtypes, strict=True):

@@ -22,6 +22,7 @@ from typing import Any
 from ztprobe import paths, policy
 from ztprobe.errors import PreflightError, UsageError, WorkloadError
 from ztprobe.kernelnet.sockets import tcp_sockets
+from ztprobe.pods.in_force import publish_objects
 from ztprobe.pods.local import LocalPods
 from ztprobe.pods.model import Pod
 from ztprobe.process.interrupts import shielded
@@ -54,8 +55,7 @@ _READY_S, _POLL_S = 30.0, 0.005
 class LocalRuntime:
     """`ztprobe.runtime.interface.Runtime` on this machine.
 
-    Call everything from one thread that lives as long as the run: the processes
-    started here die with the thread that started them.
+    Call everything from one thread that lives as long as the run: processes started here die with it.
     """
 
     def __init__(
@@ -172,8 +172,7 @@ class LocalRuntime:
             self._log_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise PreflightError(f"{self._log_dir} cannot be written: {error.strerror}") from error
-        # Interrupted between two steps it would be undone; within one (a namespace is made by a
-        # helper process) something could appear after that.
+        # Interrupted within a step (a helper process makes a namespace) something could appear afterwards.
         with shielded():
             journal = self._journal = Journal(self._run_id)
             journal.cgroups(self._tree.tops)
@@ -191,6 +190,7 @@ class LocalRuntime:
             self.names = NameService(self._pods[dns.POD], self._containers)
             self.names.start(self.node_netns, self._workload, self._placed)
             journal.pods(self.pods, self._log_dir)
+            publish_objects(journal.directory, self._workload.namespace_objects)
 
     def _create_cgroups(self, journal: Journal) -> None:
         enable = self._tree.controllers_to_enable()
@@ -216,6 +216,7 @@ class LocalRuntime:
         """
         if self._workload.policies:
             firewall.load(self.node_netns, policy.to_nft(self._rules))
+            publish_objects(paths.STATE_DIR / self._run_id, self._workload.policy_objects)
         if not self._mtls:
             return
         self._issue_certificates()
@@ -373,6 +374,7 @@ class LocalRuntime:
             "certificates": presented(
                 {p.name: self._up().secrets_directory / p.secret for p in self._workload.pods if self._mtls}
             ),
+            "round_deadline_s": self._workload.round_deadline_s,
             "workload_warm_up_s": self._up().warm_up_s,
             "manifests_not_applied": list(self._workload.not_applied),
         }
