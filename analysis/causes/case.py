@@ -123,8 +123,11 @@ class Case:
 
     def growth(self, kind: str, name: str, counter: str) -> int:
         """By how much a counter of a pod or a container grew from the first sample to the last."""
-        values = [s[kind][name][counter] for s in self.counters if counter in s[kind].get(name, {})]
-        return values[-1] - values[0] if len(values) > 1 else 0
+        last = self.last(kind, name, counter)
+        if last is None or len(self.counters) < 2:
+            return 0
+        # What was not there yet had counted nothing.
+        return int(last - self.counters[0][kind].get(name, {}).get(counter, 0))
 
     def last(self, kind: str, name: str, counter: str) -> Any:
         """A counter's last value; None: not recorded."""

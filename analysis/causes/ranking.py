@@ -74,7 +74,14 @@ EFFECTS: Mapping[str, tuple[str, ...]] = {
     ),
     "application.process_stopped": (*_SLOWED, "application.nothing_listens"),
     "resources.cpu_throttling": _SLOWED,
-    "resources.descriptors": ("resources.accept_queue_overflow", "application.peer_unreachable"),
+    "resources.descriptors": (
+        *("resources.accept_queue_overflow", "application.peer_unreachable", "application.nothing_listens"),
+        *("tls.detection_stall", "tls.handshake_failed"),
+    ),
+    "resources.accept_queue_overflow": (
+        *("tls.detection_stall", "application.idle_connection_dropped", "application.peer_unreachable"),
+        *("application.half_open", "application.server_died", "application.client_died"),
+    ),
     "resources.conntrack_full": ("policy.filter_without_policy", "application.peer_unreachable"),
     "emulation.mtu_black_hole": (
         *("policy.cut_established", "policy.filter_without_policy", "application.half_open"),

@@ -70,14 +70,14 @@ FAULTS = (
         cause="resources.cpu_throttling",
         variants=(
             Variant(
-                what="a client has 5 % of a CPU from round 2 on",
-                acts=(Act("cpu", limit_cpu(TARGET, "client", 0.05), amid_round(2)),),
+                what="a client has 2 % of a CPU from round 2 on",
+                acts=(Act("cpu", limit_cpu(TARGET, "client", 0.02), amid_round(2)),),
                 shows="throttled",
                 compute_ms=300,
             ),
             Variant(
-                what="a client has 10 % of a CPU from the start",
-                acts=(Act("cpu", limit_cpu(OTHER, "client", 0.1), amid_round(1)),),
+                what="a client has 4 % of a CPU from the start",
+                acts=(Act("cpu", limit_cpu(OTHER, "client", 0.04), amid_round(1)),),
                 shows="throttled",
                 level=1,
                 compute_ms=600,
@@ -99,7 +99,7 @@ FAULTS = (
                 level=level,
                 acts=(Competitor(TARGET, "client", {number: loops}),),
                 shows="done: competitor",
-                rounds=4,
+                rounds=5,
                 compute_ms=800,
                 deadline_s=30,
             )
