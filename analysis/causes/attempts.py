@@ -66,7 +66,7 @@ def attempts_of(
     events: KernelEvents, addresses: Mapping[str, str], names: Mapping[str, str]
 ) -> list[Attempt]:
     """All of them, by the time of their first SYN."""
-    found = []
+    found: list[Attempt] = []
     for (pod, key), packets in events.packets.items():
         if isinstance(key, LoKey):
             found += _on_loopback(pod, key, packets)

@@ -89,7 +89,8 @@ class Case:
     @property
     def counters(self) -> Sequence[Mapping[str, Any]]:
         """Samples of what pods and containers had run into, by time."""
-        return self.run.meta.get("pod_counters", ())
+        samples: Sequence[Mapping[str, Any]] = self.run.meta.get("pod_counters", ())
+        return samples
 
     def pod_of(self, address: str) -> str:
         """A pod's name, or the address."""

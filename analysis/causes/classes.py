@@ -4,8 +4,12 @@ An id is `<failure class>.<cause>`. Programs compare ids (`ztprobe diagnose --js
 `causes`), so an id is never given another meaning.
 """
 
+from __future__ import annotations
+
 import enum
 from dataclasses import dataclass
+
+__all__ = ("CAUSES", "CauseClass", "FailureClass", "Remedy")
 
 
 class FailureClass(enum.StrEnum):

@@ -59,7 +59,7 @@ def diagnose_run(run: Run, objects: Objects | None = None) -> dict[str, Any]:
             and case.is_ours(drop.source, drop.target, drop.protocol, drop.target_port, drop.ts_ns - _LATE_NS)
             for drop in case.dropped
         ),
-        "said": _said(troubles, causes),
+        "said": _said(case, troubles, causes),
     }
 
 
@@ -156,12 +156,13 @@ def _excess(case: Case, trouble: Trouble) -> Mapping[str, float]:
     return {name: (value - usual[name]) / 1e9 for name, value in parts.items() if value - usual[name] > 5e7}
 
 
-def _said(troubles: Sequence[Trouble], causes: Sequence[tuple[Cause, float]]) -> str:
+def _said(case: Case, troubles: Sequence[Trouble], causes: Sequence[tuple[Cause, float]]) -> str:
     if not troubles:
         return "No cause: no round failed, stalled or was clearly slower than its peers."
     if not causes:
+        own = f" The run's own word: {case.failed}." if case.failed else ""
         return (
-            f"No cause found: {troubles[0].words}, and nothing that was seen explains it. "
-            "That the kernel's events show no cause leaves the application itself: read its log."
+            f"No cause found: {troubles[0].words}, and nothing that the kernel's events and counters show "
+            f"explains it.{own} What is left is the application itself: read its log."
         )
     return f"{causes[0][0].summary[:1].upper()}{causes[0][0].summary[1:]}."

@@ -8,7 +8,7 @@ from typing import Any
 
 from analysis.report.wording import PART_NAMES, human_time, plural
 
-__all__ = ("certainty", "cost_words", "diagnosis_lines", "moment_clock", "why_words")
+__all__ = ("capture_lines", "certainty", "cost_words", "diagnosis_lines", "moment_clock", "why_words")
 
 _CERTAIN, _LIKELY = 0.85, 0.6
 
@@ -28,19 +28,36 @@ def diagnosis_lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield found["said"]
         return
     for cause in found["causes"]:
-        yield ""
-        yield f"{cause['rank']}. {cause['summary']}"
-        how = f"{certainty(cause['confidence'])} ({cause['confidence']:.2f})"
-        yield f"   {cause['id']}: {cause['title']}; {how}"
-        for moment in cause["timeline"]:
-            shows = f"\n         -> {moment['shows']}" if moment["shows"] else ""
-            what = f"{moment_clock(moment['time_unix_s'])}  {moment['pod']}: {moment['event']}"
-            yield f"   {moment['number']:>2}. {what}{shows}"
+        yield from _cause_lines(cause)
+
+
+def capture_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """What a capture says, and what it cannot."""
+    yield f"{found['file']}: {found['said']}"
+    if not found["causes"]:
+        yield "No cause: every connection that was tried was answered, and nothing else looks like a failure."
+    for cause in found["causes"]:
+        yield from _cause_lines(cause)
+    yield ""
+    for one in found["cannot"]:
+        yield f"a capture cannot tell {one}"
+
+
+def _cause_lines(cause: Mapping[str, Any]) -> Iterator[str]:
+    yield ""
+    yield f"{cause['rank']}. {cause['summary']}"
+    how = f"{certainty(cause['confidence'])} ({cause['confidence']:.2f})"
+    yield f"   {cause['id']}: {cause['title']}; {how}"
+    for moment in cause["timeline"]:
+        shows = f"\n         -> {moment['shows']}" if moment["shows"] else ""
+        what = f"{moment_clock(moment['time_unix_s'])}  {moment['pod']}: {moment['event']}"
+        yield f"   {moment['number']:>2}. {what}{shows}"
+    if "cost" in cause:
         yield f"   cost: {cost_words(cause['cost'])}"
-        yield f"   remedy: {cause['remedy']['words']}"
-        if cause["remedy"]["yaml"]:
-            yield "   missing, for `kubectl apply -f -`:"
-            yield "---\n" + cause["remedy"]["yaml"].rstrip("\n")
+    yield f"   remedy: {cause['remedy']['words']}"
+    if cause["remedy"]["yaml"]:
+        yield "   missing, for `kubectl apply -f -`:"
+        yield "---\n" + cause["remedy"]["yaml"].rstrip("\n")
 
 
 def why_words(report: Mapping[str, Any]) -> str:

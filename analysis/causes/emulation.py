@@ -251,7 +251,8 @@ def _not_as_asked(case: Case) -> Iterator[Cause]:
     if case.failed is None or not problems:
         return
     asked, got = emulation["requested"] or {}, emulation["measured"] or {}
-    more, less = [], []
+    more: list[str] = []
+    less: list[str] = []
     for key in ("delay_ms", "loss_pct"):
         wanted, found = asked.get(key) or 0.0, got.get(key)
         if not isinstance(found, (int, float)) or abs(found - wanted) <= max(_OFF_MS, _OFF_SHARE * wanted):

@@ -48,7 +48,7 @@ def answers_of(messages: Sequence[DnsMessage]) -> Iterator[Answer]:
 
 def _name(data: bytes, at: int) -> tuple[str, int]:
     """A name and where it ends; a compressed one ends at its pointer, which is not followed."""
-    labels = []
+    labels: list[str] = []
     while length := data[at]:
         if length & 0xC0:
             return ".".join(labels), at + 2

@@ -72,15 +72,25 @@ EFFECTS: Mapping[str, tuple[str, ...]] = {
         "application.client_died",
         "tls.plaintext_to_tls_port",
     ),
-    "application.process_stopped": (*_SLOWED, "application.nothing_listens"),
+    "application.process_stopped": (*_SLOWED, "application.nothing_listens", "tls.detection_stall"),
+    "resources.receive_buffer_full": ("application.deadline_too_short", "application.slow_client"),
+    "resources.disk_full": ("application.server_died", "application.client_died"),
+    **dict.fromkeys(
+        ("application.too_many_pings", "application.keepalive", "application.message_too_large"),
+        (*_DIED, *_GONE, *_SLOWED, "application.idle_connection_dropped"),
+    ),
+    "application.idle_connection_dropped": (*_DIED, "application.slow_client", "application.half_open"),
+    **dict.fromkeys(
+        ("resources.accept_queue_overflow", "resources.syn_queue_overflow", "resources.ephemeral_ports"),
+        (
+            *(*_DIED, "application.peer_unreachable", "application.slow_client", "tls.detection_stall"),
+            *("application.idle_connection_dropped", "application.half_open"),
+        ),
+    ),
     "resources.cpu_throttling": _SLOWED,
     "resources.descriptors": (
-        *("resources.accept_queue_overflow", "application.peer_unreachable", "application.nothing_listens"),
-        *("tls.detection_stall", "tls.handshake_failed"),
-    ),
-    "resources.accept_queue_overflow": (
-        *("tls.detection_stall", "application.idle_connection_dropped", "application.peer_unreachable"),
-        *("application.half_open", "application.server_died", "application.client_died"),
+        *(*_DIED, *_SLOWED, "tls.detection_stall"),
+        *("application.nothing_listens", "tls.handshake_failed"),
     ),
     "resources.conntrack_full": ("policy.filter_without_policy", "application.peer_unreachable"),
     "emulation.mtu_black_hole": (

@@ -22,6 +22,7 @@ def recognise(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
     yield from _throttled(case, troubles)
     yield from _queues(case)
     yield from _used_up(case)
+    yield from _said_at_the_end(case)
 
 
 def _grew_at(case: Case, kind: str, name: str, counter: str) -> int | None:
@@ -137,12 +138,23 @@ _QUEUES: Mapping[str, tuple[str, str, str]] = {
         "connections were lost because the queue of those to accept was full",
         "let the listener accept faster, or raise its backlog and net.core.somaxconn",
     ),
-    "receive_pruned": (
-        "resources.receive_buffer_full",
-        "segments were thrown away at a full receive buffer",
-        "raise net.ipv4.tcp_rmem, or let the application read faster",
+    **dict.fromkeys(
+        ("receive_pruned", "receive_dropped", "closed_windows"),
+        (
+            "resources.receive_buffer_full",
+            "a receive buffer was full",
+            "raise net.ipv4.tcp_rmem, or let the application read faster",
+        ),
     ),
 }
+# Counters that rise now and then in healthy runs: below this they say nothing.
+_NOTEWORTHY = {"closed_windows": 20, "receive_pruned": 5, "receive_dropped": 5}
+_COUNTED_STRENGTH = {"closed_windows": 0.7, "receive_pruned": 0.88, "receive_dropped": 0.88}
+# What an application says before it ends -> cause. That it ended is the kernel's word.
+_SAID = (
+    ("No space left on device", "resources.disk_full", "had no room left on its disk", "make room"),
+    ("Too many open files", "resources.descriptors", "had no file descriptor left", "raise ulimit -n"),
+)
 
 
 def _queues(case: Case) -> Iterator[Cause]:
@@ -150,18 +162,45 @@ def _queues(case: Case) -> Iterator[Cause]:
         for counter, (identifier, shows, remedy) in _QUEUES.items():
             lost = case.growth("pods", pod, counter)
             at_ns = _grew_at(case, "pods", pod, counter)
-            if lost <= 0 or at_ns is None:
+            if lost < _NOTEWORTHY.get(counter, 1) or at_ns is None:
                 continue
             yield cause_of(
                 identifier,
                 summary=f"in {pod}, {shows} ({lost} times)",
-                strength=0.9 if counter != "receive_pruned" else 0.5,
+                strength=_COUNTED_STRENGTH.get(counter, 0.9),
                 moments=(Moment(ts_ns=at_ns, pod=pod, event=f"{counter} +{lost}", shows=shows),),
                 remedial=Remedial(words=remedy),
                 pods=(pod,),
                 component="tcp_handshake",
                 details={"counter": counter, "count": lost},
             )
+
+
+def _said_at_the_end(case: Case) -> Iterator[Cause]:
+    for one in case.exits:
+        for word, identifier, what, remedy in _SAID if one.status > 0 else ():
+            if (line := case.log_line(one.pod, word)) is not None:
+                yield cause_of(
+                    identifier,
+                    summary=f"{one.process} {what}, and ended",
+                    strength=0.8,
+                    moments=(
+                        Moment(
+                            ts_ns=one.at_ns,
+                            pod=one.pod,
+                            event=f"{one.process} ended with status {one.status}",
+                            shows="it gave up by itself",
+                        ),
+                        Moment(
+                            ts_ns=one.at_ns,
+                            pod=one.pod,
+                            event=f"its log: {line[:200]}",
+                            shows="its own words",
+                        ),
+                    ),
+                    remedial=Remedial(words=f"{remedy} for {one.process}"),
+                    pods=(one.pod,),
+                )
 
 
 def _used_up(case: Case) -> Iterator[Cause]:

@@ -95,7 +95,7 @@ def _failed(case: Case, rounds: Mapping[int, Mapping[str, int]]) -> list[Trouble
 
 
 def _begin_ns(case: Case) -> int:
-    return min(sample["time_monotonic_ns"] for sample in case.run.meta["clock_samples"])
+    return min(int(sample["time_monotonic_ns"]) for sample in case.run.meta["clock_samples"])
 
 
 def _of_round(case: Case, number: int, event: str) -> list[dict[str, Any]]:

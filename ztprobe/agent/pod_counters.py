@@ -6,7 +6,8 @@ every few seconds, so what a run keeps of them is small. A container's cgroup is
 while one of its processes lives, because the kernel's word on why it ended is read afterwards.
 
 Of a pod: ``listen_overflows`` and ``listen_drops`` (connections lost at a full accept queue),
-``syn_queue_full``, ``receive_pruned`` (segments lost at a full receive buffer), ``sockets`` and
+``syn_queue_full``, ``receive_pruned`` and ``receive_dropped`` (segments lost at a full receive buffer),
+``closed_windows`` (how often a receiver had to say that it takes nothing more), ``sockets`` and
 ``ephemeral_ports`` (how many there are), ``conntrack_entries`` and ``conntrack_most`` (of the node's
 namespace, which tracks them). Of a container: ``oom_kills``, ``throttled_periods``, ``throttled_ns``,
 ``memory_bytes`` and ``memory_limit_bytes``, ``descriptors`` and ``descriptor_limit`` of its process
@@ -37,6 +38,8 @@ _OF_TCP = {
     "ListenDrops": "listen_drops",
     "TCPReqQFullDrop": "syn_queue_full",
     "PruneCalled": "receive_pruned",
+    "TCPRcvQDrop": "receive_dropped",
+    "TCPToZeroWindowAdv": "closed_windows",
 }
 # cgroup file -> what is read from it, by version
 _UNLIMITED_BYTES = 1 << 62
@@ -57,9 +60,9 @@ class PodCounters:
         containers: dict[str, dict[str, Any]] = {
             name: _cgroup_counters(places) for name, places in self._cgroups.items()
         }
-        for pid, (pod, container) in processes.items():
+        for pid, who in processes.items():
             with contextlib.suppress(OSError, ValueError, IndexError):
-                _merge(containers.setdefault(f"{pod}/{container}", {}), _process_counters(pid))
+                _merge(containers.setdefault("/".join(who), {}), _process_counters(pid))
         found: dict[str, dict[str, int]] = {}
         for pod in pods:
             with contextlib.suppress(OSError):
@@ -149,7 +152,7 @@ def _merge(into: dict[str, Any], process: dict[str, Any]) -> None:
     into["full_filesystems"] = sorted({*into.get("full_filesystems", ()), *process["full_filesystems"]})
 
     def used(one: Mapping[str, Any]) -> float:
-        return float(one.get("descriptors", 0)) / max(1, one.get("descriptor_limit", 1 << 30))
+        return int(one.get("descriptors", 0)) / max(1, int(one.get("descriptor_limit", 1 << 30)))
 
     if used(process) >= used(into):
         into |= {name: process[name] for name in ("descriptors", "descriptor_limit") if name in process}

@@ -113,7 +113,6 @@ def trace(
     proves that both are in force, watches them from the kernel, prints the breakdown and leaves a run
     directory. Needs root.
     """
-    from ztprobe.experiment.requirements import check_main_job
     from ztprobe.profile.model import load_profile, profile_names
 
     # A path even where the file is called like a shipped profile.
@@ -143,6 +142,20 @@ def trace(
         baseline_fl={} if baseline is None else fl,
         wait_for_quiet_s=wait_for_quiet,
     )
+    _carry_out(request, repeat, until_ci, as_json=as_json, coverage_floor=coverage_floor / 100, quiet=quiet)
+
+
+def _carry_out(
+    request: TraceRequest,
+    repeat: int | None,
+    until_ci: str | None,
+    *,
+    as_json: bool,
+    coverage_floor: float,
+    quiet: bool,
+) -> None:
+    from ztprobe.experiment.requirements import check_main_job
+
     for wanted in request.experiments:
         request.profile_of(wanted)
     if repeat is None and until_ci is not None:
@@ -152,7 +165,7 @@ def trace(
         _repeat(request, repeat, until, as_json=as_json, quiet=quiet)
         return
     check_main_job(request.experiments, request.out)
-    _run(request, as_json=as_json, coverage_floor=coverage_floor / 100, quiet=quiet)
+    _run(request, as_json=as_json, coverage_floor=coverage_floor, quiet=quiet)
 
 
 def _default_out(name: str) -> Path:

@@ -73,10 +73,9 @@ def _why(out: Path) -> str:
     """The top cause, and where to read more."""
     from analysis.causes.diagnosis import top_cause
 
-    found = top_cause(out)
-    return (
-        f"`ztprobe diagnose {out}` says more" if found is None else f"{found}: see `ztprobe diagnose {out}`"
-    )
+    if (found := top_cause(out)) is not None:
+        return f"{found}: `ztprobe diagnose {out}`"
+    return f"what was seen of it is in {out}, for `ztprobe diagnose`"
 
 
 def _with_kept_logs(message: str, partial: Path) -> str:

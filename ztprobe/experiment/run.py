@@ -160,7 +160,7 @@ class Job:
             with contextlib.suppress(ZtprobeError):  # the agent itself may have died
                 self._count(agent)
                 self._look_at_topology(agent, runtime)
-            self.meta.setdefault("topology", endpoints.unknown(runtime.server.name, runtime.pods))
+            self.meta.setdefault("topology", endpoints.unknown(runtime.server.name, _workload_pods(runtime)))
             return error
         return None
 
