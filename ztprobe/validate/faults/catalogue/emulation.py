@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from ztprobe.profile.model import Profile
-from ztprobe.validate.faults.acts.act import NODE, Act
-from ztprobe.validate.faults.acts.links import link_mtu, other_profile, sysctl_before
+from ztprobe.validate.faults.acts.act import Act
+from ztprobe.validate.faults.acts.links import link_mtu, other_profile, past_the_bridge
 from ztprobe.validate.faults.catalogue.words import SERVER, TARGET, amid_round
 from ztprobe.validate.faults.model import Fault, Variant
 
@@ -40,12 +40,12 @@ FAULTS = (
     _profiled(
         "queue_overflow",
         "counts RetransSegs",
-        ("a queue of 3 packets before 20 Mbit/s", 0, _with(rate_mbit=20.0, queue_limit_packets=3)),
-        ("a queue of 4 packets before 30 Mbit/s", 1, _with(rate_mbit=30.0, queue_limit_packets=4)),
+        ("a queue of 2 packets before 40 Mbit/s", 0, _with(rate_mbit=40.0, queue_limit_packets=2)),
+        ("a queue of 2 packets before 50 Mbit/s", 1, _with(rate_mbit=50.0, queue_limit_packets=2)),
         (
-            "a queue of 3 packets before 25 Mbit/s, with sidecars",
+            "a queue of 1 packet before 40 Mbit/s, with sidecars",
             2,
-            _with(rate_mbit=25.0, queue_limit_packets=3),
+            _with(rate_mbit=40.0, queue_limit_packets=1),
         ),
     ),
     _profiled(
@@ -105,6 +105,7 @@ FAULTS = (
                 level=level,
                 prepare=(other_profile(profile),),
                 shows="ended: .*is not what the pods got",
+                networks=("net0",),  # on net2 the delay line refuses to share its place
             )
             for words, level, profile in (
                 ("a delay of 120 ms", 0, Profile(name="left-over", delay_ms=120.0)),
@@ -117,9 +118,9 @@ FAULTS = (
         cause="emulation.wrong_interface",
         variants=tuple(
             Variant(
-                what=f"packets pass the node's bridge without its filters, where the delay is ({words})",
+                what=f"packets go from pod to pod past the node's bridge, where the delay is ({words})",
                 level=level,
-                prepare=(sysctl_before(NODE, {"net.bridge.bridge-nf-call-iptables": "0"}),),
+                prepare=(past_the_bridge,),
                 shows="ended: .*is not what the pods got",
                 networks=("net2",),
             )

@@ -10,7 +10,6 @@ from ztprobe.validate.faults.catalogue.words import OTHER, SERVER, TARGET, amid_
 from ztprobe.validate.faults.model import Fault, Variant
 from ztprobe.validate.faults.objects import Edit, Objects
 from ztprobe.validate.inject.cpu import Competitor
-from ztprobe.validate.inject.stops import ReceiveBuffer
 
 __all__ = ("FAULTS",)
 
@@ -49,6 +48,7 @@ FAULTS = (
                 acts=(Act("memory", limit_memory(TARGET, "client", share=1.02), amid_round(2)),),
                 shows=_KILLED,
                 bulk=True,
+                deadline_s=25,
             ),
             Variant(
                 what="the server's memory limit is lowered below what it needs in round 2",
@@ -56,6 +56,7 @@ FAULTS = (
                 shows=_KILLED,
                 level=1,
                 bulk=True,
+                deadline_s=25,
             ),
             Variant(
                 what="the clients have a memory limit of 12 MiB",
@@ -63,6 +64,7 @@ FAULTS = (
                 shows=_KILLED,
                 level=2,
                 bulk=True,
+                deadline_s=25,
             ),
         ),
     ),
@@ -193,31 +195,6 @@ FAULTS = (
         ),
     ),
     Fault(
-        cause="resources.receive_buffer_full",
-        variants=(
-            Variant(
-                what="the server's sockets hold 4 kB",
-                acts=(ReceiveBuffer(SERVER, 4096),),
-                shows="counts (PruneCalled|TCPRcvQDrop|TCPWantZeroWindowAdv|TCPToZeroWindowAdv)",
-                bulk=True,
-            ),
-            Variant(
-                what="a client's sockets hold 4 kB",
-                level=1,
-                acts=(ReceiveBuffer(TARGET, 4096),),
-                shows="counts (PruneCalled|TCPRcvQDrop|TCPWantZeroWindowAdv|TCPToZeroWindowAdv)",
-                bulk=True,
-            ),
-            Variant(
-                what="the server's sockets hold 2 kB, with sidecars",
-                level=2,
-                acts=(ReceiveBuffer(SERVER, 2304),),
-                shows="counts (PruneCalled|TCPRcvQDrop|TCPWantZeroWindowAdv|TCPToZeroWindowAdv)",
-                bulk=True,
-            ),
-        ),
-    ),
-    Fault(
         cause="resources.conntrack_full",
         variants=tuple(
             Variant(
@@ -238,6 +215,7 @@ FAULTS = (
                 edit=_checkpoints,
                 shows="No space left on device",
                 bulk=True,
+                deadline_s=25,
             )
             for level in (0, 1, 2)
         ),
