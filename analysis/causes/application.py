@@ -162,6 +162,8 @@ def _names(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
         by_pod[answer.pod].append(answer)
     for pod, found in by_pod.items():
         unknown = [a for a in found if a.rcode == 3]
+        if _is_still_asking(case, pod, unknown):
+            continue
         if unknown and not any(a.addresses for a in found) and _acts(unknown[-1].answered_ns, troubles):
             name = unknown[0].name
             yield cause_of(
@@ -182,6 +184,18 @@ def _names(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
         yield from _wrong_addresses(case, troubles, pod, found)
 
 
+def _is_still_asking(case: Case, pod: str, unknown: Sequence[Answer]) -> bool:
+    """Whether the resolver was on its way through the completions of a name when the run ended."""
+    if not unknown:
+        return False
+    asked = [q for q in case.questions if q.pod == pod]
+    first_ns: dict[str, int] = {}  # a question that is sent again is answered again
+    for one in unknown:
+        first_ns.setdefault(one.name, one.answered_ns)
+    again = any(q.asked_ns > first_ns.get(q.name, q.asked_ns) for q in asked)
+    return not again and any(q.answered_ns is None and q.asked_ns >= max(first_ns.values()) for q in asked)
+
+
 def _wrong_addresses(
     case: Case, troubles: Sequence[Trouble], pod: str, answers: Sequence[Answer]
 ) -> Iterator[Cause]:
@@ -195,9 +209,11 @@ def _wrong_addresses(
             if one.pod == pod and one.target == case.pod_of(address) and one.syns_ns[0] >= answer.answered_ns
         ]
         failed = [one for one in tried if one.answered_ns is None and _acts(one.syns_ns[-1], troubles)]
-        if not failed or any(one.answered_ns is not None for one in tried):
-            continue
         who = case.pod_of(address)
+        # Where no neighbour answers for the address not even a SYN leaves the pod.
+        unheard = who == address and not tried and _acts(answer.answered_ns, troubles)
+        if not (failed or unheard) or any(one.answered_ns is not None for one in tried):
+            continue
         whose = (
             "no pod's address" if who == address else f"{who}'s, where nothing listens at {failed[0].port}"
         )

@@ -58,7 +58,17 @@ def _deadlines(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
         if by_doing["transfer"]:
             yield _transfer(case, trouble, ended_ns, {pod: states[pod] for pod in by_doing["transfer"]})
         for pod in by_doing["computing"]:
+            if _calls_in_vain(case, pod, states[pod].since_ns, ended_ns):
+                continue
             yield _slow_client(case, trouble, ended_ns, pod, states[pod])
+
+
+def _calls_in_vain(case: Case, pod: str, since_ns: int, until_ns: int) -> bool:
+    """Whether it had something to send, and nobody took it."""
+    return any(
+        a.pod == pod and not a.is_local and a.answered_ns is None and since_ns < a.syns_ns[-1] < until_ns
+        for a in case.attempts
+    )
 
 
 def _state(case: Case, pod: str, from_ns: int, until_ns: int) -> _State:

@@ -9,7 +9,7 @@ from typing import Any
 from ztprobe.profile.model import Profile
 from ztprobe.validate.faults.acts.act import Act
 from ztprobe.validate.faults.acts.links import link_mtu, other_profile, past_the_bridge
-from ztprobe.validate.faults.catalogue.words import SERVER, TARGET, amid_round
+from ztprobe.validate.faults.catalogue.words import OTHER, TARGET, amid_round
 from ztprobe.validate.faults.model import Fault, Variant
 
 __all__ = ("FAULTS",)
@@ -66,21 +66,22 @@ FAULTS = (
         cause="emulation.delay_too_long",
         variants=tuple(
             Variant(
-                what=f"{delay_ms / 1000:g} s each way, and rounds of 8 s",
+                what=f"{delay_ms:g} ms each way, and rounds of {deadline_s} s",
                 level=level,
                 profile=_with(delay_ms=delay_ms, jitter_ms=0.0, distribution="none"),
-                shows="ended: .* came within",
-                deadline_s=8,
+                shows="ended: .*round 1: .* came within",
+                bulk=True,
+                deadline_s=deadline_s,
             )
-            for delay_ms, level in ((3000.0, 0), (2500.0, 1), (2500.0, 2))
+            for delay_ms, deadline_s, level in ((800.0, 10, 0), (700.0, 10, 1), (800.0, 12, 2))
         ),
     ),
     Fault(
         cause="emulation.mtu_black_hole",
         variants=(
             Variant(
-                what="packets above 1000 bytes do not reach the server",
-                acts=(Act("mtu", link_mtu(SERVER, 1000)),),
+                what="packets above 1000 bytes do not reach a client",
+                acts=(Act("mtu", link_mtu(OTHER, 1000)),),
                 shows="counts RetransSegs",
             ),
             Variant(
