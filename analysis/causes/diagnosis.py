@@ -38,7 +38,7 @@ def diagnose_run(run: Run, objects: Objects | None = None) -> dict[str, Any]:
     causes: list[tuple[Cause, float]] = []
     if troubles:
         found = [cause for recogniser in _RECOGNISERS for cause in recogniser.recognise(case, troubles)]
-        causes = ranked(found, troubles)
+        causes = ranked(found, troubles, case.clients)
     return {
         "schema_version": DIAGNOSIS_SCHEMA_VERSION,
         "experiment": run.name,

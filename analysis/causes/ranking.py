@@ -4,7 +4,7 @@
 2. A cause has to act in a trouble: some of its evidence lies in it, or up to `LEAD_S` before it. One that
    acts in none is no cause, however sure its evidence is.
 3. Its confidence is its strength, times `_PARTLY` where it acts in some troubles and not in others, times
-   `_ELSEWHERE` where a trouble names the pods that are missing and it is about others.
+   `_ELSEWHERE` where a trouble names the clients that are missing and it is about other clients.
 4. What another cause brings about (`EFFECTS`) and that did not begin before it counts times `_AS_EFFECT`:
    who was killed by the kernel listens no longer, and is not what went wrong first.
 5. The most certain comes first; of equally certain ones the one that began first. What is less certain than
@@ -107,12 +107,17 @@ EFFECTS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def ranked(causes: Iterable[Cause], troubles: Sequence[Trouble]) -> list[tuple[Cause, float]]:
-    """Causes with their confidence (0..1), the most certain first."""
+def ranked(
+    causes: Iterable[Cause], troubles: Sequence[Trouble], clients: Iterable[str] = ()
+) -> list[tuple[Cause, float]]:
+    """Causes with their confidence (0..1), the most certain first.
+
+    :param clients: of whom one that is missing says something about the others.
+    """
     together = [one for one in _together(causes) if acts_in(one, troubles)]
     found = []
     for cause in together:
-        confidence = cause.strength * _fit(cause, troubles)
+        confidence = cause.strength * _fit(cause, troubles, set(clients))
         if any(_brings_about(other, cause) for other in together if other is not cause):
             confidence *= _AS_EFFECT
         if confidence >= LEAST:
@@ -169,13 +174,13 @@ def _shown(moments: Iterable[Moment]) -> tuple[Moment, ...]:
     return (*ordered[: _MOST_MOMENTS - 2], *ordered[-2:])
 
 
-def _fit(cause: Cause, troubles: Sequence[Trouble]) -> float:
+def _fit(cause: Cause, troubles: Sequence[Trouble], clients: set[str]) -> float:
     acting = acts_in(cause, troubles)
     fit = 1.0 if len(acting) == len(troubles) else _PARTLY
     named = {pod for trouble in acting for pod in trouble.pods}
-    if named and cause.pods and named.isdisjoint(cause.pods):
-        # What is wrong at the server or between pods keeps any client.
-        fit *= 1.0 if cause.of.failure_class in ("policy", "tls") else _ELSEWHERE
+    # What is wrong at the server or between pods keeps any client.
+    if named and cause.pods and clients.issuperset(cause.pods) and named.isdisjoint(cause.pods):
+        fit *= _ELSEWHERE
     return fit
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import shutil
 from pathlib import Path
@@ -20,6 +21,10 @@ from analysis.causes.findings import Cause, Moment, Remedial, Trouble, cause_of
 from analysis.causes.policy_mistakes import mistake_of
 from analysis.causes.ranking import EFFECTS, LEAST, ranked
 from analysis.causes.troubles import troubles_of
+from analysis.report.figures import draw_figures
+from analysis.report.html import render_page
+from analysis.report.text_report import print_report
+from tests.schemas import problems
 from tests.unit.recorded_run import recorded
 from ztprobe.cli.entry import main
 from ztprobe.policy.explanation import Explainer
@@ -289,3 +294,19 @@ def test_the_mistake_in_a_policy_is_told(expected: str, name: str, path: tuple[A
         listeners={("fl-server", 50051): "proxy", ("fl-server", 15051): "server"},
     )
     assert mistake_of(case, explained, 0).identifier == f"policy.{expected}"
+
+
+def test_the_report_holds_causes_as_its_schema_says_and_shows_them() -> None:
+    at_ns = broken(recorded()).meta["failed"]["at_ns"]
+    exits = [{"process": "fl-server/server", "status": -9, "at_ns": at_ns}]
+    found = diagnose_run(broken(recorded(), exits=exits))
+    report = json.loads((DATA / "net2-sec3" / "report.json").read_text())
+    report |= {name: found[name] for name in ("troubles", "causes", "dropped_by_filter")}
+    assert problems("report", report) == []
+    page = render_page(report, draw_figures(report))
+    assert '<h2 id="why">Why</h2>' in page
+    assert "fl-server/server was killed by SIGKILL" in page
+    printed = io.StringIO()
+    print_report(report, printed)
+    last = " ".join(printed.getvalue().splitlines()[-3:])
+    assert "Why: fl-server/server was killed by SIGKILL (certain)." in last
