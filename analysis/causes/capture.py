@@ -21,7 +21,7 @@ from scapy.packet import Packet
 
 from analysis.causes.capture_file import MOST_PACKETS, read_capture
 from analysis.causes.classes import CAUSES
-from analysis.causes.tls import alert_cause
+from analysis.causes.refusals import alert_cause
 from analysis.evidence.values import ACK, FIN, RST, SYN
 from ztprobe.documents.problem import DocumentError
 from ztprobe.errors import UsageError

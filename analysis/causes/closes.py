@@ -12,13 +12,13 @@ from typing import NamedTuple
 from analysis.causes.attempts import Attempt
 from analysis.causes.case import Case
 from analysis.causes.findings import Cause, Moment, Remedial, Trouble, cause_of
+from analysis.causes.troubles import acts
 from analysis.evidence.values import FIN, RST
 
 __all__ = ("recognise_closes", "recognise_waiting_proxies")
 
 _IDLE_S = 1.5  # a pause that somebody may have taken for the end
 _KEPT_WAITING_NS = 5_000_000_000
-_ACTING_NS = 3_000_000_000
 # What applications say -> cause, and what the kernel then saw.
 _SAID = (
     ("too_many_pings", "application.too_many_pings"),
@@ -47,16 +47,12 @@ class _Close(NamedTuple):
 def recognise_closes(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
     """Idle connections that a proxy ended, and what applications ended for reasons of their own."""
     closes = [close for a in case.attempts if (close := _close(case, a)) is not None]
-    acting = [c for c in closes if _acts(c.at_ns, troubles)]
+    acting = [c for c in closes if acts(c.at_ns, troubles)]
     for close in acting:
         pod, _, container = close.by.partition("/")
         if case.sidecars.get(pod) == container and close.idle_s >= _IDLE_S:
             yield _idle(close, close.by)
     yield from _said(case, troubles, acting)
-
-
-def _acts(ts_ns: int, troubles: Sequence[Trouble]) -> bool:
-    return any(one.from_ns - _ACTING_NS <= ts_ns <= one.to_ns for one in troubles)
 
 
 def _close(case: Case, attempt: Attempt) -> _Close | None:
@@ -178,7 +174,7 @@ def recognise_waiting_proxies(
             end = coming.end()
             until_ns = end.ts_ns if end is not None else case.until_ns
             ours = case.is_ours(coming.pod, pod, "tcp", coming.port, coming.syns_ns[0])
-            if not ours or until_ns - since_ns < _KEPT_WAITING_NS or not _acts(since_ns, troubles):
+            if not ours or until_ns - since_ns < _KEPT_WAITING_NS or not acts(since_ns, troubles):
                 continue
             opened = [a.syns_ns[0] for a in outgoing if a.syns_ns[0] >= coming.syns_ns[0]]
             first_ns = min(opened, default=until_ns)

@@ -14,17 +14,23 @@ from typing import Any
 from analysis.causes.case import Case
 from analysis.causes.findings import Trouble
 
-__all__ = ("troubles_of",)
+__all__ = ("acts", "troubles_of")
 
 # A round is slow if it takes twice its peers' median, and longer than it by what nobody overlooks.
 _SLOW_TIMES = 2.0
 _SLOW_S = 3.0
 _PEERS = 3
+_LEAD_NS = 3_000_000_000  # what led to a trouble may have come this long before it
 # Round 1 warms everything up.
 _FIRST_TIMES = 4.0
 _FIRST_S = 10.0
 # Clients connect within a few seconds, on the slowest profile too.
 _SET_UP_S = 8.0
+
+
+def acts(ts_ns: int, troubles: Sequence[Trouble]) -> bool:
+    """Whether something happened in a trouble, or shortly before it."""
+    return any(one.from_ns - _LEAD_NS <= ts_ns <= one.to_ns for one in troubles)
 
 
 def troubles_of(case: Case) -> list[Trouble]:
