@@ -15,6 +15,7 @@ from analysis.causes.attempts import Attempt
 from analysis.causes.case import Case
 from analysis.causes.findings import Moment
 from analysis.evidence.values import RST, Packet
+from analysis.ledger.handshakes import is_server_hello
 from ztprobe.events.kinds import Direction
 
 __all__ = ("UNSURE", "Refusal", "alert_cause", "hello_of", "refusal_of", "server_hello_of")
