@@ -88,6 +88,11 @@ EFFECTS: Mapping[str, tuple[str, ...]] = {
             *("application.idle_connection_dropped", "application.half_open"),
         ),
     ),
+    # A proxy that cannot connect closes what waits for it.
+    **dict.fromkeys(
+        ("tls.sidecar_not_ready", "application.nothing_listens"),
+        ("application.idle_connection_dropped", "tls.handshake_failed", "tls.detection_stall"),
+    ),
     "resources.cpu_throttling": _SLOWED,
     "resources.descriptors": (
         *(*_DIED, *_SLOWED, "tls.detection_stall"),
