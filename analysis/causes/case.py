@@ -125,11 +125,19 @@ class Case:
 
     def growth(self, kind: str, name: str, counter: str) -> int:
         """By how much a counter of a pod or a container grew from the first sample to the last."""
-        last = self.last(kind, name, counter)
-        if last is None or len(self.counters) < 2:
-            return 0
-        # What was not there yet had counted nothing.
-        return int(last - self.counters[0][kind].get(name, {}).get(counter, 0))
+        values = self.counted(kind, name, counter)
+        return values[-1][1] - values[0][1] if len(values) > 1 else 0
+
+    def counted(self, kind: str, name: str, counter: str) -> list[tuple[int, int]]:
+        """(when, value), by time. A container that was not there at first began with nothing."""
+        found = [
+            (int(s["at_ns"]), int(s[kind][name][counter]))
+            for s in self.counters
+            if counter in s[kind].get(name, {})
+        ]
+        is_new = bool(found) and name not in self.counters[0][kind]
+        begun = [(int(self.counters[0]["at_ns"]), 0)] if is_new and kind == "containers" else []
+        return begun + found
 
     def last(self, kind: str, name: str, counter: str) -> Any:
         """A counter's last value; None: not recorded."""

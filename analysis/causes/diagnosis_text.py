@@ -68,8 +68,9 @@ def why_words(report: Mapping[str, Any]) -> str:
             f"Why: {causes[0]['summary']} ({certainty(causes[0]['confidence'])}). "
             f"To mend it: {causes[0]['remedy']['words']}. `ztprobe diagnose RUN` shows the evidence."
         )
-    if troubles:
-        return f"Why: {troubles[0]['words']}, and nothing that was seen explains it."
+    # That a round was slow is in the table already; without a cause there is nothing to add.
+    if failed := [one for one in troubles if one["kind"] != "slow"]:
+        return f"Why: {failed[0]['words']}, and nothing that was seen explains it."
     if dropped := report.get("dropped_by_filter"):
         return (
             f"A packet filter dropped {plural(dropped, 'packet')} of the workload's, and no round suffered: "

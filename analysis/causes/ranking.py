@@ -85,7 +85,7 @@ EFFECTS: Mapping[str, tuple[str, ...]] = {
         ("resources.accept_queue_overflow", "resources.syn_queue_overflow", "resources.ephemeral_ports"),
         (
             *(*_DIED, "application.peer_unreachable", "application.slow_client", "tls.detection_stall"),
-            *("application.idle_connection_dropped", "application.half_open"),
+            *("application.idle_connection_dropped", "application.nothing_listens"),
         ),
     ),
     # A proxy that cannot connect closes what waits for it.
@@ -94,16 +94,14 @@ EFFECTS: Mapping[str, tuple[str, ...]] = {
         ("application.idle_connection_dropped", "tls.handshake_failed", "tls.detection_stall"),
     ),
     "resources.cpu_throttling": _SLOWED,
-    "resources.descriptors": (
-        *(*_DIED, *_SLOWED, "tls.detection_stall"),
-        *("application.nothing_listens", "tls.handshake_failed"),
-    ),
+    "resources.descriptors": (*_DIED, *_SLOWED, "tls.detection_stall", "application.nothing_listens"),
     "resources.conntrack_full": ("policy.filter_without_policy", "application.peer_unreachable"),
     "emulation.mtu_black_hole": (
         *("policy.cut_established", "policy.filter_without_policy", "application.half_open"),
         *("application.deadline_too_short", "application.slow_client", "emulation.queue_overflow"),
     ),
     "policy.cut_established": (*_POLICY, *_GONE, *_SLOWED),
+    "application.half_open": (*_DIED, "application.deadline_too_short", "application.slow_client"),
     "emulation.rate_too_low": ("emulation.queue_overflow", "application.half_open"),
     **dict.fromkeys(_POLICY, (*_GONE, *_SLOWED, *_DIED, "application.no_such_name")),
     **dict.fromkeys(_REFUSED, (*_GONE, *_SLOWED, *_DIED)),

@@ -27,12 +27,9 @@ def recognise(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
 
 def _grew_at(case: Case, kind: str, name: str, counter: str) -> int | None:
     """When a counter was first seen to have grown."""
-    before: int | None = None
-    for sample in case.counters:
-        value = sample[kind].get(name, {}).get(counter)
-        if value is not None and before is not None and value > before:
-            return int(sample["at_ns"])
-        before = before or value or 0  # what is not there yet has counted nothing
+    for (_, before), (at_ns, value) in pairwise(case.counted(kind, name, counter)):
+        if value > before:
+            return at_ns
     return None
 
 

@@ -16,7 +16,8 @@ from analysis.causes.findings import Trouble
 
 __all__ = ("acts", "troubles_of")
 
-# A round is slow if it takes twice its peers' median, and longer than it by what nobody overlooks.
+# A round is slow if it takes twice what a quarter of its peers does without, and longer by what nobody
+# overlooks.
 _SLOW_TIMES = 2.0
 _SLOW_S = 3.0
 _PEERS = 3
@@ -135,9 +136,11 @@ def _slow(case: Case, rounds: Mapping[int, Mapping[str, int]], known: set[int]) 
     found = []
     for number, took_s in durations_s.items():
         peers = [s for n, s in durations_s.items() if n not in (number, first)]
-        if number in known or len(peers) < _PEERS:
+        if number in known or len(durations_s) < 2:
             continue
-        usual_s = statistics.median(peers)
+        # Of few rounds the fastest, be it the first: what was fast once can be.
+        others = [s for n, s in durations_s.items() if n != number]
+        usual_s = statistics.quantiles(peers, n=4)[0] if len(peers) >= _PEERS else min(others)
         times, more_s = (_FIRST_TIMES, _FIRST_S) if number == first else (_SLOW_TIMES, _SLOW_S)
         if took_s > times * usual_s and took_s > usual_s + more_s:
             found.append(
@@ -147,7 +150,7 @@ def _slow(case: Case, rounds: Mapping[int, Mapping[str, int]], known: set[int]) 
                     from_ns=rounds[number]["round_start"],
                     to_ns=rounds[number]["round_end"],
                     pods=_last(case, number),
-                    words=f"round {number} took {took_s:.1f} s, its peers {usual_s:.1f} s in the median",
+                    words=f"round {number} took {took_s:.1f} s, and its faster peers {usual_s:.1f} s",
                 )
             )
     return found

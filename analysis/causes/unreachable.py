@@ -33,10 +33,8 @@ def _names(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
         by_pod[answer.pod].append(answer)
     for pod, found in by_pod.items():
         unknown = [a for a in found if a.rcode == 3]
-        if _is_still_asking(case, pod, unknown):
-            continue
         if unknown and not any(a.addresses for a in found) and acts(unknown[-1].answered_ns, troubles):
-            name = unknown[0].name
+            name = min((a.name for a in unknown), key=len)  # without what a search list adds
             yield cause_of(
                 "application.no_such_name",
                 summary=f"{pod} asks for {name}, which does not exist",
@@ -55,24 +53,12 @@ def _names(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
         yield from _wrong_addresses(case, troubles, pod, found)
 
 
-def _is_still_asking(case: Case, pod: str, unknown: Sequence[Answer]) -> bool:
-    """Whether the resolver was on its way through the completions of a name when the run ended."""
-    if not unknown:
-        return False
-    asked = [q for q in case.questions if q.pod == pod]
-    first_ns: dict[str, int] = {}  # a question that is sent again is answered again
-    for one in unknown:
-        first_ns.setdefault(one.name, one.answered_ns)
-    again = any(q.asked_ns > first_ns.get(q.name, q.asked_ns) for q in asked)
-    return not again and any(q.answered_ns is None and q.asked_ns >= max(first_ns.values()) for q in asked)
-
-
 def _wrong_addresses(
     case: Case, troubles: Sequence[Trouble], pod: str, answers: Sequence[Answer]
 ) -> Iterator[Cause]:
     named = {address: answer for answer in answers for address in answer.addresses}
     for address, answer in named.items():
-        if case.pod_of(address) == case.server or (case.pod_of(address) in case.addresses and not case.ports):
+        if case.pod_of(address) == case.server:
             continue
         tried = [
             one
@@ -80,14 +66,16 @@ def _wrong_addresses(
             if one.pod == pod and one.target == case.pod_of(address) and one.syns_ns[0] >= answer.answered_ns
         ]
         failed = [one for one in tried if one.answered_ns is None and acts(one.syns_ns[-1], troubles)]
+        # Where nobody answers for the address on the link, no SYN ever leaves.
         who = case.pod_of(address)
-        # Where no neighbour answers for the address not even a SYN leaves the pod.
-        unheard = who == address and not tried and acts(answer.answered_ns, troubles)
-        if not (failed or unheard) or any(one.answered_ns is not None for one in tried):
+        lost = [
+            one
+            for one in case.dropped
+            if (one.source, one.target) == (pod, who) and acts(one.ts_ns, troubles)
+        ]
+        if not (failed or lost) or any(one.answered_ns is not None for one in tried):
             continue
-        whose = (
-            "no pod's address" if who == address else f"{who}'s, where nothing listens at {failed[0].port}"
-        )
+        whose = "no pod's address" if who == address else f"{who}'s, where nothing listens"
         yield cause_of(
             "application.wrong_address",
             summary=f"{answer.name} leads {pod} to {address}, which is {whose}",
@@ -108,6 +96,15 @@ def _wrong_addresses(
                         shows="nobody is there",
                     )
                     for one in failed[:_FEW]
+                ),
+                *(
+                    Moment(
+                        ts_ns=one.ts_ns,
+                        pod=one.pod,
+                        event=f"packet for {address}:{one.target_port} dropped: {one.reason}",
+                        shows="nobody has that address",
+                    )
+                    for one in lost[:_FEW]
                 ),
             ),
             remedial=Remedial(
