@@ -114,11 +114,7 @@ FAULTS = (
             Variant(
                 what=f"{attempts} connection attempts of a stranger stay half open at the server",
                 level=level,
-                prepare=(
-                    sysctl_before(
-                        SERVER, {"net.ipv4.tcp_syncookies": "0", "net.ipv4.tcp_max_syn_backlog": "8"}
-                    ),
-                ),
+                prepare=(sysctl_before(SERVER, {"net.ipv4.tcp_syncookies": "0", "net.core.somaxconn": "8"}),),
                 acts=(Act("half open", half_open(attempts)),),
                 shows="fl-server counts (TCPReqQFullDrop|ListenDrops)",
             )
