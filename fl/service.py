@@ -38,7 +38,7 @@ def listen(
     """
     # Two streams a client, because a new connection may arrive before the old one's end is noticed.
     workers = futures.ThreadPoolExecutor(2 * peers + 4)
-    options = rpc.SERVER_OPTIONS + rpc.window_options(http2_window_bytes) + grpc_options
+    options = rpc.with_given(rpc.SERVER_OPTIONS + rpc.window_options(http2_window_bytes), grpc_options)
     server = grpc.server(workers, options=options)
     handler = grpc.stream_stream_rpc_method_handler(_Streams(rendezvous, parameters, encoding, secure).train)
     server.add_generic_rpc_handlers(

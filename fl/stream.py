@@ -27,7 +27,7 @@ class ClientStream:
 
     def __init__(self, server: str, window_bytes: int, grpc_options: rpc.Options = ()) -> None:
         self._server = server
-        options = rpc.CLIENT_OPTIONS + rpc.window_options(window_bytes) + grpc_options
+        options = rpc.with_given(rpc.CLIENT_OPTIONS + rpc.window_options(window_bytes), grpc_options)
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
         self._on_sent: Callable[[], object] | None = None
         self._lock = threading.Lock()

@@ -15,7 +15,7 @@ __all__ = ("recognise_black_holes",)
 
 _LARGE_BYTES = 500  # no small packet of a handshake, or of HTTP/2's control frames
 # What is dropped whatever its size.
-_ANY_SIZE = ("QDISC_DROP", "QUEUE_PURGE")
+_ANY_SIZE = ("NO_SOCKET", "QDISC_DROP", "QUEUE_PURGE")
 _MANY = 3
 
 

@@ -75,6 +75,7 @@ class Case:
     ]  # that a failed proof knocked at: source, target, protocol, port
     until_ns: int  # the end of what was seen
     mtls_failed: bool  # a proof of mutual TLS found it not in force
+    proven: bool  # whether controls were tried before the clients were started
     proof_ns: tuple[int, int] | None  # when the controls were proven, or should have been
     failed: str | None  # why the run failed, in its own words
     exits: tuple[Exit, ...]
@@ -99,7 +100,7 @@ class Case:
     def is_ours(self, source: str, target: str, protocol: str, port: int, ts_ns: int) -> bool:
         """Whether that was the workload's own traffic, or what a failed proof found shut."""
         if self.since_ns:
-            return ts_ns >= self.since_ns
+            return ts_ns >= self.since_ns or not self.proven
         # The run failed before its clients were started: by what sidecars tried, or in the proof.
         return (
             self.proof_ns is None
@@ -182,6 +183,7 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
         doors=frozenset(_doors(meta)),
         until_ns=max(sample["time_monotonic_ns"] for sample in meta["clock_samples"]),
         mtls_failed=any(not proof["passed"] for proof in meta["enforcement"].get("mtls", ())),
+        proven=any(meta["enforcement"].get(kind) for kind in ("network_policy", "mtls")),
         proof_ns=_window(meta.get("proof")),
         failed=meta["failed"]["reason"] if "failed" in meta else None,
         exits=tuple(Exit(**one) for one in meta.get("exits", ())),

@@ -64,7 +64,7 @@ def _opens(drop: DroppedPacket) -> bool:
 
 def _is_workloads(case: Case, flow: _Flow, drop: DroppedPacket) -> bool:
     """Whether it was sent after the clients were started (a proof's own may still be under way)."""
-    if not case.since_ns:
+    if not case.since_ns or not case.proven:
         return case.is_ours(*flow, drop.ts_ns)
     if drop.protocol == "tcp":
         begun = (

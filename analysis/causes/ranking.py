@@ -22,6 +22,7 @@ from analysis.causes.findings import Cause, Moment, Trouble
 __all__ = ("EFFECTS", "LEAD_S", "LEAST", "acts_in", "ranked")
 
 LEAD_S = 10.0
+_SET_UP_LEAD_S = 30.0
 LEAST = 0.2
 _PARTLY = 0.9
 _ELSEWHERE = 0.85
@@ -82,7 +83,15 @@ EFFECTS: Mapping[str, tuple[str, ...]] = {
     "application.idle_connection_dropped": (*_DIED, "application.slow_client", "application.half_open"),
     **dict.fromkeys(
         ("resources.accept_queue_overflow", "resources.syn_queue_overflow", "resources.ephemeral_ports"),
-        (*_DIED, "application.peer_unreachable", "application.slow_client", "tls.detection_stall"),
+        (
+            *(*_DIED, "application.peer_unreachable", "application.slow_client", "tls.detection_stall"),
+            *("application.idle_connection_dropped", "application.nothing_listens"),
+        ),
+    ),
+    # A proxy that cannot connect closes what waits for it.
+    **dict.fromkeys(
+        ("tls.sidecar_not_ready", "application.nothing_listens"),
+        ("application.idle_connection_dropped", "tls.handshake_failed", "tls.detection_stall"),
     ),
     "resources.cpu_throttling": _SLOWED,
     "resources.descriptors": (*_DIED, *_SLOWED, "tls.detection_stall", "application.nothing_listens"),
@@ -121,12 +130,18 @@ def ranked(
 
 def acts_in(cause: Cause, troubles: Sequence[Trouble]) -> list[Trouble]:
     """The troubles in which some of its evidence lies."""
-    lead_ns = int(LEAD_S * 1e9)
     return [
         trouble
         for trouble in troubles
-        if any(trouble.from_ns - lead_ns <= m.ts_ns <= trouble.to_ns + _SLACK_NS for m in cause.moments)
+        if any(
+            trouble.from_ns - _lead_ns(trouble) <= m.ts_ns <= trouble.to_ns + _SLACK_NS for m in cause.moments
+        )
     ]
+
+
+def _lead_ns(trouble: Trouble) -> int:
+    # Sidecars are started before the clients, and ask for names then.
+    return int((_SET_UP_LEAD_S if trouble.kind == "set-up" else LEAD_S) * 1e9)
 
 
 def _together(causes: Iterable[Cause]) -> list[Cause]:

@@ -21,6 +21,7 @@ from ztprobe.events.kinds import Direction
 __all__ = ("UNSURE", "Refusal", "alert_cause", "hello_of", "refusal_of", "server_hello_of")
 
 _CHANGE_CIPHER_SPEC, _ALERT, _HANDSHAKE, _DATA = 20, 21, 22, 23
+_HANDSHAKE_FAILURE = 40
 _ALERT_RECORD_BYTES = 2 + 1 + 16
 _EMPTY_CERTIFICATE_BYTES = range(20, 34)
 # TLS alerts that travel in clear (RFC 8446, 6) -> cause; whose certificate it is about, if it is about one.
@@ -122,7 +123,10 @@ def _by_server(
     """What the server says to the client's flight."""
     after = [p for p in received if p.ts_ns > flight[0].ts_ns]
     if (alert := _clear_alert(after)) is not None:
-        return _alerted(attempt, alert, by=attempt.target, whose=attempt.pod)
+        refusal = _alerted(attempt, alert, by=attempt.target, whose=attempt.pod)
+        # TLS 1.2 has no alert of its own for it (RFC 5246, 7.4.6), and a cipher is agreed on by then.
+        missing = alert[1] == _HANDSHAKE_FAILURE
+        return refusal._replace(identifier="tls.no_client_certificate") if missing else refusal
     theirs = _encrypted(after)
     end = attempt.end()
     refused = bool(theirs) and theirs[0] == _ALERT_RECORD_BYTES

@@ -167,6 +167,7 @@ def _queues(case: Case) -> Iterator[Cause]:
                 remedial=Remedial(words=remedy),
                 pods=(pod,),
                 component="tcp_handshake",
+                from_ns=_looked_before(case, at_ns),
                 details={"counter": counter, "count": lost},
             )
 
@@ -206,6 +207,7 @@ def _used_up(case: Case) -> Iterator[Cause]:
             used, most = counted.get("descriptors", 0), counted.get("descriptor_limit", 0)
             if most and used >= most - 1:
                 yield _used(
+                    case,
                     "resources.descriptors",
                     at_ns,
                     process.partition("/")[0],
@@ -215,6 +217,7 @@ def _used_up(case: Case) -> Iterator[Cause]:
             if counted.get("full_filesystems"):
                 where = ", ".join(counted["full_filesystems"])
                 yield _used(
+                    case,
                     "resources.disk_full",
                     at_ns,
                     process.partition("/")[0],
@@ -224,6 +227,7 @@ def _used_up(case: Case) -> Iterator[Cause]:
         for pod, last in sample["pods"].items():
             if last.get("ephemeral_ports") and last.get("sockets", 0) >= _NEARLY * last["ephemeral_ports"]:
                 yield _used(
+                    case,
                     "resources.ephemeral_ports",
                     at_ns,
                     pod,
@@ -235,21 +239,29 @@ def _used_up(case: Case) -> Iterator[Cause]:
                 and last.get("conntrack_entries", 0) >= _NEARLY * last["conntrack_most"]
             ):
                 yield _used(
+                    case,
                     "resources.conntrack_full",
                     at_ns,
-                    "node",
+                    "",
                     f"{last['conntrack_entries']} of {last['conntrack_most']} connections are tracked",
                     "raise net.netfilter.nf_conntrack_max on the node",
                 )
 
 
-def _used(identifier: str, at_ns: int, pod: str, said: str, remedy: str) -> Cause:
+def _looked_before(case: Case, at_ns: int) -> int:
+    """When counters were looked at before: what a sample shows may have begun then."""
+    return max((int(s["at_ns"]) for s in case.counters if s["at_ns"] < at_ns), default=at_ns)
+
+
+def _used(case: Case, identifier: str, at_ns: int, pod: str, said: str, remedy: str) -> Cause:
+    """:param pod: whose it is; empty: the node's, and so everybody's."""
     return cause_of(
         identifier,
         summary=said,
         strength=0.9,
-        moments=(Moment(ts_ns=at_ns, pod=pod, event=said, shows="there is none left for another"),),
+        moments=(Moment(ts_ns=at_ns, pod=pod or "node", event=said, shows="there is none left for another"),),
         remedial=Remedial(words=remedy),
-        pods=(pod,),
+        pods=(pod,) if pod else (),
         component="tcp_handshake",
+        from_ns=_looked_before(case, at_ns),
     )

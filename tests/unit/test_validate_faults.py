@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from analysis.causes.classes import CAUSES, FailureClass
 from ztprobe.cli.entry import ztprobe
 from ztprobe.errors import RunDirError, UsageError
 from ztprobe.experiment.names import LEVELS
-from ztprobe.policy import compile_policies
+from ztprobe.paths import MANIFESTS_DIR
 from ztprobe.profile.model import load_profile, profile_names
 from ztprobe.progress import QuietProgress
 from ztprobe.runtime.interface import WorkloadOptions
@@ -27,7 +28,7 @@ from ztprobe.validate.faults.catalogue import FAULTS, LEFT_OUT
 from ztprobe.validate.faults.catalogue.healthy import healthy_runs
 from ztprobe.validate.faults.judgement import judged
 from ztprobe.validate.faults.model import NOTHING, Fault
-from ztprobe.validate.faults.objects import write_overlay
+from ztprobe.validate.faults.objects import Objects, write_overlay
 from ztprobe.validate.faults.plan import COMBINATIONS, PlannedFault, choose_faults, plan_faults
 from ztprobe.validate.faults.runner import FaultRun, Named, spec_of_fault
 
@@ -90,50 +91,46 @@ def test_healthy_runs_meet_every_profile_level_and_mode() -> None:
     assert {one.fault.cause for one in planned} == {NOTHING}
 
 
+@functools.cache
+def documents(level: int) -> str:
+    """A level's objects as nobody has edited them, as JSON."""
+    return json.dumps(render(MANIFESTS_DIR / "overlays" / f"sec{level}"))
+
+
+def edited(planned: PlannedFault) -> list[Any]:
+    """A run's objects, with the mistake in them."""
+    objects = Objects(json.loads(documents(planned.variant.level)))
+    if planned.variant.edit is not None:
+        planned.variant.edit(objects)
+    return objects.documents
+
+
 @pytest.mark.parametrize("planned", PLANNED, ids=names(PLANNED))
 def test_what_is_broken_can_still_be_run(planned: PlannedFault, tmp_path: Path) -> None:
     """The edited objects are a workload of that level, so that the run itself is what fails."""
-    manifests = write_overlay(planned.variant.level, planned.variant.edit, tmp_path / "manifests")
-    documents = render(manifests / "overlays" / f"sec{planned.variant.level}")
-    untouched = render(
-        write_overlay(planned.variant.level, None, tmp_path / "plain")
-        / "overlays"
-        / f"sec{planned.variant.level}"
-    )
-    assert (documents == untouched) == (planned.variant.edit is None)
-    spec = spec_of_fault(planned, tmp_path / "run", manifests)
-    options: WorkloadOptions = spec.options
-    workload = plan(documents, options)
-    placed = placement.place(workload)
-    rules = compile_policies(
-        workload.policies,
-        placement.policy_pods(workload, placed),
-        workload.namespaces,
-        check_port_names=False,
-    )
+    variant = planned.variant
+    assert (json.dumps(edited(planned)) == documents(variant.level)) == (variant.edit is None)
+    options: WorkloadOptions = spec_of_fault(planned, tmp_path / "run", tmp_path).options
+    workload = plan(edited(planned), options)
+    rules = placement.rules(workload, placement.place(workload), check_port_names=False)
     check_level(options, workload, rules)
     assert options.reconnect == (planned.mode == "reconnecting")
     # Something is wrong: with the objects, from outside, with the network or with the workload.
-    variant = planned.variant
-    assert (
-        variant.edit
-        or variant.prepare
-        or variant.acts
-        or variant.profile
-        or variant.environment
-        or (planned.fault.cause == "application.deadline_too_short")
-    )
+    wrong = (variant.edit, variant.prepare, variant.acts, variant.profile, variant.environment)
+    assert any(wrong) or planned.fault.cause == "application.deadline_too_short"
+
+
+def test_an_overlay_of_edited_objects_is_read_as_it_was_meant(tmp_path: Path) -> None:
+    (planned,) = choose_faults(PLANNED, ["policy-wrong-port-range-3"])
+    manifests = write_overlay(planned.variant.level, planned.variant.edit, tmp_path / "manifests")
+    assert render(manifests / "overlays" / "sec3") == edited(planned)
 
 
 def test_broken_policies_deny_what_they_should_and_whole_ones_do_not(tmp_path: Path) -> None:
     for planned in PLANNED:
         if not planned.fault.cause.startswith("policy.") or planned.variant.edit is None:
             continue
-        directory = write_overlay(planned.variant.level, planned.variant.edit, tmp_path / planned.name)
-        workload = plan(
-            render(directory / "overlays" / f"sec{planned.variant.level}"),
-            spec_of_fault(planned, tmp_path, directory).options,
-        )
+        workload = plan(edited(planned), spec_of_fault(planned, tmp_path, tmp_path).options)
         rules = placement.rules(workload, placement.place(workload), check_port_names=False)
         asks = [("kube-dns", "UDP", 53), ("kube-dns", "TCP", 53), ("fl-server", "TCP", 50051)]
         open_ways = [rules.allows("fl-client-0", target, kind, port).allowed for target, kind, port in asks]

@@ -217,7 +217,7 @@ class Job:
             "kernel": platform.release(),
             "machine": platform.machine(),
             "versions": versions(),
-            "machine_load": self.meta["machine_load"] | load.facts(),
+            "machine_load": self.meta.get("machine_load", {}) | load.facts(),
             "hooks": account.hooks,
             "probes": account.probes,
             "clock_samples": self.clock_samples,

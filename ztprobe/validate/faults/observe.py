@@ -13,8 +13,7 @@ from ztprobe.errors import ZtprobeError
 from ztprobe.kernelnet.netns import entered
 from ztprobe.pods.model import Pod
 from ztprobe.runtime.interface import Runtime
-from ztprobe.runtime.local import firewall
-from ztprobe.validate.faults.cgroup_paths import cgroups_of
+from ztprobe.runtime.local import cgroups, firewall
 
 __all__ = ("observed_at_end", "said_in_logs")
 
@@ -46,7 +45,7 @@ def observed_at_end(runtime: Runtime) -> list[str]:
     return [
         *_dropped(runtime, pods),
         *(line for pod in pods for line in _counters(pod)),
-        *(line for pod in pods for line in _throttled(runtime, pod)),
+        *_throttled(runtime.server.run),
     ]
 
 
@@ -69,13 +68,14 @@ def _counters(pod: Pod) -> Iterator[str]:
                         yield f"{pod.name} counts {name}: {value}"
 
 
-def _throttled(runtime: Runtime, pod: Pod) -> Iterator[str]:
-    for pid, (_, container) in runtime.source.processes([pod]).items():
-        for cgroup in cgroups_of(pid):
+def _throttled(run: str) -> Iterator[str]:
+    # Of containers that have ended, too: their cgroups stay as long as the run.
+    for root in cgroups.detect().roots:
+        for file in sorted((root / f"ztp-{run}").glob("*/*/cpu.stat")):
             with contextlib.suppress(OSError):
-                for line in (cgroup / "cpu.stat").read_text().splitlines():
-                    if line.startswith("nr_throttled") and not line.endswith(" 0"):
-                        yield f"{pod.name}/{container} was throttled: {line}"
+                for line in file.read_text().splitlines():
+                    if line.startswith("nr_throttled ") and not line.endswith(" 0"):
+                        yield f"{file.parent.parent.name}/{file.parent.name} was throttled: {line}"
 
 
 def said_in_logs(directory: Path) -> list[str]:

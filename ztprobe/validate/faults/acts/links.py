@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -20,6 +21,9 @@ __all__ = (
     "sysctl",
     "sysctl_before",
 )
+
+
+_ETH_P_IP = 0x0800
 
 
 def sysctl(pod: str, name: str, value: str) -> Do:
@@ -62,6 +66,35 @@ def other_profile(profile: Profile) -> Preparation:
         return emulator.clear
 
     return prepare
+
+
+def past_the_bridge(runtime: LocalRuntime, _: Path) -> None:
+    """Packets handed from link to link by tc, as some CNIs do it: no filter on the bridge sees them."""
+    pods = [runtime.server, *runtime.clients]
+    with netlink(runtime.node_netns) as ipr:
+        links = {pod.name: ipr.link_lookup(ifname=pod.host_interface)[0] for pod in pods}
+        for source in pods:
+            # tc qdisc add dev v-SOURCE ingress
+            ipr.tc("add", "ingress", links[source.name], 0xFFFF0000)
+            for number, target in enumerate((pod for pod in pods if pod != source), 1):
+                # tc filter add dev v-SOURCE ingress u32 match ip dst TARGET
+                #    action mirred egress redirect dev v-TARGET
+                ipr.tc(
+                    "add-filter",
+                    "u32",
+                    links[source.name],
+                    parent=0xFFFF0000,
+                    prio=number,
+                    protocol=_ETH_P_IP,
+                    target=0x10000,
+                    keys=[f"0x{int(ipaddress.IPv4Address(target.address)):08x}/0xffffffff+16"],
+                    action={
+                        "kind": "mirred",
+                        "direction": "egress",
+                        "action": "redirect",
+                        "ifindex": links[target.name],
+                    },
+                )
 
 
 def link_mtu(pod: str, mtu_bytes: int) -> Do:

@@ -21,7 +21,13 @@ __all__ = (
 )
 
 _CONNTRACK = Path("/proc/sys/net/netfilter")
-_DEAF = "table ip ztprobe_fault {{ chain deaf {{ type filter hook input priority 0; tcp sport {} drop; }} }}"
+_DEAF = """table ip ztprobe_fault {{
+  chain deaf {{
+    type filter hook input priority 0; policy accept;
+    tcp sport {} drop
+  }}
+}}
+"""
 
 
 def half_open(attempts: int) -> Do:

@@ -71,8 +71,8 @@ def _ends(cause: str, shows: str, *variants: tuple[str, int, Act]) -> Fault:
 
 
 _PINGS = {"keepalive_time_ms": 500, "keepalive_permit_without_calls": 1, "http2.max_pings_without_data": 0}
-_IMPATIENT = {"keepalive_time_ms": 1000, "keepalive_timeout_ms": 60}
-_SIXTH = {"keepalive_time_ms": 1500, "keepalive_timeout_ms": 100}
+_IMPATIENT = {"keepalive_time_ms": 1000, "keepalive_timeout_ms": 60, "http2.max_pings_without_data": 0}
+_TENTH = {"keepalive_time_ms": 1500, "keepalive_timeout_ms": 100, "http2.max_pings_without_data": 0}
 
 FAULTS = (
     Fault(
@@ -158,7 +158,7 @@ FAULTS = (
             )
             for arguments, level, modes in (
                 (_IMPATIENT, 0, _PERSISTENT),
-                (_SIXTH, 1, _PERSISTENT),
+                (_TENTH, 1, _PERSISTENT),
                 (_IMPATIENT, 1, _PERSISTENT),
             )
         ),
@@ -185,6 +185,7 @@ FAULTS = (
                 edit=_grpc("fl-client", "client", max_receive_message_length=4 << 20),
                 shows="ended: .*(larger than max|RESOURCE_EXHAUSTED)",
                 bulk=True,
+                deadline_s=25,
             ),
             Variant(
                 what="the server takes messages of 4 MB at most",
@@ -192,6 +193,7 @@ FAULTS = (
                 edit=_grpc("fl-server", "server", max_receive_message_length=4 << 20),
                 shows="ended: .*(larger than max|RESOURCE_EXHAUSTED)",
                 bulk=True,
+                deadline_s=25,
             ),
             Variant(
                 what="clients take messages of 10 kB at most, with sidecars",

@@ -14,6 +14,11 @@ LEFT_OUT = (
         " Job, Namespace, NetworkPolicy, Role, RoleBinding, Service, ServiceAccount",
     ),
     LeftOut(
+        cause="resources.receive_buffer_full",
+        tried="tcp_rmem of 4096 bytes at the server and at a client, messages of 4.8 MB",
+        said="no PruneCalled and no TCPRcvQDrop in /proc/net/netstat: the kernel offers a smaller window",
+    ),
+    LeftOut(
         cause="application.pod_restarted",
         tried="kill -TERM of a client's process",
         said="the run ends: fl-client-1/client exited with status 143; the local runtime restarts no"

@@ -130,8 +130,8 @@ def _closing(name: str) -> Edit:
     return _without(name)
 
 
-def _rejecting(rule: str, hook: str = "forward", pod: str = NODE, at: int = 0) -> Act:
-    return Act("reject", filter_rules(pod, hook, rule), amid_round(at) if at else None)
+def _rejecting(rule: str, at: int = 0) -> Act:
+    return Act("reject", filter_rules(NODE, "forward", rule), amid_round(at) if at else None)
 
 
 FAULTS = (
@@ -367,9 +367,10 @@ FAULTS = (
                 shows="counts AttemptFails|done: reject",
             ),
             Variant(
-                what="a filter in the client's pod rejects what it sends from round 2 on",
-                acts=(_rejecting("tcp dport 50051 reject with tcp reset", "output", TARGET, at=2),),
-                shows="done: reject",
+                what="a filter on the node answers with ICMP port-unreachable from round 2 on",
+                acts=(_rejecting("tcp dport 50051 reject with icmp type port-unreachable", at=2),),
+                shows="counts AttemptFails|done: reject",
+                modes=_RECONNECTING,
             ),
         ),
     ),

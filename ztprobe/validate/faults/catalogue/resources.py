@@ -10,7 +10,6 @@ from ztprobe.validate.faults.catalogue.words import OTHER, SERVER, TARGET, amid_
 from ztprobe.validate.faults.model import Fault, Variant
 from ztprobe.validate.faults.objects import Edit, Objects
 from ztprobe.validate.inject.cpu import Competitor
-from ztprobe.validate.inject.stops import ReceiveBuffer
 
 __all__ = ("FAULTS",)
 
@@ -49,6 +48,7 @@ FAULTS = (
                 acts=(Act("memory", limit_memory(TARGET, "client", share=1.02), amid_round(2)),),
                 shows=_KILLED,
                 bulk=True,
+                deadline_s=25,
             ),
             Variant(
                 what="the server's memory limit is lowered below what it needs in round 2",
@@ -56,6 +56,7 @@ FAULTS = (
                 shows=_KILLED,
                 level=1,
                 bulk=True,
+                deadline_s=25,
             ),
             Variant(
                 what="the clients have a memory limit of 12 MiB",
@@ -63,6 +64,7 @@ FAULTS = (
                 shows=_KILLED,
                 level=2,
                 bulk=True,
+                deadline_s=25,
             ),
         ),
     ),
@@ -70,14 +72,14 @@ FAULTS = (
         cause="resources.cpu_throttling",
         variants=(
             Variant(
-                what="a client has 5 % of a CPU from round 2 on",
-                acts=(Act("cpu", limit_cpu(TARGET, "client", 0.05), amid_round(2)),),
+                what="a client has 2 % of a CPU from round 2 on",
+                acts=(Act("cpu", limit_cpu(TARGET, "client", 0.02), amid_round(2)),),
                 shows="throttled",
                 compute_ms=300,
             ),
             Variant(
-                what="a client has 10 % of a CPU from the start",
-                acts=(Act("cpu", limit_cpu(OTHER, "client", 0.1), amid_round(1)),),
+                what="a client has 4 % of a CPU from the start",
+                acts=(Act("cpu", limit_cpu(OTHER, "client", 0.04), amid_round(1)),),
                 shows="throttled",
                 level=1,
                 compute_ms=600,
@@ -99,7 +101,7 @@ FAULTS = (
                 level=level,
                 acts=(Competitor(TARGET, "client", {number: loops}),),
                 shows="done: competitor",
-                rounds=4,
+                rounds=5,
                 compute_ms=800,
                 deadline_s=30,
             )
@@ -112,11 +114,7 @@ FAULTS = (
             Variant(
                 what=f"{attempts} connection attempts of a stranger stay half open at the server",
                 level=level,
-                prepare=(
-                    sysctl_before(
-                        SERVER, {"net.ipv4.tcp_syncookies": "0", "net.ipv4.tcp_max_syn_backlog": "8"}
-                    ),
-                ),
+                prepare=(sysctl_before(SERVER, {"net.ipv4.tcp_syncookies": "0", "net.core.somaxconn": "8"}),),
                 acts=(Act("half open", half_open(attempts)),),
                 shows="fl-server counts (TCPReqQFullDrop|ListenDrops)",
             )
@@ -193,31 +191,6 @@ FAULTS = (
         ),
     ),
     Fault(
-        cause="resources.receive_buffer_full",
-        variants=(
-            Variant(
-                what="the server's sockets hold 4 kB",
-                acts=(ReceiveBuffer(SERVER, 4096),),
-                shows="counts (PruneCalled|TCPRcvQDrop|TCPWantZeroWindowAdv|TCPToZeroWindowAdv)",
-                bulk=True,
-            ),
-            Variant(
-                what="a client's sockets hold 4 kB",
-                level=1,
-                acts=(ReceiveBuffer(TARGET, 4096),),
-                shows="counts (PruneCalled|TCPRcvQDrop|TCPWantZeroWindowAdv|TCPToZeroWindowAdv)",
-                bulk=True,
-            ),
-            Variant(
-                what="the server's sockets hold 2 kB, with sidecars",
-                level=2,
-                acts=(ReceiveBuffer(SERVER, 2304),),
-                shows="counts (PruneCalled|TCPRcvQDrop|TCPWantZeroWindowAdv|TCPToZeroWindowAdv)",
-                bulk=True,
-            ),
-        ),
-    ),
-    Fault(
         cause="resources.conntrack_full",
         variants=tuple(
             Variant(
@@ -238,6 +211,7 @@ FAULTS = (
                 edit=_checkpoints,
                 shows="No space left on device",
                 bulk=True,
+                deadline_s=25,
             )
             for level in (0, 1, 2)
         ),

@@ -18,6 +18,7 @@ _CLIENT_ACCOUNT, _SERVER_ACCOUNT = "fl-client", "fl-server"
 _CLIENT_PROXY, _SERVER_PROXY = "fl-client-proxy", "fl-server-proxy"
 _OWN_CERTIFICATE = "crt /run/fl/tls/tls.crt "
 _HOST = "fl-server.fl.svc.cluster.local"
+_OTHER = "fl-aggregator.fl.svc.cluster.local"
 _NEWEST_ONLY = "ssl-min-ver TLSv1.3"
 _BIND = (
     "ssl crt /run/fl/tls/tls.crt ca-file /run/fl/tls/ca.crt"
@@ -180,7 +181,8 @@ FAULTS = (
                 what="the clients' sidecars expect another host",
                 level=2,
                 edit=_words(
-                    _CLIENT_PROXY, (f"verifyhost {_HOST}", "verifyhost fl-aggregator.fl.svc.cluster.local")
+                    _CLIENT_PROXY,
+                    (f"sni str({_HOST}) verifyhost {_HOST}", f"sni str({_OTHER}) verifyhost {_OTHER}"),
                 ),
                 shows=_REFUSED,
             ),
