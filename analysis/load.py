@@ -38,6 +38,11 @@ def load_analysed(run_dir: Path) -> Analysed:
 def _ledger(run: Run) -> Ledger:
     from analysis.ledger.ledger import build_ledger
 
+    if "failed" in run.meta:
+        raise RunDirError(
+            f"{run.path}: the run failed ({run.meta['failed']['reason']}); "
+            f"`ztprobe diagnose {run.path}` says why"
+        )
     try:
         ledger = build_ledger(run)
     except (KeyError, ValueError) as error:

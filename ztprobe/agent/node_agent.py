@@ -20,8 +20,10 @@ from ztprobe.agent import memory
 from ztprobe.agent.emulator import Emulator
 from ztprobe.agent.endpoints import pod_sockets, topology
 from ztprobe.agent.interface import Account, Measurement, Status
+from ztprobe.agent.pod_counters import PodCounters
 from ztprobe.agent.sinks import Owners, Sink
 from ztprobe.errors import EnforcementError
+from ztprobe.events.kinds import NODE
 from ztprobe.kernelnet.clsact import EGRESS, INGRESS
 from ztprobe.kernelnet.drift import DeviceState, DriftMonitor, PodDevice
 from ztprobe.kernelnet.netns import inode
@@ -36,7 +38,6 @@ from ztprobe.profile.model import Profile
 __all__ = ("NodeAgent",)
 
 _TCA_BPF_NAME = 7
-_NODE = "node"  # what events in the namespaces between pods go by
 
 
 class NodeAgent:
@@ -61,6 +62,7 @@ class NodeAgent:
         self._hooks: dict[str, str] = {}
         self._emulator: Emulator | None = None
         self._notes: list[str] = []
+        self._counters = PodCounters()
         self._ended = False  # the sink has been told that that was all
 
     def __enter__(self) -> NodeAgent:
@@ -77,7 +79,7 @@ class NodeAgent:
     def add_pod(self, pod: Pod) -> None:
         """See `Agent`."""
         node = inode(pod.node_netns)
-        self._name(self._owners.pods, {pod.netns_inode: pod.name, node: _NODE})
+        self._name(self._owners.pods, {pod.netns_inode: pod.name, node: NODE})
         self._pods[pod.name] = pod
         if self._kernel is None:
             return
@@ -107,6 +109,7 @@ class NodeAgent:
         """See `Agent`."""
         gone, before = self._running.keys() - processes.keys(), self._running
         self._running = dict(processes)
+        self._counters.remember(processes)
         if self._kernel is None:
             return
         self._name(self._owners.processes, {pid: f"{pod}/{name}" for pid, (pod, name) in processes.items()})
@@ -219,17 +222,26 @@ class NodeAgent:
         pods = list(self._pods.values())
         return topology(pods, pod_sockets(pods, self._running))
 
+    def counters(self) -> dict[str, Any]:
+        """See `Agent`."""
+        return self._counters.sample(self._pods.values(), self._running)
+
     def stop(self) -> Account:
         """See `Agent`."""
-        counted = self._emulator.stats() if self._emulator is not None else {}
+        counted: dict[str, Any] = {}
+        problem = None
         if self._emulator is not None:
-            self._emulator.check()  # by these counters, which know of the last second too
+            try:
+                counted = self._emulator.stats()
+                self._emulator.check()  # by these counters, which know of the last second too
+            except EnforcementError as error:
+                problem = str(error)
         seen = self._stop_probes() if self.collector is not None else {}
         schedule = None
         if self._emulator is not None:
             self._emulator.clear()
             schedule = self._emulator.schedule_record()
-        return Account(emulation=counted, schedule=schedule, **seen)
+        return Account(emulation=counted, schedule=schedule, problem=problem, **seen)
 
     def _stop_probes(self) -> dict[str, Any]:
         collector, kernel = self.collector, self._kernel
