@@ -117,10 +117,8 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
 
-    def _answer(self, status: int, body: bytes = b"", **headers: int) -> None:
+    def _answer(self, status: int, body: bytes = b"") -> None:
         self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, str(value))
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -140,17 +138,21 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(DONE)
 
     def do_GET(self) -> None:
-        """/NAME: is it there? /NAME/PART: that part of it."""
+        """/NAMES (with commas): which are there? /NAME//PART: that part of it."""
         asked_ns = time.monotonic_ns()
         hub = self.server
         name, _, part = self.path.lstrip("/").partition("//")
         if part:
             self._answer(DONE, hub.parts[name][int(part)])
-        elif name in hub.whole:
-            hub.log("taken", name=name, asked_ns=asked_ns)
+            return
+        there = {one: hub.whole[one] for one in name.split(",") if one in hub.whole}
+        for one in there:
+            hub.log("taken", name=one, asked_ns=asked_ns)
+        if there:
             work(hub.work_s)
-            hub.log("given", name=name)
-            self._answer(DONE, Parts=hub.whole[name])
+            for one in there:
+                hub.log("given", name=one)
+            self._answer(DONE, json.dumps(there).encode())
         else:
             hub.log("asked_in_vain", name=name, asked_ns=asked_ns)
             self._answer(NOT_YET)
@@ -181,10 +183,10 @@ class Caller:
         paths = [f"/{name}/{i}/{len(pieces)}" for i in range(len(pieces))]
         list(self._pool.map(lambda path, piece: self._call("PUT", path, piece), paths, pieces))
 
-    def ask(self, name: str) -> int:
-        """How many parts it has; 0: it is not there."""
-        answer, _ = self._call("GET", f"/{name}")
-        return int(answer.headers.get("Parts", 0))
+    def ask(self, *names: str) -> dict[str, int]:
+        """How many parts those have that are there."""
+        _, content = self._call("GET", f"/{','.join(names)}")
+        return dict(json.loads(content or "{}"))
 
     def get(self, name: str, parts: int) -> bytes:
         """All of it."""
@@ -192,9 +194,9 @@ class Caller:
 
     def wait(self, name: str, every_s: float) -> int:
         """Ask again and again. :returns: how many parts it has"""
-        while not (parts := self.ask(name)):
+        while not (there := self.ask(name)):
             time.sleep(every_s)
-        return parts
+        return there[name]
 
 
 def server(settings: Settings) -> None:
@@ -210,11 +212,11 @@ def server(settings: Settings) -> None:
         missing = list(settings.clients)
         while missing:
             time.sleep(settings.server_poll_s)
-            for client in list(missing):
-                if parts := hub.ask(name := f"update-{number}-{client}"):
-                    hub.get(name, parts)
-                    missing.remove(client)
-                    log("update_received", round=number, client_id=client)
+            for name, parts in hub.ask(*(f"update-{number}-{client}" for client in missing)).items():
+                hub.get(name, parts)
+                client = name.split("-", 2)[2]
+                missing.remove(client)
+                log("update_received", round=number, client_id=client)
         log("wait_end", round=number)
         work(settings.aggregate_s)
         log("aggregate_end", round=number)
@@ -249,7 +251,7 @@ def task(settings: Settings, client: str, number: int) -> None:
     """Trains, in a process of its own."""
     log = Log(settings, f"{client}-task-{number}")
     hub = Caller((_LOCAL, settings.node_ports[settings.clients.index(client)]), settings.connections)
-    parts = hub.ask("model")
+    parts = hub.ask("model")["model"]
     log("read_start", round=number, client_id=client)
     model = hub.get("model", parts)
     log("train_start", round=number, client_id=client)

@@ -20,6 +20,10 @@ __all__ = ("Exchange", "Talk", "hop_segments")
 
 # Requests that follow each other this soon fetch one message; polls are further apart, or come in vain.
 _SAME_FETCH_NS = 250_000_000
+# What is small and belongs to a message follows its large parts this soon.
+_TRAILING_NS = 30_000_000
+# Of the usual request's bytes: one that tells something has more.
+_MORE_THAN_USUAL = 1.5
 
 
 class Exchange(NamedTuple):
@@ -39,9 +43,21 @@ class Exchange(NamedTuple):
         return (self.answer or self.request).whole_ns  # type: ignore[union-attr]
 
     @property
+    def is_large(self) -> bool:
+        """Whether a part of a message is in it."""
+        return any(turn.bytes >= LARGE_BYTES for turn in self.turns)
+
+    @property
     def turns(self) -> list[Turn]:
         """Of the two, those that are there."""
         return [turn for turn in self if turn is not None]
+
+
+class Fetch(NamedTuple):
+    """Exchanges that belong together."""
+
+    begun_ns: int
+    over_ns: int
 
 
 @dataclass(frozen=True)
@@ -103,6 +119,56 @@ class Talk:
                 return begun_ns
             begun_ns = min(begun_ns, exchange.begun_ns)
         return begun_ns
+
+    def over_ns(self, last: Turn, end_ns: int) -> int:
+        """When what belongs to a message was over: its small parts and its confirmation follow without a pause.
+
+        :param last: the last large part.
+        :param end_ns: when that had arrived.
+        """
+        for exchange in self.within(last.first_ns, end_ns + _LONGEST_POLL_NS):
+            if last in exchange.turns or exchange.begun_ns <= last.first_ns:
+                end_ns = max(end_ns, exchange.over_ns)
+            elif exchange.begun_ns - end_ns > _TRAILING_NS or exchange.is_large:
+                break
+            else:
+                end_ns = max(end_ns, exchange.over_ns)
+        return end_ns
+
+    def reply(self, speakers: frozenset[Process], since_ns: int, end_ns: int) -> Fetch | None:
+        """What these processes told in small requests, if one of them is larger than what they ask all the time.
+
+        An evaluation's result is as small as a control message, but not as small as the polls around it.
+        """
+        asked = [
+            exchange
+            for exchange in self.within(since_ns, end_ns)
+            if exchange.request is not None and exchange.request.speaker in speakers
+        ]
+        if not asked:
+            return None
+        largest = max(asked, key=lambda exchange: exchange.request.bytes if exchange.request else 0)
+        usual = sorted(exchange.request.bytes for exchange in self.exchanges if exchange.request)
+        told = largest.request
+        if told is None or told.bytes <= _MORE_THAN_USUAL * usual[len(usual) // 2]:
+            return None
+        over_ns = self.over_ns(told, told.had_ns)
+        return Fetch(self.fetch_began_ns(told, since_ns), over_ns)
+
+    def last_words(self, speaker: Process, since_ns: int, end_ns: int) -> Fetch | None:
+        """What a process said to others after its longest silence: what it did meanwhile was the work."""
+        asked = [
+            exchange
+            for exchange in self.within(since_ns, end_ns)
+            if exchange.request is not None and exchange.request.speaker == speaker
+        ]
+        if not asked:
+            return None
+        before_ns, found = since_ns, (0, 0)
+        for number, exchange in enumerate(asked):
+            found = max(found, (exchange.begun_ns - before_ns, number))
+            before_ns = max(before_ns, exchange.over_ns)
+        return Fetch(asked[found[1]].begun_ns, before_ns)
 
     def exchanges_until(self, end_ns: int) -> Sequence[Exchange]:
         """Those that began before."""

@@ -184,20 +184,25 @@ class Ways:
             way.base.insert(0, Segment(phase.start_ns, models[0].first_ns, "server"))
             available_ns = models[0].first_ns
         self._fetch(way, talk, models, available_ns, holder)
-        had_ns = max(turn.had_ns for turn in models)
+        had_ns: int | None = talk.over_ns(models[-1], max(turn.had_ns for turn in models))
         if self.parts.tasks.get(way.client):
-            had_ns = self._task(way, phase, models, had_ns)
+            had_ns = self._task(way, phase, models, had_ns or 0)
             unasked = "store_and_forward"
         else:
             unasked = "compute"
-            had_ns = max(turn.whole_ns for turn in models)
-        if had_ns is None or not updates:
+        if had_ns is None:
             return None
-        began_ns = talk.fetch_began_ns(updates[0], had_ns)
+        if updates:
+            began_ns = talk.fetch_began_ns(updates[0], had_ns)
+            end_ns = max(turn.had_ns if self.parts.hub is not None else turn.whole_ns for turn in updates)
+            end_ns = talk.over_ns(updates[-1], end_ns)
+        elif (reply := talk.reply(nodes, had_ns, phase.end_ns)) is not None:
+            began_ns, end_ns = reply
+        else:
+            return None
         way.base.insert(0, Segment(had_ns, began_ns, unasked))
         if unasked == "compute":
             way.compute = (had_ns, began_ns)
-        end_ns = max(turn.had_ns if self.parts.hub is not None else turn.whole_ns for turn in updates)
         way.base[:0] = hop_segments(
             talk.within(began_ns, end_ns), began_ns, end_ns, asked=holder, unasked=unasked
         )
@@ -246,11 +251,14 @@ class Ways:
             ]
         else:
             self._fetch(way, talk, given, had_ns, "store_and_forward")
-        read_ns = max(turn.whole_ns for turn in given)
-        if not updates:
+        read_ns = talk.over_ns(given[-1], max(turn.whole_ns for turn in given))
+        if updates:
+            began_ns = talk.fetch_began_ns(updates[0], read_ns)
+            end_ns = talk.over_ns(updates[-1], max(turn.had_ns for turn in updates))
+        elif (said := talk.last_words(task, read_ns, phase.end_ns)) is not None:
+            began_ns, end_ns = said
+        else:
             return None
-        began_ns = talk.fetch_began_ns(updates[0], read_ns)
-        end_ns = max(turn.had_ns for turn in updates)
         way.compute = (read_ns, began_ns)
         way.base[:0] = [
             *hop_segments(
@@ -299,8 +307,39 @@ class Ways:
                 if mine or parts[position].first_ns >= had_ns:
                     mine.append(parts[position])
                 position += 1
+            if not expected:
+                self._small_to_server(way, had_ns, phase)
             if not mine:
                 continue
             way.turns += mine
             self._fetch(way, self._at_server, mine, had_ns, "store_and_forward")
             way.arrival_ns = max(turn.whole_ns for turn in mine)
+
+    def _small_to_server(self, way: Way, had_ns: int, phase: Phase) -> None:
+        """A result that is no message: whatever the server asks for next brings it."""
+        assert self._at_server is not None
+        pending = [
+            exchange
+            for exchange in self._at_server.exchanges_until(phase.end_ns)
+            if exchange.request is not None
+            and exchange.answer is not None
+            and exchange.request.speaker == self.parts.server
+            and exchange.answer.first_ns >= had_ns
+        ]
+        if not pending:
+            return
+        began_ns = max(had_ns, pending[0].begun_ns)
+        answer = pending[0].answer
+        assert answer is not None
+        end_ns = self._at_server.over_ns(answer, answer.whole_ns)
+        way.base[:0] = [
+            *hop_segments(
+                self._at_server.within(began_ns, end_ns),
+                began_ns,
+                end_ns,
+                asked="store_and_forward",
+                unasked="poll_wait",
+            ),
+            Segment(had_ns, began_ns, "poll_wait"),
+        ]
+        way.arrival_ns = end_ns
