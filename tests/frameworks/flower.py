@@ -141,7 +141,7 @@ def clock_of(directory: Path) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def deployment(directory: Path, options: Options = Options()) -> Iterator[Flower]:  # noqa: B008 (frozen)
+def deployment(directory: Path, options: Options = Options()) -> Iterator[Flower]:
     """A SuperLink with its SuperNodes, all connected; gone with the context.
 
     :raises FileNotFoundError: Flower is not installed (make setup-frameworks).
@@ -164,7 +164,8 @@ def deployment(directory: Path, options: Options = Options()) -> Iterator[Flower
         processes(directory / "logs") as started,
     ):
         (home / "config.toml").write_text(
-            f'[superlink]\ndefault = "test"\n\n[superlink.test]\naddress = "127.0.0.1:{HTTP_PORT}"\ninsecure = true\n'
+            '[superlink]\ndefault = "test"\n\n[superlink.test]\ninsecure = true\n'
+            f'address = "127.0.0.1:{HTTP_PORT}"\n'
         )
         superlink = _start_superlink(started, server, options, env)
         nodes = [

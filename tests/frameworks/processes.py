@@ -1,4 +1,4 @@
-"""Processes of a deployment under test: started with their output in files, ended with all that they forked."""
+"""Processes of a deployment under test: output into files, ended with all that they forked."""
 
 from __future__ import annotations
 
