@@ -44,12 +44,20 @@ class NodeAgent:
     :param sink: takes the events; None: they are kept, for `Collector.tables`.
     :param state_dir: where a delay line keeps its configuration and counters.
     :param probes: False: see nothing, only emulate.
+    :param attached: of a deployment that ran already: see turns and process starts besides.
     """
 
-    def __init__(self, sink: Sink | None = None, *, state_dir: Path = NOWHERE, probes: bool = True) -> None:
+    def __init__(
+        self,
+        sink: Sink | None = None,
+        *,
+        state_dir: Path = NOWHERE,
+        probes: bool = True,
+        attached: bool = False,
+    ) -> None:
         self._sink = sink
         self._state_dir = state_dir
-        self._kernel = KernelProbes() if probes else None
+        self._kernel = KernelProbes(attached=attached) if probes else None
         self._pods: dict[str, Pod] = {}
         self._owners = Owners()
         self._running: Processes = {}
