@@ -10,17 +10,16 @@ from typing import Any
 
 import pytest
 
-from ztprobe.errors import WorkloadError
+from ztprobe.frameworks.choose import round_source, wanted_lines
 from ztprobe.frameworks.flower import BATCHED_NS, FlowerLog
 from ztprobe.frameworks.json_events import JsonEvents
-from ztprobe.frameworks.lines import LONGEST_BYTES, Lines
 from ztprobe.frameworks.nvflare import NvflareLog
 from ztprobe.frameworks.source import RoundSource
-from ztprobe.frameworks.sources import AnyLog, not_recognised, source_of
 
 DATA = Path(__file__).parents[1] / "data" / "frameworks"
 SECOND_NS = 1_000_000_000
 NOW_NS = time.monotonic_ns()
+EVENT = {"event": "round_start", "round": 1, "time_unix_ns": 5, "time_monotonic_ns": 7}
 
 
 def events_of(source: RoundSource, lines: list[bytes], received_ns: int = NOW_NS) -> list[dict[str, Any]]:
@@ -160,56 +159,25 @@ def test_a_log_that_is_not_flowers() -> None:
     for log in ([b"2026-11-28 10:40:06 GET /index.html 200"], [b"INFO :      [ROUND one]"], []):
         source = FlowerLog()
         assert events_of(source, log) == [] and not source.recognised
-    said = not_recognised("flower", "app.log", 812)
-    assert "\n" not in said and "app.log" in said and "812" in said and "[ROUND" in said
+    assert "[ROUND" in wanted_lines("flower") and "Round 0" not in wanted_lines("flower")
+    assert "[ROUND" in wanted_lines("auto") and "Round 0" in wanted_lines("auto")
 
 
 def test_garbage_is_survived() -> None:
     noise = random.Random(7)
-    lines = Lines()
-    for source in (FlowerLog(), NvflareLog(), JsonEvents(), AnyLog()):
+    for source in (FlowerLog(), NvflareLog(), round_source("auto")):
         for _ in range(300):
-            for line in lines.take(noise.randbytes(noise.randrange(400))):
+            for line in noise.randbytes(noise.randrange(400)).split(b"\n"):
                 source.take(line, NOW_NS)
         source.take(b"INFO 9999-99-99 99:99:99,999:      [ROUND 1/2]", NOW_NS)
         source.take(b'{"event": 7}', NOW_NS)
         source.take(b'{"event": ' + b"[" * 50_000, NOW_NS)
+        source.take(b"\x1b[" * 50_000, NOW_NS)
         assert all(event["round"] == 1 for event in source.fresh())
 
 
-def test_lines_are_bounded_and_whole() -> None:
-    lines = Lines()
-    assert lines.take(b"half") == []
-    assert lines.take(b" a line\r\nand ") == [b"half a line"]
-    for _ in range(300):
-        assert lines.take(b"\0" * 100_000) == []
-    (long,) = lines.take(b"\n")
-    assert len(long) == LONGEST_BYTES and long.startswith(b"and \0")
-    assert lines.take(b"next\nrest") == [b"next"]
-    assert lines.close() == [b"rest"] and lines.close() == []
-
-
-def test_json_events() -> None:
-    both = {"event": "round_start", "round": 1, "time_unix_ns": 5, "time_monotonic_ns": 7}
-    one = {"event": "round_end", "round": 1, "time_unix_ns": time.time_ns()}
-    none = {"event": "round_start", "round": 2}
-    source = JsonEvents(read_every_ns=10_000_000)
-    events = events_of(source, [json.dumps(line).encode() for line in (both, one, none)] + [b"{braces}"])
-    by_name = {(event["event"], event["round"]): event for event in events}
-    assert by_name["round_start", 1] | both == by_name["round_start", 1]
-    assert abs(by_name["round_end", 1]["time_monotonic_ns"] - time.monotonic_ns()) < 10 * SECOND_NS
-    assert by_name["round_start", 2]["time_from"] == "received"
-    assert by_name["round_start", 2]["uncertainty_ns"] == 10_000_000
-    assert source.kind == "events" and source.rounds_from().source == "events"
-    with pytest.raises(WorkloadError, match="round is no whole number"):
-        source.take(b'{"event": "round_start", "round": "one"}', NOW_NS)
-
-
 def test_whichever_recognises_a_log_reads_it() -> None:
-    flower = source_of("auto")
-    events = events_of(flower, (DATA / "flower-1.42-run.log").read_bytes().splitlines())
-    assert [e["round"] for e in events if e["event"] == "round_start"] == [1, 2]
-    assert flower.kind == "log" and "Flower" in flower.rounds_from().detail
-    ours = source_of("auto")
-    events_of(ours, [b'{"event": "round_start", "round": 1}'])
-    assert ours.kind == "events" and ours.recognised
+    for line, kind in ((b"INFO :      [ROUND 1/2]", "log"), (json.dumps(EVENT).encode(), "events")):
+        source = round_source("auto")
+        (event,) = events_of(source, [b"whatever", line])
+        assert event["event"] == "round_start" and source.kind == kind and source.recognised

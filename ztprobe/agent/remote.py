@@ -1,6 +1,6 @@
 """An agent in a process of its own, and the one interface to it.
 
-``python -m ztprobe.agent.remote SOCKET BATCHES STATE [--no-probes]`` hosts a `NodeAgent` and answers
+``python -m ztprobe.agent.remote SOCKET BATCHES STATE [--no-probes] [--attached]`` hosts a `NodeAgent` and answers
 calls on the socket that it was given, one JSON object a line: ``{"call": NAME, ...arguments}``, then
 ``{"answer": ...}`` or ``{"error": CLASS, "message": TEXT}``. It loads its probes at once, while
 whoever started it brings up pods, and ends when the socket is closed on the other side, having undone
@@ -46,9 +46,12 @@ class AgentProcess:
     :param state_dir: where a delay line keeps its configuration and counters.
     :param log: where it writes what goes wrong.
     :param probes: False: see nothing, only emulate.
+    :param attached: of a deployment that ran already: see turns and process starts besides.
     """
 
-    def __init__(self, batches: Path, state_dir: Path, log: Path, *, probes: bool = True) -> None:
+    def __init__(
+        self, batches: Path, state_dir: Path, log: Path, *, probes: bool = True, attached: bool = False
+    ) -> None:
         self._log = log
         ours, theirs = socket.socketpair()
         command = [
@@ -61,7 +64,7 @@ class AgentProcess:
         ]
         with theirs, log.open("wb") as errors_:
             self._process = subprocess.Popen(
-                command if probes else [*command, "--no-probes"],
+                [*command, *([] if probes else ["--no-probes"]), *(["--attached"] if attached else [])],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors_,
@@ -186,7 +189,12 @@ def main() -> int:
     sink = RunDirSink(BatchWriter(Path(batches)))
     with (
         socket.socket(fileno=int(number)) as connection,
-        NodeAgent(sink, state_dir=Path(state_dir), probes="--no-probes" not in options) as agent,
+        NodeAgent(
+            sink,
+            state_dir=Path(state_dir),
+            probes="--no-probes" not in options,
+            attached="--attached" in options,
+        ) as agent,
     ):
         prepared = _reply(agent.prepare)
         for line in connection.makefile("r", encoding="utf-8"):

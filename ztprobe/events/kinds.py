@@ -37,6 +37,8 @@ class EventKind(enum.IntEnum):
     GAP = 10
     BLOCKED_READER = 11
     CPU_WAIT = 12
+    TURN = 13
+    PROCESS_START = 14
 
 
 class TcpState(enum.IntEnum):

@@ -1,92 +1,63 @@
-"""Round events as JSON lines, which an application prints itself: the most exact source there is.
-
-    {"event": "round_start", "round": 1, "time_unix_ns": 1795862410460604432,
-     "time_monotonic_ns": 12592730627858}                                          (on one line)
-
-Where a line has one clock only, the other is worked out by this machine's offset; where it has none, it is
-the moment at which the line was received.
-"""
+"""Our own JSON events, one a line, among whatever else an application prints."""
 
 from __future__ import annotations
 
-import time
-from typing import Any
+import re
 
 from ztprobe.documents.strict_json import parse_json
 from ztprobe.errors import WorkloadError
 from ztprobe.frameworks.source import Event, RoundsFrom
-from ztprobe.frameworks.stamps import without_prefix
+from ztprobe.rundir.log_records import problem_in_record
 
 __all__ = ("JsonEvents",)
 
-_ANYWHERE = 1 << 63  # ns: more than any clock shows
+# kubelet's words before each line; P: a part, F: a whole line or its last part.
+_KUBELET = re.compile(rb"\d{4}-\d\d-\d\dT\S+ (?:stdout|stderr) (?P<tag>[FP])\S* ")
+_BOUNDARIES = ("round_start", "round_end")
 
 
 class JsonEvents:
-    """A RoundSource of our own events."""
+    """`ztprobe.frameworks.source.RoundSource` of an application that logs its own clock."""
 
     kind = "events"
 
-    def __init__(self, read_every_ns: int = 0) -> None:
-        """:param read_every_ns: how often the source is looked at, which lines without a clock depend on."""
-        self._read_every_ns = read_every_ns
-        self._offset_ns = time.time_ns() - time.monotonic_ns()
+    def __init__(self) -> None:
+        self._part = b""
         self._fresh: list[Event] = []
-        self._recognised = False
-        self._received = False
+        self._seen = False
 
     def take(self, line: bytes, received_ns: int) -> None:
-        """See `RoundSource.take`. :raises WorkloadError: it is an event without a usable round."""
-        text, _ = without_prefix(line.decode("utf-8", errors="replace").strip(), 1970)
-        if not text.startswith("{"):
+        """See `RoundSource`. :raises WorkloadError: it begins like an event and is none."""
+        if (words := _KUBELET.match(line)) is not None:
+            self._part += line[words.end() :]
+            if words["tag"] == b"P":
+                return
+            line, self._part = self._part, b""
+        if not line.startswith(b"{"):
             return
         try:
-            record = parse_json(text, not_finite_as_null=True)
+            event = parse_json(line.decode(), not_finite_as_null=True)
         except ValueError:
-            return  # other programs print braces, too
-        if not isinstance(record, dict) or not isinstance(record.get("event"), str):
+            return  # whatever else the application prints
+        if not isinstance(event, dict) or "event" not in event:
             return
-        number = record.get("round", 0)
-        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-            raise WorkloadError(
-                'an event\'s round is no whole number from 0 on, expected {"event": ..., "round": 1, ...}'
-            )
-        self._recognised = True
-        self._fresh.append(self._timed({**record, "round": number}, received_ns))
-
-    def _timed(self, record: dict[str, Any], received_ns: int) -> Event:
-        unix_ns, monotonic_ns = _time(record, "time_unix_ns"), _time(record, "time_monotonic_ns")
-        time_from = "log"
-        if monotonic_ns is None:
-            if unix_ns is None:
-                monotonic_ns, time_from, self._received = received_ns, "received", True
-            else:
-                monotonic_ns = unix_ns - self._offset_ns
-        if unix_ns is None:
-            unix_ns = monotonic_ns + self._offset_ns
-        uncertainty_ns = self._read_every_ns if time_from == "received" else 0
-        times = {"time_unix_ns": unix_ns, "time_monotonic_ns": monotonic_ns}
-        return {**record, **times, "time_from": time_from, "uncertainty_ns": uncertainty_ns}
+        if (problem := problem_in_record(event)) is not None:
+            if event["event"] not in _BOUNDARIES:
+                return  # an application's own kind of event
+            raise WorkloadError(f"the events are none of ours: {event['event']}: {problem}")
+        self._seen = True
+        self._fresh.append(event)
 
     def fresh(self) -> list[Event]:
-        """See `RoundSource.fresh`."""
-        events, self._fresh = self._fresh, []
-        return sorted(events, key=lambda event: event["time_monotonic_ns"])
+        """See `RoundSource`."""
+        found, self._fresh = self._fresh, []
+        return found
 
     @property
     def recognised(self) -> bool:
-        """See `RoundSource.recognised`."""
-        return self._recognised
+        """See `RoundSource`."""
+        return self._seen
 
     def rounds_from(self) -> RoundsFrom:
-        """See `RoundSource.rounds_from`."""
-        if self._received:
-            detail = "events of the application, by when each was received: they carry no time"
-            return RoundsFrom(source="events", uncertainty_ns=self._read_every_ns, detail=detail)
-        return RoundsFrom(source="events", uncertainty_ns=0, detail="events of the application, by its clock")
-
-
-def _time(record: dict[str, Any], name: str) -> int | None:
-    value = record.get(name)
-    is_time = isinstance(value, int) and not isinstance(value, bool) and 0 < value < _ANYWHERE
-    return value if is_time else None
+        """See `RoundSource`."""
+        return RoundsFrom(source="events", uncertainty_ns=0, detail="JSON events by the application's clock")

@@ -26,7 +26,7 @@ from ztprobe.probes.casts import cast_flags
 from ztprobe.probes.compiler import compile_programs
 from ztprobe.probes.interfaces import PACKET_PROGRAMS, Clsact, PacketHooks, Tcx
 from ztprobe.probes.loader import Loaded
-from ztprobe.probes.maps import offer_numbers, possible_cpus, read_open_bursts, read_pairs
+from ztprobe.probes.maps import offer_numbers, possible_cpus, read_open_bursts, read_open_turns, read_pairs
 from ztprobe.probes.tracing import attach_kprobe, attach_tracing_program
 
 __all__ = ("COUNTERS", "KernelProbes", "ProgramCost")
@@ -41,8 +41,8 @@ _COUNTER_SLOTS = 16  # COUNTER_SLOTS of maps.h
 
 # Concatenated rather than included: BCC rewrites map accesses in the main file only.
 _SOURCES = (
-    *("headers.h", "maps.h", "rings.h", "connections.h", "heads.c", "sender.c", "sendlog.c"),
-    *("edges.c", "sockets.c", "lifecycle.c", "sched.c"),
+    *("headers.h", "maps.h", "rings.h", "turns.h", "connections.h", "heads.c", "sender.c", "sendlog.c"),
+    *("edges.c", "sockets.c", "lifecycle.c", "sched.c", "processes.c"),
 )
 
 _OFFSETS = {
@@ -86,6 +86,8 @@ _OFFSETS = {
     "TCPCB_END_SEQ": "tcp_skb_cb.end_seq",
     "TASK_PID": "task_struct.pid",
     "TASK_TGID": "task_struct.tgid",
+    "TASK_COMM": "task_struct.comm",
+    "TASK_REAL_PARENT": "task_struct.real_parent",
     "TASK_STATE": "task_struct.__state",
     "TASK_LAST_QUEUED": "task_struct.sched_info.last_queued",
     "TASK_RUN_DELAY": "task_struct.sched_info.run_delay",
@@ -100,6 +102,13 @@ _TRACEPOINTS: dict[str, tuple[tuple[str, str], ...]] = {
     "retransmissions": (("raw_tcp_retransmit_skb", "tcp_retransmit_skb"),),
     "drops": (("raw_kfree_skb", "kfree_skb"),),
     "run_queue": (("raw_sched_switch", "sched_switch"),),
+}
+# Only where deployments are traced that ran already.
+_PROCESS_STARTS: dict[str, tuple[tuple[str, str], ...]] = {
+    "process_starts": (
+        ("raw_sched_process_fork", "sched_process_fork"),
+        ("raw_sched_process_exec", "sched_process_exec"),
+    ),
 }
 _SOCK_LENGTH: dict[str, tuple[tuple[str, str], ...]] = {
     "app_reads": (("raw_sock_recv_length", "sock_recv_length"),),
@@ -135,13 +144,20 @@ class KernelProbes:
 
     :param map_entries: other sizes for maps.h's ``*_ENTRIES``, by lower-case name (``conns``).
     :param tcx: hang packet programs there if the kernel can; False: on clsact in any case.
+    :param attached: of a deployment that ran already: see turns and process starts besides.
     """
 
     def __init__(
-        self, *, ring_bytes: int = 8 << 20, map_entries: Mapping[str, int] | None = None, tcx: bool = True
+        self,
+        *,
+        ring_bytes: int = 8 << 20,
+        map_entries: Mapping[str, int] | None = None,
+        tcx: bool = True,
+        attached: bool = False,
     ) -> None:
         self.ring_bytes = ring_bytes
         self._wants_tcx = tcx
+        self._attached = attached
         self._packets: PacketHooks | None = None
         self._map_entries = dict(map_entries or {})
         self._counter_map: mmap.mmap | None = None
@@ -207,6 +223,8 @@ class KernelProbes:
                 flags.append(f"-DOFF_{name}={btf.offset(path)}")
             except KeyError:
                 raise PreflightError(f"this kernel's BTF has no {path}, which the probes read") from None
+        if self._attached:
+            flags.append("-DWATCH_TURNS")
         if btf.has("btf_trace_sock_recv_length"):
             flags.append("-DHAVE_SOCK_LENGTH")
         if btf.tracepoint_arguments("tcp_retransmit_skb") > 2:
@@ -236,7 +254,9 @@ class KernelProbes:
     def _mark_process(self, tgid: int, mark: int) -> None:
         table = self._bpf[b"processes"]
         index, shift = tgid // _PIDS_PER_WORD, tgid % _PIDS_PER_WORD * 2
-        word = self._processes.get(index, 0) & ~(3 << shift) | mark << shift
+        # The kernel itself marks what traced processes start.
+        before = table[table.Key(index)].value if self._attached else self._processes.get(index, 0)
+        word = before & ~(3 << shift) | mark << shift
         self._processes[index] = word
         table[table.Key(index)] = table.Leaf(word)
 
@@ -256,7 +276,11 @@ class KernelProbes:
             fd = self._bpf.load(program, _SCHED_CLS)
             hook = f"{packets.name} {place}"
             self.costs.append(ProgramCost(signal=signal, hook=hook, program=program, fd=fd))
-        return hooks_in_use(kprobes=not self._has_sock_length, packets=packets.name)
+        starts = {
+            signal: "tp_btf " + ", ".join(point for _, point in of) for signal, of in _PROCESS_STARTS.items()
+        }
+        hooks = hooks_in_use(kprobes=not self._has_sock_length, packets=packets.name)
+        return hooks | (starts if self._attached else {})
 
     def _packet_hooks(self) -> PacketHooks:
         if self._packets is None:
@@ -264,7 +288,8 @@ class KernelProbes:
         return self._packets
 
     def _signals(self) -> dict[str, tuple[tuple[str, str], ...]]:
-        return _TRACEPOINTS | (_SOCK_LENGTH if self._has_sock_length else {})
+        found = _TRACEPOINTS | (_SOCK_LENGTH if self._has_sock_length else {})
+        return found | (_PROCESS_STARTS if self._attached else {})
 
     def _tracepoints(self) -> Iterator[tuple[str, str]]:
         for programs in self._signals().values():
@@ -290,12 +315,12 @@ class KernelProbes:
             self._fds.append(attach_kprobe(fd, function, at_return=at_return))
             self.costs.append(ProgramCost(signal=signal, hook=f"{prefix} {function}", program=program, fd=fd))
 
-    def attach_interface(self, netns: Path, interface: str) -> None:
-        """Put the packet programs on a pod's interface and its loopback.
+    def attach_interface(self, netns: Path, *interfaces: str) -> None:
+        """Put the packet programs on a pod's interfaces and its loopback.
 
         :raises PreflightError: the kernel refuses, they are there already, or these are more pods than fit.
         """
-        self._packet_hooks().attach(netns, interface, {cost.program: cost.fd for cost in self.costs})
+        self._packet_hooks().attach(netns, interfaces, {cost.program: cost.fd for cost in self.costs})
 
     def detach_interface(self, netns: Path) -> None:
         """Take the packet programs off a pod's interfaces; nothing if the pod is gone."""
@@ -365,6 +390,10 @@ class KernelProbes:
     def open_bursts(self) -> list[dict[str, int]]:
         """Bursts that nothing has closed yet, as rows of ``struct burst``: read once, at the end."""
         return read_open_bursts(self._bpf)
+
+    def open_turns(self) -> list[dict[str, int]]:
+        """Turns that nothing has ended yet, as rows of ``struct turn``: read once, at the end."""
+        return read_open_turns(self._bpf) if self._attached else []
 
     def detach(self) -> None:
         """Take every program off its hook; `attach` and `attach_interface` put them back. Idempotent."""

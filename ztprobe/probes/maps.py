@@ -13,7 +13,7 @@ from typing import Any
 from ztprobe.events.kinds import EventKind
 from ztprobe.events.layout import enums, structs
 
-__all__ = ("offer_numbers", "possible_cpus", "read_open_bursts", "read_pairs")
+__all__ = ("offer_numbers", "possible_cpus", "read_open_bursts", "read_open_turns", "read_pairs")
 
 _LOOPBACK_NET = 127  # lowest byte of an address in network order, read little-endian
 _POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
@@ -60,4 +60,28 @@ def read_open_bursts(bpf: Any) -> list[dict[str, int]]:
                 row = {name: getattr(half, name) for name, _ in half._fields_ if name in members}
                 row |= {"ts_ns": half.last_ns, "connection": conn.id, "netns": conn.key.netns}
                 rows.append(row | {"kind": EventKind.BURST, "hook": hook, "direction": position % 2})
+    return rows
+
+
+def read_open_turns(bpf: Any) -> list[dict[str, int]]:
+    """Turns that nothing has ended yet, as rows of ``struct turn``."""
+    rows = []
+    conns, hooks = bpf[b"conns"], enums()["hook"]
+    for number in bpf[b"numbers"].values():
+        conn = conns[conns.Key(number.value)]
+        wire = hooks["lo" if conn.key.laddr & 0xFF == _LOOPBACK_NET else "eth"]
+        speeches = (
+            (conn.tx_speech, wire),
+            (conn.rx_speech, wire),
+            (conn.sock_tx_speech, hooks["sock"]),
+            (conn.sock_rx_speech, hooks["sock"]),
+        )
+        for position, (speech, hook) in enumerate(speeches):
+            if speech.first_ns:
+                row = {
+                    name: getattr(speech, name) for name in ("first_ns", "first_seq", "end_seq", "packets")
+                }
+                row |= {"ts_ns": speech.last_ns, "connection": conn.id, "netns": conn.key.netns}
+                row |= {"tid": speech.id & 0xFFFFFFFF, "tgid": speech.id >> 32}
+                rows.append(row | {"kind": EventKind.TURN, "hook": hook, "direction": position % 2})
     return rows
