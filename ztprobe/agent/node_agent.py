@@ -83,11 +83,13 @@ class NodeAgent:
     def add_pod(self, pod: Pod) -> None:
         """See `Agent`."""
         node = inode(pod.node_netns)
-        self._name(self._owners.pods, {pod.netns_inode: pod.name, node: _NODE})
         self._pods[pod.name] = pod
+        # What runs in the node's own namespace, without one of its own, has that as its pod.
+        is_pod = node in {one.netns_inode for one in self._pods.values()}
+        self._name(self._owners.pods, {pod.netns_inode: pod.name} | ({} if is_pod else {node: _NODE}))
         if self._kernel is None:
             return
-        self._kernel.trace_netns(node, node=True)
+        self._kernel.trace_netns(node, node=not is_pod)
         self._kernel.trace_netns(pod.netns_inode)
         if self.collector is not None:
             self.collector.know(self._owners.pods)
@@ -147,7 +149,7 @@ class NodeAgent:
     def _watch_interfaces(self, pods: Sequence[Pod]) -> None:
         assert self._kernel is not None
         for pod in pods:
-            self._kernel.attach_interface(pod.netns, pod.interface)
+            self._kernel.attach_interface(pod.netns, *pod.interfaces)
         self._renew_drift()
 
     def _renew_drift(self) -> None:
@@ -162,7 +164,7 @@ class NodeAgent:
             devices = [
                 PodDevice(pod=pod.name, netns=pod.netns, name=name)
                 for pod in self._pods.values()
-                for name in (pod.interface, "lo")
+                for name in (*pod.interfaces, "lo")
             ]
             self._drift = DriftMonitor(devices, functools.partial(_standing, filters))
 

@@ -315,12 +315,12 @@ class KernelProbes:
             self._fds.append(attach_kprobe(fd, function, at_return=at_return))
             self.costs.append(ProgramCost(signal=signal, hook=f"{prefix} {function}", program=program, fd=fd))
 
-    def attach_interface(self, netns: Path, interface: str) -> None:
-        """Put the packet programs on a pod's interface and its loopback.
+    def attach_interface(self, netns: Path, *interfaces: str) -> None:
+        """Put the packet programs on a pod's interfaces and its loopback.
 
         :raises PreflightError: the kernel refuses, they are there already, or these are more pods than fit.
         """
-        self._packet_hooks().attach(netns, interface, {cost.program: cost.fd for cost in self.costs})
+        self._packet_hooks().attach(netns, interfaces, {cost.program: cost.fd for cost in self.costs})
 
     def detach_interface(self, netns: Path) -> None:
         """Take the packet programs off a pod's interfaces; nothing if the pod is gone."""
