@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from analysis.evidence.reader import read_events
 from analysis.evidence.values import KernelEvents
+from analysis.flows.facts import facts_of, transfer_of
 from analysis.flows.processes import Processes
 from analysis.flows.repairs import repairs_of
 from analysis.flows.roles import parts_of
@@ -20,7 +21,7 @@ from analysis.flows.ways import Phase, Way, Ways
 from analysis.intervals import Segment, paint
 from analysis.ledger.coverage import losses_of
 from analysis.ledger.ledger import Window, sums, windows_of
-from analysis.ledger.model import ClientRound, Ledger, RoundLedger
+from analysis.ledger.model import ClientRound, Ledger, RoundLedger, Transfer
 from analysis.run_checks import checked
 from ztprobe.errors import RunDirError
 from ztprobe.rundir.store import Run
@@ -42,7 +43,9 @@ class _Builder:
         self.events: KernelEvents = read_events(run.events)
         processes = Processes(run.meta["attachment"], run.events["process_starts"])
         self.channels = channels_of(run.events, processes)
-        self.ways = Ways(parts_of(processes, self.channels), self.channels)
+        self.parts = parts_of(processes, self.channels)
+        self.ways = Ways(self.parts, self.channels)
+        self.transfers: list[Transfer] = []
         self.windows = windows_of(run.rounds)
         if not self.windows:
             raise RunDirError(f"{run.path}: rounds.jsonl has no round with both round_start and round_end")
@@ -81,6 +84,10 @@ class _Builder:
             pieces += self._painted(phase, last)
             for client in self.ways.clients:
                 clients[client] += self._painted(phase, ways[client])
+            self.transfers += [
+                transfer_of(window.number, ways[client], self.parts.nodes[client])
+                for client in self.ways.clients
+            ]
         _, name, tie = max(critical, default=(0, None, False), key=lambda one: one[0])
         if not phases:
             pieces = paint(window.start_ns, window.end_ns, [], [])
@@ -153,9 +160,11 @@ def build_flow_ledger(run: Run) -> Ledger:
     :raises ValueError: nobody was seen to exchange a message.
     """
     builder = _Builder(run)
+    rounds = tuple(builder.round(window) for window in builder.windows)
     return Ledger(
-        rounds=tuple(builder.round(window) for window in builder.windows),
+        rounds=rounds,
         setup=(),
         coverage=float(run.meta.get("coverage", 1.0)),
         notes=builder.notes,
+        flow=facts_of(builder.parts, builder.channels, builder.transfers),
     )
