@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from analysis.flows.hops import Talk
 from analysis.flows.processes import Process
 from analysis.flows.roles import Parts
-from analysis.flows.turns import LARGE_BYTES, Channel
+from analysis.flows.turns import Channel
 from analysis.flows.ways import Way
 from analysis.ledger.model import FlowFacts, Poller, Transfer
 
 __all__ = ("facts_of", "transfer_of")
 
-# Requests of one kind differ by a number's digits; answers that say no have one size too.
-_SAME_KIND_BYTES = 8
 _FEWEST_POLLS = 3
-# What follows sooner belongs to one fetch.
-_SHORTEST_PAUSE_NS = 20_000_000
 
 
 def facts_of(parts: Parts, channels: Sequence[Channel], transfers: Iterable[Transfer]) -> FlowFacts:
@@ -62,29 +58,17 @@ def _pairs(
 
 
 def _polls(talk: Talk, speakers: frozenset[Process]) -> tuple[int, int] | None:
-    """(how many, the usual pause from one's answer to the next): the commonest small request, if it recurs."""
-    kinds: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    small = [
-        exchange
-        for exchange in talk.exchanges
-        if exchange.request is not None
-        and exchange.request.speaker in speakers
-        and not any(turn.bytes >= LARGE_BYTES for turn in exchange.turns)
-    ]
-    for exchange in small:
-        if exchange.request is not None:
-            spans = kinds[exchange.request.bytes // _SAME_KIND_BYTES]
-            spans.append((exchange.begun_ns, exchange.over_ns))
-    best: tuple[int, int] | None = None
-    for spans in kinds.values():
-        pauses = sorted(
-            later[0] - before[1]
-            for before, later in zip(spans, spans[1:], strict=False)
-            if later[0] - before[1] >= _SHORTEST_PAUSE_NS
-        )
-        if len(pauses) + 1 >= _FEWEST_POLLS and (best is None or len(spans) > best[0]):
-            best = len(spans), pauses[len(pauses) // 2]
-    return best
+    """(how many, the usual pause from one's answer to the next), if somebody polls."""
+    polls = talk.polls(speakers)
+    if len(polls) < _FEWEST_POLLS:
+        return None
+    number = {one.begun_ns: i for i, one in enumerate(talk.exchanges)}
+    pauses = sorted(
+        later.begun_ns - before.over_ns
+        for before, later in pairwise(polls)
+        if number[later.begun_ns] - number[before.begun_ns] == 1  # nothing was said in between
+    )
+    return (len(polls), pauses[len(pauses) // 2]) if pauses else None
 
 
 def transfer_of(number: int, way: Way, nodes: frozenset[Process]) -> Transfer:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from analysis.flows.hops import Talk, hop_segments
+from analysis.flows.hops import SAME_KIND_BYTES, Talk, hop_segments
 from analysis.flows.processes import Process
 from analysis.flows.roles import Parts
 from analysis.flows.turns import Channel, Turn
@@ -69,6 +69,10 @@ class Ways:
             for client in self.clients
         }
         self._at_server = Talk.between(channels, self._server, self._edge) if parts.hub is not None else None
+        polls = self._at_server.polls(self._server) if self._at_server is not None else []
+        answers = sorted(one.answer.bytes for one in polls if one.answer is not None)
+        # Of an answer that says no, which most are.
+        self._no_bytes = answers[len(answers) // 2] if answers else 0
         # What a task's starter asked its node, before it started it.
         self._channels = channels
 
@@ -115,6 +119,7 @@ class Ways:
         self._to_server(ways, handed, phase)
         for way in ways.values():
             if way.arrival_ns is not None:
+                way.arrival_ns = min(way.arrival_ns, phase.end_ns)
                 way.base.insert(0, Segment(way.arrival_ns, phase.end_ns, "server"))
         return ways
 
@@ -318,7 +323,7 @@ class Ways:
     def _small_to_server(self, way: Way, had_ns: int, phase: Phase) -> None:
         """A result that is no message: whatever the server asks for next brings it."""
         assert self._at_server is not None
-        pending = [
+        answered = [
             exchange
             for exchange in self._at_server.exchanges_until(phase.end_ns)
             if exchange.request is not None
@@ -326,6 +331,8 @@ class Ways:
             and exchange.request.speaker == self.parts.server
             and exchange.answer.first_ns >= had_ns
         ]
+        told = [one for one in answered if one.answer and one.answer.bytes > self._no_bytes + SAME_KIND_BYTES]
+        pending = told or answered
         if not pending:
             return
         began_ns = max(had_ns, pending[0].begun_ns)
