@@ -45,6 +45,13 @@ class Exchange(NamedTuple):
         return (self.answer or self.request).whole_ns  # type: ignore[union-attr]
 
     @property
+    def waited_ns(self) -> int:
+        """How long the request was with the other side."""
+        if self.request is None or self.answer is None:
+            return 0
+        return max(0, self.answer.first_ns - self.request.whole_ns)
+
+    @property
     def is_large(self) -> bool:
         """Whether a part of a message is in it."""
         return any(turn.bytes >= LARGE_BYTES for turn in self.turns)

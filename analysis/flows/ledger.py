@@ -18,7 +18,7 @@ from analysis.flows.repairs import repairs_of
 from analysis.flows.roles import parts_of
 from analysis.flows.turns import channels_of
 from analysis.flows.ways import Phase, Way, Ways
-from analysis.intervals import Segment, paint
+from analysis.intervals import Interval, Segment, overlap_ns, paint
 from analysis.ledger.coverage import losses_of
 from analysis.ledger.ledger import Window, sums, windows_of
 from analysis.ledger.model import ClientRound, Ledger, RoundLedger, Transfer
@@ -41,10 +41,10 @@ class _Builder:
         run, self.notes = checked(run)
         self.run = run
         self.events: KernelEvents = read_events(run.events)
-        processes = Processes(run.meta["attachment"], run.events["process_starts"])
+        processes = Processes(run.meta["attachment"], run.events["process_starts"], run.events.get("module_loads"))
         self.channels = channels_of(run.events, processes)
         self.parts = parts_of(processes, self.channels)
-        self.ways = Ways(self.parts, self.channels)
+        self.ways = Ways(self.parts, self.channels, processes)
         self.transfers: list[Transfer] = []
         self.windows = windows_of(run.rounds)
         if not self.windows:
@@ -71,6 +71,7 @@ class _Builder:
         pieces: list[Segment] = []
         clients: dict[str, list[Segment]] = defaultdict(list)
         critical: list[tuple[int, str, bool]] = []
+        imports: list[Interval] = []
         for phase, ways in told:
             came = sorted(
                 (way for way in ways.values() if way.arrival_ns is not None),
@@ -78,6 +79,7 @@ class _Builder:
             )
             last = came[-1] if came else None
             if last is not None:
+                imports += last.imports
                 before_ns = came[-2].arrival_ns if len(came) > 1 else None
                 tie = before_ns is not None and (last.arrival_ns or 0) - before_ns < _TIE_NS
                 critical.append((phase.end_ns - phase.start_ns, last.client, tie))
@@ -92,6 +94,7 @@ class _Builder:
         if not phases:
             pieces = paint(window.start_ns, window.end_ns, [], [])
         components, residual_ns = sums(pieces)
+        starting = [(piece.start_ns, piece.end_ns) for piece in pieces if piece.component == "task_start"]
         loss = self.losses[window.number]
         return RoundLedger(
             round=window.number,
@@ -101,6 +104,7 @@ class _Builder:
             tie=tie,
             components_ns=components,
             residual_ns=residual_ns,
+            sub_rows_ns={"task_start": {"imports": overlap_ns(imports, starting)}},
             clients=tuple(
                 self._client(client, clients[client], [ways[client] for _, ways in told], window, name, told)
                 for client in self.ways.clients

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from analysis.flows.hops import SAME_KIND_BYTES, Talk, hop_segments
-from analysis.flows.processes import Process
+from analysis.flows.processes import Process, Processes
 from analysis.flows.roles import Parts
 from analysis.flows.turns import Channel, Turn
 from analysis.intervals import Interval, Segment
@@ -22,6 +22,10 @@ __all__ = ("Phase", "Way", "Ways")
 _NEW_PHASE_NS = 2_000_000_000
 _WHOLE = 0.95  # of a message's bytes: headers and parts that differ
 _COPIES_DIFFER = 0.5
+# An answer that takes longer was held back until there was something to say.
+_LONG_POLL_NS = 200_000_000
+# Code is loaded with pauses, for what runs as it is imported.
+_LOADS_ON_NS = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Way:
     base: list[Segment] = field(default_factory=list)
     arrival_ns: int | None = None  # the server had all of the update
     compute: Interval | None = None
+    imports: list[Interval] = field(default_factory=list)  # a task's process loaded code
     message_bytes: int = 0
     turns: list[Turn] = field(default_factory=list)  # large ones, for repairs
 
@@ -56,8 +61,9 @@ class _Copy:
 class Ways:
     """Of one run."""
 
-    def __init__(self, parts: Parts, channels: Sequence[Channel]) -> None:
+    def __init__(self, parts: Parts, channels: Sequence[Channel], processes: Processes) -> None:
         self.parts = parts
+        self._processes = processes
         self._server = frozenset((parts.server,))
         self._edge = frozenset((parts.edge,))
         self.clients = tuple(parts.nodes)
@@ -264,14 +270,28 @@ class Ways:
             began_ns, end_ns = said
         else:
             return None
-        way.compute = (read_ns, began_ns)
+        ready_ns = self._loaded_ns(way, task, read_ns, began_ns)
+        way.compute = (ready_ns, began_ns)
         way.base[:0] = [
+            Segment(read_ns, ready_ns, "task_start"),
             *hop_segments(
                 talk.within(began_ns, end_ns), began_ns, end_ns, asked="store_and_forward", unasked="compute"
             ),
             Segment(read_ns, began_ns, "compute"),
         ]
         return end_ns
+
+    def _loaded_ns(self, way: Way, task: Process, read_ns: int, began_ns: int) -> int:
+        """When a process that was started for the task had loaded what it needs, which some do once they have read."""
+        if not task.forked_ns:
+            return read_ns
+        ready_ns = read_ns
+        way.imports = self._processes.loading(task, began_ns)
+        for first_ns, last_ns in way.imports:
+            if first_ns - ready_ns > _LOADS_ON_NS:
+                break
+            ready_ns = max(ready_ns, min(last_ns, began_ns))
+        return ready_ns
 
     def _start(self, way: Way, task: Process, had_ns: int, started_ns: int) -> None:
         """From the node's receipt of a model to the start of a process for it."""
@@ -330,6 +350,8 @@ class Ways:
             and exchange.answer is not None
             and exchange.request.speaker == self.parts.server
             and exchange.answer.first_ns >= had_ns
+            # Asked after that, or waiting since before; what was just being answered was too late.
+            and (exchange.request.whole_ns >= had_ns or exchange.waited_ns > _LONG_POLL_NS)
         ]
         told = [one for one in answered if one.answer and one.answer.bytes > self._no_bytes + SAME_KIND_BYTES]
         pending = told or answered

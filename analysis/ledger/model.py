@@ -54,6 +54,7 @@ SUB_ROWS = {
         "shared_egress",
         "jitter",  # the last byte was delayed by more than the first, where the path delays packets unevenly
     ),
+    "task_start": ("imports",),
 }
 
 
