@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ztprobe.cli import completion
+from ztprobe.cli.attach_options import attach_options, given_attach_options, refuse_others, trace_attached
 from ztprobe.cli.fl_options import checked_fl_options, fl_options
 from ztprobe.cli.options import OutPath, coverage_floor_option, percent, quiet_option, wait_for_quiet_option
 from ztprobe.errors import UsageError
@@ -84,10 +85,13 @@ __all__ = ("trace",)
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the table.")
 @click.option("--reconnect", is_flag=True, help="A fresh connection per round and client.")
 @fl_options
+@attach_options
 @wait_for_quiet_option
 @coverage_floor_option
 @quiet_option
+@click.pass_context
 def trace(
+    context: click.Context,
     experiment: str,
     profile_file: Path | None,
     baseline: str | None,
@@ -105,14 +109,27 @@ def trace(
     wait_for_quiet: float | None,
     coverage_floor: float,
     quiet: bool,
-    **fl_values: Any,
+    **more_values: Any,
 ) -> None:
     """Run a deployment and say where each round's time went.
 
     Brings up a federated-learning server and its clients under a network profile and a security level,
     proves that both are in force, watches them from the kernel, prints the breakdown and leaves a run
-    directory. Needs root.
+    directory. With --attach it watches a deployment that runs already. Needs root.
     """
+    attach_values = given_attach_options(more_values)
+    refuse_others(context, attach_values["attach"])
+    if attach_values["attach"]:
+        rounds_given = context.get_parameter_source("rounds") is click.core.ParameterSource.COMMANDLINE
+        trace_attached(
+            attach_values,
+            rounds=rounds if rounds_given else None,
+            out=out,
+            as_json=as_json,
+            coverage_floor=coverage_floor / 100,
+            quiet=quiet,
+        )
+        return
     from ztprobe.experiment.requirements import check_main_job
     from ztprobe.profile.model import load_profile, profile_names
 
@@ -126,7 +143,7 @@ def trace(
         with_baseline=not no_baseline,
         seed=seed,
     )
-    fl = checked_fl_options(fl_values, clients=clients)
+    fl = checked_fl_options(more_values, clients=clients)
     if fl and baseline is None and not no_baseline:
         against = dataclasses.replace(chosen)  # what the options cost, all else being equal
     request = TraceRequest(
