@@ -25,6 +25,8 @@ __all__ = ("InferredRound", "infer_rounds")
 _IDLE_NS = 10_000_000_000
 _IDLE_TIMES = 5
 _IDLE_ROUNDS = 2
+# Before a server's first byte and behind its last it does what nobody sees (choosing clients, encoding).
+_UNSEEN_NS = 25_000_000
 # What a server does behind the last message (aggregation, its own evaluation) shows only in what follows.
 # Where nothing does, the end is as uncertain as the longest such time, and as this at least.
 _OPEN_END_NS = 500_000_000
@@ -236,8 +238,10 @@ def _bounded(
             InferredRound(
                 start_ns=start_ns,
                 end_ns=end_ns,
-                start_uncertainty_ns=uncertain_ns,
-                end_uncertainty_ns=end_uncertainty_ns if end_uncertainty_ns is not None else usual_ns,
+                start_uncertainty_ns=max(_UNSEEN_NS, uncertain_ns),
+                end_uncertainty_ns=max(
+                    _UNSEEN_NS, end_uncertainty_ns if end_uncertainty_ns is not None else usual_ns
+                ),
                 clients=tuple(sorted(one.client for one in group)),
                 evaluations=len(models),
             )
