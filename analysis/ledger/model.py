@@ -29,6 +29,7 @@ COMPONENTS = (
     "store_and_forward",
     "poll_wait",
     "task_start",
+    "client_and_return_path",
 )
 
 # Named parts of a component; they never add time, they say what it consists of.
