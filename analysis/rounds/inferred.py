@@ -18,7 +18,7 @@ from statistics import median
 
 from analysis.rounds.messages import Message, Transfer, messages_of
 
-__all__ = ("InferredRound", "infer_rounds")
+__all__ = ("Exchange", "InferredRound", "exchanges_of", "infer_rounds")
 
 # What lies between rounds is idle if it is longer than some seconds, and than either what usually lies there
 # or what rounds take themselves.
@@ -51,7 +51,9 @@ class InferredRound:
 
 
 @dataclass(frozen=True)
-class _Exchange:
+class Exchange:
+    """An update of a client, and the model that it answers."""
+
     client: str
     model: Message
     update: Message
@@ -89,7 +91,12 @@ def infer_rounds(transfers: Iterable[Transfer], at_server: Iterable[Transfer] = 
     return _bounded(groups, starts, ends, unanswered)
 
 
-def _exchanges(messages: Sequence[Message]) -> tuple[list[_Exchange], list[Message]]:
+def exchanges_of(messages: Sequence[Message]) -> list[Exchange]:
+    """Updates with the model before each, in the order of time."""
+    return _exchanges(messages)[0]
+
+
+def _exchanges(messages: Sequence[Message]) -> tuple[list[Exchange], list[Message]]:
     """Pairs of a model and its update, and the models that no update answered."""
     exchanges, unanswered = [], []
     waiting: dict[str, list[Message]] = defaultdict(list)
@@ -99,14 +106,14 @@ def _exchanges(messages: Sequence[Message]) -> tuple[list[_Exchange], list[Messa
             models.append(message)
         elif models:
             *others, model = models
-            exchanges.append(_Exchange(message.client, model, message))
+            exchanges.append(Exchange(message.client, model, message))
             unanswered += others
             models.clear()
     unanswered += [model for models in waiting.values() for model in models]
     return sorted(exchanges, key=lambda one: one.model), sorted(unanswered)
 
 
-def _rounds(exchanges: Sequence[_Exchange]) -> list[list[_Exchange]]:
+def _rounds(exchanges: Sequence[Exchange]) -> list[list[Exchange]]:
     """Exchanges in rounds.
 
     A client takes part once in a round. That alone tells rounds apart where they have the same clients each:
@@ -121,8 +128,8 @@ def _rounds(exchanges: Sequence[_Exchange]) -> list[list[_Exchange]]:
     return _split(exchanges, also_when_over=True)
 
 
-def _split(exchanges: Sequence[_Exchange], *, also_when_over: bool) -> list[list[_Exchange]]:
-    groups: list[list[_Exchange]] = []
+def _split(exchanges: Sequence[Exchange], *, also_when_over: bool) -> list[list[Exchange]]:
+    groups: list[list[Exchange]] = []
     for one in exchanges:
         group = groups[-1] if groups else []
         again = any(other.client == one.client for other in group)
@@ -133,7 +140,7 @@ def _split(exchanges: Sequence[_Exchange], *, also_when_over: bool) -> list[list
     return groups
 
 
-def _evaluates_first(groups: Sequence[Sequence[_Exchange]], unanswered: Sequence[Message]) -> bool:
+def _evaluates_first(groups: Sequence[Sequence[Exchange]], unanswered: Sequence[Message]) -> bool:
     """Whether models that no update answers open a round rather than end it, by the record's two ends."""
     first_ns = min(one.model.first_ns for one in groups[0])
     last_ns = max(one.update.last_ns for one in groups[-1])
@@ -143,8 +150,8 @@ def _evaluates_first(groups: Sequence[Sequence[_Exchange]], unanswered: Sequence
 
 
 def _begun_ns(
-    group: Sequence[_Exchange],
-    before: Sequence[_Exchange] | None,
+    group: Sequence[Exchange],
+    before: Sequence[Exchange] | None,
     unanswered: Sequence[Message],
     unanswered_first: bool,
 ) -> int:
@@ -157,7 +164,7 @@ def _begun_ns(
     return first_ns
 
 
-def _over_ns(group: Sequence[_Exchange], messages: Sequence[Message], next_ns: int | None) -> int:
+def _over_ns(group: Sequence[Exchange], messages: Sequence[Message], next_ns: int | None) -> int:
     """When the last message of a round was over, evaluations included."""
     last_ns = max(one.update.last_ns for one in group)
     inside = [
@@ -210,7 +217,7 @@ class _ServerSide:
 
 
 def _bounded(
-    groups: Sequence[Sequence[_Exchange]],
+    groups: Sequence[Sequence[Exchange]],
     starts: Sequence[tuple[int, int | None]],
     ends: Sequence[int],
     unanswered: Sequence[Message],

@@ -263,7 +263,9 @@ def test_parts_on_several_connections_are_one_message() -> None:
     assert message.bytes == 10_000_000 and message.last_ns == 105 * MS
 
 
-def told(traffic: Traffic, received_ns: Sequence[int], uncertainty_ns: int, first: int = 1) -> list[dict[str, object]]:
+def told(
+    traffic: Traffic, received_ns: Sequence[int], uncertainty_ns: int, first: int = 1
+) -> list[dict[str, object]]:
     return [
         {"event": "round_start", "round": number, "time_monotonic_ns": ns, "uncertainty_ns": uncertainty_ns}
         for number, ns in enumerate(received_ns, first)

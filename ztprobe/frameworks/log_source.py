@@ -57,7 +57,9 @@ class FrameworkLog(ABC):
         self._highest = 0
         self._times: dict[str, int] = {}  # what was timed by: its largest uncertainty
         self._last_start_ns = 0  # of a round, by when its line was received
-        self._kept_back_ns = 0  # lines of several rounds came together, as long after they were written at most
+        self._kept_back_ns = (
+            0  # lines of several rounds came together, as long after they were written at most
+        )
 
     @abstractmethod
     def read(self, text: str) -> tuple[Stamp | None, bool, Word | None]:
