@@ -24,7 +24,7 @@ from analysis.ledger.roles import roles_of
 from ztprobe.errors import RunDirError
 from ztprobe.events.heads import address_bytes
 from ztprobe.events.owners import OWNERS
-from ztprobe.events.tables import TABLES, Table
+from ztprobe.events.tables import ATTACHED_TABLES, TABLES, Table, empty_tables
 from ztprobe.rundir.store import Run
 
 __all__ = ("checked",)
@@ -100,7 +100,7 @@ def _check_pods(run: Run) -> None:
     ):
         raise RunDirError(f"{run.path / 'run.json'}: pods is no list of pods with name, address and labels")
     try:
-        if "attachment" not in run.meta:  # there participants have roles, whom pods say nothing of
+        if "attachment" not in run.meta:  # there, who speaks with whom is seen and not told
             roles_of(run.meta)
     except ValueError as error:
         raise RunDirError(f"{run.path / 'run.json'}: {error}") from error
@@ -123,6 +123,8 @@ def _time_of(run: Run) -> tuple[int, int]:
 
 def _typed(run: Run, kind: Table) -> pd.DataFrame:
     name, table = kind.name, run.events.get(kind.name)
+    if table is None and name in ATTACHED_TABLES:
+        return empty_tables()[name]  # runs that were recorded before there were such
     if table is None:
         raise RunDirError(f"{_where(run, name)}: is missing; the run cannot be analysed without it")
     for column in kind.columns:

@@ -26,6 +26,10 @@ COMPONENTS = (
     "transmission",
     "retransmission",
     "policy_drop",
+    "store_and_forward",
+    "poll_wait",
+    "task_start",
+    "client_and_return_path",
 )
 
 # Named parts of a component; they never add time, they say what it consists of.

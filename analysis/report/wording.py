@@ -36,6 +36,10 @@ PART_NAMES = {
     "transmission": "transmission",
     "retransmission": "retransmission",
     "policy_drop": "policy drop",
+    "store_and_forward": "store and forward",
+    "poll_wait": "poll wait",
+    "task_start": "task start",
+    "client_and_return_path": "client and return path",
     "residual": "residual",
 }
 

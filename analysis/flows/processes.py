@@ -1,0 +1,70 @@
+"""Processes by number and time, and whose they were.
+
+A participant has the processes that run.json names, and what those started later, whether it was ever named or not:
+a task's process may be gone before anybody looks.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+__all__ = ("Participant", "Process", "Processes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Participant:
+    """One target of the attachment."""
+
+    name: str
+    role: str  # server | hub | client, as it was declared
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process, from its start to its end: numbers come again."""
+
+    pid: int
+    forked_ns: int = 0  # 0: older than the trace
+    parent: int = 0
+    participant: str = ""  # empty: nobody's
+
+
+class Processes:
+    """Who had a number at a moment."""
+
+    def __init__(self, attachment: Mapping[str, Any], starts: pd.DataFrame) -> None:
+        self.participants = {
+            one["name"]: Participant(name=one["name"], role=one["role"]) for one in attachment["participants"]
+        }
+        named = {
+            process["pid"]: one["name"]
+            for one in attachment["participants"]
+            for process in one.get("processes", ())
+        }
+        self._by_pid: dict[int, list[Process]] = defaultdict(list)
+        for pid, name in named.items():
+            self._by_pid[pid].append(Process(pid, participant=name))
+        forks = starts[starts["how"] == "fork"] if len(starts) else starts
+        for row in forks.itertuples(index=False):
+            parent = self.at(row.parent, row.ts_ns)
+            owner = parent.participant or named.get(row.tgid, "")
+            known = self._by_pid[row.tgid]
+            if known and known[-1].forked_ns == 0 and not parent.participant:
+                continue
+            # One that run.json names and that was seen to start is the same.
+            if len(known) == 1 and known[0].forked_ns == 0 and named.get(row.tgid) == owner:
+                known.clear()
+            known.append(Process(row.tgid, row.ts_ns, row.parent, owner))
+
+    def at(self, pid: int, when_ns: int) -> Process:
+        """The process that had this number then."""
+        known = self._by_pid.get(pid)
+        if not known:
+            return Process(pid)
+        return known[max(0, bisect_right(known, when_ns, key=lambda one: one.forked_ns) - 1)]
