@@ -11,7 +11,7 @@ import click
 
 from ztprobe.errors import UsageError, WorkloadError
 
-__all__ = ("attach_options", "given_attach_options", "refuse_others", "trace_attached")
+__all__ = ("attach_options", "trace_attached")
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _TARGET = "TARGET"
@@ -67,12 +67,7 @@ def attach_options(command: _Command) -> _Command:
     return command
 
 
-def given_attach_options(values: dict[str, Any]) -> dict[str, Any]:
-    """Take them out of a command's parameters."""
-    return {name: values.pop(name) for name in _NAMES}
-
-
-def refuse_others(context: click.Context, attach: bool) -> None:
+def _refuse_others(context: click.Context, attach: bool) -> None:
     """Options of one of the two kinds of trace mean nothing to the other.
 
     :raises UsageError: one was given.
@@ -89,40 +84,41 @@ def refuse_others(context: click.Context, attach: bool) -> None:
             raise UsageError(f"{parameter.opts[0]}: needs --attach, which traces what runs already")
 
 
-def trace_attached(
-    values: dict[str, Any],
-    *,
-    rounds: int | None,
-    out: Path | None,
-    as_json: bool,
-    coverage_floor: float,
-    quiet: bool,
-) -> None:
-    """Trace, analyse and print; what there is when it ends is kept."""
+def trace_attached(context: click.Context) -> bool:
+    """Trace, analyse and print what `trace` was asked for with --attach; what there is when it ends is kept.
+
+    :returns: whether --attach was given.
+    :raises UsageError: options do not go together.
+    """
+    given = context.params
+    _refuse_others(context, given["attach"])
+    if not given["attach"]:
+        return False
     from ztprobe.attach.request import make_request
     from ztprobe.experiment.requirements import check_attach
+    from ztprobe.attach.whole import attach_whole
     from ztprobe.progress import open_progress
 
-    started = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    out = given["out"] or Path("runs") / f"attached-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    has_rounds = context.get_parameter_source("rounds") is click.core.ParameterSource.COMMANDLINE
     request = make_request(
-        server=values["server"],
-        clients=values["client_targets"],
-        hubs=values["hub_targets"],
-        out=(out or Path("runs") / f"attached-{started}").absolute(),
-        for_text=values["for_text"],
-        rounds=rounds,
-        framework=values["framework"],
-        events_from=values["events_from"],
+        server=given["server"],
+        clients=given["client_targets"],
+        hubs=given["hub_targets"],
+        out=out.absolute(),
+        for_text=given["for_text"],
+        rounds=given["rounds"] if has_rounds else None,
+        framework=given["framework"],
+        events_from=given["events_from"],
     )
     check_attach(request.out)
-    with open_progress(quiet=quiet) as progress:
-        from ztprobe.attach.whole import attach_whole
-
+    with open_progress(quiet=given["quiet"]) as progress:
         directory = attach_whole(request, progress)
         progress.stage("analysis")
-        report = _report(directory, coverage_floor, progress.note)
+        report = _report(directory, given["coverage_floor"] / 100, progress.note)
         progress.done(str(directory))
-    _print(report, as_json=as_json)
+    _print(report, as_json=given["as_json"])
+    return True
 
 
 def _report(directory: Path, coverage_floor: float, note: Callable[[str], None]) -> dict[str, Any]:

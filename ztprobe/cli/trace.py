@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ztprobe.cli import completion
-from ztprobe.cli.attach_options import attach_options, given_attach_options, refuse_others, trace_attached
+from ztprobe.cli.attach_options import attach_options, trace_attached
 from ztprobe.cli.fl_options import checked_fl_options, fl_options
 from ztprobe.cli.options import OutPath, coverage_floor_option, percent, quiet_option, wait_for_quiet_option
 from ztprobe.errors import UsageError
@@ -117,20 +117,8 @@ def trace(
     proves that both are in force, watches them from the kernel, prints the breakdown and leaves a run
     directory. With --attach it watches a deployment that runs already. Needs root.
     """
-    attach_values = given_attach_options(more_values)
-    refuse_others(context, attach_values["attach"])
-    if attach_values["attach"]:
-        rounds_given = context.get_parameter_source("rounds") is click.core.ParameterSource.COMMANDLINE
-        trace_attached(
-            attach_values,
-            rounds=rounds if rounds_given else None,
-            out=out,
-            as_json=as_json,
-            coverage_floor=coverage_floor / 100,
-            quiet=quiet,
-        )
+    if trace_attached(context):
         return
-    from ztprobe.experiment.requirements import check_main_job
     from ztprobe.profile.model import load_profile, profile_names
 
     # A path even where the file is called like a shipped profile.
@@ -160,6 +148,20 @@ def trace(
         baseline_fl={} if baseline is None else fl,
         wait_for_quiet_s=wait_for_quiet,
     )
+    _carry_out(request, repeat, until_ci, as_json=as_json, coverage_floor=coverage_floor / 100, quiet=quiet)
+
+
+def _carry_out(
+    request: TraceRequest,
+    repeat: int | None,
+    until_ci: str | None,
+    *,
+    as_json: bool,
+    coverage_floor: float,
+    quiet: bool,
+) -> None:
+    from ztprobe.experiment.requirements import check_main_job
+
     for wanted in request.experiments:
         request.profile_of(wanted)
     if repeat is None and until_ci is not None:
@@ -169,7 +171,7 @@ def trace(
         _repeat(request, repeat, until, as_json=as_json, quiet=quiet)
         return
     check_main_job(request.experiments, request.out)
-    _run(request, as_json=as_json, coverage_floor=coverage_floor / 100, quiet=quiet)
+    _run(request, as_json=as_json, coverage_floor=coverage_floor, quiet=quiet)
 
 
 def _default_out(name: str) -> Path:
