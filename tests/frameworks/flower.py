@@ -11,7 +11,9 @@ import argparse
 import contextlib
 import json
 import shutil
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -240,6 +242,7 @@ def main() -> None:
         "--out", type=Path, required=True, metavar="DIRECTORY", help="logs, clocks, deployment.json"
     )
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as with Ctrl-C, nothing is left behind
     options = Options(args.version, args.clients, args.network, args.isolation)
     with deployment(args.out.resolve(), options) as flower:
         print(json.dumps(flower.description()), flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ from ztprobe.attach.foreign import without_foreign
 from ztprobe.attach.namespaces import Held
 from ztprobe.attach.owner_log import OwnedEnd
 from ztprobe.attach.owners import owners_table
+from ztprobe.attach.recognition import recognised
 from ztprobe.attach.request import AttachRequest
 from ztprobe.attach.rounds import Rounds
 from ztprobe.experiment.record import pod_record, read_tables, versions
@@ -67,9 +69,15 @@ def write_run(target: RunDir, record: RunRecord) -> None:
     tables = without_foreign(tables, owners, shared) | {"owners": owners, "machine": record.load.table()}
     for name, table in tables.items():
         target.write_events(name, table)
+    record = dataclasses.replace(record, framework=recognised(_commands(record), tables["packets"]["data"]))
     meta = _meta(record) | {"table_rows": {name: len(table) for name, table in tables.items()}}
     # Tuples become lists, as they will be read back; what is no number must not cost a finished run.
     target.finish(json.loads(json.dumps(meta), parse_constant=lambda _name: None))
+
+
+def _commands(record: RunRecord) -> dict[int, str]:
+    """What the participants' processes ran, by their number."""
+    return {member.pid: command for one in record.participants for member, command in one.commands.items()}
 
 
 def _with_children(whose: Mapping[int, str], tables: Mapping[str, Any]) -> dict[int, str]:
