@@ -44,6 +44,8 @@ $(STAMP): pyproject.toml setup.py constraints.txt Makefile tools/setup-system
 $(TESTS_STAMP): $(STAMP) tools/kubectl
 	PYTHON=$(PYTHON) tools/setup-system tests
 	tools/kubectl
+	# Without what it depends on: PyPI's is built for another torch than ours.
+	$(RUN) pip install --quiet --no-input --disable-pip-version-check --no-deps -c constraints.txt torchvision
 	touch $@
 
 $(BENCH_STAMP): $(STAMP)

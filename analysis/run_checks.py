@@ -23,6 +23,7 @@ from analysis.evidence.reader import TIMES
 from analysis.ledger.roles import roles_of
 from ztprobe.errors import RunDirError
 from ztprobe.events.heads import address_bytes
+from ztprobe.events.owners import OWNERS
 from ztprobe.events.tables import ATTACHED_TABLES, TABLES, Table, empty_tables
 from ztprobe.rundir.store import Run
 
@@ -52,7 +53,8 @@ def checked(run: Run) -> tuple[Run, tuple[str, ...]]:
     begin_ns, end_ns = _time_of(run)
     notes: list[str] = []
     events: dict[str, pd.DataFrame] = {}
-    for name, kind in TABLES.items():
+    attached = {"owners": OWNERS} if "attachment" in run.meta else {}
+    for name, kind in (TABLES | attached).items():
         table = _typed(run, kind)
         kept = _ordered(kind, table)
         if len(kept) < len(table):
@@ -222,9 +224,9 @@ def _differs(table: pd.DataFrame, column: str, expected: Mapping[str, int]) -> N
 
 def _check_ends(run: Run, name: str, table: pd.DataFrame) -> None:
     """A pod's end of a connection has the pod's address, or is on its loopback."""
-    addresses = {pod["name"]: pod["address"] for pod in run.meta["pods"]}
+    addresses = {pod["name"]: pod.get("addresses", [pod["address"]]) for pod in run.meta["pods"]}
     for pod, local in zip(table["pod"].tolist(), table["local"].tolist(), strict=True):
-        if local != addresses.get(pod, local) and not local.startswith(_LOOPBACK):
+        if local not in addresses.get(pod, [local]) and not local.startswith(_LOOPBACK):
             raise RunDirError(
                 f"{_where(run, name)}: rows of {pod} have another address than {pod}'s; "
                 "pods or runs are mixed up"

@@ -219,11 +219,28 @@ static inline int is_bare_ack(struct seen *seen)
     return !seen->payload_bytes && !(seen->flags & FLAGS_SETUP);
 }
 
-/* The connection of a packet, if it has one or is to have one from now on. */
-static inline struct conn *conn_of_packet(struct seen *seen)
+/* Whether a socket is connected on this end of what arrives. Data that comes for one that has just gone (a session
+ * ticket after the client has hung up) would otherwise begin a connection of its own. */
+static inline int has_socket(struct __sk_buff *ctx, struct seen *seen)
+{
+    struct bpf_sock_tuple ends = {};
+    ends.ipv4.saddr = seen->key.raddr;
+    ends.ipv4.daddr = seen->key.laddr;
+    ends.ipv4.sport = bpf_htons((u16)seen->key.ports);
+    ends.ipv4.dport = bpf_htons((u16)(seen->key.ports >> 16));
+    struct bpf_sock *sk = bpf_skc_lookup_tcp(ctx, &ends, sizeof(ends.ipv4), BPF_F_CURRENT_NETNS, 0);
+    if (!sk)
+        return 0;
+    int connected = sk->state != STATE_LISTEN && sk->state != STATE_TIME_WAIT;
+    bpf_sk_release(sk);
+    return connected;
+}
+
+/* The connection of a packet, if it has one or is to have one from now on. `arrives`: for a socket of this end. */
+static inline struct conn *conn_of_packet(struct __sk_buff *ctx, struct seen *seen, int arrives)
 {
     struct conn *conn = conn_of(&seen->key);
-    if (unlikely(!conn && seen->payload_bytes >= SMALLEST_KNOWN))
+    if (unlikely(!conn && seen->payload_bytes >= SMALLEST_KNOWN && (!arrives || has_socket(ctx, seen))))
         return new_conn(&seen->key, 0, 0);
     return conn;
 }
@@ -240,7 +257,7 @@ static inline void record_syn(struct __sk_buff *ctx, struct seen *seen)
     struct head *head = seen->dir == DIR_TX ? &conn->tx_head : &conn->rx_head;
     u64 now_ns = bpf_ktime_get_ns();
     if (seen->flags & FLAG_ACK && seen->dir == DIR_TX)
-        note_ack(conn, seen->ack);
+        conn->acked_seq = seen->ack; /* whatever left before was about an earlier connection */
     emit_packet(ctx, seen, conn, now_ns, EVENT_SETUP, head, head, 1);
     seen->seq++;
     if (seen->payload_bytes && !head->heads) {
@@ -290,7 +307,15 @@ static inline void advance(struct seen *seen, struct half *mine, int egress)
     }
 }
 
-static inline void record_end(struct seen *seen, struct conn *conn, struct half *mine, u32 hook)
+/* A SYN that meets what the peer still holds of an earlier connection of the same ports is answered with an
+ * acknowledgement of that one, which its sender resets before it sends the SYN again (RFC 9293, section 3.5.1,
+ * figure 9). That reset stands at the earlier one's number and ends nothing of this. */
+static inline int resets_earlier(struct seen *seen, struct half *mine, struct half *other)
+{
+    return !(seen->flags & FLAG_ACK) && mine->snd_max && !other->snd_max && seen->seq != mine->snd_max;
+}
+
+static inline void record_end(struct seen *seen, struct conn *conn, struct half *mine, struct half *other, u32 hook)
 {
     if (seen->flags & (FLAG_FIN | FLAG_RST))
         close_burst(conn, mine, hook, seen->dir, 0);
@@ -298,7 +323,7 @@ static inline void record_end(struct seen *seen, struct conn *conn, struct half 
     if (seen->flags & (FLAG_FIN | FLAG_RST))
         end_turn(conn, seen->dir == DIR_TX ? &conn->tx_speech : &conn->rx_speech, hook, seen->dir);
 #endif
-    if (seen->flags & FLAG_RST)
+    if (seen->flags & FLAG_RST && !resets_earlier(seen, mine, other))
         end_conn(&seen->key, conn); /* where nobody listens there is no socket whose end would do it */
 }
 
@@ -319,7 +344,7 @@ static inline void record_eth(struct __sk_buff *ctx, int egress)
         record_syn(ctx, &seen);
         return;
     }
-    struct conn *conn = conn_of_packet(&seen);
+    struct conn *conn = conn_of_packet(ctx, &seen, !egress);
     if (unlikely(!conn))
         return;
     struct half *mine = egress ? &conn->tx : &conn->rx;
@@ -358,7 +383,7 @@ static inline void record_eth(struct __sk_buff *ctx, int egress)
         account_small(ctx, &seen, mine, other, now_ns, egress);
     }
     advance(&seen, mine, egress);
-    record_end(&seen, conn, mine, HOOK_ETH);
+    record_end(&seen, conn, mine, other, HOOK_ETH);
 }
 
 /* Both ends of a connection on loopback are the pod's, and every packet is seen as it leaves. */
@@ -371,7 +396,7 @@ static inline void record_lo(struct __sk_buff *ctx)
         record_syn(ctx, &seen);
         return;
     }
-    struct conn *conn = conn_of_packet(&seen);
+    struct conn *conn = conn_of_packet(ctx, &seen, 0);
     if (!conn)
         return;
     u64 now_ns = bpf_ktime_get_ns();
@@ -388,7 +413,7 @@ static inline void record_lo(struct __sk_buff *ctx)
     else if (seen.payload_bytes)
         account_small(ctx, &seen, mine, other, now_ns, 1);
     advance(&seen, mine, 1);
-    record_end(&seen, conn, mine, HOOK_LO);
+    record_end(&seen, conn, mine, other, HOOK_LO);
 }
 
 int tc_eth_out(struct __sk_buff *ctx)

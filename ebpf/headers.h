@@ -78,7 +78,7 @@ enum { TLS_RECORD_MAX_BYTES = 16640, TLS_CLIENT_HELLO = 1, RECORDS_WALKED = 12, 
 
 /* include/linux/socket.h, include/net/tcp_states.h, net/ipv4's enum tcp_ca_state and tcp_chrono */
 enum { FAMILY_INET = 2, FAMILY_INET6 = 10 };
-enum { STATE_TIME_WAIT = 6, STATE_CLOSE = 7, STATE_NEW_SYN_RECV = 12 };
+enum { STATE_SYN_SENT = 2, STATE_TIME_WAIT = 6, STATE_CLOSE = 7, STATE_LISTEN = 10, STATE_NEW_SYN_RECV = 12 };
 enum { CA_STATE_BITS = 31, CA_RECOVERY = 3, CHRONO_BITS = 3, CHRONO_RWND_LIMITED = 2 };
 enum { MINMAX_VALUE = 4 }; /* struct minmax begins with a time and the smallest value (include/linux/win_minmax.h) */
 enum { MSG_PEEK_FLAG = 2, TASK_DEAD_STATE = 0x80 };

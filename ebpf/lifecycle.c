@@ -9,6 +9,13 @@ static inline void restore_port(struct conn_key *key, void *sk)
         key->ports |= bpf_ntohs((u16)LOAD(u16, tp, OFF_INET_SPORT)) << 16;
 }
 
+/* Whether a closing socket is that of an earlier connection of the same ports: a SYN that met it has begun
+ * another, which nothing has answered yet and which has no socket here unless it is the one that sent it. */
+static inline int is_earlier(struct conn *conn, u32 old_state)
+{
+    return conn->opened_ns && old_state != STATE_SYN_SENT && !conn->tx.snd_max != !conn->rx.snd_max;
+}
+
 static inline void record_state_change(void *sk, u32 old_state, u32 new_state)
 {
     struct conn_key key = {};
@@ -17,6 +24,8 @@ static inline void record_state_change(void *sk, u32 old_state, u32 new_state)
     if (new_state == STATE_CLOSE && !(key.ports >> 16))
         restore_port(&key, sk);
     struct conn *conn = conn_of(&key), *known = conn ? conn : conn_of_other_end(&key);
+    if (new_state == STATE_CLOSE && known && is_earlier(known, old_state))
+        conn = known = 0;
     struct state_change *event = reserve_point();
     if (event) {
         u64 conn_id = known ? known->id : 0;

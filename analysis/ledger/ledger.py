@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from analysis.evidence.participants import by_participant
 from analysis.evidence.reader import read_events
 from analysis.evidence.values import ACK
 from analysis.intervals import Segment, clip, paint
@@ -66,7 +67,7 @@ def windows_of(events: Iterable[dict[str, Any]]) -> list[Window]:
 class _Builder:
     def __init__(self, run: Run) -> None:
         run, self.notes = checked(run)
-        self.run = run
+        self.run = run = by_participant(run)
         events = read_events(run.events)
         self.topology: Topology = topology_of(run.meta, events)
         self.windows = windows_of(run.rounds)

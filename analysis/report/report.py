@@ -109,15 +109,7 @@ def build_report(
     in_order = sorted(ledger.rounds, key=lambda one: one.start_ns)
     first_ns = in_order[0].start_ns
     report: dict[str, Any] = {
-        "schema_version": REPORT_SCHEMA_VERSION,
-        "experiment": run.name,
-        "settings": {key: value for key, value in meta["experiment"].items() if key != "name"},
-        "options": meta.get("options", {}),
-        "runtime": meta["runtime"],
-        "kernel": meta["kernel"],
-        "versions": meta["versions"],
-        "hooks": meta["hooks"],
-        "facts": meta.get("facts", {}),
+        **_of_run(run),
         "started_unix_s": sections.seconds(Clock.of_run(meta).unix_ns(first_ns)),
         "rounds": [_round(one, first_ns, one in counted, coverage_floor) for one in in_order],
         "rounds_counted": len(counted),
@@ -147,25 +139,44 @@ def build_report(
     if any(workload.values()):
         report["workload"] = workload
     report["contention"]["said"] = first_sentences(report)
+    _add_conditions(report, run, in_order)
+    report["notes"] = sections.notes(run, ledger, report, baseline)
+    report["diagnosis"] = diagnose(report)
+    return report
+
+
+def _of_run(run: Run) -> dict[str, Any]:
+    meta = run.meta
+    return {
+        "schema_version": REPORT_SCHEMA_VERSION,
+        "experiment": run.name,
+        "settings": {key: value for key, value in meta["experiment"].items() if key != "name"},
+        "options": meta.get("options", {}),
+        "runtime": meta["runtime"],
+        "kernel": meta["kernel"],
+        "versions": meta["versions"],
+        "hooks": meta["hooks"],
+        "facts": meta.get("facts", {}),
+    }
+
+
+def _add_conditions(report: dict[str, Any], run: Run, in_order: Sequence[RoundLedger]) -> None:
+    """Beside each round, what it took place under: the machine, the schedule, what stood in its way."""
+    emulation = run.meta["emulation"]
     machine = contention.machine_table(run)
+    conditions, late = conditions_of(run.meta), late_spans(emulation)
+    cpus = report["contention"]["run"]["cpus"]
     for one, entry in zip(in_order, report["rounds"], strict=True):
-        entry["machine"] = contention.of_round(machine, one, judged["run"]["cpus"])
-    conditions = conditions_of(meta)
-    if conditions.scheduled:
-        for one, entry in zip(in_order, report["rounds"], strict=True):
+        entry["machine"] = contention.of_round(machine, one, cpus)
+        if conditions.scheduled:
             entry["conditions"] = round_conditions(conditions, one.start_ns, one.duration_ns)
-    late = late_spans(meta["emulation"])
-    for one, entry in zip(in_order, report["rounds"], strict=True):
         if (late_ns := late_in_round(late, one)) is not None:
             entry["delay_line_late_s"] = sections.seconds(late_ns)
-    for other in meta["emulation"].get("others", ()):
+    for other in emulation.get("others", ()):
         under = set(rounds_under(other, in_order))
         for entry in report["rounds"]:
             if entry["round"] in under:
                 entry.setdefault("other_profiles", []).append(other["profile"])
-    report["notes"] = sections.notes(run, ledger, report, baseline)
-    report["diagnosis"] = diagnose(report)
-    return report
 
 
 def _median(values: Sequence[float]) -> float | None:

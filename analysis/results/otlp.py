@@ -17,6 +17,9 @@ from ztprobe.errors import UsageError
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.sdk.trace.id_generator import IdGenerator
+    from opentelemetry.trace import Span, Tracer
 
 __all__ = ("encoded", "send", "spans_of")
 
@@ -25,20 +28,92 @@ _PATIENCE_S = 3  # with the exporter's own retries in it
 
 def spans_of(report: Mapping[str, Any]) -> list[ReadableSpan]:
     """All spans, in the order in which they ended."""
-    from opentelemetry import trace
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-    from opentelemetry.sdk.trace.id_generator import IdGenerator
-    from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-    from ztprobe import __version__
+    kept = InMemorySpanExporter()
+    spans = _Spans(kept, report["experiment"], report["started_unix_s"])
+    for one in report["rounds"]:
+        _round(spans, one)
+    return list(kept.get_finished_spans())
+
+
+def _round(spans: _Spans, one: Mapping[str, Any]) -> None:
+    start_ns = nanoseconds(one["start_s"])
+    end_ns = start_ns + nanoseconds(one["duration_s"])
+    whole = spans.begin(
+        "server",
+        f"round {one['round']}",
+        start_ns,
+        {"fl.round": one["round"], "fl.critical_client": one["critical_client"] or ""},
+    )
+    for client in one["clients"]:
+        way = spans.begin(
+            client["client"],
+            f"{client['client']}, round {one['round']}",
+            start_ns,
+            {"fl.round": one["round"], "fl.client": client["client"], "fl.critical": client["critical"]},
+            below=whole,
+        )
+        for piece in hop_slices(client, start_ns):
+            pod, hop = piece.track
+            about = {"ztprobe.component": piece.component, "ztprobe.hop": hop}
+            spans.end(spans.begin(pod, piece.name, piece.start_ns, about, below=way), piece.end_ns)
+        spans.end(way, end_ns)
+    spans.end(whole, end_ns)
+
+
+class _Spans:
+    # Spans of a run's services; times are nanoseconds from the first round's start.
+
+    def __init__(self, kept: SpanExporter, experiment: str, started_unix_s: float) -> None:
+        self._kept = kept
+        self._experiment = experiment
+        self._began_ns = nanoseconds(started_unix_s)
+        self._ids = _seeded_ids(f"{experiment} {started_unix_s}")
+        self._tracers: dict[str, Tracer] = {}
+
+    def begin(
+        self, service: str, name: str, start_ns: int, about: Mapping[str, Any], below: Span | None = None
+    ) -> Span:
+        from opentelemetry import trace
+
+        return self._tracer(service).start_span(
+            name,
+            start_time=self._began_ns + start_ns,
+            context=trace.set_span_in_context(trace.INVALID_SPAN if below is None else below),
+            attributes=about,
+        )
+
+    def end(self, span: Span, end_ns: int) -> None:
+        span.end(self._began_ns + end_ns)
+
+    def _tracer(self, service: str) -> Tracer:
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+        from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+
+        from ztprobe import __version__
+
+        if service not in self._tracers:
+            provider = TracerProvider(
+                resource=Resource({"service.name": service, "service.namespace": self._experiment}),
+                id_generator=self._ids,
+                sampler=ALWAYS_ON,
+                shutdown_on_exit=False,
+            )
+            provider.add_span_processor(SimpleSpanProcessor(self._kept))
+            self._tracers[service] = provider.get_tracer("ztprobe", __version__)
+        return self._tracers[service]
+
+
+def _seeded_ids(seed: str) -> IdGenerator:
+    from opentelemetry.sdk.trace.id_generator import IdGenerator
 
     class Seeded(IdGenerator):
         """As the SDK's, from a seed."""
 
-        def __init__(self, seed: str) -> None:
+        def __init__(self) -> None:
             self._random = random.Random(seed)
 
         def generate_span_id(self) -> int:
@@ -47,52 +122,7 @@ def spans_of(report: Mapping[str, Any]) -> list[ReadableSpan]:
         def generate_trace_id(self) -> int:
             return self._random.randrange(1, 1 << 128)
 
-    kept = InMemorySpanExporter()
-    ids = Seeded(f"{report['experiment']} {report['started_unix_s']}")
-    tracers: dict[str, trace.Tracer] = {}
-
-    def tracer(service: str) -> trace.Tracer:
-        if service not in tracers:
-            resource = Resource({"service.name": service, "service.namespace": report["experiment"]})
-            provider = TracerProvider(
-                resource=resource, id_generator=ids, sampler=ALWAYS_ON, shutdown_on_exit=False
-            )
-            provider.add_span_processor(SimpleSpanProcessor(kept))
-            tracers[service] = provider.get_tracer("ztprobe", __version__)
-        return tracers[service]
-
-    began_ns = nanoseconds(report["started_unix_s"])
-    for one in report["rounds"]:
-        start_ns = nanoseconds(one["start_s"])
-        end_ns = start_ns + nanoseconds(one["duration_s"])
-        whole = tracer("server").start_span(
-            f"round {one['round']}",
-            start_time=began_ns + start_ns,
-            context=trace.set_span_in_context(trace.INVALID_SPAN),
-            attributes={"fl.round": one["round"], "fl.critical_client": one["critical_client"] or ""},
-        )
-        for client in one["clients"]:
-            way = tracer(client["client"]).start_span(
-                f"{client['client']}, round {one['round']}",
-                start_time=began_ns + start_ns,
-                context=trace.set_span_in_context(whole),
-                attributes={
-                    "fl.round": one["round"],
-                    "fl.client": client["client"],
-                    "fl.critical": client["critical"],
-                },
-            )
-            for piece in hop_slices(client, start_ns):
-                span = tracer(piece.track[0]).start_span(
-                    piece.name,
-                    start_time=began_ns + piece.start_ns,
-                    context=trace.set_span_in_context(way),
-                    attributes={"ztprobe.component": piece.component, "ztprobe.hop": piece.track[1]},
-                )
-                span.end(began_ns + piece.end_ns)
-            way.end(began_ns + end_ns)
-        whole.end(began_ns + end_ns)
-    return list(kept.get_finished_spans())
+    return Seeded()
 
 
 def encoded(spans: Sequence[ReadableSpan]) -> bytes:

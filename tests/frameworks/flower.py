@@ -11,7 +11,9 @@ import argparse
 import contextlib
 import json
 import shutil
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -82,8 +84,11 @@ class Flower:
         """What `flwr run --stream` printed: the ServerApp's lines, pushed in batches."""
         return self.directory / "logs" / "run.log"
 
-    def start_run(self, **config: int | float) -> subprocess.Popen[bytes]:
-        """Start the app (`flwr run`), with the run configuration's values by name (``_`` for ``-``)."""
+    def start_run(self, *, buffered: bool = False, **config: int | float) -> subprocess.Popen[bytes]:
+        """Start the app (`flwr run`), with the run configuration's values by name (``_`` for ``-``).
+
+        :param buffered: as it is without PYTHONUNBUFFERED: what is no terminal gets its lines at the end.
+        """
         settings: dict[str, Any] = {
             "clock-directory": f'"{self.clock_directory}"',
             "min-clients": len(self.supernodes),
@@ -93,7 +98,8 @@ class Flower:
         command = self.place.command(
             "flwr", "run", str(self.directory / "published-cnn"), "test", "--stream", *told
         )
-        self.started.start("run", command, self.environment, cwd=self.directory)
+        env = self.environment if buffered else {**self.environment, "PYTHONUNBUFFERED": "1"}
+        self.started.start("run", command, env, cwd=self.directory)
         return self.started.started.pop("run")
 
     def run(self, timeout_s: float, **config: int | float) -> None:
@@ -236,6 +242,7 @@ def main() -> None:
         "--out", type=Path, required=True, metavar="DIRECTORY", help="logs, clocks, deployment.json"
     )
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as with Ctrl-C, nothing is left behind
     options = Options(args.version, args.clients, args.network, args.isolation)
     with deployment(args.out.resolve(), options) as flower:
         print(json.dumps(flower.description()), flush=True)

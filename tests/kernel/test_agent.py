@@ -166,7 +166,8 @@ def test_memory_is_bounded_and_does_not_grow_with_what_is_seen(node: Node, agent
     agent.start()
     agent.watch(ME)
     process = Path(f"/proc/{agent._process.pid}")
-    # What is made once (a Parquet writer's buffers, an allocator's arenas) is there after the first half.
+    # What is made once (a Parquet writer's buffers, an allocator's arenas) is there after the first half,
+    # and is given back and taken again from time to time.
     resident_bytes = []
     for _ in range(12):
         for _ in range(300):
@@ -178,7 +179,7 @@ def test_memory_is_bounded_and_does_not_grow_with_what_is_seen(node: Node, agent
     memory = agent.stop().memory
     assert memory["resident_bytes"] < RESIDENT_BYTES
     assert 1 << 20 < memory["kernel_maps_bytes"] < KERNEL_BYTES
-    assert resident_bytes[-1] - resident_bytes[6] < 4 << 20, resident_bytes
+    assert max(resident_bytes[6:]) - max(resident_bytes[:6]) < 4 << 20, resident_bytes
 
 
 def test_a_profile_is_put_on_measured_and_taken_off(node: Node, tmp_path: Path) -> None:

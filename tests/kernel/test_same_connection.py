@@ -149,6 +149,47 @@ def test_a_syn_with_another_number_begins_another_connection(
     assert sorted(key.number for key in keys) == [0, 1]
 
 
+def test_a_syn_that_meets_an_earlier_connection_is_one_connection(
+    pods: tuple[TestPod, TestPod], watched: Watched
+) -> None:
+    """The server never heard of the earlier one's reset; it is told between a SYN and the same SYN again."""
+    a, b = pods
+    with entered(b.netns):
+        listener = socket.create_server((b.address, PORT))
+    _nft(b, "add table ip t; add chain ip t in { type filter hook input priority 0; }")
+    for number in range(2):
+        with entered(a.netns):
+            client = socket.create_connection((b.address, PORT), timeout=10, source_address=("", 40_007))
+        server, _ = listener.accept()
+        if number == 0:
+            _nft(b, "add rule ip t in tcp flags rst drop")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            client.close()
+            _nft(b, "flush table ip t")
+            forgotten = server
+    _exchange(client, server)
+    for one in (client, server, forgotten, listener):
+        one.close()
+    time.sleep(0.05)
+    tables = watched.stop()
+    setups = setups_of(tables, a, PORT)
+    assert {key: setup.syn_count for key, setup in setups.items() if setup} == {
+        (40_007, 0): 1,
+        (40_007, 1): 2,
+    }
+    for pod in pods:
+        assert (tables["connections"]["pod"] == pod.name).sum() == 2
+    burst = read_events(tables).bursts[
+        b.name, Hook.ETH, max(read_events(tables).wires, key=lambda w: w.number)
+    ]
+    assert [one.end_seq - one.first_seq for one in burst[Direction.RX]] == [MESSAGE_BYTES]
+
+
+def _nft(pod: TestPod, rules: str) -> None:
+    with entered(pod.netns):
+        subprocess.run(["nft", rules], check=True)
+
+
 def test_closed_connections_give_their_places_back(pods: tuple[TestPod, TestPod]) -> None:
     """A socket that closes has lost the port that the kernel chose; its connection is known all the same."""
     a, b = pods

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from tests.programs import program
 from ztprobe.documents.files import read_bytes, read_text
 from ztprobe.documents.problem import DocumentError
 from ztprobe.documents.strict_json import parse_json
 from ztprobe.documents.strict_yaml import (
     Scalars,
     decimal_scalar,
-    kubernetes_scalar,
+    kubectl_scalar,
+    kustomize_scalar,
     parse_yaml,
-    yaml_1_1_scalar,
 )
 
 
-def yaml_of(text: str, scalars: Scalars = kubernetes_scalar) -> Any:
+def yaml_of(text: str, scalars: Scalars = kustomize_scalar) -> Any:
     (parsed,) = parse_yaml(text, scalars)
     return parsed.value
 
@@ -62,7 +64,7 @@ def yaml_of(text: str, scalars: Scalars = kubernetes_scalar) -> Any:
     ],
 )
 def test_a_word_is_what_its_reader_means(word: str, kubernetes: Any, decimal: Any) -> None:
-    for scalars, expected in ((kubernetes_scalar, kubernetes), (decimal_scalar, decimal)):
+    for scalars, expected in ((kustomize_scalar, kubernetes), (decimal_scalar, decimal)):
         found = yaml_of(f"a: {word}\n", scalars)["a"]
         assert (found, type(found)) == (expected, type(expected))
 
@@ -88,35 +90,43 @@ def test_a_word_is_what_its_reader_means(word: str, kubernetes: Any, decimal: An
 )
 def test_what_is_wrong_in_yaml_has_a_line(text: str, line: int, problem: str) -> None:
     with pytest.raises(DocumentError) as raised:
-        parse_yaml(text, kubernetes_scalar)
+        parse_yaml(text, kustomize_scalar)
     assert raised.value.line == line
     assert problem in raised.value.problem
     assert len(str(raised.value)) < 200
 
 
-def test_words_of_yaml_1_1_are_those_of_its_own_loader_without_dates() -> None:
-    words = ("on", "yes", "no", "Off", "y", "null", "~", "a", "=", "-")
-    numbers = ("010", "0x1F", "0b11", "1:20", "1_000", "1.5", "1e3", "1.0e+3", ".inf", "-.INF")
-    for word in (*words, *numbers):
-        expected = word if word in "=-" else yaml.safe_load(word)
-        found = yaml_1_1_scalar(word)
-        assert (found, type(found)) == (expected, type(expected)), word
-    assert yaml_1_1_scalar("") is None
-    assert yaml_1_1_scalar("2026-02-31") == "2026-02-31"
-    with pytest.raises(DocumentError, match="line 2: a number beyond all limits"):
-        parse_yaml(f"a: 1\nb: {'9' * 5000}", yaml_1_1_scalar)
+_KUBECTL_WORDS = """
+    on Off ON oN yes no y N true TRUE tRue Null NULL ~ a _1 = 2026-02-31 010 0o17 0O17 0x1F 0b11 09 0440 1:20
+    1_000 1_ 1.5 5. .5 +.5 -3 0.0 1e 0xg 1e3 1E3 -1e-3 1e+3
+"""
+
+
+def test_words_are_kubectls(tmp_path: Path) -> None:
+    """Asked of kubectl itself, which turns a file into JSON without any cluster."""
+    data = {f"k{number}": word for number, word in enumerate(_KUBECTL_WORDS.split())}
+    text = "".join(f"  {key}: {word}\n" for key, word in data.items())
+    path = tmp_path / "map.yaml"
+    path.write_text(f"apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: x\ndata:\n{text}")
+    command = [program("kubectl"), "label", "--local", "-f", str(path), "some=label", "-o", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    theirs = json.loads(done.stdout)["data"]
+    ours = yaml_of(path.read_text(), kubectl_scalar)["data"]
+    for key, word in data.items():
+        # JSON has one number for 1e3 and 1000.
+        assert (ours[key], type(ours[key]) is bool) == (theirs[key], type(theirs[key]) is bool), word
 
 
 def test_limits_are_the_callers() -> None:
     text = "a: [1, 2, 3]"
-    assert parse_yaml(text, kubernetes_scalar, most_values=6, most_characters=4)
+    assert parse_yaml(text, kustomize_scalar, most_values=6, most_characters=4)
     for limits in ({"most_values": 5}, {"most_characters": 3}):
         with pytest.raises(DocumentError, match="holds more than"):
-            parse_yaml(text, kubernetes_scalar, **limits)
+            parse_yaml(text, kustomize_scalar, **limits)
 
 
 def test_a_document_that_is_a_word_has_a_line() -> None:
-    assert [one.line(()) for one in parse_yaml("a: 1\n---\nb\n", kubernetes_scalar)] == [1, 3]
+    assert [one.line(()) for one in parse_yaml("a: 1\n---\nb\n", kustomize_scalar)] == [1, 3]
 
 
 def test_aliases_to_aliases_end_at_once() -> None:
@@ -124,18 +134,18 @@ def test_aliases_to_aliases_end_at_once() -> None:
     text += "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9))
     began = time.process_time()
     with pytest.raises(DocumentError, match=r"holds more than 500000 values \(aliases expanded\)"):
-        parse_yaml(text, kubernetes_scalar)
+        parse_yaml(text, kustomize_scalar)
     assert time.process_time() - began < 2
     text = f"a: &a {'x' * 100_000}\nb: [{', '.join(['*a'] * 1000)}]\n"
     with pytest.raises(DocumentError, match=r"holds more than 32 MiB of text"):
-        parse_yaml(text, kubernetes_scalar)
+        parse_yaml(text, kustomize_scalar)
 
 
 def test_aliases_within_aliases_count_for_the_depth() -> None:
     text = f"a0: &a0 {'[' * 9}{']' * 9}\n"
     text += "".join(f"a{n}: &a{n} {'[' * 9}*a{n - 1}{']' * 9}\n" for n in range(1, 99))
     with pytest.raises(DocumentError, match=r"line 6: is nested more than 50 deep \(aliases expanded\)"):
-        parse_yaml(text, kubernetes_scalar)
+        parse_yaml(text, kustomize_scalar)
     depth = 0
     value = yaml_of("".join(text.splitlines(keepends=True)[:5]))["a4"]
     while value:
@@ -150,7 +160,7 @@ def test_aliases_and_merge_keys_are_copies() -> None:
 
 
 def test_lines_of_keys_and_items_are_kept() -> None:
-    (parsed,) = parse_yaml("a:\n  - b: 1\n    c: 2\n  - 3\n", kubernetes_scalar)
+    (parsed,) = parse_yaml("a:\n  - b: 1\n    c: 2\n  - 3\n", kustomize_scalar)
     assert [parsed.line(keys) for keys in ((), ("a",), ("a", 0, "c"), ("a", 1), ("a", 0, "d"))] == [
         1,
         1,

@@ -29,7 +29,7 @@ from tests.unit.test_policy_command import OBJECTS, POLICIES
 from ztprobe.documents.idx import check_idx
 from ztprobe.documents.problem import DocumentError
 from ztprobe.documents.strict_json import parse_json
-from ztprobe.documents.strict_yaml import decimal_scalar, kubernetes_scalar, parse_yaml, yaml_1_1_scalar
+from ztprobe.documents.strict_yaml import decimal_scalar, kubectl_scalar, kustomize_scalar, parse_yaml
 from ztprobe.errors import RunDirError, UsageError
 from ztprobe.kubernetes.answers import page_of
 from ztprobe.paths import MANIFESTS_DIR, NETPROFILES_DIR
@@ -173,7 +173,7 @@ def test_yaml_and_json_of_any_kind(block: int) -> None:
     for number in block_of(block, 8 * EXAMPLES):
         found = changed(text, number).decode("utf-8", "replace")
         value_or_line(DocumentError, parse_json, found)
-        scalars = (decimal_scalar, kubernetes_scalar, yaml_1_1_scalar)[number % 3]
+        scalars = (decimal_scalar, kustomize_scalar, kubectl_scalar)[number % 3]
         value_or_line(DocumentError, parse_yaml, found, scalars)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.programs import program
 from tests.unit.kustomize_corpus import PATCHES, REFUSED, TREES, patched, written
-from ztprobe.documents.strict_yaml import kubernetes_scalar, parse_yaml
+from ztprobe.documents.strict_yaml import kustomize_scalar, parse_yaml
 from ztprobe.errors import UsageError
 from ztprobe.runtime.local.kustomize import render
 
@@ -47,7 +47,7 @@ def test_we_render_as_kubectl_does(tmp_path: Path, name: str) -> None:
     ours = render(overlay)
     theirs = kubectl(overlay)
     assert theirs.returncode == 0, theirs.stderr
-    assert by_name(ours) == by_name([parsed.value for parsed in parse_yaml(theirs.stdout, kubernetes_scalar)])
+    assert by_name(ours) == by_name([parsed.value for parsed in parse_yaml(theirs.stdout, kustomize_scalar)])
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -13,7 +13,7 @@ import yaml
 
 from tests.programs import program
 from ztprobe import paths
-from ztprobe.documents.strict_yaml import kubernetes_scalar, parse_yaml
+from ztprobe.documents.strict_yaml import kustomize_scalar, parse_yaml
 from ztprobe.errors import UsageError
 from ztprobe.policy import PolicyPod, compile_policies
 from ztprobe.runtime.interface import WorkloadOptions
@@ -66,7 +66,7 @@ def test_rendering_agrees_with_kubectl(level: int) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert unordered(render(overlay(level))) == unordered(
-        [parsed.value for parsed in parse_yaml(done.stdout, kubernetes_scalar)]
+        [parsed.value for parsed in parse_yaml(done.stdout, kustomize_scalar)]
     )
 
 

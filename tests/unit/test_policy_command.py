@@ -308,9 +308,9 @@ def test_nesting_without_end_is_refused(text: str, capsys, tmp_path) -> None:
 def test_only_files_are_read(capsys, tmp_path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path, problem in (
-        (tmp_path / "fifo", "expected a file, found something else"),
-        (Path("/dev/zero"), "expected a file, found something else"),
-        (tmp_path, "cannot read these objects: Is a directory"),
+        (tmp_path / "fifo", "is a FIFO, expected a regular file"),
+        (Path("/dev/zero"), "is a device, expected a regular file"),
+        (tmp_path, "is a directory, expected a regular file"),
     ):
         assert main(["policy", "check", "-f", str(path)]) == 2
         assert problem in capsys.readouterr().err

@@ -21,7 +21,8 @@ from ztprobe.pods.process_table import ProcessTable
 
 __all__ = ("Held", "Namespaces")
 
-_HOST = Path("/proc/1/ns/net")
+# Pid 1's, where that may be looked at; else the one that this command was started in.
+_MACHINES = (Path("/proc/1/ns/net"), Path(f"/proc/{os.getpid()}/ns/net"))
 _NOWHERE_BUT_HERE = "127.0.0.1"
 _NAMESPACE = "attached"  # what stands where pods of a cluster have their namespace
 
@@ -42,8 +43,10 @@ class Namespaces:
         self._fds: dict[int, int] = {}
         self.held: dict[int, Held] = {}  # by inode
         self.ever: dict[int, Held] = {}  # those that were left, too
-        with contextlib.suppress(OSError):
-            self._host = os.stat(_HOST).st_ino
+        for path in reversed(_MACHINES):
+            with contextlib.suppress(OSError):
+                self._host_inode = os.stat(path).st_ino
+                self._host = path
 
     def __enter__(self) -> Namespaces:
         return self
@@ -54,9 +57,11 @@ class Namespaces:
 
     def is_host(self, inode: int) -> bool:
         """Whether it is the machine's own, where everything else runs, too."""
-        return inode == self._host
+        return inode == self._host_inode
 
-    def renew(self, participants: Iterable[Participant], table: ProcessTable) -> tuple[list[Held], list[Held]]:
+    def renew(
+        self, participants: Iterable[Participant], table: ProcessTable
+    ) -> tuple[list[Held], list[Held]]:
         """Hold those in which someone runs now.
 
         :returns: those that are new, and those in which nobody runs any more.
@@ -115,7 +120,7 @@ class Namespaces:
             interface=first,
             other_interfaces=tuple(others),
             host_interface="",
-            node_netns=_HOST,
+            node_netns=self._host,
         )
         unseen = ", ".join(found.unreadable)
         return Held(

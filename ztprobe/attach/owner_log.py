@@ -92,9 +92,7 @@ class OwnerLog:
         """Somebody has become a participant: look again at sockets that were nobody's."""
         self._known = {key: end for key, end in self._known.items() if end is not None}
 
-    def _keep(
-        self, netns: int, socket: TcpSocket, pid: int | None, now_ns: int, at_attachment: bool
-    ) -> None:
+    def _keep(self, netns: int, socket: TcpSocket, pid: int | None, now_ns: int, at_attachment: bool) -> None:
         participant = self._whose(pid) if pid is not None else None
         if pid is None or participant is None:
             self._known[netns, socket] = None

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
-import stat
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -100,22 +99,16 @@ def _shown(paths: Sequence[str]) -> list[str]:
 
 
 def _text(path: str, shown: str) -> str:
+    from ztprobe.documents.files import read_text, text_of
+    from ztprobe.documents.problem import DocumentError
     from ztprobe.policy.manifests import MOST_BYTES
 
     try:
-        if path == _STDIN:
-            data = sys.stdin.buffer.read(MOST_BYTES + 1)
-        else:
-            # A FIFO or a device would be waited for, or never end.
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            with os.fdopen(descriptor, "rb") as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise UsageError(f"{shown}: expected a file, found something else")
-                data = file.read(MOST_BYTES + 1)
-        if len(data) > MOST_BYTES:
-            raise UsageError(f"{shown}: expected at most {MOST_BYTES >> 20} MiB, found more")
-        return data.decode("utf-8-sig")
+        if path != _STDIN:
+            return read_text(Path(path), MOST_BYTES)
+        content = sys.stdin.buffer.read(MOST_BYTES + 1)
+        return text_of(content, MOST_BYTES)
     except OSError as error:
-        raise UsageError(f"{shown}: cannot read these objects: {error.strerror}") from error
-    except ValueError as error:  # no UTF-8, or a path with a NUL
-        raise UsageError(f"{shown}: expected text in UTF-8, found something else") from error
+        raise UsageError(f"{shown}: cannot be read: {error.strerror}") from error
+    except DocumentError as error:
+        raise UsageError(error.at(shown)) from error

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ztprobe.cli import completion
+from ztprobe.cli.attach_options import attach_options, trace_attached
 from ztprobe.cli.fl_options import checked_fl_options, fl_options
 from ztprobe.cli.options import OutPath, coverage_floor_option, percent, quiet_option, wait_for_quiet_option
 from ztprobe.errors import UsageError
@@ -84,10 +85,13 @@ __all__ = ("trace",)
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the table.")
 @click.option("--reconnect", is_flag=True, help="A fresh connection per round and client.")
 @fl_options
+@attach_options
 @wait_for_quiet_option
 @coverage_floor_option
 @quiet_option
+@click.pass_context
 def trace(
+    context: click.Context,
     experiment: str,
     profile_file: Path | None,
     baseline: str | None,
@@ -105,15 +109,16 @@ def trace(
     wait_for_quiet: float | None,
     coverage_floor: float,
     quiet: bool,
-    **fl_values: Any,
+    **more_values: Any,
 ) -> None:
     """Run a deployment and say where each round's time went.
 
     Brings up a federated-learning server and its clients under a network profile and a security level,
     proves that both are in force, watches them from the kernel, prints the breakdown and leaves a run
-    directory. Needs root.
+    directory. With --attach it watches a deployment that runs already. Needs root.
     """
-    from ztprobe.experiment.requirements import check_main_job
+    if trace_attached(context):
+        return
     from ztprobe.profile.model import load_profile, profile_names
 
     # A path even where the file is called like a shipped profile.
@@ -126,7 +131,7 @@ def trace(
         with_baseline=not no_baseline,
         seed=seed,
     )
-    fl = checked_fl_options(fl_values, clients=clients)
+    fl = checked_fl_options(more_values, clients=clients)
     if fl and baseline is None and not no_baseline:
         against = dataclasses.replace(chosen)  # what the options cost, all else being equal
     request = TraceRequest(
@@ -143,6 +148,20 @@ def trace(
         baseline_fl={} if baseline is None else fl,
         wait_for_quiet_s=wait_for_quiet,
     )
+    _carry_out(request, repeat, until_ci, as_json=as_json, coverage_floor=coverage_floor / 100, quiet=quiet)
+
+
+def _carry_out(
+    request: TraceRequest,
+    repeat: int | None,
+    until_ci: str | None,
+    *,
+    as_json: bool,
+    coverage_floor: float,
+    quiet: bool,
+) -> None:
+    from ztprobe.experiment.requirements import check_main_job
+
     for wanted in request.experiments:
         request.profile_of(wanted)
     if repeat is None and until_ci is not None:
@@ -152,7 +171,7 @@ def trace(
         _repeat(request, repeat, until, as_json=as_json, quiet=quiet)
         return
     check_main_job(request.experiments, request.out)
-    _run(request, as_json=as_json, coverage_floor=coverage_floor / 100, quiet=quiet)
+    _run(request, as_json=as_json, coverage_floor=coverage_floor, quiet=quiet)
 
 
 def _default_out(name: str) -> Path:

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from ztprobe.documents.problem import DocumentError
 
-__all__ = ("open_file", "read_bytes", "read_text", "sha256")
+__all__ = ("open_file", "read_bytes", "read_text", "sha256", "text_of")
 
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -72,7 +72,15 @@ def read_text(path: Path, most_bytes: int) -> str:
 
     :raises DocumentError: as `read_bytes`, or it is not UTF-8.
     """
-    content = read_bytes(path, most_bytes)
+    return text_of(read_bytes(path, most_bytes), most_bytes)
+
+
+def text_of(content: bytes, most_bytes: int) -> str:
+    """Bytes from outside as text; a byte order mark is left out.
+
+    :raises DocumentError: they are more than ``most_bytes``, or no UTF-8.
+    """
+    _check_size(len(content), most_bytes)
     try:
         return content.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:

@@ -2,10 +2,10 @@
 
 YAML's own loaders keep the last of two equal keys, and read what version 1.1 of the language says:
 ``on`` is true, ``010`` is eight and ``1:20`` is eighty. Here a `Scalars` says what a plain word is.
-`kubernetes_scalar` reads words as kustomize and the API machinery do (go-yaml v3): ``on`` is text, ``0440``
-is octal. `yaml_1_1_scalar` keeps the words of version 1.1, as kubectl does: to it, a label that is written
-``on`` is no text. `decimal_scalar` is for profiles: numbers are decimal, as people write them, and everything
-else is text, which the file's schema then refuses where a number belongs.
+`kustomize_scalar` reads words as `kubectl kustomize` does (go-yaml v3): ``on`` is text, ``0440`` is octal.
+`kubectl_scalar` reads them as `kubectl apply -f` does, which keeps version 1.1's words for true and false: to
+it, a label that is written ``on`` or ``y`` is no text. `decimal_scalar` is for profiles: numbers are decimal,
+as people write them, and everything else is text, which the schema then refuses where a number belongs.
 
 The document is built from the parser's events and not by its composer, so that depth, values
 and what aliases expand to are counted while reading: 340 bytes of aliases to aliases can mean a
@@ -30,9 +30,9 @@ __all__ = (
     "Scalars",
     "decimal",
     "decimal_scalar",
-    "kubernetes_scalar",
+    "kubectl_scalar",
+    "kustomize_scalar",
     "parse_yaml",
-    "yaml_1_1_scalar",
 )
 
 Keys = tuple[str | int, ...]
@@ -50,18 +50,12 @@ _TAGGED: Mapping[str, tuple[type, ...]] = {
 }
 _NULLS = ("", "~", "null", "Null", "NULL")
 _TRUE, _FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
+_TRUE_1_1 = ("y", "Y", "yes", "Yes", "YES", "on", "On", "ON")
+_FALSE_1_1 = ("n", "N", "no", "No", "NO", "off", "Off", "OFF")
 _GO_INTEGER = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|0[bB][01]+|0[oO]?[0-7]+|0|[1-9][0-9]*)")
 _GO_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _DECIMAL = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _LONGEST_NUMBER = 400  # digits
-_RESOLVER: Any = yaml.resolver.Resolver()
-_CONSTRUCTOR = yaml.constructor.SafeConstructor()
-_CONSTRUCTORS: Mapping[str, Callable[[yaml.ScalarNode], Any]] = {
-    "null": _CONSTRUCTOR.construct_yaml_null,
-    "bool": _CONSTRUCTOR.construct_yaml_bool,
-    "int": _CONSTRUCTOR.construct_yaml_int,
-    "float": _CONSTRUCTOR.construct_yaml_float,
-}
 _LARGEST = 1e308  # beyond it a float64 has infinity alone
 
 
@@ -82,7 +76,7 @@ class Parsed:
         return self.lines.get(keys, 1)
 
 
-def kubernetes_scalar(word: str) -> Any:
+def kustomize_scalar(word: str) -> Any:
     """A plain word as go-yaml v3 reads it."""
     if word in _NULLS:
         return None
@@ -106,14 +100,11 @@ def _go_integer(digits: str) -> int:
     return -value if digits[0] == "-" else value
 
 
-def yaml_1_1_scalar(word: str) -> Any:
-    """A plain word as YAML 1.1 has it, but for dates, which Kubernetes reads as text.
-
-    :raises ValueError: a number of thousands of digits, or of none.
-    """
-    tag = _RESOLVER.resolve(yaml.ScalarNode, word, (True, False))
-    construct = _CONSTRUCTORS.get(tag.removeprefix(_TAG))
-    return word if construct is None else construct(yaml.ScalarNode(tag, word))
+def kubectl_scalar(word: str) -> Any:
+    """A plain word as kubectl reads it; what it then writes as JSON has one number for 1e3 and 1000."""
+    if word in _TRUE_1_1 or word in _FALSE_1_1:
+        return word in _TRUE_1_1
+    return kustomize_scalar(word)
 
 
 def decimal_scalar(word: str) -> Any:
@@ -244,20 +235,14 @@ class _Builder:
 
     def _read(self, event: Any, text: str, line: int) -> Any:
         if event.tag in (None, "!"):
-            return self._word(text, line) if event.tag is None and event.implicit[0] else text
+            return self._scalars(text) if event.tag is None and event.implicit[0] else text
         kind = str(event.tag).removeprefix(_TAG)
         if kind == "str":
             return text
-        value = self._word(text, line)
+        value = self._scalars(text)
         if kind not in _TAGGED or not isinstance(value, _TAGGED[kind]):
             raise DocumentError("a tag that is not understood here", line)
         return value
-
-    def _word(self, text: str, line: int) -> Any:
-        try:
-            return self._scalars(text)
-        except ValueError as error:
-            raise DocumentError("a number beyond all limits", line) from error
 
     def _key(self, top: _Open, text: str, line: int, *, is_merge: bool) -> None:
         top.key, top.is_merge = text, is_merge

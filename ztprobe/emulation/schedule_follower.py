@@ -48,15 +48,21 @@ class Change:
 
 
 class ScheduleRunner:
-    """A profile's schedule, begun now with its first step in force already."""
+    """A profile's schedule, begun now with its first step in force already.
 
-    def __init__(self, profile: Profile, change: Changer) -> None:
+    :param clock_ns: CLOCK_MONOTONIC.
+    """
+
+    def __init__(
+        self, profile: Profile, change: Changer, clock_ns: Callable[[], int] = time.monotonic_ns
+    ) -> None:
         if profile.schedule is None:
             raise ValueError(f"{profile.name} has no schedule")
         self._steps = profile.steps
         self._schedule = profile.schedule
         self._change = change
-        self.started_ns = time.monotonic_ns()
+        self._clock_ns = clock_ns
+        self.started_ns = clock_ns()
         self.position: Position = self._schedule.at(0)
 
     @property
@@ -72,7 +78,7 @@ class ScheduleRunner:
 
     def catch_up(self) -> Change | None:
         """Put into force what is due now; None: nothing is."""
-        begun_ns = time.monotonic_ns()
+        begun_ns = self._clock_ns()
         position = self._schedule.at(begun_ns - self.started_ns)
         skipped = position.number - self.position.number - 1
         if skipped < 0:

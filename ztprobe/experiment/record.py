@@ -29,7 +29,7 @@ from ztprobe.rundir.store import RunDir
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ("pod_record", "save_events", "versions")
+__all__ = ("pod_record", "read_tables", "save_events", "versions")
 
 _VERSIONS = ("grpcio", "torch", "numpy", "pandas", "pyroute2")
 
@@ -42,11 +42,20 @@ def save_events(target: RunDir, drop_reasons: Mapping[str, str]) -> dict[str, in
     :raises RunDirError: the disk refuses.
     """
     rows = {}
-    for name, table in _tables(target.path / BATCHES_DIR, drop_reasons).items():
+    for name, table in read_tables(target, drop_reasons).items():
         target.write_events(name, table)
         rows[name] = len(table)
-    shutil.rmtree(target.path / BATCHES_DIR, ignore_errors=True)
     return rows
+
+
+def read_tables(target: RunDir, drop_reasons: Mapping[str, str]) -> dict[str, pd.DataFrame]:
+    """What the agent has written as tables; it is gone from the run directory then.
+
+    :param drop_reasons: see `save_events`.
+    """
+    tables = _tables(target.path / BATCHES_DIR, drop_reasons)
+    shutil.rmtree(target.path / BATCHES_DIR, ignore_errors=True)
+    return tables
 
 
 def _tables(directory: Path, drop_reasons: Mapping[str, str]) -> dict[str, pd.DataFrame]:

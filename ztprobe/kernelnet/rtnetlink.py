@@ -147,9 +147,7 @@ class Links:
         options = bytes.fromhex(saved.options_hex)
         if more is not None:
             options += attribute(*more)
-        self._set(
-            "qdisc", index, saved.kind, saved.handle, parent, options, flags=_NLM_F_CREATE | _NLM_F_REPLACE
-        )
+        self._set(index, _qdisc(saved, parent), options, _NLM_F_CREATE | _NLM_F_REPLACE)
 
     def change(self, index: int, parent: int, there: SavedQdisc, options: bytes) -> None:
         """Give a qdisc other options where it stands; what it holds stays in it.
@@ -157,52 +155,30 @@ class Links:
         :raises OSError: it is not there any more (ENOENT), or the kernel refuses.
         """
         # tc qdisc change dev eth0 parent PARENT handle HANDLE KIND ...
-        self._set("qdisc", index, there.kind, there.handle, parent, options)
+        self._set(index, _qdisc(there, parent), options)
 
     def add(self, index: int, part: SavedPart) -> None:
         """Set a class, filter or inner qdisc from its description.
 
         :raises OSError: the kernel refuses.
         """
-        options = bytes.fromhex(part.options_hex)
         flags = _NLM_F_CREATE | (_NLM_F_REPLACE if part.what == "qdisc" else _NLM_F_EXCL)
-        self._set(
-            part.what,
-            index,
-            part.kind,
-            part.handle,
-            part.parent,
-            options,
-            info=part.info,
-            chain=part.chain,
-            flags=flags,
-        )
+        self._set(index, part, bytes.fromhex(part.options_hex), flags)
 
-    def _set(
-        self,
-        what: str,
-        index: int,
-        kind: str,
-        handle: int,
-        parent: int,
-        options: bytes,
-        *,
-        info: int = 0,
-        chain: int = 0,
-        flags: int = 0,
-    ) -> None:
-        body = _TCMSG.pack(0, index, handle, parent, info)
-        body += attribute(_TCA_KIND, kind.encode() + b"\0")
-        if chain:
-            body += attribute(_TCA_CHAIN, struct.pack("=I", chain))
+    def _set(self, index: int, part: SavedPart, options: bytes, flags: int = 0) -> None:
+        body = _TCMSG.pack(0, index, part.handle, part.parent, part.info)
+        body += attribute(_TCA_KIND, part.kind.encode() + b"\0")
+        if part.chain:
+            body += attribute(_TCA_CHAIN, struct.pack("=I", part.chain))
         if options:
             body += attribute(_TCA_OPTIONS, options)
         flags |= _NLM_F_REQUEST | _NLM_F_ACK
-        self._route.send(_HEADER.pack(16 + len(body), _RTM_NEW[what], flags, 1, 0) + body)
+        self._route.send(_HEADER.pack(16 + len(body), _RTM_NEW[part.what], flags, 1, 0) + body)
         (error,) = struct.unpack_from("=i", self._route.recv(1 << 16), 16)
         if error:
             text = os.strerror(-error)
-            raise OSError(-error, f"the kernel refused {what} {kind} {handle_text(handle)} ({text})")
+            what = f"{part.what} {part.kind} {handle_text(part.handle)}"
+            raise OSError(-error, f"the kernel refused {what} ({text})")
 
     def described(self, what: str, index: int, parent: int = 0) -> list[TcObject]:
         """Every qdisc, class or filter of a link; filters are those below ``parent``."""
@@ -221,6 +197,18 @@ class Links:
                 if link == index:
                     values = attributes(message[_TCMSG.size :])
                     found.append(TcObject(handle=handle, parent=above, info=info, attributes=values))
+
+
+def _qdisc(saved: SavedQdisc, parent: int) -> SavedPart:
+    return SavedPart(
+        what="qdisc",
+        kind=saved.kind,
+        handle=saved.handle,
+        parent=parent,
+        info=0,
+        chain=0,
+        options_hex=saved.options_hex,
+    )
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from ztprobe.documents.files import read_text
 from ztprobe.documents.problem import DocumentError
-from ztprobe.documents.strict_yaml import kubernetes_scalar, parse_yaml
+from ztprobe.documents.strict_yaml import kubectl_scalar, parse_yaml
 from ztprobe.errors import PreflightError, UsageError, ZtprobeError
 from ztprobe.kubernetes.answers import MOST_REFUSAL_BYTES, Object, Refusal, page_of, refusal_of
 from ztprobe.printable import printable
@@ -235,7 +235,7 @@ def _check_kubeconfig(where: str) -> None:
             path
         ).is_file():  # a pipe of the shell's can be read once, and what is missing the library names
             try:
-                parse_yaml(read_text(Path(path), _MOST_BYTES), kubernetes_scalar)
+                parse_yaml(read_text(Path(path), _MOST_BYTES), kubectl_scalar)
             except DocumentError as error:
                 raise _no_access(f"{path}: {error}") from error
 

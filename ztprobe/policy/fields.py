@@ -11,26 +11,22 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ztprobe.documents.problem import shown
 from ztprobe.documents.strict_yaml import Keys
 from ztprobe.errors import UsageError
 
-__all__ = ("IPNetwork", "Where", "shown")
+__all__ = ("IPNetwork", "Where", "in_words")
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_SHOWN_CHARACTERS = 40
 
-
-def shown(value: Any) -> str:
+def in_words(value: Any) -> str:
     """A value for a message: a short scalar as it is, of anything else what it is."""
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):
         return "a list"
-    if value is None:
-        return "nothing"
-    text = repr(value)
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+    return "nothing" if value is None else shown(value)
 
 
 @dataclass(frozen=True)
@@ -67,10 +63,10 @@ class Where:
         if value is None:
             return {}
         if not isinstance(value, dict):
-            raise self.error(f"is {shown(value)}, expected a mapping")
+            raise self.error(f"is {in_words(value)}, expected a mapping")
         for key in value:
             if not isinstance(key, str):
-                raise self.error(f"has the key {shown(key)}, expected text")
+                raise self.error(f"has the key {in_words(key)}, expected text")
             if known is not None and key not in known:
                 raise (self / key).error("is not supported")
         return value
@@ -83,7 +79,7 @@ class Where:
         if value is None:
             return []
         if not isinstance(value, list):
-            raise self.error(f"is {shown(value)}, expected a list")
+            raise self.error(f"is {in_words(value)}, expected a list")
         if most is not None and len(value) > most:
             raise self.error(f"has {len(value)} items, expected at most {most}")
         return value
@@ -94,7 +90,7 @@ class Where:
         :raises UsageError: it is none.
         """
         if not isinstance(value, str) or not value:
-            raise self.error(f"is {shown(value)}, expected text")
+            raise self.error(f"is {in_words(value)}, expected text")
         return value
 
     def one_of(self, value: Any, words: tuple[str, ...]) -> str:
@@ -104,7 +100,7 @@ class Where:
         """
         if value not in words or not isinstance(value, str):
             expected = " or ".join(words) if len(words) < 3 else f"{', '.join(words[:-1])} or {words[-1]}"
-            raise self.error(f"is {shown(value)}, expected {expected}")
+            raise self.error(f"is {in_words(value)}, expected {expected}")
         return value
 
     def number(self, value: Any, first: int, last: int) -> int:
@@ -113,7 +109,7 @@ class Where:
         :raises UsageError: it is none.
         """
         if isinstance(value, bool) or not isinstance(value, int) or not first <= value <= last:
-            raise self.error(f"is {shown(value)}, expected {first} to {last}")
+            raise self.error(f"is {in_words(value)}, expected {first} to {last}")
         return value
 
     def network(self, value: Any) -> IPNetwork:
@@ -126,7 +122,7 @@ class Where:
                 raise ValueError(value)
             return ipaddress.ip_network(value, strict=False)
         except ValueError as error:
-            problem = f"is {shown(value)}, expected a CIDR as 10.0.0.0/8 or fd00::/8"
+            problem = f"is {in_words(value)}, expected a CIDR as 10.0.0.0/8 or fd00::/8"
             raise self.error(problem) from error
 
     def labels(self, value: Any) -> dict[str, str]:
@@ -137,5 +133,5 @@ class Where:
         found = self.mapping(value)
         for key, label in found.items():
             if not isinstance(label, str):
-                raise (self / key).error(f"is {shown(label)}, expected text (in quotes)")
+                raise (self / key).error(f"is {in_words(label)}, expected text (in quotes)")
         return found

@@ -15,7 +15,7 @@ from typing import Any
 
 from ztprobe.documents.problem import DocumentError
 from ztprobe.documents.strict_json import parse_json
-from ztprobe.documents.strict_yaml import Keys, Parsed, parse_yaml, yaml_1_1_scalar
+from ztprobe.documents.strict_yaml import Keys, Parsed, kubectl_scalar, parse_yaml
 from ztprobe.errors import UsageError
 
 __all__ = ("MOST_BYTES", "Document", "read_documents")
@@ -64,7 +64,7 @@ def read_documents(text: str, file: str) -> list[Document]:
 
 
 def _parse(text: str) -> list[Parsed]:
-    return parse_yaml(text, yaml_1_1_scalar, most_values=_MOST_VALUES, most_characters=MOST_BYTES)
+    return parse_yaml(text, kubectl_scalar, most_values=_MOST_VALUES, most_characters=MOST_BYTES)
 
 
 def _lines_of_json(text: str) -> Callable[[Keys], int]:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from ztprobe.errors import UsageError
 from ztprobe.policy.clusterpolicies import parse_admin_policy, parse_baseline_policy, parse_cluster_policy
-from ztprobe.policy.fields import Where, shown
+from ztprobe.policy.fields import Where, in_words
 from ztprobe.policy.labels import NAMESPACE_NAME
 from ztprobe.policy.manifests import Document
 from ztprobe.policy.model import IPAddress, Namespace, Node, Objects, Pod, Policy, Service
@@ -83,7 +83,9 @@ class _Reader:
     def take(self, document: Document, depth: int = 0) -> None:
         data = document.data
         if not isinstance(data, dict):
-            what = "text" if isinstance(data, str) else shown(data) if isinstance(data, list) else "a value"
+            what = (
+                "text" if isinstance(data, str) else in_words(data) if isinstance(data, list) else "a value"
+            )
             raise UsageError(f"{document.place(())}: expected a Kubernetes object, found {what}")
         version, kind = data.get("apiVersion"), data.get("kind")
         if not isinstance(version, str) or not isinstance(kind, str):
@@ -107,7 +109,7 @@ class _Reader:
             return
         name = metadata.get("name")
         if not isinstance(name, str) or not name:
-            raise (where / "metadata" / "name").error(f"is {shown(name)}, expected the object's name")
+            raise (where / "metadata" / "name").error(f"is {in_words(name)}, expected the object's name")
         parse(data, name, metadata, document)
 
     def _parser(
@@ -219,7 +221,7 @@ def _address(value: Any, where: Where) -> IPAddress:
     try:
         return ipaddress.ip_address(value if isinstance(value, str) else "")
     except ValueError as error:
-        raise where.error(f"is {shown(value)}, expected an IP address") from error
+        raise where.error(f"is {in_words(value)}, expected an IP address") from error
 
 
 def _pod(

@@ -90,8 +90,17 @@ def _selecting(compiled: Compiled, direction: str, slot: int) -> list[CompiledPo
     return [compiled.policies[serial] for serial in compiled.group_of(slot, direction).serials]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Walk:
+    # One end's policies for one connection; all ends are slots.
+    compiled: Compiled
+    direction: str
+    selecting: list[CompiledPolicy]
+    subject: int
+    peer: int
+    receiver: int
+    protocol: str
+    port: int
     # What is possible so far, with the rules that would do it.
     allowing: list[RuleRef] = field(default_factory=list)
     denying: list[RuleRef] = field(default_factory=list)
@@ -100,6 +109,84 @@ class _Walk:
     by_default: bool = False  # passes because nothing says otherwise
     isolated_by: tuple[str, ...] = ()
     own_node: bool = False
+
+    def read(self) -> None:
+        """Tier by tier, as far as a connection gets."""
+        if not self._ordered("Admin"):
+            return
+        isolating = [one for one in self.selecting if one.policy.tier == "NetworkPolicy"]
+        if isolating:
+            self._isolating(isolating)
+        else:
+            self.by_default = self._ordered("Baseline")
+
+    def _matches(self, one: CompiledPolicy, rule: CompiledRule) -> bool | None:
+        by_peer = self.compiled.peer_matches(rule, self.peer)
+        by_port = self.compiled.port_matches(rule, self.receiver, self.protocol, self.port)
+        if by_peer is False or by_port is False:
+            return False
+        if by_peer is None:
+            self.facts.extend(_unknown_peers(self.compiled, rule, self.peer))
+        if by_port is None:
+            self.facts.append(_unknown_names(self.compiled.selections.endpoints[self.receiver]))
+        unsure = one.serial in self.compiled.group_of(self.subject, self.direction).unsure
+        if unsure:
+            self.facts.append(_unknown_labels(self.compiled, one.subjects, self.subject))
+        return True if by_peer and by_port and not unsure else None
+
+    def _ordered(self, tier: str) -> bool:
+        # The policies of a tier that go by priority; whether the next tier may be reached.
+        onward = False
+        policies = [one for one in self.selecting if one.policy.tier == tier]
+        for _, alike in groupby(policies, key=lambda one: one.policy.priority):
+            taking: list[tuple[str, RuleRef]] = []
+            for one in alike:
+                passes, taken = self._first_match(one)
+                onward |= passes
+                if taken is not None:
+                    taking.append(taken)
+            if len({action for action, _ in taking}) > 1:
+                both = " and ".join(str(ref) for _, ref in taking)
+                self.facts.append(f"which goes first of {both}, which have the same priority")
+            if taking:
+                return onward
+        return True
+
+    def _first_match(self, one: CompiledPolicy) -> tuple[bool, tuple[str, RuleRef] | None]:
+        # Whether a rule of the policy may pass a connection on, and the first that surely takes it.
+        passes = False
+        for rule in one.rules[self.direction]:
+            found = self._matches(one, rule)
+            if found is False:
+                continue
+            ref = _ref(one, self.direction, rule)
+            if rule.action == "Pass":
+                passes = True
+                self.passing.append(ref)
+            else:
+                (self.allowing if rule.action == "Accept" else self.denying).append(ref)
+            if found:
+                return passes, (rule.action, ref)
+        return passes, None
+
+    def _isolating(self, isolating: list[CompiledPolicy]) -> None:
+        sure = False
+        for one in isolating:
+            for rule in one.rules[self.direction]:
+                found = self._matches(one, rule)
+                if found is not False:
+                    self.allowing.append(_ref(one, self.direction, rule))
+                    sure |= found is True
+        if self.direction == "ingress":
+            own = self.compiled.from_own_node(self.peer, self.subject)
+            self.own_node = own is not False
+            sure |= own is True
+            if own is None:
+                ends = self.compiled.selections.endpoints
+                source, target = ends[self.peer].name, ends[self.subject].name
+                self.facts.append(f"whether {source} runs on {target}'s node (spec.nodeName)")
+        if not sure:
+            self.isolated_by = tuple(one.policy.id for one in isolating)
 
 
 def judge_side(
@@ -114,7 +201,17 @@ def judge_side(
     if not selecting:
         why = "no policy selects it" if end.pod is not None else "no policy selects what is no pod"
         return Side(direction=direction, end=end, verdict=NOT_APPLICABLE, reason=why)
-    walk = _walk(compiled, direction, selecting, subject, peer, receiver, protocol, port)
+    walk = _Walk(
+        compiled=compiled,
+        direction=direction,
+        selecting=selecting,
+        subject=subject,
+        peer=peer,
+        receiver=receiver,
+        protocol=protocol,
+        port=port,
+    )
+    walk.read()
     may_pass = bool(walk.allowing) or walk.by_default or walk.own_node
     may_drop = bool(walk.denying or walk.isolated_by)
     verdict = UNDECIDABLE if may_pass and may_drop else DENIED if may_drop else ALLOWED
@@ -146,86 +243,6 @@ def _reason(walk: _Walk, verdict: str, direction: str) -> str:
     if walk.own_node:
         return "from the pod's own node, which NetworkPolicies always let in"
     return "no rule is about it, and no NetworkPolicy isolates it"
-
-
-def _walk(
-    compiled: Compiled,
-    direction: str,
-    selecting: list[CompiledPolicy],
-    subject: int,
-    peer: int,
-    receiver: int,
-    protocol: str,
-    port: int,
-) -> _Walk:
-    unsure = compiled.group_of(subject, direction).unsure
-    walk = _Walk()
-
-    def match(one: CompiledPolicy, rule: CompiledRule) -> bool | None:
-        by_peer = compiled.peer_matches(rule, peer)
-        by_port = compiled.port_matches(rule, receiver, protocol, port)
-        if by_peer is False or by_port is False:
-            return False
-        if by_peer is None:
-            walk.facts.extend(_unknown_peers(compiled, rule, peer))
-        if by_port is None:
-            walk.facts.append(
-                f"the names of {compiled.selections.endpoints[receiver].name}'s container ports"
-            )
-        if one.serial in unsure:
-            walk.facts.append(_unknown_labels(compiled, one.subjects, subject))
-        return True if by_peer and by_port and one.serial not in unsure else None
-
-    def ordered(tier: str) -> bool:
-        # Whether the next tier may be reached.
-        onward = False
-        policies = [one for one in selecting if one.policy.tier == tier]
-        for _, alike in groupby(policies, key=lambda one: one.policy.priority):
-            taking: list[tuple[str, RuleRef]] = []
-            for one in alike:
-                for rule in one.rules[direction]:
-                    found = match(one, rule)
-                    if found is False:
-                        continue
-                    ref = _ref(one, direction, rule)
-                    if rule.action == "Pass":
-                        onward = True
-                        walk.passing.append(ref)
-                    else:
-                        (walk.allowing if rule.action == "Accept" else walk.denying).append(ref)
-                    if found:
-                        taking.append((rule.action, ref))
-                        break
-            if len({action for action, _ in taking}) > 1:
-                both = " and ".join(str(ref) for _, ref in taking)
-                walk.facts.append(f"which goes first of {both}, which have the same priority")
-            if taking:
-                return onward
-        return True
-
-    if not ordered("Admin"):
-        return walk
-    isolating = [one for one in selecting if one.policy.tier == "NetworkPolicy"]
-    if not isolating:
-        walk.by_default = ordered("Baseline")
-        return walk
-    sure = False
-    for one in isolating:
-        for rule in one.rules[direction]:
-            found = match(one, rule)
-            if found is not False:
-                walk.allowing.append(_ref(one, direction, rule))
-                sure |= found is True
-    if direction == "ingress" and (own := compiled.from_own_node(peer, subject)) is not False:
-        walk.own_node = True
-        if own:
-            sure = True
-        else:
-            source, target = (compiled.selections.endpoints[slot].name for slot in (peer, subject))
-            walk.facts.append(f"whether {source} runs on {target}'s node (spec.nodeName)")
-    if not sure:
-        walk.isolated_by = tuple(one.policy.id for one in isolating)
-    return walk
 
 
 def _ref(one: CompiledPolicy, direction: str, rule: CompiledRule) -> RuleRef:

@@ -18,7 +18,7 @@ from typing import Any
 
 from ztprobe.documents.files import read_text
 from ztprobe.documents.problem import DocumentError, shown
-from ztprobe.documents.strict_yaml import kubernetes_scalar, parse_yaml
+from ztprobe.documents.strict_yaml import kustomize_scalar, parse_yaml
 from ztprobe.errors import UsageError
 from ztprobe.runtime.local.strategic_merge import PatchError, merge
 
@@ -143,7 +143,7 @@ def _strings(head: Document, name: str, file: Path) -> list[str]:
 
 def _load(file: Path) -> Iterator[Document]:
     try:
-        documents = parse_yaml(read_text(file, _MOST_BYTES), kubernetes_scalar)
+        documents = parse_yaml(read_text(file, _MOST_BYTES), kustomize_scalar)
     except DocumentError as error:
         raise UsageError(error.at(file)) from error
     for parsed in documents:

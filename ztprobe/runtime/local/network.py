@@ -166,11 +166,27 @@ class Node:
     def add(self, pod: PodAddress) -> Pod:
         """Make a pod's namespace and connect it to the bridge."""
         netns = self._make_namespace(pod.name)
-        index = pod.interface_index
         host_interface = f"v-{pod.name}" if len(pod.name) <= 13 else f"v-{pod.number}"
         for scope in ("all", "default"):
             if read_sysctl(netns, f"net.ipv6.conf.{scope}.disable_ipv6") is not None:
                 write_sysctl(netns, f"net.ipv6.conf.{scope}.disable_ipv6", "1")
+        self._make_interface(pod, netns, host_interface)
+        self._make_bridge_port(pod, host_interface)
+        return Pod(
+            name=pod.name,
+            namespace=pod.namespace,
+            labels=dict(pod.labels),
+            address=pod.address,
+            netns=netns,
+            netns_inode=inode(netns),
+            interface="eth0",
+            host_interface=host_interface,
+            node_netns=self.netns,
+            run=self._run,
+        )
+
+    def _make_interface(self, pod: PodAddress, netns: Path, host_interface: str) -> None:
+        index = pod.interface_index
         node_fd = os.open(self.netns, os.O_RDONLY | os.O_CLOEXEC)
         try:
             with netlink.netlink(netns) as ipr:
@@ -195,6 +211,8 @@ class Node:
                     ipr.link("set", index=index, gso_max_segs=1)
         finally:
             os.close(node_fd)
+
+    def _make_bridge_port(self, pod: PodAddress, host_interface: str) -> None:
         with netlink.netlink(self.netns) as ipr:
             port = ipr.link_lookup(ifname=host_interface)[0]
             # ip link set v-POD master cni0 up
@@ -213,18 +231,6 @@ class Node:
             )
         if not self._offloads:
             _switch_offloads_off(self.netns, host_interface)
-        return Pod(
-            name=pod.name,
-            namespace=pod.namespace,
-            labels=dict(pod.labels),
-            address=pod.address,
-            netns=netns,
-            netns_inode=inode(netns),
-            interface="eth0",
-            host_interface=host_interface,
-            node_netns=self.netns,
-            run=self._run,
-        )
 
     def introduce(self, pods: list[tuple[Pod, PodAddress]]) -> None:
         """Tell every pod the hardware addresses of the others and of the bridge."""
