@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 from analysis.flows.hops import Talk
 from analysis.flows.processes import Process
@@ -11,14 +12,23 @@ from analysis.flows.roles import Parts
 from analysis.flows.turns import Channel
 from analysis.flows.ways import Way
 from analysis.ledger.model import FlowFacts, Poller, Transfer
+from analysis.rounds.seen import seen_by_turns
+from analysis.rounds.timeouts import longest_of, timeout_rows
 
 __all__ = ("facts_of", "transfer_of")
 
 _FEWEST_POLLS = 3
 
 
-def facts_of(parts: Parts, channels: Sequence[Channel], transfers: Iterable[Transfer]) -> FlowFacts:
-    """:param transfers: what was moved, by round and client."""
+def facts_of(
+    parts: Parts,
+    channels: Sequence[Channel],
+    transfers: Iterable[Transfer],
+    framework: Mapping[str, Any] | None = None,
+) -> FlowFacts:
+    """:param transfers: what was moved, by round and client.
+    :param framework: as run.json has it; its limits are held against what was measured.
+    """
     path = ["server", *(["hub"] if parts.hub is not None else []), "client"]
     if any(parts.tasks.values()):
         path.append("task's process")
@@ -33,8 +43,16 @@ def facts_of(parts: Parts, channels: Sequence[Channel], transfers: Iterable[Tran
         not channel.opened_ns and {channel.turns[0].speaker, channel.turns[0].listener} <= inner
         for channel in channels
     )
+    timeouts: list[dict[str, Any]] = []
+    if framework is not None:
+        longest_ns = longest_of(seen_by_turns(channels, parts))
+        timeouts = timeout_rows(framework["name"], framework.get("version"), longest_ns)
     return FlowFacts(
-        path=tuple(path), pollers=tuple(pollers), older_connections=older, transfers=tuple(transfers)
+        path=tuple(path),
+        pollers=tuple(pollers),
+        older_connections=older,
+        transfers=tuple(transfers),
+        timeouts=tuple(timeouts),
     )
 
 

@@ -41,7 +41,9 @@ class _Builder:
         run, self.notes = checked(run)
         self.run = run
         self.events: KernelEvents = read_events(run.events)
-        processes = Processes(run.meta["attachment"], run.events["process_starts"], run.events.get("module_loads"))
+        processes = Processes(
+            run.meta["attachment"], run.events["process_starts"], run.events.get("module_loads")
+        )
         self.channels = channels_of(run.events, processes)
         self.parts = parts_of(processes, self.channels)
         self.ways = Ways(self.parts, self.channels, processes)
@@ -170,5 +172,7 @@ def build_flow_ledger(run: Run) -> Ledger:
         setup=(),
         coverage=float(run.meta.get("coverage", 1.0)),
         notes=builder.notes,
-        flow=facts_of(builder.parts, builder.channels, builder.transfers),
+        flow=facts_of(
+            builder.parts, builder.channels, builder.transfers, run.meta["attachment"].get("framework")
+        ),
     )

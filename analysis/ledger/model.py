@@ -7,7 +7,9 @@ otherwise.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from analysis.intervals import Segment
 
@@ -154,6 +156,8 @@ class FlowFacts:
     pollers: tuple[Poller, ...]
     older_connections: int  # than the trace: how they were set up was not seen
     transfers: tuple[Transfer, ...]
+    # the framework's own limits beside what was measured (`analysis.rounds.timeouts`)
+    timeouts: tuple[Mapping[str, Any], ...] = ()
     one_sided: bool = False  # clients were on machines where nobody watched
 
 
