@@ -12,7 +12,6 @@ import pytest
 
 from ztprobe.frameworks.choose import round_source, wanted_lines
 from ztprobe.frameworks.flower import BATCHED_NS, FlowerLog
-from ztprobe.frameworks.json_events import JsonEvents
 from ztprobe.frameworks.nvflare import NvflareLog
 from ztprobe.frameworks.source import RoundSource
 

@@ -75,6 +75,7 @@ class Attachment:
         self.ended_by = ""  # for people
         self.framework = Framework(name="generic")
         self.attached_ns = self.detached_ns = 0
+        self._ended_rounds = 0
 
     def run(self) -> None:
         """From the first look to run.json."""
@@ -94,6 +95,7 @@ class Attachment:
                 with self._until_interrupted(), shielded():
                     self.detached_ns = time.monotonic_ns()
                     self.account = agent.stop()
+                    self._read_rounds()
                     load.stop()
         with self._until_interrupted(), shielded():
             self._sample_clock()
@@ -159,7 +161,9 @@ class Attachment:
 
     def _read_rounds(self) -> None:
         for number, duration_s in self.rounds.read(self.attached_ns):
-            self.progress.round_done(number, self.request.rounds or number, duration_s)
+            self._ended_rounds += 1
+            wanted = self.request.rounds or self._ended_rounds
+            self.progress.round_done(self._ended_rounds, wanted, duration_s, f"the server's round {number}")
 
     def _why_over(self, elapsed_s: float) -> str:
         """What ends the trace; empty: nothing yet."""
