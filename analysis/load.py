@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.ledger.model import Ledger
+from analysis.rounds.settled import settled
 from ztprobe.errors import RunDirError
 from ztprobe.rundir.store import BASELINE_DIR, Run, load_run
 
@@ -26,7 +27,7 @@ def load_analysed(run_dir: Path) -> Analysed:
 
     :raises RunDirError: either is incomplete, damaged or of a newer schema.
     """
-    run = load_run(run_dir)
+    run = settled(load_run(run_dir))
     baseline = load_run(run_dir / BASELINE_DIR) if (run_dir / BASELINE_DIR).exists() else None
     return Analysed(
         run=run,

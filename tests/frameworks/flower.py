@@ -82,8 +82,11 @@ class Flower:
         """What `flwr run --stream` printed: the ServerApp's lines, pushed in batches."""
         return self.directory / "logs" / "run.log"
 
-    def start_run(self, **config: int | float) -> subprocess.Popen[bytes]:
-        """Start the app (`flwr run`), with the run configuration's values by name (``_`` for ``-``)."""
+    def start_run(self, *, buffered: bool = False, **config: int | float) -> subprocess.Popen[bytes]:
+        """Start the app (`flwr run`), with the run configuration's values by name (``_`` for ``-``).
+
+        :param buffered: as it is without PYTHONUNBUFFERED: what is no terminal gets its lines at the end.
+        """
         settings: dict[str, Any] = {
             "clock-directory": f'"{self.clock_directory}"',
             "min-clients": len(self.supernodes),
@@ -93,7 +96,8 @@ class Flower:
         command = self.place.command(
             "flwr", "run", str(self.directory / "published-cnn"), "test", "--stream", *told
         )
-        self.started.start("run", command, self.environment, cwd=self.directory)
+        env = self.environment if buffered else {**self.environment, "PYTHONUNBUFFERED": "1"}
+        self.started.start("run", command, env, cwd=self.directory)
         return self.started.started.pop("run")
 
     def run(self, timeout_s: float, **config: int | float) -> None:

@@ -47,6 +47,16 @@ def test_what_flwr_run_streamed(version: str) -> None:
     assert source.recognised
 
 
+def test_lines_that_were_kept_back_are_known_by_coming_together() -> None:
+    source = FlowerLog()
+    late_ns = NOW_NS + 300 * SECOND_NS
+    for line in (DATA / "flower-1.42-run.log").read_bytes().splitlines():
+        source.take(line, late_ns)
+    assert [e["round"] for e in source.fresh() if e["event"] == "round_start"] == [1, 2]
+    assert source.rounds_from().uncertainty_ns > 200 * SECOND_NS
+    assert "keeps them back" in source.rounds_from().detail
+
+
 def test_the_received_time_is_of_both_clocks() -> None:
     (event,) = events_of(FlowerLog(read_every_ns=20_000_000), [b"INFO :      [ROUND 1/3]"])
     assert event["time_monotonic_ns"] == NOW_NS

@@ -47,7 +47,8 @@ class FrameworkLog(ABC):
     def __init__(self, read_every_ns: int = 0, clock_ns: Callable[[], int] = time.time_ns) -> None:
         """:param read_every_ns: how often the log is looked at, which lines without a clock depend on."""
         self._read_every_ns = read_every_ns
-        self._offset_ns = clock_ns() - time.monotonic_ns()
+        self._made_ns = time.monotonic_ns()
+        self._offset_ns = clock_ns() - self._made_ns
         self._zone = ZoneOf()
         self._fresh: list[Event] = []
         self._recognised = False
@@ -55,6 +56,10 @@ class FrameworkLog(ABC):
         self._before = 0  # rounds of jobs that ran before this one, in the same log
         self._highest = 0
         self._times: dict[str, int] = {}  # what was timed by: its largest uncertainty
+        self._last_start_ns = 0  # of a round, by when its line was received
+        self._kept_back_ns = (
+            0  # lines of several rounds came together, as long after they were written at most
+        )
 
     @abstractmethod
     def read(self, text: str) -> tuple[Stamp | None, bool, Word | None]:
@@ -88,7 +93,10 @@ class FrameworkLog(ABC):
     def rounds_from(self) -> RoundsFrom:
         """See `RoundSource.rounds_from`."""
         uncertainty_ns = max(self._times.values(), default=self._received_uncertainty_ns())
-        if "received" not in self._times and self._times:
+        if self._kept_back_ns:
+            uncertainty_ns = max(uncertainty_ns, self._kept_back_ns)
+            clock = "whose lines came several rounds at a time: whatever prints them keeps them back"
+        elif "received" not in self._times and self._times:
             clock = "by the clock in its lines"
         elif self.batched_ns:
             clock = f"received in batches, up to {self.batched_ns / 1e9:.2g} s behind"
@@ -109,6 +117,7 @@ class FrameworkLog(ABC):
         else:
             times = {"time_unix_ns": received_ns + self._offset_ns, "time_monotonic_ns": received_ns}
             time_from, uncertainty_ns = "received", self._received_uncertainty_ns()
+            self._notice_kept_back(word, received_ns)
         self._times[time_from] = max(self._times.get(time_from, 0), uncertainty_ns)
         for event, number, facts in self._rounds(word):
             self._fresh.append(
@@ -121,6 +130,13 @@ class FrameworkLog(ABC):
                     **{name: _plain(value) for name, value in facts.items()},
                 }
             )
+
+    def _notice_kept_back(self, word: Word, received_ns: int) -> None:
+        if word.event != "round_start":
+            return
+        if received_ns - self._last_start_ns <= self._read_every_ns:
+            self._kept_back_ns = max(1, received_ns - self._made_ns)
+        self._last_start_ns = received_ns
 
     def _rounds(self, word: Word) -> Iterator[tuple[str, int, dict[str, Any]]]:
         """The events of a word, with the numbers of their rounds: a second job in a log counts on."""
