@@ -1,6 +1,5 @@
 """An NVFlare deployment on this machine (its proof of concept: a process each), and a job.
 
-
 python job.py WORKSPACE CLOCK_DIRECTORY CLIENTS ROUNDS
 """
 
