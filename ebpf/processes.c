@@ -54,4 +54,82 @@ int raw_sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
     }
     return 0;
 }
+
+#define IMPORT_GAP_NS 250000000ULL
+#define NAME_BYTES 256
+
+/* What a process loads at present. */
+struct loading {
+    u64 first_ns, last_ns;
+    u32 opens;
+    u32 tid;
+};
+
+BPF_HASH(loadings, u32, struct loading, 4096); /* by process */
+
+static inline void emit_loading(u32 tgid, const struct loading *loading)
+{
+    struct module_load *event = reserve_point();
+    if (!event)
+        return;
+    PREFIX(event, EVENT_MODULE_LOAD, loading->last_ns, 0ULL, 0, (u64)tgid << 32 | loading->tid);
+    event->first_ns = loading->first_ns;
+    event->opens = loading->opens;
+    __builtin_memset(event->pad, 0, sizeof(event->pad));
+    submit_point(event);
+}
+
+/* By the end of its name: .py, .pyc, .so, .so.1 */
+static inline int holds_code(const char *name, long bytes)
+{
+    if (bytes < 4 || bytes > NAME_BYTES)
+        return 0;
+    char last = name[(bytes - 2) & (NAME_BYTES - 1)], before = name[(bytes - 3) & (NAME_BYTES - 1)];
+    return (before == 'p' && last == 'y') || (before == 'y' && last == 'c') || (before == 's' && last == 'o')
+           || (before == '.' && last >= '0' && last <= '9');
+}
+
+/* sys_enter(regs, number): every system call of the machine comes here, and nearly all go at once. */
+int raw_sys_enter(struct bpf_raw_tracepoint_args *ctx)
+{
+    if (ctx->args[1] != SYSCALL_OPENAT)
+        return 0;
+    u64 id = bpf_get_current_pid_tgid();
+    u32 tgid = id >> 32;
+    if (!process_kind(tgid) || !is_watching())
+        return 0;
+    void *regs = (void *)ctx->args[0];
+    char name[NAME_BYTES];
+    long bytes = bpf_probe_read_user_str(name, sizeof(name), (void *)LOAD(u64, regs, OFF_REGS_SECOND));
+    if (!holds_code(name, bytes))
+        return 0;
+    u64 now_ns = bpf_ktime_get_ns();
+    struct loading *loading = loadings.lookup(&tgid);
+    if (loading && now_ns - loading->last_ns < IMPORT_GAP_NS) {
+        loading->last_ns = now_ns;
+        loading->opens++;
+        return 0;
+    }
+    if (loading)
+        emit_loading(tgid, loading);
+    struct loading fresh = {.first_ns = now_ns, .last_ns = now_ns, .opens = 1, .tid = id};
+    if (loadings.update(&tgid, &fresh))
+        count(LOSS_MAP_FULL);
+    return 0;
+}
+
+/* sched:sched_process_exit(task[, group_dead]): nothing more will come that could end what it loaded. */
+int raw_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+    void *task = (void *)ctx->args[0];
+    u32 tgid = LOAD(u32, task, OFF_TASK_TGID);
+    if (LOAD(u32, task, OFF_TASK_PID) != tgid)
+        return 0;
+    struct loading *loading = loadings.lookup(&tgid);
+    if (!loading)
+        return 0;
+    emit_loading(tgid, loading);
+    loadings.delete(&tgid);
+    return 0;
+}
 #endif

@@ -16,14 +16,16 @@ from analysis.flows.processes import Process
 from analysis.flows.turns import LARGE_BYTES, Channel, Turn
 from analysis.intervals import Segment
 
-__all__ = ("Exchange", "Talk", "hop_segments")
+__all__ = ("SAME_KIND_BYTES", "Exchange", "Fetch", "Talk", "hop_segments")
 
 # Requests that follow each other this soon fetch one message; polls are further apart, or come in vain.
 _SAME_FETCH_NS = 250_000_000
 # What is small and belongs to a message follows its large parts this soon.
 _TRAILING_NS = 30_000_000
-# Of the usual request's bytes: one that tells something has more.
-_MORE_THAN_USUAL = 1.5
+# Nothing else is said for so long before and after a poll.
+_ALONE_NS = 100_000_000
+# Requests of one kind differ by a number's digits.
+SAME_KIND_BYTES = 8
 
 
 class Exchange(NamedTuple):
@@ -41,6 +43,13 @@ class Exchange(NamedTuple):
     def over_ns(self) -> int:
         """When the last of it had arrived."""
         return (self.answer or self.request).whole_ns  # type: ignore[union-attr]
+
+    @property
+    def waited_ns(self) -> int:
+        """How long the request was with the other side."""
+        if self.request is None or self.answer is None:
+            return 0
+        return max(0, self.answer.first_ns - self.request.whole_ns)
 
     @property
     def is_large(self) -> bool:
@@ -135,25 +144,50 @@ class Talk:
                 end_ns = max(end_ns, exchange.over_ns)
         return end_ns
 
-    def reply(self, speakers: frozenset[Process], since_ns: int, end_ns: int) -> Fetch | None:
-        """What these processes told in small requests, if one of them is larger than what they ask all the time.
-
-        An evaluation's result is as small as a control message, but not as small as the polls around it.
-        """
-        asked = [
-            exchange
-            for exchange in self.within(since_ns, end_ns)
-            if exchange.request is not None and exchange.request.speaker in speakers
+    def polls(self, speakers: frozenset[Process]) -> list[Exchange]:
+        """The small requests of one kind that these processes make again and again, each by itself."""
+        asked = [one for one in self.exchanges if one.request is not None and one.request.speaker in speakers]
+        alone = [
+            one
+            for before, one, later in zip([None, *asked], asked, [*asked[1:], None], strict=False)
+            if not one.is_large
+            and (before is None or one.begun_ns - before.over_ns >= _ALONE_NS)
+            and (later is None or later.begun_ns - one.over_ns >= _ALONE_NS)
         ]
-        if not asked:
+        sizes = [one.request.bytes for one in alone if one.request is not None]
+        usual = max(
+            sizes,
+            key=lambda size: (sum(abs(size - other) <= SAME_KIND_BYTES for other in sizes), size),
+            default=None,
+        )
+        if usual is None:
+            return []
+        first = [
+            one
+            for before, one in zip([None, *asked], asked, strict=False)
+            if before is None or one.begun_ns - before.over_ns >= _ALONE_NS
+        ]
+        return [one for one in first if one.request and abs(one.request.bytes - usual) <= SAME_KIND_BYTES]
+
+    def reply(self, speakers: frozenset[Process], since_ns: int, end_ns: int) -> Fetch | None:
+        """What these processes told in small requests, if one of them is no poll.
+
+        An evaluation's result is as small as a control message, but it is another request than the polls around it.
+        """
+        polls = {one.request.first_ns for one in self.polls(speakers) if one.request is not None}
+        told = next(
+            (
+                one.request
+                for one in self.within(since_ns, end_ns)
+                if one.request is not None
+                and one.request.speaker in speakers
+                and one.request.first_ns not in polls
+            ),
+            None,
+        )
+        if told is None:
             return None
-        largest = max(asked, key=lambda exchange: exchange.request.bytes if exchange.request else 0)
-        usual = sorted(exchange.request.bytes for exchange in self.exchanges if exchange.request)
-        told = largest.request
-        if told is None or told.bytes <= _MORE_THAN_USUAL * usual[len(usual) // 2]:
-            return None
-        over_ns = self.over_ns(told, told.had_ns)
-        return Fetch(self.fetch_began_ns(told, since_ns), over_ns)
+        return Fetch(told.first_ns, self.over_ns(told, told.had_ns))
 
     def last_words(self, speaker: Process, since_ns: int, end_ns: int) -> Fetch | None:
         """What a process said to others after its longest silence: what it did meanwhile was the work."""

@@ -12,15 +12,16 @@ from collections.abc import Sequence
 
 from analysis.evidence.reader import read_events
 from analysis.evidence.values import KernelEvents
+from analysis.flows.facts import facts_of, transfer_of
 from analysis.flows.processes import Processes
 from analysis.flows.repairs import repairs_of
 from analysis.flows.roles import parts_of
 from analysis.flows.turns import channels_of
 from analysis.flows.ways import Phase, Way, Ways
-from analysis.intervals import Segment, paint
+from analysis.intervals import Interval, Segment, overlap_ns, paint
 from analysis.ledger.coverage import losses_of
 from analysis.ledger.ledger import Window, sums, windows_of
-from analysis.ledger.model import ClientRound, Ledger, RoundLedger
+from analysis.ledger.model import ClientRound, Ledger, RoundLedger, Transfer
 from analysis.run_checks import checked
 from ztprobe.errors import RunDirError
 from ztprobe.rundir.store import Run
@@ -40,9 +41,13 @@ class _Builder:
         run, self.notes = checked(run)
         self.run = run
         self.events: KernelEvents = read_events(run.events)
-        processes = Processes(run.meta["attachment"], run.events["process_starts"])
+        processes = Processes(
+            run.meta["attachment"], run.events["process_starts"], run.events.get("module_loads")
+        )
         self.channels = channels_of(run.events, processes)
-        self.ways = Ways(parts_of(processes, self.channels), self.channels)
+        self.parts = parts_of(processes, self.channels)
+        self.ways = Ways(self.parts, self.channels, processes)
+        self.transfers: list[Transfer] = []
         self.windows = windows_of(run.rounds)
         if not self.windows:
             raise RunDirError(f"{run.path}: rounds.jsonl has no round with both round_start and round_end")
@@ -68,6 +73,7 @@ class _Builder:
         pieces: list[Segment] = []
         clients: dict[str, list[Segment]] = defaultdict(list)
         critical: list[tuple[int, str, bool]] = []
+        imports: list[Interval] = []
         for phase, ways in told:
             came = sorted(
                 (way for way in ways.values() if way.arrival_ns is not None),
@@ -75,16 +81,22 @@ class _Builder:
             )
             last = came[-1] if came else None
             if last is not None:
+                imports += last.imports
                 before_ns = came[-2].arrival_ns if len(came) > 1 else None
                 tie = before_ns is not None and (last.arrival_ns or 0) - before_ns < _TIE_NS
                 critical.append((phase.end_ns - phase.start_ns, last.client, tie))
             pieces += self._painted(phase, last)
             for client in self.ways.clients:
                 clients[client] += self._painted(phase, ways[client])
+            self.transfers += [
+                transfer_of(window.number, ways[client], self.parts.nodes[client])
+                for client in self.ways.clients
+            ]
         _, name, tie = max(critical, default=(0, None, False), key=lambda one: one[0])
         if not phases:
             pieces = paint(window.start_ns, window.end_ns, [], [])
         components, residual_ns = sums(pieces)
+        starting = [(piece.start_ns, piece.end_ns) for piece in pieces if piece.component == "task_start"]
         loss = self.losses[window.number]
         return RoundLedger(
             round=window.number,
@@ -94,6 +106,7 @@ class _Builder:
             tie=tie,
             components_ns=components,
             residual_ns=residual_ns,
+            sub_rows_ns={"task_start": {"imports": overlap_ns(imports, starting)}},
             clients=tuple(
                 self._client(client, clients[client], [ways[client] for _, ways in told], window, name, told)
                 for client in self.ways.clients
@@ -153,9 +166,13 @@ def build_flow_ledger(run: Run) -> Ledger:
     :raises ValueError: nobody was seen to exchange a message.
     """
     builder = _Builder(run)
+    rounds = tuple(builder.round(window) for window in builder.windows)
     return Ledger(
-        rounds=tuple(builder.round(window) for window in builder.windows),
+        rounds=rounds,
         setup=(),
         coverage=float(run.meta.get("coverage", 1.0)),
         notes=builder.notes,
+        flow=facts_of(
+            builder.parts, builder.channels, builder.transfers, run.meta["attachment"].get("framework")
+        ),
     )

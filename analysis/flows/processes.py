@@ -14,6 +14,8 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.intervals import Interval
+
 __all__ = ("Participant", "Process", "Processes")
 
 
@@ -38,7 +40,9 @@ class Process:
 class Processes:
     """Who had a number at a moment."""
 
-    def __init__(self, attachment: Mapping[str, Any], starts: pd.DataFrame) -> None:
+    def __init__(
+        self, attachment: Mapping[str, Any], starts: pd.DataFrame, loads: pd.DataFrame | None = None
+    ) -> None:
         self.participants = {
             one["name"]: Participant(name=one["name"], role=one["role"]) for one in attachment["participants"]
         }
@@ -61,6 +65,19 @@ class Processes:
             if len(known) == 1 and known[0].forked_ns == 0 and named.get(row.tgid) == owner:
                 known.clear()
             known.append(Process(row.tgid, row.ts_ns, row.parent, owner))
+
+        self._loads: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        if loads is not None:
+            for row in loads.itertuples(index=False):
+                self._loads[row.tgid].append((row.first_ns, row.last_ns))
+
+    def loading(self, process: Process, until_ns: int) -> list[Interval]:
+        """When it loaded code, from its start to a moment."""
+        return [
+            (first_ns, last_ns)
+            for first_ns, last_ns in sorted(self._loads.get(process.pid, ()))
+            if last_ns >= process.forked_ns and first_ns < until_ns
+        ]
 
     def at(self, pid: int, when_ns: int) -> Process:
         """The process that had this number then."""

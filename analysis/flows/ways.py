@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from analysis.flows.hops import Talk, hop_segments
-from analysis.flows.processes import Process
+from analysis.flows.hops import SAME_KIND_BYTES, Talk, hop_segments
+from analysis.flows.processes import Process, Processes
 from analysis.flows.roles import Parts
 from analysis.flows.turns import Channel, Turn
 from analysis.intervals import Interval, Segment
@@ -22,6 +22,10 @@ __all__ = ("Phase", "Way", "Ways")
 _NEW_PHASE_NS = 2_000_000_000
 _WHOLE = 0.95  # of a message's bytes: headers and parts that differ
 _COPIES_DIFFER = 0.5
+# An answer that takes longer was held back until there was something to say.
+_LONG_POLL_NS = 200_000_000
+# Code is loaded with pauses, for what runs as it is imported.
+_LOADS_ON_NS = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Way:
     base: list[Segment] = field(default_factory=list)
     arrival_ns: int | None = None  # the server had all of the update
     compute: Interval | None = None
+    imports: list[Interval] = field(default_factory=list)  # a task's process loaded code
     message_bytes: int = 0
     turns: list[Turn] = field(default_factory=list)  # large ones, for repairs
 
@@ -56,8 +61,9 @@ class _Copy:
 class Ways:
     """Of one run."""
 
-    def __init__(self, parts: Parts, channels: Sequence[Channel]) -> None:
+    def __init__(self, parts: Parts, channels: Sequence[Channel], processes: Processes) -> None:
         self.parts = parts
+        self._processes = processes
         self._server = frozenset((parts.server,))
         self._edge = frozenset((parts.edge,))
         self.clients = tuple(parts.nodes)
@@ -69,6 +75,10 @@ class Ways:
             for client in self.clients
         }
         self._at_server = Talk.between(channels, self._server, self._edge) if parts.hub is not None else None
+        polls = self._at_server.polls(self._server) if self._at_server is not None else []
+        answers = sorted(one.answer.bytes for one in polls if one.answer is not None)
+        # Of an answer that says no, which most are.
+        self._no_bytes = answers[len(answers) // 2] if answers else 0
         # What a task's starter asked its node, before it started it.
         self._channels = channels
 
@@ -115,6 +125,7 @@ class Ways:
         self._to_server(ways, handed, phase)
         for way in ways.values():
             if way.arrival_ns is not None:
+                way.arrival_ns = min(way.arrival_ns, phase.end_ns)
                 way.base.insert(0, Segment(way.arrival_ns, phase.end_ns, "server"))
         return ways
 
@@ -259,14 +270,28 @@ class Ways:
             began_ns, end_ns = said
         else:
             return None
-        way.compute = (read_ns, began_ns)
+        ready_ns = self._loaded_ns(way, task, read_ns, began_ns)
+        way.compute = (ready_ns, began_ns)
         way.base[:0] = [
+            Segment(read_ns, ready_ns, "task_start"),
             *hop_segments(
                 talk.within(began_ns, end_ns), began_ns, end_ns, asked="store_and_forward", unasked="compute"
             ),
             Segment(read_ns, began_ns, "compute"),
         ]
         return end_ns
+
+    def _loaded_ns(self, way: Way, task: Process, read_ns: int, began_ns: int) -> int:
+        """When a process that was started for the task had loaded what it needs, which some do once they have read."""
+        if not task.forked_ns:
+            return read_ns
+        ready_ns = read_ns
+        way.imports = self._processes.loading(task, began_ns)
+        for first_ns, last_ns in way.imports:
+            if first_ns - ready_ns > _LOADS_ON_NS:
+                break
+            ready_ns = max(ready_ns, min(last_ns, began_ns))
+        return ready_ns
 
     def _start(self, way: Way, task: Process, had_ns: int, started_ns: int) -> None:
         """From the node's receipt of a model to the start of a process for it."""
@@ -318,14 +343,18 @@ class Ways:
     def _small_to_server(self, way: Way, had_ns: int, phase: Phase) -> None:
         """A result that is no message: whatever the server asks for next brings it."""
         assert self._at_server is not None
-        pending = [
+        answered = [
             exchange
             for exchange in self._at_server.exchanges_until(phase.end_ns)
             if exchange.request is not None
             and exchange.answer is not None
             and exchange.request.speaker == self.parts.server
             and exchange.answer.first_ns >= had_ns
+            # Asked after that, or waiting since before; what was just being answered was too late.
+            and (exchange.request.whole_ns >= had_ns or exchange.waited_ns > _LONG_POLL_NS)
         ]
+        told = [one for one in answered if one.answer and one.answer.bytes > self._no_bytes + SAME_KIND_BYTES]
+        pending = told or answered
         if not pending:
             return
         began_ns = max(had_ns, pending[0].begun_ns)

@@ -16,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from analysis.report.communication import communication_lines
 from analysis.report.contention_words import machine_rows
 from analysis.report.figures import COLOURS, INK
 from analysis.report.timeline import timeline_data
@@ -70,6 +71,7 @@ def render_page(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
         setting_pairs=setting_pairs,
         tls_words=tls_words,
         timeline=timeline_data(report),
+        communication_lines=list(communication_lines(report.get("communication", {}))),
         workload_lines=list(workload_lines(report.get("workload", {}))),
         interval=interval_words,
         machine_rows=machine_rows(report),

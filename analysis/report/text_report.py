@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from analysis.report.communication import communication_lines
 from analysis.report.contention_words import machine_sentence
 from analysis.report.wording import (
     CPU_ROW_NAMES,
@@ -154,6 +155,7 @@ def _wrap(sentence: str, width: int) -> list[str]:
 
 def _lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Label and sentence of everything below the table, in order."""
+    yield from communication_lines(report.get("communication", {}))
     yield "connection set-up", _setup_sentence(report["connection_setup"])
     if report["duration"]["p99_s"] is not None:
         yield "p99 of a round", human_time(report["duration"]["p99_s"])

@@ -61,6 +61,7 @@ SUB_ROW_NAMES = {
     "receive_or_http2_window": "receive or HTTP/2 window",
     "shared_egress": "shared egress",
     "jitter": "jitter",
+    "imports": "loading code",
 }
 
 

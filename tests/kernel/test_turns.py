@@ -103,6 +103,12 @@ def test_what_a_traced_process_starts_is_seen_and_traced(pods: tuple[TestPod, Te
     grandchildren = starts[starts["parent"] == child.pid]
     assert {"fork", "exec"} == set(grandchildren["how"])
     assert starts["ts_ns"].between(before_ns, after_ns).all()
+    # What it loads of Python's library, until the program itself begins.
+    loads = watched.tables["module_loads"]
+    mine = loads[loads["tgid"] == child.pid]
+    assert mine["opens"].sum() > 10
+    assert mine["first_ns"].min() >= starts[starts["tgid"] == child.pid]["ts_ns"].min()
+    assert mine["last_ns"].max() <= after_ns
 
 
 def test_runs_of_deployments_of_our_own_have_neither(watched: Watched, pods: tuple[TestPod, TestPod]) -> None:

@@ -39,6 +39,7 @@ class EventKind(enum.IntEnum):
     CPU_WAIT = 12
     TURN = 13
     PROCESS_START = 14
+    MODULE_LOAD = 15
 
 
 class TcpState(enum.IntEnum):

@@ -90,7 +90,7 @@ _ENUMS: dict[str, Mapping[str, int]] = {
     **dict.fromkeys(("tcp_state", "old_state", "new_state"), _STATES),
 }
 # ts_ns is the end of what lasted; where the beginning stands beside it, it is called so.
-_RENAMED = {("burst", "ts_ns"): "last_ns", ("turn", "ts_ns"): "last_ns"}
+_RENAMED = {("burst", "ts_ns"): "last_ns", ("turn", "ts_ns"): "last_ns", ("module_load", "ts_ns"): "last_ns"}
 _POD = "the pod that it happened in; node: the node's own namespace; empty: a pod that was not known"
 _PROCESS = "the thread's process: pod/container; empty: none, or one that was not known"
 _DROP_COLUMNS = {
@@ -104,8 +104,8 @@ _DROP_COLUMNS = {
     "payload_bytes": ("integer", "bytes behind the transport header, by the IP header's length"),
 }
 # What of the prefix a kind has beside time and namespace.
-_OF_THREADS = ("burst", "state_change", "cpu_wait", "turn", "process_start")
-_WITHOUT_CONNECTION = ("dns", "cpu_wait", "process_start")
+_OF_THREADS = ("burst", "state_change", "cpu_wait", "turn", "process_start", "module_load")
+_WITHOUT_CONNECTION = ("dns", "cpu_wait", "process_start", "module_load")
 _STRUCTS: dict[str, tuple[str, tuple[EventKind, ...]]] = {
     "bursts": ("burst", (EventKind.BURST,)),
     "packets": ("packet", (EventKind.SETUP, EventKind.PAYLOAD)),
@@ -120,9 +120,10 @@ _STRUCTS: dict[str, tuple[str, tuple[EventKind, ...]]] = {
     "cpu_waits": ("cpu_wait", (EventKind.CPU_WAIT,)),
     "turns": ("turn", (EventKind.TURN,)),
     "process_starts": ("process_start", (EventKind.PROCESS_START,)),
+    "module_loads": ("module_load", (EventKind.MODULE_LOAD,)),
 }
 # Those that only traces of deployments that ran already have rows of; older runs have none of them.
-ATTACHED_TABLES = ("turns", "process_starts")
+ATTACHED_TABLES = ("turns", "process_starts", "module_loads")
 # Ring buffer -> the tables that its records go to; they have one size.
 RINGS: dict[str, tuple[str, ...]] = {
     "bursts": ("bursts",),
@@ -181,7 +182,7 @@ def _table(name: str, struct: str, kinds: tuple[EventKind, ...]) -> Table:
         )
     )
     description = structs()[struct].description
-    order = "first_ns" if name in ("bursts", "turns") else first.name
+    order = "first_ns" if name in ("bursts", "turns", "module_loads") else first.name
     return Table(
         name=name, description=description, order=order, columns=tuple(columns), struct=struct, kinds=kinds
     )

@@ -181,6 +181,7 @@ class Collector:
         self.events_unread = self._kernel.counters()["emitted"] - self.events_seen
         self._keep_open("bursts", "burst", self._kernel.open_bursts())
         self._keep_open("points", "turn", self._kernel.open_turns())
+        self._keep_open("points", "module_load", self._kernel.open_loads())
         for ring in self._rings.values():
             ring.close()
 

@@ -26,7 +26,8 @@ from ztprobe.probes.casts import cast_flags
 from ztprobe.probes.compiler import compile_programs
 from ztprobe.probes.interfaces import PACKET_PROGRAMS, Clsact, PacketHooks, Tcx
 from ztprobe.probes.loader import Loaded
-from ztprobe.probes.maps import offer_numbers, possible_cpus, read_open_bursts, read_open_turns, read_pairs
+from ztprobe.probes.maps import offer_numbers, possible_cpus, read_open_bursts, read_open_loads, read_open_turns, read_pairs
+from ztprobe.probes.system_calls import system_call_flags
 from ztprobe.probes.tracing import attach_kprobe, attach_tracing_program
 
 __all__ = ("COUNTERS", "KernelProbes", "ProgramCost")
@@ -108,6 +109,10 @@ _PROCESS_STARTS: dict[str, tuple[tuple[str, str], ...]] = {
     "process_starts": (
         ("raw_sched_process_fork", "sched_process_fork"),
         ("raw_sched_process_exec", "sched_process_exec"),
+    ),
+    "module_loads": (
+        ("raw_sys_enter", "sys_enter"),
+        ("raw_sched_process_exit", "sched_process_exit"),
     ),
 }
 _SOCK_LENGTH: dict[str, tuple[tuple[str, str], ...]] = {
@@ -224,7 +229,7 @@ class KernelProbes:
             except KeyError:
                 raise PreflightError(f"this kernel's BTF has no {path}, which the probes read") from None
         if self._attached:
-            flags.append("-DWATCH_TURNS")
+            flags += ["-DWATCH_TURNS", *system_call_flags(btf)]
         if btf.has("btf_trace_sock_recv_length"):
             flags.append("-DHAVE_SOCK_LENGTH")
         if btf.tracepoint_arguments("tcp_retransmit_skb") > 2:
@@ -394,6 +399,10 @@ class KernelProbes:
     def open_turns(self) -> list[dict[str, int]]:
         """Turns that nothing has ended yet, as rows of ``struct turn``: read once, at the end."""
         return read_open_turns(self._bpf) if self._attached else []
+
+    def open_loads(self) -> list[dict[str, int]]:
+        """What processes load at present, as rows of ``struct module_load``: read once, at the end."""
+        return read_open_loads(self._bpf) if self._attached else []
 
     def detach(self) -> None:
         """Take every program off its hook; `attach` and `attach_interface` put them back. Idempotent."""

@@ -13,7 +13,7 @@ from typing import Any
 from ztprobe.events.kinds import EventKind
 from ztprobe.events.layout import enums, structs
 
-__all__ = ("offer_numbers", "possible_cpus", "read_open_bursts", "read_open_turns", "read_pairs")
+__all__ = ("offer_numbers", "possible_cpus", "read_open_bursts", "read_open_loads", "read_open_turns", "read_pairs")
 
 _LOOPBACK_NET = 127  # lowest byte of an address in network order, read little-endian
 _POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
@@ -85,3 +85,18 @@ def read_open_turns(bpf: Any) -> list[dict[str, int]]:
                 row |= {"tid": speech.id & 0xFFFFFFFF, "tgid": speech.id >> 32}
                 rows.append(row | {"kind": EventKind.TURN, "hook": hook, "direction": position % 2})
     return rows
+
+
+def read_open_loads(bpf: Any) -> list[dict[str, int]]:
+    """What processes load at present, as rows of ``struct module_load``."""
+    return [
+        {
+            "ts_ns": loading.last_ns,
+            "first_ns": loading.first_ns,
+            "opens": loading.opens,
+            "tgid": tgid.value,
+            "tid": loading.tid,
+            "kind": EventKind.MODULE_LOAD,
+        }
+        for tgid, loading in bpf[b"loadings"].items()
+    ]
