@@ -16,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from analysis.report.attachment import attachment_lines
 from analysis.report.communication import communication_lines
 from analysis.report.contention_words import machine_rows
 from analysis.report.figures import COLOURS, INK
@@ -67,6 +68,7 @@ def render_page(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
         colours=COLOURS,
         sub_rows_of=lambda name: list(shown_sub_rows(report, name)),
         emulation_pairs=emulation_pairs(report["emulation"]),
+        attachment_lines=list(attachment_lines(report)) if "attachment" in report else [],
         schedule=schedule_words(report["emulation"]),
         setting_pairs=setting_pairs,
         tls_words=tls_words,

@@ -21,6 +21,7 @@ from analysis.ledger.coverage import COVERAGE_FLOOR
 from analysis.ledger.model import COMPONENTS, SUB_ROWS, ClientRound, Ledger, RoundLedger
 from analysis.report import sections
 from analysis.report.advice import diagnose
+from analysis.report.attachment import attachment_of
 from analysis.report.communication import communication_csv, communication_of
 from analysis.report.conditions import (
     conditions_of,
@@ -138,6 +139,7 @@ def build_report(
         "probes": meta.get("probes", []),
         "cpu": sections.cpu(meta),
         **sections.memory(meta),
+        **attachment_of(run),
     }
     communication = communication_of(ledger, counted)
     if communication is not None:

@@ -1,17 +1,25 @@
-"""A deployment that ztprobe has not brought up: the workload started by hand, in namespaces or on loopback."""
+"""Deployments that ztprobe has not brought up: started by hand, in namespaces or on one loopback."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import secrets
-from collections.abc import Iterator
-from dataclasses import dataclass
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.e2e.fl_processes import Process, Start, start_client, start_server
+from tests.e2e.fl_processes import REPO_DIR, Process, Start, start_client, start_server
 from ztprobe.kernelnet.netlink import create_netns, netlink, remove_netns
+from ztprobe.kernelnet.netns import entered
 
-__all__ = ("Deployment", "deployed", "places")
+__all__ = ("Deployment", "Federation", "deployed", "federation", "places")
+
+Place = tuple[Path | None, str]
+_LOOPBACK: Place = (None, "127.0.0.1")
 
 
 @dataclass(frozen=True)
@@ -23,9 +31,7 @@ class Deployment:
     port: int
 
 
-def deployed(
-    start: Start, *, clients: int, rounds: int, where: list[tuple[Path, str]] | None = None
-) -> Deployment:
+def deployed(start: Start, *, clients: int, rounds: int, where: Sequence[Place] | None = None) -> Deployment:
     """Start one.
 
     :param where: a namespace and an address for the server and for each client; None: all on loopback.
@@ -40,8 +46,79 @@ def deployed(
     return Deployment(server, tuple(started), port)
 
 
+@dataclass
+class Federation:
+    """`tests.e2e.small_federation`, as processes."""
+
+    directory: Path
+    places: Sequence[Place]
+    bytes: int
+    server: subprocess.Popen[bytes]
+    clients: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def log(self) -> Path:
+        """What the server prints."""
+        return self.directory / "server.log"
+
+    @property
+    def port(self) -> int:
+        """Where the server listens."""
+        give_up = time.monotonic() + 20
+        while not (self.log.exists() and b"listening" in self.log.read_bytes()):
+            assert time.monotonic() < give_up, "the server does not listen"
+            time.sleep(0.02)
+        return int(json.loads(self.log.read_text().splitlines()[0])["port"])
+
+    def add_client(self, compute_s: float = 0.02, *, forks: bool = False) -> subprocess.Popen[bytes]:
+        """One more; it takes the next place."""
+        netns, _ = self.places[min(len(self.clients) + 1, len(self.places) - 1)]
+        target = f"{self.places[0][1]}:{self.port}"
+        more = ["forks"] if forks else []
+        with entered(netns):
+            self.clients.append(_played("client", target, str(self.bytes), str(compute_s), *more))
+        return self.clients[-1]
+
+
+def _played(*arguments: str, log: Path | None = None) -> subprocess.Popen[bytes]:
+    with log.open("wb") if log is not None else contextlib.nullcontext() as out:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.e2e.small_federation", *arguments],
+            cwd=REPO_DIR,
+            stdin=subprocess.DEVNULL,
+            stdout=out or subprocess.DEVNULL,
+        )
+
+
 @contextlib.contextmanager
-def places(count: int) -> Iterator[list[tuple[Path, str]]]:
+def federation(
+    directory: Path,
+    *,
+    clients: int = 2,
+    rounds: int = 1000,
+    where: Sequence[Place] = (_LOOPBACK,),
+    pause_s: float = 0.1,
+    size: int = 300_000,
+) -> Iterator[Federation]:
+    """Rounds go on until the body is through; all of it is ended then."""
+    directory.mkdir(exist_ok=True)
+    netns, address = where[0]
+    with entered(netns):
+        numbers = map(str, (rounds, clients, size, pause_s))
+        server = _played("server", address, *numbers, log=directory / "server.log")
+    made = Federation(directory, where, size, server)
+    try:
+        for number in range(clients):
+            made.add_client(forks=number > 0)
+        yield made
+    finally:
+        for process in (made.server, *made.clients):  # clients end with their server
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def places(count: int) -> Iterator[list[Place]]:
     """Namespaces with an address each, joined by a bridge in one more; removed at the end."""
     tag = f"ztp-t{secrets.token_hex(3)}"
     with contextlib.ExitStack() as stack:
@@ -68,4 +145,4 @@ def places(count: int) -> Iterator[list[tuple[Path, str]]]:
                 ipr.addr("add", index=index, address=address, prefixlen=24)
                 ipr.link("set", index=1, state="up")
                 ipr.link("set", index=index, state="up")
-        yield found
+        yield list(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import platform
@@ -18,7 +17,7 @@ from ztprobe.attach.foreign import without_foreign
 from ztprobe.attach.namespaces import Held
 from ztprobe.attach.owner_log import OwnedEnd
 from ztprobe.attach.owners import owners_table
-from ztprobe.attach.recognition import recognised
+from ztprobe.attach.recognise import Evidence
 from ztprobe.attach.request import AttachRequest
 from ztprobe.attach.rounds import Rounds
 from ztprobe.experiment.record import pod_record, read_tables, versions
@@ -50,7 +49,7 @@ class RunRecord:
     attached_ns: int
     detached_ns: int
     wall_ns: int
-    framework: Framework
+    evidence: Evidence
 
     def pod_of(self, participant: Participant) -> str:
         """The name of its namespace; empty: on another machine."""
@@ -69,15 +68,10 @@ def write_run(target: RunDir, record: RunRecord) -> None:
     tables = without_foreign(tables, owners, shared) | {"owners": owners, "machine": record.load.table()}
     for name, table in tables.items():
         target.write_events(name, table)
-    record = dataclasses.replace(record, framework=recognised(_commands(record), tables["packets"]["data"]))
-    meta = _meta(record) | {"table_rows": {name: len(table) for name, table in tables.items()}}
+    framework = record.evidence.framework(tables["packets"]["data"].tolist())
+    meta = _meta(record, framework) | {"table_rows": {name: len(table) for name, table in tables.items()}}
     # Tuples become lists, as they will be read back; what is no number must not cost a finished run.
     target.finish(json.loads(json.dumps(meta), parse_constant=lambda _name: None))
-
-
-def _commands(record: RunRecord) -> dict[int, str]:
-    """What the participants' processes ran, by their number."""
-    return {member.pid: command for one in record.participants for member, command in one.commands.items()}
 
 
 def _with_children(whose: Mapping[int, str], tables: Mapping[str, Any]) -> dict[int, str]:
@@ -91,11 +85,11 @@ def _with_children(whose: Mapping[int, str], tables: Mapping[str, Any]) -> dict[
     return found
 
 
-def _meta(record: RunRecord) -> dict[str, Any]:
+def _meta(record: RunRecord, framework: Framework) -> dict[str, Any]:
     account, load = record.account, record.load
     pods = [_pod(held) for held in record.held.values()]
     spent_ns = sum(probe["run_time_ns"] for probe in account.probes) + account.reader_cpu_ns + load.cpu_ns
-    name = f"attached-{record.framework.name}"
+    name = f"attached-{framework.name}"
     server = next(one for one in record.participants if one.role == "server")
     topology = (
         {"topology": {"rounds_of": record.pod_of(server), **record.topology}} if record.topology else {}
@@ -111,7 +105,7 @@ def _meta(record: RunRecord) -> dict[str, Any]:
         "facts": _facts(),
         "attachment": {
             "participants": [one.as_dict(record.pod_of(one)) for one in record.participants],
-            "framework": record.framework.as_dict(),
+            "framework": framework.as_dict(),
             "rounds_from": record.rounds.rounds_from().as_dict(),
             "attached_ns": record.attached_ns,
             "detached_ns": record.detached_ns,

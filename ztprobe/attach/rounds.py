@@ -50,20 +50,21 @@ class Rounds:
         if self.read_lines >= _TELLING_LINES and not self._source.recognised:
             whose = "any framework that is known" if self._framework == "auto" else self._framework
             raise UsageError(
-                f"--events-from {self._lines.name}: none of its {self.read_lines} lines is an event, or of the"
-                f" log of {whose}; see docs/attach.md"
+                f"--events-from {self._lines.name}: none of its {self.read_lines} lines is an event, or of"
+                f" the log of {whose}; see docs/attach.md"
             )
         done = []
         for event in self._source.fresh():
-            if event["time_monotonic_ns"] < attached_ns:
-                continue  # nobody saw it happen
+            number, at_ns = event.get("round"), event["time_monotonic_ns"]
+            if event["event"] == "round_start" and at_ns >= attached_ns:
+                self._starts[number] = at_ns
+            # Of a round whose beginning nobody saw, and of what came before, nothing is kept.
+            if at_ns < attached_ns or (number is not None and number not in self._starts):
+                continue
             self.events.append(event)
-            number = event.get("round")
-            if event["event"] == "round_start":
-                self._starts[number] = event["time_monotonic_ns"]
-            elif event["event"] == "round_end" and number in self._starts:
+            if event["event"] == "round_end":
                 self.ended += 1
-                done.append((int(number or 0), (event["time_monotonic_ns"] - self._starts[number]) / 1e9))
+                done.append((int(number or 0), (at_ns - self._starts[number]) / 1e9))
         return done
 
     def rounds_from(self) -> RoundsFrom:

@@ -21,11 +21,11 @@ from ztprobe.attach.lines import Lines
 from ztprobe.attach.namespaces import Held, Namespaces
 from ztprobe.attach.owner_log import OwnerLog
 from ztprobe.attach.peers import Peers
+from ztprobe.attach.recognise import Evidence
 from ztprobe.attach.record import RunRecord, write_run
 from ztprobe.attach.request import AttachRequest
 from ztprobe.attach.rounds import Rounds
 from ztprobe.errors import EnforcementError, UsageError
-from ztprobe.frameworks.source import Framework
 from ztprobe.paths import STATE_DIR
 from ztprobe.pods.participants import Participants
 from ztprobe.pods.process_table import ProcessTable
@@ -73,8 +73,9 @@ class Attachment:
         self.clock_samples: list[dict[str, Any]] = []
         self.topology: dict[str, Any] | None = None
         self.ended_by = ""  # for people
-        self.framework = Framework(name="generic")
+        self.evidence = Evidence()
         self.attached_ns = self.detached_ns = 0
+        self._ended_rounds = 0
 
     def run(self) -> None:
         """From the first look to run.json."""
@@ -94,6 +95,7 @@ class Attachment:
                 with self._until_interrupted(), shielded():
                     self.detached_ns = time.monotonic_ns()
                     self.account = agent.stop()
+                    self._read_rounds()
                     load.stop()
         with self._until_interrupted(), shielded():
             self._sample_clock()
@@ -159,7 +161,9 @@ class Attachment:
 
     def _read_rounds(self) -> None:
         for number, duration_s in self.rounds.read(self.attached_ns):
-            self.progress.round_done(number, self.request.rounds or number, duration_s)
+            self._ended_rounds += 1
+            wanted = self.request.rounds or self._ended_rounds
+            self.progress.round_done(self._ended_rounds, wanted, duration_s, f"the server's round {number}")
 
     def _why_over(self, elapsed_s: float) -> str:
         """What ends the trace; empty: nothing yet."""
@@ -194,6 +198,8 @@ class Attachment:
             self._hold(None if at_attachment else self._agent)
 
     def _hold(self, agent: Agent | None) -> None:
+        members = [member.pid for one in self.participants.all for member in one.running]
+        self.evidence.take(process for pid in members if (process := self.table.get(pid)) is not None)
         new, left = self.namespaces.renew(self.participants.all, self.table)
         for held in new:
             for note in held.notes:
@@ -268,5 +274,5 @@ class Attachment:
             attached_ns=self.attached_ns,
             detached_ns=self.detached_ns,
             wall_ns=wall_ns,
-            framework=self.framework,
+            evidence=self.evidence,
         )

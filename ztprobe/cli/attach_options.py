@@ -95,8 +95,8 @@ def trace_attached(context: click.Context) -> bool:
     if not given["attach"]:
         return False
     from ztprobe.attach.request import make_request
-    from ztprobe.experiment.requirements import check_attach
     from ztprobe.attach.whole import attach_whole
+    from ztprobe.experiment.requirements import check_attach
     from ztprobe.progress import open_progress
 
     out = given["out"] or Path("runs") / f"attached-{datetime.now(UTC):%Y%m%d-%H%M%S}"

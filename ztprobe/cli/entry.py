@@ -18,6 +18,7 @@ import click
 
 from ztprobe import __version__
 from ztprobe.cli import completion
+from ztprobe.cli.attach import attach
 from ztprobe.cli.clean import clean
 from ztprobe.cli.compare import compare
 from ztprobe.cli.doctor import doctor
@@ -81,7 +82,20 @@ def _sweep_leases() -> None:
             _say(f"left behind, now removed: {line}")
 
 
-for _command in (trace, sweep, report, compare, export, drops, profile, policy, doctor, clean, validate):
+for _command in (
+    trace,
+    attach,
+    sweep,
+    report,
+    compare,
+    export,
+    drops,
+    profile,
+    policy,
+    doctor,
+    clean,
+    validate,
+):
     ztprobe.add_command(_command)
 
 

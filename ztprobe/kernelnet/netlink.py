@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pyroute2 import IPRoute
+from pyroute2 import DiagSocket, IPRoute
 from pyroute2 import netns as pyroute2_netns
 from pyroute2.netlink.exceptions import NetlinkError
 
 from ztprobe.kernelnet.netns import entered
 
-__all__ = ("IPRoute", "NetlinkError", "create_netns", "netlink", "remove_netns")
+__all__ = ("IPRoute", "NetlinkError", "create_netns", "netlink", "remove_netns", "socket_diagnosis")
 
 
 @contextmanager
@@ -31,6 +31,18 @@ def netlink(netns: Path | None = None) -> Iterator[IPRoute]:
         yield ipr
     finally:
         ipr.close()
+
+
+@contextmanager
+def socket_diagnosis(netns: Path | None = None) -> Iterator[DiagSocket]:
+    """A socket that asks the kernel for the sockets of ``netns`` (sock_diag(7)), closed on exit."""
+    with entered(netns):
+        diagnosis = DiagSocket()
+        diagnosis.bind()
+    try:
+        yield diagnosis
+    finally:
+        diagnosis.close()
 
 
 def create_netns(name: str) -> Path:
