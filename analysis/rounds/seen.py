@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from analysis.flows.processes import Process
-from analysis.flows.roles import Parts
-from analysis.flows.turns import Channel
+from analysis.flows.processes import Process, Processes
+from analysis.flows.roles import Parts, parts_of
+from analysis.flows.turns import Channel, channels_of
 from analysis.ledger.connections import Topology
 from analysis.rounds.messages import Transfer
+from analysis.run_checks import checked
 from ztprobe.events.kinds import Direction, Hook
+from ztprobe.rundir.store import Run
 
-__all__ = ("Seen", "seen_by_turns", "seen_on_wires")
+__all__ = ("Seen", "seen_by_turns", "seen_of", "seen_on_wires")
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,20 @@ class Seen:
 
     at_clients: list[Transfer]
     at_server: list[Transfer]  # between the server and its hub; none: clients speak with the server
+
+
+def seen_of(run: Run) -> Seen:
+    """Of a run of a deployment that ran already; nothing where no client was seen to exchange a message.
+
+    :raises RunDirError: its tables are damaged.
+    """
+    run, _ = checked(dataclasses.replace(run, rounds=[]))
+    processes = Processes(run.meta["attachment"], run.events["process_starts"])
+    channels = channels_of(run.events, processes)
+    try:
+        return seen_by_turns(channels, parts_of(processes, channels))
+    except ValueError:
+        return Seen([], [])
 
 
 def seen_on_wires(topology: Topology) -> Seen:

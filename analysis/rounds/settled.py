@@ -11,12 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.flows.processes import Processes
-from analysis.flows.roles import parts_of
-from analysis.flows.turns import channels_of
 from analysis.rounds.inferred import InferredRound, infer_rounds
-from analysis.rounds.seen import seen_by_turns
-from analysis.run_checks import checked
+from analysis.rounds.seen import seen_of
 from ztprobe.frameworks.source import RoundsFrom
 from ztprobe.rundir.clock import Clock
 from ztprobe.rundir.store import Run
@@ -41,7 +37,8 @@ def settled(run: Run) -> Run:
         return run
     if told["source"] == "log" and told["uncertainty_ns"] <= EXACT_NS:
         return run
-    rounds = _inferred(run)
+    seen = seen_of(run)
+    rounds = infer_rounds(seen.at_clients, seen.at_server)
     if not rounds:
         return run
     clock = Clock.of_run(run.meta)
@@ -121,17 +118,6 @@ def _by_time(told: Sequence[Named], rounds: Sequence[InferredRound]) -> list[tup
             found.append((one, rounds[position]))
             position += 1
     return found
-
-
-def _inferred(run: Run) -> list[InferredRound]:
-    run, _ = checked(dataclasses.replace(run, rounds=[]))
-    channels = channels_of(run.events, Processes(run.meta["attachment"], run.events["process_starts"]))
-    try:
-        parts = parts_of(Processes(run.meta["attachment"], run.events["process_starts"]), channels)
-    except ValueError:
-        return []  # nobody was seen to exchange a message
-    seen = seen_by_turns(channels, parts)
-    return infer_rounds(seen.at_clients, seen.at_server)
 
 
 def _events(name: Named, one: InferredRound, clock: Clock) -> list[Event]:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 
-from ztprobe.attach.recognition import recognised
 from ztprobe.frameworks.detect import ProcessFacts, framework_of
 
 VENV = "/home/user/env"
@@ -71,19 +67,3 @@ def test_the_version_is_of_what_runs() -> None:
 def test_evidence_is_printable() -> None:
     found = framework_of([process("python3 -m flwr.\x1b[31m" + "x" * 500)])
     assert all(text.isprintable() and len(text) < 200 for text in found.evidence)
-
-
-def test_processes_from_outside(tmp_path: Path) -> None:
-    """A made-up /proc: what is mapped, and what is installed beside the program in the process's own root."""
-    process_dir = tmp_path / "812"
-    metadata = process_dir / "root/opt/env/lib/python3.12/site-packages/flwr-1.42.0.dist-info"
-    metadata.mkdir(parents=True)
-    (process_dir / "maps").write_text(
-        "7f00-7f01 r-xp 00000000 08:01 7 /opt/env/lib/python3.12/site-packages/numpy/core.so\n"
-        "7f02-7f03 rw-p 00000000 00:00 0\n"
-    )
-    found = recognised({812: "/opt/env/bin/python3 /opt/env/bin/flower-superlink --insecure"}, proc=tmp_path)
-    assert found.name == "flower" and found.version == "1.42.0"
-    gone = recognised({9: "/opt/env/bin/flower-superlink"}, proc=tmp_path)
-    assert gone.name == "flower" and gone.version is None
-    assert recognised({os.getpid(): "python3 -m pytest"}).name == "generic"

@@ -47,6 +47,43 @@ def test_what_flwr_run_streamed(version: str) -> None:
     assert source.recognised
 
 
+def test_an_nvflare_servers_console() -> None:
+    source = NvflareLog()
+    events = events_of(source, (DATA / "nvflare-2.9-server.log").read_bytes().splitlines())
+    told = [(event["event"], event["round"]) for event in events if event["event"].startswith("round_")]
+    assert told == [(name, number) for number in range(3) for name in ("round_start", "round_end")]
+    # The framed words below a line have its time, to the millisecond.
+    starts = {event["round"]: event["time_unix_ns"] for event in events if event["event"] == "round_start"}
+    assert (starts[1] - starts[0]) // 10**6 == 51_973 - 49_468
+    assert all(event["time_from"] == "log" for event in events)
+    assert source.rounds_from().uncertainty_ns < 10**7
+    results = [(e["round"], e["client_id"]) for e in events if e["event"] == "update_received"]
+    assert results == [(number, site) for number in range(3) for site in ("site-1", "site-2")]
+
+
+def test_an_nvflare_clients_own_transfer_times() -> None:
+    lines = (DATA / "nvflare-2.9-client.log").read_bytes().splitlines()
+    started = b"2026-11-28 11:14:49,000 - ScatterAndGather - INFO - [identity=x, run=1] - Round 0 started."
+    events = events_of(NvflareLog(), [started, *lines])
+    transfers = [event for event in events if event["event"] in ("get_task", "submit_update")]
+    assert [event["bytes"] for event in transfers] == [1311, 1384, 1807, 1384, 1807]
+    assert transfers[0]["duration_ns"] == 88_489_000
+
+
+def test_scatter_and_gather_says_when_a_round_ends() -> None:
+    line = "2026-11-28 11:14:{},000 - ScatterAndGather - INFO - [identity=x, run=1, wf=sag] - Round {} {}."
+    said = [(1, 0, "started"), (9, 0, "finished"), (12, 1, "started"), (15, 1, "finished")]
+    lines = [line.format(f"{second:02}", number, word).encode() for second, number, word in said]
+    events = events_of(NvflareLog(), lines)
+    seconds = [(event["time_unix_ns"] - events[0]["time_unix_ns"]) // SECOND_NS for event in events]
+    assert seconds == [0, 8, 11, 14]
+    as_json = json.dumps(
+        {"asctime": "2026-11-28 11:14:01,000", "fullName": "nvflare.x", "message": "Round 4 started."}
+    )
+    (event,) = events_of(NvflareLog(), [as_json.encode()])
+    assert event["event"] == "round_start" and event["round"] == 4
+
+
 def test_lines_that_were_kept_back_are_known_by_coming_together() -> None:
     source = FlowerLog()
     late_ns = NOW_NS + 300 * SECOND_NS

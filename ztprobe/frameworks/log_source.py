@@ -54,7 +54,7 @@ class FrameworkLog(ABC):
         self._recognised = False
         self._open: int | None = None
         self._before = 0  # rounds of jobs that ran before this one, in the same log
-        self._highest = 0
+        self._highest = -1
         self._times: dict[str, int] = {}  # what was timed by: its largest uncertainty
         self._last_start_ns = 0  # of a round, by when its line was received
         self._kept_back_ns = (

@@ -3,7 +3,8 @@
 Read in the wheel of nvflare 2.9 (app_common/workflows/fedavg.py, scatter_and_gather.py, cyclic.py,
 scaffold.py; private/fed/client/communicator.py; fuel/utils/log_config.json). Lines begin with local time to
 the millisecond. FedAvg says when a round starts and not when it ends: it ends where the next begins, or
-with `Finished FedAvg.`; scatter and gather says both.
+with `Finished FedAvg.`; scatter and gather says both. FedAvg's own words are framed, and stand on lines of
+their own below the one with the time.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _LOGGERS = frozenset(
 _START = re.compile(r"-*\s*Round (?P<round>\d{1,9}) started\.")
 _END = re.compile(r"-*\s*Round (?P<round>\d{1,9}) finished\b")
 _AGGREGATED = re.compile(r"Aggregated (?P<results>\d{1,9})/(?P<of>\d{1,9}) results")
+_RESULT = re.compile(r"got result from client (?P<client>\S{1,200}) for task: name=(?P<task>[^,]{1,200}),")
 _FINISHED = re.compile(
     r"-*\s*(?:Finished (?:FedAvg|Cyclic|Scaffold|ScatterAndGather\w*)\b|Stopping at round=\d+)", re.IGNORECASE
 )
@@ -48,6 +50,8 @@ class NvflareLog(FrameworkLog):
     """A RoundSource of a server's (or a client's) log.txt, its console, or log.json."""
 
     framework = "NVFlare"
+    # Of the last line that had a time, for lines that belong to it; None: it was not NVFlare's.
+    _above: Stamp | None = None
 
     def read(self, text: str) -> tuple[Stamp | None, bool, Word | None]:
         """See `FrameworkLog.read`."""
@@ -55,10 +59,12 @@ class NvflareLog(FrameworkLog):
             return self._read_json(text)
         found = _LINE.match(text)
         if found is None:
-            return None, False, None
+            word = _word(text.strip(), "") if self._above is not None else None
+            return (self._above, True, word) if word is not None else (None, False, None)
         context = _CONTEXT.search(found["context"] or "")
         is_ours = context is not None or found["logger"].rsplit(".", 1)[-1] in _LOGGERS
         word = _word(found["text"].strip(), context["identity"] if context is not None else "")
+        self._above = asctime_stamp(found) if is_ours else None
         return asctime_stamp(found), is_ours, word if is_ours else None
 
     def _read_json(self, text: str) -> tuple[Stamp | None, bool, Word | None]:
@@ -80,6 +86,8 @@ def _word(said: str, identity: str) -> Word | None:
         return Word("round_end", int(found["round"]), closes=True)
     if (found := _AGGREGATED.match(said)) is not None:
         return Word("update_aggregated", facts={"results": int(found["results"]), "of": int(found["of"])})
+    if (found := _RESULT.match(said)) is not None:
+        return Word("update_received", facts={"client_id": found["client"], "task": found["task"]})
     if _FINISHED.match(said):
         return Word("round_end", closes=True)
     if (found := _TRANSFER.match(said)) is not None:
