@@ -37,11 +37,12 @@ def load_analysed(run_dir: Path) -> Analysed:
 
 
 def _ledger(run: Run) -> Ledger:
-    from analysis.flows.ledger import build_flow_ledger, is_flow_run
+    from analysis.flows.choice import build_ledger_of_attached
+    from analysis.flows.ledger import is_flow_run
     from analysis.ledger.ledger import build_ledger
 
     try:
-        ledger = build_flow_ledger(run) if is_flow_run(run) else build_ledger(run)
+        ledger = build_ledger_of_attached(run) if is_flow_run(run) else build_ledger(run)
     except (KeyError, ValueError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         first = (what.splitlines() or ["no reason given"])[0]

@@ -13,7 +13,14 @@ from typing import Any
 from ztprobe.events.kinds import EventKind
 from ztprobe.events.layout import enums, structs
 
-__all__ = ("offer_numbers", "possible_cpus", "read_open_bursts", "read_open_loads", "read_open_turns", "read_pairs")
+__all__ = (
+    "offer_numbers",
+    "possible_cpus",
+    "read_open_bursts",
+    "read_open_loads",
+    "read_open_turns",
+    "read_pairs",
+)
 
 _LOOPBACK_NET = 127  # lowest byte of an address in network order, read little-endian
 _POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
@@ -79,7 +86,8 @@ def read_open_turns(bpf: Any) -> list[dict[str, int]]:
         for position, (speech, hook) in enumerate(speeches):
             if speech.first_ns:
                 row = {
-                    name: getattr(speech, name) for name in ("first_ns", "first_seq", "end_seq", "packets")
+                    name: getattr(speech, name)
+                    for name in ("first_ns", "first_seq", "end_seq", "first_ack_us", "last_ack_us")
                 }
                 row |= {"ts_ns": speech.last_ns, "connection": conn.id, "netns": conn.key.netns}
                 row |= {"tid": speech.id & 0xFFFFFFFF, "tgid": speech.id >> 32}
