@@ -206,7 +206,9 @@ def communication_lines(communication: Mapping[str, Any]) -> Iterator[tuple[str,
         words = f"{decides['client']} decides {decides['rounds']} of {plural(decides['of'], 'round')}"
         if decides["because"] is not None:
             part = _NAMES[decides["because"]]
-            words += f": its {part} takes {human_time(decides['more_s'])} longer than the others' in the mean"
+            words += (
+                f"; what it spends more on than the others is {part}, {human_time(decides['more_s'])} a round"
+            )
         yield "who decides", words
     if communication["one_sided"]:
         trips = [one["round_trip_s"] for one in communication["clients"] if one["round_trip_s"] is not None]
