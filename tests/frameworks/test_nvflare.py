@@ -1,4 +1,4 @@
-"""Unmodified NVIDIA FLARE, traced while it runs: its log's rounds against its traffic and its clients' clock."""
+"""Unmodified NVIDIA FLARE, traced while it runs: its log against its traffic and its clients' clock."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_rounds_by_its_log_and_by_its_traffic(tmp_path: Path) -> None:
     by_traffic = rounds_of(from_traffic(out).rounds)
     assert len(by_traffic) == ROUNDS
     for (start_ns, end_ns), (number, told) in zip(by_traffic.values(), sorted(by_log.items()), strict=True):
-        # Clients ask for their task every two seconds: the first model leaves up to that much after the round began.
+        # Clients ask for their task every two seconds: models leave up to that much after the round began.
         assert -10 * MS <= start_ns - told[0] <= 2_500 * MS
         if number < ROUNDS - 1:
             assert -10 * MS <= end_ns - told[1] <= 2_500 * MS
