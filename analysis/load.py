@@ -52,7 +52,7 @@ def _ledger(run: Run) -> Ledger:
 
 
 def _detailed(run: Run, flow: Ledger) -> Ledger:
-    """The ledger by messages on the wire where that can tell all of a deployment's rounds; it says more of them.
+    """The ledger by messages on the wire where that can tell a deployment's rounds; it says more of them.
 
     That is where the server sends each client one message a round and gets one back, and nobody polls or
     stands between. Set-up, windows and what was lost are in it, which turns of a connection do not show.
