@@ -10,6 +10,7 @@ belongs to none.
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -34,6 +35,9 @@ _OPEN_END_NS = 500_000_000
 _RUN_NS = 1_000_000_000
 # Of all rounds: where so many have the same clients, a client's second exchange alone tells rounds apart.
 _SAME_CLIENTS_SHARE = 0.8
+# A round's models go out within this share of the round; where fewer do, clients come when they like.
+_AT_ONCE_SHARE = 0.2
+_SENT_AT_ONCE = 0.6
 # Of a server's turns towards its hub: what puts a model (or its names) there has more bytes than what polls.
 _MORE_THAN_POLLS = 3.0
 
@@ -69,7 +73,7 @@ def infer_rounds(transfers: Iterable[Transfer], at_server: Iterable[Transfer] = 
     messages = messages_of(transfers)
     exchanges, unanswered = _exchanges(messages)
     groups = _rounds(exchanges)
-    if not groups:
+    if not groups or _is_asynchronous(groups):
         return []
     server = _ServerSide(at_server)
     unanswered_first = _evaluates_first(groups, unanswered)
@@ -138,6 +142,28 @@ def _split(exchanges: Sequence[Exchange], *, also_when_over: bool) -> list[list[
             groups.append([])
         groups[-1].append(one)
     return groups
+
+
+def _is_asynchronous(groups: Sequence[Sequence[Exchange]]) -> bool:
+    """Whether clients come and go on their own: then there are no rounds, and none are made up.
+
+    A server that waits no longer for its slowest client overlaps rounds as well, but sends to all others at
+    once.
+    """
+    pairs = list(itertools.pairwise(groups))
+    starts = [min(one.model.first_ns for one in group) for group in groups]
+    overlapping = sum(
+        max(one.update.last_ns for one in group) > min(one.model.first_ns for one in following)
+        for group, following in pairs
+    )
+    if overlapping * 2 <= len(pairs):
+        return False
+    begun = [
+        one.model.first_ns - start_ns <= _AT_ONCE_SHARE * (next_ns - start_ns)
+        for (start_ns, next_ns), group in zip(itertools.pairwise(starts), groups, strict=False)
+        for one in group
+    ]
+    return sum(begun) < _SENT_AT_ONCE * len(begun)
 
 
 def _evaluates_first(groups: Sequence[Sequence[Exchange]], unanswered: Sequence[Message]) -> bool:

@@ -55,7 +55,8 @@ def run_of(
     with deployment(directory / "flower", OPTIONS[kind]) as flower:
         flower.run_log.touch()
         options = ["--events-from", str(flower.run_log)] if log else []
-        with traced(flower, out, *options):
+        pids = [node.pid for node in flower.supernodes]
+        with traced(flower.superlink.pid, pids, out, *options):
             time.sleep(IDLE_S)
             job = flower.start_run(buffered=buffered, num_server_rounds=rounds, examples=96)
             flower.wait(job, timeout_s=60 * rounds)

@@ -7,12 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from tests.frameworks.flower import Flower
 
 __all__ = ("Truth", "traced", "truth_of")
 
@@ -20,16 +18,16 @@ _ATTACHED_S = 60  # compiling the probes for the first time included
 
 
 @contextlib.contextmanager
-def traced(flower: Flower, out: Path, *options: str) -> Iterator[None]:
-    """The deployment is watched in the body; Ctrl-C ends the trace, and the run is in ``out``.
+def traced(server: int, clients: Sequence[int], out: Path, *options: str) -> Iterator[None]:
+    """These processes are watched in the body; Ctrl-C ends the trace, and the run is in ``out``.
 
     :raises RuntimeError: the trace failed, with what it said.
     """
-    targets = ["--server", f"pid:{flower.superlink.pid}"]
-    for node in flower.supernodes:
-        targets += ["--client", f"pid:{node.pid}"]
+    targets = ["--server", f"pid:{server}"]
+    for pid in clients:
+        targets += ["--client", f"pid:{pid}"]
     command = [sys.executable, "-m", "ztprobe", "trace", "--attach", *targets, "--out", str(out), *options]
-    said = flower.directory / "logs" / "trace.log"
+    said = out.with_suffix(".log")
     with said.open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:

@@ -218,6 +218,29 @@ def test_an_attachment_in_the_middle_of_a_round() -> None:
         assert 0 <= one.start_ns - start_ns <= 200 * MS
 
 
+def test_asynchronous_training_has_no_rounds() -> None:
+    traffic = Traffic(FIVE)
+    for i, client in enumerate(FIVE):  # each at its own pace
+        at_ns = traffic.now_ns + i * 130 * MS
+        for _ in range(30):
+            had_ns = traffic.send(client, at_ns, True, MODEL_BYTES)
+            update_ns = traffic.send(client, had_ns + (700 + 190 * i) * MS, False, MODEL_BYTES)
+            at_ns = update_ns + traffic.random.randrange(5, 30) * MS
+    assert infer_rounds(traffic.transfers) == []
+
+
+def test_a_server_that_does_not_wait_for_its_slowest_client() -> None:
+    traffic = Traffic(FIVE)
+    for i in range(12):
+        traffic.round(FIVE[:4], pause_ms=20)
+        if i % 2 == 0:  # the fifth gets every other model, and its update comes a round late
+            start_ns = traffic.truth[-1][0]
+            had_ns = traffic.send(FIVE[4], start_ns + 10 * MS, True, MODEL_BYTES)
+            traffic.send(FIVE[4], had_ns + 1400 * MS, False, MODEL_BYTES)
+    rounds = traffic.found()
+    assert len(rounds) == 12
+
+
 def test_evaluation_before_training() -> None:
     traffic = Traffic(FIVE[:3])
     for _ in range(5):

@@ -210,6 +210,7 @@ class Attachment:
         for held in left:
             if agent is not None:
                 agent.remove_pod(held.pod)
+            self.namespaces.let_go(held.pod.netns_inode)
 
     def _add(self, agent: Agent, held: Held) -> None:
         agent.add_pod(held.pod)

@@ -1,9 +1,9 @@
 """What turns the lines of a log into round events, and what a framework was recognised by.
 
-An *event* is what rounds.jsonl holds, one JSON object a line: ``event`` (``round_start``, ``round_end``; where
-the source tells them ``send_start``, ``update_received`` with ``client_id``, ``wait_end``, ``aggregate_end``,
-``evaluate_end``), ``round`` (an integer), ``time_unix_ns`` and ``time_monotonic_ns`` (CLOCK_MONOTONIC, the
-clock of the kernel's events). Anything else that the source knows may stand beside them.
+An *event* is what rounds.jsonl holds, one JSON object a line: ``event`` (``round_start``, ``round_end``;
+where the source tells them ``send_start``, ``update_received`` with ``client_id``, ``wait_end``,
+``aggregate_end``, ``evaluate_end``), ``round`` (an integer), ``time_unix_ns`` and ``time_monotonic_ns``
+(CLOCK_MONOTONIC, the clock of the kernel's events). Whatever else the source knows may stand beside them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ class RoundsFrom:
 class RoundSource(Protocol):
     """Takes a log's lines as they are received and gives round events; holds no file and no thread."""
 
-    kind: str  # events: the application's own clock stands in each; log: words of a framework's log
+    @property
+    def kind(self) -> str:
+        """events: the application's own clock stands in each; log: words of a framework's log."""
+        ...
 
     def take(self, line: bytes, received_ns: int) -> None:
         """A whole line without its end, as the log has it: colours and kubelet's prefix may be in it.
