@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,12 @@ import pandas as pd
 
 from analysis.intervals import Interval
 
-__all__ = ("Participant", "Process", "Processes")
+__all__ = ("Participant", "Process", "Processes", "rows_of")
+
+
+def rows_of(table: pd.DataFrame) -> Iterator[Any]:
+    """A checked table's rows; their columns are attributes of the types that they were checked for."""
+    yield from table.itertuples(index=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +71,7 @@ class Processes:
         for pid, name in named.items():
             self._by_pid[pid].append(Process(pid, participant=name))
         forks = starts[starts["how"] == "fork"] if len(starts) else starts
-        for row in forks.itertuples(index=False):
+        for row in rows_of(forks):
             parent = self.at(row.parent, row.ts_ns)
             owner = parent.participant or named.get(row.tgid, "")
             known = self._by_pid[row.tgid]
@@ -79,7 +84,7 @@ class Processes:
 
         self._loads: dict[int, list[tuple[int, int]]] = defaultdict(list)
         if loads is not None:
-            for row in loads.itertuples(index=False):
+            for row in rows_of(loads):
                 self._loads[row.tgid].append((row.first_ns, row.last_ns))
 
     def elsewhere(self, address: str) -> Process | None:

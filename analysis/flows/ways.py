@@ -145,7 +145,8 @@ class Ways:
         one_bytes = sorted(wanted.values())[len(wanted) // 2]
         total = sum(turn.bytes for turn in phase.sent)
         count = max(1, round(total / one_bytes)) if total > one_bytes * (1 + _COPIES_DIFFER) else 1
-        copies, moved, first_ns = [], 0, phase.sent[0].first_ns
+        copies: list[_Copy] = []
+        moved, first_ns = 0, phase.sent[0].first_ns
         for number, turn in enumerate(phase.sent):
             moved += turn.bytes
             if moved >= (len(copies) + 1) * total / count * 0.98 or number == len(phase.sent) - 1:
