@@ -98,7 +98,10 @@ class _Builder:
         if not phases:
             pieces = paint(window.start_ns, window.end_ns, [], [])
         components, residual_ns = sums(pieces)
-        starting = [(piece.start_ns, piece.end_ns) for piece in pieces if piece.component == "task_start"]
+        starting, computing = (
+            [(piece.start_ns, piece.end_ns) for piece in pieces if piece.component == component]
+            for component in ("task_start", "compute")
+        )
         loss = self.losses[window.number]
         return RoundLedger(
             round=window.number,
@@ -108,7 +111,10 @@ class _Builder:
             tie=tie,
             components_ns=components,
             residual_ns=residual_ns,
-            sub_rows_ns={"task_start": {"imports": overlap_ns(imports, starting)}},
+            sub_rows_ns={
+                "task_start": {"imports": overlap_ns(imports, starting)},
+                "compute": {"imports": overlap_ns(imports, computing)},
+            },
             clients=tuple(
                 self._client(client, clients[client], [ways[client] for _, ways in told], window, name, told)
                 for client in self.ways.clients

@@ -290,16 +290,23 @@ class Ways:
         return end_ns
 
     def _loaded_ns(self, way: Way, task: Process, read_ns: int, began_ns: int) -> int:
-        """When a process that was started for the task had loaded what it needs, which some do once they have
-        read."""
+        """When a process that was started for the task had loaded what it needs: some do once they have read.
+
+        What it works with is its own program, which it opens last before it begins; libraries that are loaded
+        after that belong to the work. Without a program of its own, all of it is the start.
+        """
         if not task.forked_ns:
             return read_ns
-        ready_ns = read_ns
-        way.imports = self._processes.loading(task, began_ns)
-        for first_ns, last_ns in way.imports:
-            if first_ns - ready_ns > _LOADS_ON_NS:
+        loads = self._processes.loading(task, began_ns)
+        way.imports = [(load.first_ns, load.last_ns) for load in loads]
+        ready_ns, own_ns = read_ns, 0
+        for load in loads:
+            if load.first_ns - ready_ns > _LOADS_ON_NS:
                 break
-            ready_ns = max(ready_ns, min(last_ns, began_ns))
+            own_ns = max(own_ns, load.own_ns)
+            ready_ns = max(ready_ns, min(load.last_ns, began_ns))
+        if own_ns > read_ns:
+            return min(own_ns, began_ns)
         way.loads_late = ready_ns - read_ns > _NOTEWORTHY_NS
         return ready_ns
 

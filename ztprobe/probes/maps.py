@@ -102,6 +102,8 @@ def read_open_loads(bpf: Any) -> list[dict[str, int]]:
             "ts_ns": loading.last_ns,
             "first_ns": loading.first_ns,
             "opens": loading.opens,
+            "own_opens": loading.own_opens,
+            "own_ns": loading.own_ns,
             "tgid": tgid.value,
             "tid": loading.tid,
             "kind": EventKind.MODULE_LOAD,
