@@ -38,9 +38,10 @@ class Rounds:
         """For people."""
         return "from the traffic" if self._lines is None else f"from {self._lines.name}"
 
-    def read(self, attached_ns: int, detached_ns: int = _NEVER_NS) -> list[tuple[int, float]]:
+    def read(self, attached_ns: int, detached_ns: int = 0) -> list[tuple[int, float]]:
         """Take what has been logged meanwhile. :returns: number and duration of rounds that have ended.
 
+        :param detached_ns: 0: not yet.
         :raises UsageError: what is read is no log of this framework's.
         """
         if self._lines is None:
@@ -57,11 +58,12 @@ class Rounds:
         done = []
         for event in self._source.fresh():
             number, at_ns = event.get("round"), event["time_monotonic_ns"]
-            if event["event"] == "round_start" and attached_ns <= at_ns <= detached_ns:
-                self._starts[number] = at_ns
             # Of a round whose beginning nobody saw, and of what came before and after, nothing is kept.
-            is_seen = attached_ns <= at_ns <= detached_ns
-            if not is_seen or (number is not None and number not in self._starts):
+            if not attached_ns <= at_ns <= (detached_ns or _NEVER_NS):
+                continue
+            if event["event"] == "round_start":
+                self._starts[number] = at_ns
+            elif number is not None and number not in self._starts:
                 continue
             self.events.append(event)
             if event["event"] == "round_end":

@@ -161,7 +161,7 @@ class Attachment:
         self.progress.done(self.ended_by)
 
     def _read_rounds(self) -> None:
-        for number, duration_s in self.rounds.read(self.attached_ns, self.detached_ns or time.monotonic_ns()):
+        for number, duration_s in self.rounds.read(self.attached_ns, self.detached_ns):
             self._ended_rounds += 1
             wanted = max(self.request.rounds or 0, self._ended_rounds)
             self.progress.round_done(self._ended_rounds, wanted, duration_s, f"the server's round {number}")
