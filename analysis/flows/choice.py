@@ -18,6 +18,7 @@ from ztprobe.rundir.store import Run
 
 __all__ = ("build_ledger_of_attached",)
 
+
 def build_ledger_of_attached(run: Run) -> Ledger:
     """The ledger of a run that was attached to.
 
