@@ -44,5 +44,6 @@ def why_no_rounds(directory: Path) -> str | None:
     return (
         f"no round was seen in {seconds:.0f} s; seen were {len(ends)} connections of "
         f"{len(attachment['participants'])} participants, {len(sent)} messages of {int(sent['bytes'].sum())} "
-        f"bytes and {short} short ones (polls and heartbeats); trace longer (--for), or give the server's events (--events-from)"
+        f"bytes and {short} short ones (polls and heartbeats); trace longer (--for), or give the server's "
+        "events (--events-from)"
     )
