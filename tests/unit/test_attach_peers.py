@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -10,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.unit.test_targets import add_process
+from ztprobe.attach import namespaces as namespaces_module
 from ztprobe.attach import peers as peers_module
+from ztprobe.attach.namespaces import Namespaces
 from ztprobe.attach.owner_log import OwnedEnd, OwnerLog
 from ztprobe.attach.peers import Peers
+from ztprobe.errors import PreflightError
 from ztprobe.kernelnet.sockets import TcpSocket
 from ztprobe.pods.participants import Participants
 from ztprobe.pods.process_table import ProcessTable
@@ -106,3 +110,24 @@ def test_the_log_of_owners_knows_our_own_sockets() -> None:
             log.look({_NETNS: [os.getpid()]})
             assert len(log.ends) == again
             assert caller.getsockname()[1] in {end.socket.local_port for end in mine}
+
+
+def test_a_namespace_of_another_user_namespace_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(_netns: Path) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(namespaces_module, "interfaces_of", refused)
+    me = os.getpid()
+    table = ProcessTable()
+    mine = Participants([parse_target(f"pid:{me}", "server")], table)
+    monkeypatch.setattr(mine, "_is_ours", lambda _process: False)
+    mine.first_look()
+    with Namespaces() as held, pytest.raises(PreflightError) as told:
+        held.renew(mine.all, table)
+    assert str(told.value).startswith(
+        f"--server pid:{me}: its network namespace cannot be entered: Operation not"
+    )
+    assert "another user namespace" in str(told.value)
+    assert held.held == {}
