@@ -26,6 +26,7 @@ from ztprobe.attach.record import RunRecord, write_run
 from ztprobe.attach.request import AttachRequest
 from ztprobe.attach.rounds import Rounds
 from ztprobe.errors import EnforcementError, UsageError
+from ztprobe.events.owners import SIDECAR
 from ztprobe.paths import STATE_DIR
 from ztprobe.pods.participants import Participants
 from ztprobe.pods.process_table import ProcessTable
@@ -253,7 +254,11 @@ class Attachment:
     def _processes(self) -> Processes:
         pods = {inode: held.pod.name for inode, held in self.namespaces.held.items()}
         return {
-            member.pid: (pods[process.netns_inode], one.name)
+            member.pid: (
+                pods[process.netns_inode],
+                # The agent ties together what a proxy reads and writes: its reads are no message's end.
+                SIDECAR if self.participants.is_sidecar(member.pid) else one.name,
+            )
             for one in self.participants.all
             for member in one.running
             if (process := self.table.get(member.pid)) is not None and process.netns_inode in pods
