@@ -45,6 +45,7 @@ class Settings:
     train_s: float = 0.3  # CPU time of a task
     aggregate_s: float = 0.1
     pause_s: float = 0.2  # between rounds
+    idle_s: float = 0.0  # before the first one
 
     @property
     def clients(self) -> list[str]:
@@ -202,6 +203,7 @@ class Caller:
 def server(settings: Settings) -> None:
     """Rounds: a model to each client, an answer of each."""
     log, hub = Log(settings, "server"), Caller(settings.hub, settings.connections)
+    time.sleep(settings.idle_s)
     for number in range(1, settings.rounds + 1):
         time.sleep(settings.pause_s)
         log("round_start", round=number)

@@ -270,7 +270,6 @@ def _meta(meta: Mapping[str, Any], owners: _Owners, events: Mapping[str, pd.Data
         {"name": name, "namespace": "", "labels": {"role": role}, "address": name}
         for name, role in roles.items()
     ]
-    # Whoever shares no namespace with a listener reaches it only where it does not listen on a loopback alone.
     listening = {(name, port) for (_, port), name in owners.listening.items()}
     spoken = events["connections"]
     serves: dict[str, list[str]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""What a report says of a run that was attached to: who took part, whose rounds these are, what was not seen."""
+"""What a report says of a run that was attached to: who took part, whence its rounds, what was not seen."""
 
 from __future__ import annotations
 
@@ -71,10 +71,9 @@ def attachment_lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "rounds", f"{inferred} {_SOURCES[source['source']]}: {source['detail']}{exact}"
     if older := [one for one in by_role.get("client", ()) if one["set_up_not_seen"]]:
         count = sum(one["set_up_not_seen"] for one in older)
-        is_are = "is" if count == 1 else "are"
         yield (
             "",
-            f"set-up not seen: {plural(count, 'connection')} of {_names(older)} {is_are} older than the attachment",
+            f"set-up not seen of {plural(count, 'connection')} ({_names(older)}), older than the attachment",
         )
     if elsewhere := [one for one in told["participants"] if one["address"]]:
         yield (

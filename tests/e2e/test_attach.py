@@ -230,6 +230,26 @@ def test_clients_come_and_go_and_the_servers_end_ends_it(tmp_path: Path) -> None
     assert came["older"].tolist() == [0]  # its SYN was seen
 
 
+def test_a_namespace_that_is_taken_down_is_no_failure(tmp_path: Path) -> None:
+    with places(3) as where, federation(tmp_path / "it", where=where) as running:
+        trace = _started(tmp_path / "run", running)
+        netns, _ = where[1]
+        with netlink(netns) as ipr:
+            (index,) = ipr.link_lookup(ifname="net0")
+            ipr.link("del", index=index)
+        trace.until(lambda trace: trace.said("net0 of client-1 is gone"))
+        running.clients[0].kill()
+        running.clients[0].wait()
+        trace.until(lambda trace: not Path(f"/proc/{running.clients[0].pid}").exists())
+        outcome = trace.interrupt(signal.SIGINT)
+    assert outcome.status == 0 or "no round was seen" in outcome.stderr, outcome.stderr
+    assert {pod["name"] for pod in load_run(tmp_path / "run").meta["pods"]} == {
+        "server",
+        "client-1",
+        "client-2",
+    }
+
+
 def test_what_a_launcher_forks_belongs_to_it(tmp_path: Path) -> None:
     with federation(tmp_path / "it") as running:
         launcher = running.clients[1].pid

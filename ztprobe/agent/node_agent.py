@@ -24,6 +24,7 @@ from ztprobe.agent.sinks import Owners, Sink
 from ztprobe.errors import EnforcementError
 from ztprobe.kernelnet.clsact import EGRESS, INGRESS
 from ztprobe.kernelnet.drift import DeviceState, DriftMonitor, PodDevice
+from ztprobe.kernelnet.netlink import netlink
 from ztprobe.kernelnet.netns import inode
 from ztprobe.kernelnet.rtnetlink import Links, attributes
 from ztprobe.pods.model import NOWHERE, Pod
@@ -58,6 +59,8 @@ class NodeAgent:
         self._sink = sink
         self._state_dir = state_dir
         self._kernel = KernelProbes(attached=attached) if probes else None
+        self._attached = attached
+        self._gone: set[tuple[Path, str]] = set()  # devices of namespaces that others take down as they like
         self._pods: dict[str, Pod] = {}
         self._owners = Owners()
         self._running: Processes = {}
@@ -177,9 +180,23 @@ class NodeAgent:
         problem = self._drift.problem() if self._drift is not None else None
         for netns, device, program in self._kernel.missing_programs():
             pod = next((pod.name for pod in self._pods.values() if pod.netns == netns), netns.name)
+            if self._attached and self._is_gone(netns, device):
+                if (netns, device) not in self._gone:
+                    self._gone.add((netns, device))
+                    self._notes.append(f"{device} of {pod} is gone")
+                continue
             problem = f"the probe {program} on {device} of {pod} has been removed by somebody else"
         if problem is not None:
             self._problem = f"not all that happens is seen any more: {problem}"
+
+    def _is_gone(self, netns: Path, device: str) -> bool:
+        if (netns, device) in self._gone:
+            return True
+        try:
+            with netlink(netns) as ipr:
+                return not ipr.link_lookup(ifname=device)
+        except OSError:
+            return True
 
     def apply(self, profile: Profile, *, seed: int) -> None:
         """See `Agent`."""

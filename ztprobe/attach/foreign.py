@@ -82,7 +82,7 @@ def _ours(
         return [
             pod not in shared or (a in ids and b in ids) for pod, (a, b) in zip(pods, columns, strict=True)
         ]
-    if name in ("cpu_waits", "process_starts"):
+    if name in ("cpu_waits", "process_starts", "module_loads"):
         return [True] * len(table)  # of the participants' own processes alone
     # A state change before a connection's first packet is of none yet; its process tells whose it is.
     processes = table["process"].tolist() if "process" in table else [""] * len(table)

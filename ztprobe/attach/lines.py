@@ -1,4 +1,4 @@
-"""Lines of a log as they come, each with the time at which it was read: of a file, a pipe or standard input."""
+"""Lines of a log as they come, each with the time at which it was read: of a file, a pipe, standard input."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Namespaces:
 
     def __exit__(self, *_: object) -> None:
         for inode in list(self._fds):
-            self._let_go(inode)
+            self.let_go(inode)
 
     def is_host(self, inode: int) -> bool:
         """Whether it is the machine's own, where everything else runs, too."""
@@ -64,7 +64,7 @@ class Namespaces:
     ) -> tuple[list[Held], list[Held]]:
         """Hold those in which someone runs now.
 
-        :returns: those that are new, and those in which nobody runs any more.
+        :returns: those that are new, and those in which nobody runs any more, still held until `let_go`.
         :raises PreflightError: one cannot be entered.
         """
         inhabited: dict[int, list[tuple[Participant, int]]] = {}
@@ -73,7 +73,7 @@ class Namespaces:
                 process = table.get(member.pid)
                 if process is not None and process.netns_inode:
                     inhabited.setdefault(process.netns_inode, []).append((one, member.pid))
-        left = [self._let_go(inode) for inode in self.held.keys() - inhabited.keys()]
+        left = [held for inode, held in self.held.items() if inode not in inhabited]
         new = []
         # The machine's own first: others' packets pass it, which then is no pod of nobody's.
         for inode in sorted(inhabited.keys() - self.held.keys(), key=lambda i: not self.is_host(i)):
@@ -129,6 +129,7 @@ class Namespaces:
             notes=(f"{pod.name}: {unseen} has no Ethernet header, and is not watched",) if unseen else (),
         )
 
-    def _let_go(self, inode: int) -> Held:
+    def let_go(self, inode: int) -> None:
+        """Hold a namespace no longer."""
         os.close(self._fds.pop(inode))
-        return self.held.pop(inode)
+        del self.held[inode]

@@ -1,4 +1,4 @@
-"""What framework a deployment's processes are of: what they run and have loaded, for `ztprobe.frameworks.detect`."""
+"""What a deployment's processes run and have loaded: the evidence for `ztprobe.frameworks.detect`."""
 
 from __future__ import annotations
 

@@ -120,13 +120,14 @@ class Attachment:
                 if end.participant == server.name and end.socket.listens
             }
         )
-        if not ports:
+        # Behind a hub a server only asks.
+        if not ports and not any(target.role == "hub" for target in self.request.targets):
             raise UsageError(
                 f"{self.request.targets[0].option}: nothing of it listens on a TCP port, so nobody can be its"
                 " client; see `ztprobe attach --list`"
             )
         count = len(self.participants.all) - 1
-        where = f"port {', '.join(map(str, ports[:4]))}"
+        where = f"port {', '.join(map(str, ports[:4]))}" if ports else "no port"
         self.progress.done(f"{server.name} at {where}, {count} other{'' if count == 1 else 's'}")
 
     def _begin(self, agent: Agent) -> None:
@@ -209,6 +210,7 @@ class Attachment:
         for held in left:
             if agent is not None:
                 agent.remove_pod(held.pod)
+            self.namespaces.let_go(held.pod.netns_inode)
 
     def _add(self, agent: Agent, held: Held) -> None:
         agent.add_pod(held.pod)

@@ -1,4 +1,4 @@
-"""What could be traced on this machine: processes that listen and have peers, of a framework that is known."""
+"""What could be traced on this machine: processes that listen and have peers, of a known framework first."""
 
 from __future__ import annotations
 

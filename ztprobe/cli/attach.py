@@ -19,9 +19,7 @@ __all__ = ("attach",)
 _LONGEST_COMMAND = 48
 
 
-@click.command(
-    epilog="Example: sudo ztprobe attach --list, then sudo ztprobe trace --attach --server pid:4711"
-)
+@click.command(epilog="Example: sudo ztprobe attach --list")
 @click.option("--list", "as_list", is_flag=True, help="Show what could be traced on this machine.")
 @click.option("--all", "everything", is_flag=True, help="With --list: whatever listens, not only FL servers.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")

@@ -52,8 +52,8 @@ _OPTIONS = (
     click.option(
         "--events-from",
         metavar="FILE",
-        help="With --attach: where the rounds stand, JSON events or the framework's log: a file that grows, a "
-        "pipe, or - for standard input. [default: none, rounds are told from the traffic]",
+        help="With --attach: where the rounds stand, JSON events or the framework's log: a file that grows, "
+        "a pipe, or - for standard input. [default: none, rounds are told from the traffic]",
     ),
 )
 _NAMES = ("attach", "server", "client_targets", "hub_targets", "for_text", "framework", "events_from")

@@ -1,9 +1,9 @@
 """What turns the lines of a log into round events, and what a framework was recognised by.
 
-An *event* is what rounds.jsonl holds, one JSON object a line: ``event`` (``round_start``, ``round_end``; where
-the source tells them ``send_start``, ``update_received`` with ``client_id``, ``wait_end``, ``aggregate_end``,
-``evaluate_end``), ``round`` (an integer), ``time_unix_ns`` and ``time_monotonic_ns`` (CLOCK_MONOTONIC, the
-clock of the kernel's events). Anything else that the source knows may stand beside them.
+An *event* is what rounds.jsonl holds, one JSON object a line: ``event`` (``round_start``, ``round_end``;
+where the source tells them ``send_start``, ``update_received`` with ``client_id``, ``wait_end``,
+``aggregate_end``, ``evaluate_end``), ``round`` (an integer), ``time_unix_ns`` and ``time_monotonic_ns``
+(CLOCK_MONOTONIC, the clock of the kernel's events). Whatever else the source knows may stand beside them.
 """
 
 from __future__ import annotations

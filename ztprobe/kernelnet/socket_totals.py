@@ -1,4 +1,4 @@
-"""How much each TCP connection has carried so far, by the kernel's own account (``tcp_info`` of sock_diag(7))."""
+"""How much each TCP connection has carried so far, by the kernel's account (``tcp_info`` of sock_diag(7))."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``--server``, ``--client`` and ``--hub`` name: a process, a command, a cgroup, a namespace or pods. Pure.
+"""What ``--server``, ``--client`` and ``--hub`` name: processes, by number, command, place or labels. Pure.
 
 ========================  =========================================================================
 ``pid:4711``              one process

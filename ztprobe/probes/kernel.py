@@ -26,7 +26,14 @@ from ztprobe.probes.casts import cast_flags
 from ztprobe.probes.compiler import compile_programs
 from ztprobe.probes.interfaces import PACKET_PROGRAMS, Clsact, PacketHooks, Tcx
 from ztprobe.probes.loader import Loaded
-from ztprobe.probes.maps import offer_numbers, possible_cpus, read_open_bursts, read_open_loads, read_open_turns, read_pairs
+from ztprobe.probes.maps import (
+    offer_numbers,
+    possible_cpus,
+    read_open_bursts,
+    read_open_loads,
+    read_open_turns,
+    read_pairs,
+)
 from ztprobe.probes.system_calls import system_call_flags
 from ztprobe.probes.tracing import attach_kprobe, attach_tracing_program
 

@@ -13,7 +13,14 @@ from typing import Any
 from ztprobe.events.kinds import EventKind
 from ztprobe.events.layout import enums, structs
 
-__all__ = ("offer_numbers", "possible_cpus", "read_open_bursts", "read_open_loads", "read_open_turns", "read_pairs")
+__all__ = (
+    "offer_numbers",
+    "possible_cpus",
+    "read_open_bursts",
+    "read_open_loads",
+    "read_open_turns",
+    "read_pairs",
+)
 
 _LOOPBACK_NET = 127  # lowest byte of an address in network order, read little-endian
 _POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")

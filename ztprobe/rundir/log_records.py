@@ -1,4 +1,4 @@
-"""What a line of rounds.jsonl and clients.jsonl has to hold: the writer and the reader both go by it. Pure."""
+"""What a line of rounds.jsonl and clients.jsonl has to hold: writer and reader both go by it. Pure."""
 
 from __future__ import annotations
 
