@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -43,7 +43,7 @@ class _Owners:
         self._ends: dict[tuple[Any, ...], list[tuple[int, str]]] = defaultdict(list)
         self.listening: dict[tuple[str, int], str] = {}
         self.by_end: dict[tuple[str, int], str] = {}
-        for row in table.itertuples(index=False):
+        for row in _rows(table):
             if row.remote_port:
                 ends = (row.pod, row.local, row.local_port, row.remote, row.remote_port)
                 self._ends[ends].append((row.first_seen_ns, row.participant))
@@ -100,7 +100,7 @@ def by_participant(run: Run) -> Run:
         return run
     owners = _Owners(run.events["owners"], run.meta)
     connections = run.events["connections"]
-    ends = {row.connection: owners.of(row) for row in connections.itertuples(index=False)}
+    ends = {row.connection: owners.of(row) for row in _rows(connections)}
     events = dict(run.events)
     events["connections"] = _connections(connections, ends)
     for name in ("bursts", "turns", "packets"):
@@ -118,6 +118,10 @@ def by_participant(run: Run) -> Run:
         if "process" in table:
             events[name] = table.assign(process=table["process"].map(_by_container))
     return dataclasses.replace(run, events=events, meta=_meta(run.meta, owners, events))
+
+
+def _rows(table: pd.DataFrame) -> Iterator[Any]:
+    return iter(table.itertuples(index=False))
 
 
 def _by_container(process: str) -> str:
@@ -214,7 +218,7 @@ def _with_closed_windows(
     """A reader that did not read held back a sender over the loopback, as a closed window does elsewhere."""
     waits: dict[tuple[int, str], list[tuple[int, int]]] = defaultdict(list)
     between = blocked[_between(blocked, ends)]
-    for row in between.itertuples(index=False):
+    for row in _rows(between):
         sent = row.direction == Direction.TX
         connection = row.connection if sent else row.connection + MIRRORED
         waits[connection, str(Direction.TX)].append((row.since_ns, row.ts_ns))

@@ -69,12 +69,6 @@ def attachment_lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     exact = f", exact to {human_time(source['uncertainty_ns'] / 1e9)}" if source["uncertainty_ns"] else ""
     inferred = "inferred from" if source["source"] == "traffic" else "from"
     yield "rounds", f"{inferred} {_SOURCES[source['source']]}: {source['detail']}{exact}"
-    if older := [one for one in by_role.get("client", ()) if one["set_up_not_seen"]]:
-        count = sum(one["set_up_not_seen"] for one in older)
-        yield (
-            "",
-            f"set-up not seen of {plural(count, 'connection')} ({_names(older)}), older than the attachment",
-        )
     if elsewhere := [one for one in told["participants"] if one["address"]]:
         yield (
             "one-sided",

@@ -78,9 +78,10 @@ def _by_events(
         return []
     by_socket = pd.concat(used).groupby(["connection", "tgid"], as_index=False)
     spans = by_socket.agg({"first_ns": "min", "last_ns": "max"})
-    ends = {row.connection: row for row in tables["connections"].itertuples(index=False)}
+    ends: dict[Any, Any] = {row.connection: row for row in tables["connections"].itertuples(index=False)}
     seen, rows = set(known), []
-    for connection, tgid, first_ns, last_ns in spans.itertuples(index=False):
+    columns = (spans[name].tolist() for name in ("connection", "tgid", "first_ns", "last_ns"))
+    for connection, tgid, first_ns, last_ns in zip(*columns, strict=True):
         end, participant = ends.get(connection), whose.get(tgid)
         if end is None or participant is None:
             continue

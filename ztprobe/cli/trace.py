@@ -92,6 +92,7 @@ __all__ = ("trace",)
 @click.pass_context
 def trace(
     context: click.Context,
+    /,
     experiment: str,
     profile_file: Path | None,
     baseline: str | None,

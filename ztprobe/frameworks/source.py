@@ -46,7 +46,10 @@ class RoundsFrom:
 class RoundSource(Protocol):
     """Takes a log's lines as they are received and gives round events; holds no file and no thread."""
 
-    kind: str  # events: the application's own clock stands in each; log: words of a framework's log
+    @property
+    def kind(self) -> str:
+        """events: the application's own clock stands in each; log: words of a framework's log."""
+        ...
 
     def take(self, line: bytes, received_ns: int) -> None:
         """A whole line without its end, as the log has it: colours and kubelet's prefix may be in it.

@@ -84,7 +84,7 @@ class ProcessTable:
 
     def _forget(self, pid: int) -> None:
         for table in (self._known, self._inodes, self._since_s):
-            table.pop(pid, None)  # type: ignore[attr-defined]
+            table.pop(pid, None)
 
     def _read(self, pid: int) -> OneProcess | None:
         process = self._proc / str(pid)
