@@ -338,6 +338,11 @@ static inline void record_eth(struct __sk_buff *ctx, int egress)
     }
     if (is_bare_ack(&seen)) {
         account_ack(ctx, &seen);
+#ifdef WATCH_TURNS
+        struct conn *acked = egress ? 0 : conn_of(&seen.key);
+        if (acked)
+            hear_ack(acked, seen.ack);
+#endif
         return;
     }
     if (unlikely(seen.flags & FLAG_SYN)) {
@@ -347,6 +352,10 @@ static inline void record_eth(struct __sk_buff *ctx, int egress)
     struct conn *conn = conn_of_packet(ctx, &seen, !egress);
     if (unlikely(!conn))
         return;
+#ifdef WATCH_TURNS
+    if (!egress && seen.flags & FLAG_ACK)
+        hear_ack(conn, seen.ack);
+#endif
     struct half *mine = egress ? &conn->tx : &conn->rx;
     struct half *other = egress ? &conn->rx : &conn->tx;
     struct head *head = egress ? &conn->tx_head : &conn->rx_head;

@@ -205,10 +205,10 @@ struct turn {
     u64 first_ns;      /* its first payload */
     u32 first_seq;     /* sequence number of its lowest byte */
     u32 end_seq;       /* one past its highest byte */
-    u32 packets;       /* packets (hook sock: calls) */
+    u32 first_ack_us;  /* from its first payload to the first acknowledgement of it; 0: not seen (eth, tx only) */
+    u32 last_ack_us;   /* from its last payload to the acknowledgement of all of it; 0: not seen (eth, tx only) */
     u32 hook;          /* enum hook */
     u32 direction;     /* enum direction */
-    u8 pad[4];
 };
 
 /* A process began, or began another program; its parent is one that is traced, and so is it from then on. Only of

@@ -81,8 +81,7 @@ struct speech {
     u64 first_ns, last_ns; /* first_ns 0: nothing */
     u64 id;                /* of the thread that moved the first of it; hook sock only */
     u32 first_seq, end_seq;
-    u32 packets;
-    u32 pad;
+    u32 first_ack_us, last_ack_us; /* 0: not acknowledged yet */
 };
 #endif
 

@@ -14,10 +14,10 @@ static inline void end_turn(struct conn *conn, struct speech *speech, u32 hook, 
         event->first_ns = speech->first_ns;
         event->first_seq = speech->first_seq;
         event->end_seq = speech->end_seq;
-        event->packets = speech->packets;
+        event->first_ack_us = speech->first_ack_us;
+        event->last_ack_us = speech->last_ack_us;
         event->hook = hook;
         event->direction = dir;
-        *(u32 *)event->pad = 0;
         submit_point(event);
     }
     speech->first_ns = 0;
@@ -33,7 +33,7 @@ static inline void speak(struct conn *conn, struct speech *mine, struct speech *
     if (!mine->first_ns) {
         mine->first_ns = now_ns;
         mine->id = id;
-        mine->packets = 0;
+        mine->first_ack_us = 0;
         mine->first_seq = seq;
         mine->end_seq = end_seq;
     }
@@ -42,7 +42,20 @@ static inline void speak(struct conn *conn, struct speech *mine, struct speech *
     if (after(end_seq, mine->end_seq))
         mine->end_seq = end_seq;
     mine->last_ns = now_ns;
-    mine->packets++;
+    mine->last_ack_us = 0;
+}
+
+/* An acknowledgement that arrived: the receiver's end has no probes of ours where it is on a machine of others. */
+static inline void hear_ack(struct conn *conn, u32 ack)
+{
+    struct speech *mine = &conn->tx_speech;
+    if (!mine->first_ns || mine->last_ack_us || !after(ack, mine->first_seq))
+        return;
+    u64 now_ns = bpf_ktime_get_ns();
+    if (!mine->first_ack_us)
+        mine->first_ack_us = (now_ns - mine->first_ns) / 1000 + 1;
+    if (!after(mine->end_seq, ack))
+        mine->last_ack_us = (now_ns - mine->last_ns) / 1000 + 1;
 }
 
 static inline void end_turns(struct conn *conn, u32 wire)

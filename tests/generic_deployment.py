@@ -1,12 +1,13 @@
-"""A deployment of nobody's framework: a server, a hub that stores and forwards, polling nodes, a process per task.
+"""A deployment of nobody's framework: a server, a hub that stores and forwards, polling nodes, a process per
+task.
 
     python -m tests.generic_deployment SETTINGS.json ROLE [NAME [ROUND]]
 
-ROLE is hub, server, node or task. Messages are objects in parts, one HTTP/1.1 request each, over one or several
-connections that stay open. The server puts a round's model into the hub, nodes ask the hub for it again and again,
-start a process for it that fetches it from them, and put its answer into the hub, which the server asks for again
-and again. Whoever does something writes down when, by its own clock: that is the truth which a tracer, who knows
-nothing of all this, is held against. Work is CPU time that is really spent.
+ROLE is hub, server, node or task. Messages are objects in parts, one HTTP/1.1 request each, over one or
+several connections that stay open. The server puts a round's model into the hub, nodes ask the hub for it
+again and again, start a process for it that fetches it from them, and put its answer into the hub, which the
+server asks for again and again. Whoever does something writes down when, by its own clock: that is the truth
+which a tracer, who knows nothing of all this, is held against. Work is CPU time that is really spent.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Settings:
     train_s: float = 0.3  # CPU time of a task
     aggregate_s: float = 0.1
     pause_s: float = 0.2  # between rounds
-    idle_s: float = 0.0  # before the first one
+    waits: bool = False  # for a file `go` in its directory, before the first one
 
     @property
     def clients(self) -> list[str]:
@@ -203,7 +204,8 @@ class Caller:
 def server(settings: Settings) -> None:
     """Rounds: a model to each client, an answer of each."""
     log, hub = Log(settings, "server"), Caller(settings.hub, settings.connections)
-    time.sleep(settings.idle_s)
+    while settings.waits and not (Path(settings.directory) / "go").exists():
+        time.sleep(0.05)
     for number in range(1, settings.rounds + 1):
         time.sleep(settings.pause_s)
         log("round_start", round=number)

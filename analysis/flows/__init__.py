@@ -1,4 +1,5 @@
-"""Deployments that others brought up: who said what to whom, by which processes, and what each hop of it cost.
+"""Deployments that others brought up: who said what to whom, by which processes, and what each hop of it
+cost.
 
     turns of connections -> messages between processes -> phases of a round -> hops -> components that close
 

@@ -1,4 +1,5 @@
-"""What else is seen of a deployment than where a round's time went: who polls whom, what was moved, what was not seen."""
+"""What else is seen of a deployment than where a round's time went: who polls whom, what was moved, what was
+not seen."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Any
 from analysis.flows.hops import Talk
 from analysis.flows.processes import Process
 from analysis.flows.roles import Parts
-from analysis.flows.turns import Channel
+from analysis.flows.turns import Channel, round_trips_of
 from analysis.flows.ways import Way
 from analysis.ledger.model import FlowFacts, Poller, Transfer
 from analysis.rounds.seen import seen_by_turns
@@ -53,6 +54,8 @@ def facts_of(
         older_connections=older,
         transfers=tuple(transfers),
         timeouts=tuple(timeouts),
+        one_sided=any(not node.is_watched for nodes in parts.nodes.values() for node in nodes),
+        round_trips_ns=round_trips_of(channels),
     )
 
 

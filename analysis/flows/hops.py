@@ -1,8 +1,8 @@
 """One hop: a message on its way from one process to the next, and who owned each instant of it.
 
-Whatever carries it, a hop is requests and answers. Bytes that move own the time, as the wire's. While a request is
-with the other side and nothing comes back, that side owns it; while there is neither, whoever would have to ask
-next. A message in parts is a hop like any other.
+Whatever carries it, a hop is requests and answers. Bytes that move own the time, as the wire's. While a
+request is with the other side and nothing comes back, that side owns it; while there is neither, whoever
+would have to ask next. A message in parts is a hop like any other.
 """
 
 from __future__ import annotations
@@ -110,14 +110,14 @@ class Talk:
         return sorted(turns, key=lambda turn: turn.first_ns)
 
     def fetch_began_ns(self, first: Turn, since_ns: int) -> int:
-        """When the requests began that led to a message's first part without a pause, but not before it was there.
+        """When the requests began that led to a message's first part without a pause, but not before it was
+        there.
 
         :param first: the first part.
         :param since_ns: from when on it could be had.
         """
-        before = [exchange for exchange in self.exchanges_until(first.first_ns)]
         begun_ns = max(first.first_ns, since_ns)
-        for exchange in reversed(before):
+        for exchange in reversed(self.exchanges_until(first.first_ns)):
             request = exchange.request
             if request is None or request is first:
                 continue
@@ -130,7 +130,8 @@ class Talk:
         return begun_ns
 
     def over_ns(self, last: Turn, end_ns: int) -> int:
-        """When what belongs to a message was over: its small parts and its confirmation follow without a pause.
+        """When what belongs to a message was over: its small parts and its confirmation follow without a
+        pause.
 
         :param last: the last large part.
         :param end_ns: when that had arrived.
@@ -172,7 +173,8 @@ class Talk:
     def reply(self, speakers: frozenset[Process], since_ns: int, end_ns: int) -> Fetch | None:
         """What these processes told in small requests, if one of them is no poll.
 
-        An evaluation's result is as small as a control message, but it is another request than the polls around it.
+        An evaluation's result is as small as a control message, but it is another request than the polls
+        around it.
         """
         polls = {one.request.first_ns for one in self.polls(speakers) if one.request is not None}
         told = next(

@@ -1,8 +1,8 @@
 """The ledger of a deployment that somebody else brought up: the same value as any other run's.
 
 Needs ``round_start`` and ``round_end`` (whoever told them: the application, its log, the traffic) and what
-processes were seen to say. For every phase of a round the client whose update came last is on the critical path;
-the round is named after the one whose phase took longest.
+processes were seen to say. For every phase of a round the client whose update came last is on the critical
+path; the round is named after the one whose phase took longest.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from analysis.flows.facts import facts_of, transfer_of
 from analysis.flows.processes import Processes
 from analysis.flows.repairs import repairs_of
 from analysis.flows.roles import parts_of
-from analysis.flows.turns import channels_of
+from analysis.flows.turns import channels_of, place_arrivals, round_trips_of
 from analysis.flows.ways import Phase, Way, Ways
 from analysis.intervals import Interval, Segment, overlap_ns, paint
 from analysis.ledger.coverage import losses_of
@@ -45,9 +45,11 @@ class _Builder:
             run.meta["attachment"], run.events["process_starts"], run.events.get("module_loads")
         )
         self.channels = channels_of(run.events, processes)
+        place_arrivals(self.channels, round_trips_of(self.channels))
         self.parts = parts_of(processes, self.channels)
         self.ways = Ways(self.parts, self.channels, processes)
         self.transfers: list[Transfer] = []
+        self.loading: set[str] = set()
         self.windows = windows_of(run.rounds)
         if not self.windows:
             raise RunDirError(f"{run.path}: rounds.jsonl has no round with both round_start and round_end")
@@ -143,7 +145,8 @@ class _Builder:
             pieces = paint(window.start_ns, window.end_ns, [], [])
         until_ns = arrivals[-1] if arrivals else window.end_ns
         components, _ = sums([_until(piece, until_ns) for piece in pieces])
-        compute = [way.compute for way in ways if way.compute is not None]
+        compute = [way.compute for way in ways if way.compute is not None and not way.loads_late]
+        self.loading |= {client for way in ways if way.loads_late}
         return ClientRound(
             client=client,
             arrival_ns=arrivals[-1] - window.start_ns if arrivals else None,
@@ -153,6 +156,16 @@ class _Builder:
             compute_reported_ns=self.reported.get((client, window.number)),
             segments=tuple(pieces),
         )
+
+
+def _loading_note(clients: set[str]) -> list[str]:
+    if not clients:
+        return []
+    return [
+        f"Tasks of {', '.join(sorted(clients))} load code after they have read their message: that is their "
+        "start, and compute is what comes behind it. A training time that they log themselves may include "
+        "some of it."
+    ]
 
 
 def _until(piece: Segment, end_ns: int) -> Segment:
@@ -171,7 +184,7 @@ def build_flow_ledger(run: Run) -> Ledger:
         rounds=rounds,
         setup=(),
         coverage=float(run.meta.get("coverage", 1.0)),
-        notes=builder.notes,
+        notes=(*builder.notes, *_loading_note(builder.loading)),
         flow=facts_of(
             builder.parts, builder.channels, builder.transfers, run.meta["attachment"].get("framework")
         ),

@@ -1,7 +1,7 @@
 """Processes by number and time, and whose they were.
 
-A participant has the processes that run.json names, and what those started later, whether it was ever named or not:
-a task's process may be gone before anybody looks.
+A participant has the processes that run.json names, and what those started later, whether it was ever named
+or not: a task's process may be gone before anybody looks.
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ class Process:
     parent: int = 0
     participant: str = ""  # empty: nobody's
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether it is on a machine where its own side was seen."""
+        return self.pid != 0
+
 
 class Processes:
     """Who had a number at a moment."""
@@ -45,6 +50,12 @@ class Processes:
     ) -> None:
         self.participants = {
             one["name"]: Participant(name=one["name"], role=one["role"]) for one in attachment["participants"]
+        }
+        # By address: those on machines where nobody watched.
+        self._elsewhere = {
+            one["address"]: Process(0, participant=one["name"])
+            for one in attachment["participants"]
+            if one.get("address") and not one.get("netns_inode")
         }
         named = {
             process["pid"]: one["name"]
@@ -70,6 +81,11 @@ class Processes:
         if loads is not None:
             for row in loads.itertuples(index=False):
                 self._loads[row.tgid].append((row.first_ns, row.last_ns))
+
+    def elsewhere(self, address: str) -> Process | None:
+        """What speaks from an address of a machine where nobody watched: one process for all that there may
+        be."""
+        return self._elsewhere.get(address)
 
     def loading(self, process: Process, until_ns: int) -> list[Interval]:
         """When it loaded code, from its start to a moment."""

@@ -1,9 +1,9 @@
 """Which process plays which part, by what it was seen to do: nothing of it is declared.
 
-Large turns tell. The processes outside of the clients that exchange them with clients' processes are the *edge*; where
-one of those exchanges as much with another process that is no client's, the edge is a hub and that other process the
-server. Of a client's processes the one that exchanges them with the edge is the *node*; those that exchange them
-with the node alone are *tasks*.
+Large turns tell. The processes outside of the clients that exchange them with clients' processes are the
+*edge*; where one of those exchanges as much with another process that is no client's, the edge is a hub and
+that other process the server. Of a client's processes the one that exchanges them with the edge is the
+*node*; those that exchange them with the node alone are *tasks*.
 """
 
 from __future__ import annotations

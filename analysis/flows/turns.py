@@ -1,15 +1,15 @@
 """What was said on each connection, turn by turn, and by which process to which.
 
-A turn is payload in one direction until there was payload in the other, or none for a while. It is seen up to four
-times: as it leaves a sender's interface, as it arrives, and in both applications' own calls. Sequence numbers tell
-which of these are one.
+A turn is payload in one direction until there was payload in the other, or none for a while. It is seen up to
+four times: as it leaves a sender's interface, as it arrives, and in both applications' own calls. Sequence
+numbers tell which of these are one.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -20,13 +20,14 @@ from analysis.evidence.values import Endpoint, Key
 from analysis.flows.processes import Process, Processes
 from ztprobe.events.kinds import Direction, Hook
 
-__all__ = ("LARGE_BYTES", "Channel", "Turn", "channels_of")
+__all__ = ("LARGE_BYTES", "Channel", "Turn", "channels_of", "place_arrivals", "round_trips_of")
 
-# Less is a request, an answer that says no, a heartbeat; more is a part of a message (the probes' bursts agree).
+# Less is a request, an answer that says no, a heartbeat; more is a part of a message (the probes' bursts
+# agree).
 LARGE_BYTES = 8192
 
-# Silence between turns in one direction with nothing said in the other: what is sent again after a loss comes later
-# than the probes wait.
+# Silence between turns in one direction with nothing said in the other: what is sent again after a loss comes
+# later than the probes wait.
 _SAME_TURN_NS = 2_000_000_000
 
 
@@ -47,6 +48,9 @@ class Turn:
     first_seq: int
     pod: str  # of the sender's end, where its retransmissions are counted
     key: Key
+    first_ack_ns: int = 0  # from its first payload to the first acknowledgement; 0: not seen
+    last_ack_ns: int = 0  # from its last payload to the acknowledgement of all
+    is_seen_arriving: bool = True  # False: the listener's end is on a machine where nobody watched
 
     @property
     def had_ns(self) -> int:
@@ -74,6 +78,8 @@ class _Seen(NamedTuple):
     last_ns: int
     first_seq: int
     end_seq: int
+    first_ack_ns: int = 0
+    last_ack_ns: int = 0
 
 
 def channels_of(tables: Mapping[str, pd.DataFrame], processes: Processes) -> list[Channel]:
@@ -107,6 +113,8 @@ def channels_of(tables: Mapping[str, pd.DataFrame], processes: Processes) -> lis
                 row.last_ns,
                 row.first_seq,
                 row.end_seq,
+                row.first_ack_us * 1000,
+                row.last_ack_us * 1000,
             )
         )
     owned = _Owners(tables.get("owners"), processes)
@@ -125,6 +133,35 @@ def channels_of(tables: Mapping[str, pd.DataFrame], processes: Processes) -> lis
         if channel.turns:
             channels.append(channel)
     return channels
+
+
+def round_trips_of(channels: Iterable[Channel]) -> dict[str, int]:
+    """Client on a machine where nobody watched -> the shortest time in which it acknowledged anything.
+
+    As long as a round trip at least: an acknowledgement may wait for more to come.
+    """
+    found: dict[str, int] = {}
+    for channel in channels:
+        for turn in channel.turns:
+            name = turn.listener.participant
+            if not turn.is_seen_arriving and turn.first_ack_ns and name:
+                found[name] = min(found.get(name, turn.first_ack_ns), turn.first_ack_ns)
+    return found
+
+
+def place_arrivals(channels: Iterable[Channel], round_trips: Mapping[str, int]) -> None:
+    """When what was sent to machines where nobody watched arrived there, by the acknowledgement's clock.
+
+    Half of the round trip before the acknowledgement came back; no earlier than it was sent.
+    """
+    for channel in channels:
+        for turn in channel.turns:
+            if turn.is_seen_arriving:
+                continue
+            half_ns = round_trips.get(turn.listener.participant, 0) // 2
+            turn.arrived_ns = turn.first_ns + half_ns
+            acked_ns = turn.last_ns + turn.last_ack_ns - half_ns if turn.last_ack_ns else turn.last_ns
+            turn.whole_ns = max(turn.arrived_ns, turn.last_ns, acked_ns)
 
 
 def _find_openers(
@@ -182,8 +219,11 @@ class _Whose:
         self._calls = sorted(calls)
         self._pid = owners.of(end, peer)
         self._processes = owners.processes
+        self._elsewhere = owners.processes.elsewhere(end.address) if not calls and not self._pid else None
 
     def at(self, when_ns: int) -> Process:
+        if self._elsewhere is not None:
+            return self._elsewhere
         at = bisect_left(self._calls, (when_ns, 0))
         near = min(
             self._calls[max(0, at - 1) : at + 1],
@@ -202,7 +242,8 @@ def _turns(seen: Sequence[_Seen], speaker: _Whose, listener: _Whose, asks: bool,
     arrived = [row for row in rows if row.hook == Hook.LO or (row.hook == Hook.ETH and not row.leaves)]
     arrivals = _Pieces(arrived)
     for row in left or arrived or reads.rows:
-        got = arrivals.overlapping(row) or [row]
+        arrived_at = arrivals.overlapping(row)
+        got = arrived_at or [row]
         calls = reads.overlapping(row)
         yield Turn(
             speaker=speaker.at(row.first_ns),
@@ -218,6 +259,9 @@ def _turns(seen: Sequence[_Seen], speaker: _Whose, listener: _Whose, asks: bool,
             first_seq=row.first_seq & 0xFFFFFFFF,
             pod=row.pod,
             key=key,
+            first_ack_ns=row.first_ack_ns,
+            last_ack_ns=row.last_ack_ns,
+            is_seen_arriving=bool(arrived_at),
         )
 
 

@@ -1,8 +1,8 @@
 """A client's way through one phase of a round: server, hub, node, task and back, hop by hop.
 
-A *phase* begins when the server sends models and ends when it sends the next ones, or with the round: training is one,
-an evaluation by the clients another. Whoever holds the message owns the time until it moves on: on loopback or not,
-through as many processes as there are.
+A *phase* begins when the server sends models and ends when it sends the next ones, or with the round:
+training is one, an evaluation by the clients another. Whoever holds the message owns the time until it moves
+on: on loopback or not, through as many processes as there are.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _COPIES_DIFFER = 0.5
 _LONG_POLL_NS = 200_000_000
 # Code is loaded with pauses, for what runs as it is imported.
 _LOADS_ON_NS = 1_000_000_000
+_NOTEWORTHY_NS = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ class Way:
     base: list[Segment] = field(default_factory=list)
     arrival_ns: int | None = None  # the server had all of the update
     compute: Interval | None = None
+    loads_late: bool = (
+        False  # ... once it had read its message: what its own clock includes of that is not seen
+    )
     imports: list[Interval] = field(default_factory=list)  # a task's process loaded code
     message_bytes: int = 0
     turns: list[Turn] = field(default_factory=list)  # large ones, for repairs
@@ -132,8 +136,8 @@ class Ways:
     def _copies(self, phase: Phase, pulled: dict[str, list[Turn]]) -> dict[str, _Copy]:
         """Which of the models that the server put into the hub was which client's.
 
-        Where there is one for all, it is everybody's. Otherwise they are told apart by their number and their order,
-        and by what a client that asked in vain proves: its own was not there yet.
+        Where there is one for all, it is everybody's. Otherwise they are told apart by their number and their
+        order, and by what a client that asked in vain proves: its own was not there yet.
         """
         wanted = {client: sum(turn.bytes for turn in turns) for client, turns in pulled.items() if turns}
         if not wanted:
@@ -199,8 +203,10 @@ class Ways:
         if self.parts.tasks.get(way.client):
             had_ns = self._task(way, phase, models, had_ns or 0)
             unasked = "store_and_forward"
-        else:
+        elif any(node.is_watched for node in nodes):
             unasked = "compute"
+        else:
+            unasked = "client_and_return_path"
         if had_ns is None:
             return None
         if updates:
@@ -234,7 +240,8 @@ class Ways:
         ]
 
     def _task(self, way: Way, phase: Phase, models: Sequence[Turn], had_ns: int) -> int | None:
-        """From the node's receipt of the model through a task's process and back; when the node had the update."""
+        """From the node's receipt of the model through a task's process and back; when the node had the
+        update."""
         talk, nodes = self._inside[way.client], self.parts.nodes[way.client]
         given = talk.large(nodes, models[0].first_ns, phase.end_ns)
         if not given:
@@ -282,7 +289,8 @@ class Ways:
         return end_ns
 
     def _loaded_ns(self, way: Way, task: Process, read_ns: int, began_ns: int) -> int:
-        """When a process that was started for the task had loaded what it needs, which some do once they have read."""
+        """When a process that was started for the task had loaded what it needs, which some do once they have
+        read."""
         if not task.forked_ns:
             return read_ns
         ready_ns = read_ns
@@ -291,6 +299,7 @@ class Ways:
             if first_ns - ready_ns > _LOADS_ON_NS:
                 break
             ready_ns = max(ready_ns, min(last_ns, began_ns))
+        way.loads_late = ready_ns - read_ns > _NOTEWORTHY_NS
         return ready_ns
 
     def _start(self, way: Way, task: Process, had_ns: int, started_ns: int) -> None:

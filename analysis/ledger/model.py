@@ -159,6 +159,13 @@ class FlowFacts:
     # the framework's own limits beside what was measured (`analysis.rounds.timeouts`)
     timeouts: tuple[Mapping[str, Any], ...] = ()
     one_sided: bool = False  # clients were on machines where nobody watched
+    # client -> the shortest time in which it acknowledged anything: propagation lies between 0 and that
+    round_trips_ns: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def is_indirect(self) -> bool:
+        """Whether others stand between the server and those who train."""
+        return self.path != ("server", "client")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,7 +75,8 @@ _ADVICE: dict[tuple[str, str | None], str] = {
         "hubs and nodes hold messages that could go on, so give them CPU, or pass parts on as they come"
     ),
     ("poll_wait", None): (
-        "messages lie ready and nobody asks for them, so shorten the intervals at which server and clients poll"
+        "messages lie ready and nobody asks for them, so shorten the intervals at which server and clients "
+        "poll"
     ),
     ("task_start", None): (
         "a process is started for every task, so keep it from one task to the next, or import less in it"

@@ -1,7 +1,7 @@
 """What communication costs in a deployment that ran already: its users' questions, in their words.
 
-How long it takes by client and round, what part of a round is polling, process starts, transfer and training, who
-decides rounds and why, and how near the framework's timeouts are. From the ledger alone.
+How long it takes by client and round, what part of a round is polling, process starts, transfer and training,
+who decides rounds and why, and how near the framework's timeouts are. From the ledger alone.
 """
 
 from __future__ import annotations
@@ -114,6 +114,7 @@ def _clients(
 ) -> list[dict[str, Any]]:
     numbers = {one.round for one in counted}
     polls = {one.who: one for one in ledger.flow.pollers} if ledger.flow is not None else {}
+    trips = ledger.flow.round_trips_ns if ledger.flow is not None else {}
     decided = Counter(one.critical_client for one in counted)
     found = []
     for client in dict.fromkeys(row["client"] for row in rows):
@@ -132,6 +133,7 @@ def _clients(
                 "down_bytes": int(statistics.median(row["down_bytes"] for row in mine)),
                 "up_bytes": int(statistics.median(row["up_bytes"] for row in mine)),
                 "poll_pause_s": None if poller is None else _seconds(poller.pause_ns),
+                "round_trip_s": _seconds(trips[client]) if client in trips else None,
             }
         )
     return found
@@ -188,10 +190,11 @@ def communication_lines(communication: Mapping[str, Any]) -> Iterator[tuple[str,
         label = "communication" if number == 0 else ""
         yield (
             label,
-            f"{client['client']}: {human_time(client['communication_median_s'])} a round in the median, of that "
-            f"waiting for polls {human_time(client['polling_median_s'])}, transfer "
+            f"{client['client']}: {human_time(client['communication_median_s'])} a round in the median, of "
+            f"that waiting for polls {human_time(client['polling_median_s'])}, transfer "
             f"{human_time(client['transfer_median_s'])}; beside it process starts "
-            f"{human_time(client['process_starts_median_s'])}, training {human_time(client['training_median_s'])}",
+            f"{human_time(client['process_starts_median_s'])}, training "
+            f"{human_time(client['training_median_s'])}",
         )
     for number, one in enumerate(communication["pollers"]):
         yield (
@@ -203,16 +206,22 @@ def communication_lines(communication: Mapping[str, Any]) -> Iterator[tuple[str,
         words = f"{decides['client']} decides {decides['rounds']} of {plural(decides['of'], 'round')}"
         if decides["because"] is not None:
             part = _NAMES[decides["because"]]
-            words += f": its {part} takes {human_time(decides['more_s'])} longer than the others' in the mean"
+            words += (
+                f"; what it spends more on than the others is {part}, {human_time(decides['more_s'])} a round"
+            )
         yield "who decides", words
     if communication["one_sided"]:
+        trips = [one["round_trip_s"] for one in communication["clients"] if one["round_trip_s"] is not None]
+        bounds = ""
+        if trips:
+            bounds = f"; propagation is half a round trip and lies between 0 and {human_time(max(trips))}"
         yield (
             "one-sided",
-            "only the server's side was watched: what lies between the client's receipt of the model and the "
-            "first byte of its update is one row; an agent on the client's machine would split it",
+            "only the server's side was watched. From a client's receipt of the model, by its "
+            "acknowledgements, to the first byte of its update all is one row, client and return path: an "
+            "agent on the client's machine would tell training, waits and the way back from each other"
+            + bounds,
         )
-    if older := communication["older_connections"]:
-        yield "set-up", f"not seen of {plural(older, 'connection')} that were there before the trace"
     yield from _timeout_lines(communication["timeouts"])
 
 

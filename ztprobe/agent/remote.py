@@ -1,7 +1,7 @@
 """An agent in a process of its own, and the one interface to it.
 
-``python -m ztprobe.agent.remote SOCKET BATCHES STATE [--no-probes] [--attached]`` hosts a `NodeAgent` and answers
-calls on the socket that it was given, one JSON object a line: ``{"call": NAME, ...arguments}``, then
+``python -m ztprobe.agent.remote SOCKET BATCHES STATE [--no-probes] [--attached]`` hosts a `NodeAgent` and
+answers calls on the socket that it was given, one JSON object a line: ``{"call": NAME, ...arguments}``, then
 ``{"answer": ...}`` or ``{"error": CLASS, "message": TEXT}``. It loads its probes at once, while
 whoever started it brings up pods, and ends when the socket is closed on the other side, having undone
 everything: so it does not outlive whom it works for, however that ends.

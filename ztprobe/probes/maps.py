@@ -86,7 +86,8 @@ def read_open_turns(bpf: Any) -> list[dict[str, int]]:
         for position, (speech, hook) in enumerate(speeches):
             if speech.first_ns:
                 row = {
-                    name: getattr(speech, name) for name in ("first_ns", "first_seq", "end_seq", "packets")
+                    name: getattr(speech, name)
+                    for name in ("first_ns", "first_seq", "end_seq", "first_ack_us", "last_ack_us")
                 }
                 row |= {"ts_ns": speech.last_ns, "connection": conn.id, "netns": conn.key.netns}
                 row |= {"tid": speech.id & 0xFFFFFFFF, "tgid": speech.id >> 32}

@@ -9,7 +9,7 @@ from ztprobe.probes.btf import Btf
 
 __all__ = ("system_call_flags",)
 
-# openat's number, and the register of its second argument (include/uapi/asm-generic/unistd.h, syscall_64.tbl).
+# openat's number, and the register of its second argument (asm-generic/unistd.h, syscall_64.tbl).
 _OPENAT = {"x86_64": (257, "pt_regs.si", 0), "aarch64": (56, "pt_regs.user_regs", 8)}
 
 
