@@ -2,6 +2,7 @@
 # make trace         the main job; make trace EXPERIMENT=net2a-sec1 ARGS='--rounds 20'
 # make test          lint and every test, unit before kernel (root) before whole jobs
 # make bench         what watching costs; BENCH_QUICK=1 for a first look, BENCH_ARGS='--only net0-sec3' for a part
+# make smoke         every level without a profile and under net2, three rounds each, and their page; 4 minutes
 # make lint          ruff, mypy and the import contract
 # make test-fresh    trace and test on a fresh machine: a minimal Debian in a directory, from nothing (root)
 # make test-vm       the kernel tests under Debian's stock kernel (netem, kprobes) in QEMU; about 10 minutes
@@ -24,7 +25,7 @@ STAMP := $(VENV)/.setup-stamp
 TESTS_STAMP := $(VENV)/.setup-tests-stamp
 BENCH_STAMP := $(VENV)/.setup-bench-stamp
 
-.PHONY: setup setup-tests setup-bench setup-frameworks trace test test-frameworks test-fresh \
+.PHONY: setup setup-tests setup-bench setup-frameworks trace smoke test test-frameworks test-fresh \
     test-vm test-cluster api-server quiet-pairs lint bench
 .DEFAULT_GOAL := setup
 
@@ -54,6 +55,9 @@ $(BENCH_STAMP): $(STAMP)
 
 trace: $(STAMP)
 	@$(RUN) ztprobe trace --experiment $(EXPERIMENT) $(ARGS)
+
+smoke: $(STAMP)
+	@$(RUN) ztprobe sweep smoke
 
 lint: $(STAMP)
 	$(RUN) ruff check .

@@ -56,6 +56,7 @@ def study_report(path: Path) -> dict[str, Any]:
         "reference": reference,
         "groups": list(reports.values()),
         "cells": [{key: value for key, value in cell.items() if key != "samples"} for cell in cells],
+        "completion": _completion(cells),
         "failures": dict(Counter(one["class"] for cell in cells for one in cell["failures"])),
     }
 
@@ -90,6 +91,7 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
     return {
         "name": name,
         "group": f"{experiment['profile']}-sec{experiment['level']}{rest}",
+        "variant": rest.lstrip("-"),  # what else tells its group from others
         "profile": experiment["profile"],
         "level": experiment["level"],
         "distribution": experiment["distribution"],
@@ -104,6 +106,25 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
     }
 
 
+def _completion(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Runs by each factor's values, for the factors that vary."""
+    rows = []
+    for factor in ("profile", "level", "distribution", "seed", "clients"):
+        values = list(dict.fromkeys(cell[factor] for cell in cells))
+        for value in values if len(values) > 1 else ():
+            members = [cell for cell in cells if cell[factor] == value]
+            rows.append(
+                {
+                    "factor": factor,
+                    "value": str(value),
+                    "complete": sum(cell["complete"] for cell in members),
+                    "planned": sum(cell["planned"] for cell in members),
+                    "failed_attempts": sum(len(cell["failures"]) for cell in members),
+                }
+            )
+    return rows
+
+
 def _group(path: Path, name: str, members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     samples = [sample for one in members for sample in one["samples"]]
     rounds_ns = [sample.parts_ns[:, 0] for sample in samples]
@@ -112,10 +133,14 @@ def _group(path: Path, name: str, members: Sequence[Mapping[str, Any]]) -> dict[
     reached = [one for member in members for one in member["time_to_target_s"]]
     return {
         "name": name,
+        "profile": members[0]["profile"],
+        "level": members[0]["level"],
+        "variant": members[0]["variant"],
         "planned": sum(one["planned"] for one in members),
         "complete": complete,
         "attempts": complete + sum(len(one["failures"]) for one in members),
         "rounds": len(together),
+        "durations_s": [_seconds(float(duration_ns)) for duration_ns in np.sort(together)],
         "median_s": _seconds(statistics.median_ns(list(together))),
         "median_ci95": _interval(rounds_ns, 50),
         "p99_s": _seconds(statistics.p99_ns(list(together))),

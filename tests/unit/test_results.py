@@ -15,6 +15,8 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1 import trace_pb2
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2
+from scapy.layers.inet import IP, TCP
+from scapy.utils import PcapNgReader
 
 import ztprobe
 from analysis.ledger.model import COMPONENTS
@@ -23,6 +25,7 @@ from analysis.results.perfetto_trace import perfetto_trace
 from tests.unit.recorded_run import RECORDED
 from ztprobe.cli import main
 from ztprobe.paths import REPO_DIR
+from ztprobe.rundir.store import load_run
 
 BEGIN = perfetto_trace_pb2.TrackEvent.TYPE_SLICE_BEGIN
 
@@ -204,3 +207,28 @@ def test_a_collector_gets_the_spans(run, capsys) -> None:
 def test_what_cannot_be_exported_is_one_line(words: list[str], capsys) -> None:
     assert main(["export", str(RECORDED), *words]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_pcapng_holds_every_recorded_head(tmp_path: Path) -> None:
+    assert main(["export", str(RECORDED), "--format", "pcapng", "--out", str(tmp_path)]) == 0
+    with PcapNgReader(str(tmp_path / "heads.pcapng")) as reader:
+        packets = list(reader)
+    events = load_run(RECORDED).events
+    assert len(packets) == len(events["packets"]) + len(events["dns"])
+    connections = events["connections"].set_index("connection")
+    recorded = events["packets"].sort_values("ts_ns", kind="stable")
+    segments = [IP(bytes(packet)) for packet in packets if IP(bytes(packet)).proto == 6]
+    for row, segment in zip(recorded.itertuples(), segments, strict=True):
+        ends = connections.loc[row.connection]
+        pair = ((ends.local, ends.local_port), (ends.remote, ends.remote_port))
+        source, target = pair if row.direction == "tx" else pair[::-1]
+        assert (segment.src, segment.sport, segment.dst, segment.dport) == (*source, *target)
+        assert (segment[TCP].seq, segment[TCP].ack, int(segment[TCP].flags)) == (
+            row.seq,
+            row.ack,
+            row.tcp_flags,
+        )
+        assert bytes(segment[TCP].payload) == row.data
+        assert segment.len == 40 + row.payload_bytes
+    asked = [packet for packet in packets if b"fl-server" in bytes(packet)]
+    assert asked and all(packet.wirelen >= len(packet) for packet in packets)

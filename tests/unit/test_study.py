@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis.results.study import MIN_ROUNDS_FOR_P99_INTERVAL, study_report
@@ -206,6 +207,48 @@ def test_the_report_has_success_times_and_overhead(made: Made, tmp_path: Path) -
     parts = by_name["net2-sec3"]["overhead"]["parts"]
     assert parts["duration"]["delta_s"] == pytest.approx(saved["overhead"]["duration"]["delta_s"])
     assert by_name["net2-sec3"]["p99_s"] is None
+
+
+def test_a_study_has_a_page_tables_and_figures(made: Made, tmp_path: Path, capsys) -> None:
+    made.failing[3] = WorkloadError("a pod <b>died</b>")
+    out = tmp_path / "out"
+    execute.run_study(PAIR, out, QuietProgress())
+    assert main(["report", str(out)]) == 0
+    assert f"page: {out / 'study.html'}" in capsys.readouterr().out
+    written = {name: (out / name).read_bytes() for name in ("study-report.json", "study.html", "study.csv")}
+    assert main(["report", str(out)]) == 0
+    assert written == {name: (out / name).read_bytes() for name in written}  # the same bytes again
+    report = json.loads(written["study-report.json"])
+    assert report["completion"] == [
+        {"factor": f, "value": v, "complete": 3, "planned": 3, "failed_attempts": report_failures}
+        for f, v, report_failures in (
+            ("profile", "net0", failures_of(report, "net0-sec0")),
+            ("profile", "net2", failures_of(report, "net2-sec3")),
+            ("level", "0", failures_of(report, "net0-sec0")),
+            ("level", "3", failures_of(report, "net2-sec3")),
+        )
+    ]
+    assert sum(row["failed_attempts"] for row in report["completion"]) == 2  # one, by both factors
+    frame = pd.read_csv(out / "study.csv").set_index("group")
+    overhead = frame.filter(regex="^overhead_").loc["net2-sec3"]
+    parts = overhead.drop("overhead_duration_s")
+    assert parts.sum() == pytest.approx(overhead["overhead_duration_s"], abs=1e-6)
+    assert frame.loc["net0-sec0", "median_s"] == pytest.approx(
+        float(np.median(next(g["durations_s"] for g in report["groups"] if g["name"] == "net0-sec0")))
+    )
+    page = written["study.html"].decode()
+    assert page.count("<svg") == len(list((out / "figures").glob("*.svg"))) == 5
+    assert "<script" not in page and "http" not in page.replace("http-equiv", "")
+
+
+def failures_of(report: dict[str, Any], group: str) -> int:
+    return sum(len(cell["failures"]) for cell in report["cells"] if cell["group"] == group)
+
+
+def test_a_study_is_reported_alone(made: Made, tmp_path: Path, capsys) -> None:
+    execute.run_study(PAIR, tmp_path / "out", QuietProgress())
+    assert main(["report", str(tmp_path / "out"), str(RECORDED)]) == 2
+    assert "a study is reported alone" in capsys.readouterr().err
 
 
 def test_a_p99_interval_needs_rounds_enough() -> None:

@@ -11,7 +11,7 @@ from ztprobe.errors import UsageError
 
 __all__ = ("export",)
 
-FORMATS = ("csv", "parquet", "perfetto", "otlp", "latex", "pdf")
+FORMATS = ("csv", "parquet", "perfetto", "otlp", "pcapng", "latex", "pdf")
 
 
 @click.command(epilog="Example: ztprobe export runs/net2-sec3 --format csv --out tables")
@@ -26,7 +26,8 @@ def export(run: Path, form: str, out: Path | None, endpoint: str | None) -> None
 
     csv and parquet: one tidy file a table (rounds, components, sub_rows, clients, segments, overhead), with a
     unit in every column's name. perfetto: a trace for ui.perfetto.dev, a track for each pod and hop. otlp:
-    spans (OpenTelemetry). latex: the table of components. pdf: the breakdown, as wide as a paper's column.
+    spans (OpenTelemetry). pcapng: the heads of packets that were recorded, for Wireshark. latex: the table of
+    components. pdf: the breakdown, as wide as a paper's column.
     """
     if endpoint is not None and form != "otlp":
         raise UsageError(f"--endpoint {endpoint}: only --format otlp is sent anywhere")
@@ -55,6 +56,11 @@ def export(run: Path, form: str, out: Path | None, endpoint: str | None) -> None
             send(spans, endpoint)
             click.echo(f"{len(spans)} spans sent to {endpoint}")
         contents["traces.otlp"] = encoded(spans)
+    elif form == "pcapng":
+        from analysis.results.heads_pcapng import heads_pcapng
+        from ztprobe.rundir.store import load_run
+
+        contents["heads.pcapng"] = heads_pcapng(load_run(run))
     else:
         from analysis.results.paper import breakdown_pdf, latex_table
 

@@ -32,10 +32,13 @@ def report(runs: tuple[Path, ...], as_json: bool, out: Path | None, coverage_flo
     """Analyse saved runs again, without root.
 
     Writes report.json, report.html and figures/ into each, the same bytes every time, and prints the
-    table.
+    table. Of a study's directory (ztprobe sweep) it writes study.html, study.csv, study.tex and figures/.
     """
     if out is not None and len(runs) > 1:
         raise UsageError(f"--out {out}: takes one RUN, and {len(runs)} were given")
+    if any((run / "study.json").is_file() for run in runs):
+        _report_study(runs, as_json=as_json, out=out)
+        return
     from analysis.report.report import read_report, write_report
     from analysis.report.text_report import print_report
     from ztprobe.rundir.store import dump_json
@@ -52,3 +55,18 @@ def report(runs: tuple[Path, ...], as_json: bool, out: Path | None, coverage_flo
         if len(runs) > 1:
             say(f"\n{run}")
         print_report(content)
+
+
+def _report_study(runs: tuple[Path, ...], *, as_json: bool, out: Path | None) -> None:
+    from analysis.results.study import study_report
+    from analysis.results.study_page import write_study
+    from analysis.results.study_text import print_study
+    from ztprobe.rundir.store import dump_json
+
+    if len(runs) > 1 or out is not None:
+        raise UsageError(f"{runs[0]}: a study is reported alone and into its own directory")
+    if as_json:
+        click.echo(dump_json(study_report(runs[0])), nl=False)
+        return
+    print_study(write_study(runs[0]))
+    say(f"page: {runs[0] / 'study.html'}")

@@ -32,23 +32,23 @@ def sweep(study: str, out: Path | None, only_list: bool, as_json: bool) -> None:
             click.echo(planned.directory)
         return
     from analysis.report.wording import plural
-    from analysis.results.study import study_report
+    from analysis.results.study_page import write_study
     from analysis.results.study_text import print_study
     from ztprobe.experiment.requirements import check_machine
     from ztprobe.progress import open_progress
-    from ztprobe.rundir.store import dump_json, write_atomically
+    from ztprobe.rundir.store import dump_json
     from ztprobe.study.execute import run_study
 
     check_machine([cell.experiment for cell in plan.cells])
     place = (out or Path("runs") / plan.name).absolute()
     with open_progress() as progress:
         tally = run_study(plan, place, progress)
-    report = study_report(place)
-    write_atomically(place / "study-report.json", dump_json(report))
+    report = write_study(place)
     if as_json:
         click.echo(dump_json(report), nl=False)
     else:
         print_study(report)
+        click.echo(f"page: {place / 'study.html'}")
     if tally.failed:
         raise WorkloadError(
             f"{plural(tally.failed, 'run')} of {tally.planned} failed in every attempt; what each said is in"
