@@ -41,7 +41,7 @@ def test_what_flwr_run_streamed(version: str) -> None:
     assert events[0]["of"] == 2
     assert events[2]["results"] == 2 and events[2]["failures"] == 0
     assert all(event["time_from"] == "received" for event in events)
-    # It was streamed, which the log says itself: the lines came up to that much later.
+    # Streamed, the lines came up to that much later.
     assert all(event["uncertainty_ns"] >= BATCHED_NS for event in events)
     assert source.rounds_from().uncertainty_ns >= BATCHED_NS and "batches" in source.rounds_from().detail
     assert source.recognised

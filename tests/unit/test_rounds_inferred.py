@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from analysis.evidence.reader import read_events
@@ -21,6 +23,7 @@ from ztprobe.rundir.store import load_run
 DATA = Path(__file__).parents[1] / "data"
 MS, SECOND = 1_000_000, 1_000_000_000
 MODEL_BYTES = 4_800_000
+FLOWERS = ("1.42",)
 
 
 @pytest.mark.parametrize("name", ["net2-sec3", "net2-sec3/baseline", "net2-sec3-reconnect", "net5-sec0"])
@@ -37,6 +40,39 @@ def test_recorded_runs_of_our_own_workload(name: str) -> None:
             30 * MS if number != numbers[-1] else found.end_uncertainty_ns
         )
         assert found.clients == ("fl-client-0", "fl-client-1") and found.evaluations == 0
+
+
+def of_flower(version: str) -> tuple[list[Transfer], list[Transfer], list[tuple[int, int]]]:
+    """An unmodified Flower job between idle times: turns between its processes, and its app's own rounds."""
+    directory = DATA / "frameworks" / f"flower-{version}"
+    transfers: dict[str, list[Transfer]] = {"clients": [], "server": []}
+    for at, first_ns, last_ns, client, down, size in pd.read_parquet(directory / "transfers.parquet").values:
+        transfers[at].append(Transfer(first_ns, last_ns, client, bool(down), size))
+    events = [json.loads(line) for line in (directory / "rounds.jsonl").read_text().splitlines()]
+    times = {(event["event"], event["round"]): event["time_monotonic_ns"] for event in events}
+    numbers = sorted({number for _, number in times})
+    truth = [(times["round_start", number], times["round_end", number]) for number in numbers]
+    return transfers["clients"], transfers["server"], truth
+
+
+@pytest.mark.parametrize("version", FLOWERS)
+def test_unmodified_flower(version: str) -> None:
+    at_clients, at_server, truth = of_flower(version)
+    rounds = infer_rounds(at_clients, at_server)
+    assert len(rounds) == len(truth)
+    for (start_ns, end_ns), one in zip(truth, rounds, strict=True):
+        assert abs(one.start_ns - start_ns) <= 50 * MS and abs(one.end_ns - end_ns) <= 50 * MS
+        assert len(one.clients) == one.evaluations == 3
+
+
+@pytest.mark.parametrize("version", FLOWERS)
+def test_unmodified_flower_seen_from_its_clients_alone(version: str) -> None:
+    at_clients, _, truth = of_flower(version)
+    rounds = infer_rounds(at_clients)
+    assert len(rounds) == len(truth)
+    for (start_ns, end_ns), one in zip(truth, rounds, strict=True):
+        assert abs(one.start_ns - start_ns) <= one.start_uncertainty_ns
+        assert abs(one.end_ns - end_ns) <= one.end_uncertainty_ns
 
 
 @dataclass

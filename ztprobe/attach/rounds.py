@@ -6,7 +6,7 @@ from typing import Any
 
 from ztprobe.attach.lines import Lines
 from ztprobe.errors import UsageError
-from ztprobe.frameworks.choose import round_source
+from ztprobe.frameworks.choose import round_source, wanted_lines
 from ztprobe.frameworks.source import RoundsFrom
 
 __all__ = ("Rounds",)
@@ -50,10 +50,9 @@ class Rounds:
             self.read_lines += 1
             self._source.take(line, received_ns)
         if self.read_lines >= _TELLING_LINES and not self._source.recognised:
-            whose = "any framework that is known" if self._framework == "auto" else self._framework
             raise UsageError(
-                f"--events-from {self._lines.name}: none of its {self.read_lines} lines is an event, or of"
-                f" the log of {whose}; see docs/attach.md"
+                f"--events-from {self._lines.name}: none of its {self.read_lines} lines is of the server"
+                f" application's log, expected {wanted_lines(self._framework)}; see docs/frameworks.md"
             )
         done = []
         for event in self._source.fresh():

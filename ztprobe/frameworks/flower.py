@@ -43,13 +43,14 @@ _RECEIVED = re.compile(
 )
 _ERROR = re.compile(r"> Received error in reply from node (?P<node>-?\d{1,20}): (?P<reason>.*)")
 _FINISHED = re.compile(r"Strategy execution finished in [\d.]+s|Run finished \d+ round\(s\) in [\d.]+s")
-_STREAM = re.compile(r"Starting logstream for run_id")
 
 
 class FlowerLog(FrameworkLog):
     """A RoundSource of a ServerApp's log, of `flwr run --stream`, or of `flwr log`."""
 
     framework = "Flower"
+    # Of lines without a clock nobody can tell whether they came through the SuperLink.
+    batched_ns = BATCHED_NS
 
     def read(self, text: str) -> tuple[Stamp | None, bool, Word | None]:
         """See `FrameworkLog.read`."""
@@ -58,18 +59,14 @@ class FlowerLog(FrameworkLog):
             return None, False, None
         stamp = asctime_stamp(found) if found["date"] else None
         said = found["text"].strip()
-        if _STREAM.match(said):
-            self.batched_ns = BATCHED_NS
-            return stamp, True, None
         word = _word(said)
         # Other programs log by level, too; Flower's own is what only Flower says.
         return stamp, word is not None or _is_flowers(said), word
 
 
 def _is_flowers(said: str) -> bool:
-    return said.startswith(("Starting Flower ", "[Fleet.", "SuperLinkLifespan")) or (
-        said.startswith("Starting ") and said.endswith(" strategy:")
-    )
+    ours = ("Starting Flower ", "Starting logstream for run_id", "[Fleet.", "SuperLinkLifespan")
+    return said.startswith(ours) or (said.startswith("Starting ") and said.endswith(" strategy:"))
 
 
 def _word(said: str) -> Word | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,11 +44,11 @@ class FrameworkLog(ABC):
     # By how much later than it was written a line may be received where it carries no time.
     batched_ns = 0
 
-    def __init__(self, read_every_ns: int = 0, clock_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, read_every_ns: int = 100_000_000) -> None:
         """:param read_every_ns: how often the log is looked at, which lines without a clock depend on."""
         self._read_every_ns = read_every_ns
         self._made_ns = time.monotonic_ns()
-        self._offset_ns = clock_ns() - self._made_ns
+        self._offset_ns = time.time_ns() - self._made_ns
         self._zone = ZoneOf()
         self._fresh: list[Event] = []
         self._recognised = False
