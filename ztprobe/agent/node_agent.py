@@ -184,7 +184,8 @@ class NodeAgent:
             if self._attached and self._is_gone(netns, device):
                 if (netns, device) not in self._gone:
                     self._gone.add((netns, device))
-                    self._notes.append(f"{device} of {pod} is gone")
+                    if any(one.netns == netns for one in self._pods.values()):  # it is not being left
+                        self._notes.append(f"{device} of {pod} is gone")
                 continue
             problem = f"the probe {program} on {device} of {pod} has been removed by somebody else"
         if problem is not None:

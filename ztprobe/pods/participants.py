@@ -190,8 +190,8 @@ class Participants:
                 runs = sorted({pod.run for pod in pods})
                 if self._run is None and len(runs) > 1:
                     raise UsageError(
-                        f"{target.option}: matches pods of {len(runs)} runs ({', '.join(runs[:6])}); name one's "
-                        "by their namespaces (netns:), which `ip netns` shows"
+                        f"{target.option}: matches pods of {len(runs)} runs ({', '.join(runs[:6])}); name "
+                        "one's by their namespaces (netns:), which `ip netns` shows"
                     )
                 self._run = self._run or next(iter(runs), None)
                 mine = [pod for pod in pods if pod.run == self._run]
