@@ -362,7 +362,7 @@ class Ways:
         assert self._at_server is not None
         answered = [
             exchange
-            for exchange in self._at_server.exchanges_until(phase.end_ns)
+            for exchange in self._at_server.within(phase.start_ns, phase.end_ns)
             if exchange.request is not None
             and exchange.answer is not None
             and exchange.request.speaker == self.parts.server
