@@ -17,7 +17,7 @@ from analysis.flows.hops import Exchange, Talk, hop_segments
 from analysis.flows.processes import Process, Processes
 from analysis.flows.proxies import speak_for_applications
 from analysis.flows.roles import parts_of
-from analysis.flows.turns import Channel, Turn
+from analysis.flows.turns import Channel, Turn, channels_of
 from analysis.intervals import Segment, paint
 from analysis.load import Analysed, load_analysed
 from analysis.report.communication import communication_csv, communication_lines
@@ -190,6 +190,37 @@ def test_who_passes_messages_on_is_a_hub_and_a_process_beside_the_node_a_task() 
     assert parts.tasks == {"client-1": frozenset((task,))}
     with pytest.raises(ValueError, match="no message of 8192 bytes"):
         parts_of(named, [between(node, hub, 100)])
+
+
+def test_window_updates_cut_no_message_in_two() -> None:
+    """Told by tables: 13 bytes back amid a message of 300 kB, on a connection older than the trace."""
+    ends = {"pod": "n", "local": "127.0.0.1", "local_port": 80, "remote": "127.0.0.1", "remote_port": 4000}
+    connections = pd.DataFrame([ends | {"connection": 7, "opened_ns": 0, "first_seq": 0, "ts_ns": 0}])
+    spoken = [("rx", 0, 100), ("tx", 0, 150_000), ("rx", 100, 113), ("tx", 150_000, 300_000)]
+    turns = pd.DataFrame(
+        [
+            {
+                "connection": 7,
+                "pod": "n",
+                "hook": "lo",
+                "direction": direction,
+                "tgid": 0,
+                "first_ns": number * MS,
+                "last_ns": number * MS + 1,
+                "first_seq": first,
+                "end_seq": end,
+                "first_ack_us": 0,
+                "last_ack_us": 0,
+            }
+            for number, (direction, first, end) in enumerate(spoken)
+        ]
+    )
+    packets = pd.DataFrame({"tcp_flags": [], "connection": [], "direction": []}, dtype="int64")
+    tables = {"connections": connections, "turns": turns, "packets": packets}
+    named = Processes({"participants": []}, pd.DataFrame({"how": []}))
+    (channel,) = channels_of(tables, named)
+    assert [(turn.asks, turn.bytes) for turn in channel.turns] == [(True, 100), (False, 300_000)]
+    assert channel.turns[1].whole_ns == 3 * MS + 1
 
 
 def test_what_a_participant_starts_is_its_own() -> None:
