@@ -118,18 +118,19 @@ def _strangers() -> Iterator[int]:
 
 def test_grpc_in_namespaces_of_its_own(start: Start, tmp_path: Path) -> None:
     with places(3) as where:
-        made = deployed(start, clients=2, rounds=30, where=where)
+        made = deployed(start, clients=2, rounds=20, where=where)
         made.server.until("round_end", 1)
         report, saved = _trace(
             tmp_path / "run",
-            *("--server", f"pid:{made.server.pid}", "--events-from", str(made.server.out), "--rounds", "5"),
+            *("--server", f"pid:{made.server.pid}", "--events-from", str(made.server.out), "--rounds", "3"),
         )
         server_netns = where[0][0]
         assert server_netns is not None
         assert saved.meta["pods"][0]["interfaces"] == ["net0"]
         assert _programs(server_netns, "net0", "lo") == []
-    assert [one["round"] for one in report["rounds"]] == [one["round"] for one in report["rounds"]]
-    assert len(report["rounds"]) >= 5
+    numbers = [one["round"] for one in report["rounds"]]
+    assert len(numbers) >= 3
+    assert numbers == list(range(numbers[0], numbers[-1] + 1))
     assert report["residual"]["median_share"] <= 0.05
     assert report["attachment"]["rounds_from"]["source"] == "events"
     roles = {one["name"]: one["role"] for one in report["attachment"]["participants"]}
@@ -146,14 +147,14 @@ def test_grpc_in_namespaces_of_its_own(start: Start, tmp_path: Path) -> None:
 
 
 def test_grpc_on_one_loopback_beside_others(start: Start, tmp_path: Path) -> None:
-    made = deployed(start, clients=2, rounds=30)
+    made = deployed(start, clients=2, rounds=20)
     made.server.until("round_end", 1)
     clients = [f"pid:{client.pid}" for client in made.clients]
     with _strangers() as port:
         report, saved = _trace(
             tmp_path / "run",
             *("--server", f"pid:{made.server.pid}", "--client", clients[0], "--client", clients[1]),
-            *("--events-from", str(made.server.out), "--rounds", "5"),
+            *("--events-from", str(made.server.out), "--rounds", "3"),
         )
     assert report["residual"]["median_share"] <= 0.05
     assert report["components"]["compute"]["median_s"] > 0.05 * report["duration"]["median_s"]
