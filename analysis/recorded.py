@@ -10,6 +10,8 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from analysis.evidence.reader import read_events
@@ -22,7 +24,13 @@ from ztprobe.policy.objects import read_objects
 from ztprobe.policy.simulation import Recorded, merged
 from ztprobe.rundir.store import Run
 
-__all__ = ("recorded_connections", "recorded_objects", "recorded_pods")
+__all__ = (
+    "policy_pods",
+    "read_recorded",
+    "recorded_connections",
+    "recorded_objects",
+    "recorded_pods",
+)
 
 _DNS_PORT = 53
 # Source, target, protocol, port -> connection (the client's port, or a number of its own) -> answered.
@@ -31,6 +39,11 @@ _Opened = dict[tuple[str, str, str, int], dict[Any, bool]]
 
 def recorded_pods(run: Run) -> list[Pod]:
     """The run's pods, as policies see them."""
+    return policy_pods(run.meta["pods"])
+
+
+def policy_pods(pods: Iterable[Mapping[str, Any]]) -> list[Pod]:
+    """Pods by name, namespace, labels and address, as policies see them."""
     return [
         Pod(
             name=pod["name"],
@@ -39,7 +52,7 @@ def recorded_pods(run: Run) -> list[Pod]:
             addresses=(ipaddress.ip_address(pod["address"]),),
             named_ports=None,
         )
-        for pod in run.meta["pods"]
+        for pod in pods
     ]
 
 
@@ -53,16 +66,25 @@ def recorded_objects(run: Run, given: Objects | None = None) -> Objects | None:
         recorded = run.meta["enforcement"]["details"].get("objects")
         if recorded is None:
             return None
-        try:
-            documents = [
-                document
-                for item in recorded
-                for document in read_documents(json.dumps(item), str(run.path / "run.json"))
-            ]
-            given = read_objects(documents)
-        except (TypeError, UsageError) as error:
-            raise RunDirError(f"{run.path}: its record of the objects in force is damaged") from error
+        given = read_recorded(recorded, run.path)
     return merged(given, recorded_pods(run))
+
+
+def read_recorded(items: Any, where: Path) -> Objects:
+    """Objects that a run has written down.
+
+    :param where: the run's directory.
+    :raises RunDirError: they are not what Kubernetes takes.
+    """
+    try:
+        documents = [
+            document
+            for item in items
+            for document in read_documents(json.dumps(item), str(where / "run.json"))
+        ]
+        return read_objects(documents)
+    except (TypeError, UsageError) as error:
+        raise RunDirError(f"{where}: its record of the objects in force is damaged") from error
 
 
 def recorded_connections(run: Run) -> list[Recorded]:

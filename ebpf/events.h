@@ -227,5 +227,7 @@ struct module_load {
     EVENT_PREFIX
     u64 first_ns;      /* the first was opened; ts_ns (saved as last_ns): the last */
     u32 opens;         /* how many, those that were looked for in vain among them */
-    u8 pad[20];
+    u32 own_opens;     /* of them, those outside of the interpreter's libraries: the program's own */
+    u64 own_ns;        /* the last of the program's own was opened; 0: none */
+    u8 pad[8];
 };

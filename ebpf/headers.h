@@ -62,13 +62,23 @@ struct sack_options {
     u32 from0, to0;
 };
 
+struct arp_header { /* RFC 826, for IPv4 over Ethernet; addresses in halves, which an odd place cuts */
+    u16 hardware, protocol;
+    u8 hardware_bytes, protocol_bytes;
+    u16 operation;
+    u8 sender_mac[6];
+    u16 sender_low, sender_high;
+    u8 target_mac[6];
+    u16 target_low, target_high;
+};
+
 #define ACK_OPTIONS_OFFSET (sizeof(struct eth_header) + sizeof(struct ipv4_header) + sizeof(struct tcp_header))
 #define ACK_WITH_SACK_BYTES (sizeof(struct tcp_header) + sizeof(struct sack_options))
 
 enum { IPV4_WORDS_20 = 0x45, FRAGMENT_OFFSET = 0x1fff, IPV4_VERSION = 4, IPV6_VERSION = 6 };
 enum { MULTICAST_IPV4 = 0xe0, MULTICAST_IPV6 = 0xff }; /* the first byte of a group's address; of IPv4 its upper half */
-enum { ETHERTYPE_IPV4 = 0x0800, ETHERTYPE_IPV6 = 0x86dd };
-enum { PROTOCOL_ICMP = 1, PROTOCOL_TCP = 6, PROTOCOL_UDP = 17, PROTOCOL_ICMPV6 = 58 };
+enum { ETHERTYPE_IPV4 = 0x0800, ETHERTYPE_ARP = 0x0806, ETHERTYPE_IPV6 = 0x86dd };
+enum { PROTOCOL_ICMP = 1, PROTOCOL_TCP = 6, PROTOCOL_UDP = 17, PROTOCOL_ICMPV6 = 58, PROTOCOL_SCTP = 132 };
 enum { DNS_PORT = 53, LOOPBACK_NET = 127 };
 enum { FLAG_FIN = 1, FLAG_SYN = 2, FLAG_RST = 4, FLAG_PSH = 8, FLAG_ACK = 16 };
 #define FLAGS_SETUP (FLAG_SYN | FLAG_FIN | FLAG_RST)
@@ -94,4 +104,11 @@ static inline int after(u32 a, u32 b)
 static inline int is_loopback(u32 address)
 {
     return (address & 0xff) == LOOPBACK_NET;
+}
+
+/* IPv4 mapped into IPv6 (RFC 4291, section 2.5.5.2), as two words in network byte order. */
+static inline void map_address(u8 *to, u32 address)
+{
+    *(u64 *)to = 0;
+    *(u64 *)(to + 8) = (u64)address << 32 | 0xffff0000;
 }

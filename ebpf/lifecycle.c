@@ -93,22 +93,6 @@ int raw_tcp_retransmit_skb(struct bpf_raw_tracepoint_args *ctx)
     return 0;
 }
 
-/* The namespace that a packet was in: its device's, or its socket's before it has one. */
-static inline u32 netns_of_packet(void *skb)
-{
-    void *dev = (void *)LOAD(u64, skb, OFF_SKB_DEV), *net = 0;
-    if (dev)
-        net = (void *)LOAD(u64, dev, OFF_DEV_NET);
-    u32 netns = net ? LOAD(u32, net, OFF_NET_INUM) : 0;
-    if (netns)
-        return netns;
-    void *sk = (void *)LOAD(u64, skb, OFF_SKB_SK);
-    if (!sk)
-        return 0;
-    net = (void *)LOAD(u64, sk, OFF_SOCK_NET);
-    return LOAD(u32, net, OFF_NET_INUM);
-}
-
 /* What is read of a packet before it is known whether it is worth an event: an IP header, and of IPv4 ports too. */
 union drop_probe {
     struct {

@@ -25,11 +25,6 @@
 #define SENDLOG_SLOTS 4096     /* unacknowledged packets (segments: 5.9 MB); a loss further back is counted as lost */
 #define SENT_SLOTS 8           /* the last ones, in a cache line of the connection's own */
 
-/* The way that nearly every packet takes should stand in one piece: between two runs other code has taken
- * the instruction cache, and each line of it that is fetched again costs as much as ten instructions. */
-#define likely(x) __builtin_expect(!!(x), 1)
-#define unlikely(x) __builtin_expect(!!(x), 0)
-
 struct conn_key {
     u32 netns;
     u32 laddr;
@@ -180,15 +175,6 @@ static inline void count(int slot)
 {
     count_many(slot, 1);
 }
-
-/* Plain loads, for pointers whose type the verifier knows: arguments of BTF tracepoints, sockets
- * of tc programs, and what these point to. A probe read costs some 30 ns more. The assembler
- * keeps BCC from making probe reads of them. */
-#define LOAD(type, from, offset) ({ \
-    u64 value_; \
-    asm volatile("%0 = *(" #type " *)(%1 + %2)" : "=r"(value_) : "r"(from), "i"(offset)); \
-    value_; \
-})
 
 /* The TCP part of a socket; 0: it has none. Where the verifier takes our word for it (Linux 6.2, see
  * ztprobe/probes/casts.py) this costs next to nothing, and 20 ns where a helper has to look. */

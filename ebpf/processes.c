@@ -60,9 +60,10 @@ int raw_sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
 
 /* What a process loads at present. */
 struct loading {
-    u64 first_ns, last_ns;
-    u32 opens;
+    u64 first_ns, last_ns, own_ns;
+    u32 opens, own_opens;
     u32 tid;
+    u32 pad;
 };
 
 BPF_HASH(loadings, u32, struct loading, 4096); /* by process */
@@ -75,7 +76,9 @@ static inline void emit_loading(u32 tgid, const struct loading *loading)
     PREFIX(event, EVENT_MODULE_LOAD, loading->last_ns, 0ULL, 0, (u64)tgid << 32 | loading->tid);
     event->first_ns = loading->first_ns;
     event->opens = loading->opens;
-    __builtin_memset(event->pad, 0, sizeof(event->pad));
+    event->own_opens = loading->own_opens;
+    event->own_ns = loading->own_ns;
+    *(u64 *)event->pad = 0;
     submit_point(event);
 }
 
@@ -87,6 +90,28 @@ static inline int holds_code(const char *name, long bytes)
     char last = name[(bytes - 2) & (NAME_BYTES - 1)], before = name[(bytes - 3) & (NAME_BYTES - 1)];
     return (before == 'p' && last == 'y') || (before == 'y' && last == 'c') || (before == 's' && last == 'o')
            || (before == '.' && last >= '0' && last <= '9');
+}
+
+#define WORD(a, b, c, d, e, f, g, h) \
+    ((u64)(a) << 56 | (u64)(b) << 48 | (u64)(c) << 40 | (u64)(d) << 32 | (u64)(e) << 24 | (u64)(f) << 16 | (u64)(g) << 8 | (h))
+
+/* Where Python has its libraries and what was installed for it: .../python3.11/..., site-packages, dist-packages;
+ * below /usr and /lib are the system's. */
+static inline int is_of_a_library(const char *name)
+{
+    u64 word = 0;
+#pragma clang loop unroll(disable)
+    for (int i = 0; i < NAME_BYTES; i++) {
+        u8 byte = name[i];
+        if (!byte)
+            break;
+        word = word << 8 | byte;
+        if (word == WORD('/', 'p', 'y', 't', 'h', 'o', 'n', '3') || word == WORD('s', 'i', 't', 'e', '-', 'p', 'a', 'c')
+            || word == WORD('d', 'i', 's', 't', '-', 'p', 'a', 'c'))
+            return 1;
+    }
+    return (name[1] == 'u' && name[2] == 's' && name[3] == 'r' && name[4] == '/')
+           || (name[1] == 'l' && name[2] == 'i' && name[3] == 'b');
 }
 
 /* sys_enter(regs, number): every system call of the machine comes here, and nearly all go at once. */
@@ -104,15 +129,20 @@ int raw_sys_enter(struct bpf_raw_tracepoint_args *ctx)
     if (!holds_code(name, bytes))
         return 0;
     u64 now_ns = bpf_ktime_get_ns();
+    u32 own = !is_of_a_library(name);
     struct loading *loading = loadings.lookup(&tgid);
     if (loading && now_ns - loading->last_ns < IMPORT_GAP_NS) {
         loading->last_ns = now_ns;
         loading->opens++;
+        loading->own_opens += own;
+        if (own)
+            loading->own_ns = now_ns;
         return 0;
     }
     if (loading)
         emit_loading(tgid, loading);
-    struct loading fresh = {.first_ns = now_ns, .last_ns = now_ns, .opens = 1, .tid = id};
+    struct loading fresh = {.first_ns = now_ns, .last_ns = now_ns, .opens = 1, .own_opens = own, .tid = id};
+    fresh.own_ns = own ? now_ns : 0;
     if (loadings.update(&tgid, &fresh))
         count(LOSS_MAP_FULL);
     return 0;

@@ -97,10 +97,3 @@ static inline void submit_point(void *event)
     (event)->tgid = (u64)(id) >> 32; \
     (event)->kind = what; \
 })
-
-/* IPv4 mapped into IPv6 (RFC 4291, section 2.5.5.2), as two words in network byte order. */
-static inline void map_address(u8 *to, u32 address)
-{
-    *(u64 *)to = 0;
-    *(u64 *)(to + 8) = (u64)address << 32 | 0xffff0000;
-}

@@ -27,6 +27,7 @@ from typing import Any
 
 NOT_YET, DONE = 204, 200
 _LOCAL = "127.0.0.1"
+_LISTENS_S = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,12 +173,26 @@ class Caller:
         try:
             connection = self._free.pop()
         except IndexError:
-            connection = HTTPConnection(*self._address)
+            connection = self._connected()
         connection.request(method, path, body)
         answer = connection.getresponse()
         content = answer.read()
         self._free.append(connection)
         return answer, content
+
+    def _connected(self) -> HTTPConnection:
+        """As soon as it listens."""
+        give_up = time.monotonic() + _LISTENS_S
+        while True:
+            connection = HTTPConnection(*self._address)
+            try:
+                connection.connect()
+            except ConnectionRefusedError:
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(0.05)
+            else:
+                return connection
 
     def put(self, name: str, content: bytes, part_bytes: int) -> None:
         """An object in parts."""

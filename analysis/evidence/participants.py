@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ztprobe.events.kinds import Direction, Hook
+from ztprobe.events.owners import SIDECAR
 from ztprobe.rundir.store import Run
 
 __all__ = ("MIRRORED", "by_participant")
@@ -126,7 +127,7 @@ def _rows(table: pd.DataFrame) -> Iterator[Any]:
 
 def _by_container(process: str) -> str:
     participant = process.partition("/")[2]
-    return f"{participant}/{participant}" if participant else process
+    return f"{participant}/{participant}" if participant not in ("", SIDECAR) else process
 
 
 def _connections(table: pd.DataFrame, ends: Mapping[int, _Ends]) -> pd.DataFrame:
@@ -240,7 +241,7 @@ def _state_changes(table: pd.DataFrame, connections: pd.DataFrame, ends: Mapping
         end = ends.get(connection)
         mirrored = end is not None and end.is_between and ports.get(connection) != local_port
         if end is None:
-            pods.append(process.partition("/")[2] or pod)
+            pods.append(_by_container(process).partition("/")[0] or pod)
         else:
             pods.append((end.remote if mirrored else end.local) or pod)
         ids.append(connection + MIRRORED if mirrored else connection)
@@ -299,6 +300,6 @@ def _meta(meta: Mapping[str, Any], owners: _Owners, events: Mapping[str, pd.Data
             dict(zip(("pod", "container", "to", "port"), one, strict=True)) for one in sorted(found)
         ],
         "serves": {name: sorted(clients) for name, clients in sorted(serves.items())},
-        "behind_sidecar": {},
+        "behind_sidecar": dict.fromkeys(sorted(set(events["pairs"]["pod"]) & set(roles)), SIDECAR),
     }
     return {**meta, "pods": pods, "topology": topology}

@@ -10,6 +10,8 @@ from ztprobe.rundir.store import load_run
 
 __all__ = ("why_no_rounds",)
 
+_SHORT_BYTES = 8192
+
 
 def why_no_rounds(directory: Path) -> str | None:
     """One line about a saved run without rounds; None: it has some, or cannot be read.
@@ -25,17 +27,23 @@ def why_no_rounds(directory: Path) -> str | None:
         return None
     attachment = run.meta["attachment"]
     seconds = (attachment["detached_ns"] - attachment["attached_ns"]) / 1e9
-    bursts, connections = run.events["bursts"], run.events["connections"]
+    bursts, owners = run.events["bursts"], run.events["owners"]
     on_wire = bursts[bursts["hook"] != Hook.SOCK]
     sent = on_wire[(on_wire["hook"] == Hook.LO) | (on_wire["direction"] == "tx")]
+    columns = (owners[name].tolist() for name in ("local", "local_port", "remote", "remote_port"))
     ends = {
-        frozenset(((row.local, row.local_port), (row.remote, row.remote_port)))
-        for row in connections.itertuples(index=False)
+        frozenset(((local, local_port), (remote, remote_port)))
+        for local, local_port, remote, remote_port in zip(*columns, strict=True)
+        if remote_port
     }
     turns = run.events.get("turns")
-    polls = 0 if turns is None else int(((turns["hook"] != Hook.SOCK) & (turns["direction"] == "tx")).sum())
+    short = 0
+    if turns is not None and len(turns):
+        lengths = (turns["end_seq"] - turns["first_seq"]) % (1 << 32)
+        short = int(((turns["hook"] != Hook.SOCK) & (lengths < _SHORT_BYTES)).sum())
     return (
         f"no round was seen in {seconds:.0f} s; seen were {len(ends)} connections of "
         f"{len(attachment['participants'])} participants, {len(sent)} messages of {int(sent['bytes'].sum())} "
-        f"bytes and {polls} short turns; trace longer (--for), or give the server's events (--events-from)"
+        f"bytes and {short} short ones (polls and heartbeats); trace longer (--for), or give the server's "
+        "events (--events-from)"
     )

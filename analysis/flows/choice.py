@@ -18,9 +18,6 @@ from ztprobe.rundir.store import Run
 
 __all__ = ("build_ledger_of_attached",)
 
-# Of all rounds: by so much more may stay unexplained for the sake of knowing more of the rest.
-_MORE_UNEXPLAINED = 0.01
-
 
 def build_ledger_of_attached(run: Run) -> Ledger:
     """The ledger of a run that was attached to.
@@ -33,17 +30,18 @@ def build_ledger_of_attached(run: Run) -> Ledger:
     except ValueError:
         return build_ledger(run)
     facts = flows.flow
-    if facts is None or facts.is_indirect or facts.one_sided:
+    if facts is None or facts.is_indirect or facts.one_sided or facts.pollers:
         return flows
     try:
         direct = build_ledger(run)
     except (KeyError, ValueError, RunDirError):
         return flows
-    if _unexplained(direct) > _unexplained(flows) + _MORE_UNEXPLAINED:
+    told = [one for one in direct.rounds if one.critical_client is not None]
+    in_one_piece = bool(told) and all(one.exchanges == 1.0 for one in told)
+    if not in_one_piece or _residual_ns(direct) > _residual_ns(flows):
         return flows
     return dataclasses.replace(direct, flow=facts)
 
 
-def _unexplained(ledger: Ledger) -> float:
-    total_ns = sum(one.duration_ns for one in ledger.rounds)
-    return sum(one.residual_ns for one in ledger.rounds) / total_ns if total_ns else 0.0
+def _residual_ns(ledger: Ledger) -> int:
+    return sum(one.residual_ns for one in ledger.rounds)

@@ -14,8 +14,10 @@ from analysis.evidence.reader import read_events
 from analysis.evidence.values import KernelEvents
 from analysis.flows.facts import facts_of, transfer_of
 from analysis.flows.processes import Processes
+from analysis.flows.proxies import proxy_pids, speak_for_applications
 from analysis.flows.repairs import repairs_of
 from analysis.flows.roles import parts_of
+from analysis.flows.setups import setups_of
 from analysis.flows.turns import channels_of, place_arrivals, round_trips_of
 from analysis.flows.ways import Phase, Way, Ways
 from analysis.intervals import Interval, Segment, overlap_ns, paint
@@ -45,9 +47,20 @@ class _Builder:
             run.meta["attachment"], run.events["process_starts"], run.events.get("module_loads")
         )
         self.channels = channels_of(run.events, processes)
+        speak_for_applications(self.channels, proxy_pids(run.events["turns"]))
         place_arrivals(self.channels, round_trips_of(self.channels))
         self.parts = parts_of(processes, self.channels)
         self.ways = Ways(self.parts, self.channels, processes)
+        parts = self.parts
+        inner = {parts.server, parts.edge}
+        self.setups = {
+            client: setups_of(
+                self.events,
+                self.channels,
+                frozenset(inner | nodes | parts.tasks.get(client, frozenset())),
+            )
+            for client, nodes in parts.nodes.items()
+        }
         self.transfers: list[Transfer] = []
         self.loading: set[str] = set()
         self.windows = windows_of(run.rounds)
@@ -98,7 +111,10 @@ class _Builder:
         if not phases:
             pieces = paint(window.start_ns, window.end_ns, [], [])
         components, residual_ns = sums(pieces)
-        starting = [(piece.start_ns, piece.end_ns) for piece in pieces if piece.component == "task_start"]
+        starting, computing = (
+            [(piece.start_ns, piece.end_ns) for piece in pieces if piece.component == component]
+            for component in ("task_start", "compute")
+        )
         loss = self.losses[window.number]
         return RoundLedger(
             round=window.number,
@@ -108,7 +124,10 @@ class _Builder:
             tie=tie,
             components_ns=components,
             residual_ns=residual_ns,
-            sub_rows_ns={"task_start": {"imports": overlap_ns(imports, starting)}},
+            sub_rows_ns={
+                "task_start": {"imports": overlap_ns(imports, starting)},
+                "compute": {"imports": overlap_ns(imports, computing)},
+            },
             clients=tuple(
                 self._client(client, clients[client], [ways[client] for _, ways in told], window, name, told)
                 for client in self.ways.clients
@@ -123,6 +142,7 @@ class _Builder:
     def _painted(self, phase: Phase, way: Way | None) -> list[Segment]:
         base = way.base if way is not None else []
         overlays = repairs_of(self.events, way.turns) if way is not None else []
+        overlays += self.setups[way.client] if way is not None else []
         return paint(phase.start_ns, phase.end_ns, base, overlays)
 
     def _client(

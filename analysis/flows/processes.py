@@ -8,15 +8,26 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis.intervals import Interval
+__all__ = ("Load", "Participant", "Process", "Processes", "rows_of")
 
-__all__ = ("Participant", "Process", "Processes")
+
+def rows_of(table: pd.DataFrame) -> Iterator[Any]:
+    """A checked table's rows; their columns are attributes of the types that they were checked for."""
+    yield from table.itertuples(index=False)
+
+
+class Load(NamedTuple):
+    """A stretch of time in which a process opened files that hold code."""
+
+    first_ns: int
+    last_ns: int
+    own_ns: int  # the last that was the program's own and no library's; 0: none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +77,7 @@ class Processes:
         for pid, name in named.items():
             self._by_pid[pid].append(Process(pid, participant=name))
         forks = starts[starts["how"] == "fork"] if len(starts) else starts
-        for row in forks.itertuples(index=False):
+        for row in rows_of(forks):
             parent = self.at(row.parent, row.ts_ns)
             owner = parent.participant or named.get(row.tgid, "")
             known = self._by_pid[row.tgid]
@@ -77,22 +88,22 @@ class Processes:
                 known.clear()
             known.append(Process(row.tgid, row.ts_ns, row.parent, owner))
 
-        self._loads: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        self._loads: dict[int, list[Load]] = defaultdict(list)
         if loads is not None:
-            for row in loads.itertuples(index=False):
-                self._loads[row.tgid].append((row.first_ns, row.last_ns))
+            for row in rows_of(loads):
+                self._loads[row.tgid].append(Load(row.first_ns, row.last_ns, row.own_ns))
 
     def elsewhere(self, address: str) -> Process | None:
         """What speaks from an address of a machine where nobody watched: one process for all that there may
         be."""
         return self._elsewhere.get(address)
 
-    def loading(self, process: Process, until_ns: int) -> list[Interval]:
+    def loading(self, process: Process, until_ns: int) -> list[Load]:
         """When it loaded code, from its start to a moment."""
         return [
-            (first_ns, last_ns)
-            for first_ns, last_ns in sorted(self._loads.get(process.pid, ()))
-            if last_ns >= process.forked_ns and first_ns < until_ns
+            load
+            for load in sorted(self._loads.get(process.pid, ()))
+            if load.last_ns >= process.forked_ns and load.first_ns < until_ns
         ]
 
     def at(self, pid: int, when_ns: int) -> Process:

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from analysis.evidence.identity import Connections
-from analysis.evidence.values import Endpoint, Key
-from analysis.flows.processes import Process, Processes
+from analysis.evidence.values import Endpoint, Key, Wire
+from analysis.flows.processes import Process, Processes, rows_of
 from ztprobe.events.kinds import Direction, Hook
 
 __all__ = ("LARGE_BYTES", "Channel", "Turn", "channels_of", "place_arrivals", "round_trips_of")
@@ -91,13 +91,13 @@ def channels_of(tables: Mapping[str, pd.DataFrame], processes: Processes) -> lis
     ends: dict[int, tuple[Endpoint, Endpoint]] = {}
     opened: dict[Key, int] = {}
     opener: dict[Key, Endpoint] = {}
-    for row in tables["connections"].itertuples(index=False):
+    for row in rows_of(tables["connections"]):
         ends[row.connection] = Endpoint(row.local, row.local_port), Endpoint(row.remote, row.remote_port)
         key = connections.key_of[row.connection]
         opened[key] = max(opened.get(key, 0), row.opened_ns)
     _find_openers(tables["packets"], connections, ends, opener)
     said: dict[Key, dict[Endpoint, list[_Seen]]] = defaultdict(lambda: defaultdict(list))
-    for row in tables["turns"].itertuples(index=False):
+    for row in rows_of(tables["turns"]):
         found = connections.key_of.get(row.connection)
         if found is None:
             continue
@@ -172,14 +172,14 @@ def _find_openers(
 ) -> None:
     syn, ack = 2, 16
     opening = packets[(packets["tcp_flags"] & syn > 0) & (packets["tcp_flags"] & ack == 0)]
-    for row in opening.itertuples(index=False):
+    for row in rows_of(opening):
         if row.connection in ends:
             local, remote = ends[row.connection]
             opener[connections.key_of[row.connection]] = local if row.direction == Direction.TX else remote
 
 
 def _ends_of(key: Key, one: Endpoint) -> list[Endpoint]:
-    if hasattr(key, "one"):
+    if isinstance(key, Wire):
         return [key.one, key.other]
     return [Endpoint(one.address, port) for port in (key.low_port, key.high_port)]
 
@@ -196,7 +196,7 @@ class _Owners:
         self.processes = processes
         self._pids: dict[tuple[Endpoint, Endpoint], int] = {}
         if table is not None:
-            for row in table.itertuples(index=False):
+            for row in rows_of(table):
                 ends = Endpoint(row.local, row.local_port), Endpoint(row.remote, row.remote_port)
                 self._pids[ends] = row.pid
 

@@ -145,7 +145,8 @@ class Ways:
         one_bytes = sorted(wanted.values())[len(wanted) // 2]
         total = sum(turn.bytes for turn in phase.sent)
         count = max(1, round(total / one_bytes)) if total > one_bytes * (1 + _COPIES_DIFFER) else 1
-        copies, moved, first_ns = [], 0, phase.sent[0].first_ns
+        copies: list[_Copy] = []
+        moved, first_ns = 0, phase.sent[0].first_ns
         for number, turn in enumerate(phase.sent):
             moved += turn.bytes
             if moved >= (len(copies) + 1) * total / count * 0.98 or number == len(phase.sent) - 1:
@@ -289,16 +290,23 @@ class Ways:
         return end_ns
 
     def _loaded_ns(self, way: Way, task: Process, read_ns: int, began_ns: int) -> int:
-        """When a process that was started for the task had loaded what it needs, which some do once they have
-        read."""
+        """When a process that was started for the task had loaded what it needs: some do once they have read.
+
+        What it works with is its own program, which it opens last before it begins; libraries that are loaded
+        after that belong to the work. Without a program of its own, all of it is the start.
+        """
         if not task.forked_ns:
             return read_ns
-        ready_ns = read_ns
-        way.imports = self._processes.loading(task, began_ns)
-        for first_ns, last_ns in way.imports:
-            if first_ns - ready_ns > _LOADS_ON_NS:
+        loads = self._processes.loading(task, began_ns)
+        way.imports = [(load.first_ns, load.last_ns) for load in loads]
+        ready_ns, own_ns = read_ns, 0
+        for load in loads:
+            if load.first_ns - ready_ns > _LOADS_ON_NS:
                 break
-            ready_ns = max(ready_ns, min(last_ns, began_ns))
+            own_ns = max(own_ns, load.own_ns)
+            ready_ns = max(ready_ns, min(load.last_ns, began_ns))
+        if own_ns > read_ns:
+            return min(own_ns, began_ns)
         way.loads_late = ready_ns - read_ns > _NOTEWORTHY_NS
         return ready_ns
 

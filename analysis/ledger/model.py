@@ -47,7 +47,7 @@ COMPONENTS = (
 # Named parts of a component; they never add time, they say what it consists of.
 SUB_ROWS = {
     "server": ("send_preparation", "behind_other_clients", "aggregation", "evaluation", "cpu_wait"),
-    "compute": ("cpu_wait",),
+    "compute": ("cpu_wait", "imports"),
     "proxy": ("cpu_wait",),
     "transmission": (
         "rate_or_queue",

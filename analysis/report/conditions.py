@@ -25,6 +25,7 @@ __all__ = (
     "problems_of",
     "round_conditions",
     "rounds_under",
+    "stall_notes",
 )
 
 _FOR_EVER_NS = 1 << 62
@@ -202,3 +203,8 @@ def problems_of(schedule: Mapping[str, Any]) -> list[str]:
         count = plural(len(late), "change")
         said.append(f"{count} of the network came late, by {max(late):.0f} ms at most.")
     return said
+
+
+def stall_notes(stalls: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Times in which nothing went on, each as it was said then, for a report's notes."""
+    return [f"Stalled: {stall['words']}." for stall in stalls]

@@ -1,14 +1,10 @@
 """The packets that a run's kernels dropped: pods by name, each with the policy that explains it.
 
-The kernel's reason says that a packet filter dropped a packet, and never for which rule. What explains
-it is the verdict of `ztprobe.policy` on the packet's own addresses and port, by the objects that were in
-force. Only a packet that opens something (a TCP SYN, a datagram) and that a packet filter dropped is
-explained like that: no other reason is a policy's, and where no policy selects either end none is named.
+What explains a packet is `analysis.results.dropped_why`'s business.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,28 +12,23 @@ from typing import Any
 
 from analysis.evidence.values import ACK, FIN, RST, SYN
 from analysis.recorded import recorded_objects
-from ztprobe.errors import UsageError
-from ztprobe.policy.explanation import Explainer, Explanation
+from analysis.results.dropped_why import DropExplainer, noise_of
 from ztprobe.policy.model import Objects
 from ztprobe.rundir.clock import Clock
 from ztprobe.rundir.store import Run
 
 __all__ = (
     "BURST_GAP_NS",
-    "BY_FILTER",
     "DropBurst",
     "DroppedPacket",
     "dropped_packets",
+    "flag_letters",
     "in_bursts",
     "matching",
 )
 
 BURST_GAP_NS = 1_000_000_000  # packets alike that follow each other closer than this are one burst
-BY_FILTER = frozenset({"NETFILTER_DROP"})
-# Of these reasons are the segments that sockets have no more use for, mostly once a connection ends.
-_BY_SOCKET = frozenset({"QUEUE_PURGE", "NOT_SPECIFIED", "NO_SOCKET"})
 _FLAGS = ((SYN, "S"), (FIN, "F"), (RST, "R"), (8, "P"), (ACK, "."))  # as tcpdump writes them
-_POLICED = ("tcp", "udp", "sctp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +37,9 @@ class DroppedPacket:
 
     ts_ns: int
     time_unix_ns: int
-    round: int  # 0: before round 1
+    round: (
+        int | None
+    )  # 0: before round 1; None: after the last one, or not known (of drops that are followed)
     pod: str  # where it was dropped: a pod, or node
     direction: str
     source: str
@@ -59,7 +52,7 @@ class DroppedPacket:
     reason: str
     location: str  # the kernel's function; empty: unknown
     head: bytes
-    bare: bool  # a TCP segment that opens nothing and carries nothing, which a socket threw away
+    noise: str  # what part of normal work it is (`analysis.results.dropped_why.NOISE`); empty: none
     verdict: str  # denied | allowed | ... of the policies in force; empty: no policy is asked
     policies: tuple[str, ...]  # that deny it
     explanation: tuple[str, ...]  # one sentence for each side that denies, or one
@@ -73,6 +66,8 @@ class DropBurst:
     last_ns: int
     packets: int = 1
     payload_bytes: int = 0
+    run: str = ""  # of drops that are followed
+    is_rest: bool = False  # more of what was told before (of drops that are followed)
 
 
 def dropped_packets(run: Run, objects: Objects | None = None) -> list[DroppedPacket]:
@@ -82,22 +77,38 @@ def dropped_packets(run: Run, objects: Objects | None = None) -> list[DroppedPac
         are added.
     :raises ztprobe.errors.RunDirError: the objects that the run recorded are damaged.
     """
-    explainer = _Explainer(run, objects)
+    explainer = DropExplainer(
+        recorded_objects(run, objects),
+        unknown="by a packet filter; the run holds no policies (-f gives them)",
+    )
     clock = Clock.of_run(run.meta)
     names = {pod["address"]: pod["name"] for pod in run.meta["pods"]}
-    starts = [event["time_monotonic_ns"] for event in run.rounds if event["event"] == "round_start"]
+    rounds = _Rounds(run)
+    datagrams = _Datagrams(run)
     found = []
     rows: Iterable[Any] = run.events["drops"].itertuples(index=False)
     for row in rows:
-        by_filter = row.reason in BY_FILTER
-        opens = row.protocol != "tcp" or row.tcp_flags & (SYN | ACK | RST) == SYN
-        verdict, policies, explanation = explainer.why(row, opens) if by_filter else ("", (), ())
-        bare = row.protocol == "tcp" and not row.payload_bytes and not row.tcp_flags & SYN
+        verdict, policies, explanation = explainer.why(
+            source=row.source,
+            target=row.target,
+            protocol=row.protocol,
+            target_port=row.target_port,
+            tcp_flags=row.tcp_flags,
+            reason=row.reason,
+            answers=row.protocol != "tcp" and not datagrams.opens(row),
+        )
+        noise = noise_of(
+            protocol=row.protocol,
+            target=row.target,
+            tcp_flags=row.tcp_flags,
+            payload_bytes=row.payload_bytes,
+            reason=row.reason,
+        )
         found.append(
             DroppedPacket(
                 ts_ns=row.ts_ns,
                 time_unix_ns=clock.unix_ns(row.ts_ns),
-                round=bisect_right(starts, row.ts_ns),
+                round=rounds.at(row.ts_ns),
                 pod=row.pod,
                 direction=row.direction,
                 source=names.get(row.source, row.source),
@@ -105,18 +116,64 @@ def dropped_packets(run: Run, objects: Objects | None = None) -> list[DroppedPac
                 protocol=row.protocol,
                 source_port=row.source_port,
                 target_port=row.target_port,
-                tcp_flags="".join(letter for bit, letter in _FLAGS if row.tcp_flags & bit),
+                tcp_flags=flag_letters(row.tcp_flags),
                 payload_bytes=row.payload_bytes,
                 reason=row.reason,
                 location=row.location,
                 head=row.head,
-                bare=bare and row.reason in _BY_SOCKET,
+                noise=noise,
                 verdict=verdict,
                 policies=policies,
                 explanation=explanation,
             )
         )
     return sorted(found, key=lambda one: one.ts_ns)
+
+
+class _Rounds:
+    # Which round an instant is in; what lies between two belongs to the one before.
+    def __init__(self, run: Run) -> None:
+        times = {
+            name: sorted(event["time_monotonic_ns"] for event in run.rounds if event["event"] == name)
+            for name in ("round_start", "round_end")
+        }
+        self._starts_ns, ends_ns = times["round_start"], times["round_end"]
+        # The last may not have come to its end.
+        self._over_ns = ends_ns[-1] if len(ends_ns) == len(self._starts_ns) > 0 else None
+
+    def at(self, ts_ns: int) -> int | None:
+        if self._over_ns is not None and ts_ns > self._over_ns:
+            return None
+        return bisect_right(self._starts_ns, ts_ns)
+
+
+class _Datagrams:
+    # Who spoke first of two ends: what goes the other way answers. Seen are questions to the name service and
+    # their answers, and what was dropped.
+    def __init__(self, run: Run) -> None:
+        self._first_ns: dict[tuple[str, str, int, str, int], int] = {}
+        rows: Iterable[Any] = run.events["dns"].itertuples(index=False)
+        for row in rows:
+            ends = ((row.local, row.local_port), (row.remote, row.remote_port))
+            source, target = ends if row.direction == "tx" else ends[::-1]
+            self._see(("udp", *source, *target), row.ts_ns)
+        dropped: Iterable[Any] = run.events["drops"].itertuples(index=False)
+        for row in dropped:
+            if row.protocol != "tcp":
+                self._see((row.protocol, row.source, row.source_port, row.target, row.target_port), row.ts_ns)
+
+    def _see(self, way: tuple[str, str, int, str, int], ts_ns: int) -> None:
+        self._first_ns[way] = min(ts_ns, self._first_ns.get(way, ts_ns))
+
+    def opens(self, row: Any) -> bool:
+        way = (row.protocol, row.source, row.source_port, row.target, row.target_port)
+        back = (row.protocol, row.target, row.target_port, row.source, row.source_port)
+        return bool(self._first_ns[way] <= self._first_ns.get(back, row.ts_ns))
+
+
+def flag_letters(tcp_flags: int) -> str:
+    """Flags of a TCP header as tcpdump writes them."""
+    return "".join(letter for bit, letter in _FLAGS if tcp_flags & bit)
 
 
 def in_bursts(packets: Iterable[DroppedPacket]) -> list[DropBurst]:
@@ -126,7 +183,7 @@ def in_bursts(packets: Iterable[DroppedPacket]) -> list[DropBurst]:
     for packet in packets:
         ends = (packet.source, packet.target, packet.protocol, packet.target_port, "S" in packet.tcp_flags)
         place = (packet.pod, packet.direction, packet.location, packet.round)
-        kind = (ends, place, packet.reason, packet.explanation, packet.bare)
+        kind = (ends, place, packet.reason, packet.explanation, packet.noise)
         burst = running.get(kind)
         if burst is None or packet.ts_ns - burst.last_ns > BURST_GAP_NS:
             burst = running[kind] = DropBurst(first=packet, last_ns=packet.ts_ns, packets=0)
@@ -135,54 +192,6 @@ def in_bursts(packets: Iterable[DroppedPacket]) -> list[DropBurst]:
         burst.packets += 1
         burst.payload_bytes += packet.payload_bytes
     return found
-
-
-# Verdict, the policies that deny, and the words for it.
-_Why = tuple[str, tuple[str, ...], tuple[str, ...]]
-
-
-class _Explainer:
-    # Verdicts on packets, each connection's asked for once.
-    def __init__(self, run: Run, objects: Objects | None) -> None:
-        self._objects = recorded_objects(run, objects)
-        self._explainer = None if self._objects is None else Explainer(self._objects)
-        self._known: dict[tuple[str, str, str, int], _Why] = {}
-
-    def why(self, row: Any, opens: bool) -> _Why:
-        if self._explainer is None:
-            return "", (), ("by a packet filter; the run holds no policies (-f gives them)",)
-        if not opens or row.protocol not in _POLICED:
-            return "", (), ("by a packet filter; no new connection, which is what policies are about",)
-        asked = (row.source, row.target, row.protocol.upper(), row.target_port)
-        if asked not in self._known:
-            self._known[asked] = self._explain(self._explainer, *asked)
-        return self._known[asked]
-
-    def _explain(self, explainer: Explainer, source: str, target: str, protocol: str, port: int) -> _Why:
-        try:
-            ends = [str(ipaddress.ip_address(end)) for end in (source, target)]
-            found = explainer.explain(ends[0], ends[1], protocol, port)
-        except (ValueError, UsageError):  # its head was cut short, or two pods have one address
-            return "undecidable", (), ("by a packet filter; whose packet it was is not certain",)
-        return found.verdict, _deniers(found), _words(found)
-
-
-def _deniers(found: Explanation) -> tuple[str, ...]:
-    names: dict[str, None] = {}
-    for side in found.sides:
-        if side.verdict == "denied":
-            names |= dict.fromkeys((*(rule.policy for rule in side.denied_by), *side.isolated_by))
-    return tuple(names)
-
-
-def _words(found: Explanation) -> tuple[str, ...]:
-    if found.verdict == "denied":
-        return tuple(f"{side.direction} {side.reason}" for side in found.sides if side.verdict == "denied")
-    if found.verdict == "undecidable":
-        return (f"by a packet filter; not known whether a policy denies it: {'; '.join(found.missing)}",)
-    if found.verdict == "allowed":
-        return ("by a packet filter, and no policy's: the policies allow it",)
-    return ("by a packet filter, and no policy's: none selects either end",)
 
 
 def matching(

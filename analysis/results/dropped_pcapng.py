@@ -16,9 +16,10 @@ from scapy.utils import PcapNgWriter
 
 from analysis.results.dropped import DroppedPacket
 from ztprobe.errors import RunDirError
+from ztprobe.events.heads import packet_bytes
 from ztprobe.printable import printable
 
-__all__ = ("write_pcapng",)
+__all__ = ("DropWriter", "is_writable", "write_pcapng")
 
 _DIRECTIONS = {"rx": 1, "tx": 2}  # of an enhanced packet block's flags
 
@@ -28,20 +29,48 @@ def write_pcapng(packets: Iterable[DroppedPacket], path: Path) -> None:
 
     :raises ztprobe.errors.RunDirError: no packet's head is known.
     """
-    packets = [one for one in packets if one.head]
+    packets = [one for one in packets if is_writable(one)]
     if not packets:
         raise RunDirError("no dropped packet's bytes are known, so there is nothing to write as pcapng")
-    with PcapNgWriter(str(path)) as writer:
+    with DropWriter(path) as writer:
         for one in packets:
-            writer.write(_packet(one))
+            writer.write(one)
+
+
+def is_writable(one: DroppedPacket) -> bool:
+    """Whether its bytes are known, and are an IP packet's: the file holds no others."""
+    return bool(one.head) and one.head[0] >> 4 in (4, 6) and one.protocol != "arp"
+
+
+class DropWriter:
+    """A pcapng that grows; a context manager that closes it.
+
+    :param path: nothing is there yet, and nobody else can put something there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._writer = PcapNgWriter(str(path))
+        self.packets = 0
+
+    def __enter__(self) -> DropWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Everything is in the file. Idempotent."""
+        self._writer.close()
+
+    def write(self, one: DroppedPacket) -> None:
+        """Add a packet that `is_writable`."""
+        self._writer.write(_packet(one))
+        self.packets += 1
 
 
 def _packet(one: DroppedPacket) -> Packet:
-    layers = IPv6 if one.head[0] >> 4 == 6 else IP
-    packet = layers(one.head)
-    # What its IP header says of its length: for IPv6, of what follows the header.
-    whole = 40 + packet.plen if layers is IPv6 else packet.len
-    packet.wirelen = max(whole, len(one.head))
+    packet = (IPv6 if one.head[0] >> 4 == 6 else IP)(one.head)
+    packet.wirelen = packet_bytes(one.head)
     packet.time = one.time_unix_ns / 1e9
     packet.sniffed_on = one.pod
     packet.direction = _DIRECTIONS.get(one.direction, 0)

@@ -8,25 +8,31 @@ from typing import Any
 
 from analysis.report.wording import human_time, plural
 from analysis.results.dropped import DropBurst, DroppedPacket
+from analysis.results.dropped_why import NOISE
 
-__all__ = ("burst_lines", "packet_dict")
-
-_BARE = "without payload: nothing of the application's is lost"
+__all__ = ("burst_dict", "burst_lines", "packet_dict")
 
 
 def burst_lines(bursts: Iterable[DropBurst]) -> Iterator[str]:
     """One line a burst, and below it what the policies say, or what it was."""
     for burst in bursts:
         one = burst.first
-        yield "  ".join(part for part in (_when(one), _whom(one), _what(burst), _where(one)) if part)
-        for said in one.explanation or ((_BARE,) if one.bare else ()):
+        yield "  ".join(part for part in (_when(burst), _whom(one), _what(burst), _where(one)) if part)
+        for said in () if burst.is_rest else one.explanation or ((NOISE[one.noise],) if one.noise else ()):
             yield f"    {said}"
 
 
-def _when(one: DroppedPacket) -> str:
-    seconds, ns = divmod(one.time_unix_ns, 1_000_000_000)
+def _when(burst: DropBurst) -> str:
+    one = burst.first
+    # What was told before began then; of the rest it is worth knowing until when.
+    at_ns = one.time_unix_ns + (burst.last_ns - one.ts_ns if burst.is_rest else 0)
+    seconds, ns = divmod(at_ns, 1_000_000_000)
     clock = datetime.fromtimestamp(seconds, UTC).strftime("%H:%M:%S")
-    return f"{clock}.{ns // 1_000_000:03}  {f'round {one.round}' if one.round else 'set-up'}"
+    when = f"{clock}.{ns // 1_000_000:03}"
+    if burst.run:  # which round it is is not known while a run goes on
+        return when
+    named = {0: "set-up", None: "after the rounds"}
+    return f"{when}  {named.get(one.round, f'round {one.round}')}"
 
 
 def _whom(one: DroppedPacket) -> str:
@@ -38,7 +44,11 @@ def _whom(one: DroppedPacket) -> str:
 
 def _what(burst: DropBurst) -> str:
     lasted_ns = burst.last_ns - burst.first.ts_ns
-    many = f"{plural(burst.packets, 'packet')} in {human_time(lasted_ns / 1e9)}" if burst.packets > 1 else ""
+    many = plural(burst.packets, "more packet" if burst.is_rest else "packet")
+    if burst.packets > 1:
+        many = f"{many} in {human_time(lasted_ns / 1e9)}"
+    elif not burst.is_rest:
+        many = ""
     size = f"{burst.payload_bytes:,} bytes of payload" if burst.payload_bytes else ""
     return ", ".join(part for part in (burst.first.reason, many, size) if part)
 
@@ -63,8 +73,19 @@ def packet_dict(one: DroppedPacket) -> dict[str, Any]:
         "payload_bytes": one.payload_bytes,
         "reason": one.reason,
         "location": one.location,
-        "bare": one.bare,
+        "noise": one.noise or None,
         "verdict": one.verdict or None,
         "policies": list(one.policies),
         "explanation": list(one.explanation),
+    }
+
+
+def burst_dict(burst: DropBurst) -> dict[str, Any]:
+    """A burst for programs: its first packet, how many there were, and the time of the last."""
+    lasted_ns = burst.last_ns - burst.first.ts_ns
+    return packet_dict(burst.first) | {
+        "packets": burst.packets,
+        "payload_bytes": burst.payload_bytes,
+        "last_time_unix_ns": burst.first.time_unix_ns + lasted_ns,
+        "more": burst.is_rest,
     }

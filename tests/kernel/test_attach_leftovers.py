@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.kernel.pods import two_pods
 from ztprobe.attach import leftovers
-from ztprobe.kernelnet.clsact import EGRESS, INGRESS, add_clsact, filters, has_clsact
+from ztprobe.kernelnet.clsact import EGRESS, INGRESS, add_clsact, has_clsact, has_named
 from ztprobe.kernelnet.netlink import netlink
 
 _REPO_DIR = Path(__file__).resolve().parents[2]
@@ -42,7 +42,8 @@ def test_filters_of_a_killed_agent_go_and_others_stay() -> None:
         agent.stdout.close()
         with netlink(a.netns) as ipr:
             (index,) = ipr.link_lookup(ifname="eth0")
-            assert len(filters(ipr, index, EGRESS)) == len(filters(ipr, index, INGRESS)) == 1
+            assert has_named(ipr, index, EGRESS, "tc_eth_out")
+            assert has_named(ipr, index, INGRESS, "tc_eth_in")
         said = [line for line in leftovers.sweep() if a.name in line]
         assert sorted(said) == [
             f"probe {program} on {device} in {a.name} removed"

@@ -90,7 +90,9 @@ def proc(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _add(proc: Path, pid: int, command: str, *, parent: int = 1, session: int = 0, started: int = 0) -> None:
+def add_process(
+    proc: Path, pid: int, command: str, *, parent: int = 1, session: int = 0, started: int = 0
+) -> None:
     directory = proc / str(pid)
     (directory / "ns").mkdir(parents=True)
     fields = ["S", parent, session or pid, session or pid, *[0] * 15, started or pid]
@@ -118,42 +120,42 @@ def _pids(found: Participants) -> dict[str, set[int]]:
 
 
 def test_what_a_member_starts_belongs_to_it_and_goes_on_to(proc: Path) -> None:
-    _add(proc, 10, "server")
-    _add(proc, 20, "node --id 1")
-    _add(proc, 30, "node --id 2")
+    add_process(proc, 10, "server")
+    add_process(proc, 20, "node --id 1")
+    add_process(proc, 30, "node --id 2")
     found = _participants(proc, "pid:10", "cmd:^node ")
     found.first_look()
     assert _pids(found) == {"server": {10}, "client-1": {20}, "client-2": {30}}
-    _add(proc, 21, "task", parent=20, session=20)
-    _add(proc, 22, "node --id 1 worker", parent=21, session=20)
-    _add(proc, 99, "somebody else")
+    add_process(proc, 21, "task", parent=20, session=20)
+    add_process(proc, 22, "node --id 1 worker", parent=21, session=20)
+    add_process(proc, 99, "somebody else")
     assert found.look() == []
     assert _pids(found) == {"server": {10}, "client-1": {20, 21, 22}, "client-2": {30}}
     _end(proc, 20)  # what it has started stays its own, and what that starts
-    _add(proc, 23, "task", parent=22)
+    add_process(proc, 23, "task", parent=22)
     found.look()
     assert _pids(found)["client-1"] == {21, 22, 23}
     assert {member.pid for member in found.all[1].commands} == {20, 21, 22, 23}
-    _add(proc, 40, "node --id 3")
+    add_process(proc, 40, "node --id 3")
     assert [one.name for one in found.look()] == ["client-3"]
 
 
 def test_a_number_that_comes_again_is_another_process(proc: Path) -> None:
-    _add(proc, 10, "server")
+    add_process(proc, 10, "server")
     found = _participants(proc, "pid:10")
     found.first_look()
     _end(proc, 10)
     found.look()
     assert not found.server.running
-    _add(proc, 10, "another", started=77)
+    add_process(proc, 10, "another", started=77)
     found.look()
     assert not found.server.running
 
 
 def test_the_most_telling_target_has_a_process(proc: Path) -> None:
-    _add(proc, 10, "superlink")
-    _add(proc, 11, "serverapp", parent=10)
-    _add(proc, 12, "helper", parent=11)
+    add_process(proc, 10, "superlink")
+    add_process(proc, 11, "serverapp", parent=10)
+    add_process(proc, 12, "helper", parent=11)
     found = _participants(proc, "cgroup:fl.service", "pid:11")
     found.first_look()
     # The helper is in the cgroup itself, and was started by 11 besides: what names it goes before.
@@ -161,14 +163,14 @@ def test_the_most_telling_target_has_a_process(proc: Path) -> None:
 
 
 def test_a_pattern_that_names_several_servers_names_none(proc: Path) -> None:
-    _add(proc, 10, "link --port 1")
-    _add(proc, 20, "link --port 2")
+    add_process(proc, 10, "link --port 1")
+    add_process(proc, 20, "link --port 2")
     with pytest.raises(UsageError, match=r"matches 2 processes .*\(10, 20\).*pid:"):
         _participants(proc, "cmd:^link").first_look()
 
 
 def test_commands_are_read_again_after_exec(proc: Path) -> None:
-    _add(proc, 20, "launcher")
+    add_process(proc, 20, "launcher")
     table = ProcessTable(proc)
     table.look()
     (proc / "20/cmdline").write_bytes(b"node\0")

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -35,7 +37,7 @@ def without_foreign(
     is_ours = [
         pod not in shared or tuple(ends) in owned or (pod, ends[1]) in listening for pod, *ends in columns
     ]
-    kept = {"connections": connections[is_ours].reset_index(drop=True)}
+    kept = {"connections": connections[np.array(is_ours, dtype=bool)].reset_index(drop=True)}
     ids = set(kept["connections"]["connection"].tolist())
     for name, table in tables.items():
         if name == "connections" or table.empty:
@@ -82,7 +84,7 @@ def _ours(
         return [
             pod not in shared or (a in ids and b in ids) for pod, (a, b) in zip(pods, columns, strict=True)
         ]
-    if name in ("cpu_waits", "process_starts", "module_loads"):
+    if "connection" not in table:
         return [True] * len(table)  # of the participants' own processes alone
     # A state change before a connection's first packet is of none yet; its process tells whose it is.
     processes = table["process"].tolist() if "process" in table else [""] * len(table)

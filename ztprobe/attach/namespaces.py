@@ -107,7 +107,10 @@ class Namespaces:
 
     def _described(self, inode: int, path: Path, names: set[str]) -> Held:
         found = interfaces_of(path)
-        taken = {held.pod.name for held in self.ever.values()}
+        # One that was left before is called as it was then.
+        taken = {held.pod.name for known, held in self.ever.items() if known != inode}
+        if (before := self.ever.get(inode)) is not None:
+            names = {before.pod.name}
         name = "host" if self.is_host(inode) else names.pop() if len(names) == 1 else f"netns-{inode}"
         ipv4 = [address for address in found.addresses if ":" not in address]
         first, *others = found.names or ("",)

@@ -14,6 +14,7 @@ __all__ = ("Rounds",)
 _FROM_TRAFFIC = RoundsFrom(
     source="traffic", uncertainty_ns=0, detail="neither events nor a log told of rounds"
 )
+_NEVER_NS = 1 << 62
 _TELLING_LINES = 200  # of a log that is the framework's, one of so many is known
 
 
@@ -37,9 +38,10 @@ class Rounds:
         """For people."""
         return "from the traffic" if self._lines is None else f"from {self._lines.name}"
 
-    def read(self, attached_ns: int) -> list[tuple[int, float]]:
+    def read(self, attached_ns: int, detached_ns: int = 0) -> list[tuple[int, float]]:
         """Take what has been logged meanwhile. :returns: number and duration of rounds that have ended.
 
+        :param detached_ns: 0: not yet.
         :raises UsageError: what is read is no log of this framework's.
         """
         if self._lines is None:
@@ -55,10 +57,12 @@ class Rounds:
         done = []
         for event in self._source.fresh():
             number, at_ns = event.get("round"), event["time_monotonic_ns"]
-            if event["event"] == "round_start" and at_ns >= attached_ns:
+            # Of a round whose beginning nobody saw, and of what came before and after, nothing is kept.
+            if not attached_ns <= at_ns <= (detached_ns or _NEVER_NS):
+                continue
+            if event["event"] == "round_start":
                 self._starts[number] = at_ns
-            # Of a round whose beginning nobody saw, and of what came before, nothing is kept.
-            if at_ns < attached_ns or (number is not None and number not in self._starts):
+            elif number is not None and number not in self._starts:
                 continue
             self.events.append(event)
             if event["event"] == "round_end":

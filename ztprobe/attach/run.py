@@ -18,7 +18,7 @@ from ztprobe.agent.interface import Account, Agent
 from ztprobe.agent.machine_load import MachineLoad
 from ztprobe.agent.remote import AgentProcess
 from ztprobe.attach.lines import Lines
-from ztprobe.attach.namespaces import Held, Namespaces
+from ztprobe.attach.namespaces import Namespaces
 from ztprobe.attach.owner_log import OwnerLog
 from ztprobe.attach.peers import Peers
 from ztprobe.attach.recognise import Evidence
@@ -26,6 +26,7 @@ from ztprobe.attach.record import RunRecord, write_run
 from ztprobe.attach.request import AttachRequest
 from ztprobe.attach.rounds import Rounds
 from ztprobe.errors import EnforcementError, UsageError
+from ztprobe.events.owners import SIDECAR
 from ztprobe.paths import STATE_DIR
 from ztprobe.pods.participants import Participants
 from ztprobe.pods.process_table import ProcessTable
@@ -40,7 +41,7 @@ __all__ = ("Attachment", "attach")
 
 _POLL_S = 0.1
 _LOOK_S = 0.25  # at processes and sockets; what begins and ends in between is told by its events
-_CLOCK_SAMPLE_S = 5.0
+_SAMPLE_S = 5.0  # of clocks, and of who serves whom
 
 
 def attach(request: AttachRequest, target: RunDir, progress: Progress) -> Attachment:
@@ -63,6 +64,7 @@ class Attachment:
     rounds: Rounds
     account: Account
     _agent: Agent
+    _watched: Processes
 
     def __init__(self, request: AttachRequest, target: RunDir, progress: Progress) -> None:
         self.request, self.target, self.progress = request, target, progress
@@ -134,8 +136,9 @@ class Attachment:
         self.progress.stage("probes")
         agent.prepare()
         for held in self.namespaces.held.values():
-            self._add(agent, held)
-        agent.watch(self._processes())
+            agent.add_pod(held.pod)
+        self._watched = self._processes()
+        agent.watch(self._watched)
         hooks = agent.start()
         self.attached_ns = time.monotonic_ns()
         self.progress.done(f"{len(hooks)} signals attached")
@@ -151,8 +154,9 @@ class Attachment:
                     next_look_s = now_s + _LOOK_S
                     self._look(agent)
                 if now_s >= next_sample_s:
-                    next_sample_s = now_s + _CLOCK_SAMPLE_S
+                    next_sample_s = now_s + _SAMPLE_S
                     self._sample_clock()
+                    self._look_at_topology(agent)
                 self._read_rounds()
                 self._check(agent)
                 self.ended_by = self._why_over(now_s - started_s)
@@ -161,9 +165,9 @@ class Attachment:
         self.progress.done(self.ended_by)
 
     def _read_rounds(self) -> None:
-        for number, duration_s in self.rounds.read(self.attached_ns):
+        for number, duration_s in self.rounds.read(self.attached_ns, self.detached_ns):
             self._ended_rounds += 1
-            wanted = self.request.rounds or self._ended_rounds
+            wanted = max(self.request.rounds or 0, self._ended_rounds)
             self.progress.round_done(self._ended_rounds, wanted, duration_s, f"the server's round {number}")
 
     def _why_over(self, elapsed_s: float) -> str:
@@ -179,8 +183,12 @@ class Attachment:
         for one in self.participants.look():
             self.progress.note(f"{one.name} has come")
         self._hold(agent)
-        agent.watch(self._processes())
         self._look_at_sockets()
+        if (processes := self._processes()) != self._watched:
+            agent.watch(processes)
+            self._watched = processes
+
+    def _look_at_topology(self, agent: Agent) -> None:
         seen = agent.topology()
         self.topology = seen if self.topology is None else endpoints.merged(self.topology, seen)
 
@@ -206,14 +214,11 @@ class Attachment:
             for note in held.notes:
                 self.progress.note(note)
             if agent is not None:
-                self._add(agent, held)
+                agent.add_pod(held.pod)
         for held in left:
             if agent is not None:
                 agent.remove_pod(held.pod)
             self.namespaces.let_go(held.pod.netns_inode)
-
-    def _add(self, agent: Agent, held: Held) -> None:
-        agent.add_pod(held.pod)
 
     def _check(self, agent: Agent) -> None:
         status = agent.status()
@@ -253,7 +258,11 @@ class Attachment:
     def _processes(self) -> Processes:
         pods = {inode: held.pod.name for inode, held in self.namespaces.held.items()}
         return {
-            member.pid: (pods[process.netns_inode], one.name)
+            member.pid: (
+                pods[process.netns_inode],
+                # The agent ties together what a proxy reads and writes: its reads are no message's end.
+                SIDECAR if self.participants.is_sidecar(member.pid) else one.name,
+            )
             for one in self.participants.all
             for member in one.running
             if (process := self.table.get(member.pid)) is not None and process.netns_inode in pods

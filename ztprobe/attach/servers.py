@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ztprobe.attach.recognise import Evidence
-from ztprobe.kernelnet.socket_totals import SocketTotals, socket_totals
 from ztprobe.kernelnet.sockets import TcpSocket, socket_owners, tcp_sockets
+from ztprobe.kernelnet.tcp_ends import TcpEnd, tcp_ends
 from ztprobe.pods.process_table import OneProcess, ProcessTable
 
 __all__ = ("Server", "servers_here")
@@ -70,9 +70,9 @@ def _in_namespace(inside: Iterable[OneProcess]) -> list[Server]:
     if not any(socket.listens for socket in sockets):
         return []
     owners = socket_owners(by_pid)
-    totals: dict[int, SocketTotals] = {}
+    totals: dict[tuple[str, int, str, int], TcpEnd] = {}
     with contextlib.suppress(OSError):
-        totals = socket_totals(Path(f"/proc/{processes[0].pid}/ns/net"))
+        totals = {end.key: end for end in tcp_ends(Path(f"/proc/{processes[0].pid}/ns/net"))}
     found = []
     seen = set()
     for listener in sorted(sockets, key=lambda one: one.is_ipv6):
@@ -85,12 +85,16 @@ def _in_namespace(inside: Iterable[OneProcess]) -> list[Server]:
 
 
 def _server(
-    process: OneProcess, listener: TcpSocket, connected: list[TcpSocket], totals: dict[int, SocketTotals]
+    process: OneProcess,
+    listener: TcpSocket,
+    connected: list[TcpSocket],
+    totals: Mapping[tuple[str, int, str, int], TcpEnd],
 ) -> Server:
     evidence = Evidence()
     evidence.take([process])
     framework = evidence.framework()
-    carried = [totals[one.inode] for one in connected if one.inode in totals]
+    keys = [(one.local, one.local_port, one.remote, one.remote_port) for one in connected]
+    carried = [totals[key] for key in keys if key in totals]
     return Server(
         pid=process.pid,
         command=process.command,
@@ -101,7 +105,7 @@ def _server(
         port=listener.local_port,
         peers=tuple(sorted({one.remote for one in connected})),
         connections=len(connected),
-        sent_bytes=sum(one.sent_bytes for one in carried),
+        sent_bytes=sum(one.acked_bytes for one in carried),
         received_bytes=sum(one.received_bytes for one in carried),
         netns_inode=process.netns_inode,
     )

@@ -1,8 +1,9 @@
-"""``ztprobe drops``: which packets a run lost, where, and by which policy."""
+"""``ztprobe drops``: which packets were lost, where, and by which policy."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,11 +11,29 @@ from ztprobe.cli.output import say, say_json
 from ztprobe.cli.policy_objects import read_files
 from ztprobe.errors import UsageError
 
+if TYPE_CHECKING:
+    from analysis.results.packet_filter import PacketFilter
+    from ztprobe.policy.model import Objects
+
 __all__ = ("drops",)
 
+_WATCHED_S = 10.0
 
-@click.command(epilog="Example: ztprobe drops runs/net2-sec3-20260131-120000 --reason NETFILTER_DROP")
-@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+
+@click.command(epilog="Example: sudo ztprobe drops --follow --selector app=fl-client --reason NETFILTER_DROP")
+@click.argument("run", metavar="[RUN]", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--follow", is_flag=True, help="Of pods that run now, until Ctrl-C, and of pods that come meanwhile."
+)
+@click.option(
+    "--for",
+    "seconds",
+    type=click.FloatRange(0, 86_400, min_open=True),
+    metavar="SECONDS",
+    help="Of pods that run now, for so long.  [default: 10]",
+)
+@click.option("--selector", "-l", help="Of these pods that run now, as a Kubernetes label selector.")
+@click.option("--run", "live_run", metavar="NAME", help="Of this run, where several are going on.")
 @click.option(
     "--pod",
     "pods",
@@ -36,43 +55,117 @@ __all__ = ("drops",)
     multiple=True,
     help="The policies and namespaces that were in force.  [default: those that the run recorded]",
 )
-@click.option("-n", "--namespace", metavar="NAMESPACE", help="Of objects in -f that name none.")
+@click.option(
+    "-n",
+    "--namespace",
+    metavar="NAMESPACE",
+    help="Of pods that run now, and of objects in -f that name none.",
+)
+@click.option(
+    "--filter",
+    "expression",
+    metavar="EXPRESSION",
+    help="Only packets that it matches, in tcpdump's syntax; they begin with their IP header.",
+)
 @click.option(
     "--pcap",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="Write a pcapng; reason, pods and policy are packet comments.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, an entry for each packet.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print JSON, an entry for each packet; of pods that run now, one a line.",
+)
 def drops(
-    run: Path,
+    run: Path | None,
+    follow: bool,
+    seconds: float | None,
+    selector: str | None,
+    live_run: str | None,
     pods: tuple[str, ...],
     reasons: tuple[str, ...],
     files: tuple[str, ...],
     namespace: str | None,
+    expression: str | None,
     pcap: Path | None,
     as_json: bool,
 ) -> None:
-    """List the packets that a saved run's kernel dropped.
+    """List packets that a kernel dropped, in a saved run or right now.
 
     One line for each packet or burst of packets alike: when, from whom to whom, the kernel's reason and
     place. What a packet filter dropped is explained by the policies that were in force; no policy is named
-    for any other reason, nor where none selects either end.
+    for any other reason, nor where none selects either end. `ztprobe drops runs/net2-sec3-...` reads a saved
+    run; without RUN it needs root, and watches the local runtime's pods beside whatever else watches them.
     """
-    from analysis.results.dropped import dropped_packets, in_bursts, matching
+    from analysis.results.packet_filter import PacketFilter
+
+    matching = None if expression is None else PacketFilter(expression)
+    if run is None:
+        from ztprobe.cli.drops_live import LiveRequest, watch_drops
+
+        if follow and seconds is not None:
+            raise UsageError("--follow goes on until Ctrl-C, --for ends by itself: leave one out")
+        watch_drops(
+            LiveRequest(
+                selector=selector,
+                namespace=namespace,
+                run=live_run,
+                pods=pods,
+                reasons=reasons,
+                matching=matching,
+                objects=read_files(files, namespace) if files else None,
+                seconds=None if follow else seconds or _WATCHED_S,
+                pcap=pcap,
+                as_json=as_json,
+            )
+        )
+        return
+    live = {"--follow": follow, "--for": seconds, "--selector": selector, "--run": live_run}
+    for option, given in live.items():
+        if given:
+            raise UsageError(f"{option}: is about pods that run now, and {run} is a saved run: leave one out")
+    if namespace is not None and not files:
+        raise UsageError(f"--namespace {namespace}: is for the objects of -f, and none were given")
+    _saved(
+        run,
+        pods=pods,
+        reasons=reasons,
+        objects=read_files(files, namespace) if files else None,
+        matching=matching,
+        pcap=pcap,
+        as_json=as_json,
+    )
+
+
+def _saved(
+    run: Path,
+    *,
+    pods: tuple[str, ...],
+    reasons: tuple[str, ...],
+    objects: Objects | None,
+    matching: PacketFilter | None,
+    pcap: Path | None,
+    as_json: bool,
+) -> None:
+    from analysis.results.dropped import dropped_packets, in_bursts
+    from analysis.results.dropped import matching as of_interest
     from analysis.results.dropped_text import burst_lines, packet_dict
     from ztprobe.rundir.store import load_run, write_atomically
     from ztprobe.rundir.temporary import scratch
 
-    if namespace is not None and not files:
-        raise UsageError(f"--namespace {namespace}: is for the objects of -f, and none were given")
-    objects = read_files(files, namespace) if files else None
     recorded = load_run(run)
     every = dropped_packets(recorded, objects)
     ends = {end for one in every for end in (one.pod, one.source, one.target)}
     _known("--pod", pods, sorted(ends | {pod["name"] for pod in recorded.meta["pods"]}))
     _known("--reason", reasons, sorted({one.reason for one in every}))
-    found = matching(every, pods=pods, reasons=reasons)
+    found = of_interest(every, pods=pods, reasons=reasons)
+    unseen = 0
+    if matching is not None:
+        unseen = sum(not one.head for one in found)
+        found = [one for one in found if matching.matches(one.head)]
     if pcap is not None:
         from analysis.results.dropped_pcapng import write_pcapng
 
@@ -86,7 +179,8 @@ def drops(
     for line in burst_lines(in_bursts(found)):
         say(line)
     lost = {kind: count for kind, count in recorded.meta["loss"].items() if count}
-    more = f"; events lost: {', '.join(f'{kind} {count}' for kind, count in lost.items())}" if lost else ""
+    more = f"; {unseen} without known bytes, which --filter leaves out" if unseen else ""
+    more += f"; events lost: {', '.join(f'{kind} {count}' for kind, count in lost.items())}" if lost else ""
     say(f"{len(found)} of {len(every)} dropped packets{more}" if found else f"no dropped packet{more}")
     if pcap is not None:
         without = sum(not one.head for one in found)

@@ -18,9 +18,11 @@ import click
 
 from ztprobe import __version__
 from ztprobe.cli import completion
+from ztprobe.cli.agent import agent
 from ztprobe.cli.attach import attach
 from ztprobe.cli.clean import clean
 from ztprobe.cli.compare import compare
+from ztprobe.cli.deploy import deploy, undeploy
 from ztprobe.cli.doctor import doctor
 from ztprobe.cli.drops import drops
 from ztprobe.cli.export import export
@@ -83,18 +85,8 @@ def _sweep_leases() -> None:
 
 
 for _command in (
-    trace,
-    attach,
-    sweep,
-    report,
-    compare,
-    export,
-    drops,
-    profile,
-    policy,
-    doctor,
-    clean,
-    validate,
+    *(trace, attach, sweep, report, compare, export, drops, profile, policy),
+    *(agent, deploy, undeploy, doctor, clean, validate),
 ):
     ztprobe.add_command(_command)
 

@@ -15,7 +15,13 @@ from ztprobe.cli.fl_options import checked_fl_options, fl_options
 from ztprobe.cli.options import OutPath, coverage_floor_option, percent, quiet_option, wait_for_quiet_option
 from ztprobe.errors import UsageError
 from ztprobe.experiment.names import MAX_SEED
-from ztprobe.experiment.request import DATASETS, TraceRequest, check_data_dir, choose_experiments
+from ztprobe.experiment.request import (
+    DATASETS,
+    STALL_AFTER_S,
+    TraceRequest,
+    check_data_dir,
+    choose_experiments,
+)
 
 __all__ = ("trace",)
 
@@ -84,6 +90,14 @@ __all__ = ("trace",)
 )
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the table.")
 @click.option("--reconnect", is_flag=True, help="A fresh connection per round and client.")
+@click.option(
+    "--stall-after",
+    type=click.FloatRange(1, 86_400),
+    default=STALL_AFTER_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="Without data or work for so long, say who waits for whom, and how their connections stand.",
+)
 @fl_options
 @attach_options
 @wait_for_quiet_option
@@ -107,6 +121,7 @@ def trace(
     out: Path | None,
     as_json: bool,
     reconnect: bool,
+    stall_after: float,
     wait_for_quiet: float | None,
     coverage_floor: float,
     quiet: bool,
@@ -148,6 +163,7 @@ def trace(
         fl=fl,
         baseline_fl={} if baseline is None else fl,
         wait_for_quiet_s=wait_for_quiet,
+        stall_after_s=stall_after,
     )
     _carry_out(request, repeat, until_ci, as_json=as_json, coverage_floor=coverage_floor / 100, quiet=quiet)
 

@@ -7,7 +7,7 @@ import ipaddress
 import struct
 from typing import NamedTuple
 
-__all__ = ("Head", "address_bytes", "address_text", "read_head")
+__all__ = ("Head", "address_bytes", "address_text", "packet_bytes", "read_head")
 
 _MAPPED = b"\0" * 10 + b"\xff\xff"  # an IPv4 address in IPv6's form (RFC 4291, 2.5.5.2)
 _TCP, _UDP = 6, 17
@@ -43,6 +43,17 @@ def address_bytes(text: str) -> bytes:
     """
     raw = ipaddress.ip_address(text).packed
     return _MAPPED + raw if len(raw) == 4 else raw
+
+
+def packet_bytes(head: bytes) -> int:
+    """How long an IP packet is by its header; what is no IP packet is as long as what there is of it."""
+    version, at = (head[0] >> 4, 2) if head else (0, 0)
+    if version == 6:
+        at = 4
+    if version not in (4, 6) or len(head) < _IPV4_BYTES:
+        return len(head)
+    said: int = struct.unpack_from(">H", head, at)[0]
+    return max(len(head), said + (_IPV6_BYTES if version == 6 else 0))
 
 
 def read_head(head: bytes) -> Head:

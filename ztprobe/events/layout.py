@@ -7,7 +7,7 @@ saved tables and docs/events.md say of their columns.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
@@ -16,7 +16,7 @@ import numpy as np
 
 from ztprobe.paths import EBPF_DIR
 
-__all__ = ("Struct", "dtype_of", "enums", "structs")
+__all__ = ("Struct", "dtype_of", "enums", "plain_structs", "structs")
 
 _PREFIX = re.compile(r"^#define EVENT_PREFIX\s*\\\n((?:.*\\\n)*.*\n)", re.MULTILINE)
 _STRUCT = re.compile(r"(?:/\*((?:(?!\*/).)*)\*/\n)?^struct (\w+) \{\n(.*?)^\};", re.MULTILINE | re.DOTALL)
@@ -54,12 +54,22 @@ def structs() -> Mapping[str, Struct]:
         if not body.lstrip().startswith("EVENT_PREFIX\n"):
             raise ValueError(f"ebpf/events.h: struct {name} does not begin with EVENT_PREFIX")
         members = _MEMBER.findall(body.replace("EVENT_PREFIX\n", prefix, 1))
-        fields = [
-            (member, f"V{length}" if length else f"<u{int(bits) // 8}") for bits, member, length, _ in members
-        ]
         comments = {member: _plain(said) for _, member, _, said in members}
-        found[name] = Struct(np.dtype(fields), _plain(comment), MappingProxyType(comments))
+        found[name] = Struct(_dtype(members), _plain(comment), MappingProxyType(comments))
     return MappingProxyType(found)
+
+
+def _dtype(members: Iterable[tuple[str, str, str, str]]) -> np.dtype[np.void]:
+    return np.dtype(
+        [(name, f"V{length}" if length else f"<u{int(bits) // 8}") for bits, name, length, _ in members]
+    )
+
+
+@cache
+def plain_structs(file: str) -> Mapping[str, np.dtype[np.void]]:
+    """Name -> the numpy type of each struct of a file that is no event of a run's."""
+    text = (EBPF_DIR / file).read_text()
+    return MappingProxyType({name: _dtype(_MEMBER.findall(body)) for _, name, body in _STRUCT.findall(text)})
 
 
 @cache

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from ztprobe.events.tables import Column, Table
 
-__all__ = ("AT_ATTACHMENT", "BY_EVENT", "OWNERS", "WHILE_RUNNING")
+__all__ = ("AT_ATTACHMENT", "BY_EVENT", "OWNERS", "SIDECAR", "WHILE_RUNNING")
 
+SIDECAR = "proxy"  # the container that events of a participant's proxy go by
 AT_ATTACHMENT, WHILE_RUNNING, BY_EVENT = "at_attachment", "while_running", "event"
 
 OWNERS = Table(

@@ -13,10 +13,19 @@ from ztprobe.errors import UsageError
 from ztprobe.experiment.names import Experiment, parse_baseline, parse_experiment
 from ztprobe.profile.model import Profile, load_profile
 
-__all__ = ("DATASETS", "TraceRequest", "check_data_dir", "choose_experiments", "with_profile")
+__all__ = (
+    "DATASETS",
+    "STALL_AFTER_S",
+    "TraceRequest",
+    "check_data_dir",
+    "choose_experiments",
+    "with_profile",
+)
 
 # Data set -> the folder that torchvision keeps its files in; None: embedded, no files.
 DATASETS: dict[str, str | None] = {"digits": None, "mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
+
+STALL_AFTER_S = 10.0
 
 _IDX_FILES = (
     "train-images-idx3-ubyte",
@@ -43,6 +52,7 @@ class TraceRequest:
     fl: Mapping[str, Any] = field(default_factory=dict)
     baseline_fl: Mapping[str, Any] = field(default_factory=dict)  # likewise, of the baseline
     wait_for_quiet_s: float | None = None  # how long to wait for others to leave the CPUs; None: not at all
+    stall_after_s: float = STALL_AFTER_S  # without progress a round has a stall
 
     @property
     def experiments(self) -> tuple[Experiment, ...]:

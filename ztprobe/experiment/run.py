@@ -17,7 +17,8 @@ import os
 import platform
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +27,18 @@ from ztprobe.agent import endpoints
 from ztprobe.agent.interface import Account, Agent
 from ztprobe.agent.machine_load import MachineLoad
 from ztprobe.agent.remote import AgentProcess
+from ztprobe.agent.stall_look import look
+from ztprobe.agent.stalls import stall_words
 from ztprobe.errors import EnforcementError, WorkloadError
 from ztprobe.experiment.quiet import ensure_quiet
 from ztprobe.experiment.record import pod_record, save_events, versions
 from ztprobe.experiment.spec import Interference, RunSpec
-from ztprobe.experiment.waiting import Still, Waiting, still_words, words
+from ztprobe.experiment.stalling import RunStalls
+from ztprobe.experiment.waiting import Waiting, words
 from ztprobe.leases import notices
 from ztprobe.paths import STATE_DIR
 from ztprobe.pods.model import Pod
 from ztprobe.pods.source import Processes
-from ztprobe.process.activity import activity_of
 from ztprobe.process.interrupts import shielded
 from ztprobe.progress import Progress
 from ztprobe.rundir.batches import BATCHES_DIR
@@ -77,12 +80,16 @@ class Job:
         progress: Progress,
         *,
         interference: Interference | None = None,
+        agent: Callable[[RunDir], AbstractContextManager[Agent]] | None = None,
     ) -> None:
-        """:raises UsageError: the manifests ask for something that is not supported."""
+        """:param agent: begins the agent that is to watch and leave its events in the run directory;
+            None: a process of this machine.
+        :raises UsageError: the manifests ask for something that is not supported."""
         self.spec = spec
         self.target = target
         self.progress = progress
         self.interference = interference
+        self._make_agent = agent or self._process
         self.run_id = secrets.token_hex(3)
         self.runtime = deployments.make(
             spec.runtime,
@@ -102,7 +109,7 @@ class Job:
         self.clock_samples.append(dataclasses.asdict(take_sample()))
         # First of all: it loads its probes while the pods come up.
         with (
-            self._agent() as agent,
+            self._make_agent(self.target) as agent,
             self._runtime_up() as runtime,
             MachineLoad(lambda: _processes(runtime)) as load,
             contextlib.closing(agent),  # before the pods go
@@ -130,8 +137,8 @@ class Job:
         self.clock_samples.append(dataclasses.asdict(take_sample()))
         self._finish(account, load, time.monotonic_ns() - started_ns)
 
-    def _agent(self) -> AgentProcess:
-        directory = self.target.path
+    def _process(self, target: RunDir) -> AgentProcess:
+        directory = target.path
         return AgentProcess(
             directory / BATCHES_DIR,
             STATE_DIR / self.run_id,
@@ -235,7 +242,7 @@ class Job:
         runtime.start_clients()
         # Whoever talks to the server: where there are edges, no client does.
         clients = [pod.name for pod in runtime.edges or runtime.clients]
-        waiting, still = Waiting(clients, time.monotonic()), Still(clients)
+        waiting, stalls = Waiting(clients, time.monotonic()), self._stalls(runtime, clients)
         agent.watch(_processes(runtime))
         log = GrowingLog(_log(runtime, runtime.server))
         starts: dict[Any, int] = {}
@@ -250,7 +257,7 @@ class Job:
                 self._look_at_topology(agent, runtime)
             for event in events:
                 waiting.take(event)
-                still.take(event)
+                stalls.take(event)
                 number = event.get("round")
                 if event["event"] == "round_start":
                     starts[number] = event["time_monotonic_ns"]
@@ -271,10 +278,21 @@ class Job:
             if time.monotonic() > next_sample:
                 self.clock_samples.append(dataclasses.asdict(take_sample()))
                 next_sample += _CLOCK_SAMPLE_S
-                if (found := still.overdue(time.monotonic(), activity_of(_processes(runtime)))) is not None:
-                    self.progress.note(still_words(*found))
+            if (stall := stalls.overdue(time.monotonic())) is not None:
+                self.progress.note(stall_words(stall))
             time.sleep(_POLL_S)
+        self.meta["stalls"] = [stall.as_dict() for stall in stalls.found]
         self.progress.done(plural(len(starts), "round"))
+
+    def _stalls(self, runtime: Runtime, clients: list[str]) -> RunStalls:
+        return RunStalls(
+            runtime.server.name,
+            clients,
+            lambda: look(_workload_pods(runtime), _processes(runtime)),
+            since_s=time.monotonic(),
+            after_s=self.spec.stall_after_s,
+            deadline_s=runtime.facts().get("round_deadline_s"),
+        )
 
     def _look_at_topology(self, agent: Agent, runtime: Runtime) -> None:
         """Until every client has been seen to be connected: often before round 1, then round by round."""

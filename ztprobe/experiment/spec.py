@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ztprobe.experiment.names import Experiment
-from ztprobe.experiment.request import TraceRequest
+from ztprobe.experiment.request import STALL_AFTER_S, TraceRequest
 from ztprobe.profile.model import Profile
 from ztprobe.runtime.interface import Runtime, WorkloadOptions
 
@@ -27,6 +27,7 @@ class RunSpec:
     probes: bool = True  # False: nothing is seen of it, so that somebody else may look
     limit_s: float | None = None  # how long the rounds may take; None: as long as they take
     wait_for_quiet_s: float | None = None  # how long to wait for others to leave the CPUs
+    stall_after_s: float = STALL_AFTER_S
 
 
 class Interference(Protocol):
@@ -73,4 +74,5 @@ def spec_of(
         offloads=offloads,
         limit_s=limit_s,
         wait_for_quiet_s=request.wait_for_quiet_s,
+        stall_after_s=request.stall_after_s,
     )

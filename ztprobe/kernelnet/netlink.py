@@ -1,4 +1,4 @@
-"""The one door to pyroute2: rtnetlink inside any network namespace.
+"""The one door to pyroute2: rtnetlink and sock_diag inside any network namespace.
 
 ``setns`` plus a plain ``IPRoute`` costs 0.7 ms a namespace, where pyroute2's own
 ``NetNS`` object (a process of its own) costs 7 ms.
@@ -16,7 +16,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from ztprobe.kernelnet.netns import entered
 
-__all__ = ("IPRoute", "NetlinkError", "create_netns", "netlink", "remove_netns", "socket_diagnosis")
+__all__ = ("DiagSocket", "IPRoute", "NetlinkError", "create_netns", "netlink", "remove_netns", "sock_diag")
 
 
 @contextmanager
@@ -34,15 +34,14 @@ def netlink(netns: Path | None = None) -> Iterator[IPRoute]:
 
 
 @contextmanager
-def socket_diagnosis(netns: Path | None = None) -> Iterator[DiagSocket]:
-    """A socket that asks the kernel for the sockets of ``netns`` (sock_diag(7)), closed on exit."""
+def sock_diag(netns: Path | None = None) -> Iterator[DiagSocket]:
+    """A socket that tells of other sockets inside ``netns``, closed on exit. :raises OSError: it is gone."""
     with entered(netns):
-        diagnosis = DiagSocket()
-        diagnosis.bind()
+        diag = DiagSocket()
     try:
-        yield diagnosis
+        yield diag
     finally:
-        diagnosis.close()
+        diag.close()
 
 
 def create_netns(name: str) -> Path:

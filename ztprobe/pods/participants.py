@@ -67,6 +67,8 @@ class Participant:
 
 
 _MOST_COMMAND = 512
+_PROXIES = frozenset(("haproxy", "envoy", "linkerd2-proxy", "nginx", "traefik", "ztunnel"))
+_NO_APPLICATIONS = frozenset(("dnsmasq", "linkerd-await", "pause", "pilot-agent"))
 
 
 class Participants:
@@ -93,6 +95,18 @@ class Participants:
     def server(self) -> Participant:
         """:raises LookupError: it has not been found."""
         return next(one for one in self._by_root.values() if one.role == "server")
+
+    def is_sidecar(self, pid: int) -> bool:
+        """Whether a process is a proxy beside its participant's application.
+
+        By its program's name, and because the participant has others: one that is a proxy alone is itself
+        what takes part.
+        """
+        process, participant = self._table.get(pid), self.of(pid)
+        if process is None or participant is None or process.program not in _PROXIES:
+            return False
+        programs = {one.program for each in participant.running if (one := self._table.get(each.pid))}
+        return bool(programs - _PROXIES - _NO_APPLICATIONS)
 
     def of(self, pid: int) -> Participant | None:
         """Whose process that is; None: nobody's."""

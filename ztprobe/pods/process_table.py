@@ -32,6 +32,11 @@ class OneProcess:
     cgroups: tuple[str, ...]
     netns_inode: int  # 0: it may not be looked at
 
+    @property
+    def program(self) -> str:
+        """The name of what it runs, as its command line has it."""
+        return self.command.partition(" ")[0].rpartition("/")[2]
+
 
 class ProcessTable:
     """Every process by its pid, as of the last `look`."""

@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import mmap
 import os
-import struct
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -34,7 +33,8 @@ from ztprobe.probes.maps import (
     read_open_turns,
     read_pairs,
 )
-from ztprobe.probes.offsets import OFFSETS
+from ztprobe.probes.offsets import OFFSETS, offset_flags
+from ztprobe.probes.program_info import ProgramInfo
 from ztprobe.probes.system_calls import system_call_flags
 from ztprobe.probes.tracing import attach_kprobe, attach_tracing_program
 
@@ -50,7 +50,8 @@ _COUNTER_SLOTS = 16  # COUNTER_SLOTS of maps.h
 
 # Concatenated rather than included: BCC rewrites map accesses in the main file only.
 _SOURCES = (
-    *("headers.h", "maps.h", "rings.h", "turns.h", "connections.h", "heads.c", "sender.c", "sendlog.c"),
+    *("kernel.h", "headers.h", "maps.h", "rings.h", "turns.h", "connections.h", "heads.c"),
+    *("sender.c", "sendlog.c"),
     *("edges.c", "sockets.c", "lifecycle.c", "sched.c", "processes.c"),
 )
 
@@ -128,8 +129,7 @@ class KernelProbes:
         self._loaded: Loaded | None = None
         self._libbpf = ctypes.CDLL("libbpf.so.1", use_errno=True)
         self._stats_fd = -1
-        self._info_offsets: dict[str, int] = {}
-        self._info_bytes = 0
+        self._info: ProgramInfo | None = None
         self._tracepoint_ids: dict[str, int] = {}
         self._fds: list[int] = []
         self._processes: dict[int, int] = {}  # the words of `processes` that are not 0
@@ -148,9 +148,7 @@ class KernelProbes:
                 flags.append("-DHAVE_TCX")
             prefix = "SKB_DROP_REASON_"
             self.reason_names = {k: v.removeprefix(prefix) for k, v in btf.enum("skb_drop_reason").items()}
-            self._info_bytes = btf.size("bpf_prog_info")
-            for name in ("run_time_ns", "run_cnt", "recursion_misses"):
-                self._info_offsets[name] = btf.offset(f"bpf_prog_info.{name}")
+            self._info = ProgramInfo(btf, self._libbpf)
             self._has_sock_length = btf.has("btf_trace_sock_recv_length")
             for _, tracepoint in self._tracepoints():
                 try:
@@ -180,11 +178,7 @@ class KernelProbes:
         flags.append(f"-DFEW_PAGES={self.ring_size('connections') // mmap.PAGESIZE}")
         flags.append(f"-DCPUS={possible_cpus()}")
         flags += [f"-D{name.upper()}_ENTRIES={entries}" for name, entries in self._map_entries.items()]
-        for name, path in OFFSETS.items():
-            try:
-                flags.append(f"-DOFF_{name}={btf.offset(path)}")
-            except KeyError:
-                raise PreflightError(f"this kernel's BTF has no {path}, which the probes read") from None
+        flags += offset_flags(btf, OFFSETS)
         if self._attached:
             flags += ["-DWATCH_TURNS", *system_call_flags(btf)]
         if btf.has("btf_trace_sock_recv_length"):
@@ -304,12 +298,8 @@ class KernelProbes:
 
     def read_costs(self) -> list[ProgramCost]:
         """Runs, run time and recursion misses of every program so far."""
-        info = ctypes.create_string_buffer(self._info_bytes)
         for cost in self.costs:
-            ctypes.memset(info, 0, self._info_bytes)
-            length = ctypes.c_uint32(self._info_bytes)
-            if self._libbpf.bpf_obj_get_info_by_fd(cost.fd, info, ctypes.byref(length)) == 0:
-                read = {n: struct.unpack_from("<Q", info, o)[0] for n, o in self._info_offsets.items()}
+            if self._info is not None and (read := self._info.read(cost.fd)) is not None:
                 cost.run_count, cost.run_time_ns = read["run_cnt"], read["run_time_ns"]
                 cost.recursion_missed = read["recursion_misses"]
         return self.costs

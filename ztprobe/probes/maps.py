@@ -6,9 +6,12 @@ Tables are BCC's, by the names of ``ebpf/maps.h``.
 from __future__ import annotations
 
 import ctypes
+import errno
 import functools
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ztprobe.events.kinds import EventKind
 from ztprobe.events.layout import enums, structs
@@ -20,6 +23,7 @@ __all__ = (
     "read_open_loads",
     "read_open_turns",
     "read_pairs",
+    "read_whole",
 )
 
 _LOOPBACK_NET = 127  # lowest byte of an address in network order, read little-endian
@@ -42,6 +46,37 @@ def offer_numbers(libbpf: Any, stack_fd: int, count: int) -> None:
     # The lowest last: a stack gives it first, so that few connections touch little memory.
     for number.value in range(count, 0, -1):
         libbpf.bpf_map_update_elem(stack_fd, None, ctypes.byref(number), 0)
+
+
+def read_whole(
+    libbpf: Any, fd: int, key_type: np.dtype[np.void], value_type: np.dtype[np.void], most: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """All keys and values of a hash map, by few system calls (BPF_MAP_LOOKUP_BATCH, Linux 5.6).
+
+    :param libbpf: libbpf.so.1.
+    :param most: entries that it can have.
+    """
+    keys, values = np.zeros(most, key_type), np.zeros(most, value_type)
+    position, taken = ctypes.create_string_buffer(max(key_type.itemsize, 8)), 0
+    count, first = ctypes.c_uint32(), True
+    while taken < most:
+        count.value = most - taken
+        failed = libbpf.bpf_map_lookup_batch(
+            ctypes.c_int(fd),
+            None if first else position,
+            position,
+            ctypes.c_void_p(keys.ctypes.data + taken * key_type.itemsize),
+            ctypes.c_void_p(values.ctypes.data + taken * value_type.itemsize),
+            ctypes.byref(count),
+            None,
+        )
+        if failed == -errno.ENOENT:  # that was the last batch
+            taken += count.value
+            break
+        if failed < 0:
+            break  # entries come and go so fast that a bucket grew: the rest is read the next time
+        taken, first = taken + count.value, False
+    return keys[:taken], values[:taken]
 
 
 def read_pairs(bpf: Any) -> dict[tuple[int, int], int]:
@@ -102,6 +137,8 @@ def read_open_loads(bpf: Any) -> list[dict[str, int]]:
             "ts_ns": loading.last_ns,
             "first_ns": loading.first_ns,
             "opens": loading.opens,
+            "own_opens": loading.own_opens,
+            "own_ns": loading.own_ns,
             "tgid": tgid.value,
             "tid": loading.tid,
             "kind": EventKind.MODULE_LOAD,

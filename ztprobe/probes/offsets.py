@@ -1,9 +1,15 @@
-"""The members of the kernel's structs that the programs read; where they stand, its BTF tells."""
+"""Where the members are that the programs read, for the compiler: from the running kernel's BTF."""
 
-__all__ = ("OFFSETS",)
+from __future__ import annotations
 
-# -D OFF_NAME -> the member
-OFFSETS: dict[str, str] = {
+from collections.abc import Iterable
+
+from ztprobe.errors import PreflightError
+from ztprobe.probes.btf import Btf
+
+__all__ = ("OFFSETS", "offset_flags")
+
+OFFSETS = {
     "SOCK_NET": "sock_common.skc_net.net",
     "SOCK_FAMILY": "sock_common.skc_family",
     "SOCK_STATE": "sock_common.skc_state",
@@ -20,6 +26,9 @@ OFFSETS: dict[str, str] = {
     "SKB_SK": "sk_buff.sk",
     "SKB_CB": "sk_buff.cb",
     "SKB_HEAD": "sk_buff.head",
+    "SKB_DATA": "sk_buff.data",
+    "SKB_LEN": "sk_buff.len",
+    "SKB_PROTOCOL": "sk_buff.protocol",
     "SKB_TAIL": "sk_buff.tail",
     "SKB_IIF": "sk_buff.skb_iif",
     "SKB_NETWORK_HEADER": "sk_buff.network_header",
@@ -53,3 +62,14 @@ OFFSETS: dict[str, str] = {
     "CFS_RQ_RQ": "cfs_rq.rq",
     "RQ_CLOCK": "rq.clock",
 }
+
+
+def offset_flags(btf: Btf, names: Iterable[str]) -> list[str]:
+    """``-D OFF_NAME=BYTES`` of some of `OFFSETS`. :raises PreflightError: this kernel has no such member."""
+    flags = []
+    for name in names:
+        try:
+            flags.append(f"-DOFF_{name}={btf.offset(OFFSETS[name])}")
+        except KeyError:
+            raise PreflightError(f"this kernel's BTF has no {OFFSETS[name]}, which the probes read") from None
+    return flags

@@ -19,6 +19,7 @@ LOSS_CHANNELS = (
     "reader_behind",
     "parse_failure",
     "unknown_pod",
+    "queue_full",
 )
 
 _TEXT = {"type": "string"}
@@ -314,6 +315,21 @@ _SCHEMA: dict[str, Any] = {
         "table_rows": {"type": "object", "additionalProperties": _COUNT},
         "events_seen": _COUNT,
         "events_unread": _COUNT,
+        "stalls": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["at_ns", "since_ns", "round", "waiting", "waits_for", "words"],
+                "properties": {
+                    "at_ns": _COUNT,
+                    "since_ns": _COUNT,
+                    "round": {"type": ["integer", "null"], "minimum": 0},
+                    "waiting": _TEXT,
+                    "waits_for": {"type": "array", "items": _TEXT},
+                    "words": _TEXT,
+                },
+            },
+        },
         "emulation": {
             "type": "object",
             "required": ["profile", "backend", "requested", "measured"],

@@ -23,6 +23,7 @@ from ztprobe import paths, policy
 from ztprobe.documents.problem import shown
 from ztprobe.errors import PreflightError, UsageError, WorkloadError
 from ztprobe.kernelnet.sockets import tcp_sockets
+from ztprobe.pods.in_force import publish_objects
 from ztprobe.pods.local import LocalPods
 from ztprobe.pods.model import Pod
 from ztprobe.process.interrupts import shielded
@@ -55,8 +56,7 @@ _PACKAGES = {"haproxy": "haproxy", "dnsmasq": "dnsmasq-base", "nft": "nftables"}
 class LocalRuntime:
     """`ztprobe.runtime.interface.Runtime` on this machine.
 
-    Call everything from one thread that lives as long as the run: the processes
-    started here die with the thread that started them.
+    Call everything from one thread that lives as long as the run: processes started here die with it.
     """
 
     def __init__(
@@ -163,8 +163,7 @@ class LocalRuntime:
             self._log_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise PreflightError(f"{self._log_dir} cannot be written: {error.strerror}") from error
-        # Interrupted between two steps it would be undone; within one (a namespace is made by a
-        # helper process) something could appear after that.
+        # Interrupted within a step (a helper process makes a namespace) something could appear afterwards.
         with shielded():
             journal = self._journal = Journal(self._run_id)
             journal.cgroups(self._tree.tops)
@@ -179,6 +178,7 @@ class LocalRuntime:
             transport.choose(journal, [pod.netns for pod in self._pods.values()], self._congestion_control)
             self._start_dns(self._containers)
             journal.pods(self.pods, self._log_dir)
+            publish_objects(journal.directory, self._workload.namespace_objects)
 
     def _preflight(self) -> None:
         if os.geteuid() != 0:
@@ -249,6 +249,7 @@ class LocalRuntime:
         """
         if self._workload.policies:
             firewall.load(self.node_netns, policy.to_nft(self._rules))
+            publish_objects(paths.STATE_DIR / self._run_id, self._workload.policy_objects)
         if not self._mtls:
             return
         self._issue_certificates()
@@ -367,6 +368,7 @@ class LocalRuntime:
                 f"{p.name}/{c.name}": c.memory_limit_bytes for p in self._workload.pods for c in p.containers
             },
             "cpu_limits": "applied" if self._cpu_limits else "off: throttling would distort the rounds",
+            "round_deadline_s": self._workload.round_deadline_s,
             "workload_warm_up_s": self._up().warm_up_s,
             "manifests_not_applied": list(self._workload.not_applied),
         }

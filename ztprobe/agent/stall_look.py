@@ -1,0 +1,84 @@
+"""One look at a deployment: what its connections and processes have done so far, and how they stand.
+
+What follows from two looks is `ztprobe.agent.stalls`' business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ztprobe.kernelnet.netns import entered
+from ztprobe.kernelnet.tcp_ends import TcpEnd, tcp_ends
+from ztprobe.pods.model import Pod
+from ztprobe.pods.source import Processes
+
+__all__ = ("Look", "ProcessLook", "look")
+
+_SYSCTLS = Path("/proc/sys/net/ipv4")
+_TCP_LIMITS = ("tcp_syn_retries", "tcp_retries2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessLook:
+    """A process of a pod."""
+
+    container: str
+    cpu_s: float  # so far
+    state: str  # R, S, D, T, t, Z: as proc(5) has them
+    started_s: float  # CLOCK_MONOTONIC, as far as clock ticks tell
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """Everything at one moment."""
+
+    at_s: float  # CLOCK_MONOTONIC
+    addresses: Mapping[str, str]  # address -> pod
+    ends: Mapping[str, tuple[TcpEnd, ...]]  # pod -> its ends; a pod whose namespace is gone is not there
+    processes: Mapping[str, Mapping[int, ProcessLook]]  # pod -> pid -> process
+    limits: Mapping[str, Mapping[str, int]]  # pod -> how often TCP repeats before it gives up
+
+
+def look(pods: Iterable[Pod], processes: Processes) -> Look:
+    """Look now. Takes about a millisecond a pod."""
+    pods = list(pods)
+    ends: dict[str, tuple[TcpEnd, ...]] = {}
+    limits: dict[str, dict[str, int]] = {}
+    for pod in pods:
+        with contextlib.suppress(OSError):  # it has ended
+            ends[pod.name] = tuple(tcp_ends(pod.netns))
+            limits[pod.name] = _limits(pod.netns)
+    running: dict[str, dict[int, ProcessLook]] = {pod.name: {} for pod in pods}
+    for pid, (pod_name, container) in processes.items():
+        with contextlib.suppress(OSError, ValueError):  # it has ended
+            running.setdefault(pod_name, {})[pid] = _process(pid, container)
+    return Look(
+        at_s=time.monotonic(),
+        addresses={pod.address: pod.name for pod in pods},
+        ends=ends,
+        processes=running,
+        limits=limits,
+    )
+
+
+def _process(pid: int, container: str) -> ProcessLook:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    ticks = os.sysconf("SC_CLK_TCK")
+    # In ticks since boot; CLOCK_BOOTTIME runs on where CLOCK_MONOTONIC stands while a machine sleeps.
+    since_boot_s = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / ticks
+    return ProcessLook(
+        container=container,
+        cpu_s=(int(fields[11]) + int(fields[12])) / ticks,
+        state=fields[0],
+        started_s=time.monotonic() - since_boot_s,
+    )
+
+
+def _limits(netns: Path) -> dict[str, int]:
+    with entered(netns):
+        return {name: int((_SYSCTLS / name).read_text()) for name in _TCP_LIMITS}

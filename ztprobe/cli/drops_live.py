@@ -1,0 +1,265 @@
+"""``ztprobe drops`` without RUN: packets that pods which run now lose, as they are lost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ztprobe.cli.drops_pods import FilterCounts, LiveRequest, WatchedPods
+from ztprobe.cli.output import say
+from ztprobe.errors import PreflightError, UsageError
+from ztprobe.printable import escape_json, printable_lines
+from ztprobe.process.interrupts import Interrupted
+
+if TYPE_CHECKING:
+    from analysis.results.dropped import DropBurst
+    from analysis.results.dropped_live import LiveDrop
+    from analysis.results.dropped_pcapng import DropWriter
+    from ztprobe.probes.drop_watch import DropWatch
+
+__all__ = ("LiveRequest", "watch_drops")
+
+_WAIT_S = 0.05
+_BATCH_S = 0.02  # after packets came: more of them together
+_LOOK_S = 0.25  # for pods that come and go
+_MOST_AT_ONCE = 5_000  # records in one go: more than so many kinds at once are counted alone
+_FEW = 6
+_CTRL_C = 130
+
+
+def watch_drops(request: LiveRequest) -> None:
+    """Print drops until the time is over or Ctrl-C.
+
+    :raises ZtprobeError: no pods run, or this machine does not let us watch them.
+    """
+    from ztprobe.probes.drop_watch import DropWatch
+
+    if os.geteuid() != 0:
+        raise PreflightError("watching what a kernel drops needs root: run it with sudo")
+    there = WatchedPods(request)
+    there.look()
+    there.check()
+    with DropWatch() as watch, _Told(request) as told:
+        watch.load()
+        _check_reasons(request.reasons, watch)
+        _Watching(request, watch, there, told).until_over()
+        told.publish()
+
+
+def _check_reasons(reasons: Iterable[str], watch: DropWatch) -> None:
+    import difflib
+
+    names = set(watch.reason_names.values())
+    for reason in reasons:
+        if reason not in names:
+            near = difflib.get_close_matches(reason.upper(), names, n=3, cutoff=0.4)
+            raise UsageError(
+                f"--reason {reason}: this kernel drops for no such reason; near: {', '.join(near) or 'none'}"
+            )
+
+
+class _Told:
+    # Where lines and packets go.
+
+    def __init__(self, request: LiveRequest) -> None:
+        self._request = request
+        self._open = contextlib.ExitStack()
+        self._writer: DropWriter | None = None
+        self._written: Path | None = None
+        self.several_runs = False
+
+    def __enter__(self) -> _Told:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def packet(self, drop: LiveDrop) -> None:
+        """Into the file, if there is to be one."""
+        from analysis.results.dropped_pcapng import DropWriter, is_writable
+        from ztprobe.rundir.temporary import scratch
+
+        if self._request.pcap is None or drop.is_counted or not is_writable(drop.packet):
+            return
+        if self._writer is None:
+            self._written = self._open.enter_context(scratch()) / "drops.pcapng"
+            self._writer = self._open.enter_context(DropWriter(self._written))
+        self._writer.write(drop.packet)
+
+    def burst(self, burst: DropBurst) -> None:
+        """As a line, or as JSON on one line."""
+        from analysis.results.dropped_text import burst_dict, burst_lines
+
+        if self._request.as_json:
+            value = {"run": burst.run, **burst_dict(burst)}
+            click.echo(escape_json(json.dumps(value, ensure_ascii=False, separators=(",", ":"))))
+            return
+        lines = list(burst_lines([burst]))
+        say("\n".join([f"{burst.run}  {lines[0]}" if self.several_runs else lines[0], *lines[1:]]))
+
+    def summary(self, text: str) -> None:
+        """A last line, out of the way of a program that reads."""
+        click.echo(printable_lines(text), err=self._request.as_json)
+
+    def publish(self) -> None:
+        """Put the file where it was asked for. :raises RunDirError: it cannot be written."""
+        from ztprobe.rundir.store import write_atomically
+
+        if self._request.pcap is None:
+            return
+        if self._writer is None or self._written is None:
+            self.summary(f"not written: {self._request.pcap}: no dropped IP packet was seen whole")
+            return
+        packets = self._writer.packets
+        self._writer.close()
+        write_atomically(self._request.pcap, self._written.read_bytes())
+        self.summary(f"written: {self._request.pcap}, the first bytes of {packets} packets")
+
+
+@dataclass(kw_only=True)
+class _Totals:
+    packets: int = 0  # that were asked for
+    normal: int = 0  # ... and are part of normal work
+    others: int = 0
+    kinds: set[bytes] = field(default_factory=set)
+    untold: int = 0  # records that were too many to look at
+
+
+class _Watching:
+    def __init__(self, request: LiveRequest, watch: DropWatch, there: WatchedPods, told: _Told) -> None:
+        from analysis.results.dropped_live import DropDecoder, DropLines
+        from ztprobe.probes.kallsyms import Kallsyms
+
+        self._request, self._watch, self._there, self._told = request, watch, there, told
+        symbols = Kallsyms()
+        symbols.name_of(1)  # read now, not when the first packet is dropped
+        self._decoder = DropDecoder(
+            watch.kind_type, watch.reason_names, symbols.name_of, time.time_ns() - time.monotonic_ns()
+        )
+        self._lines = DropLines()
+        self._totals = _Totals()
+        self._watched: set[int] = set()
+        self._filters = FilterCounts()
+        self._differences: dict[str, tuple[int, int]] = {}
+
+    def until_over(self) -> None:
+        """Until the time is over, or somebody ends it."""
+        self._renew()
+        self._watch.start()
+        self._filters.look(self._there.pods)
+        self._announce()
+        started_s = time.monotonic()
+        interrupt: Interrupted | None = None
+        try:
+            self._loop(started_s)
+        except Interrupted as ended:
+            interrupt = ended
+        self._differences = self._filters.differences()  # first: what comes later may be seen, not counted
+        self._watch.stop()
+        self._take(last=True)
+        for burst in self._lines.rest():
+            self._told.burst(burst)
+        self._told.summary(self._summary(time.monotonic() - started_s))
+        if interrupt is not None and interrupt.exit_code != _CTRL_C:
+            self._told.publish()
+            raise interrupt
+
+    def _loop(self, started_s: float) -> None:
+        seconds, looked_s = self._request.seconds, started_s
+        while seconds is None or time.monotonic() - started_s < seconds:
+            self._watch.wait(_WAIT_S)
+            came = self._take()
+            for burst in self._lines.over(time.monotonic_ns()):
+                self._told.burst(burst)
+            if time.monotonic() - looked_s > _LOOK_S:
+                looked_s = time.monotonic()
+                before = self._there.pods
+                if self._there.look():
+                    self._renew()
+                    self._filters.look(self._there.pods)
+                    if self._there.pods != before:
+                        self._announce()
+            if came:
+                time.sleep(_BATCH_S)
+
+    def _renew(self) -> None:
+        wanted = {inode for one in self._there.deployments for inode in one.places}
+        for inode in self._watched - wanted:
+            self._watch.forget(inode)
+        for inode in wanted - self._watched:
+            self._watch.watch(inode)
+        self._watched = wanted
+        self._decoder.know(self._there.deployments)
+        self._told.several_runs = len(self._there.deployments) > 1
+
+    def _announce(self) -> None:
+        names = [pod.name for pod in self._there.pods]
+        some = ", ".join(names[:_FEW]) + (f" and {len(names) - _FEW} more" if len(names) > _FEW else "")
+        runs = ", ".join(one.name for one in self._there.deployments)
+        what = f"watching run {runs}: {some}" if names else "no pods are running: waiting for some"
+        until = f"for {self._request.seconds:g} s" if self._request.seconds is not None else "Ctrl-C ends it"
+        click.echo(printable_lines(f"{what}; {until}"), err=True)
+
+    def _take(self, *, last: bool = False) -> bool:
+        rows, counted = self._watch.read(last=last)
+        self._totals.untold += max(0, len(rows) - _MOST_AT_ONCE)
+        for drop in self._decoder.records(rows[:_MOST_AT_ONCE]):
+            self._one(drop)
+        for each in counted:
+            more = self._decoder.counted(each.kind, each.packets, each.payload_bytes, each.last_ns)
+            if more is not None:
+                self._one(more)
+        return bool(len(rows) or counted)
+
+    def _one(self, drop: LiveDrop) -> None:
+        if drop.packet.pod == "node" and drop.packet.reason == "NETFILTER_DROP":
+            self._filters.seen[drop.deployment] = self._filters.seen.get(drop.deployment, 0) + drop.packets
+        if not self._is_asked_for(drop):
+            self._totals.others += drop.packets
+            return
+        self._totals.packets += drop.packets
+        self._totals.normal += drop.packets if drop.packet.noise else 0
+        self._totals.kinds.add(drop.kind)
+        self._told.packet(drop)
+        burst = self._lines.take(drop)
+        if burst is not None:
+            self._told.burst(burst)
+
+    def _is_asked_for(self, drop: LiveDrop) -> bool:
+        request, packet = self._request, drop.packet
+        ends = {packet.pod, packet.source, packet.target}
+        if self._there.selects and not any((drop.deployment, end) in self._there.chosen for end in ends):
+            return False
+        if request.pods and ends.isdisjoint(request.pods):
+            return False
+        if request.reasons and packet.reason not in request.reasons:
+            return False
+        return request.matching is None or request.matching.matches(packet.head)
+
+    def _summary(self, lasted_s: float) -> str:
+        from analysis.report.wording import plural
+
+        account, totals = self._watch.account(), self._totals
+        said = [f"{plural(totals.packets, 'dropped packet')} in {lasted_s:.1f} s"]
+        if totals.packets:
+            said[0] += f", of {plural(len(totals.kinds), 'kind')}"
+        said += [f"{totals.normal} of them part of normal work"] if totals.normal else []
+        said += [f"{totals.others} others not asked for"] if totals.others else []
+        unplaced = account.uncounted + totals.untold
+        said += [f"{unplaced} more of too many kinds to tell apart"] if unplaced else []
+        for run, (own, more) in self._differences.items():
+            if more > 0:
+                said.append(f"the packet filter of run {run} counted {own} drops, {more} more than were seen")
+        if account.missed_runs:
+            said.append(
+                f"up to {account.missed_runs} not seen: the kernel left out that many runs of the probe"
+            )
+        return "; ".join(said)
