@@ -8,8 +8,9 @@ would have to ask next. A message in parts is a hop like any other.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from analysis.flows.processes import Process
@@ -74,6 +75,7 @@ class Talk:
     """Everything that was said between two groups of processes, in the order of time."""
 
     exchanges: Sequence[Exchange]
+    _polls: dict[frozenset[Process], list[Exchange]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def between(
@@ -147,22 +149,29 @@ class Talk:
 
     def polls(self, speakers: frozenset[Process]) -> list[Exchange]:
         """The small requests of one kind that these processes make again and again, each by itself."""
+        if speakers not in self._polls:
+            self._polls[speakers] = self._find_polls(speakers)
+        return self._polls[speakers]
+
+    def _find_polls(self, speakers: frozenset[Process]) -> list[Exchange]:
         asked = [one for one in self.exchanges if one.request is not None and one.request.speaker in speakers]
-        alone = [
-            one
+        alone = Counter(
+            one.request.bytes
             for before, one, later in zip([None, *asked], asked, [*asked[1:], None], strict=False)
-            if not one.is_large
+            if one.request is not None
+            and not one.is_large
             and (before is None or one.begun_ns - before.over_ns >= _ALONE_NS)
             and (later is None or later.begun_ns - one.over_ns >= _ALONE_NS)
-        ]
-        sizes = [one.request.bytes for one in alone if one.request is not None]
-        usual = max(
-            sizes,
-            key=lambda size: (sum(abs(size - other) <= SAME_KIND_BYTES for other in sizes), size),
-            default=None,
         )
-        if usual is None:
+        if not alone:
             return []
+        usual = max(
+            alone,
+            key=lambda size: (
+                sum(count for other, count in alone.items() if abs(size - other) <= SAME_KIND_BYTES),
+                size,
+            ),
+        )
         first = [
             one
             for before, one in zip([None, *asked], asked, strict=False)

@@ -26,6 +26,9 @@ __all__ = ("LARGE_BYTES", "Channel", "Turn", "channels_of", "place_arrivals", "r
 # agree).
 LARGE_BYTES = 8192
 
+# Pings, window updates and settings of HTTP/2 are no turns, and cut none in two: a few frames of 13 or 17
+# bytes, in a record of TLS where there is any. The shortest request that says anything has more.
+_CONTROL_BYTES = 48
 # Silence between turns in one direction with nothing said in the other: what is sent again after a loss comes
 # later than the probes wait.
 _SAME_TURN_NS = 2_000_000_000
@@ -129,7 +132,8 @@ def channels_of(tables: Mapping[str, pd.DataFrame], processes: Processes) -> lis
         channel = Channel(key, opened.get(key, 0))
         for end, peer in ((one, other), (other, one)):
             channel.turns += _turns(by_end.get(end, []), whose[end], whose[peer], end == first, key)
-        channel.turns = _joined(sorted(channel.turns, key=lambda turn: turn.first_ns))
+        told = (turn for turn in channel.turns if turn.bytes > _CONTROL_BYTES)
+        channel.turns = _joined(sorted(told, key=lambda turn: turn.first_ns))
         if channel.turns:
             channels.append(channel)
     return channels

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from analysis.flows.copies import Copy, Phase, copies_of
 from analysis.flows.hops import SAME_KIND_BYTES, Talk, hop_segments
 from analysis.flows.processes import Process, Processes
 from analysis.flows.roles import Parts
@@ -21,21 +22,11 @@ __all__ = ("Phase", "Way", "Ways")
 # Silence of the server between two models after which it begins something new.
 _NEW_PHASE_NS = 2_000_000_000
 _WHOLE = 0.95  # of a message's bytes: headers and parts that differ
-_COPIES_DIFFER = 0.5
 # An answer that takes longer was held back until there was something to say.
 _LONG_POLL_NS = 200_000_000
 # Code is loaded with pauses, for what runs as it is imported.
 _LOADS_ON_NS = 1_000_000_000
 _NOTEWORTHY_NS = 20_000_000
-
-
-@dataclass(frozen=True)
-class Phase:
-    """From the moment at which the server has what it needs to the moment at which it sends the next."""
-
-    start_ns: int
-    end_ns: int
-    sent: tuple[Turn, ...]  # parts of the server's models
 
 
 @dataclass
@@ -52,14 +43,6 @@ class Way:
     imports: list[Interval] = field(default_factory=list)  # a task's process loaded code
     message_bytes: int = 0
     turns: list[Turn] = field(default_factory=list)  # large ones, for repairs
-
-
-@dataclass(frozen=True)
-class _Copy:
-    """A model as the hub received it."""
-
-    first_ns: int
-    had_ns: int
 
 
 class Ways:
@@ -120,7 +103,7 @@ class Ways:
             client: self._at_edge[client].large(self._edge, phase.sent[0].first_ns, phase.end_ns)
             for client in self.clients
         }
-        copies = self._copies(phase, pulled) if self._at_server is not None else {}
+        copies = copies_of(phase, pulled, self._at_edge) if self._at_server is not None else {}
         handed: dict[str, int] = {}
         for client, way in ways.items():
             handed_ns = self._to_edge(way, phase, pulled[client], copies.get(client))
@@ -133,47 +116,7 @@ class Ways:
                 way.base.insert(0, Segment(way.arrival_ns, phase.end_ns, "server"))
         return ways
 
-    def _copies(self, phase: Phase, pulled: dict[str, list[Turn]]) -> dict[str, _Copy]:
-        """Which of the models that the server put into the hub was which client's.
-
-        Where there is one for all, it is everybody's. Otherwise they are told apart by their number and their
-        order, and by what a client that asked in vain proves: its own was not there yet.
-        """
-        wanted = {client: sum(turn.bytes for turn in turns) for client, turns in pulled.items() if turns}
-        if not wanted:
-            return {}
-        one_bytes = sorted(wanted.values())[len(wanted) // 2]
-        total = sum(turn.bytes for turn in phase.sent)
-        count = max(1, round(total / one_bytes)) if total > one_bytes * (1 + _COPIES_DIFFER) else 1
-        copies: list[_Copy] = []
-        moved, first_ns = 0, phase.sent[0].first_ns
-        for number, turn in enumerate(phase.sent):
-            moved += turn.bytes
-            if moved >= (len(copies) + 1) * total / count * 0.98 or number == len(phase.sent) - 1:
-                had_ns = max(one.had_ns for one in phase.sent[: number + 1])
-                copies.append(_Copy(first_ns, had_ns))
-                if number + 1 < len(phase.sent):
-                    first_ns = phase.sent[number + 1].first_ns
-        if count == 1:
-            return dict.fromkeys(wanted, copies[-1])
-        found: dict[str, _Copy] = {}
-        free = list(copies)
-        for client in sorted(wanted, key=lambda client: pulled[client][0].first_ns):
-            first = pulled[client][0]
-            began_ns = self._at_edge[client].fetch_began_ns(first, phase.sent[0].first_ns)
-            in_vain = [
-                exchange.request.arrived_ns
-                for exchange in self._at_edge[client].within(phase.sent[0].first_ns, began_ns)
-                if exchange.request is not None
-            ]
-            lower_ns = in_vain[-1] if in_vain else 0
-            fits = [copy for copy in free if lower_ns <= copy.had_ns <= first.first_ns] or free or copies
-            found[client] = fits[0]
-            if fits[0] in free:
-                free.remove(fits[0])
-        return found
-
-    def _to_edge(self, way: Way, phase: Phase, pulled: Sequence[Turn], copy: _Copy | None) -> int | None:
+    def _to_edge(self, way: Way, phase: Phase, pulled: Sequence[Turn], copy: Copy | None) -> int | None:
         """From the server's preparation to the hub's (or server's) receipt of the update; when that was."""
         talk, nodes = self._at_edge[way.client], self.parts.nodes[way.client]
         holder = "store_and_forward" if self.parts.hub is not None else "server"
@@ -362,7 +305,7 @@ class Ways:
         assert self._at_server is not None
         answered = [
             exchange
-            for exchange in self._at_server.exchanges_until(phase.end_ns)
+            for exchange in self._at_server.within(phase.start_ns, phase.end_ns)
             if exchange.request is not None
             and exchange.answer is not None
             and exchange.request.speaker == self.parts.server

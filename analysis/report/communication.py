@@ -48,17 +48,17 @@ def _seconds(nanoseconds: float) -> float:
     return round(nanoseconds / 1e9, 9)
 
 
-def communication_of(ledger: Ledger, counted: Sequence[RoundLedger]) -> dict[str, Any] | None:
-    """The report's ``communication``; None for a run of our own.
+def communication_of(ledger: Ledger, counted: Sequence[RoundLedger]) -> dict[str, Any]:
+    """The report's ``communication``; nothing for a run of our own.
 
     :param counted: the rounds that count.
     """
     flow = ledger.flow
     if flow is None:
-        return None
+        return {}
     rows = [_row(ledger, one, client) for one in ledger.rounds for client in one.clients]
     rounds = len(ledger.rounds)
-    return {
+    found = {
         "path": list(flow.path),
         "one_sided": flow.one_sided,
         "shares": _shares(counted),
@@ -78,6 +78,7 @@ def communication_of(ledger: Ledger, counted: Sequence[RoundLedger]) -> dict[str
         "older_connections": flow.older_connections,
         "timeouts": [dict(one) for one in flow.timeouts],
     }
+    return {"communication": found}
 
 
 def _parts(client: ClientRound) -> dict[str, int]:

@@ -140,10 +140,8 @@ def build_report(
         "cpu": sections.cpu(meta),
         **sections.memory(meta),
         **attachment_of(run),
+        **communication_of(ledger, counted),
     }
-    communication = communication_of(ledger, counted)
-    if communication is not None:
-        report["communication"] = communication
     workload = workload_of(run.rounds)
     if any(workload.values()):
         report["workload"] = workload

@@ -11,13 +11,13 @@ belongs to none.
 from __future__ import annotations
 
 import itertools
-from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from analysis.rounds.messages import Message, Transfer, messages_of
+from analysis.rounds.server_side import ServerSide
 
 __all__ = ("Exchange", "InferredRound", "exchanges_of", "infer_rounds")
 
@@ -31,15 +31,11 @@ _UNSEEN_NS = 25_000_000
 # What a server does behind the last message (aggregation, its own evaluation) shows only in what follows.
 # Where nothing does, the end is as uncertain as the longest such time, and as this at least.
 _OPEN_END_NS = 500_000_000
-# Models for several clients are put into a hub without a poll's pause between them.
-_RUN_NS = 1_000_000_000
 # Of all rounds: where so many have the same clients, a client's second exchange alone tells rounds apart.
 _SAME_CLIENTS_SHARE = 0.8
 # A round's models go out within this share of the round; where fewer do, clients come when they like.
 _AT_ONCE_SHARE = 0.2
 _SENT_AT_ONCE = 0.6
-# Of a server's turns towards its hub: what puts a model (or its names) there has more bytes than what polls.
-_MORE_THAN_POLLS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,23 +71,22 @@ def infer_rounds(transfers: Iterable[Transfer], at_server: Iterable[Transfer] = 
     groups = _rounds(exchanges)
     if not groups or _is_asynchronous(groups):
         return []
-    server = _ServerSide(at_server)
+    server = ServerSide(at_server)
     unanswered_first = _evaluates_first(groups, unanswered)
     begun = [
         _begun_ns(group, groups[i - 1] if i else None, unanswered, unanswered_first)
         for i, group in enumerate(groups)
     ]
-    starts, ends = [], []
-    for i, group in enumerate(groups):
-        before_ns = _over_ns(groups[i - 1], messages, begun[i]) if i else None
-        start_ns, floor_ns = server.refined(begun[i], before_ns)
+    starts = []
+    for i, begun_ns in enumerate(begun):
+        before_ns = _over_ns(groups[i - 1], messages, begun_ns) if i else None
+        start_ns, floor_ns = server.refined(begun_ns, before_ns)
         starts.append((start_ns, start_ns - floor_ns if floor_ns is not None else None))
-        ends.append(
-            server.last_answer_ns(
-                _over_ns(group, messages, begun[i + 1] if i + 1 < len(groups) else None),
-                begun[i + 1] if i + 1 < len(groups) else None,
-            )
-        )
+    following = [*(start_ns for start_ns, _ in starts[1:]), None]
+    ends = [
+        server.concluded(_over_ns(group, messages, next_ns), next_ns)
+        for group, next_ns in zip(groups, following, strict=True)
+    ]
     return _bounded(groups, starts, ends, unanswered)
 
 
@@ -202,69 +197,30 @@ def _over_ns(group: Sequence[Exchange], messages: Sequence[Message], next_ns: in
     return max([last_ns if next_ns is None else min(last_ns, next_ns), *ends])
 
 
-class _ServerSide:
-    """What a server said to its hub, and was answered."""
-
-    def __init__(self, transfers: Iterable[Transfer]) -> None:
-        ordered = sorted(transfers)
-        self._told, self._got = (
-            self._more([one for one in ordered if one.down == down]) for down in (True, False)
-        )
-
-    @staticmethod
-    def _more(transfers: Sequence[Transfer]) -> list[Transfer]:
-        if not transfers:
-            return []
-        limit = _MORE_THAN_POLLS * median(one.bytes for one in transfers)
-        return [one for one in transfers if one.bytes >= limit]
-
-    def refined(self, begun_ns: int, before_ns: int | None) -> tuple[int, int | None]:
-        """A round's start, and the last that was seen before it.
-
-        :param begun_ns: when clients saw it begin.
-        :param before_ns: when they saw the last of the round before; None: it is the first.
-        """
-        until = bisect_left(self._told, begun_ns, key=lambda one: one.first_ns)
-        told = [one for one in self._told[:until] if before_ns is None or one.first_ns >= before_ns]
-        if not told:
-            return begun_ns, before_ns
-        # Several clients' models are put there one after the other: the first of the last run of them.
-        start_ns = told[-1].first_ns
-        for one in reversed(told[:-1]):
-            if start_ns - one.last_ns > _RUN_NS:
-                break
-            start_ns = min(start_ns, one.first_ns)
-        got = [one.last_ns for one in self._got if one.last_ns <= start_ns]
-        return start_ns, max(before_ns, got[-1]) if got and before_ns is not None else before_ns
-
-    def last_answer_ns(self, over_ns: int, next_ns: int | None) -> int:
-        """The last result that the server was given, where that was after clients were done."""
-        return max([over_ns, *(one.last_ns for one in self._got if next_ns is None or one.last_ns < next_ns)])
-
-
 def _bounded(
     groups: Sequence[Sequence[Exchange]],
     starts: Sequence[tuple[int, int | None]],
-    ends: Sequence[int],
+    ends: Sequence[tuple[int, bool]],
     unanswered: Sequence[Message],
 ) -> list[InferredRound]:
-    between = [max(0, start_ns - over_ns) for (start_ns, _), over_ns in zip(starts[1:], ends, strict=False)]
+    between = [
+        max(0, start_ns - over_ns) for (start_ns, _), (over_ns, _) in zip(starts[1:], ends, strict=False)
+    ]
     usual_ns = int(median(between)) if between else 0
-    active_ns = median(over_ns - start_ns for (start_ns, _), over_ns in zip(starts, ends, strict=True))
+    active_ns = median(over_ns - start_ns for (start_ns, _), (over_ns, _) in zip(starts, ends, strict=True))
     longest_ns = max(_IDLE_NS, min(_IDLE_TIMES * usual_ns, int(_IDLE_ROUNDS * active_ns)))
     idle = [gap_ns > longest_ns for gap_ns in between]
+    open_end_ns = max(
+        [_OPEN_END_NS, *(gap_ns for gap_ns, is_idle in zip(between, idle, strict=True) if not is_idle)]
+    )
     rounds = []
     for i, group in enumerate(groups):
         start_ns, known_ns = starts[i]
         if i + 1 < len(groups) and not idle[i]:
             end_ns, end_uncertainty_ns = starts[i + 1][0], starts[i + 1][1]
         else:
-            end_ns, end_uncertainty_ns = (
-                ends[i],
-                max(
-                    [_OPEN_END_NS, *(gap for gap, is_idle in zip(between, idle, strict=True) if not is_idle)]
-                ),
-            )
+            end_ns, is_known = ends[i]
+            end_uncertainty_ns = _UNSEEN_NS if is_known else open_end_ns
         uncertain_ns = usual_ns if known_ns is None or (i and idle[i - 1]) else known_ns
         models = [model for model in unanswered if start_ns <= model.first_ns < end_ns]
         rounds.append(

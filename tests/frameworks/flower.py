@@ -75,6 +75,12 @@ class Flower:
     place: Place
 
     @property
+    def executor_pid(self) -> int | None:
+        """What starts the ServerApp where that is not the SuperLink itself (isolation ``process``)."""
+        process = self.started.started.get("superlink-exec")
+        return process.pid if process is not None else None
+
+    @property
     def clock_directory(self) -> Path:
         """Where the app notes its own clock."""
         return self.directory / "clock"

@@ -56,7 +56,11 @@ def run_of(
         flower.run_log.touch()
         options = ["--events-from", str(flower.run_log)] if log else []
         pids = [node.pid for node in flower.supernodes]
-        with traced(flower.superlink.pid, pids, out, *options):
+        server = flower.superlink.pid
+        if flower.executor_pid is not None:  # the ServerApp is no child of the SuperLink's
+            options += ["--hub", f"pid:{server}"]
+            server = flower.executor_pid
+        with traced(server, pids, out, *options):
             time.sleep(IDLE_S)
             job = flower.start_run(buffered=buffered, num_server_rounds=rounds, examples=96)
             flower.wait(job, timeout_s=60 * rounds)

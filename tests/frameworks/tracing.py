@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 __all__ = ("Truth", "traced", "truth_of")
 
 _ATTACHED_S = 60  # compiling the probes for the first time included
@@ -34,7 +36,7 @@ def traced(server: int, clients: Sequence[int], out: Path, *options: str) -> Ite
         _wait_until_attached(process, said)
         yield
     finally:
-        if process.poll() is None:
+        if psutil.pid_exists(server):  # otherwise the trace has ended by itself
             process.send_signal(signal.SIGINT)
         try:
             process.wait(timeout=120)

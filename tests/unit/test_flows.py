@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from jsonschema import Draft202012Validator
 
 from analysis.evidence.values import Endpoint, Wire
 from analysis.flows.hops import Exchange, Talk, hop_segments
-from analysis.flows.processes import Process
-from analysis.flows.turns import Turn
+from analysis.flows.processes import Process, Processes
+from analysis.flows.proxies import speak_for_applications
+from analysis.flows.roles import parts_of
+from analysis.flows.turns import Channel, Turn, channels_of
 from analysis.intervals import Segment, paint
 from analysis.load import Analysed, load_analysed
 from analysis.report.communication import communication_csv, communication_lines
@@ -155,6 +159,85 @@ def test_what_is_told_once_is_no_poll() -> None:
     assert reply is not None
     assert reply.begun_ns == 2_500 * MS
     assert found.reply(speakers, 3_500 * MS, 6_000 * MS) is None
+
+
+def between(speaker: Process, listener: Process, count: int = 1_000_000) -> Channel:
+    turn = dataclasses.replace(said(True, 0, 1, count), speaker=speaker, listener=listener)
+    answer = dataclasses.replace(said(False, 2, 3, count), speaker=listener, listener=speaker)
+    return Channel(KEY, 0, [turn, answer])
+
+
+def test_a_proxy_speaks_for_its_application() -> None:
+    server, client = Process(1, participant="server"), Process(2, participant="client-1")
+    proxies = Process(11, participant="server"), Process(12, participant="client-1")
+    channels = [between(server, proxies[0]), between(*proxies), between(proxies[1], client)]
+    roles = [{"name": one.participant, "role": one.participant[:6]} for one in (server, client)]
+    named = Processes({"participants": roles}, pd.DataFrame({"how": []}))
+    speak_for_applications(channels, frozenset((11, 12)))
+    parts = parts_of(named, channels)
+    assert (parts.server, parts.hub, parts.nodes) == (server, None, {"client-1": frozenset((client,))})
+    assert not parts.tasks["client-1"]
+
+
+def test_who_passes_messages_on_is_a_hub_and_a_process_beside_the_node_a_task() -> None:
+    server, hub = Process(1, participant="hub"), Process(2, participant="hub")
+    node, task = Process(3, participant="client-1"), Process(4, 5, 3, "client-1")
+    roles = [{"name": "hub", "role": "server"}, {"name": "client-1", "role": "client"}]
+    named = Processes({"participants": roles}, pd.DataFrame({"how": []}))
+    parts = parts_of(named, [between(server, hub), between(node, hub), between(task, node)])
+    assert (parts.server, parts.hub) == (server, hub)
+    assert parts.nodes == {"client-1": frozenset((node,))}
+    assert parts.tasks == {"client-1": frozenset((task,))}
+    with pytest.raises(ValueError, match="no message of 8192 bytes"):
+        parts_of(named, [between(node, hub, 100)])
+
+
+def test_window_updates_cut_no_message_in_two() -> None:
+    """Told by tables: 13 bytes back amid a message of 300 kB, on a connection older than the trace."""
+    ends = {"pod": "n", "local": "127.0.0.1", "local_port": 80, "remote": "127.0.0.1", "remote_port": 4000}
+    connections = pd.DataFrame([ends | {"connection": 7, "opened_ns": 0, "first_seq": 0, "ts_ns": 0}])
+    spoken = [("rx", 0, 100), ("tx", 0, 150_000), ("rx", 100, 113), ("tx", 150_000, 300_000)]
+    turns = pd.DataFrame(
+        [
+            {
+                "connection": 7,
+                "pod": "n",
+                "hook": "lo",
+                "direction": direction,
+                "tgid": 0,
+                "first_ns": number * MS,
+                "last_ns": number * MS + 1,
+                "first_seq": first,
+                "end_seq": end,
+                "first_ack_us": 0,
+                "last_ack_us": 0,
+            }
+            for number, (direction, first, end) in enumerate(spoken)
+        ]
+    )
+    packets = pd.DataFrame({"tcp_flags": [], "connection": [], "direction": []}, dtype="int64")
+    tables = {"connections": connections, "turns": turns, "packets": packets}
+    named = Processes({"participants": []}, pd.DataFrame({"how": []}))
+    (channel,) = channels_of(tables, named)
+    assert [(turn.asks, turn.bytes) for turn in channel.turns] == [(True, 100), (False, 300_000)]
+    assert channel.turns[1].whole_ns == 3 * MS + 1
+
+
+def test_what_a_participant_starts_is_its_own() -> None:
+    starts = pd.DataFrame(
+        {
+            "how": ["fork", "exec", "fork", "fork"],
+            "tgid": [20, 20, 21, 20],
+            "parent": [10, 10, 20, 99],
+            "ts_ns": [100, 110, 120, 500],
+        }
+    )
+    processes = [{"pid": 10, "started": 0, "command": ""}]
+    named = Processes({"participants": [{"name": "a", "role": "client", "processes": processes}]}, starts)
+    assert named.at(10, 50).participant == named.at(21, 130).participant == "a"
+    assert named.at(20, 200) == Process(20, 100, 10, "a")
+    assert named.at(20, 600).participant == ""  # the number came again, for somebody else's
+    assert named.at(77, 0).participant == ""
 
 
 def test_truth_is_read_whole() -> None:
