@@ -217,7 +217,7 @@ class Participants:
                 return False
             return self._pinned.setdefault(target, _member(process)) == _member(process)
         if target.kind == "cmd":
-            return target.pattern.search(process.command) is not None
+            return target.pattern.search(process.command) is not None and not _is_ztprobe(process)
         if target.kind == "cgroup":
             return in_cgroup(target.value, process.cgroups)
         if target not in self._netns:
@@ -279,6 +279,12 @@ class Participants:
         while f"{own or role}-{number}" in taken:
             number += 1
         return f"{own or role}-{number}"
+
+
+def _is_ztprobe(process: OneProcess) -> bool:
+    """Another trace's own command line holds its pattern, too."""
+    words = [word.rpartition("/")[2] for word in process.command.split()]
+    return "ztprobe" in words and "trace" in words[words.index("ztprobe") :]
 
 
 def _member(process: OneProcess) -> Member:
