@@ -44,6 +44,7 @@ __all__ = (
     "kernel_drop_reasons",
     "owners_of",
     "pod_record",
+    "read_tables",
     "save_events",
     "save_logs",
     "versions",
@@ -77,11 +78,19 @@ def save_events(target: RunDir, account: Account, owners: Mapping[str, Any] | No
     :raises RunDirError: the disk refuses.
     """
     rows = {}
-    for name, table in _tables(target.path / BATCHES_DIR, account, owners).items():
+    for name, table in read_tables(target, account, owners).items():
         target.write_events(name, table)
         rows[name] = len(table)
-    shutil.rmtree(target.path / BATCHES_DIR, ignore_errors=True)
     return rows
+
+
+def read_tables(
+    target: RunDir, account: Account, owners: Mapping[str, Any] | None = None
+) -> dict[str, pd.DataFrame]:
+    """What the agent has written as tables; it is gone from the run directory then. See `save_events`."""
+    tables = _tables(target.path / BATCHES_DIR, account, owners)
+    shutil.rmtree(target.path / BATCHES_DIR, ignore_errors=True)
+    return tables
 
 
 def _tables(directory: Path, account: Account, owners: Mapping[str, Any] | None) -> dict[str, pd.DataFrame]:

@@ -29,7 +29,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -185,15 +185,20 @@ class Collector:
         while self.drain():
             pass
         self.events_unread = self._kernel.counters()["emitted"] - self.events_seen
-        open_rows = self._kernel.open_bursts()
-        if open_rows:
-            rows = np.zeros(len(open_rows), dtype_of("burst"))
-            for i, values in enumerate(open_rows):
-                for name in values.keys() & set(rows.dtype.names or ()):
-                    rows[name][i] = values[name]
-            self._keep("bursts", rows)
+        self._keep_open("bursts", "burst", self._kernel.open_bursts())
+        self._keep_open("points", "turn", self._kernel.open_turns())
+        self._keep_open("points", "module_load", self._kernel.open_loads())
         for ring in self._rings.values():
             ring.close()
+
+    def _keep_open(self, ring: str, struct: str, values: Sequence[Mapping[str, int]]) -> None:
+        if not values:
+            return
+        rows = np.zeros(len(values), dtype_of(struct))
+        for i, row in enumerate(values):
+            for name in row.keys() & set(rows.dtype.names or ()):
+                rows[name][i] = row[name]
+        self._keep(ring, rows.view(ring_type(ring)))
 
     def tables(self, processes: Mapping[int, str] | None = None) -> dict[str, pd.DataFrame]:
         """What was kept, as the tables of `ztprobe.events.tables.TABLES`, each ordered by time.
