@@ -337,12 +337,15 @@ static inline void record_eth(struct __sk_buff *ctx, int egress)
         return;
     }
     if (is_bare_ack(&seen)) {
-        account_ack(ctx, &seen);
 #ifdef WATCH_TURNS
-        struct conn *acked = egress ? 0 : conn_of(&seen.key);
-        if (acked)
-            hear_ack(acked, seen.ack);
+        if (!egress) {
+            struct conn *acked = conn_of(&seen.key);
+            if (acked)
+                hear_ack(acked, seen.ack);
+            return;
+        }
 #endif
+        account_ack(ctx, &seen);
         return;
     }
     if (unlikely(seen.flags & FLAG_SYN)) {
