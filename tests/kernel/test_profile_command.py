@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def test_the_agent_takes_leases_from_outside_its_process(
     """Which outlive it, and are the ones that the command line shows."""
     monkeypatch.setenv("ZTPROBE_STATE_DIR", str(cluster.state))
     profile = load_profile(profile_file(tmp_path, f"delay_ms: {LONG_MS:g}"))
-    client, server = cluster.pods["client-0"], cluster.pods["server"]
+    client, server = (replace(cluster.pods[name], run="live") for name in ("client-0", "server"))
     wanted = LeaseRequest(profile=profile, pods=(client,), peers=(server,), lasts_s=60, namespace="fl")
     with AgentProcess(tmp_path / "batches", tmp_path, tmp_path / "log", probes=False) as agent:
         lease = agent.plan_lease(wanted)
