@@ -8,6 +8,7 @@
 # make test-vm       the kernel tests under Debian's stock kernel (netem, kprobes) in QEMU; about 10 minutes
 # make test-cluster  profiles on pods of a real API server, which it builds first; about 10 minutes
 # make setup-tests, make setup-bench: what tests and benchmarks need on top of setup
+# make images        the agent's image and the workload's, with docker, podman or buildah
 # make quiet-pairs   20 pairs of runs on a quiet machine without a false alarm of contention; 15 minutes
 
 # The distribution's Python, not the one that PATH finds: only that one sees python3-bpfcc.
@@ -24,7 +25,7 @@ STAMP := $(VENV)/.setup-stamp
 TESTS_STAMP := $(VENV)/.setup-tests-stamp
 BENCH_STAMP := $(VENV)/.setup-bench-stamp
 
-.PHONY: setup setup-tests setup-bench trace smoke test test-fresh test-vm test-cluster api-server quiet-pairs lint bench
+.PHONY: setup setup-tests setup-bench trace smoke test test-fresh test-vm test-cluster api-server images quiet-pairs lint bench
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -74,6 +75,9 @@ quiet-pairs: $(STAMP)
 
 test-vm: $(STAMP)
 	@tools/test-vm
+
+images:
+	@tools/images
 
 api-server:
 	PYTHON=$(PYTHON) tools/setup-system api-server

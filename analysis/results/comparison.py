@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from analysis import statistics
 from analysis.report.wording import plural
-from analysis.results.samples import PARTS, Group
+from analysis.results.samples import PARTS, RunGroup
 
 __all__ = ("COMPARISON_SCHEMA_VERSION", "compare", "worse_by")
 
@@ -37,7 +37,7 @@ _PAIRS = "Student's interval of the pairs' differences: it covers what differs b
 _WELCH = "Welch's interval of the runs' means: it covers what differs between runs"
 
 
-def compare(groups: Sequence[Group], *, paired: bool = False) -> dict[str, Any]:
+def compare(groups: Sequence[RunGroup], *, paired: bool = False) -> dict[str, Any]:
     """Every group but the first beside the first, as plain data with seconds.
 
     :param paired: the n-th runs of all groups belong together.
@@ -61,7 +61,7 @@ def worse_by(group: dict[str, Any]) -> float | None:
     return None if interval is None else float(interval[0])
 
 
-def _described(group: Group) -> dict[str, Any]:
+def _described(group: RunGroup) -> dict[str, Any]:
     means_ns = group.run_means_ns.mean(axis=0)
     return {
         "path": str(group.path),
@@ -72,7 +72,7 @@ def _described(group: Group) -> dict[str, Any]:
     }
 
 
-def _difference(group: Group, reference: Group, *, paired: bool) -> dict[str, Any]:
+def _difference(group: RunGroup, reference: RunGroup, *, paired: bool) -> dict[str, Any]:
     one, other = group.run_means_ns, reference.run_means_ns
     deltas_ns = one.mean(axis=0) - other.mean(axis=0)
     least = min(len(one), len(other))
@@ -107,12 +107,12 @@ def _difference(group: Group, reference: Group, *, paired: bool) -> dict[str, An
     return {"parts": parts, "unit": unit, "method": method}
 
 
-def _bootstrapped(group: Group, reference: Group) -> list[tuple[float, float] | None]:
+def _bootstrapped(group: RunGroup, reference: RunGroup) -> list[tuple[float, float] | None]:
     rounds = (group.samples[0].parts_ns, reference.samples[0].parts_ns)
     return [difference.interval_ns for difference in statistics.differences(*rounds)]
 
 
-def _relative_rounds(group: Group, reference: Group) -> tuple[float, float] | None:
+def _relative_rounds(group: RunGroup, reference: RunGroup) -> tuple[float, float] | None:
     rounds = (group.samples[0].parts_ns[:, :1], reference.samples[0].parts_ns[:, :1])
     return statistics.relative_interval(*rounds)
 

@@ -37,7 +37,9 @@ class DroppedPacket:
 
     ts_ns: int
     time_unix_ns: int
-    round: int | None  # 0: before round 1; None: rounds are not known
+    round: (
+        int | None
+    )  # 0: before round 1; None: after the last one, or not known (of drops that are followed)
     pod: str  # where it was dropped: a pod, or node
     direction: str
     source: str
@@ -81,7 +83,8 @@ def dropped_packets(run: Run, objects: Objects | None = None) -> list[DroppedPac
     )
     clock = Clock.of_run(run.meta)
     names = {pod["address"]: pod["name"] for pod in run.meta["pods"]}
-    starts = [event["time_monotonic_ns"] for event in run.rounds if event["event"] == "round_start"]
+    rounds = _Rounds(run)
+    datagrams = _Datagrams(run)
     found = []
     rows: Iterable[Any] = run.events["drops"].itertuples(index=False)
     for row in rows:
@@ -92,6 +95,7 @@ def dropped_packets(run: Run, objects: Objects | None = None) -> list[DroppedPac
             target_port=row.target_port,
             tcp_flags=row.tcp_flags,
             reason=row.reason,
+            answers=row.protocol != "tcp" and not datagrams.opens(row),
         )
         noise = noise_of(
             protocol=row.protocol,
@@ -104,7 +108,7 @@ def dropped_packets(run: Run, objects: Objects | None = None) -> list[DroppedPac
             DroppedPacket(
                 ts_ns=row.ts_ns,
                 time_unix_ns=clock.unix_ns(row.ts_ns),
-                round=bisect_right(starts, row.ts_ns),
+                round=rounds.at(row.ts_ns),
                 pod=row.pod,
                 direction=row.direction,
                 source=names.get(row.source, row.source),
@@ -124,6 +128,47 @@ def dropped_packets(run: Run, objects: Objects | None = None) -> list[DroppedPac
             )
         )
     return sorted(found, key=lambda one: one.ts_ns)
+
+
+class _Rounds:
+    # Which round an instant is in; what lies between two belongs to the one before.
+    def __init__(self, run: Run) -> None:
+        times = {
+            name: sorted(event["time_monotonic_ns"] for event in run.rounds if event["event"] == name)
+            for name in ("round_start", "round_end")
+        }
+        self._starts_ns, ends_ns = times["round_start"], times["round_end"]
+        # The last may not have come to its end.
+        self._over_ns = ends_ns[-1] if len(ends_ns) == len(self._starts_ns) > 0 else None
+
+    def at(self, ts_ns: int) -> int | None:
+        if self._over_ns is not None and ts_ns > self._over_ns:
+            return None
+        return bisect_right(self._starts_ns, ts_ns)
+
+
+class _Datagrams:
+    # Who spoke first of two ends: what goes the other way answers. Seen are questions to the name service and
+    # their answers, and what was dropped.
+    def __init__(self, run: Run) -> None:
+        self._first_ns: dict[tuple[str, str, int, str, int], int] = {}
+        rows: Iterable[Any] = run.events["dns"].itertuples(index=False)
+        for row in rows:
+            ends = ((row.local, row.local_port), (row.remote, row.remote_port))
+            source, target = ends if row.direction == "tx" else ends[::-1]
+            self._see(("udp", *source, *target), row.ts_ns)
+        dropped: Iterable[Any] = run.events["drops"].itertuples(index=False)
+        for row in dropped:
+            if row.protocol != "tcp":
+                self._see((row.protocol, row.source, row.source_port, row.target, row.target_port), row.ts_ns)
+
+    def _see(self, way: tuple[str, str, int, str, int], ts_ns: int) -> None:
+        self._first_ns[way] = min(ts_ns, self._first_ns.get(way, ts_ns))
+
+    def opens(self, row: Any) -> bool:
+        way = (row.protocol, row.source, row.source_port, row.target, row.target_port)
+        back = (row.protocol, row.target, row.target_port, row.source, row.source_port)
+        return bool(self._first_ns[way] <= self._first_ns.get(back, row.ts_ns))
 
 
 def flag_letters(tcp_flags: int) -> str:

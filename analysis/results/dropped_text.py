@@ -29,9 +29,10 @@ def _when(burst: DropBurst) -> str:
     seconds, ns = divmod(at_ns, 1_000_000_000)
     clock = datetime.fromtimestamp(seconds, UTC).strftime("%H:%M:%S")
     when = f"{clock}.{ns // 1_000_000:03}"
-    if one.round is None:
+    if burst.run:  # which round it is is not known while a run goes on
         return when
-    return f"{when}  {f'round {one.round}' if one.round else 'set-up'}"
+    named = {0: "set-up", None: "after the rounds"}
+    return f"{when}  {named.get(one.round, f'round {one.round}')}"
 
 
 def _whom(one: DroppedPacket) -> str:

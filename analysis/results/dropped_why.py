@@ -65,14 +65,25 @@ class DropExplainer:
         self._known: dict[tuple[str, str, str, int], Why] = {}
 
     def why(
-        self, *, source: str, target: str, protocol: str, target_port: int, tcp_flags: int, reason: str
+        self,
+        *,
+        source: str,
+        target: str,
+        protocol: str,
+        target_port: int,
+        tcp_flags: int,
+        reason: str,
+        answers: bool = False,
     ) -> Why:
-        """Of a packet by its addresses."""
+        """Of a packet by its addresses.
+
+        :param answers: a datagram that goes back the way that another was seen to come.
+        """
         if reason not in BY_FILTER:
             return "", (), ()
         if self._explainer is None:
             return "", (), (self._unknown,)
-        opens = protocol != "tcp" or tcp_flags & (SYN | ACK | RST) == SYN
+        opens = not answers if protocol != "tcp" else tcp_flags & (SYN | ACK | RST) == SYN
         if not opens or protocol not in _POLICED:
             return "", (), ("by a packet filter; no new connection, which is what policies are about",)
         asked = (source, target, protocol.upper(), target_port)

@@ -21,7 +21,7 @@ from analysis.report.report import REPORT_SCHEMA_VERSION, build_report
 from analysis.report.wording import plural
 from ztprobe.errors import RunDirError
 
-__all__ = ("PARTS", "Group", "Sample", "find_runs", "load_group", "load_report", "sample_of")
+__all__ = ("PARTS", "RunGroup", "Sample", "find_runs", "load_group", "load_report", "sample_of")
 
 PARTS = ("duration", *COMPONENTS, "residual")
 _META, _REPORT = "run.json", "report.json"
@@ -37,7 +37,7 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class RunGroup:
     """Runs of one experiment that are taken together."""
 
     path: Path
@@ -98,13 +98,13 @@ def sample_of(report: Mapping[str, Any], path: Path) -> Sample:
     return Sample(path=path, experiment=report["experiment"], parts_ns=parts_ns)
 
 
-def load_group(path: Path) -> Group:
+def load_group(path: Path) -> RunGroup:
     """What one argument names. :raises RunDirError: no run, or runs of several experiments."""
     samples = tuple(sample_of(load_report(run), run) for run in find_runs(path))
     names = sorted({sample.experiment for sample in samples})
     if len(names) > 1:
         raise RunDirError(f"{path}: holds runs of {_listed(names)}; name one directory for each experiment")
-    return Group(path=path, experiment=names[0], samples=samples)
+    return RunGroup(path=path, experiment=names[0], samples=samples)
 
 
 def _listed(names: Sequence[str]) -> str:

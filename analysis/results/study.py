@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from analysis import statistics
 from analysis.results.comparison import compare
-from analysis.results.samples import Group, Sample, load_report, sample_of
+from analysis.results.samples import RunGroup, Sample, load_report, sample_of
 from ztprobe.errors import RunDirError
 
 __all__ = ("MIN_ROUNDS_FOR_P99_INTERVAL", "STUDY_FILE", "study_report")
@@ -170,7 +170,7 @@ def _overhead(
     path: Path, name: str, samples: tuple[Sample, ...], reference: str, reference_samples: tuple[Sample, ...]
 ) -> dict[str, Any]:
     sides = [
-        Group(path=path, experiment=which, samples=of)
+        RunGroup(path=path, experiment=which, samples=of)
         for which, of in ((reference, reference_samples), (name, samples))
     ]
     return dict(compare(sides)["groups"][0])

@@ -143,7 +143,7 @@ def test_everything_is_in_the_wheel(wheel: Path) -> None:
         if path.is_file()
     }
     assert {name for name in names if name.startswith("ztprobe/data/")} == tree
-    for module in ("torch", "scikit-learn", "grpcio"):
+    for module in ("torch", "scikit-learn"):
         assert all(
             "extra ==" in line
             for line in requires.splitlines()

@@ -104,6 +104,7 @@ class KubeNode:
             f"--service-account-signing-key-file={here}/sa.key",
             f"--token-auth-file={here}/tokens.csv",
             "--authorization-mode=RBAC",
+            "--allow-privileged=true",  # as every installer has it
             "--disable-admission-plugins=ServiceAccount",  # its controller would have to run
             "--service-cluster-ip-range=10.96.0.0/24",
         )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ztprobe.kernelnet.netlink import create_netns, netlink, remove_netns
+from ztprobe.kernelnet.netns import entered
 
 
 @dataclass(frozen=True)
@@ -49,3 +51,23 @@ def two_pods(*, gso: bool = True) -> Iterator[tuple[TestPod, TestPod]]:
     finally:
         for pod in made:
             remove_netns(pod.name)
+
+
+def brief_connections(pods: tuple[TestPod, TestPod], count: int, port: int) -> list[int]:
+    """Open connections from the first pod to the second one after the other, and close each at once.
+
+    :returns: the ports that they came from.
+    """
+    a, b = pods
+    ports = []
+    with entered(b.netns):
+        listener = socket.create_server((b.address, port), backlog=64)
+    with listener:
+        for _ in range(count):
+            with entered(a.netns):
+                client = socket.create_connection((b.address, port))
+            ports.append(int(client.getsockname()[1]))
+            accepted, _ = listener.accept()
+            client.close()
+            accepted.close()
+    return ports

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from tests.kernel.pods import TestPod
+from tests.kernel.pods import TestPod, brief_connections
 from tests.kernel.watching import Watched
 from ztprobe.events.kinds import Direction, Hook
 from ztprobe.kernelnet.netns import entered, inode
@@ -109,15 +109,7 @@ def _ifindex(pod: TestPod) -> int:
 def test_connections_are_counted(pods: tuple[TestPod, TestPod], watched: Watched) -> None:
     a, b = pods
     connections = 23
-    with entered(b.netns):
-        listener = socket.create_server((b.address, PORT), backlog=64)
-    for _ in range(connections):
-        with entered(a.netns):
-            client = socket.create_connection((b.address, PORT))
-        accepted, _ = listener.accept()
-        client.close()
-        accepted.close()
-    listener.close()
+    brief_connections(pods, connections, PORT)
     time.sleep(0.05)
     tables = watched.stop()
     packets, states = tables["packets"], tables["state_changes"]

@@ -17,11 +17,14 @@ from tests.kernel.bridged import numbered
 from tests.kernel.live_run import PATIENCE, Cluster, backend, cluster, parent_of, profile_file
 from tests.kernel.test_emulation import ROOMY, bulk_s
 from ztprobe.agent.emulator import Emulator
+from ztprobe.agent.interface import LeaseRequest
+from ztprobe.agent.remote import AgentProcess
 from ztprobe.emulation.netem import netem_supported
+from ztprobe.errors import EnforcementError, UsageError
 from ztprobe.kernelnet.netns import entered
 from ztprobe.paths import REPO_DIR
 from ztprobe.pods.model import Pod
-from ztprobe.profile.model import Profile
+from ztprobe.profile.model import Profile, load_profile
 
 __all__ = ("backend", "cluster")  # fixtures
 
@@ -44,6 +47,34 @@ def test_egress_is_delayed_verified_and_undone(cluster: Cluster, backend: str) -
     assert status["in_force"] == "yes"
     assert status["packets"] > 500  # of the delay line, up to a second ago
     cluster.profile("clear", lease["lease"])
+    cluster.await_nothing(2)
+    assert cluster.delay_ms("client-0", "server") < UNDELAYED_MS
+
+
+def test_the_agent_takes_leases_from_outside_its_process(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which outlive it, and are the ones that the command line shows."""
+    monkeypatch.setenv("ZTPROBE_STATE_DIR", str(cluster.state))
+    profile = load_profile(profile_file(tmp_path, f"delay_ms: {LONG_MS:g}"))
+    client, server = cluster.pods["client-0"], cluster.pods["server"]
+    wanted = LeaseRequest(profile=profile, pods=(client,), peers=(server,), lasts_s=60, namespace="fl")
+    with AgentProcess(tmp_path / "batches", tmp_path, tmp_path / "log", probes=False) as agent:
+        lease = agent.plan_lease(wanted)
+        assert agent.leases() == []
+        agent.begin_lease(lease)
+    assert cluster.delay_ms("client-0", "server") == pytest.approx(LONG_MS, abs=WITHIN_MS)
+    assert cluster.delay_ms("client-0", "client-1") < UNDELAYED_MS
+    (status,) = cluster.profile("status")
+    assert (status["lease"], status["in_force"]) == (lease.id, "yes")
+    with AgentProcess(tmp_path / "more", tmp_path, tmp_path / "log", probes=False) as agent:
+        (state,) = agent.leases()
+        assert (state.lease.id, state.lease.profile, state.counted["in_force"]) == (lease.id, profile, "yes")
+        with pytest.raises(EnforcementError, match=f"fl/client-0 is under .* already .lease {lease.id}"):
+            agent.plan_lease(wanted)
+        with pytest.raises(UsageError, match=f"no lease none: there are {lease.id}"):
+            agent.end_leases(["none"])
+        assert [one.id for one in agent.end_leases([])] == [lease.id]
     cluster.await_nothing(2)
     assert cluster.delay_ms("client-0", "server") < UNDELAYED_MS
 

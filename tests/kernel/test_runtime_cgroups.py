@@ -1,9 +1,13 @@
-"""The three layouts in which cgroups are met, on a directory that looks like each."""
+"""Layouts of cgroups: a directory that looks like each of the three, and limits on the one that is here."""
 
 from __future__ import annotations
 
+import os
 import secrets
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -51,6 +55,46 @@ def test_on_version_2_alone_missing_controllers_are_asked_for(tmp_path: Path) ->
     (tmp_path / "cgroup.controllers").write_text("cpu pids\n")
     assert tree.controllers_to_enable() == (tmp_path / "cgroup.subtree_control", ["cpu"])
     assert tree.unavailable == {"memory"}
+
+
+_HOLDS = "import sys; sys.stdin.read(1); held = b'x' * (80 << 20)"
+_BURNS = "import sys, time; sys.stdin.read(1)\nwhile time.process_time() < 0.2: pass"
+
+
+def test_limits_hold_on_this_machine_s_layout() -> None:
+    """Under tools/test-vm that is version 2 alone, and nothing is mounted beside it."""
+    hierarchies = cgroups.detect()
+    if os.environ.get("ZTPROBE_IN_VM"):
+        assert hierarchies.version == "v2"
+    tree = cgroups.Tree(hierarchies, f"ztp-t{secrets.token_hex(4)}")
+    wanted = tree.controllers_to_enable()
+    try:
+        if wanted is not None:
+            wanted[0].write_text(" ".join(f"+{controller}" for controller in wanted[1]))
+        assert tree.unavailable == set()
+        status, _ = _run_in(tree.create("pod", "large", memory_bytes=32 << 20), _HOLDS)
+        assert status == -signal.SIGKILL
+        assert tree.oom_kills("pod", "large") == 1
+        status, _ = _run_in(tree.create("pod", "small", memory_bytes=256 << 20), _HOLDS)
+        assert (status, tree.oom_kills("pod", "small")) == (0, 0)
+        status, took_s = _run_in(tree.create("pod", "slow", cpus=0.1), _BURNS)
+        assert status == 0
+        assert took_s > 1.0  # a tenth of a CPU, but for its first and last period
+    finally:
+        for top in tree.tops:
+            cgroups.remove(top)
+        if wanted is not None:
+            wanted[0].write_text(" ".join(f"-{controller}" for controller in wanted[1]))
+
+
+def _run_in(joins: tuple[Path, ...], code: str) -> tuple[int, float]:
+    """The exit status of a program that begins inside a cgroup, and how long it took."""
+    with subprocess.Popen([sys.executable, "-S", "-c", code], stdin=subprocess.PIPE) as process:
+        for join in joins:
+            join.write_text(str(process.pid))
+        begun = time.monotonic()
+        process.communicate(b"x", timeout=120)
+        return process.returncode, time.monotonic() - begun
 
 
 def test_removing_kills_what_is_inside_and_below() -> None:

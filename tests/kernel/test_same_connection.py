@@ -15,7 +15,7 @@ from scapy.layers.inet import IP, TCP
 from analysis.evidence.reader import read_events
 from analysis.evidence.values import LoKey, Wire
 from tests.kernel.loss import probes
-from tests.kernel.pods import TestPod
+from tests.kernel.pods import TestPod, brief_connections
 from tests.kernel.watching import Watched, setups_of
 from ztprobe.events.kinds import Direction, Hook
 from ztprobe.kernelnet.netns import entered
@@ -192,18 +192,9 @@ def _nft(pod: TestPod, rules: str) -> None:
 
 def test_closed_connections_give_their_places_back(pods: tuple[TestPod, TestPod]) -> None:
     """A socket that closes has lost the port that the kernel chose; its connection is known all the same."""
-    a, b = pods
     connections = 40
     with probes(pods, interfaces=True, map_entries={"conns": 8}) as (_, collector):
-        with entered(b.netns):
-            listener = socket.create_server((b.address, PORT))
-        for _ in range(connections):
-            with entered(a.netns):
-                client = socket.create_connection((b.address, PORT))
-            server, _ = listener.accept()
-            client.close()
-            server.close()
-        listener.close()
+        brief_connections(pods, connections, PORT)
         time.sleep(0.1)
         collector.stop()
         assert collector.loss() == dict.fromkeys(LOSS_CHANNELS, 0)

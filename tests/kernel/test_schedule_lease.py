@@ -60,6 +60,15 @@ def keepers(cluster: Cluster, lease: str) -> list[int]:
     return found
 
 
+def assert_in_time(schedule: dict[str, Any]) -> None:
+    """Every change came; under software emulation of a CPU some may have come late, and none has failed."""
+    assert schedule["failed"] is False
+    if PATIENCE == 1:
+        assert schedule["problems"] == 0
+    elif schedule["problems"]:
+        assert schedule["last_problem"].endswith(("ms late", "left out: too late"))
+
+
 def test_a_lease_follows_its_schedule(cluster: Cluster, backend: str, tmp_path: Path) -> None:
     profile = scheduled(
         tmp_path, f"for_s: {LASTS_S}, delay_ms: {FIRST_MS}", f"for_s: {LASTS_S}, delay_ms: {SECOND_MS}"
@@ -70,7 +79,7 @@ def test_a_lease_follows_its_schedule(cluster: Cluster, backend: str, tmp_path: 
         status = await_step(cluster, step)
         assert status["in_force"] == "yes"
         assert 0 <= status["schedule"]["next_s"] <= LASTS_S
-        assert status["schedule"]["problems"] == 0 or PATIENCE > 1
+        assert_in_time(status["schedule"])
         cluster.delay_ms("client-0", "server", count=1)  # netem delays ARP too
         assert cluster.delay_ms("client-0", "server", count=41) == pytest.approx(wanted_ms, abs=WITHIN_MS)
         assert cluster.delay_ms("server", "client-0") < 5 * PATIENCE
@@ -154,6 +163,6 @@ def test_one_restarted_pod_does_not_stop_the_others(cluster: Cluster, tmp_path: 
     before = await_step(cluster, 1)["schedule"]["changes"]
     after = await_status(cluster, lambda schedule: schedule["changes"] > before + 2)
     assert after["schedule"]["failed"] is False
-    assert after["schedule"]["problems"] == 0 or PATIENCE > 1
+    assert_in_time(after["schedule"])
     written = json.loads((cluster.state / "leases" / lease / "lease.json").read_text())
     assert written["profile"]["schedule"]["period_ns"] == 10**9

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from bench.traffic import measure_connections
-from tests.kernel.pods import TestPod, two_pods
+from tests.kernel.pods import TestPod, brief_connections, two_pods
 from tests.kernel.watching import Watched, setups_of, with_ports
 from ztprobe.events.kinds import Direction, Hook
 from ztprobe.kernelnet.netns import entered
@@ -124,17 +124,7 @@ def test_tcp_handshakes_last_as_long_as_in_a_capture(pods: tuple[TestPod, TestPo
     a, b = pods
     connections = 300
     captures = [Capture(pod) for pod in pods]
-    with entered(b.netns):
-        listener = socket.create_server((b.address, PORT), backlog=64)
-    ports = []
-    for _ in range(connections):
-        with entered(a.netns):
-            client = socket.create_connection((b.address, PORT))
-        ports.append(client.getsockname()[1])
-        accepted, _ = listener.accept()
-        client.close()
-        accepted.close()
-    listener.close()
+    ports = brief_connections(pods, connections, PORT)
     time.sleep(0.05)
     tables = watched.stop()
     at_client, at_server = (capture.stop() for capture in captures)

@@ -271,7 +271,8 @@ def test_commands_are_the_ones_we_mean() -> None:
     assert isinstance(ztprobe, click.Group)
     results = {"report", "compare", "export", "drops"}
     machine = {"trace", "sweep", "profile", "policy", "doctor", "clean", "validate"}
-    assert set(ztprobe.commands) == results | machine
+    cluster = {"agent", "deploy", "undeploy"}
+    assert set(ztprobe.commands) == results | machine | cluster
 
 
 def run_with(

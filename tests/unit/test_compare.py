@@ -12,7 +12,7 @@ from scipy import stats
 
 from analysis.results.comparison import compare, worse_by
 from analysis.results.comparison_text import human_change
-from analysis.results.samples import PARTS, Group, Sample, find_runs, load_group
+from analysis.results.samples import PARTS, RunGroup, Sample, find_runs, load_group
 from tests.unit.recorded_run import RECORDED
 from ztprobe.cli import main
 from ztprobe.errors import RunDirError
@@ -20,7 +20,7 @@ from ztprobe.errors import RunDirError
 OTHER = RECORDED.with_name("net2-sec3-reconnect")
 
 
-def group(means_s: list[float], *, rounds: int = 9, spread: float = 0.02, seed: int = 1) -> Group:
+def group(means_s: list[float], *, rounds: int = 9, spread: float = 0.02, seed: int = 1) -> RunGroup:
     """Runs whose rounds vary by ``spread`` around a mean of their own; two thirds of each are compute."""
     chance = np.random.default_rng(seed)
     samples = []
@@ -31,7 +31,7 @@ def group(means_s: list[float], *, rounds: int = 9, spread: float = 0.02, seed: 
         parts[:, PARTS.index("compute")] = durations * 2 // 3
         parts[:, PARTS.index("residual")] = durations - durations * 2 // 3
         samples.append(Sample(path=Path(f"run{number}"), experiment="net0-sec0", parts_ns=parts))
-    return Group(path=Path("runs"), experiment="net0-sec0", samples=tuple(samples))
+    return RunGroup(path=Path("runs"), experiment="net0-sec0", samples=tuple(samples))
 
 
 def only(comparison: dict) -> dict:

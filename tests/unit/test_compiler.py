@@ -13,7 +13,7 @@ import pytest
 
 from ztprobe.errors import PreflightError
 from ztprobe.probes import compiler
-from ztprobe.probes.compiler import Compiled, MapPlan, compile_programs
+from ztprobe.probes.compiler import CompiledPrograms, MapPlan, compile_programs
 from ztprobe.probes.loader import _ctype
 
 PLAN = MapPlan(
@@ -41,7 +41,7 @@ def load_number(number: int) -> bytes:
 
 
 EXIT = bytes((0x95, 0, 0, 0, 0, 0, 0, 0))
-COMPILED = Compiled(
+COMPILED = CompiledPrograms(
     maps=(PLAN, PLAN), programs={"one": load_map(1) + load_number(0x1118 << 32 | 1) + load_map(0) + EXIT}
 )
 
@@ -52,7 +52,7 @@ def test_only_loads_of_maps_get_descriptors() -> None:
 
 
 def test_what_is_kept_comes_back() -> None:
-    assert Compiled.from_json(COMPILED.as_json()) == COMPILED
+    assert CompiledPrograms.from_json(COMPILED.as_json()) == COMPILED
 
 
 @pytest.fixture

@@ -91,6 +91,64 @@ def test_a_reply_is_no_new_connection() -> None:
     }
 
 
+def _with_datagram(run: Run, source: tuple[str, int], target: tuple[str, int], after_ns: int) -> Run:
+    """The run with one more drop: a datagram, by the packet filter, a second after that time."""
+    drops = run.events["drops"]
+    one = drops[drops["protocol"] == "udp"].head(1)
+    more = one.assign(
+        ts_ns=after_ns + 1_000_000_000,
+        reason="NETFILTER_DROP",
+        source=source[0],
+        source_port=source[1],
+        target=target[0],
+        target_port=target[1],
+    )
+    return dataclasses.replace(run, events={**run.events, "drops": pd.concat([drops, more])})
+
+
+def test_an_answer_is_judged_by_who_asked() -> None:
+    """The name service's answer opens nothing; what another end sends to the same port does."""
+    run = _with_objects(_policies())
+    answer = run.events["dns"][run.events["dns"]["direction"] == "rx"].iloc[0]
+    client, service = (answer["local"], int(answer["local_port"])), (answer["remote"], 53)
+    stranger = ("10.244.0.3", 53)
+
+    def found(source: tuple[str, int], target: tuple[str, int]) -> Any:
+        drops = dropped_packets(_with_datagram(run, source, target, int(answer["ts_ns"])))
+        (one,) = [drop for drop in drops if drop.protocol == "udp" and drop.reason == "NETFILTER_DROP"]
+        return one
+
+    assert found(service, client).explanation == (
+        "by a packet filter; no new connection, which is what policies are about",
+    )
+    assert not found(service, client).verdict
+    assert found(stranger, client).verdict == "denied"
+    # Asked again by the same port, after an answer: the asker's all the same, which the policies allow.
+    assert found(client, service).verdict == "allowed"
+
+
+def test_what_comes_after_the_last_round_is_no_round_s() -> None:
+    run = recorded()
+    start_ns, end_ns = (
+        [event["time_monotonic_ns"] for event in run.rounds if event["event"] == name][-1]
+        for name in ("round_start", "round_end")
+    )
+    last = len({event["round"] for event in run.rounds if event["event"] == "round_start"})
+    one = run.events["drops"].head(1)
+    for ts_ns, expected in ((start_ns - 1, last - 1), (start_ns, last), (end_ns, last), (end_ns + 1, None)):
+        drops = one.assign(ts_ns=ts_ns)
+        (found,) = dropped_packets(dataclasses.replace(run, events={**run.events, "drops": drops}))
+        assert found.round == expected
+    (line, *_) = burst_lines(in_bursts([found]))
+    assert "after the rounds" in line
+    # A run that ended within its last round has no time after it.
+    unfinished = [event for event in run.rounds if event["event"] != "round_end" or event["round"] != last]
+    (found,) = dropped_packets(
+        dataclasses.replace(run, rounds=unfinished, events={**run.events, "drops": drops})
+    )
+    assert found.round == last
+
+
 def test_without_policies_the_line_says_what_to_give() -> None:
     assert all("-f gives them" in one.explanation[0] for one in _filtered(recorded()))
 

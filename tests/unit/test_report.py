@@ -37,7 +37,7 @@ def test_the_contract_holds(report: dict[str, Any]) -> None:
     assert report["emulation"].keys() >= {"profile", "backend", "requested", "measured"}
     assert report["enforcement"].keys() >= {"network_policy", "mtls"}
     assert set(report["loss"].values()) == {0}
-    assert len(report["loss"]) == 6
+    assert len(report["loss"]) == 7
     assert report["coverage"] == 1.0
     assert all(probe.keys() >= {"signal", "hook", "run_count", "run_time_ns"} for probe in report["probes"])
     json.dumps(report, allow_nan=False)

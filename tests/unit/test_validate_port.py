@@ -1,4 +1,4 @@
-"""validate takes the server's port from the run: its rules, its capture and where it looks."""
+"""validate takes port and interfaces from the run: its rules, its capture and where it looks."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ztprobe.validate.runner import server_port
 from ztprobe.validate.scenarios.catalogue import SCENARIOS, Scenario
 
 SERVER = replace(pod("fl-server", "10.244.0.2"), interface="eth0")
+CLIENT = replace(pod("fl-client-1", "10.244.0.4"), interface="net1")
 _LISTEN = """
 import socket, sys
 sockets = [socket.create_server((address, 0)) for address in sys.argv[1:]]
@@ -53,13 +54,13 @@ def test_several_ports_are_refused() -> None:
 def test_every_scenario_s_rules_are_for_the_run_s_port(scenario: Scenario) -> None:
     for injector in scenario.make(scenario.by_round).injectors:
         if isinstance(injector, PacketHolder):
-            rules = injector.rules({"fl-client-1": "10.244.0.4"}, 6000)
+            rules = injector.rules({CLIENT.name: CLIENT}, 6000)
         elif isinstance(injector, Blocker):
             rules = [injector.rule("10.244.0.4", 6000)]
         else:
             continue
         for rule in rules:
-            assert "{" not in rule and "50051" not in rule
+            assert not any(word in rule for word in ("{", "50051", "eth0"))
             assert ("port 6000" in rule) == ("udp" not in rule)  # which is the name service
 
 

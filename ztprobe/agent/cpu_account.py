@@ -5,8 +5,8 @@ children are born and gone between two looks. It is what remains when the known 
 whole, so every part has to be read from a clock that is exact and keeps the dead:
 
 - the whole: version 1's ``cpuacct.usage`` of the root cgroup (nanoseconds that tasks ran), else version
-  2's ``cpu.stat`` of the root's children and the clocks of processes directly in the root (the root's
-  own file is sampled by ticks), else ``/proc/stat``, ticks of 10 ms;
+  2's ``cpu.stat`` of the root's children (the root's own file is sampled by ticks) with the kernel's threads,
+  unless processes stand directly in the root, who die with their clocks; else ``/proc/stat``, ticks of 10 ms;
 - the deployment: ``cpu.stat`` or ``cpuacct.usage`` of the cgroups of the processes that are watched;
 - ztprobe: this process and its living descendants by their process clocks (clock_getcpuclockid(3)), which
   also keep threads that have ended, and the children that they waited for;
@@ -86,16 +86,20 @@ class CpuAccount:
         self._starters: set[int] = set()  # processes that have started some of the deployment's
         self._uncontained: set[int] = set()  # processes of the deployment without a cgroup of their own
         self._sums = {name: _Sum() for name in ("kernel", "deployment", "whole")}
+        # Where the whole comes from: ``cpuacct``, ``cgroup2`` or, coarse, ``proc_stat``. It stays the same.
+        self.source = self._found_source()
 
-    @property
-    def source(self) -> str:
-        """Where the whole comes from: ``cpuacct``, ``cgroup2`` or, coarse, ``proc_stat``."""
+    def _found_source(self) -> str:
         if _is_root(self._cpuacct, "release_agent"):
             return "cpuacct"
         # Only the root of version 2 has no type.
-        if self._cgroup2 is not None and not (self._cgroup2 / "cgroup.type").exists():
-            return "cgroup2"
-        return "proc_stat"
+        if self._cgroup2 is None or (self._cgroup2 / "cgroup.type").exists():
+            return "proc_stat"
+        for line in (self._cgroup2 / "cgroup.procs").read_text().splitlines():
+            pid = int(line)  # 0: of another namespace of pids
+            if self._kind(pid) != "kernel" and (not pid or self._stat(pid) is not None):
+                return "proc_stat"
+        return "cgroup2"
 
     def belongs(self, pids: Iterable[int]) -> None:
         """These processes are the deployment's, and so is all else in their cgroups."""
@@ -117,7 +121,7 @@ class CpuAccount:
             path: value for path, _ in self._deployment if (value := _counter_ns(path)) is not None
         } | _clocks(pid for pid in self._uncontained if self._kinds.get(pid) == "other")
         return CpuTimes(
-            tasks_ns=self._whole_ns(pids, kernel_ns),
+            tasks_ns=self._whole_ns(kernel_ns),
             deployment_ns=self._sums["deployment"].take(deployment),
             ztprobe_ns=self._ztprobe_ns(pids),
             kernel_ns=kernel_ns,
@@ -133,17 +137,14 @@ class CpuAccount:
                 found[int(str(pid))] = ran_ns
         return found
 
-    def _whole_ns(self, pids: list[int], kernel_ns: int) -> int:
-        source = self.source
-        if source == "cpuacct" and self._cpuacct is not None:
+    def _whole_ns(self, kernel_ns: int) -> int:
+        if self.source == "cpuacct" and self._cpuacct is not None:
             return int((self._cpuacct / "cpuacct.usage").read_text())
-        if source == "cgroup2" and self._cgroup2 is not None:
+        if self.source == "cgroup2" and self._cgroup2 is not None:
             counters: dict[object, int] = {}
             for child in self._cgroup2.iterdir():
                 if (value := _counter_ns(child / "cpu.stat")) is not None:
                     counters[child] = value
-            at_the_root = {int(line) for line in (self._cgroup2 / "cgroup.procs").read_text().split()}
-            counters |= _clocks(pid for pid in pids if pid in at_the_root and self._kinds[pid] != "kernel")
             return self._sums["whole"].take(counters) + kernel_ns
         user, nice, system, *_ = (self._proc / "stat").read_text().split(maxsplit=8)[1:8]
         return (int(user) + int(nice) + int(system)) * _TICK_NS

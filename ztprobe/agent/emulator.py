@@ -38,10 +38,10 @@ from ztprobe.kernelnet.drift import DeviceState, DriftMonitor, PodDevice
 from ztprobe.kernelnet.netlink import IPRoute, NetlinkError, netlink
 from ztprobe.kernelnet.root_qdisc import HANDLE, ROOT, LinkSpot, refuse_foreign, remove_ours, root_qdisc
 from ztprobe.kernelnet.rtnetlink import Links
-from ztprobe.pods.model import Pod
+from ztprobe.pods.model import Pod, still_there
 from ztprobe.profile.model import Profile
 
-__all__ = ("BACKENDS", "Emulator")
+__all__ = ("BACKENDS", "Emulator", "take_off")
 
 _ATTEMPTS = 3
 _QDISCS = ("netem", "tbf", "nfqueue+tbf")
@@ -241,10 +241,20 @@ def _choose(profile: Profile) -> str:
     return choose_backend(profile, netem=backends.only_rate(profile) or netem_supported())
 
 
-def _remove_from(pod: Pod) -> None:
+def take_off(pods: Sequence[Pod]) -> list[str]:
+    """Take what an emulator left on pods that nobody could undo any more. :returns: the pods' names."""
+    found = []
+    for pod in pods:
+        if still_there(pod.netns, pod.netns_inode) and _remove_from(pod):
+            found.append(str(pod))
+    return found
+
+
+def _remove_from(pod: Pod) -> bool:
     # A pod that is gone has taken its qdisc along.
     with contextlib.suppress(OSError, NetlinkError), netlink(pod.netns) as ipr:
-        remove_ours(ipr, _index(ipr, pod))
+        return remove_ours(ipr, _index(ipr, pod))
+    return False
 
 
 def _index(ipr: IPRoute, pod: Pod) -> int:

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ztprobe.leases.records import Lease, StepInForce
 from ztprobe.pods.model import Pod
 from ztprobe.pods.source import Processes
 from ztprobe.profile.model import Profile
 
-__all__ = ("Account", "Agent", "Measurement", "Status")
+__all__ = ("Account", "Agent", "LeaseRequest", "LeaseState", "Leases", "Measurement", "Status")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,64 @@ class Account:
     drop_reasons: dict[str, str] = field(default_factory=dict)  # the kernel's number -> name
     emulation: dict[str, Any] = field(default_factory=dict)  # what the backend counted
     schedule: dict[str, Any] | None = None  # what was in force when; None: no schedule was begun
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaseRequest:
+    """A profile on pods of this node for a time."""
+
+    profile: Profile
+    pods: tuple[Pod, ...]
+    peers: tuple[Pod, ...] | None = None  # None: towards anyone
+    lasts_s: float
+    direction: str = "egress"  # egress | ingress | both
+    at: str = "auto"  # auto | pod | host: which end of a pod's veth is shaped
+    replace: bool = False  # take other qdiscs away for the time
+    backend: str | None = None  # netem | nfqueue | tbf; None: the kernel's best
+    # How the pods were found, to be told again.
+    selector: str = ""
+    to: str | None = None
+    namespace: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaseState:
+    """A lease and how it stands."""
+
+    lease: Lease
+    counted: dict[str, Any]  # `ztprobe.emulation.counters`
+    step: StepInForce | None  # of its profile's schedule, as its keeper wrote it down last
+
+
+class Leases(Protocol):
+    """Profiles on pods of a node that outlive whoever asked for them: a process of their own keeps each."""
+
+    def plan_lease(self, wanted: LeaseRequest) -> Lease:
+        """What would be done; nothing is changed.
+
+        :raises EnforcementError: a pod is under another lease in the same direction, or an interface is
+            somebody else's.
+        :raises PreflightError: this kernel cannot emulate the profile on these pods.
+        """
+        ...
+
+    def begin_lease(self, lease: Lease) -> None:
+        """Put a planned lease into force.
+
+        :raises ZtprobeError: it could not be; nothing of it is left.
+        """
+        ...
+
+    def leases(self) -> list[LeaseState]:
+        """Every lease on this node, oldest first."""
+        ...
+
+    def end_leases(self, ids: Sequence[str]) -> list[Lease]:
+        """End these leases now, or all of them where none is named; says which they were.
+
+        :raises UsageError: there is no lease of such a name; then none is ended.
+        """
+        ...
 
 
 class Agent(Protocol):

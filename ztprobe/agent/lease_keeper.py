@@ -21,7 +21,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 from ztprobe.emulation.apply import put_into_force, revert
 from ztprobe.emulation.delay_line.node import NodeQueue
@@ -34,10 +33,9 @@ from ztprobe.leases.records import Lease, StepInForce
 from ztprobe.paths import REPO_DIR
 from ztprobe.pods.model import still_there
 from ztprobe.process.identity import ProcessIdentity
-from ztprobe.process.interrupts import Interrupted, shielded
 from ztprobe.profile.model import Profile
 
-__all__ = ("end", "keep", "kept", "sweep")
+__all__ = ("end", "keep", "sweep")
 
 _LOOK_S = 0.5  # at pods and delay lines
 _ANSWER_S = 30.0
@@ -77,21 +75,6 @@ def keep(lease: Lease) -> None:
         raise error
     # The keeper is meant to outlive us; nobody will wait for it here.
     process.returncode = 0
-
-
-@contextlib.contextmanager
-def kept(lease: Lease) -> Iterator[None]:
-    """`keep` a lease beyond the body, unless that is interrupted: then nothing of the lease is left.
-
-    :raises ZtprobeError: see `keep`.
-    """
-    try:
-        with shielded():
-            keep(lease)
-        yield
-    except Interrupted:
-        end(lease)
-        raise
 
 
 def _give_up(process: subprocess.Popen[str], lease: Lease) -> None:

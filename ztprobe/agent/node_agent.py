@@ -60,6 +60,7 @@ class NodeAgent:
         self._hooks: dict[str, str] = {}
         self._emulator: Emulator | None = None
         self._notes: list[str] = []
+        self._ended = False  # the sink has been told that that was all
 
     def __enter__(self) -> NodeAgent:
         return self
@@ -234,15 +235,16 @@ class NodeAgent:
         assert collector is not None
         assert kernel is not None
         self._memory |= memory.held()
-        collector.stop()
-        if self._sink is not None:
-            self._sink.close(self._owners, [[*pair, times] for pair, times in sorted(kernel.pairs().items())])
-        loss = collector.loss()
+        self._end_collector()
+        loss, log = collector.loss(), collector.loss_log
+        for entry in self._sink.losses() if self._sink is not None else ():
+            loss[entry["channel"]] += entry["count"]
+            log = [*log, entry]
         return {
             "hooks": self._hooks,
             "probes": [cost.as_dict() for cost in kernel.read_costs()],
             "loss": loss,
-            "loss_log": collector.loss_log,
+            "loss_log": log,
             "coverage": coverage(collector.events_seen, loss, unread=collector.events_unread),
             "events_seen": collector.events_seen,
             "events_unread": collector.events_unread,
@@ -257,10 +259,22 @@ class NodeAgent:
             self._emulator.clear()
         if self._drift is not None:
             self._drift.close()
-        if self.collector is not None:
-            self.collector.stop()
-        if self._kernel is not None:
-            self._kernel.close()
+        try:
+            self._end_collector()
+        finally:
+            if self._kernel is not None:
+                self._kernel.close()
+
+    def _end_collector(self) -> None:
+        # Without `stop` too: what was seen until then is whole, and goes by its names.
+        if self.collector is None or self._ended:
+            return
+        self._ended = True
+        self.collector.stop()
+        if self._sink is not None:
+            assert self._kernel is not None
+            pairs = [[*pair, times] for pair, times in sorted(self._kernel.pairs().items())]
+            self._sink.close(self._owners, pairs)
 
 
 def _standing(programs: Set[str], there: Links, index: int) -> DeviceState:

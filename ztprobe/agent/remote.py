@@ -1,37 +1,33 @@
 """An agent in a process of its own, and the one interface to it.
 
-``python -m ztprobe.agent.remote SOCKET BATCHES STATE [--no-probes]`` hosts a `NodeAgent` and answers
-calls on the socket that it was given, one JSON object a line: ``{"call": NAME, ...arguments}``, then
-``{"answer": ...}`` or ``{"error": CLASS, "message": TEXT}``. It loads its probes at once, while
-whoever started it brings up pods, and ends when the socket is closed on the other side, having undone
-everything: so it does not outlive whom it works for, however that ends.
+``python -m ztprobe.agent.remote SOCKET BATCHES STATE [--no-probes] [--spool BYTES]`` hosts a `NodeAgent`
+and answers calls (`ztprobe.agent.calls`) on the socket that it was given, one JSON object a line. It
+loads its probes at once, while whoever started it brings up pods, and ends when the socket is closed on
+the other side, having undone everything: so it does not outlive whom it works for, however that ends.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import argparse
 import json
 import signal
 import socket
 import subprocess
 import sys
-import traceback
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 
-from ztprobe import errors
-from ztprobe.agent.interface import Account, Measurement, Status
+from ztprobe.agent.calls import CALLS, Caller, answer_of, answered
+from ztprobe.agent.lease_calls import LEASE_CALLS, LeaseCaller
 from ztprobe.agent.node_agent import NodeAgent
-from ztprobe.agent.sinks import RunDirSink
+from ztprobe.agent.node_leases import NodeLeases
+from ztprobe.agent.sinks import RunDirSink, Sink
+from ztprobe.agent.spool import SpoolSink
 from ztprobe.errors import ZtprobeError
 from ztprobe.paths import REPO_DIR
-from ztprobe.pods.model import Pod
-from ztprobe.pods.source import Processes
 from ztprobe.process.interrupts import shielded
-from ztprobe.profile.model import Profile, profile_from_dict
 from ztprobe.rundir.batches import BatchWriter
 
 __all__ = ("AgentProcess",)
@@ -39,16 +35,25 @@ __all__ = ("AgentProcess",)
 _END_S = 10.0
 
 
-class AgentProcess:
-    """`ztprobe.agent.interface.Agent` in a process of its own; a context manager that ends it.
+class AgentProcess(Caller, LeaseCaller):
+    """`ztprobe.agent.interface.Agent` and `Leases` in a process of its own; a context manager that ends it.
 
     :param batches: directory for its events (`ztprobe.rundir.batches`), to be made.
     :param state_dir: where a delay line keeps its configuration and counters.
     :param log: where it writes what goes wrong.
     :param probes: False: see nothing, only emulate.
+    :param spool_bytes: `batches` is a queue (`ztprobe.agent.spool`) that holds no more than this.
     """
 
-    def __init__(self, batches: Path, state_dir: Path, log: Path, *, probes: bool = True) -> None:
+    def __init__(
+        self,
+        batches: Path,
+        state_dir: Path,
+        log: Path,
+        *,
+        probes: bool = True,
+        spool_bytes: int | None = None,
+    ) -> None:
         self._log = log
         ours, theirs = socket.socketpair()
         command = [
@@ -59,9 +64,13 @@ class AgentProcess:
             str(batches.absolute()),
             str(state_dir),
         ]
+        if not probes:
+            command.append("--no-probes")
+        if spool_bytes is not None:
+            command += ["--spool", str(spool_bytes)]
         with theirs, log.open("wb") as errors_:
             self._process = subprocess.Popen(
-                command if probes else [*command, "--no-probes"],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors_,
@@ -72,6 +81,11 @@ class AgentProcess:
         self._socket = ours
         self._answers = ours.makefile("r", encoding="utf-8")
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
     def __enter__(self) -> AgentProcess:
         return self
 
@@ -79,64 +93,19 @@ class AgentProcess:
         self.close()
 
     def _ask(self, call: str, **arguments: Any) -> Any:
+        return answer_of(self.carry({"call": call, **arguments}), f"see {self._log}")
+
+    def carry(self, said: dict[str, Any]) -> dict[str, Any]:
+        """Make a call that is JSON already. :raises ZtprobeError: the process has ended."""
         try:
-            self._socket.sendall((json.dumps({"call": call, **arguments}) + "\n").encode())
+            self._socket.sendall((json.dumps(said) + "\n").encode())
             line = self._answers.readline()
         except OSError:
             line = ""
         if not line:
             raise ZtprobeError(f"the agent has ended before its time (see {self._log})")
-        reply = json.loads(line)
-        if "error" in reply:
-            known = getattr(errors, reply["error"], None)
-            if known is None:
-                raise ZtprobeError(f"the agent failed: {reply['message']} (see {self._log})")
-            raise known(reply["message"])
-        return reply["answer"]
-
-    def prepare(self) -> None:
-        """See `Agent`."""
-        self._ask("prepare")
-
-    def add_pod(self, pod: Pod) -> None:
-        """See `Agent`."""
-        self._ask("add_pod", pod=pod.as_dict())
-
-    def remove_pod(self, pod: Pod) -> None:
-        """See `Agent`."""
-        self._ask("remove_pod", pod=pod.as_dict())
-
-    def watch(self, processes: Processes) -> None:
-        """See `Agent`."""
-        self._ask("watch", processes=[[pid, *who] for pid, who in processes.items()])
-
-    def start(self) -> dict[str, str]:
-        """See `Agent`."""
-        return dict(self._ask("start"))
-
-    def apply(self, profile: Profile, *, seed: int) -> None:
-        """See `Agent`."""
-        self._ask("apply", profile=dataclasses.asdict(profile), seed=seed)
-
-    def measure(self, server: str, clients: Sequence[str]) -> Measurement:
-        """See `Agent`."""
-        return Measurement(**self._ask("measure", server=server, clients=list(clients)))
-
-    def follow(self) -> None:
-        """See `Agent`."""
-        self._ask("follow")
-
-    def status(self) -> Status:
-        """See `Agent`."""
-        return Status(**self._ask("status"))
-
-    def topology(self) -> dict[str, Any]:
-        """See `Agent`."""
-        return dict(self._ask("topology"))
-
-    def stop(self) -> Account:
-        """See `Agent`."""
-        return Account(**self._ask("stop"))
+        reply: dict[str, Any] = json.loads(line)
+        return reply
 
     def close(self) -> None:
         """See `Agent`."""
@@ -150,51 +119,36 @@ class AgentProcess:
                 self._process.wait()
 
 
-# How each call's arguments are read. Answers are dataclasses or plain.
-_CALLS: Mapping[str, Callable[[NodeAgent, dict[str, Any]], Any]] = {
-    "add_pod": lambda agent, said: agent.add_pod(Pod.from_dict(said["pod"])),
-    "remove_pod": lambda agent, said: agent.remove_pod(Pod.from_dict(said["pod"])),
-    "watch": lambda agent, said: agent.watch({pid: (pod, name) for pid, pod, name in said["processes"]}),
-    "start": lambda agent, _: agent.start(),
-    "apply": lambda agent, said: agent.apply(profile_from_dict(said["profile"]), seed=said["seed"]),
-    "measure": lambda agent, said: agent.measure(said["server"], said["clients"]),
-    "follow": lambda agent, _: agent.follow(),
-    "status": lambda agent, _: agent.status(),
-    "topology": lambda agent, _: agent.topology(),
-    "stop": lambda agent, _: agent.stop(),
-}
-
-
-def _reply(call: Callable[[], Any]) -> dict[str, Any]:
-    try:
-        answer = call()
-    except Exception as error:
-        known = isinstance(error, ZtprobeError)
-        if not known:
-            traceback.print_exc()
-        message = str(error) if known else f"{type(error).__name__}: {error}"
-        return {"error": type(error).__name__, "message": message}
-    return {"answer": dataclasses.asdict(answer) if dataclasses.is_dataclass(answer) else answer}  # type: ignore[arg-type]
-
-
 def main() -> int:
     """Host an agent until the socket closes."""
-    number, batches, state_dir, *options = sys.argv[1:]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("socket", type=int)
+    parser.add_argument("batches", type=Path)
+    parser.add_argument("state_dir", type=Path)
+    parser.add_argument("--no-probes", action="store_true")
+    parser.add_argument("--spool", type=int)
+    given = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Arrow's own allocator keeps what it has once had; the system's gives it back.
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())
-    sink = RunDirSink(BatchWriter(Path(batches)))
+    sink: Sink = (
+        RunDirSink(BatchWriter(given.batches))
+        if given.spool is None
+        else SpoolSink(given.batches, given.spool)
+    )
     with (
-        socket.socket(fileno=int(number)) as connection,
-        NodeAgent(sink, state_dir=Path(state_dir), probes="--no-probes" not in options) as agent,
+        socket.socket(fileno=given.socket) as connection,
+        NodeAgent(sink, state_dir=given.state_dir, probes=not given.no_probes) as agent,
     ):
-        prepared = _reply(agent.prepare)
+        prepared = answered(agent.prepare)
         for line in connection.makefile("r", encoding="utf-8"):
             said = json.loads(line)
             if said["call"] == "prepare":
                 reply = prepared
+            elif (lease_call := LEASE_CALLS.get(said["call"])) is not None:
+                reply = answered(lambda call=lease_call, said=said: call(NodeLeases(), said))  # type: ignore[misc]
             else:
-                reply = _reply(lambda call=_CALLS[said["call"]], said=said: call(agent, said))  # type: ignore[misc]
+                reply = answered(lambda call=CALLS[said["call"]], said=said: call(agent, said))  # type: ignore[misc]
             connection.sendall((json.dumps(reply) + "\n").encode())
     return 0
 

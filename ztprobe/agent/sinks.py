@@ -1,8 +1,8 @@
 """Where an agent's events go while it runs.
 
 A sink is given batches of records as the kernel wrote them, kind by kind, in the order in which they
-were read, and now and then what numbers in them stand for. A run directory's is here; one that
-sends batches over a network would do the same with them.
+were read, and now and then what numbers in them stand for. A run directory's is here, the one of an
+agent whose collector is elsewhere in `ztprobe.agent.spool`.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ class Sink(Protocol):
     def close(self, owners: Owners, pairs: list[Any]) -> None:
         """That was all. :param pairs: what proxies' threads tied together, from the probes' own map."""
 
+    def losses(self) -> list[dict[str, Any]]:
+        """What it could not keep, as entries of `ztprobe.agent.interface.Account.loss_log`."""
+
 
 class RunDirSink:
     """Writes batches below a run directory, from which `ztprobe.rundir.batches` reads them back."""
@@ -65,3 +68,7 @@ class RunDirSink:
     def close(self, owners: Owners, pairs: list[Any]) -> None:
         """See `Sink`."""
         self._writer.end_part({**owners.as_dict(), "pairs": pairs})
+
+    def losses(self) -> list[dict[str, Any]]:
+        """See `Sink`: what a disk refuses ends the run instead."""
+        return []

@@ -18,8 +18,10 @@ import click
 
 from ztprobe import __version__
 from ztprobe.cli import completion
+from ztprobe.cli.agent import agent
 from ztprobe.cli.clean import clean
 from ztprobe.cli.compare import compare
+from ztprobe.cli.deploy import deploy, undeploy
 from ztprobe.cli.doctor import doctor
 from ztprobe.cli.drops import drops
 from ztprobe.cli.export import export
@@ -81,7 +83,10 @@ def _sweep_leases() -> None:
             _say(f"left behind, now removed: {line}")
 
 
-for _command in (trace, sweep, report, compare, export, drops, profile, policy, doctor, clean, validate):
+for _command in (
+    *(trace, sweep, report, compare, export, drops, profile, policy),
+    *(agent, deploy, undeploy, doctor, clean, validate),
+):
     ztprobe.add_command(_command)
 
 

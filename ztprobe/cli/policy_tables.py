@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ztprobe.policy.matrix import Cell, Matrix
+    from ztprobe.policy.matrix import Matrix, MatrixCell
     from ztprobe.policy.simulation import Simulated
 
 __all__ = (
@@ -23,7 +23,7 @@ _COLORS = {"allowed": "#cfe8cf", "denied": "#f2c6c2", "not applicable": "#eeeeee
 _ORDER = ("allowed", "not applicable", "undecidable", "denied")
 
 
-def _port(cell: Cell) -> str:
+def _port(cell: MatrixCell) -> str:
     return f"{cell.port or 'other'}/{cell.protocol}"
 
 

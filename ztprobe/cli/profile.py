@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -12,12 +13,8 @@ import click
 from ztprobe.cli import completion
 from ztprobe.cli.output import say, say_json
 from ztprobe.cli.profile_pods import (
-    Chosen,
     choose_pods,
     node_option,
-    refuse_impossible,
-    refuse_taken,
-    resolve_neighbours,
     running_pods,
     runtime_options,
 )
@@ -29,8 +26,8 @@ from ztprobe.cli.rendering.profile import (
     print_verdict,
     profile_dict,
     profile_words,
-    state_dict,
-    state_words,
+    step_dict,
+    step_words,
     table,
     value_words,
     verdict_dict,
@@ -38,8 +35,8 @@ from ztprobe.cli.rendering.profile import (
 from ztprobe.errors import PreflightError, UsageError
 
 if TYPE_CHECKING:
+    from ztprobe.agent.interface import Leases
     from ztprobe.leases.records import Lease
-    from ztprobe.profile.model import Profile
 
 __all__ = ("profile",)
 
@@ -186,35 +183,52 @@ def apply(
     there is no end of a veth to choose then, and --at is refused for all profiles but net5, which is a
     rate alone (net6 --at host, for one, needs netem).
     """
-    from ztprobe.agent.lease_keeper import kept
-    from ztprobe.leases import records
+    from ztprobe.agent.interface import LeaseRequest
+    from ztprobe.agent.node_leases import NodeLeases
+    from ztprobe.leases.records import parse_duration
     from ztprobe.profile.model import load_profile
 
     wanted = load_profile(name)
-    seconds = records.parse_duration(duration)
+    lasts_s = parse_duration(duration)
     if wanted.is_empty:
         raise UsageError(f"{wanted.name} emulates nothing: there is nothing to apply")
     _need_root()
     chosen = choose_pods(runtime, selector, to, namespace, run=run, node=node)
-    lease = _planned(
-        wanted,
-        chosen,
-        selector,
-        namespace,
-        to=to,
+    request = LeaseRequest(
+        profile=wanted,
+        pods=chosen.pods,
+        peers=chosen.peers,
+        lasts_s=lasts_s,
         direction=direction,
         at=at,
         replace=replace,
         backend=backend,
-        seconds=seconds,
+        selector=selector,
+        to=to,
+        namespace=namespace,
     )
+    node_leases = NodeLeases()
+    lease = node_leases.plan_lease(request)
     if dry_run:
         _tell(lease, chosen.notes, as_json)
         return
-    resolve_neighbours(lease)
-    with kept(lease):
+    with _begun(node_leases, lease):
         lease.state = "in force"
         _tell(lease, chosen.notes, as_json)
+
+
+@contextlib.contextmanager
+def _begun(leases: Leases, lease: Lease) -> Iterator[None]:
+    # Beyond the body, unless that is interrupted: then nothing of the lease is left.
+    from ztprobe.process.interrupts import Interrupted
+
+    try:
+        leases.begin_lease(lease)
+        yield
+    except Interrupted:
+        with contextlib.suppress(UsageError):  # it came before anything was written down
+            leases.end_leases([lease.id])
+        raise
 
 
 def _tell(lease: Lease, more: Sequence[str], as_json: bool) -> None:
@@ -240,69 +254,25 @@ def _tell(lease: Lease, more: Sequence[str], as_json: bool) -> None:
     )
 
 
-def _planned(
-    wanted: Profile,
-    chosen: Chosen,
-    selector: str,
-    namespace: str,
-    *,
-    to: str | None,
-    direction: str,
-    at: str,
-    replace: bool,
-    backend: str | None,
-    seconds: float,
-) -> Lease:
-    from ztprobe.emulation.apply import backend_for, plan_rules
-    from ztprobe.emulation.attach_points import plan_points
-    from ztprobe.leases import records
-    from ztprobe.process.identity import ProcessIdentity
-
-    taken = records.all_leases()
-    directions = ("egress", "ingress") if direction == "both" else (direction,)
-    refuse_taken(chosen.pods, directions, taken)
-    chosen_backend = backend_for(wanted, backend)
-    refuse_impossible(wanted.name, chosen_backend, chosen.pods)
-    lease_id, now_ns = records.new_id(), records.now_ns()
-    return records.Lease(
-        id=lease_id,
-        profile=wanted,
-        backend=chosen_backend,
-        direction=direction,
-        selector=selector,
-        to=to,
-        namespace=namespace,
-        pods=chosen.pods,
-        peers=chosen.peers,
-        points=plan_points(
-            chosen.pods, directions, chosen_backend, replace=replace, at=at, lease_id=lease_id
-        ),
-        rules=plan_rules(lease_id, chosen.pods, directions, chosen_backend, taken),
-        owner=ProcessIdentity.own(),
-        created_ns=now_ns,
-        expires_ns=now_ns + round(seconds * 1e9),
-    )
-
-
 @profile.command(epilog="Example: sudo ztprobe profile status")
 @_JSON
 def status(as_json: bool) -> None:
     """Show what is in force now, as the kernel has it."""
-    from ztprobe.emulation.counters import counters
-    from ztprobe.leases.records import all_leases, words
+    from ztprobe.agent.node_leases import NodeLeases
+    from ztprobe.leases.records import words
 
     _need_root()
-    found = all_leases()
+    found = NodeLeases().leases()
     if as_json:
-        states = [lease_dict(one) | counters(one) | {"schedule": state_dict(one)} for one in found]
+        states = [lease_dict(one.lease) | one.counted | {"schedule": step_dict(one)} for one in found]
         say_json(states)
         return
     if not found:
         say("no profile is in force")
         return
     rows = []
-    for lease in found:
-        state = counters(lease)
+    for one in found:
+        lease, counted = one.lease, one.counted
         towards = f" to {lease.to}" if lease.to is not None else ""
         way = "both ways" if lease.direction == "both" else lease.direction
         rows.append(
@@ -311,14 +281,14 @@ def status(as_json: bool) -> None:
                 lease.profile.name,
                 lease.backend,
                 f"{way} of {pod_words(lease)}{towards}",
-                state["in_force"],
+                counted["in_force"],
                 words(lease.remaining_s),
-                f"{state['packets']} packets, {state['drops']} dropped",
+                f"{counted['packets']} packets, {counted['drops']} dropped",
             )
         )
     table(("lease", "profile", "backend", "pods", "in force", "left", "counted"), rows)
-    for lease in found:
-        for line in state_words(lease):
+    for one in found:
+        for line in step_words(one):
             say(line)
 
 
@@ -346,11 +316,11 @@ def verify(
     """
     from ztprobe.conformance.verification import verify as verify_lease
     from ztprobe.errors import EnforcementError
-    from ztprobe.leases.records import all_leases
+    from ztprobe.leases.records import all_leases, named
 
     _need_root()
     everything = all_leases()
-    wanted = _chosen(everything, ids)
+    wanted = named(everything, ids)
     running = running_pods(wanted, node)
     verdicts = [verify_lease(one, everything, running, probes=probes) for one in wanted]
     if as_json:
@@ -369,15 +339,10 @@ def verify(
 @_JSON
 def clear(ids: tuple[str, ...], as_json: bool) -> None:
     """End leases now: those named, or all of them."""
-    from ztprobe.agent.lease_keeper import end
-    from ztprobe.leases.records import all_leases
-    from ztprobe.process.interrupts import shielded
+    from ztprobe.agent.node_leases import NodeLeases
 
     _need_root()
-    chosen = _chosen(all_leases(), ids)
-    with shielded():
-        for lease in chosen:
-            end(lease)
+    chosen = NodeLeases().end_leases(ids)
     if as_json:
         say_json({"cleared": [lease.id for lease in chosen]})
         return
@@ -385,14 +350,6 @@ def clear(ids: tuple[str, ...], as_json: bool) -> None:
         say(f"lease {lease.id} ended: {lease.profile.name} is off {pod_words(lease)}")
     if not chosen:
         say("no profile is in force")
-
-
-def _chosen(leases: Sequence[Lease], ids: Sequence[str]) -> list[Lease]:
-    found = {lease.id: lease for lease in leases}
-    if unknown := [i for i in ids if i not in found]:
-        there = f"there are {', '.join(found)}" if found else "there are none"
-        raise UsageError(f"no lease {unknown[0]}: {there}")
-    return [found[i] for i in ids] or list(leases)
 
 
 def _need_root() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ztprobe.errors import EnforcementError, PreflightError, UsageError
+from ztprobe.errors import PreflightError, UsageError
 
 if TYPE_CHECKING:
     from ztprobe.leases.records import Lease
@@ -20,14 +20,9 @@ __all__ = (
     "Chosen",
     "choose_pods",
     "node_option",
-    "refuse_impossible",
-    "refuse_taken",
-    "resolve_neighbours",
     "running_pods",
     "runtime_options",
 )
-
-_FEW = 32  # everybody speaks to everybody
 
 node_option = click.option(
     "--node",
@@ -97,19 +92,6 @@ def _found_in(source: PodSource, selector: Selector, to: Selector | None, namesp
     )
 
 
-def refuse_impossible(profile: str, backend: str, pods: Sequence[Pod]) -> None:
-    """What a backend cannot do to these pods.
-
-    :raises PreflightError: a delay line on a cluster's node.
-    """
-    if "nfqueue" in backend and any(pod.runtime == "kubernetes" for pod in pods):
-        raise PreflightError(
-            f"{profile} needs netem on a cluster's node (CONFIG_NET_SCH_NETEM), and this kernel has none or"
-            " it was not chosen: the delay line that stands in for it queues on a node's forward path,"
-            " which is the cluster's own here; a rate alone works without"
-        )
-
-
 def running_pods(leases: Sequence[Lease], node: str | None) -> list[Pod]:
     """Everybody whom pods under these leases can be measured with.
 
@@ -127,39 +109,3 @@ def running_pods(leases: Sequence[Lease], node: str | None) -> list[Pod]:
         for namespace in namespaces:
             found += cluster.neighbours(namespace)
     return found
-
-
-def refuse_taken(pods: Sequence[Pod], directions: Sequence[str], leases: Sequence[Lease]) -> None:
-    """:raises EnforcementError: a pod is under another lease in the same direction."""
-    from ztprobe.leases.records import words
-
-    # By its namespace: after a restart, a pod of the same name is another one.
-    wanted = {pod.netns_inode: pod for pod in pods}
-    for lease in leases:
-        taken = [pod for pod in lease.pods if pod.netns_inode in wanted]
-        if taken and set(lease.directions) & set(directions):
-            raise EnforcementError(
-                f"{min(str(pod) for pod in taken)} is under {lease.profile.name} already (lease {lease.id}, "
-                f"{words(lease.remaining_s)} left): ztprobe profile clear {lease.id}"
-            )
-
-
-def resolve_neighbours(lease: Lease) -> None:
-    """Make pods of the local runtime know each other before packets can be lost or late.
-
-    Not where policies are in force, which would drop and count what it takes (neighbours are written
-    down there anyway), and not in a cluster, whose pods are not ours to send from.
-
-    :raises EnforcementError: they have ended meanwhile.
-    """
-    from ztprobe.conformance.policy_bypass import has_policies
-    from ztprobe.conformance.udp_probe import warm_up
-
-    met = list({pod.netns_inode: pod for pod in (*lease.pods, *(lease.peers or ()))}.values())
-    if len(met) > _FEW or any(pod.runtime != "local" for pod in met):
-        return
-    try:
-        if not any(has_policies(node) for node in {pod.node_netns for pod in met}):
-            warm_up(met)
-    except FileNotFoundError as error:
-        raise EnforcementError(f"the pods are ending: {error.filename or error} is gone") from error

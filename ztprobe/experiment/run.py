@@ -17,7 +17,8 @@ import os
 import platform
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +80,16 @@ class Job:
         progress: Progress,
         *,
         interference: Interference | None = None,
+        agent: Callable[[RunDir], AbstractContextManager[Agent]] | None = None,
     ) -> None:
-        """:raises UsageError: the manifests ask for something that is not supported."""
+        """:param agent: begins the agent that is to watch and leave its events in the run directory;
+            None: a process of this machine.
+        :raises UsageError: the manifests ask for something that is not supported."""
         self.spec = spec
         self.target = target
         self.progress = progress
         self.interference = interference
+        self._make_agent = agent or self._process
         self.run_id = secrets.token_hex(3)
         self.runtime = deployments.make(
             spec.runtime,
@@ -104,7 +109,7 @@ class Job:
         self.clock_samples.append(dataclasses.asdict(take_sample()))
         # First of all: it loads its probes while the pods come up.
         with (
-            self._agent() as agent,
+            self._make_agent(self.target) as agent,
             self._runtime_up() as runtime,
             MachineLoad(lambda: _processes(runtime)) as load,
             contextlib.closing(agent),  # before the pods go
@@ -132,8 +137,8 @@ class Job:
         self.clock_samples.append(dataclasses.asdict(take_sample()))
         self._finish(account, load, time.monotonic_ns() - started_ns)
 
-    def _agent(self) -> AgentProcess:
-        directory = self.target.path
+    def _process(self, target: RunDir) -> AgentProcess:
+        directory = target.path
         return AgentProcess(
             directory / BATCHES_DIR,
             STATE_DIR / self.run_id,

@@ -13,6 +13,7 @@ import functools
 import logging
 import os
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +38,8 @@ _MOST_BYTES = 64 << 20  # of a page; 500 pods have 5 MB
 _CHUNK_BYTES = 1 << 20
 _LONGEST_REASON = 500
 _KUBECONFIG = "~/.kube/config"
+# Of RBAC's own refusals; admission's are of the same status and name neither verb nor resource.
+_FORBIDDEN = re.compile(r'cannot (\w+) resource "([^"]+)"')
 
 _T = TypeVar("_T")
 
@@ -49,11 +52,41 @@ def configured() -> bool:
 class Api:
     """A cluster's API.
 
+    :param kubeconfig: instead of KUBECONFIG.
+    :param context: of the kubeconfig, instead of its current one.
     :raises PreflightError: nothing says which cluster, or how to log in.
     """
 
-    def __init__(self) -> None:
-        self._core = _client()
+    def __init__(self, kubeconfig: str | None = None, context: str | None = None) -> None:
+        self._core = _client(kubeconfig, context)
+
+    def dynamic(self, cache: Path) -> Any:
+        """The library's client for objects of any kind, which first asks what kinds there are.
+
+        :param cache: a file that nobody else writes to; the library's own has a name that anybody can guess.
+        :raises PreflightError: as `asked`.
+        """
+        from kubernetes.dynamic import DynamicClient
+
+        return self.asked("list", "kinds", lambda: DynamicClient(self._core.api_client, str(cache)))
+
+    def asked(self, verb: str, what: str, call: Callable[[], _T]) -> _T:
+        """What a call of `dynamic`'s client gives.
+
+        :raises PreflightError: the API refuses, does not answer, or does not finish; says what is missing.
+        """
+        from kubernetes.dynamic.exceptions import ResourceNotFoundError
+
+        def translated() -> _T:
+            with self._translating(f"{verb} {what}", ""):
+                return call()
+
+        try:
+            return _within(_PAGE_S, translated, f"{self._host} does not finish its answer")
+        except ResourceNotFoundError as error:
+            raise PreflightError(
+                f"{self._host} knows no such kind: {' '.join(str(error).split())}"
+            ) from error
 
     def objects(self, kind: str, namespace: str, label_selector: str = "") -> list[Object]:
         """Every object of a namespace that the API's own reading of the selector picks.
@@ -87,11 +120,8 @@ class Api:
         return f"the Kubernetes API at {self._core.api_client.configuration.host}"
 
     def _ask(self, call: Callable[..., Any], what: str, namespace: str, selector: str, more: str) -> bytes:
-        from kubernetes.client.exceptions import ApiException
-        from urllib3.exceptions import HTTPError
-
         options = {"_continue": more} if more else {}
-        try:
+        with self._translating(what, selector):
             answer = call(
                 namespace,
                 label_selector=selector,
@@ -107,6 +137,14 @@ class Api:
                     if len(body) > _MOST_BYTES:
                         raise PreflightError(f"{self._host} answers with more than {_MOST_BYTES >> 20} MiB")
                 return body
+
+    @contextlib.contextmanager
+    def _translating(self, what: str, selector: str) -> Iterator[None]:
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        try:
+            yield
         except _Refused as error:
             raise _error_of(error.refusal, what, selector) from error
         except ApiException as error:  # the library's only other reason: TLS
@@ -190,15 +228,18 @@ def _kept_log() -> Iterator[_Kept]:
         root.handlers = others
 
 
-def _client() -> Any:
+def _client(kubeconfig: str | None, context: str | None) -> Any:
     from kubernetes import client, config
     from kubernetes.config.config_exception import ConfigException
     from yaml import YAMLError
 
     # Said each time: the library reads the environment when it is imported.
-    where = os.environ.get("KUBECONFIG") or str(Path(_KUBECONFIG).expanduser())
-    log_in: Callable[..., None] = functools.partial(config.load_kube_config, config_file=where)
-    if _in_cluster() and not os.environ.get("KUBECONFIG"):
+    said = kubeconfig or os.environ.get("KUBECONFIG")
+    where = said or str(Path(_KUBECONFIG).expanduser())
+    log_in: Callable[..., None] = functools.partial(
+        config.load_kube_config, config_file=where, context=context
+    )
+    if _in_cluster() and not said and context is None:
         where, log_in = "this pod's service account", config.load_incluster_config
     else:
         _check_kubeconfig(where)
@@ -253,18 +294,26 @@ def _in_cluster() -> bool:
 
 def _error_of(refusal: Refusal, what: str, selector: str) -> ZtprobeError:
     status, message = refusal.status if refusal.is_status else None, refusal.message
-    if status == 400:
+    if status == 400 and selector:
         return UsageError(f"selector {selector!r}: {message}")
     if status == 401:
         return PreflightError(
             f"the Kubernetes API does not know us (401, {message}): log in again, or set KUBECONFIG"
         )
-    if status == 403:
-        kind = what.split()[1]
+    forbidden = _FORBIDDEN.search(message)
+    if status == 403 and (forbidden is not None or what.startswith("list ")):  # admission is for changes
+        verb, kind = forbidden.groups() if forbidden is not None else what.split()[:2]
+        hint = " (manifests/components/node-access grants what ztprobe needs)" if verb == "list" else ""
         return PreflightError(
-            f"the Kubernetes API does not let us {what} (403): {message}; missing: the verb list on {kind}"
-            " (manifests/components/node-access grants what ztprobe needs)"
+            f"the Kubernetes API does not let us {what} (403): {message}; missing: the verb {verb} on {kind}"
+            + hint
         )
+    if "field not declared in schema" in message:
+        return PreflightError(
+            f"the cluster's Kubernetes is too old to {what}: {message}; 1.29 or newer is needed"
+        )
+    if status in (400, 403, 409, 422):  # admission, or a field that this version does not know
+        return PreflightError(f"the Kubernetes API refuses to {what} ({status}): {message}")
     return PreflightError(f"the Kubernetes API failed to {what} ({refusal.status}): {message}")
 
 

@@ -18,7 +18,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,9 @@ __all__ = (
     "Point",
     "StepInForce",
     "all_leases",
+    "lease_from_dict",
     "load",
+    "named",
     "new_id",
     "now_ns",
     "parse_duration",
@@ -141,9 +143,13 @@ class Lease:
             return "it has expired"
         return None
 
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it; the way back is `lease_from_dict`."""
+        return dict(json.loads(json.dumps(dataclasses.asdict(self), default=str)))
+
     def write(self) -> None:
         """Write it down, whole or not at all. :raises ZtprobeError: the state directory refuses."""
-        text = json.dumps(dataclasses.asdict(self), default=str, indent=1)
+        text = json.dumps(self.as_dict(), indent=1)
         try:
             with contextlib.suppress(FileExistsError):
                 if not self.directory.exists():
@@ -199,15 +205,27 @@ def all_leases() -> list[Lease]:
     found = []
     for path in (paths.STATE_DIR / paths.LEASES).glob(f"*/{_FILE}"):
         try:
-            found.append(_from_dict(json.loads(path.read_text())))
+            found.append(lease_from_dict(json.loads(path.read_text())))
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return sorted(found, key=lambda lease: lease.created_ns)
 
 
+def named(leases: Sequence[Lease], ids: Sequence[str]) -> list[Lease]:
+    """Those of these names, or all where none is given.
+
+    :raises UsageError: there is no lease of such a name.
+    """
+    found = {lease.id: lease for lease in leases}
+    if unknown := [one for one in ids if one not in found]:
+        there = f"there are {', '.join(found)}" if found else "there are none"
+        raise UsageError(f"no lease {unknown[0]}: {there}")
+    return [found[one] for one in ids] or list(leases)
+
+
 def load(lease_id: str) -> Lease:
     """One lease. :raises (OSError, ValueError, KeyError, TypeError): it cannot be read."""
-    return _from_dict(json.loads((paths.STATE_DIR / paths.LEASES / lease_id / _FILE).read_text()))
+    return lease_from_dict(json.loads((paths.STATE_DIR / paths.LEASES / lease_id / _FILE).read_text()))
 
 
 def parse_duration(text: str) -> float:
@@ -235,7 +253,8 @@ def words(seconds: float) -> str:
     return "".join(parts[:2])
 
 
-def _from_dict(data: Mapping[str, Any]) -> Lease:
+def lease_from_dict(data: Mapping[str, Any]) -> Lease:
+    """:raises (KeyError, TypeError): not what `Lease.as_dict` gives."""
     values = dict(data)
     values["profile"] = profile_from_dict(values["profile"])
     values["owner"] = ProcessIdentity(**values["owner"])

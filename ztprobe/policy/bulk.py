@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ztprobe.policy.compiled import Compiled
-from ztprobe.policy.compiled_rules import CompiledPolicy, CompiledRule, Group
+from ztprobe.policy.compiled_rules import CompiledPolicy, CompiledRule, PolicyGroup
 from ztprobe.policy.model import DIRECTIONS, PROTOCOLS, IPAddress, Objects, Pod, Policy
 from ztprobe.policy.selections import Bits
 
@@ -191,7 +191,7 @@ class Verdicts:
             self._known_slots[row] = slots
         return row
 
-    def _read(self, group: Group, direction: str, span: int) -> _Reading:
+    def _read(self, group: PolicyGroup, direction: str, span: int) -> _Reading:
         # Called for every class and range that anybody asks about: terms are numbers here, not compared.
         ordered: dict[str, dict[int, list[tuple[bool, tuple[int, ...]]]]] = {"Admin": {}, "Baseline": {}}
         isolated = False
@@ -213,7 +213,9 @@ class Verdicts:
         node = group.node if isolated and direction == "ingress" else (None, ())
         return _Reading(admin, isolated, frozenset(allowing), node, baseline)
 
-    def _find_terms(self, one: CompiledPolicy, group: Group, direction: str, span: int) -> tuple[int, ...]:
+    def _find_terms(
+        self, one: CompiledPolicy, group: PolicyGroup, direction: str, span: int
+    ) -> tuple[int, ...]:
         protocol, port = self._first_ports[span]
         found = (_term(r, group, direction, PROTOCOLS[protocol], port) for r in one.rules[direction])
         terms = tuple(self._number_of(term) for term in found if term is not None)
@@ -249,7 +251,7 @@ class _Reading(NamedTuple):
     baseline: _Priorities
 
 
-def _term(rule: CompiledRule, group: Group, direction: str, protocol: str, port: int) -> _Term | None:
+def _term(rule: CompiledRule, group: PolicyGroup, direction: str, protocol: str, port: int) -> _Term | None:
     if rule.ports is None:
         return _Term(rule.action, rule.peers, None, True)
     about = [p for p in rule.ports if p.protocol == protocol and p.first <= port <= p.last]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from ztprobe.policy.compiled_rules import CompiledPolicy, CompiledPort, CompiledRule, Group
+from ztprobe.policy.compiled_rules import CompiledPolicy, CompiledPort, CompiledRule, PolicyGroup
 from ztprobe.policy.model import (
     DIRECTIONS,
     IPAddress,
@@ -28,7 +28,7 @@ from ztprobe.policy.selections import Bits, Endpoint, NamedPort, Selections
 __all__ = ("Compiled",)
 
 _SPARE_SLOTS = 1000
-_NOBODY = Group(())
+_NOBODY = PolicyGroup(())
 
 
 class Compiled:
@@ -43,8 +43,8 @@ class Compiled:
         self.slots: dict[str, tuple[int, ...]] = {}  # of a pod, one per address
         # direction -> class of each slot; class 0: no policy selects it
         self._classes: dict[str, npt.NDArray[np.int32]] = {d: np.zeros(64, np.int32) for d in DIRECTIONS}
-        self._groups: dict[str, list[Group]] = {d: [_NOBODY] for d in DIRECTIONS}
-        self._class_ids: dict[str, dict[Group, int]] = {d: {_NOBODY: 0} for d in DIRECTIONS}
+        self._groups: dict[str, list[PolicyGroup]] = {d: [_NOBODY] for d in DIRECTIONS}
+        self._class_ids: dict[str, dict[PolicyGroup, int]] = {d: {_NOBODY: 0} for d in DIRECTIONS}
         self._serials: dict[str, int] = {}
         self._subjects: dict[str, dict[int, set[int]]] = {d: {} for d in DIRECTIONS}  # set -> serials
         self._next_serial = 0
@@ -216,7 +216,7 @@ class Compiled:
         """How many classes there have been."""
         return len(self._groups[direction])
 
-    def group(self, direction: str, number: int) -> Group:
+    def group(self, direction: str, number: int) -> PolicyGroup:
         """What a class has in common."""
         return self._groups[direction][number]
 
@@ -224,7 +224,7 @@ class Compiled:
         """The classes that a policy selects."""
         return [n for n, group in enumerate(self._groups[direction]) if serial in group.serials]
 
-    def group_of(self, slot: int, direction: str) -> Group:
+    def group_of(self, slot: int, direction: str) -> PolicyGroup:
         """The policies that select an endpoint, and what else counts of it."""
         return self._groups[direction][int(self._classes[direction][slot])]
 
@@ -290,7 +290,7 @@ class Compiled:
             if self.others:
                 node = (pod.node, pod.node_addresses)
         ordered = self._order(serials)
-        group = Group(ordered, tuple(s for s in ordered if s in unsure), named, node)
+        group = PolicyGroup(ordered, tuple(s for s in ordered if s in unsure), named, node)
         ids = self._class_ids[direction]
         number = ids.get(group)
         if number is None:

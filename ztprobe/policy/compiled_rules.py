@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ztprobe.policy.model import IPAddress, Policy
 
-__all__ = ("CompiledPolicy", "CompiledPort", "CompiledRule", "Group")
+__all__ = ("CompiledPolicy", "CompiledPort", "CompiledRule", "PolicyGroup")
 
 _TIERS = ("Admin", "NetworkPolicy", "Baseline")
 
@@ -50,7 +50,7 @@ class CompiledPolicy:
 
 
 @dataclass(frozen=True)
-class Group:
+class PolicyGroup:
     """What endpoints of one class have in common in one direction: hashable, so that it names the class."""
 
     serials: tuple[int, ...]  # of the policies that select them, in reading order

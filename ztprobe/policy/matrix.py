@@ -18,7 +18,7 @@ from ztprobe.errors import UsageError
 from ztprobe.policy.bulk import CODES, Verdicts
 from ztprobe.policy.model import DIRECTIONS, PROTOCOLS, Objects, Pod
 
-__all__ = ("OTHER_PORT", "Cell", "Group", "Matrix", "reach")
+__all__ = ("OTHER_PORT", "Matrix", "MatrixCell", "PodGroup", "reach")
 
 OTHER_PORT = 0  # stands for a port that neither a container nor a rule names
 _OUTSIDE = ipaddress.ip_address("192.0.2.1")  # TEST-NET-1: nobody's
@@ -27,7 +27,7 @@ _MOST_PORTS = 40  # of one group
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class PodGroup:
     """Pods that every policy treats alike."""
 
     name: str
@@ -36,7 +36,7 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class MatrixCell:
     """A verdict between two groups."""
 
     source: int
@@ -50,8 +50,8 @@ class Cell:
 class Matrix:
     """All of them; of a pod alone in its group, not to itself."""
 
-    groups: tuple[Group, ...]
-    cells: tuple[Cell, ...]
+    groups: tuple[PodGroup, ...]
+    cells: tuple[MatrixCell, ...]
 
 
 def reach(objects: Objects) -> Matrix:
@@ -72,10 +72,10 @@ def reach(objects: Objects) -> Matrix:
     groups, slots = [], []
     for pods in members:
         groups.append(
-            Group(name=_name(pods), pods=tuple(p.id for p in pods), ports=_ports(verdicts, pods[0]))
+            PodGroup(name=_name(pods), pods=tuple(p.id for p in pods), ports=_ports(verdicts, pods[0]))
         )
         slots.append([verdicts.compiled.slots[pod.id][0] for pod in pods[:2]])
-    groups.append(Group(name="outside", pods=(), ports=((OTHER_PORT, "TCP"),)))
+    groups.append(PodGroup(name="outside", pods=(), ports=((OTHER_PORT, "TCP"),)))
     slots.append([outside])
     asked = list(_questions(groups, slots))
     unnamed = _unnamed_port(verdicts, objects)
@@ -86,13 +86,13 @@ def reach(objects: Objects) -> Matrix:
         np.array([port or unnamed for _, _, port, _ in asked]),
     )
     cells = tuple(
-        Cell(source=s, target=t, port=port, protocol=protocol, verdict=CODES[code])
+        MatrixCell(source=s, target=t, port=port, protocol=protocol, verdict=CODES[code])
         for (s, t, port, protocol), code in zip(asked, codes.tolist(), strict=True)
     )
     return Matrix(groups=tuple(groups), cells=cells)
 
 
-def _questions(groups: list[Group], slots: list[list[int]]) -> Iterator[tuple[int, int, int, str]]:
+def _questions(groups: list[PodGroup], slots: list[list[int]]) -> Iterator[tuple[int, int, int, str]]:
     for target, group in enumerate(groups):
         for port, protocol in group.ports:
             for source in range(len(groups)):

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Iterator
 
 from ztprobe.policy.compiled import Compiled
-from ztprobe.policy.compiled_rules import CompiledRule, Group
+from ztprobe.policy.compiled_rules import CompiledRule, PolicyGroup
 from ztprobe.policy.fields import IPNetwork
 from ztprobe.policy.model import DIRECTIONS, AddressBlock
 from ztprobe.policy.rules import PolicyPod, Ruleset
@@ -56,7 +56,7 @@ def to_nft(ruleset: Ruleset, priority: int = -160) -> str:
 
 def _chains(ruleset: Ruleset, direction: str) -> tuple[list[str], list[str]]:
     # Pods that the same policies select share a chain: five clients read as one.
-    groups: dict[Group, list[PolicyPod]] = {}
+    groups: dict[PolicyGroup, list[PolicyPod]] = {}
     for pod in ruleset.pods:
         group = ruleset.compiled.group_of(ruleset.slot(pod.name), direction)
         if group.serials:
@@ -83,7 +83,7 @@ def _chains(ruleset: Ruleset, direction: str) -> tuple[list[str], list[str]]:
     return lines, jumps
 
 
-def _matches(compiled: Compiled, rule: CompiledRule, group: Group, direction: str) -> Iterator[str]:
+def _matches(compiled: Compiled, rule: CompiledRule, group: PolicyGroup, direction: str) -> Iterator[str]:
     peer = "daddr" if direction == "egress" else "saddr"
     if rule.ports is None:
         yield from _addresses(compiled, rule.peers, None, peer)

@@ -1,6 +1,6 @@
 """From ring buffers to tables, with an account of everything that was lost on the way, and when.
 
-A thread drains the rings in batches. Six channels can lose an event, and each is
+A thread drains the rings in batches. Seven channels can lose an event, and each is
 counted by itself and ends up in every report:
 
 - ``ring_buffer_full``: events that found their ring full;
@@ -16,7 +16,9 @@ counted by itself and ends up in every report:
   that alone, but it warns of the first channel, so coverage does not count it;
 - ``parse_failure``: packets of traced pods that the programs could not read (IPv6, IP
   options, fragments, headers cut short);
-- ``unknown_pod``: events from a namespace that belongs to no known pod.
+- ``unknown_pod``: events from a namespace that belongs to no known pod;
+- ``queue_full``: events that reached us and found no room in the queue to a collector on another
+  machine (`ztprobe.agent.spool`); an agent that writes to a run directory has none.
 
 The counters are looked at with every drain (recursion misses with every tenth), so it is known
 to within 50 ms (0.5 s) when something was lost, and the analysis can tell the rounds that it touched.
@@ -216,9 +218,9 @@ class Collector:
 def coverage(seen: int, loss: Mapping[str, int], *, unread: int = 0) -> float:
     """Events that reached us and can be placed over events that happened, 0..1.
 
-    :param seen: events that reached us, those from unknown pods among them.
+    :param seen: events that reached us, those from unknown pods and those that a queue lost among them.
     :param unread: events that the kernel handed over and we do not have (none, unless we are wrong).
     """
     lost = unread + sum(count for channel, count in loss.items() if channel != "reader_behind")
-    placed = seen - loss["unknown_pod"]
+    placed = seen - loss["unknown_pod"] - loss.get("queue_full", 0)
     return placed / (placed + lost) if placed + lost else 1.0

@@ -29,7 +29,7 @@ from ztprobe.paths import COMPILED_DIR, EBPF_DIR, REPO_DIR
 from ztprobe.probes.casts import mark_casts
 from ztprobe.rundir import files
 
-__all__ = ("Compiled", "MapPlan", "compile_programs")
+__all__ = ("CompiledPrograms", "MapPlan", "compile_programs")
 
 _KEPT = 8
 _INSTRUCTION_BYTES = 8
@@ -51,7 +51,7 @@ class MapPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compiled:
+class CompiledPrograms:
     """Maps, and programs in whose instructions a map's place in the list stands for its descriptor."""
 
     maps: tuple[MapPlan, ...]
@@ -71,7 +71,7 @@ class Compiled:
         return json.dumps({"maps": [asdict(each) for each in self.maps], "programs": programs})
 
     @classmethod
-    def from_json(cls, text: str) -> Compiled:
+    def from_json(cls, text: str) -> CompiledPrograms:
         """:raises (ValueError, KeyError, TypeError): not what `as_json` gives."""
         said = json.loads(text)
         return cls(
@@ -80,7 +80,7 @@ class Compiled:
         )
 
 
-def compile_programs(text: str, flags: Sequence[str], casts: Sequence[str]) -> Compiled:
+def compile_programs(text: str, flags: Sequence[str], casts: Sequence[str]) -> CompiledPrograms:
     """Compile, unless the same has been compiled since the machine started.
 
     :param casts: those of the flags that `ztprobe.probes.casts` gave.
@@ -90,7 +90,7 @@ def compile_programs(text: str, flags: Sequence[str], casts: Sequence[str]) -> C
     kept = COMPILED_DIR / f"{hashlib.sha256(asked.encode()).hexdigest()}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         files.checked(COMPILED_DIR)  # what is loaded into the kernel must not come from somebody else
-        return Compiled.from_json(kept.read_text())
+        return CompiledPrograms.from_json(kept.read_text())
     done = subprocess.run(
         [sys.executable, "-m", __name__],
         input=asked,
@@ -100,7 +100,7 @@ def compile_programs(text: str, flags: Sequence[str], casts: Sequence[str]) -> C
         cwd=REPO_DIR,
     )
     try:
-        compiled = Compiled.from_json(done.stdout)
+        compiled = CompiledPrograms.from_json(done.stdout)
     except (ValueError, KeyError, TypeError) as error:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         # The child's own words, or else the compiler's first complaint.
@@ -129,7 +129,7 @@ def _map_loads(code: bytes | bytearray) -> list[int]:
     return found
 
 
-def _compile(text: str, flags: Sequence[str], casts: list[str]) -> Compiled:
+def _compile(text: str, flags: Sequence[str], casts: list[str]) -> CompiledPrograms:
     # BCC reads the variable when it compiles; its own fallback wants a full header tree.
     os.environ["BCC_KERNEL_SOURCE"] = str(EBPF_DIR / "include")
     try:
@@ -159,7 +159,7 @@ def _compile(text: str, flags: Sequence[str], casts: list[str]) -> Compiled:
             place = places[int.from_bytes(code[at + 4 : at + 8], "little")]
             code[at + 4 : at + 8] = place.to_bytes(4, "little")
         programs[name.decode()] = bytes(code)
-    return Compiled(maps=tuple(maps), programs=programs)
+    return CompiledPrograms(maps=tuple(maps), programs=programs)
 
 
 def _declared(lib: Any) -> Any:

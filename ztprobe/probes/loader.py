@@ -1,6 +1,6 @@
 """Compiled programs and maps in the kernel, by libbpf.
 
-Maps are made, programs linked with them and loaded; `Table` reads and writes a map's entries as
+Maps are made, programs linked with them and loaded; `KernelMap` reads and writes a map's entries as
 ctypes values. Everything goes when the descriptors are closed.
 """
 
@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from ztprobe.errors import PreflightError
-from ztprobe.probes.compiler import Compiled, MapPlan
+from ztprobe.probes.compiler import CompiledPrograms, MapPlan
 
-__all__ = ("Loaded", "Table")
+__all__ = ("KernelMap", "Loaded")
 
 _SCALARS: dict[str, Any] = {
     "_Bool": ctypes.c_bool,
@@ -72,7 +72,7 @@ def _ctype(described: Any) -> Any:
     return type(str(name), (base,), body)
 
 
-class Table:
+class KernelMap:
     """A map's entries, like a dictionary's; keys and values are of the types `Key` and `Leaf`."""
 
     def __init__(self, libbpf: Any, fd: int, plan: MapPlan) -> None:
@@ -129,13 +129,13 @@ class Table:
 
 
 class Loaded:
-    """The maps of `Compiled` in the kernel, and its programs as they are asked for.
+    """The maps of `CompiledPrograms` in the kernel, and its programs as they are asked for.
 
     :param libbpf: libbpf.so.1, opened with ``use_errno``.
     :raises PreflightError: the kernel refuses a map.
     """
 
-    def __init__(self, compiled: Compiled, libbpf: Any) -> None:
+    def __init__(self, compiled: CompiledPrograms, libbpf: Any) -> None:
         self._compiled = compiled
         self._libbpf = libbpf
         _declare(libbpf)
@@ -147,7 +147,7 @@ class Loaded:
         except BaseException:
             self.close()
             raise
-        self._tables = {plan.name: Table(libbpf, self._fds[plan.name], plan) for plan in compiled.maps}
+        self._tables = {plan.name: KernelMap(libbpf, self._fds[plan.name], plan) for plan in compiled.maps}
 
     def _make(self, plan: MapPlan) -> int:
         options = _MapOptions(sz=ctypes.sizeof(_MapOptions), map_flags=plan.flags)
@@ -165,7 +165,7 @@ class Loaded:
             raise PreflightError(f"the kernel does not make the map {plan.name}: {os.strerror(-fd)}")
         return fd
 
-    def __getitem__(self, name: bytes) -> Table:
+    def __getitem__(self, name: bytes) -> KernelMap:
         return self._tables[name.decode()]
 
     def map_fd(self, name: str) -> int:

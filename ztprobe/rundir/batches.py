@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-__all__ = ("BATCHES_DIR", "BatchWriter", "Part", "read_parts")
+__all__ = ("BATCHES_DIR", "BatchWriter", "Part", "read_parts", "rows_of", "table_of")
 
 BATCHES_DIR = Path("events") / ".batches"
 
@@ -52,7 +52,7 @@ class BatchWriter:
 
     def _flush(self) -> None:
         for kind, held in self._held.items():
-            table = _table(np.concatenate(held))
+            table = table_of(np.concatenate(held))
             if kind not in self._writers:
                 path = self._directory / f"{kind}.{self._part}.parquet"
                 self._writers[kind] = pa.parquet.ParquetWriter(path, table.schema, compression="zstd")
@@ -87,7 +87,8 @@ def read_parts(directory: Path) -> Iterator[Part]:
         )
 
 
-def _table(rows: np.ndarray) -> Any:
+def table_of(rows: np.ndarray) -> Any:
+    """A structured array as an Arrow table of unsigned integers and fixed-size binaries."""
     # From buffers: pyarrow's ways in from numpy load pandas, which is no part of an agent.
     columns = []
     for name in rows.dtype.names or ():
@@ -101,7 +102,12 @@ def _table(rows: np.ndarray) -> Any:
 def _rows(path: Path) -> np.ndarray:
     # ParquetFile, not read_table: that one would also infer columns from the directory's name.
     with pa.parquet.ParquetFile(path) as stored:
-        table = stored.read().combine_chunks()
+        return rows_of(stored.read())
+
+
+def rows_of(table: Any) -> np.ndarray:
+    """The structured array that `table_of` was given."""
+    table = table.combine_chunks()
     dtypes = [_dtype(member.type) for member in table.schema]
     rows = np.empty(table.num_rows, list(zip(table.column_names, dtypes, strict=True)))
     for name, dtype in zip(table.column_names, dtypes, strict=True):

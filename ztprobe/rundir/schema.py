@@ -19,6 +19,7 @@ LOSS_CHANNELS = (
     "reader_behind",
     "parse_failure",
     "unknown_pod",
+    "queue_full",
 )
 
 _TEXT = {"type": "string"}

@@ -12,7 +12,7 @@ from typing import Any
 
 from analysis.results.comparison import compare
 from analysis.results.comparison_text import human_change
-from analysis.results.samples import Group, load_report, sample_of
+from analysis.results.samples import RunGroup, load_report, sample_of
 from ztprobe.errors import WorkloadError
 from ztprobe.progress import Progress
 from ztprobe.rundir.store import dump_json, write_atomically
@@ -69,5 +69,5 @@ def _compared(study: Study, out: Path) -> dict[str, Any] | None:
     groups = []
     for cell in study.cells:
         samples = tuple(sample_of(load_report(pair[cell]), pair[cell]) for pair in pairs)
-        groups.append(Group(path=out / "runs" / cell.name, experiment=cell.name, samples=samples))
+        groups.append(RunGroup(path=out / "runs" / cell.name, experiment=cell.name, samples=samples))
     return compare(groups, paired=True) | {"pairs": len(pairs), "order_seed": study.order_seed}

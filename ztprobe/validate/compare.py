@@ -70,6 +70,11 @@ class Evidence:
         return {pod["name"]: pod["address"] for pod in self.run.meta["pods"]}
 
     @cached_property
+    def server(self) -> str:
+        """The pod whose log the rounds are from, as run.json tells it. :raises ValueError: it does not."""
+        return roles_of(self.run.meta).server
+
+    @cached_property
     def server_ports(self) -> frozenset[int]:
         """At which other pods reach the server, as run.json tells it. :raises ValueError: it does not."""
         return roles_of(self.run.meta).ports
@@ -85,7 +90,7 @@ class Evidence:
 
     def link(self, number: int, client: str, *, down: bool) -> Link:
         """The round's model (down) or update as both captures saw it."""
-        sender, receiver = ("fl-server", client) if down else (client, "fl-server")
+        sender, receiver = (self.server, client) if down else (client, self.server)
         start_ns, end_ns = self.span(number)
         return Link(
             self.seen(sender, number),
@@ -117,7 +122,7 @@ class Evidence:
 
     def at_server(self, number: int) -> tuple[Link, Link]:
         """The critical client's model and update on the server's loopback: its update comes last."""
-        mine = between(self.packets["fl-server/lo"], *self.span(number))
+        mine = between(self.packets[f"{self.server}/lo"], *self.span(number))
         # The application listens: its port is the lower one.
         port = min((min(p.sport, p.dport) for p in mine), default=0)
         bulk = [p.sport for p in mine if p.dport == port and p.payload_bytes >= BULK_BYTES]
@@ -132,7 +137,7 @@ class Evidence:
         :raises WorkloadError: the capture there, or on the sender's loopback, was not whole.
         """
         client = self.rounds[number].critical_client or self.target
-        sender, receiver = ("fl-server", client) if down else (client, "fl-server")
+        sender, receiver = (self.server, client) if down else (client, self.server)
         ends = (self._addresses[sender], self._addresses[receiver])
         span = self.span(number)
         if f"{sender}/lo" not in self.packets:
@@ -187,13 +192,13 @@ class Evidence:
 
     def logged(self, pod: str, number: int, event: str) -> list[dict[str, Any]]:
         """Events of one kind that a pod's application logged in a round."""
-        lines = self.run.rounds if pod == "fl-server" else self.run.clients
+        lines = self.run.rounds if pod == self.server else self.run.clients
         return [
             e
             for e in lines
             if e["event"] == event
             and e.get("round") == number
-            and (pod == "fl-server" or e.get("client_id") == pod)
+            and (pod == self.server or e.get("client_id") == pod)
         ]
 
     def injected(self, pod: str, number: int, kind: str) -> list[Interval]:
@@ -325,7 +330,7 @@ def slack(other: str, leaked_ns: Callable[[Evidence, int], int]) -> Measure:
                 continue
             received = {
                 e["client_id"]: e["time_monotonic_ns"]
-                for e in evidence.logged("fl-server", number, "update_received")
+                for e in evidence.logged(evidence.server, number, "update_received")
             }
             mine = next(c for c in evidence.rounds[number].clients if c.client == other)
             pairs.append(

@@ -24,7 +24,7 @@ from ztprobe.validate.inject.scene import Follower, Note, Scene
 from ztprobe.validate.model import Case, Outcome, judge
 from ztprobe.validate.observe.capture import Capture
 from ztprobe.validate.scenarios.catalogue import CLIENTS, Scenario
-from ztprobe.validate.scenarios.plan import TARGET, Plan
+from ztprobe.validate.scenarios.plan import OTHER, SERVER, TARGET, Plan
 
 __all__ = ("run_scenario", "server_port")
 
@@ -124,6 +124,11 @@ class _Injection:
     @contextlib.contextmanager
     def during(self, runtime: Runtime) -> Iterator[None]:
         pods = (runtime.server, *runtime.clients)
+        if missing := {SERVER, TARGET, OTHER} - {pod.name for pod in pods}:
+            there = ", ".join(pod.name for pod in pods)
+            raise ZtprobeError(
+                f"{self._scenario.name}: a cost is put on {min(missing)}, and the run has {there}"
+            )
         logs = {pod.name: runtime.source.log(pod, runtime.applications[pod.name]) for pod in pods}
         follower = Follower(logs)
         for directory in (self.captures, self.state_dir):

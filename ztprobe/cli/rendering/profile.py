@@ -12,6 +12,7 @@ from ztprobe.cli.output import say
 from ztprobe.printable import printable
 
 if TYPE_CHECKING:
+    from ztprobe.agent.interface import LeaseState
     from ztprobe.conformance.judgement import Allowance
     from ztprobe.conformance.verification import Conformance
     from ztprobe.leases.records import Lease
@@ -26,8 +27,8 @@ __all__ = (
     "print_verdict",
     "profile_dict",
     "profile_words",
-    "state_dict",
-    "state_words",
+    "step_dict",
+    "step_words",
     "table",
     "value_words",
     "verdict_dict",
@@ -222,20 +223,20 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     click.echo(printed.get(), nl=False)  # rich itself would exit where nobody reads any more
 
 
-def state_dict(lease: Lease) -> dict[str, Any] | None:
+def step_dict(state: LeaseState) -> dict[str, Any] | None:
     """Where a lease is in its schedule, as its keeper confirmed it; None: it has none."""
     from ztprobe.leases.records import now_ns
 
-    schedule = lease.profile.schedule
+    profile, held = state.lease.profile, state.step
+    schedule = profile.schedule
     if schedule is None:
         return None
-    held = lease.step_in_force()
     if held is None:
         return {"step": 0, "of": len(schedule.steps), "asks_for": "", "next_s": None, "problems": 0}
     return {
         "step": held.step + 1,
         "of": len(schedule.steps),
-        "asks_for": profile_words(lease.profile_now),
+        "asks_for": profile_words(profile.steps[held.step]),
         "since_s": round((now_ns() - held.since_ns) / 1e9, 3),
         "next_s": None if held.until_ns is None else round(max(0, held.until_ns - now_ns()) / 1e9, 3),
         "changes": held.number,
@@ -245,17 +246,17 @@ def state_dict(lease: Lease) -> dict[str, Any] | None:
     }
 
 
-def state_words(lease: Lease) -> list[str]:
+def step_words(state: LeaseState) -> list[str]:
     """What `status` says below its table, for a lease whose profile changes over time."""
-    state = state_dict(lease)
-    if state is None or not state["step"]:
+    step, lease = step_dict(state), state.lease
+    if step is None or not step["step"]:
         return []
-    after = "stays" if state["next_s"] is None else f"the next in {state['next_s']:.1f} s"
+    after = "stays" if step["next_s"] is None else f"the next in {step['next_s']:.1f} s"
     lines = [
-        f"lease {lease.id}: step {state['step']} of {state['of']} ({state['asks_for']}) since "
-        f"{state['since_s']:.1f} s, {after}"
+        f"lease {lease.id}: step {step['step']} of {step['of']} ({step['asks_for']}) since "
+        f"{step['since_s']:.1f} s, {after}"
     ]
-    if state["problems"]:
-        count = f"{state['problems']} changes" if state["problems"] > 1 else "1 change"
-        lines.append(f"lease {lease.id}: {count} failed or came late; the last: {state['last_problem']}")
+    if step["problems"]:
+        count = f"{step['problems']} changes" if step["problems"] > 1 else "1 change"
+        lines.append(f"lease {lease.id}: {count} failed or came late; the last: {step['last_problem']}")
     return lines

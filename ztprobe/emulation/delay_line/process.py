@@ -49,7 +49,7 @@ __all__ = (
     "MAX_PENDING",
     "MAX_PODS",
     "DelayLine",
-    "Verdicts",
+    "VerdictQueue",
     "main",
 )
 
@@ -74,7 +74,7 @@ _NICE = -10  # where real-time scheduling is refused
 _PR_SET_TIMERSLACK = 29
 
 
-class Verdicts(Protocol):
+class VerdictQueue(Protocol):
     """What the delay line needs of a `QueueSocket`."""
 
     verdict_errors: int
@@ -89,7 +89,7 @@ class Verdicts(Protocol):
 class DelayLine:
     """The pending packets and what becomes of them; the socket is its only way out."""
 
-    def __init__(self, config: Config, queue: Verdicts) -> None:
+    def __init__(self, config: Config, queue: VerdictQueue) -> None:
         if len(config.pods) > MAX_PODS:
             raise ValueError(f"at most {MAX_PODS} pods a delay line, got {len(config.pods)}")
         self.config = config

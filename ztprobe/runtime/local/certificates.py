@@ -33,10 +33,10 @@ def spiffe_id(namespace: str, service_account: str) -> str:
 class Authority:
     """Signs certificates as long as this object lives."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, lifetime: datetime.timedelta = LIFETIME) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._subject = _name(f"ztprobe run {name}")
-        self.not_after = _now() + LIFETIME
+        self.not_after = _now() + lifetime
         builder = self._builder(self._subject, self._key.public_key())
         self._certificate = (
             builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -56,7 +56,12 @@ class Authority:
         )
 
     def issue(self, directory: Path, namespace: str, service_account: str, dns_names: Sequence[str]) -> None:
-        """Write tls.crt, tls.key and ca.crt, as a Secret of type kubernetes.io/tls holds them."""
+        """Write what `sign` gives."""
+        for name, content in self.sign(namespace, service_account, dns_names).items():
+            files.write_whole(directory / name, content, mode=0o400, make=0o700)
+
+    def sign(self, namespace: str, service_account: str, dns_names: Sequence[str]) -> dict[str, bytes]:
+        """tls.crt, tls.key and ca.crt, as a Secret of type kubernetes.io/tls holds them."""
         key = ec.generate_private_key(ec.SECP256R1())
         names: list[x509.GeneralName] = [
             x509.UniformResourceIdentifier(spiffe_id(namespace, service_account)),
@@ -76,12 +81,11 @@ class Authority:
         private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        for name, content in (
-            ("tls.crt", certificate.public_bytes(serialization.Encoding.PEM)),
-            ("tls.key", private),
-            ("ca.crt", self._certificate.public_bytes(serialization.Encoding.PEM)),
-        ):
-            files.write_whole(directory / name, content, mode=0o400, make=0o700)
+        return {
+            "tls.crt": certificate.public_bytes(serialization.Encoding.PEM),
+            "tls.key": private,
+            "ca.crt": self._certificate.public_bytes(serialization.Encoding.PEM),
+        }
 
 
 def _now() -> datetime.datetime:

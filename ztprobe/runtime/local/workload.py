@@ -27,7 +27,7 @@ from ztprobe.runtime.local.manifest_shapes import (
     check_shape,
 )
 
-__all__ = ("ContainerPlan", "Mount", "PodPlan", "ServicePlan", "Workload", "plan")
+__all__ = ("SETTINGS", "ContainerPlan", "Mount", "PodPlan", "ServicePlan", "Workload", "plan", "settings_of")
 
 Document = Mapping[str, Any]
 
@@ -170,7 +170,7 @@ def plan(documents: Sequence[Document], options: WorkloadOptions) -> Workload:
     for document in (d for documents in by_kind.values() for d in documents):
         check_shape(document)
     configs = {d["metadata"]["name"]: dict(d.get("data") or {}) for d in by_kind.get("ConfigMap", [])}
-    configs[SETTINGS] = configs.get(SETTINGS, {}) | _settings(options)
+    configs[SETTINGS] = configs.get(SETTINGS, {}) | settings_of(options)
     edge_jobs, edge_services = (_take_edges(by_kind, kind) for kind in ("Job", "Service"))
     deployment, job = _only(by_kind, "Deployment"), _only(by_kind, "Job")
     ignored: set[str] = {f"kind {kind}" for kind in _KINDS_WITHOUT_MEANING if kind in by_kind}
@@ -212,7 +212,8 @@ def _indexed(job: Document, count: int, configs: Mapping[str, Any], ignored: set
     )
 
 
-def _settings(options: WorkloadOptions) -> dict[str, str]:
+def settings_of(options: WorkloadOptions) -> dict[str, str]:
+    """What takes the place of the defaults in the ConfigMap of the workload's settings."""
     return {
         "FL_ROUNDS": str(options.rounds),
         "FL_CLIENTS": str(options.clients),

@@ -14,6 +14,7 @@ from pathlib import Path
 from ztprobe.emulation.delay_line.nfqueue import ACCEPT, DROP, QueueSocket
 from ztprobe.errors import EnforcementError
 from ztprobe.kernelnet.netns import entered
+from ztprobe.pods.model import Pod
 from ztprobe.validate.inject.scene import POLL_S, Note, Scene, prefer_this_thread
 
 __all__ = ("DROPPED", "Blocker", "PacketHolder")
@@ -27,8 +28,8 @@ _TABLE = "ztprobe_validate"
 class PacketHolder:
     """Holds or drops chosen packets on the node's forward path, or inside the sending pod.
 
-    :param matches: pod -> iptables' words for its packets; ``{}`` is the pod's address, ``{port}``
-        the server's port.
+    :param matches: pod -> iptables' words for its packets; ``{}`` is the pod's address,
+        ``{interface}`` its interface, ``{port}`` the server's port.
     :param decide: (pod, round, n-th match of this pod in this round, from 0) -> milliseconds to
         hold, 0 to let pass, `DROPPED` to drop. Called from the holder's thread.
     :param behind: inside the one pod of ``matches``, before its interface and everything that
@@ -52,12 +53,15 @@ class PacketHolder:
             ((pod, _),) = self._words
             self._words.append((pod, behind))
 
-    def rules(self, addresses: Mapping[str, str], server_port: int) -> list[str]:
-        """What it adds to its chain, for these addresses of pods and this port of the server."""
+    def rules(self, pods: Mapping[str, Pod], server_port: int) -> list[str]:
+        """What it adds to its chain, for these pods by name and this port of the server."""
+
+        def written(pod: Pod, words: str) -> str:
+            return words.format(pod.address, interface=pod.interface, port=server_port)
+
         # Bypass: nobody behind the queue means that packets pass.
         return [
-            f"-A {_CHAIN} {words.format(addresses[pod], port=server_port)}"
-            f" -j NFQUEUE --queue-num {number} --queue-bypass"
+            f"-A {_CHAIN} {written(pods[pod], words)} -j NFQUEUE --queue-num {number} --queue-bypass"
             for number, (pod, words) in enumerate(self._words, _FIRST_QUEUE)
         ]
 
@@ -74,7 +78,7 @@ class PacketHolder:
         thread = threading.Thread(target=self._run, args=(scene, queue, queues, stop), daemon=True)
         thread.start()
         # The raw table: apart from the policies' and the delay line's chains.
-        rules = self.rules({pod.name: pod.address for pod in scene.pods}, scene.server_port)
+        rules = self.rules({pod.name: pod for pod in scene.pods}, scene.server_port)
         try:
             _iptables(where, [f":{_CHAIN} - [0:0]", *rules, f"-I {hook} 1 -j {_CHAIN}"])
             yield

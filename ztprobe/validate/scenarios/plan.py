@@ -16,10 +16,22 @@ from ztprobe.validate.inject.scene import Injector
 from ztprobe.validate.model import Bound
 from ztprobe.validate.observe import truth
 
-__all__ = ("OTHER", "PORT", "SERVER", "TARGET", "Claim", "Plan", "both_ways", "critical", "per_round")
+__all__ = (
+    "INTERFACE",
+    "OTHER",
+    "PORT",
+    "SERVER",
+    "TARGET",
+    "Claim",
+    "Plan",
+    "both_ways",
+    "critical",
+    "per_round",
+)
 
 TARGET, OTHER, SERVER = "fl-client-1", "fl-client-0", "fl-server"
-PORT = "{port}"  # of the server, which an injector puts there when the run has one
+# What an injector puts there when the run has one: the server's port, the pod's own interface.
+PORT, INTERFACE = "{port}", "{interface}"
 _HEAD_START_MS = 400.0
 
 

@@ -9,7 +9,7 @@ from ztprobe.validate.compare import Evidence, from_capture, noted_part
 from ztprobe.validate.inject.packets import DROPPED, Blocker, PacketHolder
 from ztprobe.validate.model import Bound
 from ztprobe.validate.observe import truth
-from ztprobe.validate.scenarios.plan import PORT, SERVER, TARGET, Claim, Plan, critical
+from ztprobe.validate.scenarios.plan import INTERFACE, PORT, TARGET, Claim, Plan, critical
 
 __all__ = (
     "PAYLOAD",
@@ -51,8 +51,8 @@ _DNS_ANSWER = "-d {} -p udp --sport 53"
 
 
 # ... of type ChangeCipherSpec, with which OpenSSL begins the client's second flight.
-_SECOND_FLIGHT = f'-o eth0 -p tcp --dport {PORT} -m u32 --u32 "{PAYLOAD}0>>24=0x14"'
-_WITH_PAYLOAD = f"-o eth0 -p tcp --dport {PORT} -m length --length 53:65535"
+_SECOND_FLIGHT = f'-o {INTERFACE} -p tcp --dport {PORT} -m u32 --u32 "{PAYLOAD}0>>24=0x14"'
+_WITH_PAYLOAD = f"-o {INTERFACE} -p tcp --dport {PORT} -m length --length 53:65535"
 
 
 def hold(kind: str, match: str, sizes: Mapping[int, float], claim: Claim) -> Plan:
@@ -126,7 +126,7 @@ def port_blocked(sizes: Mapping[int, float]) -> Plan:
     """The server's port blocked from the target's next connection attempt on."""
 
     def blocks(evidence: Evidence, number: int) -> list[truth.Interval]:
-        client, server = (evidence.seen(pod, number) for pod in (evidence.target, SERVER))
+        client, server = (evidence.seen(pod, number) for pod in (evidence.target, evidence.server))
         return truth.policy_blocks(client, server, evidence.server_ports)
 
     return Plan(

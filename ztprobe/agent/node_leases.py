@@ -1,0 +1,111 @@
+"""The leases of one node: planned, begun, looked at and ended, without the one who asked having to stay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ztprobe.agent import lease_keeper
+from ztprobe.agent.interface import LeaseRequest, LeaseState
+from ztprobe.conformance.policy_bypass import has_policies
+from ztprobe.conformance.udp_probe import warm_up
+from ztprobe.emulation.apply import backend_for, plan_rules
+from ztprobe.emulation.attach_points import plan_points
+from ztprobe.emulation.counters import counters
+from ztprobe.errors import EnforcementError, PreflightError
+from ztprobe.leases import records
+from ztprobe.leases.records import Lease
+from ztprobe.process.identity import ProcessIdentity
+from ztprobe.process.interrupts import shielded
+
+__all__ = ("NodeLeases",)
+
+_FEW_PODS = 32  # everybody speaks to everybody
+
+
+class NodeLeases:
+    """`ztprobe.agent.interface.Leases` in this process."""
+
+    def plan_lease(self, wanted: LeaseRequest) -> Lease:
+        """See `Leases`."""
+        taken = records.all_leases()
+        directions = ("egress", "ingress") if wanted.direction == "both" else (wanted.direction,)
+        _refuse_taken(wanted, directions, taken)
+        backend = backend_for(wanted.profile, wanted.backend)
+        _refuse_impossible(wanted, backend)
+        lease_id, now_ns = records.new_id(), records.now_ns()
+        return Lease(
+            id=lease_id,
+            profile=wanted.profile,
+            backend=backend,
+            direction=wanted.direction,
+            selector=wanted.selector,
+            to=wanted.to,
+            namespace=wanted.namespace,
+            pods=wanted.pods,
+            peers=wanted.peers,
+            points=plan_points(
+                wanted.pods, directions, backend, replace=wanted.replace, at=wanted.at, lease_id=lease_id
+            ),
+            rules=plan_rules(lease_id, wanted.pods, directions, backend, taken),
+            owner=ProcessIdentity.own(),
+            created_ns=now_ns,
+            expires_ns=now_ns + round(wanted.lasts_s * 1e9),
+        )
+
+    def begin_lease(self, lease: Lease) -> None:
+        """See `Leases`."""
+        _resolve_neighbours(lease)
+        with shielded():
+            lease_keeper.keep(lease)
+
+    def leases(self) -> list[LeaseState]:
+        """See `Leases`."""
+        return [
+            LeaseState(lease=lease, counted=counters(lease), step=lease.step_in_force())
+            for lease in records.all_leases()
+        ]
+
+    def end_leases(self, ids: Sequence[str]) -> list[Lease]:
+        """See `Leases`."""
+        chosen = records.named(records.all_leases(), ids)
+        with shielded():
+            for lease in chosen:
+                lease_keeper.end(lease)
+        return chosen
+
+
+def _refuse_taken(wanted: LeaseRequest, directions: Sequence[str], leases: Sequence[Lease]) -> None:
+    # By its namespace: after a restart, a pod of the same name is another one.
+    inodes = {pod.netns_inode for pod in wanted.pods}
+    for lease in leases:
+        taken = [pod for pod in lease.pods if pod.netns_inode in inodes]
+        if taken and set(lease.directions) & set(directions):
+            raise EnforcementError(
+                f"{min(str(pod) for pod in taken)} is under {lease.profile.name} already (lease {lease.id}, "
+                f"{records.words(lease.remaining_s)} left): ztprobe profile clear {lease.id}"
+            )
+
+
+def _refuse_impossible(wanted: LeaseRequest, backend: str) -> None:
+    if "nfqueue" in backend and any(pod.runtime == "kubernetes" for pod in wanted.pods):
+        raise PreflightError(
+            f"{wanted.profile.name} needs netem on a cluster's node (CONFIG_NET_SCH_NETEM), and this kernel"
+            " has none or it was not chosen: the delay line that stands in for it queues on a node's forward"
+            " path, which is the cluster's own here; a rate alone works without"
+        )
+
+
+def _resolve_neighbours(lease: Lease) -> None:
+    """Make pods of the local runtime know each other before packets can be lost or late.
+
+    Not where policies are in force, which would drop and count what it takes (neighbours are written
+    down there anyway), and not in a cluster, whose pods are not ours to send from.
+    """
+    met = list({pod.netns_inode: pod for pod in (*lease.pods, *(lease.peers or ()))}.values())
+    if len(met) > _FEW_PODS or any(pod.runtime != "local" for pod in met):
+        return
+    try:
+        if not any(has_policies(node) for node in {pod.node_netns for pod in met}):
+            warm_up(met)
+    except FileNotFoundError as error:
+        raise EnforcementError(f"the pods are ending: {error.filename or error} is gone") from error
