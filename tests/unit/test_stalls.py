@@ -190,8 +190,8 @@ def test_the_words_hold_everything() -> None:
         )
     assert found is not None
     assert stall_words(found) == (
-        "round 4 stands still: no data and no work for 12 s; server waits for client-0; server is stopped"
-        " by a signal; client-0 is stopped by a signal; the last data crossed 11.5 s ago, server -> client-0;"
+        "round 4 stands still: no data and no work for 12 s; server waits for client-0; server is stopped by"
+        " a signal; client-0 is stopped by a signal; the last data crossed 11.5 s ago, server -> client-0;"
         " client-0:4000 -> server:50051 retransmitting into nothing (5 times, 900 bytes); ends in 250 s:"
         " the server's deadline"
     )
