@@ -44,6 +44,7 @@ __all__ = (
     "kernel_drop_reasons",
     "owners_of",
     "pod_record",
+    "read_tables",
     "save_events",
     "save_logs",
     "versions",
@@ -68,31 +69,39 @@ def owners_of(pods: Iterable[Pod], processes: Mapping[int, str]) -> dict[str, An
     return {"pods": by_netns, "processes": {str(pid): name for pid, name in processes.items()}}
 
 
-def save_events(target: RunDir, drop_reasons: Mapping[str, str], owners: Mapping[str, Any]) -> dict[str, int]:
+def save_events(target: RunDir, account: Account, owners: Mapping[str, Any] | None = None) -> dict[str, int]:
     """Turn what the agent has written into the run's tables.
 
-    :param drop_reasons: the kernel's numbers, as text, and their names.
-    :param owners: see `owners_of`.
+    :param account: has the names of the agent's kernel for numbers and addresses in events.
+    :param owners: see `owners_of`; None: the agent has lived to tell.
     :returns: rows of each table.
     :raises RunDirError: the disk refuses.
     """
     rows = {}
-    for name, table in _tables(target.path / BATCHES_DIR, drop_reasons, owners).items():
+    for name, table in read_tables(target, account, owners).items():
         target.write_events(name, table)
         rows[name] = len(table)
-    shutil.rmtree(target.path / BATCHES_DIR, ignore_errors=True)
     return rows
 
 
-def _tables(
-    directory: Path, drop_reasons: Mapping[str, str], owners: Mapping[str, Any]
+def read_tables(
+    target: RunDir, account: Account, owners: Mapping[str, Any] | None = None
 ) -> dict[str, pd.DataFrame]:
+    """What the agent has written as tables; it is gone from the run directory then. See `save_events`."""
+    tables = _tables(target.path / BATCHES_DIR, account, owners)
+    shutil.rmtree(target.path / BATCHES_DIR, ignore_errors=True)
+    return tables
+
+
+def _tables(directory: Path, account: Account, owners: Mapping[str, Any] | None) -> dict[str, pd.DataFrame]:
     import numpy as np
 
     found: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES if name != "pairs"}
     pairs: dict[tuple[int, int], int] = {}
-    reasons = {int(number): name for number, name in drop_reasons.items()}
-    symbol = Kallsyms().name_of
+    reasons = {int(number): name for number, name in account.drop_reasons.items()}
+    places = {int(address): name for address, name in account.drop_places.items()}
+    # An agent that has died told none; it ran on this machine.
+    symbol = (lambda address: places.get(address, "")) if places else Kallsyms().name_of
     for part in read_parts(directory, owners):
         names = Names(
             pods={int(inode): name for inode, name in part.names["pods"].items()},

@@ -153,7 +153,7 @@ class Job:
             self.meta["failed"] = {"reason": str(failure), "at_ns": self._failed_ns or time.monotonic_ns()}
         machine = load.table()
         self.target.write_events("machine", machine)
-        rows = save_events(self.target, account.drop_reasons, owners)
+        rows = save_events(self.target, account, owners)
         self.meta["table_rows"] = rows | {"machine": len(machine)}
         self.clock_samples.append(dataclasses.asdict(take_sample()))
         self._finish(account, load, time.monotonic_ns() - started_ns)
