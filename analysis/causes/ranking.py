@@ -95,7 +95,7 @@ EFFECTS: Mapping[str, tuple[str, ...]] = {
     ),
     "resources.cpu_throttling": _SLOWED,
     "resources.descriptors": (*_DIED, *_SLOWED, "tls.detection_stall", "application.nothing_listens"),
-    "resources.conntrack_full": ("policy.filter_without_policy", "application.peer_unreachable"),
+    "resources.conntrack_full": (*_POLICY, *_GONE, *_DIED),
     "emulation.mtu_black_hole": (
         *("policy.cut_established", "policy.filter_without_policy", "application.half_open"),
         *("application.deadline_too_short", "application.slow_client", "emulation.queue_overflow"),

@@ -133,6 +133,11 @@ _QUEUES: Mapping[str, tuple[str, str, str]] = {
         "connections were lost because the queue of those to accept was full",
         "let the listener accept faster, or raise its backlog and net.core.somaxconn",
     ),
+    "conntrack_dropped": (
+        "resources.conntrack_full",
+        "packets were dropped because the node's table of tracked connections was full",
+        "raise net.netfilter.nf_conntrack_max on the node, or find out who opens so many connections",
+    ),
     **dict.fromkeys(
         ("receive_pruned", "receive_dropped", "closed_windows"),
         (
@@ -144,7 +149,12 @@ _QUEUES: Mapping[str, tuple[str, str, str]] = {
 }
 # Counters that rise now and then in healthy runs: below this they say nothing.
 _NOTEWORTHY = {"closed_windows": 20, "receive_pruned": 5, "receive_dropped": 5}
-_COUNTED_STRENGTH = {"closed_windows": 0.7, "receive_pruned": 0.88, "receive_dropped": 0.88}
+_COUNTED_STRENGTH = {
+    "closed_windows": 0.7,
+    "receive_pruned": 0.88,
+    "receive_dropped": 0.88,
+    "conntrack_dropped": 0.95,
+}
 # What an application says before it ends -> cause. That it ended is the kernel's word.
 _SAID = (
     ("No space left on device", "resources.disk_full", "had no room left on its disk", "make room"),

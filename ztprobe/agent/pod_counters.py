@@ -8,11 +8,12 @@ while one of its processes lives, because the kernel's word on why it ended is r
 Of a pod: ``listen_overflows`` and ``listen_drops`` (connections lost at a full accept queue),
 ``syn_queue_full``, ``receive_pruned`` and ``receive_dropped`` (segments lost at a full receive buffer),
 ``closed_windows`` (how often a receiver had to say that it takes nothing more), ``sockets`` and
-``ephemeral_ports`` (how many there are), ``conntrack_entries`` and ``conntrack_most`` (of the node's
-namespace, which tracks them). Of a container: ``oom_kills``, ``throttled_periods``, ``throttled_ns``,
-``memory_bytes`` and ``memory_limit_bytes``, ``descriptors`` and ``descriptor_limit`` of its process
-that is closest to its limit, ``stopped`` (a signal has stopped it), ``cpu_ns``, ``full_filesystems``.
-What a kernel does not tell is left out.
+``ephemeral_ports`` (how many there are); of its node's namespace, which tracks connections,
+``conntrack_entries``, ``conntrack_most`` and ``conntrack_dropped`` (packets for which there was no room). Of
+a container: ``oom_kills``, ``throttled_periods``, ``throttled_ns``, ``memory_bytes`` and
+``memory_limit_bytes``, ``descriptors`` and ``descriptor_limit`` of its process that is closest to its
+limit, ``stopped`` (a signal has stopped it), ``cpu_ns``, ``full_filesystems``. What a kernel does not tell is
+left out.
 """
 
 from __future__ import annotations
@@ -173,7 +174,16 @@ def _pod_counters(pod: Pod) -> dict[str, int]:
         for file, name in (("count", "conntrack_entries"), ("max", "conntrack_most")):
             with contextlib.suppress(OSError, ValueError):
                 found[name] = int(Path(f"/proc/sys/net/netfilter/nf_conntrack_{file}").read_text())
+        with contextlib.suppress(OSError, ValueError):
+            found["conntrack_dropped"] = _conntrack_dropped()
     return found
+
+
+def _conntrack_dropped() -> int:
+    # A line of names, then one of hexadecimal numbers for each CPU.
+    names, *cpus = (_NET / "stat" / "nf_conntrack").read_text().splitlines()
+    column = names.split().index("drop")
+    return sum(int(line.split()[column], 16) for line in cpus)
 
 
 def _tcp_counters() -> dict[str, int]:
