@@ -40,20 +40,20 @@ FAULTS = (
     _profiled(
         "queue_overflow",
         "counts RetransSegs",
-        ("a queue of 2 packets before 40 Mbit/s", 0, _with(rate_mbit=40.0, queue_limit_packets=2)),
-        ("a queue of 2 packets before 50 Mbit/s", 1, _with(rate_mbit=50.0, queue_limit_packets=2)),
+        ("a queue of 1 packet before 20 Mbit/s", 0, _with(rate_mbit=20.0, queue_limit_packets=1)),
+        ("a queue of 1 packet before 25 Mbit/s", 1, _with(rate_mbit=25.0, queue_limit_packets=1)),
         (
-            "a queue of 1 packet before 40 Mbit/s, with sidecars",
+            "a queue of 2 packets before 20 Mbit/s, with sidecars",
             2,
-            _with(rate_mbit=40.0, queue_limit_packets=1),
+            _with(rate_mbit=20.0, queue_limit_packets=2),
         ),
     ),
     _profiled(
         "loss_profile",
         "counts RetransSegs",
-        ("30 % loss", 0, _with(loss_pct=30.0)),
-        ("25 % loss", 1, _with(loss_pct=25.0)),
-        ("30 % loss, with sidecars", 2, _with(loss_pct=30.0)),
+        ("25 % loss", 0, _with(loss_pct=25.0)),
+        ("20 % loss", 1, _with(loss_pct=20.0)),
+        ("15 % loss, with sidecars", 2, _with(loss_pct=15.0)),
     ),
     _profiled(
         "rate_too_low",

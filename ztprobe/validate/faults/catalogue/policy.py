@@ -367,8 +367,13 @@ FAULTS = (
                 shows="counts AttemptFails|done: reject",
             ),
             Variant(
-                what="a filter on the node answers with ICMP port-unreachable from round 2 on",
-                acts=(_rejecting("tcp dport 50051 reject with icmp type port-unreachable", at=2),),
+                what="a filter on the node answers new connections with ICMP port-unreachable from round 2 on",
+                acts=(
+                    _rejecting(
+                        "tcp dport 50051 tcp flags & (syn | ack) == syn reject with icmp type port-unreachable",
+                        at=2,
+                    ),
+                ),
                 shows="counts AttemptFails|done: reject",
                 modes=_RECONNECTING,
             ),
