@@ -7,6 +7,7 @@
 # make test-fresh    trace and test on a fresh machine: a minimal Debian in a directory, from nothing (root)
 # make test-vm       the kernel tests under Debian's stock kernel (netem, kprobes) in QEMU; about 10 minutes
 # make test-cluster  profiles on pods of a real API server, which it builds first; about 10 minutes
+# make test-frameworks  unmodified Flower, traced: rounds and times against what the app measured itself; minutes
 # make setup-tests, make setup-bench: what tests and benchmarks need on top of setup
 # make validate-faults  runs that are broken in every known way, and 30 healthy ones, all diagnosed; about 90 minutes
 #                    (an interrupted one goes on: make validate-faults FAULTS_ARGS='--resume runs/faults-...')
@@ -27,12 +28,16 @@ STAMP := $(VENV)/.setup-stamp
 TESTS_STAMP := $(VENV)/.setup-tests-stamp
 BENCH_STAMP := $(VENV)/.setup-bench-stamp
 
-.PHONY: setup setup-tests setup-bench trace smoke test test-fresh test-vm test-cluster api-server images quiet-pairs validate-faults lint bench
+.PHONY: setup setup-tests setup-bench setup-frameworks trace smoke test test-frameworks test-fresh \
+    test-vm test-cluster api-server images quiet-pairs validate-faults lint bench
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
 setup-tests: $(TESTS_STAMP)
 setup-bench: $(BENCH_STAMP)
+
+setup-frameworks: $(STAMP)
+	PYTHON=$(PYTHON) tools/setup-frameworks
 
 $(STAMP): pyproject.toml setup.py constraints.txt Makefile tools/setup-system
 	PYTHON=$(PYTHON) tools/setup-system job
@@ -69,6 +74,9 @@ bench: $(BENCH_STAMP)
 test: lint $(TESTS_STAMP)
 	$(RUN) pytest
 
+test-frameworks: setup-frameworks
+	$(RUN) pytest tests/frameworks
+
 test-fresh:
 	@tools/fresh-machine
 
@@ -89,4 +97,4 @@ api-server:
 	tools/kube-apiserver
 
 test-cluster: $(TESTS_STAMP) api-server
-	$(RUN) pytest tests/kernel/test_cluster.py
+	$(RUN) pytest tests/kernel/test_cluster.py tests/kernel/test_cluster_deploy.py

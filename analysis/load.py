@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.ledger.model import Ledger
+from analysis.rounds.settled import settled
 from ztprobe.errors import RunDirError
 from ztprobe.rundir.store import BASELINE_DIR, Run, load_run
 
@@ -26,7 +27,7 @@ def load_analysed(run_dir: Path) -> Analysed:
 
     :raises RunDirError: either is incomplete, damaged or of a newer schema.
     """
-    run = load_run(run_dir)
+    run = settled(load_run(run_dir))
     baseline = load_run(run_dir / BASELINE_DIR) if (run_dir / BASELINE_DIR).exists() else None
     return Analysed(
         run=run,
@@ -36,6 +37,8 @@ def load_analysed(run_dir: Path) -> Analysed:
 
 
 def _ledger(run: Run) -> Ledger:
+    from analysis.flows.choice import build_ledger_of_attached
+    from analysis.flows.ledger import is_flow_run
     from analysis.ledger.ledger import build_ledger
 
     if "failed" in run.meta:
@@ -44,7 +47,7 @@ def _ledger(run: Run) -> Ledger:
             f"`ztprobe diagnose {run.path}` says why"
         )
     try:
-        ledger = build_ledger(run)
+        ledger = build_ledger_of_attached(run) if is_flow_run(run) else build_ledger(run)
     except (KeyError, ValueError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         first = (what.splitlines() or ["no reason given"])[0]

@@ -24,7 +24,8 @@ from analysis.ledger.roles import roles_of
 from ztprobe.errors import RunDirError
 from ztprobe.events.heads import address_bytes
 from ztprobe.events.kinds import NODE
-from ztprobe.events.tables import TABLES, Table
+from ztprobe.events.owners import OWNERS
+from ztprobe.events.tables import ATTACHED_TABLES, TABLES, Table, empty_tables
 from ztprobe.rundir.store import Run
 
 __all__ = ("checked",)
@@ -52,7 +53,8 @@ def checked(run: Run) -> tuple[Run, tuple[str, ...]]:
     begin_ns, end_ns = _time_of(run)
     notes: list[str] = []
     events: dict[str, pd.DataFrame] = {}
-    for name, kind in TABLES.items():
+    attached = {"owners": OWNERS} if "attachment" in run.meta else {}
+    for name, kind in (TABLES | attached).items():
         table = _typed(run, kind)
         kept = _ordered(kind, table)
         if len(kept) < len(table):
@@ -98,7 +100,8 @@ def _check_pods(run: Run) -> None:
     ):
         raise RunDirError(f"{run.path / 'run.json'}: pods is no list of pods with name, address and labels")
     try:
-        roles_of(run.meta)
+        if "attachment" not in run.meta:  # there, who speaks with whom is seen and not told
+            roles_of(run.meta)
     except ValueError as error:
         raise RunDirError(f"{run.path / 'run.json'}: {error}") from error
     for pod in pods:
@@ -120,6 +123,8 @@ def _time_of(run: Run) -> tuple[int, int]:
 
 def _typed(run: Run, kind: Table) -> pd.DataFrame:
     name, table = kind.name, run.events.get(kind.name)
+    if table is None and name in ATTACHED_TABLES:
+        return empty_tables()[name]  # runs that were recorded before there were such
     if table is None:
         raise RunDirError(f"{_where(run, name)}: is missing; the run cannot be analysed without it")
     for column in kind.columns:
@@ -219,9 +224,9 @@ def _differs(table: pd.DataFrame, column: str, expected: Mapping[str, int]) -> N
 
 def _check_ends(run: Run, name: str, table: pd.DataFrame) -> None:
     """A pod's end of a connection has the pod's address, or is on its loopback."""
-    addresses = {pod["name"]: pod["address"] for pod in run.meta["pods"]}
+    addresses = {pod["name"]: pod.get("addresses", [pod["address"]]) for pod in run.meta["pods"]}
     for pod, local in zip(table["pod"].tolist(), table["local"].tolist(), strict=True):
-        if local != addresses.get(pod, local) and not local.startswith(_LOOPBACK):
+        if local not in addresses.get(pod, [local]) and not local.startswith(_LOOPBACK):
             raise RunDirError(
                 f"{_where(run, name)}: rows of {pod} have another address than {pod}'s; "
                 "pods or runs are mixed up"

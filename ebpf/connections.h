@@ -193,6 +193,9 @@ static inline void end_conn(const struct conn_key *key, struct conn *conn)
         struct half *half = i == 0 ? &conn->sock_tx : i == 1 ? &conn->sock_rx : i == 2 ? &conn->tx : &conn->rx;
         close_burst(conn, half, i < 2 ? HOOK_SOCK : wire, i & 1 ? DIR_RX : DIR_TX, 0);
     }
+#ifdef WATCH_TURNS
+    end_turns(conn, wire);
+#endif
     free_conn(key, conn);
 }
 

@@ -240,7 +240,7 @@ static inline int has_socket(struct __sk_buff *ctx, struct seen *seen)
 static inline struct conn *conn_of_packet(struct __sk_buff *ctx, struct seen *seen, int arrives)
 {
     struct conn *conn = conn_of(&seen->key);
-    if (unlikely(!conn && seen->payload_bytes >= SMALL_BYTES && (!arrives || has_socket(ctx, seen))))
+    if (unlikely(!conn && seen->payload_bytes >= SMALLEST_KNOWN && (!arrives || has_socket(ctx, seen))))
         return new_conn(&seen->key, 0, 0);
     return conn;
 }
@@ -319,6 +319,10 @@ static inline void record_end(struct seen *seen, struct conn *conn, struct half 
 {
     if (seen->flags & (FLAG_FIN | FLAG_RST))
         close_burst(conn, mine, hook, seen->dir, 0);
+#ifdef WATCH_TURNS
+    if (seen->flags & (FLAG_FIN | FLAG_RST))
+        end_turn(conn, seen->dir == DIR_TX ? &conn->tx_speech : &conn->rx_speech, hook, seen->dir);
+#endif
     if (seen->flags & FLAG_RST && !resets_earlier(seen, mine, other))
         end_conn(&seen->key, conn); /* where nobody listens there is no socket whose end would do it */
 }
@@ -333,6 +337,14 @@ static inline void record_eth(struct __sk_buff *ctx, int egress)
         return;
     }
     if (is_bare_ack(&seen)) {
+#ifdef WATCH_TURNS
+        if (!egress) {
+            struct conn *acked = conn_of(&seen.key);
+            if (acked)
+                hear_ack(acked, seen.ack);
+            return;
+        }
+#endif
         account_ack(ctx, &seen);
         return;
     }
@@ -343,6 +355,10 @@ static inline void record_eth(struct __sk_buff *ctx, int egress)
     struct conn *conn = conn_of_packet(ctx, &seen, !egress);
     if (unlikely(!conn))
         return;
+#ifdef WATCH_TURNS
+    if (!egress && seen.flags & FLAG_ACK)
+        hear_ack(conn, seen.ack);
+#endif
     struct half *mine = egress ? &conn->tx : &conn->rx;
     struct half *other = egress ? &conn->rx : &conn->tx;
     struct head *head = egress ? &conn->tx_head : &conn->rx_head;
@@ -355,6 +371,9 @@ static inline void record_eth(struct __sk_buff *ctx, int egress)
         if (egress && now_ns > mine->last_ns)
             charge_pause(tp, &seen, conn, mine, other, now_ns);
         extend_burst(ctx, tp, &seen, conn, mine, now_ns, seen.seq, HOOK_ETH, egress);
+#ifdef WATCH_TURNS
+        SPEAK_ON_WIRE(conn, &seen, now_ns, HOOK_ETH);
+#endif
         mine->snd_max = end_seq;
         return;
     }
@@ -362,6 +381,10 @@ static inline void record_eth(struct __sk_buff *ctx, int egress)
     if (!egress && seen.payload_bytes && mine->snd_max && seen.seq != mine->snd_max)
         mine->holes = 1;
     record_head(ctx, &seen, conn, head, egress ? &conn->rx_head : &conn->tx_head, now_ns, HEAD_PACKETS);
+#ifdef WATCH_TURNS
+    if (seen.payload_bytes && (!mine->snd_max || after(seen.seq + seen.payload_bytes, mine->snd_max)))
+        SPEAK_ON_WIRE(conn, &seen, now_ns, HOOK_ETH);
+#endif
     seen.message_bytes = seen.payload_bytes;
     skip_handshake(&seen, head);
     if (seen.message_bytes >= SMALL_BYTES) {
@@ -393,6 +416,10 @@ static inline void record_lo(struct __sk_buff *ctx)
     struct half *other = seen.dir == DIR_TX ? &conn->rx : &conn->tx;
     struct head *head = seen.dir == DIR_TX ? &conn->tx_head : &conn->rx_head;
     record_head(ctx, &seen, conn, head, seen.dir == DIR_TX ? &conn->rx_head : &conn->tx_head, now_ns, LO_HEAD_PACKETS);
+#ifdef WATCH_TURNS
+    if (seen.payload_bytes && (!mine->snd_max || after(seen.seq + seen.payload_bytes, mine->snd_max)))
+        SPEAK_ON_WIRE(conn, &seen, now_ns, HOOK_LO);
+#endif
     if (seen.payload_bytes >= SMALL_BYTES)
         account_bulk(ctx, sender_of(ctx), &seen, conn, mine, other, now_ns, HOOK_LO, 1);
     else if (seen.payload_bytes)

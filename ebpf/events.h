@@ -23,6 +23,11 @@ enum direction {
     DIR_RX = 1, /* from the remote end to the local one */
 };
 
+enum how {
+    HOW_FORK = 1, /* a copy of its parent */
+    HOW_EXEC = 2, /* another program in the same process */
+};
+
 enum event_kind {
     EVENT_BURST = 1,
     EVENT_SETUP = 2,   /* a packet with SYN, FIN or RST */
@@ -36,6 +41,9 @@ enum event_kind {
     EVENT_GAP = 10,
     EVENT_BLOCKED_READER = 11,
     EVENT_CPU_WAIT = 12,
+    EVENT_TURN = 13,
+    EVENT_PROCESS_START = 14,
+    EVENT_MODULE_LOAD = 15,
 };
 
 /* What every event begins with. */
@@ -188,4 +196,38 @@ struct cpu_wait {
     EVENT_PREFIX
     u64 since_ns;      /* from when on it was runnable */
     u8 pad[24];
+};
+
+/* Payload in one direction, until there was payload in the other one, or none for 100 ms. Small payloads count, so
+ * that requests and answers follow each other as they were spoken. Only of traces of deployments that ran already. */
+struct turn {
+    EVENT_PREFIX
+    u64 first_ns;      /* its first payload */
+    u32 first_seq;     /* sequence number of its lowest byte */
+    u32 end_seq;       /* one past its highest byte */
+    u32 first_ack_us;  /* from its first payload to the first acknowledgement of it; 0: not seen (eth, tx only) */
+    u32 last_ack_us;   /* from its last payload to the acknowledgement of all of it; 0: not seen (eth, tx only) */
+    u32 hook;          /* enum hook */
+    u32 direction;     /* enum direction */
+};
+
+/* A process began, or began another program; its parent is one that is traced, and so is it from then on. Only of
+ * traces of deployments that ran already. */
+struct process_start {
+    EVENT_PREFIX
+    u32 parent;        /* the process that started it */
+    u32 how;           /* enum how */
+    u8 command[16];    /* the kernel's short name of what it runs */
+    u8 pad[8];
+};
+
+/* A traced process opened files that hold code (modules of Python, shared libraries), none of them more than 250 ms
+ * after the one before. Only of traces of deployments that ran already. */
+struct module_load {
+    EVENT_PREFIX
+    u64 first_ns;      /* the first was opened; ts_ns (saved as last_ns): the last */
+    u32 opens;         /* how many, those that were looked for in vain among them */
+    u32 own_opens;     /* of them, those outside of the interpreter's libraries: the program's own */
+    u64 own_ns;        /* the last of the program's own was opened; 0: none */
+    u8 pad[8];
 };

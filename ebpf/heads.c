@@ -63,8 +63,10 @@ static inline int parse(struct __sk_buff *ctx, struct seen *seen, int egress, in
         seen->flags = tcp->flags;
         seen->payload_offset = sizeof(*eth) + sizeof(*ip) + seen->header_bytes;
         seen->payload_bytes = ctx->len > seen->payload_offset ? ctx->len - seen->payload_offset : 0;
+#ifndef WATCH_TURNS
         if (!egress && !seen->payload_bytes && !(seen->flags & FLAGS_SETUP))
             return 0;
+#endif
     }
 #ifdef HAVE_TCX
     void *skb = ((void *(*)(void *, u32))KFUNC_RDONLY_CAST)(ctx, TYPE_SK_BUFF);

@@ -6,12 +6,18 @@
  * BTF, and -D CPUS is the number of CPUs that it can have. */
 
 #define SMALL_BYTES 256        /* HTTP/2 control frames and TLS tickets stay below (tried: 255) */
+#ifdef WATCH_TURNS
+#define SMALLEST_KNOWN 1       /* payload that makes a connection known which is older than the trace */
+#else
+#define SMALLEST_KNOWN SMALL_BYTES
+#endif
 #define MESSAGE_BYTES 8192     /* less is no message but frames, however many packets they take (analysis agrees) */
 #define TAIL_GAP_NS 2000000ULL /* a small payload this soon after a large one ends the same message */
 #define GAP_NS 500000ULL       /* a pause worth an event of its own */
 #define ANSWER_NS 20000000ULL  /* a frame that allows to go on is answered this soon, waits for a CPU included */
 #define DEFERRED_NS 100000ULL  /* a pause worth a look at what ended it */
 #define PROMPT_US 1000         /* TCP sends this soon after an acknowledgement that lets it */
+#define TURN_GAP_NS 100000000ULL /* silence that ends a turn; what goes on after a slow path's round trip is joined later */
 #define WAIT_NS 200000ULL      /* a wait for a CPU worth an event of its own */
 #define BULK_RECORD_BYTES 12288 /* a TLS record that begins a message; tickets with certificates have less */
 #define HEAD_PACKETS 16        /* payloads per direction in which a TLS handshake must be over */
@@ -64,6 +70,16 @@ struct sendlog { struct sent slot[SENDLOG_SLOTS]; };
 /* A connection as its packets and, on the pod's own socket, its reads and writes show it. Whole cache
  * lines, by who writes them: data that leaves, data that arrives, acknowledgements that leave, the
  * application. They run on different CPUs, and none should take another's line away. */
+#ifdef WATCH_TURNS
+/* What is being said in one direction. */
+struct speech {
+    u64 first_ns, last_ns; /* first_ns 0: nothing */
+    u64 id;                /* of the thread that moved the first of it; hook sock only */
+    u32 first_seq, end_seq;
+    u32 first_ack_us, last_ack_us; /* 0: not acknowledged yet */
+};
+#endif
+
 struct conn {
     struct conn_key key; /* netns 0: not in use */
     u64 id;              /* what events carry: how often the number was given away << 32 | number */
@@ -76,6 +92,9 @@ struct conn {
     u32 acked_seq; /* the highest acknowledgement that left */
     u32 acked_pad[15];
     struct half sock_tx, sock_rx;
+#ifdef WATCH_TURNS
+    struct speech tx_speech, rx_speech, sock_tx_speech, sock_rx_speech;
+#endif
 };
 
 enum tls_phase { NOT_TLS, TLS_HANDSHAKE, TLS_DATA };

@@ -9,6 +9,9 @@ _Static_assert(sizeof(struct retransmission) == sizeof(struct gap), "one size a 
 _Static_assert(sizeof(struct duplicate_ack) == sizeof(struct gap), "one size a ring");
 _Static_assert(sizeof(struct blocked_reader) == sizeof(struct gap), "one size a ring");
 _Static_assert(sizeof(struct cpu_wait) == sizeof(struct gap), "one size a ring");
+_Static_assert(sizeof(struct process_start) == sizeof(struct gap), "one size a ring");
+_Static_assert(sizeof(struct module_load) == sizeof(struct gap), "one size a ring");
+_Static_assert(sizeof(struct turn) == sizeof(struct gap), "one size a ring");
 
 static inline void *reserve_burst(void)
 {

@@ -120,11 +120,17 @@ static inline void account_sock(void *sk, int bytes, u32 dir)
     struct conn *conn = conn_of(&key);
     if (unlikely(!conn)) {
         /* A socket that has closed has given its port back, and nothing would end what began here. */
-        if (key.ports >> 16 && (is_proxy || bytes >= SMALL_BYTES) && pods.lookup(&key.netns))
+        if (key.ports >> 16 && (is_proxy || bytes >= SMALLEST_KNOWN) && pods.lookup(&key.netns))
             conn = new_conn_of_socket(&key);
         if (!conn)
             return;
     }
+#ifdef WATCH_TURNS
+    u32 end_seq = seq_of_sock(sk, dir);
+    speak(conn, dir == DIR_TX ? &conn->sock_tx_speech : &conn->sock_rx_speech,
+          dir == DIR_TX ? &conn->sock_rx_speech : &conn->sock_tx_speech, end_seq - bytes, end_seq, bpf_ktime_get_ns(),
+          HOOK_SOCK, dir, id);
+#endif
     /* A process that nobody has named yet is an application: it may read before it is named. */
     if (is_proxy)
         record_pair(conn, id, dir);

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from analysis.evidence.participants import by_participant
 from analysis.evidence.reader import read_events
 from analysis.evidence.values import ACK
 from analysis.intervals import Segment, clip, paint
@@ -28,14 +29,14 @@ from ztprobe.errors import RunDirError
 from ztprobe.events.kinds import Direction
 from ztprobe.rundir.store import Run
 
-__all__ = ("build_ledger", "client_pieces")
+__all__ = ("Window", "build_ledger", "client_pieces", "sums", "windows_of")
 
 # Two updates closer than this cannot be told apart: the reads' own scheduling noise.
 _TIE_NS = 1_000_000
 
 
 @dataclass(frozen=True)
-class _Window:
+class Window:
     """A round as the server logged it; times in CLOCK_MONOTONIC nanoseconds."""
 
     number: int
@@ -45,7 +46,8 @@ class _Window:
     accuracy: float | None
 
 
-def _windows(events: Iterable[dict[str, Any]]) -> list[_Window]:
+def windows_of(events: Iterable[dict[str, Any]]) -> list[Window]:
+    """The rounds that have both their ends, in order."""
     by_round: dict[int, dict[str, Any]] = defaultdict(dict)
     accuracy: dict[int, float] = {}
     for event in events:
@@ -57,7 +59,7 @@ def _windows(events: Iterable[dict[str, Any]]) -> list[_Window]:
     for number, marks in sorted(by_round.items()):
         if "round_start" in marks and "round_end" in marks:
             windows.append(
-                _Window(number, marks["round_start"], marks["round_end"], marks, accuracy.get(number))
+                Window(number, marks["round_start"], marks["round_end"], marks, accuracy.get(number))
             )
     return windows
 
@@ -65,10 +67,10 @@ def _windows(events: Iterable[dict[str, Any]]) -> list[_Window]:
 class _Builder:
     def __init__(self, run: Run) -> None:
         run, self.notes = checked(run)
-        self.run = run
+        self.run = run = by_participant(run)
         events = read_events(run.events)
         self.topology: Topology = topology_of(run.meta, events)
-        self.windows = _windows(run.rounds)
+        self.windows = windows_of(run.rounds)
         if not self.windows:
             raise RunDirError(f"{run.path}: rounds.jsonl has no round with both round_start and round_end")
         losses = losses_of(run.meta, events, [(window.start_ns, window.end_ns) for window in self.windows])
@@ -108,7 +110,7 @@ class _Builder:
                 found[key] = event["time_monotonic_ns"] - starts[key]
         return found
 
-    def chain(self, client: str, window: _Window) -> Chain:
+    def chain(self, client: str, window: Window) -> Chain:
         down = next(
             (m for m in self.down[client] if window.start_ns <= m.first_handed_ns < window.end_ns), None
         )
@@ -131,10 +133,10 @@ class _Builder:
         chain.overlays = waits + chain.overlays
         return chain
 
-    def client_round(self, chain: Chain, window: _Window, latest_ns: int) -> ClientRound:
+    def client_round(self, chain: Chain, window: Window, latest_ns: int) -> ClientRound:
         end_ns = chain.arrival_ns if chain.arrival_ns is not None else window.end_ns
         end_ns = min(max(end_ns, window.start_ns), window.end_ns)
-        components, _ = _sums(paint(window.start_ns, end_ns, chain.base, chain.overlays))
+        components, _ = sums(paint(window.start_ns, end_ns, chain.base, chain.overlays))
         kernel_ns = None
         if chain.compute is not None and chain.up is not None:
             cut = [(s.start_ns, s.end_ns) for s in chain.overlays if "compute" in s.over]
@@ -156,7 +158,7 @@ class _Builder:
             segments=tuple(paint(window.start_ns, window.end_ns, chain.base, chain.overlays)),
         )
 
-    def _syn_count(self, client: str, window: _Window) -> int:
+    def _syn_count(self, client: str, window: Window) -> int:
         return sum(
             1
             for path in self.topology.paths
@@ -168,7 +170,7 @@ class _Builder:
             and window.start_ns <= p.ts_ns < window.end_ns
         )
 
-    def round(self, window: _Window) -> RoundLedger:
+    def round(self, window: Window) -> RoundLedger:
         chains = [self.chain(client, window) for client in self.topology.clients]
         missing = [c for c in chains if c.arrival_ns is None]
         arrived = sorted((c for c in chains if c.arrival_ns is not None), key=lambda c: c.arrival_ns or 0)
@@ -188,7 +190,7 @@ class _Builder:
             critical.base if critical is not None else [],
             critical.overlays if critical is not None else [],
         )
-        components, residual_ns = _sums(pieces)
+        components, residual_ns = sums(pieces)
         sub_rows: dict[str, dict[str, int]] = {}
         if critical is not None:
             sub_rows = sub_rows_of(
@@ -220,13 +222,13 @@ class _Builder:
             uncertainty_ns=loss.uncertainty_ns(window.end_ns - window.start_ns, residual_ns),
         )
 
-    def _never_came(self, client: str, window: _Window) -> bool:
+    def _never_came(self, client: str, window: Window) -> bool:
         """Whether an update that was not seen did not come: by the server's log, else if nothing was lost."""
         if any(self.received.values()):
             return client not in self.received[window.number]
         return not self.losses[window.number].lost_events
 
-    def _exchanges(self, client: str, window: _Window) -> float:
+    def _exchanges(self, client: str, window: Window) -> float:
         inside = [
             m
             for m in (*self.down[client], *self.up[client])
@@ -266,7 +268,7 @@ class _Builder:
         overlays = setup_overlays(self.topology, message, setup, self.queries, start_ns)
         overlays = wait_overlays(self.policy.get(path.client, ()), (message,), end_ns) + overlays
         base = [Segment(s.start_ns, s.end_ns, s.component) for s in overlays]
-        components, residual_ns = _sums(paint(start_ns, end_ns, base, []))
+        components, residual_ns = sums(paint(start_ns, end_ns, base, []))
         tls = setup.tls
         return ConnectionSetup(
             client=path.client,
@@ -281,7 +283,8 @@ class _Builder:
         )
 
 
-def _sums(pieces: Sequence[Segment]) -> tuple[dict[str, int], int]:
+def sums(pieces: Sequence[Segment]) -> tuple[dict[str, int], int]:
+    """Component -> nanoseconds, and what is nobody's."""
     components = dict.fromkeys(COMPONENTS, 0)
     residual_ns = 0
     for piece in pieces:

@@ -7,11 +7,23 @@ otherwise.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from analysis.intervals import Segment
 
-__all__ = ("COMPONENTS", "SUB_ROWS", "ClientRound", "ConnectionSetup", "Ledger", "RoundLedger")
+__all__ = (
+    "COMPONENTS",
+    "SUB_ROWS",
+    "ClientRound",
+    "ConnectionSetup",
+    "FlowFacts",
+    "Ledger",
+    "Poller",
+    "RoundLedger",
+    "Transfer",
+)
 
 # Exclusive parts of a round's wall time on the critical path, in path order.
 COMPONENTS = (
@@ -26,12 +38,16 @@ COMPONENTS = (
     "transmission",
     "retransmission",
     "policy_drop",
+    "store_and_forward",
+    "poll_wait",
+    "task_start",
+    "client_and_return_path",
 )
 
 # Named parts of a component; they never add time, they say what it consists of.
 SUB_ROWS = {
     "server": ("send_preparation", "behind_other_clients", "aggregation", "evaluation", "cpu_wait"),
-    "compute": ("cpu_wait",),
+    "compute": ("cpu_wait", "imports"),
     "proxy": ("cpu_wait",),
     "transmission": (
         "rate_or_queue",
@@ -40,6 +56,7 @@ SUB_ROWS = {
         "shared_egress",
         "jitter",  # the last byte was delayed by more than the first, where the path delays packets unevenly
     ),
+    "task_start": ("imports",),
 }
 
 
@@ -111,6 +128,47 @@ class ConnectionSetup:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Poller:
+    """Who asks somebody again and again whether there is something."""
+
+    who: str
+    of: str
+    polls: int  # of the whole trace
+    pause_ns: int  # the usual time from one's answer to the next
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """What was moved between one client and hub or server in one phase of a round."""
+
+    round: int
+    client: str
+    down_bytes: int
+    up_bytes: int
+    longest_ns: int  # of the two messages, from the first byte to the last
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowFacts:
+    """What else was seen of a deployment that ran already."""
+
+    path: tuple[str, ...]  # through whom a message goes
+    pollers: tuple[Poller, ...]
+    older_connections: int  # than the trace: how they were set up was not seen
+    transfers: tuple[Transfer, ...]
+    # the framework's own limits beside what was measured (`analysis.rounds.timeouts`)
+    timeouts: tuple[Mapping[str, Any], ...] = ()
+    one_sided: bool = False  # clients were on machines where nobody watched
+    # client -> the shortest time in which it acknowledged anything: propagation lies between 0 and that
+    round_trips_ns: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def is_indirect(self) -> bool:
+        """Whether others stand between the server and those who train."""
+        return self.path != ("server", "client")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ledger:
     """A run's rounds and connection set-up, with what was lost on the way."""
 
@@ -119,3 +177,4 @@ class Ledger:
     # events that reached us / events that happened, 0..1
     coverage: float
     notes: tuple[str, ...] = ()
+    flow: FlowFacts | None = None  # None: not a deployment that ran already

@@ -71,6 +71,20 @@ _ADVICE: dict[tuple[str, str | None], str] = {
     ("policy_drop", None): (
         "a NetworkPolicy blocks the path, so compare its ports and selectors with the recorded drops"
     ),
+    ("store_and_forward", None): (
+        "hubs and nodes hold messages that could go on, so give them CPU, or pass parts on as they come"
+    ),
+    ("poll_wait", None): (
+        "messages lie ready and nobody asks for them, so shorten the intervals at which server and clients "
+        "poll"
+    ),
+    ("task_start", None): (
+        "a process is started for every task, so keep it from one task to the next, or import less in it"
+    ),
+    ("client_and_return_path", None): (
+        "only the server's side was watched, so a second agent at the client would tell its training "
+        "from its network"
+    ),
     ("residual", None): "nothing seen explains it, so look at coverage and lost events before anything else",
 }
 _WARM_WINDOW = (

@@ -47,11 +47,15 @@ COLOURS = {
     "transmission": "#4856c8",
     "retransmission": "#ac0000",
     "policy_drop": "#111111",
+    "store_and_forward": "#001188",
+    "poll_wait": "#bbffbb",
+    "task_start": "#7700ff",
+    "client_and_return_path": "#554433",
     "residual": "#c8c8c8",
 }
 INK = "#1c2024"
 # On white these have less contrast than 3:1 (WCAG 1.4.11), so a line of ink goes around them.
-_PALE = ("server", "dns", "proxy", "propagation", "residual")
+_PALE = ("server", "dns", "proxy", "propagation", "poll_wait", "residual")
 
 _TITLES = {
     "breakdown": "Median time a round per component, as bars",

@@ -17,6 +17,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis.causes.diagnosis_text import certainty, cost_words, moment_clock
+from analysis.report.attachment import attachment_lines
+from analysis.report.communication import communication_lines
 from analysis.report.contention_words import machine_rows
 from analysis.report.figures import COLOURS, INK
 from analysis.report.timeline import timeline_data
@@ -67,10 +69,12 @@ def render_page(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
         colours=COLOURS,
         sub_rows_of=lambda name: list(shown_sub_rows(report, name)),
         emulation_pairs=emulation_pairs(report["emulation"]),
+        attachment_lines=list(attachment_lines(report)) if "attachment" in report else [],
         schedule=schedule_words(report["emulation"]),
         setting_pairs=setting_pairs,
         tls_words=tls_words,
         timeline=timeline_data(report),
+        communication_lines=list(communication_lines(report.get("communication", {}))),
         workload_lines=list(workload_lines(report.get("workload", {}))),
         interval=interval_words,
         machine_rows=machine_rows(report),

@@ -21,6 +21,8 @@ from analysis.ledger.coverage import COVERAGE_FLOOR
 from analysis.ledger.model import COMPONENTS, SUB_ROWS, ClientRound, Ledger, RoundLedger
 from analysis.report import sections
 from analysis.report.advice import diagnose
+from analysis.report.attachment import attachment_of
+from analysis.report.communication import communication_csv, communication_of
 from analysis.report.conditions import (
     conditions_of,
     late_in_round,
@@ -72,7 +74,8 @@ def write_report(
     run_dir: Path, *, out: Path | None = None, coverage_floor: float = COVERAGE_FLOOR
 ) -> dict[str, Any]:
     """Analyse the saved run in ``run_dir`` as `read_report` does, and write
-    ``figures/*.svg``, ``report.html`` and ``report.json`` into ``out``, or into the run itself.
+    ``figures/*.svg``, ``report.html``, ``report.json`` and, of a deployment that ran already,
+    ``communication.csv`` into ``out``, or into the run itself.
     Returns report.json's content.
 
     :param coverage_floor: rounds of which a smaller share (0..1) of events was seen get no breakdown.
@@ -87,6 +90,8 @@ def write_report(
     report = read_report(run_dir, coverage_floor=coverage_floor)
     figures = draw_figures(report)
     contents = {f"figures/{name}.svg": svg.encode() for name, svg in figures.items()}
+    if "communication" in report:
+        contents["communication.csv"] = communication_csv(report["communication"]).encode()
     contents["report.html"] = render_page(report, figures).encode()
     contents["report.json"] = dump_json(report)
     # Only now, so that whatever ends this early (an error, Ctrl-C) leaves what was there before.
@@ -145,6 +150,8 @@ def build_report(
         "probes": meta.get("probes", []),
         "cpu": sections.cpu(meta),
         **sections.memory(meta),
+        **attachment_of(run),
+        **communication_of(ledger, counted),
     }
     workload = workload_of(run.rounds)
     if any(workload.values()):

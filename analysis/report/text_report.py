@@ -20,6 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.causes.diagnosis_text import why_words
+from analysis.report.attachment import attachment_lines
+from analysis.report.communication import communication_lines
 from analysis.report.contention_words import machine_sentence
 from analysis.report.wording import (
     CPU_ROW_NAMES,
@@ -157,13 +159,18 @@ def _wrap(sentence: str, width: int) -> list[str]:
 
 def _lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Label and sentence of everything below the table, in order."""
+    yield from communication_lines(report.get("communication", {}))
     yield "connection set-up", _setup_sentence(report["connection_setup"])
     if report["duration"]["p99_s"] is not None:
         yield "p99 of a round", human_time(report["duration"]["p99_s"])
     yield "residual", f"{human_percent(report['residual']['median_share'])} of a round in the median"
     yield "coverage", f"{100 * report['coverage']:.2f} % of events seen; {_loss_sentence(report['loss'])}"
-    yield from _enforcement_lines(report["enforcement"])
-    yield "emulated", _emulation_sentence(report["emulation"])
+    if "attachment" in report:
+        yield from attachment_lines(report)
+        yield "policy, network", "as they are there: ztprobe put none into force, and proved none"
+    else:
+        yield from _enforcement_lines(report["enforcement"])
+        yield "emulated", _emulation_sentence(report["emulation"])
     yield "training time", _compute_sentence(report["compute_check"])
     yield "measuring cost", _cpu_sentence(report["cpu"])
     if "memory" in report:

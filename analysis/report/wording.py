@@ -36,6 +36,10 @@ PART_NAMES = {
     "transmission": "transmission",
     "retransmission": "retransmission",
     "policy_drop": "policy drop",
+    "store_and_forward": "store and forward",
+    "poll_wait": "poll wait",
+    "task_start": "task start",
+    "client_and_return_path": "client and return path",
     "residual": "residual",
 }
 
@@ -57,6 +61,7 @@ SUB_ROW_NAMES = {
     "receive_or_http2_window": "receive or HTTP/2 window",
     "shared_egress": "shared egress",
     "jitter": "jitter",
+    "imports": "loading code",
 }
 
 

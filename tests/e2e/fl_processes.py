@@ -20,7 +20,8 @@ __all__ = ("REPO_DIR", "Parent", "Process", "Start", "parent", "start", "start_c
 
 REPO_DIR = Path(__file__).resolve().parents[2]
 
-# One JSON request a line: {"module", "env", "out"} forks and answers the pid, {"wait"} answers the status.
+# One JSON request a line: {"module", "env", "out", "netns"} forks and answers the pid, {"wait"} answers the
+# status.
 PARENT = """
 import importlib, json, os, sys
 from fl.preload import preload
@@ -35,6 +36,9 @@ for line in sys.stdin:
     if pid:
         print(pid, flush=True)
         continue
+    if request.get("netns"):
+        from ztprobe.kernelnet import netns
+        netns.setns(os.open(request["netns"], os.O_RDONLY), netns.CLONE_NEWNET)
     for fd, suffix in ((1, ""), (2, ".err")):
         os.dup2(os.open(request["out"] + suffix, os.O_WRONLY | os.O_CREAT | os.O_APPEND), fd)
     os.environ.update(request["env"])
@@ -112,9 +116,11 @@ def start(parent: Parent, tmp_path: Path) -> Iterator[Start]:
     """`start("fl.server", "name", VARIABLE="value")`; what still runs at the end is killed."""
     started: list[Process] = []
 
-    def fork(module: str, name: str, **env: str) -> Process:
+    def fork(module: str, name: str, netns: Path | None = None, **env: str) -> Process:
         out = tmp_path / name
-        process = Process(parent, int(parent.ask({"module": module, "env": env, "out": str(out)})), out)
+        where = {} if netns is None else {"netns": str(netns)}
+        pid = int(parent.ask({"module": module, "env": env, "out": str(out), **where}))
+        process = Process(parent, pid, out)
         started.append(process)
         return process
 
@@ -128,13 +134,13 @@ def start(parent: Parent, tmp_path: Path) -> Iterator[Start]:
                 process.wait()
 
 
-def start_server(start: Start, **env: str) -> tuple[Process, str]:
+def start_server(start: Start, netns: Path | None = None, **env: str) -> tuple[Process, str]:
     """A server on a free port of the loopback and its address."""
     settings = {"FL_LISTEN": "127.0.0.1:0", "FL_ROUND_DEADLINE_S": "30", "FL_EVAL_EVERY": "1"}
-    server = start("fl.server", "server", **settings | env)
+    server = start("fl.server", "server", netns=netns, **settings | env)
     return server, f"127.0.0.1:{server.until('run_start')['port']}"
 
 
-def start_client(start: Start, index: int, server: str, **env: str) -> Process:
+def start_client(start: Start, index: int, server: str, netns: Path | None = None, **env: str) -> Process:
     identity = {"POD_NAME": f"fl-client-{index}", "JOB_COMPLETION_INDEX": str(index), "FL_SERVER": server}
-    return start("fl.client", f"client-{index}", **identity | env)
+    return start("fl.client", f"client-{index}", netns=netns, **identity | env)

@@ -38,8 +38,8 @@ def setups_of(
 class Watched:
     """Probes on both pods; `tables` after `stop`."""
 
-    def __init__(self, pods: tuple[TestPod, TestPod]) -> None:
-        self.kernel = KernelProbes()
+    def __init__(self, pods: tuple[TestPod, TestPod], *, attached: bool = False) -> None:
+        self.kernel = KernelProbes(attached=attached)
         self.kernel.load()
         self.hooks = self.kernel.attach()
         self.kernel.enable_stats()

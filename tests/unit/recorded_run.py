@@ -17,12 +17,13 @@ from analysis.evidence.reader import TIMES
 from analysis.ledger.ledger import build_ledger
 from analysis.ledger.model import COMPONENTS, Ledger
 from ztprobe.errors import RunDirError
+from ztprobe.events.tables import ATTACHED_TABLES
 from ztprobe.events.tables import TABLES as EVENT_TABLES
 from ztprobe.rundir.store import Run, load_run
 
 RECORDED = Path(__file__).parents[1] / "data" / "net2-sec3"
-# Every table, and those with a time of which the baseline has rows, too.
-TABLES = tuple(EVENT_TABLES)
+# Every table that it has, and those with a time of which the baseline has rows, too.
+TABLES = tuple(name for name in EVENT_TABLES if name not in ATTACHED_TABLES)
 EVENTS = tuple(name for name in TIMES if name != "blocked_readers")
 
 quick = settings(

@@ -34,7 +34,8 @@ from ztprobe.cli.entry import ztprobe
 from ztprobe.rundir.schema import LOSS_CHANNELS
 from ztprobe.runtime.interface import WorkloadOptions
 
-RUNS = sorted(path.parent for path in RECORDED.parent.rglob("run.json"))
+FAILED = RECORDED.parent / "failed"  # runs that have no report
+RUNS = sorted(path.parent for path in RECORDED.parent.rglob("run.json") if FAILED not in path.parents)
 # Objects whose names are not the same in every run, and fields that older runs lack.
 OPTIONAL = {
     "settings", "options", "versions", "hooks", "critical_clients", "emulation/requested",

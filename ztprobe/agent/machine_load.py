@@ -144,7 +144,9 @@ class MachineLoad:
 
     def _record(self) -> None:
         before = self._look()
-        while not self._stop.wait(INTERVAL_S):
+        ended = False
+        while not ended:
+            ended = self._stop.wait(INTERVAL_S)  # what has happened since the last look is recorded, too
             now = self._look()
             row = {"from_ns": before["at_ns"], "to_ns": now["at_ns"]}
             for name in _GROWING:

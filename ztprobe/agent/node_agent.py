@@ -26,11 +26,13 @@ from ztprobe.errors import EnforcementError
 from ztprobe.events.kinds import NODE
 from ztprobe.kernelnet.clsact import EGRESS, INGRESS
 from ztprobe.kernelnet.drift import DeviceState, DriftMonitor, PodDevice
+from ztprobe.kernelnet.netlink import netlink
 from ztprobe.kernelnet.netns import inode
 from ztprobe.kernelnet.rtnetlink import Links, attributes
 from ztprobe.pods.model import NOWHERE, Pod
 from ztprobe.pods.source import Processes
 from ztprobe.probes.collector import Collector, coverage
+from ztprobe.probes.kallsyms import Kallsyms
 from ztprobe.probes.kernel import KernelProbes
 from ztprobe.profile.model import Profile
 
@@ -45,12 +47,22 @@ class NodeAgent:
     :param sink: takes the events; None: they are kept, for `Collector.tables`.
     :param state_dir: where a delay line keeps its configuration and counters.
     :param probes: False: see nothing, only emulate.
+    :param attached: of a deployment that ran already: see turns and process starts besides.
     """
 
-    def __init__(self, sink: Sink | None = None, *, state_dir: Path = NOWHERE, probes: bool = True) -> None:
+    def __init__(
+        self,
+        sink: Sink | None = None,
+        *,
+        state_dir: Path = NOWHERE,
+        probes: bool = True,
+        attached: bool = False,
+    ) -> None:
         self._sink = sink
         self._state_dir = state_dir
-        self._kernel = KernelProbes() if probes else None
+        self._kernel = KernelProbes(attached=attached) if probes else None
+        self._attached = attached
+        self._gone: set[tuple[Path, str]] = set()  # devices of namespaces that others take down as they like
         self._pods: dict[str, Pod] = {}
         self._owners = Owners()
         self._running: Processes = {}
@@ -78,11 +90,13 @@ class NodeAgent:
     def add_pod(self, pod: Pod) -> None:
         """See `Agent`."""
         node = inode(pod.node_netns)
-        self._name(self._owners.pods, {pod.netns_inode: pod.name, node: NODE})
         self._pods[pod.name] = pod
+        # What runs in the node's own namespace, without one of its own, has that as its pod.
+        is_pod = node in {one.netns_inode for one in self._pods.values()}
+        self._name(self._owners.pods, {pod.netns_inode: pod.name} | ({} if is_pod else {node: NODE}))
         if self._kernel is None:
             return
-        self._kernel.trace_netns(node, node=True)
+        self._kernel.trace_netns(node, node=not is_pod)
         self._kernel.trace_netns(pod.netns_inode)
         if self.collector is not None:
             self.collector.know(self._owners.pods)
@@ -143,7 +157,7 @@ class NodeAgent:
     def _watch_interfaces(self, pods: Sequence[Pod]) -> None:
         assert self._kernel is not None
         for pod in pods:
-            self._kernel.attach_interface(pod.netns, pod.interface)
+            self._kernel.attach_interface(pod.netns, *pod.interfaces)
         self._renew_drift()
 
     def _renew_drift(self) -> None:
@@ -158,7 +172,7 @@ class NodeAgent:
             devices = [
                 PodDevice(pod=pod.name, netns=pod.netns, name=name)
                 for pod in self._pods.values()
-                for name in (pod.interface, "lo")
+                for name in (*pod.interfaces, "lo")
             ]
             self._drift = DriftMonitor(devices, functools.partial(_standing, filters))
 
@@ -171,9 +185,24 @@ class NodeAgent:
         problem = self._drift.problem() if self._drift is not None else None
         for netns, device, program in self._kernel.missing_programs():
             pod = next((pod.name for pod in self._pods.values() if pod.netns == netns), netns.name)
+            if self._attached and self._is_gone(netns, device):
+                if (netns, device) not in self._gone:
+                    self._gone.add((netns, device))
+                    if any(one.netns == netns for one in self._pods.values()):  # it is not being left
+                        self._notes.append(f"{device} of {pod} is gone")
+                continue
             problem = f"the probe {program} on {device} of {pod} has been removed by somebody else"
         if problem is not None:
             self._problem = f"not all that happens is seen any more: {problem}"
+
+    def _is_gone(self, netns: Path, device: str) -> bool:
+        if (netns, device) in self._gone:
+            return True
+        try:
+            with netlink(netns) as ipr:
+                return not ipr.link_lookup(ifname=device)
+        except OSError:
+            return True
 
     def apply(self, profile: Profile, *, seed: int) -> None:
         """See `Agent`."""
@@ -248,6 +277,7 @@ class NodeAgent:
         assert kernel is not None
         self._memory |= memory.held()
         self._end_collector()
+        symbols = Kallsyms()  # of this kernel: whoever asks may run another
         loss, log = collector.loss(), collector.loss_log
         for entry in self._sink.losses() if self._sink is not None else ():
             loss[entry["channel"]] += entry["count"]
@@ -263,6 +293,7 @@ class NodeAgent:
             "reader_cpu_ns": collector.cpu_ns,
             "memory": self._memory,
             "drop_reasons": {str(number): name for number, name in kernel.reason_names.items()},
+            "drop_places": {str(place): symbols.name_of(place) for place in sorted(collector.drop_places)},
         }
 
     def close(self) -> None:

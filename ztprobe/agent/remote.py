@@ -1,9 +1,9 @@
 """An agent in a process of its own, and the one interface to it.
 
-``python -m ztprobe.agent.remote SOCKET BATCHES STATE [--no-probes] [--spool BYTES]`` hosts a `NodeAgent`
-and answers calls (`ztprobe.agent.calls`) on the socket that it was given, one JSON object a line. It
-loads its probes at once, while whoever started it brings up pods, and ends when the socket is closed on
-the other side, having undone everything: so it does not outlive whom it works for, however that ends.
+``python -m ztprobe.agent.remote SOCKET BATCHES STATE [--no-probes] [--attached] [--spool BYTES]`` hosts a
+`NodeAgent` and answers calls (`ztprobe.agent.calls`) on the socket that it was given, one JSON object a
+line. It loads its probes at once, while whoever started it brings up pods, and ends when the socket is closed
+on the other side, having undone everything: so it does not outlive whom it works for, however that ends.
 """
 
 from __future__ import annotations
@@ -17,18 +17,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-
 from ztprobe.agent.calls import CALLS, Caller, answer_of, answered
 from ztprobe.agent.lease_calls import LEASE_CALLS, LeaseCaller
-from ztprobe.agent.node_agent import NodeAgent
-from ztprobe.agent.node_leases import NodeLeases
-from ztprobe.agent.sinks import RunDirSink, Sink
-from ztprobe.agent.spool import SpoolSink
 from ztprobe.errors import ZtprobeError
 from ztprobe.paths import REPO_DIR
 from ztprobe.process.interrupts import shielded
-from ztprobe.rundir.batches import BatchWriter
 
 __all__ = ("AgentProcess",)
 
@@ -42,6 +35,7 @@ class AgentProcess(Caller, LeaseCaller):
     :param state_dir: where a delay line keeps its configuration and counters.
     :param log: where it writes what goes wrong.
     :param probes: False: see nothing, only emulate.
+    :param attached: of a deployment that ran already: see turns and process starts besides.
     :param spool_bytes: `batches` is a queue (`ztprobe.agent.spool`) that holds no more than this.
     """
 
@@ -52,6 +46,7 @@ class AgentProcess(Caller, LeaseCaller):
         log: Path,
         *,
         probes: bool = True,
+        attached: bool = False,
         spool_bytes: int | None = None,
     ) -> None:
         self._log = log
@@ -66,6 +61,8 @@ class AgentProcess(Caller, LeaseCaller):
         ]
         if not probes:
             command.append("--no-probes")
+        if attached:
+            command.append("--attached")
         if spool_bytes is not None:
             command += ["--spool", str(spool_bytes)]
         with theirs, log.open("wb") as errors_:
@@ -121,11 +118,21 @@ class AgentProcess(Caller, LeaseCaller):
 
 def main() -> int:
     """Host an agent until the socket closes."""
+    # Whoever only starts one needs none of this.
+    import pyarrow
+
+    from ztprobe.agent.node_agent import NodeAgent
+    from ztprobe.agent.node_leases import NodeLeases
+    from ztprobe.agent.sinks import RunDirSink, Sink
+    from ztprobe.agent.spool_sink import SpoolSink
+    from ztprobe.rundir.batches import BatchWriter
+
     parser = argparse.ArgumentParser()
     parser.add_argument("socket", type=int)
     parser.add_argument("batches", type=Path)
     parser.add_argument("state_dir", type=Path)
     parser.add_argument("--no-probes", action="store_true")
+    parser.add_argument("--attached", action="store_true")
     parser.add_argument("--spool", type=int)
     given = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -138,7 +145,9 @@ def main() -> int:
     )
     with (
         socket.socket(fileno=given.socket) as connection,
-        NodeAgent(sink, state_dir=given.state_dir, probes=not given.no_probes) as agent,
+        NodeAgent(
+            sink, state_dir=given.state_dir, probes=not given.no_probes, attached=given.attached
+        ) as agent,
     ):
         prepared = answered(agent.prepare)
         for line in connection.makefile("r", encoding="utf-8"):

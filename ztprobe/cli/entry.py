@@ -19,6 +19,7 @@ import click
 from ztprobe import __version__
 from ztprobe.cli import completion
 from ztprobe.cli.agent import agent
+from ztprobe.cli.attach import attach
 from ztprobe.cli.clean import clean
 from ztprobe.cli.compare import compare
 from ztprobe.cli.deploy import deploy, undeploy
@@ -85,7 +86,7 @@ def _sweep_leases() -> None:
 
 
 for _command in (
-    *(trace, sweep, report, compare, export, drops, diagnose, profile, policy),
+    *(trace, attach, sweep, report, compare, export, drops, diagnose, profile, policy),
     *(agent, deploy, undeploy, doctor, clean, validate),
 ):
     ztprobe.add_command(_command)

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ztprobe.cli import completion
+from ztprobe.cli.attach_options import attach_options, trace_attached
 from ztprobe.cli.fl_options import checked_fl_options, fl_options
 from ztprobe.cli.options import OutPath, coverage_floor_option, percent, quiet_option, wait_for_quiet_option
 from ztprobe.errors import UsageError
@@ -98,10 +99,14 @@ __all__ = ("trace",)
     help="Without data or work for so long, say who waits for whom, and how their connections stand.",
 )
 @fl_options
+@attach_options
 @wait_for_quiet_option
 @coverage_floor_option
 @quiet_option
+@click.pass_context
 def trace(
+    context: click.Context,
+    /,
     experiment: str,
     profile_file: Path | None,
     baseline: str | None,
@@ -120,14 +125,16 @@ def trace(
     wait_for_quiet: float | None,
     coverage_floor: float,
     quiet: bool,
-    **fl_values: Any,
+    **more_values: Any,
 ) -> None:
     """Run a deployment and say where each round's time went.
 
     Brings up a federated-learning server and its clients under a network profile and a security level,
     proves that both are in force, watches them from the kernel, prints the breakdown and leaves a run
-    directory. Needs root.
+    directory. With --attach it watches a deployment that runs already. Needs root.
     """
+    if trace_attached(context):
+        return
     from ztprobe.profile.model import load_profile, profile_names
 
     # A path even where the file is called like a shipped profile.
@@ -140,7 +147,7 @@ def trace(
         with_baseline=not no_baseline,
         seed=seed,
     )
-    fl = checked_fl_options(fl_values, clients=clients)
+    fl = checked_fl_options(more_values, clients=clients)
     if fl and baseline is None and not no_baseline:
         against = dataclasses.replace(chosen)  # what the options cost, all else being equal
     request = TraceRequest(

@@ -39,6 +39,9 @@ class EventKind(enum.IntEnum):
     GAP = 10
     BLOCKED_READER = 11
     CPU_WAIT = 12
+    TURN = 13
+    PROCESS_START = 14
+    MODULE_LOAD = 15
 
 
 class TcpState(enum.IntEnum):

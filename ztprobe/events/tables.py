@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = (
+    "ATTACHED_TABLES",
     "RINGS",
     "TABLES",
     "Column",
@@ -84,11 +85,12 @@ _STATES = {name_of(state): int(state) for state in TcpState}
 _ENUMS: dict[str, Mapping[str, int]] = {
     "hook": enums()["hook"],
     "direction": enums()["direction"],
+    "how": enums()["how"],
     "family": {name_of(family): int(family) for family in Family},
     **dict.fromkeys(("tcp_state", "old_state", "new_state"), _STATES),
 }
 # ts_ns is the end of what lasted; where the beginning stands beside it, it is called so.
-_RENAMED = {("burst", "ts_ns"): "last_ns"}
+_RENAMED = {("burst", "ts_ns"): "last_ns", ("turn", "ts_ns"): "last_ns", ("module_load", "ts_ns"): "last_ns"}
 _POD = "the pod that it happened in; node: the node's own namespace; empty: a pod that was not known"
 _PROCESS = "the thread's process: pod/container; empty: none, or one that was not known"
 _DROP_COLUMNS = {
@@ -102,8 +104,8 @@ _DROP_COLUMNS = {
     "payload_bytes": ("integer", "bytes behind the transport header, by the IP header's length"),
 }
 # What of the prefix a kind has beside time and namespace.
-_OF_THREADS = ("burst", "state_change", "cpu_wait")
-_WITHOUT_CONNECTION = ("dns", "cpu_wait")
+_OF_THREADS = ("burst", "state_change", "cpu_wait", "turn", "process_start", "module_load")
+_WITHOUT_CONNECTION = ("dns", "cpu_wait", "process_start", "module_load")
 _STRUCTS: dict[str, tuple[str, tuple[EventKind, ...]]] = {
     "bursts": ("burst", (EventKind.BURST,)),
     "packets": ("packet", (EventKind.SETUP, EventKind.PAYLOAD)),
@@ -116,7 +118,12 @@ _STRUCTS: dict[str, tuple[str, tuple[EventKind, ...]]] = {
     "gaps": ("gap", (EventKind.GAP,)),
     "blocked_readers": ("blocked_reader", (EventKind.BLOCKED_READER,)),
     "cpu_waits": ("cpu_wait", (EventKind.CPU_WAIT,)),
+    "turns": ("turn", (EventKind.TURN,)),
+    "process_starts": ("process_start", (EventKind.PROCESS_START,)),
+    "module_loads": ("module_load", (EventKind.MODULE_LOAD,)),
 }
+# Those that only traces of deployments that ran already have rows of; older runs have none of them.
+ATTACHED_TABLES = ("turns", "process_starts", "module_loads")
 # Ring buffer -> the tables that its records go to; they have one size.
 RINGS: dict[str, tuple[str, ...]] = {
     "bursts": ("bursts",),
@@ -125,6 +132,7 @@ RINGS: dict[str, tuple[str, ...]] = {
     "drops": ("drops",),
     "points": (
         *("state_changes", "retransmissions", "duplicate_acks", "gaps", "blocked_readers", "cpu_waits"),
+        *ATTACHED_TABLES,
     ),
 }
 
@@ -143,9 +151,13 @@ def _column(struct: str, member: str, comment: str) -> Column:
     if member in _ENUMS:
         values = frozenset(_ENUMS[member])
         if comment.startswith("enum "):
-            comment = {"hook": "where it was seen", "direction": "which way the bytes went"}[member]
+            comment = {
+                "hook": "where it was seen",
+                "direction": "which way the bytes went",
+                "how": "fork: a copy of its parent; exec: another program in the same process",
+            }[member]
         return Column(name=name, kind="text", description=comment, values=values)
-    if member in ("local", "remote", "reason", "location"):
+    if member in ("local", "remote", "reason", "location", "command"):
         return Column(name=name, kind="text", description=comment)
     return Column(name=name, kind="bytes" if member in ("data", "head") else "integer", description=comment)
 
@@ -170,7 +182,7 @@ def _table(name: str, struct: str, kinds: tuple[EventKind, ...]) -> Table:
         )
     )
     description = structs()[struct].description
-    order = "first_ns" if name == "bursts" else first.name
+    order = "first_ns" if name in ("bursts", "turns", "module_loads") else first.name
     return Table(
         name=name, description=description, order=order, columns=tuple(columns), struct=struct, kinds=kinds
     )
@@ -264,6 +276,8 @@ def _values(member: str, rows: np.ndarray, names: Names) -> Any:
     if member == "location":
         symbols = {address: names.symbol(address) for address in set(values.tolist())}
         return [symbols[address] for address in values.tolist()]
+    if member == "command":
+        return [bytes(value).split(b"\0")[0].decode(errors="replace") for value in values]
     if member in ("data", "head"):
         lengths = rows[f"{member}_bytes"].tolist()
         return [bytes(value)[:length] for value, length in zip(values, lengths, strict=True)]

@@ -18,6 +18,7 @@ from ztprobe.preflight.signals import choose_hooks
 from ztprobe.rundir import files
 
 __all__ = (
+    "check_attach",
     "check_machine",
     "check_main_job",
     "delay_backend",
@@ -48,6 +49,24 @@ def check_main_job(experiments: Sequence[Experiment], out: Path, *, machine: Mac
     check_machine(experiments, machine=machine)
     if problems := out_problems(out):
         raise RunDirError("\n".join(problems))
+
+
+def check_attach(out: Path, *, machine: Machine | None = None) -> None:
+    """Refuse what cannot be watched here, or written to ``out``; the deployment itself needs nothing.
+
+    :param machine: collected already (default: ask now, 0.2 s).
+    :raises PreflightError: this machine lacks something, or only root can do it.
+    :raises RunDirError: no run directory can be made at ``out``.
+    """
+    machine = machine or collect()
+    problems = [_NOT_ROOT]
+    if machine.kernel.root:
+        tools = [line for line in _tool_problems(machine, ()) if "bcc" in line or "pyroute2" in line]
+        problems = _kernel_problems(machine.kernel, ()) + tools + open_files_problems()
+    if problems:
+        raise PreflightError("\n".join(problems))
+    if refused := out_problems(out):
+        raise RunDirError("\n".join(refused))
 
 
 def check_machine(experiments: Sequence[Experiment], *, machine: Machine | None = None) -> None:

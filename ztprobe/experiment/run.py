@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import platform
 import secrets
 import time
@@ -32,7 +31,15 @@ from ztprobe.agent.stall_look import look
 from ztprobe.agent.stalls import stall_words
 from ztprobe.errors import EnforcementError, WorkloadError, ZtprobeError
 from ztprobe.experiment.quiet import ensure_quiet
-from ztprobe.experiment.record import kernel_drop_reasons, owners_of, pod_record, save_events, versions
+from ztprobe.experiment.record import (
+    accounted,
+    described,
+    kernel_drop_reasons,
+    owners_of,
+    pod_record,
+    save_events,
+    save_logs,
+)
 from ztprobe.experiment.spec import Interference, RunSpec
 from ztprobe.experiment.stalling import RunStalls
 from ztprobe.experiment.waiting import Waiting, words
@@ -44,7 +51,7 @@ from ztprobe.process.interrupts import shielded
 from ztprobe.progress import Progress
 from ztprobe.rundir.batches import BATCHES_DIR
 from ztprobe.rundir.clock import take_sample
-from ztprobe.rundir.logs import GrowingLog, read_events
+from ztprobe.rundir.logs import GrowingLog
 from ztprobe.rundir.store import RunDir
 from ztprobe.runtime import deployments
 from ztprobe.runtime.interface import Enforcement, NotProven, Runtime
@@ -138,14 +145,15 @@ class Job:
                 self.meta["emulation"]["others"] = others
             self.meta["facts"] = runtime.facts()
             self.meta["pods"] = [pod_record(pod) for pod in runtime.pods]
-            self._save_logs(runtime, failure)
+            logs = {pod.name: _log(runtime, pod) for pod in _workload_pods(runtime)}
+            save_logs(self.target, logs, runtime.server.name, is_whole=failure is None)
             owners = owners_of(runtime.pods, self.processes)
         self.meta["stalls"] = [stall.as_dict() for stall in self._stalls.found] if self._stalls else []
         if failure is not None:
             self.meta["failed"] = {"reason": str(failure), "at_ns": self._failed_ns or time.monotonic_ns()}
         machine = load.table()
         self.target.write_events("machine", machine)
-        rows = save_events(self.target, account.drop_reasons, owners)
+        rows = save_events(self.target, account, owners)
         self.meta["table_rows"] = rows | {"machine": len(machine)}
         self.clock_samples.append(dataclasses.asdict(take_sample()))
         self._finish(account, load, time.monotonic_ns() - started_ns)
@@ -154,10 +162,8 @@ class Job:
 
     def _watched(self, agent: Agent, runtime: Runtime, load: MachineLoad) -> ZtprobeError | None:
         """Profile, security and rounds, all of it seen by the probes; what ended it early is returned."""
-        self.meta["emulation"] = {
-            "profile": self.spec.profile.name,
-            **dict.fromkeys(("backend", "requested", "measured")),
-        }
+        nothing = dict.fromkeys(("backend", "requested", "measured"))
+        self.meta["emulation"] = {"profile": self.spec.profile.name, **nothing}
         self.meta["enforcement"] = dataclasses.asdict(runtime.expected())
         try:
             if self.interference is not None:
@@ -191,12 +197,9 @@ class Job:
         self.meta["pod_counters"].append(agent.counters())
 
     def _note_exits(self, runtime: Runtime) -> None:
-        known = {one["process"] for one in self.meta["exits"]}
-        for process, status in runtime.exits().items():
-            if process not in known:
-                self.meta["exits"].append(
-                    {"process": process, "status": status, "at_ns": time.monotonic_ns()}
-                )
+        at_ns, known = time.monotonic_ns(), {one["process"] for one in self.meta["exits"]}
+        new = {process: status for process, status in runtime.exits().items() if process not in known}
+        self.meta["exits"] += [{"process": p, "status": status, "at_ns": at_ns} for p, status in new.items()]
 
     def _process(self, target: RunDir) -> AgentProcess:
         directory = target.path
@@ -208,18 +211,9 @@ class Job:
         )
 
     def _finish(self, account: Account, load: MachineLoad, wall_ns: int) -> None:
-        experiment, options = self.spec.experiment, self.spec.options
-        run_time_ns = sum(probe["run_time_ns"] for probe in account.probes)
-        record = self.meta | {
-            "experiment": dataclasses.asdict(experiment) | {"name": experiment.name},
-            "options": dataclasses.asdict(options) | {"data_dir": str(options.data_dir or "")},
-            "runtime": self.spec.runtime,
-            "kernel": platform.release(),
-            "machine": platform.machine(),
-            "versions": versions(),
+        record = self.meta | described(self.spec) | accounted(account)
+        record |= {
             "machine_load": self.meta.get("machine_load", {}) | load.facts(),
-            "hooks": account.hooks,
-            "probes": account.probes,
             "clock_samples": self.clock_samples,
             # All pods are on the node whose clock events carry, here as in "clock_samples".
             "nodes": [
@@ -229,16 +223,8 @@ class Job:
                     "clock_samples": self.clock_samples,
                 }
             ],
-            "loss": account.loss,
-            "loss_log": account.loss_log,
-            "coverage": account.coverage,
-            "events_seen": account.events_seen,
-            "events_unread": account.events_unread,
-            "emulator_cpu_ns": int(account.emulation.get("cpu_ns", 0)),
-            "agent_cpu_ns": run_time_ns + account.reader_cpu_ns + load.cpu_ns,
-            "agent_memory": account.memory,
+            "agent_cpu_ns": record["agent_cpu_ns"] + load.cpu_ns,
             "wall_ns": wall_ns,
-            "cores": os.cpu_count() or 1,
         }
         # Tuples become lists, as they will be read back; what is no number must not cost a finished run.
         self.target.finish(json.loads(json.dumps(record), parse_constant=lambda _name: None))
@@ -399,16 +385,6 @@ class Job:
         for text in dict.fromkeys(map(notices.words, events)):
             if text is not None and text not in before:  # an end is said by all who see to it
                 self.progress.note(text)
-
-    def _save_logs(self, runtime: Runtime, failed: ZtprobeError | None) -> None:
-        for pod in _workload_pods(runtime):
-            name = "rounds.jsonl" if pod == runtime.server else "clients.jsonl"
-            self.target.append_jsonl(name)
-            try:
-                self.target.append_jsonl(name, *read_events(_log(runtime, pod)))
-            except WorkloadError:  # what was killed may have left half a line
-                if failed is None:
-                    raise
 
 
 def _workload_pods(runtime: Runtime) -> tuple[Pod, ...]:

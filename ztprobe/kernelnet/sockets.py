@@ -28,7 +28,8 @@ class TcpSocket:
     local_port: int
     remote: str
     remote_port: int
-    inode: int
+    inode: int  # 0: nobody has accepted it yet
+    is_ipv6: bool = False  # of its packets; an IPv6 socket may carry IPv4
 
     @property
     def listens(self) -> bool:
@@ -49,7 +50,12 @@ def tcp_sockets(pid: int, proc: Path = _PROC) -> Iterator[TcpSocket]:
                 here, here_port = _end(local)
                 there, there_port = _end(remote) if state == _ESTABLISHED else ("", 0)
                 yield TcpSocket(
-                    local=here, local_port=here_port, remote=there, remote_port=there_port, inode=int(more[5])
+                    local=here,
+                    local_port=here_port,
+                    remote=there,
+                    remote_port=there_port,
+                    inode=int(more[5]),
+                    is_ipv6=":" in here,
                 )
 
 

@@ -28,12 +28,13 @@ class Pod:
     address: str  # IPv4
     netns: Path
     netns_inode: int  # tells a namespace from a later one of the same path; 0: it is on another node
-    interface: str  # inside the pod: eth0
+    interface: str  # inside the pod: eth0; empty: it has none but the loopback
     host_interface: str  # the other end of its veth, in node_netns; empty: it has none
     node_netns: Path  # where packets between pods are forwarded
     run: str = ""  # of the local runtime; empty: of a cluster
     uid: str = ""  # in a cluster
     node: str = ""  # in a cluster
+    other_interfaces: tuple[str, ...] = ()  # where its packets pass besides; a pod of a cluster has one
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
@@ -48,15 +49,22 @@ class Pod:
         """local | kubernetes"""
         return "local" if self.run else "kubernetes"
 
+    @property
+    def interfaces(self) -> tuple[str, ...]:
+        """Where its packets pass, the loopback left out."""
+        return (self.interface, *self.other_interfaces) if self.interface else ()
+
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
-        return asdict(self) | {"netns": str(self.netns), "node_netns": str(self.node_netns)}
+        named = {name: str(value) for name, value in asdict(self).items() if isinstance(value, Path)}
+        return asdict(self) | named | {"other_interfaces": list(self.other_interfaces)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Pod:
         """:raises (KeyError, TypeError): not what `as_dict` gives."""
         values = dict(data)
-        return cls(**values | {"netns": Path(values["netns"]), "node_netns": Path(values["node_netns"])})
+        paths = {name: Path(values[name]) for name in ("netns", "node_netns")}
+        return cls(**values | paths | {"other_interfaces": tuple(values.get("other_interfaces", ()))})
 
 
 def still_there(netns: Path, netns_inode: int) -> bool:

@@ -29,7 +29,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,6 +52,7 @@ _CALM_PERIOD_S = 0.2
 _BUSY_PERIOD_S = 0.05
 _BUSY_FILL = 0.05
 _BEHIND_FILL = 0.9
+_MOST_PLACES = 4096  # a kernel has some hundred that drop packets
 # The counters are a look into memory; what the kernel says of its programs takes a system call each.
 _DRAINS_PER_RECURSION_LOOK = 10
 
@@ -87,6 +88,7 @@ class Collector:
         self._drains = 0
         # What was lost when: from_ns, to_ns (CLOCK_MONOTONIC), channel, count, and the ring if it was one.
         self.loss_log: list[dict[str, Any]] = []
+        self.drop_places: set[int] = set()  # addresses in the kernel at which packets were dropped
         self.failure: str | None = None  # what keeps records from being handed on
         self.events_seen = 0  # records that reached us
         self.events_unread = 0
@@ -130,6 +132,8 @@ class Collector:
     def _keep(self, name: str, rows: np.ndarray) -> None:
         self.events_seen += rows.size
         self._write(name, rows)
+        if name == "drops" and len(self.drop_places) < _MOST_PLACES:
+            self.drop_places.update(np.unique(rows["location"]).tolist())
         unknown = rows[~np.isin(rows["netns"], self._inodes)]
         if unknown.size:
             times = unknown["ts_ns"]
@@ -181,15 +185,20 @@ class Collector:
         while self.drain():
             pass
         self.events_unread = self._kernel.counters()["emitted"] - self.events_seen
-        open_rows = self._kernel.open_bursts()
-        if open_rows:
-            rows = np.zeros(len(open_rows), dtype_of("burst"))
-            for i, values in enumerate(open_rows):
-                for name in values.keys() & set(rows.dtype.names or ()):
-                    rows[name][i] = values[name]
-            self._keep("bursts", rows)
+        self._keep_open("bursts", "burst", self._kernel.open_bursts())
+        self._keep_open("points", "turn", self._kernel.open_turns())
+        self._keep_open("points", "module_load", self._kernel.open_loads())
         for ring in self._rings.values():
             ring.close()
+
+    def _keep_open(self, ring: str, struct: str, values: Sequence[Mapping[str, int]]) -> None:
+        if not values:
+            return
+        rows = np.zeros(len(values), dtype_of(struct))
+        for i, row in enumerate(values):
+            for name in row.keys() & set(rows.dtype.names or ()):
+                rows[name][i] = row[name]
+        self._keep(ring, rows.view(ring_type(ring)))
 
     def tables(self, processes: Mapping[int, str] | None = None) -> dict[str, pd.DataFrame]:
         """What was kept, as the tables of `ztprobe.events.tables.TABLES`, each ordered by time.

@@ -11,7 +11,7 @@ import ctypes
 import itertools
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,8 +43,8 @@ class PacketHooks(Protocol):
 
     name: str  # as the doctor calls it
 
-    def attach(self, netns: Path, interface: str, fds: Mapping[str, int]) -> None:
-        """Put them on a pod's interface and its loopback.
+    def attach(self, netns: Path, interfaces: Sequence[str], fds: Mapping[str, int]) -> None:
+        """Put them on a pod's interfaces and its loopback.
 
         :param fds: program -> file descriptor.
         :raises PreflightError: the kernel refuses, they are there already, or these are more pods than fit.
@@ -63,9 +63,14 @@ class PacketHooks(Protocol):
         """Take them away. Idempotent."""
 
 
-def _devices(interface: str) -> Iterator[tuple[str, str]]:
+def _devices(interfaces: Sequence[str]) -> Iterator[tuple[str, str]]:
     for program, place in PACKET_PROGRAMS.items():
-        yield program, "lo" if place.startswith("lo") else interface
+        for device in ("lo",) if place.startswith("lo") else interfaces:
+            yield program, device
+
+
+def _where(netns: Path, interfaces: Sequence[str]) -> str:
+    return f"{' and '.join(interfaces) or 'lo'} in {netns.name}"
 
 
 class Tcx:
@@ -80,12 +85,12 @@ class Tcx:
         self._libbpf = libbpf
         self._links: dict[tuple[Path, str, str], int] = {}
 
-    def attach(self, netns: Path, interface: str, fds: Mapping[str, int]) -> None:
+    def attach(self, netns: Path, interfaces: Sequence[str], fds: Mapping[str, int]) -> None:
         """See `PacketHooks`."""
         try:
             with netlink(netns) as ipr:
-                indexes = {device: ipr.link_lookup(ifname=device)[0] for device in (interface, "lo")}
-            for program, device in _devices(interface):
+                indexes = {device: ipr.link_lookup(ifname=device)[0] for device in (*interfaces, "lo")}
+            for program, device in _devices(interfaces):
                 place = (netns, device, program)
                 if place in self._links:
                     raise ValueError("it is being watched already")
@@ -96,7 +101,7 @@ class Tcx:
                     raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
                 self._links[place] = link
         except (NetlinkError, OSError, LookupError, ValueError) as error:
-            raise PreflightError(f"cannot attach to {interface} in {netns.name}: {error}") from error
+            raise PreflightError(f"cannot attach to {_where(netns, interfaces)}: {error}") from error
 
     def detach_from(self, netns: Path) -> None:
         """See `PacketHooks`."""
@@ -137,7 +142,7 @@ class Clsact:
         self._numbers: dict[int, int] = {}  # namespace inode -> the number that its filters carry
         self._places: list[tuple[Path, int, bool]] = []  # the last: the clsact was not there before
 
-    def attach(self, netns: Path, interface: str, fds: Mapping[str, int]) -> None:
+    def attach(self, netns: Path, interfaces: Sequence[str], fds: Mapping[str, int]) -> None:
         """See `PacketHooks`."""
         taken = set(self._numbers.values())
         number = self._numbers.get(inode(netns)) or next(n for n in itertools.count(1) if n not in taken)
@@ -148,7 +153,7 @@ class Clsact:
         try:
             with netlink(netns) as ipr:
                 made: dict[int, bool] = {}
-                for program, device in _devices(interface):
+                for program, device in _devices(interfaces):
                     (index,) = ipr.link_lookup(ifname=device)
                     if index not in made:
                         made[index] = add_clsact(ipr, index)
@@ -168,7 +173,7 @@ class Clsact:
                         prio=1,
                     )
         except (NetlinkError, ValueError) as error:
-            raise PreflightError(f"cannot attach to {interface} in {netns.name}: {error}") from error
+            raise PreflightError(f"cannot attach to {_where(netns, interfaces)}: {error}") from error
 
     def detach_from(self, netns: Path) -> None:
         """See `PacketHooks`."""

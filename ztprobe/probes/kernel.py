@@ -25,9 +25,17 @@ from ztprobe.probes.casts import cast_flags
 from ztprobe.probes.compiler import compile_programs
 from ztprobe.probes.interfaces import PACKET_PROGRAMS, Clsact, PacketHooks, Tcx
 from ztprobe.probes.loader import Loaded
-from ztprobe.probes.maps import offer_numbers, possible_cpus, read_open_bursts, read_pairs
+from ztprobe.probes.maps import (
+    offer_numbers,
+    possible_cpus,
+    read_open_bursts,
+    read_open_loads,
+    read_open_turns,
+    read_pairs,
+)
 from ztprobe.probes.offsets import OFFSETS, offset_flags
 from ztprobe.probes.program_info import ProgramInfo
+from ztprobe.probes.system_calls import system_call_flags
 from ztprobe.probes.tracing import attach_kprobe, attach_tracing_program
 
 __all__ = ("COUNTERS", "KernelProbes", "ProgramCost")
@@ -42,8 +50,9 @@ _COUNTER_SLOTS = 16  # COUNTER_SLOTS of maps.h
 
 # Concatenated rather than included: BCC rewrites map accesses in the main file only.
 _SOURCES = (
-    *("kernel.h", "headers.h", "maps.h", "rings.h", "connections.h", "heads.c", "sender.c", "sendlog.c"),
-    *("edges.c", "sockets.c", "lifecycle.c", "sched.c"),
+    *("kernel.h", "headers.h", "maps.h", "rings.h", "turns.h", "connections.h", "heads.c"),
+    *("sender.c", "sendlog.c"),
+    *("edges.c", "sockets.c", "lifecycle.c", "sched.c", "processes.c"),
 )
 
 # signal -> (program, tracepoint)
@@ -52,6 +61,17 @@ _TRACEPOINTS: dict[str, tuple[tuple[str, str], ...]] = {
     "retransmissions": (("raw_tcp_retransmit_skb", "tcp_retransmit_skb"),),
     "drops": (("raw_kfree_skb", "kfree_skb"),),
     "run_queue": (("raw_sched_switch", "sched_switch"),),
+}
+# Only where deployments are traced that ran already.
+_PROCESS_STARTS: dict[str, tuple[tuple[str, str], ...]] = {
+    "process_starts": (
+        ("raw_sched_process_fork", "sched_process_fork"),
+        ("raw_sched_process_exec", "sched_process_exec"),
+    ),
+    "module_loads": (
+        ("raw_sys_enter", "sys_enter"),
+        ("raw_sched_process_exit", "sched_process_exit"),
+    ),
 }
 _SOCK_LENGTH: dict[str, tuple[tuple[str, str], ...]] = {
     "app_reads": (("raw_sock_recv_length", "sock_recv_length"),),
@@ -87,13 +107,20 @@ class KernelProbes:
 
     :param map_entries: other sizes for maps.h's ``*_ENTRIES``, by lower-case name (``conns``).
     :param tcx: hang packet programs there if the kernel can; False: on clsact in any case.
+    :param attached: of a deployment that ran already: see turns and process starts besides.
     """
 
     def __init__(
-        self, *, ring_bytes: int = 8 << 20, map_entries: Mapping[str, int] | None = None, tcx: bool = True
+        self,
+        *,
+        ring_bytes: int = 8 << 20,
+        map_entries: Mapping[str, int] | None = None,
+        tcx: bool = True,
+        attached: bool = False,
     ) -> None:
         self.ring_bytes = ring_bytes
         self._wants_tcx = tcx
+        self._attached = attached
         self._packets: PacketHooks | None = None
         self._map_entries = dict(map_entries or {})
         self._counter_map: mmap.mmap | None = None
@@ -151,6 +178,8 @@ class KernelProbes:
         flags.append(f"-DCPUS={possible_cpus()}")
         flags += [f"-D{name.upper()}_ENTRIES={entries}" for name, entries in self._map_entries.items()]
         flags += offset_flags(btf, OFFSETS)
+        if self._attached:
+            flags += ["-DWATCH_TURNS", *system_call_flags(btf)]
         if btf.has("btf_trace_sock_recv_length"):
             flags.append("-DHAVE_SOCK_LENGTH")
         if btf.tracepoint_arguments("tcp_retransmit_skb") > 2:
@@ -180,7 +209,9 @@ class KernelProbes:
     def _mark_process(self, tgid: int, mark: int) -> None:
         table = self._bpf[b"processes"]
         index, shift = tgid // _PIDS_PER_WORD, tgid % _PIDS_PER_WORD * 2
-        word = self._processes.get(index, 0) & ~(3 << shift) | mark << shift
+        # The kernel itself marks what traced processes start.
+        before = table[table.Key(index)].value if self._attached else self._processes.get(index, 0)
+        word = before & ~(3 << shift) | mark << shift
         self._processes[index] = word
         table[table.Key(index)] = table.Leaf(word)
 
@@ -200,7 +231,11 @@ class KernelProbes:
             fd = self._bpf.load(program, _SCHED_CLS)
             hook = f"{packets.name} {place}"
             self.costs.append(ProgramCost(signal=signal, hook=hook, program=program, fd=fd))
-        return hooks_in_use(kprobes=not self._has_sock_length, packets=packets.name)
+        starts = {
+            signal: "tp_btf " + ", ".join(point for _, point in of) for signal, of in _PROCESS_STARTS.items()
+        }
+        hooks = hooks_in_use(kprobes=not self._has_sock_length, packets=packets.name)
+        return hooks | (starts if self._attached else {})
 
     def _packet_hooks(self) -> PacketHooks:
         if self._packets is None:
@@ -208,7 +243,8 @@ class KernelProbes:
         return self._packets
 
     def _signals(self) -> dict[str, tuple[tuple[str, str], ...]]:
-        return _TRACEPOINTS | (_SOCK_LENGTH if self._has_sock_length else {})
+        found = _TRACEPOINTS | (_SOCK_LENGTH if self._has_sock_length else {})
+        return found | (_PROCESS_STARTS if self._attached else {})
 
     def _tracepoints(self) -> Iterator[tuple[str, str]]:
         for programs in self._signals().values():
@@ -234,12 +270,12 @@ class KernelProbes:
             self._fds.append(attach_kprobe(fd, function, at_return=at_return))
             self.costs.append(ProgramCost(signal=signal, hook=f"{prefix} {function}", program=program, fd=fd))
 
-    def attach_interface(self, netns: Path, interface: str) -> None:
-        """Put the packet programs on a pod's interface and its loopback.
+    def attach_interface(self, netns: Path, *interfaces: str) -> None:
+        """Put the packet programs on a pod's interfaces and its loopback.
 
         :raises PreflightError: the kernel refuses, they are there already, or these are more pods than fit.
         """
-        self._packet_hooks().attach(netns, interface, {cost.program: cost.fd for cost in self.costs})
+        self._packet_hooks().attach(netns, interfaces, {cost.program: cost.fd for cost in self.costs})
 
     def detach_interface(self, netns: Path) -> None:
         """Take the packet programs off a pod's interfaces; nothing if the pod is gone."""
@@ -305,6 +341,14 @@ class KernelProbes:
     def open_bursts(self) -> list[dict[str, int]]:
         """Bursts that nothing has closed yet, as rows of ``struct burst``: read once, at the end."""
         return read_open_bursts(self._bpf)
+
+    def open_turns(self) -> list[dict[str, int]]:
+        """Turns that nothing has ended yet, as rows of ``struct turn``: read once, at the end."""
+        return read_open_turns(self._bpf) if self._attached else []
+
+    def open_loads(self) -> list[dict[str, int]]:
+        """What processes load at present, as rows of ``struct module_load``: read once, at the end."""
+        return read_open_loads(self._bpf) if self._attached else []
 
     def detach(self) -> None:
         """Take every program off its hook; `attach` and `attach_interface` put them back. Idempotent."""

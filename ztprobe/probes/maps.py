@@ -16,7 +16,15 @@ import numpy as np
 from ztprobe.events.kinds import EventKind
 from ztprobe.events.layout import enums, structs
 
-__all__ = ("offer_numbers", "possible_cpus", "read_open_bursts", "read_pairs", "read_whole")
+__all__ = (
+    "offer_numbers",
+    "possible_cpus",
+    "read_open_bursts",
+    "read_open_loads",
+    "read_open_turns",
+    "read_pairs",
+    "read_whole",
+)
 
 _LOOPBACK_NET = 127  # lowest byte of an address in network order, read little-endian
 _POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
@@ -95,3 +103,45 @@ def read_open_bursts(bpf: Any) -> list[dict[str, int]]:
                 row |= {"ts_ns": half.last_ns, "connection": conn.id, "netns": conn.key.netns}
                 rows.append(row | {"kind": EventKind.BURST, "hook": hook, "direction": position % 2})
     return rows
+
+
+def read_open_turns(bpf: Any) -> list[dict[str, int]]:
+    """Turns that nothing has ended yet, as rows of ``struct turn``."""
+    rows = []
+    conns, hooks = bpf[b"conns"], enums()["hook"]
+    for number in bpf[b"numbers"].values():
+        conn = conns[conns.Key(number.value)]
+        wire = hooks["lo" if conn.key.laddr & 0xFF == _LOOPBACK_NET else "eth"]
+        speeches = (
+            (conn.tx_speech, wire),
+            (conn.rx_speech, wire),
+            (conn.sock_tx_speech, hooks["sock"]),
+            (conn.sock_rx_speech, hooks["sock"]),
+        )
+        for position, (speech, hook) in enumerate(speeches):
+            if speech.first_ns:
+                row = {
+                    name: getattr(speech, name)
+                    for name in ("first_ns", "first_seq", "end_seq", "first_ack_us", "last_ack_us")
+                }
+                row |= {"ts_ns": speech.last_ns, "connection": conn.id, "netns": conn.key.netns}
+                row |= {"tid": speech.id & 0xFFFFFFFF, "tgid": speech.id >> 32}
+                rows.append(row | {"kind": EventKind.TURN, "hook": hook, "direction": position % 2})
+    return rows
+
+
+def read_open_loads(bpf: Any) -> list[dict[str, int]]:
+    """What processes load at present, as rows of ``struct module_load``."""
+    return [
+        {
+            "ts_ns": loading.last_ns,
+            "first_ns": loading.first_ns,
+            "opens": loading.opens,
+            "own_opens": loading.own_opens,
+            "own_ns": loading.own_ns,
+            "tgid": tgid.value,
+            "tid": loading.tid,
+            "kind": EventKind.MODULE_LOAD,
+        }
+        for tgid, loading in bpf[b"loadings"].items()
+    ]

@@ -53,6 +53,8 @@ OFFSETS = {
     "TCPCB_END_SEQ": "tcp_skb_cb.end_seq",
     "TASK_PID": "task_struct.pid",
     "TASK_TGID": "task_struct.tgid",
+    "TASK_COMM": "task_struct.comm",
+    "TASK_REAL_PARENT": "task_struct.real_parent",
     "TASK_STATE": "task_struct.__state",
     "TASK_LAST_QUEUED": "task_struct.sched_info.last_queued",
     "TASK_RUN_DELAY": "task_struct.sched_info.run_delay",

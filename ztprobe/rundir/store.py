@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ztprobe.documents.files import read_bytes, read_text, sha256
-from ztprobe.documents.problem import DocumentError, shown
+from ztprobe.documents.problem import DocumentError
 from ztprobe.documents.strict_json import parse_json
 from ztprobe.errors import RunDirError
 from ztprobe.printable import escape_json
 from ztprobe.rundir import files
+from ztprobe.rundir.log_records import problem_in_record
 from ztprobe.rundir.schema import problem_in
 
 if TYPE_CHECKING:
@@ -51,17 +52,6 @@ _MOST_LOG_BYTES = 512 << 20
 _MOST_TABLE_BYTES = 4 << 30
 _MOST_ROWS = 20_000_000
 _MOST_CELLS = 400_000_000
-_LATEST_NS = (1 << 63) - 1
-# Of a log's events, where they are there: what the analysis takes for granted.
-_LOG_FIELDS: dict[str, tuple[type, ...]] = {
-    "round": (int,),
-    "client_id": (str,),
-    "num_examples": (int,),
-    "body_bytes": (int,),
-    "accuracy": (int, float),
-    "loss": (int, float),
-    "seconds": (int, float),
-}
 _LOGS = ("rounds.jsonl", "clients.jsonl")
 
 
@@ -269,24 +259,10 @@ def _read_log(name: Path) -> list[dict[str, Any]]:
             record = parse_json(line)
         except DocumentError as error:
             raise RunDirError(f"{name}:{number}: {error.problem}") from error
-        if not isinstance(record, dict) or not isinstance(record.get("event"), str):
-            raise RunDirError(f"{name}:{number}: expected an object with a text field event")
-        for clock in ("time_unix_ns", "time_monotonic_ns"):
-            if type(record.get(clock)) is not int or not 0 <= record[clock] <= _LATEST_NS:
-                raise RunDirError(
-                    f"{name}:{number}: {clock} is {shown(record.get(clock))}, expected an integer below 2^63"
-                )
-        for key, kinds in _LOG_FIELDS.items():
-            if not _is(record.get(key), kinds):
-                expected = "text" if str in kinds else "a number"
-                raise RunDirError(f"{name}:{number}: {key} is {shown(record[key])}, expected {expected}")
+        if (problem := problem_in_record(record)) is not None:
+            raise RunDirError(f"{name}:{number}: {problem}")
         records.append(record)
     return records
-
-
-def _is(value: Any, kinds: tuple[type, ...]) -> bool:
-    # true is an int to Python
-    return value is None or (isinstance(value, kinds) and not isinstance(value, bool))
 
 
 def _read_events(directory: Path, rows: Mapping[str, int]) -> dict[str, pd.DataFrame]:

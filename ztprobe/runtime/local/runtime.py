@@ -249,8 +249,8 @@ class LocalRuntime:
         self._workload = dataclasses.replace(self._workload, policies=tuple(policies))
         self._rules = placement.rules(self._workload, self._placed, check_port_names=False)
         firewall.load(self.node_netns, policy.to_nft(self._rules), replace=True)
-        objects = list(self._workload.policy_objects)
-        self._changes.append({"time_monotonic_ns": time.monotonic_ns(), "objects": objects})
+        change = {"time_monotonic_ns": time.monotonic_ns(), "objects": list(self._workload.policy_objects)}
+        self._changes.append(change)
 
     def machine_setting(self, file: Path, value: str) -> AbstractContextManager[None]:
         """A setting of the whole machine that the run's journal takes back, whatever ends the run."""
@@ -331,11 +331,8 @@ class LocalRuntime:
             application = pod in self._plans and self._plans[pod].application.name == container
             if status == 0 and application:
                 continue
-            how = (
-                f"was killed by {signal.Signals(-status).name}"
-                if status < 0
-                else f"exited with status {status}"
-            )
+            killed = f"was killed by {signal.Signals(-status).name}" if status < 0 else ""
+            how = killed or f"exited with status {status}"
             if self._tree.oom_kills(pod, container):
                 how += " (out of memory: its limit is in the manifests)"
             raise WorkloadError(f"{key} {how}: {self._up().last_words(pod, container)}")

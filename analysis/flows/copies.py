@@ -1,0 +1,74 @@
+"""The models that a server puts into a hub in one phase of a round, and which of them is whose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from analysis.flows.hops import Talk
+from analysis.flows.turns import Turn
+
+__all__ = ("Copy", "Phase", "copies_of")
+
+# More bytes than one client got, by so much: there is more than one model.
+_COPIES_DIFFER = 0.5
+
+
+@dataclass(frozen=True)
+class Phase:
+    """From the moment at which the server has what it needs to the moment at which it sends the next."""
+
+    start_ns: int
+    end_ns: int
+    sent: tuple[Turn, ...]  # parts of the server's models
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A model as the hub received it."""
+
+    first_ns: int
+    had_ns: int
+
+
+def copies_of(
+    phase: Phase, pulled: Mapping[str, Sequence[Turn]], at_edge: Mapping[str, Talk]
+) -> dict[str, Copy]:
+    """Which of the models that the server put into the hub was which client's.
+
+    Where there is one for all, it is everybody's. Otherwise they are told apart by their number and their
+    order, and by what a client that asked in vain proves: its own was not there yet.
+    """
+    wanted = {client: sum(turn.bytes for turn in turns) for client, turns in pulled.items() if turns}
+    if not wanted:
+        return {}
+    one_bytes = sorted(wanted.values())[len(wanted) // 2]
+    total = sum(turn.bytes for turn in phase.sent)
+    count = max(1, round(total / one_bytes)) if total > one_bytes * (1 + _COPIES_DIFFER) else 1
+    copies: list[Copy] = []
+    moved, first_ns = 0, phase.sent[0].first_ns
+    for number, turn in enumerate(phase.sent):
+        moved += turn.bytes
+        if moved >= (len(copies) + 1) * total / count * 0.98 or number == len(phase.sent) - 1:
+            had_ns = max(one.had_ns for one in phase.sent[: number + 1])
+            copies.append(Copy(first_ns, had_ns))
+            if number + 1 < len(phase.sent):
+                first_ns = phase.sent[number + 1].first_ns
+    if count == 1:
+        return dict.fromkeys(wanted, copies[-1])
+    found: dict[str, Copy] = {}
+    free = list(copies)
+    for client in sorted(wanted, key=lambda client: pulled[client][0].first_ns):
+        first = pulled[client][0]
+        began_ns = at_edge[client].fetch_began_ns(first, phase.sent[0].first_ns)
+        in_vain = [
+            exchange.request.arrived_ns
+            for exchange in at_edge[client].within(phase.sent[0].first_ns, began_ns)
+            if exchange.request is not None
+        ]
+        lower_ns = in_vain[-1] if in_vain else 0
+        fits = [copy for copy in free if lower_ns <= copy.had_ns <= first.first_ns] or free or copies
+        found[client] = fits[0]
+        if fits[0] in free:
+            free.remove(fits[0])
+    return found

@@ -1,0 +1,113 @@
+"""What else is seen of a deployment than where a round's time went: who polls whom, what was moved, what was
+not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from analysis.flows.hops import Talk
+from analysis.flows.processes import Process
+from analysis.flows.roles import Parts
+from analysis.flows.turns import Channel, round_trips_of
+from analysis.flows.ways import Way
+from analysis.ledger.model import FlowFacts, Poller, Transfer
+from analysis.rounds.seen import seen_by_turns
+from analysis.rounds.timeouts import longest_of, timeout_rows
+
+__all__ = ("facts_of", "transfer_of")
+
+_FEWEST_POLLS = 3
+
+
+def facts_of(
+    parts: Parts,
+    channels: Sequence[Channel],
+    transfers: Iterable[Transfer],
+    framework: Mapping[str, Any] | None = None,
+) -> FlowFacts:
+    """:param transfers: what was moved, by round and client.
+    :param framework: as run.json has it; its limits are held against what was measured.
+    """
+    path = ["server", *(["hub"] if parts.hub is not None else []), "client"]
+    if any(parts.tasks.values()):
+        path.append("task's process")
+    pollers = []
+    for who, of, speakers, listeners in _pairs(parts, channels):
+        found = _polls(Talk.between(channels, speakers, listeners), speakers)
+        if found is not None:
+            count, pause_ns = found
+            pollers.append(Poller(who=who, of=of, polls=count, pause_ns=pause_ns))
+    inner = {parts.server, parts.edge, *(node for nodes in parts.nodes.values() for node in nodes)}
+    older = sum(
+        not channel.opened_ns and {channel.turns[0].speaker, channel.turns[0].listener} <= inner
+        for channel in channels
+    )
+    timeouts: list[dict[str, Any]] = []
+    if framework is not None:
+        longest_ns = longest_of(seen_by_turns(channels, parts))
+        timeouts = timeout_rows(framework["name"], framework.get("version"), longest_ns)
+    return FlowFacts(
+        path=tuple(path),
+        pollers=tuple(pollers),
+        older_connections=older,
+        transfers=tuple(transfers),
+        timeouts=tuple(timeouts),
+        one_sided=any(not node.is_watched for nodes in parts.nodes.values() for node in nodes),
+        round_trips_ns=round_trips_of(channels),
+    )
+
+
+def _pairs(
+    parts: Parts, channels: Iterable[Channel]
+) -> Iterable[tuple[str, str, frozenset[Process], frozenset[Process]]]:
+    edge = frozenset((parts.edge,))
+    if parts.hub is not None:
+        yield "server", "hub", frozenset((parts.server,)), edge
+    for client, nodes in parts.nodes.items():
+        yield client, "hub" if parts.hub is not None else "server", nodes, edge
+        parents = {task.parent for task in parts.tasks.get(client, ())} - {node.pid for node in nodes}
+        starters = frozenset(
+            turn.speaker
+            for channel in channels
+            for turn in channel.turns
+            if turn.speaker.pid in parents and turn.listener in nodes
+        )
+        if starters:
+            yield f"{client}'s task starter", client, starters, nodes
+
+
+def _polls(talk: Talk, speakers: frozenset[Process]) -> tuple[int, int] | None:
+    """(how many, the usual pause from one's answer to the next), if somebody polls."""
+    polls = talk.polls(speakers)
+    if len(polls) < _FEWEST_POLLS:
+        return None
+    number = {one.begun_ns: i for i, one in enumerate(talk.exchanges)}
+    pauses = sorted(
+        later.begun_ns - before.over_ns
+        for before, later in pairwise(polls)
+        if number[later.begun_ns] - number[before.begun_ns] == 1  # nothing was said in between
+    )
+    return (len(polls), pauses[len(pauses) // 2]) if pauses else None
+
+
+def transfer_of(number: int, way: Way, nodes: frozenset[Process]) -> Transfer:
+    """What one client's messages of one phase were."""
+    down = [turn for turn in way.turns if turn.listener in nodes]
+    up = [turn for turn in way.turns if turn.speaker in nodes]
+    longest_ns = max(
+        (
+            max(turn.whole_ns for turn in parts) - min(turn.first_ns for turn in parts)
+            for parts in (down, up)
+            if parts
+        ),
+        default=0,
+    )
+    return Transfer(
+        round=number,
+        client=way.client,
+        down_bytes=sum(turn.bytes for turn in down),
+        up_bytes=sum(turn.bytes for turn in up),
+        longest_ns=longest_ns,
+    )

@@ -1,0 +1,334 @@
+"""A client's way through one phase of a round: server, hub, node, task and back, hop by hop.
+
+A *phase* begins when the server sends models and ends when it sends the next ones, or with the round:
+training is one, an evaluation by the clients another. Whoever holds the message owns the time until it moves
+on: on loopback or not, through as many processes as there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from analysis.flows.copies import Copy, Phase, copies_of
+from analysis.flows.hops import SAME_KIND_BYTES, Talk, hop_segments
+from analysis.flows.processes import Process, Processes
+from analysis.flows.roles import Parts
+from analysis.flows.turns import Channel, Turn
+from analysis.intervals import Interval, Segment
+
+__all__ = ("Phase", "Way", "Ways")
+
+# Silence of the server between two models after which it begins something new.
+_NEW_PHASE_NS = 2_000_000_000
+_WHOLE = 0.95  # of a message's bytes: headers and parts that differ
+# An answer that takes longer was held back until there was something to say.
+_LONG_POLL_NS = 200_000_000
+# Code is loaded with pauses, for what runs as it is imported.
+_LOADS_ON_NS = 1_000_000_000
+_NOTEWORTHY_NS = 20_000_000
+
+
+@dataclass
+class Way:
+    """One client's hops in one phase, downstream first, so that the first to cover an instant owns it."""
+
+    client: str
+    base: list[Segment] = field(default_factory=list)
+    arrival_ns: int | None = None  # the server had all of the update
+    compute: Interval | None = None
+    loads_late: bool = (
+        False  # ... once it had read its message: what its own clock includes of that is not seen
+    )
+    imports: list[Interval] = field(default_factory=list)  # a task's process loaded code
+    message_bytes: int = 0
+    turns: list[Turn] = field(default_factory=list)  # large ones, for repairs
+
+
+class Ways:
+    """Of one run."""
+
+    def __init__(self, parts: Parts, channels: Sequence[Channel], processes: Processes) -> None:
+        self.parts = parts
+        self._processes = processes
+        self._server = frozenset((parts.server,))
+        self._edge = frozenset((parts.edge,))
+        self.clients = tuple(parts.nodes)
+        self._at_edge = {
+            client: Talk.between(channels, self._edge, nodes) for client, nodes in parts.nodes.items()
+        }
+        self._inside = {
+            client: Talk.between(channels, parts.nodes[client], parts.tasks.get(client, frozenset()))
+            for client in self.clients
+        }
+        self._at_server = Talk.between(channels, self._server, self._edge) if parts.hub is not None else None
+        polls = self._at_server.polls(self._server) if self._at_server is not None else []
+        answers = sorted(one.answer.bytes for one in polls if one.answer is not None)
+        # Of an answer that says no, which most are.
+        self._no_bytes = answers[len(answers) // 2] if answers else 0
+        # What a task's starter asked its node, before it started it.
+        self._channels = channels
+
+    def phases(self, start_ns: int, end_ns: int) -> list[Phase]:
+        """Of one round."""
+        talks = [self._at_server] if self._at_server is not None else list(self._at_edge.values())
+        sent = [turn for talk in talks for turn in talk.large(self._server, start_ns, end_ns)]
+        others = [
+            turn
+            for talk, speakers in (
+                [(self._at_server, self._edge)]
+                if self._at_server is not None
+                else [(self._at_edge[client], self.parts.nodes[client]) for client in self.clients]
+            )
+            for turn in talk.large(speakers, start_ns, end_ns)
+        ]
+        sent.sort(key=lambda turn: turn.first_ns)
+        groups: list[list[Turn]] = []
+        for turn in sent:
+            last_ns = max((one.last_ns for one in groups[-1]), default=0) if groups else 0
+            came = any(last_ns < other.first_ns < turn.first_ns for other in others)
+            if not groups or came or turn.first_ns - last_ns >= _NEW_PHASE_NS:
+                groups.append([])
+            groups[-1].append(turn)
+        starts = [start_ns, *(group[0].first_ns for group in groups[1:])]
+        return [
+            Phase(begin_ns, next_ns, tuple(group))
+            for begin_ns, next_ns, group in zip(starts, [*starts[1:], end_ns], groups, strict=True)
+        ]
+
+    def of_phase(self, phase: Phase) -> dict[str, Way]:
+        """Every client's way, by client."""
+        ways = {client: Way(client) for client in self.clients}
+        pulled = {
+            client: self._at_edge[client].large(self._edge, phase.sent[0].first_ns, phase.end_ns)
+            for client in self.clients
+        }
+        copies = copies_of(phase, pulled, self._at_edge) if self._at_server is not None else {}
+        handed: dict[str, int] = {}
+        for client, way in ways.items():
+            handed_ns = self._to_edge(way, phase, pulled[client], copies.get(client))
+            if handed_ns is not None:
+                handed[client] = handed_ns
+        self._to_server(ways, handed, phase)
+        for way in ways.values():
+            if way.arrival_ns is not None:
+                way.arrival_ns = min(way.arrival_ns, phase.end_ns)
+                way.base.insert(0, Segment(way.arrival_ns, phase.end_ns, "server"))
+        return ways
+
+    def _to_edge(self, way: Way, phase: Phase, pulled: Sequence[Turn], copy: Copy | None) -> int | None:
+        """From the server's preparation to the hub's (or server's) receipt of the update; when that was."""
+        talk, nodes = self._at_edge[way.client], self.parts.nodes[way.client]
+        holder = "store_and_forward" if self.parts.hub is not None else "server"
+        available_ns = phase.start_ns
+        if copy is not None and self._at_server is not None:
+            way.base[:0] = [
+                *hop_segments(
+                    self._at_server.within(copy.first_ns, copy.had_ns),
+                    copy.first_ns,
+                    copy.had_ns,
+                    asked="store_and_forward",
+                    unasked="server",
+                ),
+                Segment(phase.start_ns, copy.first_ns, "server"),
+            ]
+            available_ns = copy.had_ns
+        if not pulled:
+            return None
+        updates = talk.large(nodes, pulled[0].first_ns, phase.end_ns)
+        models = [turn for turn in pulled if not updates or turn.first_ns < updates[0].first_ns]
+        way.turns += [*models, *updates]
+        way.message_bytes = sum(turn.bytes for turn in models)
+        if self.parts.hub is None:
+            way.base.insert(0, Segment(phase.start_ns, models[0].first_ns, "server"))
+            available_ns = models[0].first_ns
+        self._fetch(way, talk, models, available_ns, holder)
+        had_ns: int | None = talk.over_ns(models[-1], max(turn.had_ns for turn in models))
+        if self.parts.tasks.get(way.client):
+            had_ns = self._task(way, phase, models, had_ns or 0)
+            unasked = "store_and_forward"
+        elif any(node.is_watched for node in nodes):
+            unasked = "compute"
+        else:
+            unasked = "client_and_return_path"
+        if had_ns is None:
+            return None
+        if updates:
+            began_ns = talk.fetch_began_ns(updates[0], had_ns)
+            end_ns = max(turn.had_ns if self.parts.hub is not None else turn.whole_ns for turn in updates)
+            end_ns = talk.over_ns(updates[-1], end_ns)
+        elif (reply := talk.reply(nodes, had_ns, phase.end_ns)) is not None:
+            began_ns, end_ns = reply
+        else:
+            return None
+        way.base.insert(0, Segment(had_ns, began_ns, unasked))
+        if unasked == "compute":
+            way.compute = (had_ns, began_ns)
+        way.base[:0] = hop_segments(
+            talk.within(began_ns, end_ns), began_ns, end_ns, asked=holder, unasked=unasked
+        )
+        if self.parts.hub is None:
+            way.arrival_ns = end_ns
+        return end_ns
+
+    def _fetch(self, way: Way, talk: Talk, parts: Sequence[Turn], available_ns: int, holder: str) -> None:
+        """A message from one that holds it to one that asks for it (or is sent it unasked)."""
+        end_ns = max(turn.whole_ns for turn in parts)
+        if parts[0].asks:  # the holder opened the connection: nobody need ask
+            began_ns, unasked = available_ns, holder
+        else:
+            began_ns, unasked = talk.fetch_began_ns(parts[0], available_ns), "poll_wait"
+        way.base[:0] = [
+            *hop_segments(talk.within(began_ns, end_ns), began_ns, end_ns, asked=holder, unasked=unasked),
+            Segment(available_ns, began_ns, unasked),
+        ]
+
+    def _task(self, way: Way, phase: Phase, models: Sequence[Turn], had_ns: int) -> int | None:
+        """From the node's receipt of the model through a task's process and back; when the node had the
+        update."""
+        talk, nodes = self._inside[way.client], self.parts.nodes[way.client]
+        given = talk.large(nodes, models[0].first_ns, phase.end_ns)
+        if not given:
+            return None
+        task = given[0].listener
+        updates = talk.large(frozenset((task,)), given[0].first_ns, phase.end_ns)
+        given = [
+            turn
+            for turn in given
+            if turn.listener == task and (not updates or turn.first_ns < updates[0].first_ns)
+        ]
+        started_ns = task.forked_ns
+        if models[0].first_ns <= started_ns <= given[0].first_ns:
+            self._start(way, task, had_ns, started_ns)
+            end_ns = max(turn.whole_ns for turn in given)
+            way.base[:0] = [
+                Segment(started_ns, given[0].arrived_ns, "task_start"),
+                *hop_segments(
+                    talk.within(given[0].first_ns, end_ns),
+                    given[0].first_ns,
+                    end_ns,
+                    asked="store_and_forward",
+                    unasked="poll_wait",
+                ),
+            ]
+        else:
+            self._fetch(way, talk, given, had_ns, "store_and_forward")
+        read_ns = talk.over_ns(given[-1], max(turn.whole_ns for turn in given))
+        if updates:
+            began_ns = talk.fetch_began_ns(updates[0], read_ns)
+            end_ns = talk.over_ns(updates[-1], max(turn.had_ns for turn in updates))
+        elif (said := talk.last_words(task, read_ns, phase.end_ns)) is not None:
+            began_ns, end_ns = said
+        else:
+            return None
+        ready_ns = self._loaded_ns(way, task, read_ns, began_ns)
+        way.compute = (ready_ns, began_ns)
+        way.base[:0] = [
+            Segment(read_ns, ready_ns, "task_start"),
+            *hop_segments(
+                talk.within(began_ns, end_ns), began_ns, end_ns, asked="store_and_forward", unasked="compute"
+            ),
+            Segment(read_ns, began_ns, "compute"),
+        ]
+        return end_ns
+
+    def _loaded_ns(self, way: Way, task: Process, read_ns: int, began_ns: int) -> int:
+        """When a process that was started for the task had loaded what it needs: some do once they have read.
+
+        What it works with is its own program, which it opens last before it begins; libraries that are loaded
+        after that belong to the work. Without a program of its own, all of it is the start.
+        """
+        if not task.forked_ns:
+            return read_ns
+        loads = self._processes.loading(task, began_ns)
+        way.imports = [(load.first_ns, load.last_ns) for load in loads]
+        ready_ns, own_ns = read_ns, 0
+        for load in loads:
+            if load.first_ns - ready_ns > _LOADS_ON_NS:
+                break
+            own_ns = max(own_ns, load.own_ns)
+            ready_ns = max(ready_ns, min(load.last_ns, began_ns))
+        if own_ns > read_ns:
+            return min(own_ns, began_ns)
+        way.loads_late = ready_ns - read_ns > _NOTEWORTHY_NS
+        return ready_ns
+
+    def _start(self, way: Way, task: Process, had_ns: int, started_ns: int) -> None:
+        """From the node's receipt of a model to the start of a process for it."""
+        nodes = self.parts.nodes[way.client]
+        if any(task.parent == node.pid for node in nodes):
+            way.base.insert(0, Segment(had_ns, started_ns, "store_and_forward"))
+            return
+        starters = frozenset(
+            turn.speaker
+            for channel in self._channels
+            for turn in channel.turns
+            if turn.speaker.pid == task.parent and turn.listener in nodes
+        )
+        asked = Talk.between(self._channels, starters, nodes).within(had_ns, started_ns)
+        if asked:
+            way.base[:0] = hop_segments(
+                asked[-1:],
+                asked[-1].begun_ns,
+                max(asked[-1].over_ns, asked[-1].begun_ns),
+                asked="store_and_forward",
+                unasked="poll_wait",
+            )
+            way.base.insert(0, Segment(had_ns, asked[-1].begun_ns, "poll_wait"))
+
+    def _to_server(self, ways: dict[str, Way], handed: dict[str, int], phase: Phase) -> None:
+        """From the hub to the server: what came first goes first."""
+        if self._at_server is None:
+            return
+        parts = self._at_server.large(self._edge, phase.sent[0].first_ns, phase.end_ns)
+        position = 0
+        for client in sorted(handed, key=lambda client: handed[client]):
+            way, had_ns = ways[client], handed[client]
+            mine: list[Turn] = []
+            expected = _WHOLE * sum(
+                turn.bytes for turn in way.turns if turn.speaker in self.parts.nodes[client]
+            )
+            while position < len(parts) and sum(turn.bytes for turn in mine) < expected:
+                if mine or parts[position].first_ns >= had_ns:
+                    mine.append(parts[position])
+                position += 1
+            if not expected:
+                self._small_to_server(way, had_ns, phase)
+            if not mine:
+                continue
+            way.turns += mine
+            self._fetch(way, self._at_server, mine, had_ns, "store_and_forward")
+            way.arrival_ns = max(turn.whole_ns for turn in mine)
+
+    def _small_to_server(self, way: Way, had_ns: int, phase: Phase) -> None:
+        """A result that is no message: whatever the server asks for next brings it."""
+        assert self._at_server is not None
+        answered = [
+            exchange
+            for exchange in self._at_server.within(phase.start_ns, phase.end_ns)
+            if exchange.request is not None
+            and exchange.answer is not None
+            and exchange.request.speaker == self.parts.server
+            and exchange.answer.first_ns >= had_ns
+            # Asked after that, or waiting since before; what was just being answered was too late.
+            and (exchange.request.whole_ns >= had_ns or exchange.waited_ns > _LONG_POLL_NS)
+        ]
+        told = [one for one in answered if one.answer and one.answer.bytes > self._no_bytes + SAME_KIND_BYTES]
+        pending = told or answered
+        if not pending:
+            return
+        began_ns = max(had_ns, pending[0].begun_ns)
+        answer = pending[0].answer
+        assert answer is not None
+        end_ns = self._at_server.over_ns(answer, answer.whole_ns)
+        way.base[:0] = [
+            *hop_segments(
+                self._at_server.within(began_ns, end_ns),
+                began_ns,
+                end_ns,
+                asked="store_and_forward",
+                unasked="poll_wait",
+            ),
+            Segment(had_ns, began_ns, "poll_wait"),
+        ]
+        way.arrival_ns = end_ns

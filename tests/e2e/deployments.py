@@ -1,0 +1,148 @@
+"""Deployments that ztprobe has not brought up: started by hand, in namespaces or on one loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.e2e.fl_processes import REPO_DIR, Process, Start, start_client, start_server
+from ztprobe.kernelnet.netlink import create_netns, netlink, remove_netns
+from ztprobe.kernelnet.netns import entered
+
+__all__ = ("Deployment", "Federation", "deployed", "federation", "places")
+
+Place = tuple[Path | None, str]
+_LOOPBACK: Place = (None, "127.0.0.1")
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A server and its clients, which train."""
+
+    server: Process
+    clients: tuple[Process, ...]
+    port: int
+
+
+def deployed(start: Start, *, clients: int, rounds: int, where: Sequence[Place] | None = None) -> Deployment:
+    """Start one.
+
+    :param where: a namespace and an address for the server and for each client; None: all on loopback.
+    """
+    common = {"FL_CLIENTS": str(clients), "FL_ROUNDS": str(rounds), "FL_EVAL_EVERY": "100"}
+    netns = [place for place, _ in where] if where else [None] * (clients + 1)
+    listen = f"{where[0][1]}:0" if where else "127.0.0.1:0"
+    server, _ = start_server(start, netns=netns[0], FL_LISTEN=listen, **common)
+    port = int(server.until("run_start")["port"])
+    address = f"{listen.rpartition(':')[0]}:{port}"
+    started = [start_client(start, i, address, netns=netns[i + 1], **common) for i in range(clients)]
+    return Deployment(server, tuple(started), port)
+
+
+@dataclass
+class Federation:
+    """`tests.e2e.small_federation`, as processes."""
+
+    directory: Path
+    places: Sequence[Place]
+    bytes: int
+    server: subprocess.Popen[bytes]
+    clients: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def log(self) -> Path:
+        """What the server prints."""
+        return self.directory / "server.log"
+
+    @property
+    def port(self) -> int:
+        """Where the server listens."""
+        give_up = time.monotonic() + 20
+        while not (self.log.exists() and b"listening" in self.log.read_bytes()):
+            assert time.monotonic() < give_up, "the server does not listen"
+            time.sleep(0.02)
+        return int(json.loads(self.log.read_text().splitlines()[0])["port"])
+
+    def add_client(self, compute_s: float = 0.02, *, forks: bool = False) -> subprocess.Popen[bytes]:
+        """One more; it takes the next place."""
+        netns, _ = self.places[min(len(self.clients) + 1, len(self.places) - 1)]
+        target = f"{self.places[0][1]}:{self.port}"
+        more = ["forks"] if forks else []
+        with entered(netns):
+            self.clients.append(_played("client", target, str(self.bytes), str(compute_s), *more))
+        return self.clients[-1]
+
+
+def _played(*arguments: str, log: Path | None = None) -> subprocess.Popen[bytes]:
+    with log.open("wb") if log is not None else contextlib.nullcontext() as out:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.e2e.small_federation", *arguments],
+            cwd=REPO_DIR,
+            stdin=subprocess.DEVNULL,
+            stdout=out or subprocess.DEVNULL,
+        )
+
+
+@contextlib.contextmanager
+def federation(
+    directory: Path,
+    *,
+    clients: int = 2,
+    rounds: int = 1000,
+    where: Sequence[Place] = (_LOOPBACK,),
+    pause_s: float = 0.1,
+    size: int = 300_000,
+) -> Iterator[Federation]:
+    """Rounds go on until the body is through; all of it is ended then."""
+    directory.mkdir(exist_ok=True)
+    netns, address = where[0]
+    with entered(netns):
+        numbers = map(str, (rounds, clients, size, pause_s))
+        server = _played("server", address, *numbers, log=directory / "server.log")
+    made = Federation(directory, where, size, server)
+    try:
+        for number in range(clients):
+            made.add_client(forks=number > 0)
+        yield made
+    finally:
+        for process in (made.server, *made.clients):  # clients end with their server
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def places(count: int) -> Iterator[list[Place]]:
+    """Namespaces with an address each, joined by a bridge in one more; removed at the end."""
+    tag = f"ztp-t{secrets.token_hex(3)}"
+    with contextlib.ExitStack() as stack:
+
+        def make(name: str) -> Path:
+            path = create_netns(name)
+            stack.callback(remove_netns, name)
+            return path
+
+        node = make(f"{tag}n")
+        found = [(make(f"{tag}{number}"), f"10.98.0.{number + 1}") for number in range(count)]
+        with netlink(node) as ipr:
+            ipr.link("add", ifname="br0", kind="bridge")
+            (bridge,) = ipr.link_lookup(ifname="br0")
+            ipr.link("set", index=bridge, state="up")
+            for number, (path, _) in enumerate(found):
+                peer = {"ifname": "net0", "net_ns_fd": str(path)}  # not every runtime calls it eth0
+                ipr.link("add", ifname=f"port{number}", kind="veth", peer=peer)
+                (index,) = ipr.link_lookup(ifname=f"port{number}")
+                ipr.link("set", index=index, master=bridge, state="up")
+        for path, address in found:
+            with netlink(path) as ipr:
+                (index,) = ipr.link_lookup(ifname="net0")
+                ipr.addr("add", index=index, address=address, prefixlen=24)
+                ipr.link("set", index=1, state="up")
+                ipr.link("set", index=index, state="up")
+        yield list(found)

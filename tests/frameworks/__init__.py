@@ -1,0 +1,1 @@
+"""Deployments of unmodified federated-learning frameworks, brought up for tests to watch."""

@@ -1,0 +1,1 @@
+"""A Flower app: the published CNN and FedAvg."""

@@ -1,0 +1,245 @@
+"""A recorded deployment with a hub against what it wrote down itself, and hops made by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from jsonschema import Draft202012Validator
+
+from analysis.evidence.values import Endpoint, Wire
+from analysis.flows.hops import Exchange, Talk, hop_segments
+from analysis.flows.processes import Process, Processes
+from analysis.flows.proxies import speak_for_applications
+from analysis.flows.roles import parts_of
+from analysis.flows.turns import Channel, Turn, channels_of
+from analysis.intervals import Segment, paint
+from analysis.load import Analysed, load_analysed
+from analysis.report.communication import communication_csv, communication_lines
+from analysis.report.report import build_report
+from tests.generic_truth import Truth
+from tests.schemas import schema
+
+RECORDED = Path(__file__).parents[1] / "data" / "attached-hub"
+HUB_POLLED_S = {"server": 0.6, "client-1": 0.8, "client-2": 0.8}
+MS = 1_000_000
+NODE, HUB = Process(1, participant="client"), Process(2, participant="hub")
+KEY = Wire(Endpoint("a", 1), Endpoint("b", 2))
+
+
+@functools.cache
+def analysed() -> Analysed:
+    return load_analysed(RECORDED)
+
+
+@functools.cache
+def report() -> dict[str, Any]:
+    return build_report(analysed().run, analysed().ledger, None)
+
+
+def said(asks: bool, first_ms: float, last_ms: float, count: int = 100, way_ms: float = 0.0) -> Turn:
+    """A request of the node's or an answer of the hub's."""
+    speaker, listener = (NODE, HUB) if asks else (HUB, NODE)
+    first, last, way = (int(ms * MS) for ms in (first_ms, last_ms, way_ms))
+    return Turn(
+        speaker=speaker,
+        listener=listener,
+        asks=asks,
+        first_ns=first,
+        last_ns=last,
+        arrived_ns=first + way,
+        whole_ns=last + way,
+        read_ns=0,
+        read_whole_ns=0,
+        bytes=count,
+        first_seq=0,
+        pod="",
+        key=KEY,
+    )
+
+
+def poll(at_ms: float, took_ms: float = 2.0, count: int = 100) -> Exchange:
+    return Exchange(said(True, at_ms, at_ms), said(False, at_ms + took_ms, at_ms + took_ms, count))
+
+
+def talk(*exchanges: Exchange) -> Talk:
+    return Talk(sorted(exchanges, key=lambda one: one.begun_ns))
+
+
+def milliseconds(pieces: list[Segment]) -> list[tuple[str, float]]:
+    return [(one.component, (one.end_ns - one.start_ns) / MS) for one in pieces]
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_a_recorded_round_is_what_was_injected(index: int) -> None:
+    """Recorded on a machine that others kept busy all the while."""
+    one = analysed().ledger.rounds[index]
+    assert sum(one.components_ns.values()) + one.residual_ns == one.duration_ns
+    assert one.residual_ns < 0.001 * one.duration_ns
+    assert one.critical_client is not None
+    expected = Truth(RECORDED / "truth").of_round(one.round, one.critical_client)
+    found = {name: one.components_ns[name] / 1e9 for name in expected}
+    # The hub's handling of each part, which nobody injected, is in it besides.
+    assert 0 <= found.pop("store_and_forward") - expected.pop("store_and_forward") < 0.25
+    assert found == pytest.approx(expected, rel=0.05, abs=0.06)
+    for name in ("poll_wait", "task_start"):
+        assert found[name] == pytest.approx(expected[name], abs=0.03)
+
+
+def test_the_critical_clients_pieces_are_what_components_sum_up() -> None:
+    for one in analysed().ledger.rounds:
+        critical = next(each for each in one.clients if each.client == one.critical_client)
+        assert critical.segments[0].start_ns == one.start_ns
+        assert critical.segments[-1].end_ns == one.start_ns + one.duration_ns
+        waits = sum(
+            piece.end_ns - piece.start_ns for piece in critical.segments if piece.component == "poll_wait"
+        )
+        assert waits == one.components_ns["poll_wait"]
+
+
+def test_polls_are_found_with_their_pause() -> None:
+    pauses = {one["who"]: one["pause_s"] for one in report()["communication"]["pollers"]}
+    assert pauses == pytest.approx(HUB_POLLED_S, rel=0.05)
+
+
+def test_the_report_says_what_communication_costs() -> None:
+    assert list(Draft202012Validator(schema("report")).iter_errors(report())) == []
+    found = report()["communication"]
+    assert found["path"] == ["server", "hub", "client", "task's process"]
+    assert sum(found["shares"].values()) == pytest.approx(1, abs=1e-6)
+    lines = dict(communication_lines(found))
+    assert lines["path"] == "server → hub → client → task's process and back"
+    assert lines["a round is"].startswith("training ")
+    rows = communication_csv(found).splitlines()
+    assert rows[0].startswith("round,client,critical,communication_s,transfer_s,polling_s")
+    assert len(rows) == 1 + 3 * 2
+    assert report()["sub_rows"]["task_start"]["imports"]["mean_s"] > 0
+
+
+def test_the_wait_ends_with_the_first_request_of_the_fetch() -> None:
+    """In vain at 0 and 1 s; there from 1.4 s on; asked for at 2 s, fetched in two parts."""
+    first, second = poll(2_004, count=500_000), poll(2_020, count=500_000)
+    found = talk(poll(0), poll(1_000), poll(2_000), first, second)
+    part = first.answer
+    assert part is not None
+    assert found.fetch_began_ns(part, 1_400 * MS) == 2_000 * MS
+    # A request that waited with the hub was there before: nobody had to ask any more.
+    held = Exchange(said(True, 1_000, 1_000), said(False, 1_401, 1_500, 500_000))
+    assert held.answer is not None
+    assert talk(poll(0), held).fetch_began_ns(held.answer, 1_400 * MS) == 1_400 * MS
+
+
+def test_each_instant_of_a_hop_has_one_owner() -> None:
+    """Sent at 10, there at 15; answered from 30 on, there at 35, whole at 45; nothing until 60."""
+    request, answer = said(True, 10, 10, way_ms=5), said(False, 30, 40, 500_000, way_ms=5)
+    base = hop_segments(
+        [Exchange(request, answer)], 0, 60 * MS, asked="store_and_forward", unasked="poll_wait"
+    )
+    assert milliseconds(paint(0, 60 * MS, base, [])) == [
+        ("poll_wait", 10),
+        ("propagation", 5),
+        ("store_and_forward", 15),
+        ("propagation", 5),
+        ("transmission", 10),
+        ("poll_wait", 15),
+    ]
+
+
+def test_what_is_told_once_is_no_poll() -> None:
+    result = Exchange(said(True, 2_500, 2_500, 900), said(False, 2_510, 2_510))
+    found = talk(*(poll(at) for at in range(0, 6_000, 1_000)), result)
+    speakers = frozenset((NODE,))
+    assert len(found.polls(speakers)) == 6
+    reply = found.reply(speakers, 2_200 * MS, 6_000 * MS)
+    assert reply is not None
+    assert reply.begun_ns == 2_500 * MS
+    assert found.reply(speakers, 3_500 * MS, 6_000 * MS) is None
+
+
+def between(speaker: Process, listener: Process, count: int = 1_000_000) -> Channel:
+    turn = dataclasses.replace(said(True, 0, 1, count), speaker=speaker, listener=listener)
+    answer = dataclasses.replace(said(False, 2, 3, count), speaker=listener, listener=speaker)
+    return Channel(KEY, 0, [turn, answer])
+
+
+def test_a_proxy_speaks_for_its_application() -> None:
+    server, client = Process(1, participant="server"), Process(2, participant="client-1")
+    proxies = Process(11, participant="server"), Process(12, participant="client-1")
+    channels = [between(server, proxies[0]), between(*proxies), between(proxies[1], client)]
+    roles = [{"name": one.participant, "role": one.participant[:6]} for one in (server, client)]
+    named = Processes({"participants": roles}, pd.DataFrame({"how": []}))
+    speak_for_applications(channels, frozenset((11, 12)))
+    parts = parts_of(named, channels)
+    assert (parts.server, parts.hub, parts.nodes) == (server, None, {"client-1": frozenset((client,))})
+    assert not parts.tasks["client-1"]
+
+
+def test_who_passes_messages_on_is_a_hub_and_a_process_beside_the_node_a_task() -> None:
+    server, hub = Process(1, participant="hub"), Process(2, participant="hub")
+    node, task = Process(3, participant="client-1"), Process(4, 5, 3, "client-1")
+    roles = [{"name": "hub", "role": "server"}, {"name": "client-1", "role": "client"}]
+    named = Processes({"participants": roles}, pd.DataFrame({"how": []}))
+    parts = parts_of(named, [between(server, hub), between(node, hub), between(task, node)])
+    assert (parts.server, parts.hub) == (server, hub)
+    assert parts.nodes == {"client-1": frozenset((node,))}
+    assert parts.tasks == {"client-1": frozenset((task,))}
+    with pytest.raises(ValueError, match="no message of 8192 bytes"):
+        parts_of(named, [between(node, hub, 100)])
+
+
+def test_window_updates_cut_no_message_in_two() -> None:
+    """Told by tables: 13 bytes back amid a message of 300 kB, on a connection older than the trace."""
+    ends = {"pod": "n", "local": "127.0.0.1", "local_port": 80, "remote": "127.0.0.1", "remote_port": 4000}
+    connections = pd.DataFrame([ends | {"connection": 7, "opened_ns": 0, "first_seq": 0, "ts_ns": 0}])
+    spoken = [("rx", 0, 100), ("tx", 0, 150_000), ("rx", 100, 113), ("tx", 150_000, 300_000)]
+    turns = pd.DataFrame(
+        [
+            {
+                "connection": 7,
+                "pod": "n",
+                "hook": "lo",
+                "direction": direction,
+                "tgid": 0,
+                "first_ns": number * MS,
+                "last_ns": number * MS + 1,
+                "first_seq": first,
+                "end_seq": end,
+                "first_ack_us": 0,
+                "last_ack_us": 0,
+            }
+            for number, (direction, first, end) in enumerate(spoken)
+        ]
+    )
+    packets = pd.DataFrame({"tcp_flags": [], "connection": [], "direction": []}, dtype="int64")
+    tables = {"connections": connections, "turns": turns, "packets": packets}
+    named = Processes({"participants": []}, pd.DataFrame({"how": []}))
+    (channel,) = channels_of(tables, named)
+    assert [(turn.asks, turn.bytes) for turn in channel.turns] == [(True, 100), (False, 300_000)]
+    assert channel.turns[1].whole_ns == 3 * MS + 1
+
+
+def test_what_a_participant_starts_is_its_own() -> None:
+    starts = pd.DataFrame(
+        {
+            "how": ["fork", "exec", "fork", "fork"],
+            "tgid": [20, 20, 21, 20],
+            "parent": [10, 10, 20, 99],
+            "ts_ns": [100, 110, 120, 500],
+        }
+    )
+    processes = [{"pid": 10, "started": 0, "command": ""}]
+    named = Processes({"participants": [{"name": "a", "role": "client", "processes": processes}]}, starts)
+    assert named.at(10, 50).participant == named.at(21, 130).participant == "a"
+    assert named.at(20, 200) == Process(20, 100, 10, "a")
+    assert named.at(20, 600).participant == ""  # the number came again, for somebody else's
+    assert named.at(77, 0).participant == ""
+
+
+def test_truth_is_read_whole() -> None:
+    logged = [json.loads(line) for line in (RECORDED / "truth" / "hub.jsonl").read_text().splitlines()]
+    assert {"stored", "taken", "given", "asked_in_vain"} <= {line["event"] for line in logged}

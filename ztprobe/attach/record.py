@@ -1,0 +1,158 @@
+"""What a trace of a running deployment leaves: tables, the rounds as logged, and run.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ztprobe.agent.interface import Account
+from ztprobe.agent.machine_load import MachineLoad
+from ztprobe.attach.foreign import without_foreign
+from ztprobe.attach.namespaces import Held
+from ztprobe.attach.owner_log import OwnedEnd
+from ztprobe.attach.owners import owners_table
+from ztprobe.attach.recognise import Evidence
+from ztprobe.attach.request import AttachRequest
+from ztprobe.attach.rounds import Rounds
+from ztprobe.experiment.record import pod_record, read_tables, versions
+from ztprobe.frameworks.source import Framework
+from ztprobe.pods.participants import Participant
+from ztprobe.rundir.store import RunDir
+
+__all__ = ("RunRecord", "write_run")
+
+_SYSCTLS = Path("/proc/sys/net/ipv4")
+_FACTS = ("tcp_congestion_control", "tcp_slow_start_after_idle", "tcp_rmem", "tcp_wmem")
+# Nobody put a profile or a policy on: what is in force there is not ours to say.
+_NOT_OURS = "not ours: whoever runs the deployment decides"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """Everything that is known at the end."""
+
+    request: AttachRequest
+    participants: Sequence[Participant]
+    held: Mapping[int, Held]
+    owners: Sequence[OwnedEnd]
+    rounds: Rounds
+    account: Account
+    load: MachineLoad
+    topology: dict[str, Any] | None
+    clock_samples: list[dict[str, Any]]
+    attached_ns: int
+    detached_ns: int
+    wall_ns: int
+    evidence: Evidence
+
+    def pod_of(self, participant: Participant) -> str:
+        """The name of its namespace; empty: on another machine."""
+        held = self.held.get(participant.netns_inode)
+        return held.pod.name if held is not None else ""
+
+
+def write_run(target: RunDir, record: RunRecord) -> None:
+    """Write the run directory, run.json last. :raises RunDirError: the disk refuses."""
+    target.append_jsonl("rounds.jsonl", *record.rounds.events)
+    tables = read_tables(target, record.account)
+    pods = {inode: held.pod.name for inode, held in record.held.items()}
+    whose = {member.pid: one.name for one in record.participants for member in one.commands}
+    owners = owners_table(record.owners, tables, pods, _with_children(whose, tables))
+    shared = frozenset(name for name in pods.values() if name == "host")
+    tables = without_foreign(tables, owners, shared) | {"owners": owners, "machine": record.load.table()}
+    for name, table in tables.items():
+        target.write_events(name, table)
+    framework = record.evidence.framework(tables["packets"]["data"].tolist())
+    meta = _meta(record, framework) | {"table_rows": {name: len(table) for name, table in tables.items()}}
+    # Tuples become lists, as they will be read back; what is no number must not cost a finished run.
+    target.finish(json.loads(json.dumps(meta), parse_constant=lambda _name: None))
+
+
+def _with_children(whose: Mapping[int, str], tables: Mapping[str, Any]) -> dict[int, str]:
+    """Processes that began and ended between two looks are their parents'."""
+    found = dict(whose)
+    starts = tables.get("process_starts")
+    if starts is not None:
+        for child, parent in zip(starts["tgid"].tolist(), starts["parent"].tolist(), strict=True):
+            if child not in found and parent in found:
+                found[child] = found[parent]
+    return found
+
+
+def _meta(record: RunRecord, framework: Framework) -> dict[str, Any]:
+    account, load = record.account, record.load
+    pods = [_pod(held) for held in record.held.values()]
+    spent_ns = sum(probe["run_time_ns"] for probe in account.probes) + account.reader_cpu_ns + load.cpu_ns
+    name = f"attached-{framework.name}"
+    server = next(one for one in record.participants if one.role == "server")
+    topology = (
+        {"topology": {"rounds_of": record.pod_of(server), **record.topology}} if record.topology else {}
+    )
+    return topology | {
+        "experiment": {"name": name},
+        "options": {},
+        "runtime": "attached",
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "versions": versions(),
+        "pods": pods,
+        "facts": _facts(),
+        "attachment": {
+            "participants": [one.as_dict(record.pod_of(one)) for one in record.participants],
+            "framework": framework.as_dict(),
+            "rounds_from": record.rounds.rounds_from().as_dict(),
+            "attached_ns": record.attached_ns,
+            "detached_ns": record.detached_ns,
+        },
+        "emulation": {"profile": _NOT_OURS, "backend": None, "requested": None, "measured": None},
+        "enforcement": {
+            "network_policy_expected": False,
+            "mtls_expected": False,
+            "details": {"whose": _NOT_OURS},
+        },
+        "machine_load": load.facts(),
+        "hooks": account.hooks,
+        "probes": account.probes,
+        "clock_samples": record.clock_samples,
+        "nodes": [
+            {
+                "name": socket.gethostname(),
+                "pods": [pod["name"] for pod in pods],
+                "clock_samples": record.clock_samples,
+            }
+        ],
+        "loss": account.loss,
+        "loss_log": account.loss_log,
+        "coverage": account.coverage,
+        "events_seen": account.events_seen,
+        "events_unread": account.events_unread,
+        "drop_reasons": account.drop_reasons,
+        "emulator_cpu_ns": 0,
+        "agent_cpu_ns": spent_ns,
+        "agent_memory": account.memory,
+        "wall_ns": record.wall_ns,
+        "cores": os.cpu_count() or 1,
+    }
+
+
+def _pod(held: Held) -> dict[str, Any]:
+    return pod_record(held.pod) | {
+        "addresses": list(held.addresses),
+        "interfaces": list(held.pod.interfaces),
+    }
+
+
+def _facts() -> dict[str, Any]:
+    found = {}
+    for name in _FACTS:
+        try:
+            found[name] = " ".join((_SYSCTLS / name).read_text().split())
+        except OSError:
+            continue  # this kernel has none of it
+    return found

@@ -1,0 +1,74 @@
+"""What one `ztprobe trace --attach` is asked to do, checked before anything is looked at."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ztprobe.errors import UsageError
+from ztprobe.frameworks.choose import FRAMEWORKS
+from ztprobe.pods.targets import Role, Target, parse_target
+
+__all__ = ("AttachRequest", "duration_s", "make_request")
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
+_LONGEST_S = 30 * 86_400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttachRequest:
+    """One trace of what runs already; every field has been checked."""
+
+    targets: tuple[Target, ...]
+    out: Path  # absolute; does not exist yet or is empty
+    for_s: float | None = None  # how long; None: until Ctrl-C, the rounds or the server's end
+    rounds: int | None = None  # how many ends of rounds
+    framework: str = "auto"
+    events_from: str | None = None  # a file, "-"; None: rounds are told from the traffic
+
+    @property
+    def names_clients(self) -> bool:
+        """Whether somebody has said who the clients are; otherwise they are the server's peers."""
+        return any(target.role == "client" for target in self.targets)
+
+
+def make_request(
+    *,
+    server: str | None,
+    clients: Sequence[str],
+    hubs: Sequence[str],
+    out: Path,
+    for_text: str | None = None,
+    rounds: int | None = None,
+    framework: str = "auto",
+    events_from: str | None = None,
+) -> AttachRequest:
+    """Check what was typed. :raises UsageError: something of it cannot be meant."""
+    if server is None:
+        raise UsageError("--attach needs --server, a TARGET such as pid:4711: see `ztprobe attach --list`")
+    typed: list[tuple[str, Role]] = [(server, "server")]
+    typed += [(text, "hub") for text in hubs] + [(text, "client") for text in clients]
+    if framework not in ("auto", *FRAMEWORKS):
+        raise UsageError(f"--framework {framework}: expected one of auto, {', '.join(FRAMEWORKS)}")
+    texts = [text for text, _ in typed]
+    if twice := next((text for text in texts if texts.count(text) > 1), None):
+        raise UsageError(f"{twice} is named twice: a participant has one role")
+    return AttachRequest(
+        targets=tuple(parse_target(text, role) for text, role in typed),
+        out=out,
+        for_s=None if for_text is None else duration_s("--for", for_text),
+        rounds=rounds,
+        framework=framework,
+        events_from=None if events_from in (None, "none") else events_from,
+    )
+
+
+def duration_s(option: str, text: str) -> float:
+    """``90``, ``90s``, ``10m`` or ``1h`` in seconds. :raises UsageError: none of them."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", text.strip())
+    seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if not 0 < seconds <= _LONGEST_S:
+        raise UsageError(f"{option} {text}: expected a time such as 90s, 10m or 1h")
+    return seconds

@@ -1,0 +1,145 @@
+"""``ztprobe trace --attach ...``: the options of a trace of what runs already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ztprobe.errors import UsageError, WorkloadError
+
+__all__ = ("attach_options", "trace_attached")
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_TARGET = "TARGET"
+_OPTIONS = (
+    click.option(
+        "--attach",
+        is_flag=True,
+        help="Trace a deployment that runs already, whoever brought it up (docs/attach.md).",
+    ),
+    click.option(
+        "--server",
+        metavar=_TARGET,
+        help="With --attach: pid:N, cmd:PATTERN, cgroup:PATH or unit or container, netns:NAME, or labels of "
+        "the local runtime's pods.",
+    ),
+    click.option(
+        "--client",
+        "client_targets",
+        multiple=True,
+        metavar=_TARGET,
+        help="With --attach; may be repeated. [default: whoever is connected to the server]",
+    ),
+    click.option(
+        "--hub",
+        "hub_targets",
+        multiple=True,
+        metavar=_TARGET,
+        help="With --attach: what stores and forwards between them; may be repeated.",
+    ),
+    click.option("--for", "for_text", metavar="TIME", help="With --attach: end after 90s, 10m or 1h."),
+    click.option(
+        "--framework",
+        default="auto",
+        show_default=True,
+        metavar="NAME",
+        help="With --attach: whose log --events-from is: flower, nvflare or generic.",
+    ),
+    click.option(
+        "--events-from",
+        metavar="FILE",
+        help="With --attach: where the rounds stand, JSON events or the framework's log: a file that grows, "
+        "a pipe, or - for standard input. [default: none, rounds are told from the traffic]",
+    ),
+)
+_NAMES = ("attach", "server", "client_targets", "hub_targets", "for_text", "framework", "events_from")
+_ALSO_ATTACHED = (*_NAMES, "rounds", "out", "as_json", "coverage_floor", "quiet")
+
+
+def attach_options(command: _Command) -> _Command:
+    """Add them."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def _refuse_others(context: click.Context, attach: bool) -> None:
+    """Options of one of the two kinds of trace mean nothing to the other.
+
+    :raises UsageError: one was given.
+    """
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if context.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
+            continue
+        if attach and name not in _ALSO_ATTACHED:
+            raise UsageError(
+                f"{parameter.opts[0]}: --attach traces what runs already as it is; leave it away"
+            )
+        if not attach and name in _NAMES:
+            raise UsageError(f"{parameter.opts[0]}: needs --attach, which traces what runs already")
+
+
+def trace_attached(context: click.Context) -> bool:
+    """Trace, analyse and print what `trace` was asked for with --attach; what there is when it ends is kept.
+
+    :returns: whether --attach was given.
+    :raises UsageError: options do not go together.
+    """
+    given = context.params
+    _refuse_others(context, given["attach"])
+    if not given["attach"]:
+        return False
+    from ztprobe.attach.request import make_request
+    from ztprobe.attach.whole import attach_whole
+    from ztprobe.experiment.requirements import check_attach
+    from ztprobe.progress import open_progress
+
+    out = given["out"] or Path("runs") / f"attached-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    has_rounds = context.get_parameter_source("rounds") is click.core.ParameterSource.COMMANDLINE
+    request = make_request(
+        server=given["server"],
+        clients=given["client_targets"],
+        hubs=given["hub_targets"],
+        out=out.absolute(),
+        for_text=given["for_text"],
+        rounds=given["rounds"] if has_rounds else None,
+        framework=given["framework"],
+        events_from=given["events_from"],
+    )
+    check_attach(request.out)
+    with open_progress(quiet=given["quiet"]) as progress:
+        directory = attach_whole(request, progress)
+        progress.stage("analysis")
+        report = _report(directory, given["coverage_floor"] / 100, progress.note)
+        progress.done(str(directory))
+    _print(report, as_json=given["as_json"])
+    return True
+
+
+def _report(directory: Path, coverage_floor: float, note: Callable[[str], None]) -> dict[str, Any]:
+    from analysis.evidence.unseen import why_no_rounds
+    from analysis.report.report import write_report
+    from ztprobe.errors import RunDirError
+
+    try:
+        return write_report(directory, coverage_floor=coverage_floor)
+    except BaseException as error:
+        note(f"what was seen is kept: `ztprobe report {directory}` analyses it again")
+        if isinstance(error, RunDirError) and (seen := why_no_rounds(directory)) is not None:
+            raise WorkloadError(seen) from error
+        raise
+
+
+def _print(report: dict[str, Any], *, as_json: bool) -> None:
+    from analysis.report.text_report import print_report
+    from ztprobe.rundir.store import dump_json
+
+    if as_json:
+        click.echo(dump_json(report), nl=False)
+    else:
+        print_report(report)
