@@ -16,6 +16,7 @@ __all__ = ("recognise_black_holes",)
 _LARGE_BYTES = 500  # no small packet of a handshake, or of HTTP/2's control frames
 # What is dropped whatever its size.
 _ANY_SIZE = ("NO_SOCKET", "QDISC_DROP", "QUEUE_PURGE")
+_OF_A_QUEUE = "nfqnl_reinject"  # the verdict of a program, such as a delay line that loses packets
 _MANY = 3
 
 
@@ -30,7 +31,8 @@ def _dropped(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
     dropped: dict[tuple[str, str], list[DroppedPacket]] = defaultdict(list)
     for drop in case.dropped:
         acting = any(t.from_ns <= drop.ts_ns <= t.to_ns for t in troubles)
-        if acting and drop.protocol == "tcp" and not drop.noise and drop.reason not in _ANY_SIZE:
+        by_size = drop.reason not in _ANY_SIZE and drop.location != _OF_A_QUEUE
+        if acting and drop.protocol == "tcp" and not drop.noise and by_size:
             dropped[drop.source, drop.target].append(drop)
     for (source, target), drops in dropped.items():
         smallest = min(drop.payload_bytes for drop in drops)

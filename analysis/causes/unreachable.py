@@ -33,6 +33,8 @@ def _names(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
         by_pod[answer.pod].append(answer)
     for pod, found in by_pod.items():
         unknown = [a for a in found if a.rcode == 3]
+        if _is_still_asking(case, pod, unknown):
+            continue
         if unknown and not any(a.addresses for a in found) and acts(unknown[-1].answered_ns, troubles):
             name = min((a.name for a in unknown), key=len)  # without what a search list adds
             yield cause_of(
@@ -51,6 +53,18 @@ def _names(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
                 details={"name": name},
             )
         yield from _wrong_addresses(case, troubles, pod, found)
+
+
+def _is_still_asking(case: Case, pod: str, unknown: Sequence[Answer]) -> bool:
+    """Whether the resolver was on its way through the completions of a name when the run ended."""
+    if not unknown:
+        return False
+    asked = [q for q in case.questions if q.pod == pod]
+    first_ns: dict[str, int] = {}  # a question that is sent again is answered again
+    for one in unknown:
+        first_ns.setdefault(one.name, one.answered_ns)
+    again = any(q.asked_ns > first_ns.get(q.name, q.asked_ns) for q in asked)
+    return not again and any(q.answered_ns is None and q.asked_ns >= max(first_ns.values()) for q in asked)
 
 
 def _wrong_addresses(

@@ -9,8 +9,6 @@ and no kubelet, so some fields have no meaning here; `Workload.not_applied` list
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -26,6 +24,7 @@ from ztprobe.runtime.local.manifest_shapes import (
     as_decoded,
     check_shape,
 )
+from ztprobe.runtime.local.quantities import cpu_cores, memory_bytes
 
 __all__ = ("SETTINGS", "ContainerPlan", "Mount", "PodPlan", "ServicePlan", "Workload", "plan", "settings_of")
 
@@ -38,14 +37,6 @@ _EDGE = "fl-edge"
 
 # Kinds and fields that only an API server, a scheduler, an image or a kubelet can act on.
 _KINDS_WITHOUT_MEANING = ("Namespace", "ServiceAccount", "Role", "RoleBinding")
-# Quantities of the Kubernetes API: a decimal number, and a suffix or an exponent of ten.
-_QUANTITY = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))(?:([a-zA-Z]{1,2})|[eE]([+-]?\d{1,2}))?")
-_SUFFIXES: Mapping[str | None, float] = {None: 1, "n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 10**3} | {
-    letter + i: (1024 if i else 1000) ** (power + 1)
-    for power, letter in enumerate("KMGTPE")
-    for i in ("", "i")
-    if letter + i != "K"
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -335,8 +326,8 @@ def _container(
         sidecar=sidecar,
         startup_probe="startupProbe" in raw,
         mounts=mounts,
-        memory_limit_bytes=_bytes(where, limits["memory"]) if "memory" in limits else None,
-        cpu_limit=_cores(where, limits["cpu"]) if "cpu" in limits else None,
+        memory_limit_bytes=memory_bytes(where, limits["memory"]) if "memory" in limits else None,
+        cpu_limit=cpu_cores(where, limits["cpu"]) if "cpu" in limits else None,
     )
 
 
@@ -383,25 +374,3 @@ def _mount(where: str, raw: Document, volumes: Mapping[str, Document], configs: 
     if name not in configs:
         raise UsageError(f"manifests: {where}: volume {raw['name']} is no known configMap or secret")
     return Mount(path=path, files=configs[name])
-
-
-def _quantity(text: Any) -> float | None:
-    match = _QUANTITY.fullmatch(str(text))
-    if match is None or match[2] not in _SUFFIXES:
-        return None
-    exponent = int(match[3] or 0)
-    return float(match[1]) * _SUFFIXES[match[2]] * 10.0**exponent
-
-
-def _bytes(where: str, text: Any) -> int:
-    quantity = _quantity(text)
-    if quantity is None or not 1 <= quantity < 2**63:
-        raise UsageError(f"manifests: {where}: memory limit {shown(text)}, expected something like 512Mi")
-    return math.ceil(quantity)
-
-
-def _cores(where: str, text: Any) -> float:
-    quantity = _quantity(text)
-    if quantity is None or not 0 < quantity < 2**20:
-        raise UsageError(f"manifests: {where}: CPU limit {shown(text)}, expected something like 500m or 2")
-    return quantity

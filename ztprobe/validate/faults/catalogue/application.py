@@ -71,8 +71,6 @@ def _ends(cause: str, shows: str, *variants: tuple[str, int, Act]) -> Fault:
 
 
 _PINGS = {"keepalive_time_ms": 500, "keepalive_permit_without_calls": 1, "http2.max_pings_without_data": 0}
-_IMPATIENT = {"keepalive_time_ms": 1000, "keepalive_timeout_ms": 60, "http2.max_pings_without_data": 0}
-_TENTH = {"keepalive_time_ms": 1500, "keepalive_timeout_ms": 100, "http2.max_pings_without_data": 0}
 
 FAULTS = (
     Fault(
@@ -136,31 +134,12 @@ FAULTS = (
             Variant(
                 what=f"rounds of {deadline_s:g} s on a way of 160 ms there and back",
                 level=level,
-                shows="ended: .* came within",
+                shows="came within",
                 networks=("net2",),
                 bulk=True,
                 deadline_s=deadline_s,
             )
             for deadline_s, level in ((2.5, 0), (2.2, 1), (2.5, 2))
-        ),
-    ),
-    Fault(
-        cause="application.keepalive",
-        variants=tuple(
-            Variant(
-                what=f"clients wait {arguments['keepalive_timeout_ms']} ms for the answer to a ping",
-                level=level,
-                edit=_grpc("fl-client", "client", **arguments),
-                environment=_LONG_TRAINING,
-                shows="ended: .*(keepalive|ping|Keepalive)",
-                networks=("net2",),
-                modes=modes,
-            )
-            for arguments, level, modes in (
-                (_IMPATIENT, 0, _PERSISTENT),
-                (_TENTH, 1, _PERSISTENT),
-                (_IMPATIENT, 1, _PERSISTENT),
-            )
         ),
     ),
     Fault(
@@ -295,21 +274,21 @@ FAULTS = (
             Variant(
                 what="a client trains for 15 s, and rounds have 8",
                 environment={"FL_INJECT_COMPUTE_SLEEP_MS": f"{TARGET}={per_round({2: 15_000.0})}"},
-                shows="ended: .* came within",
+                shows="came within",
                 deadline_s=8,
             ),
             Variant(
                 what="a client computes for 12 s, and rounds have 7",
                 level=1,
                 environment={"FL_INJECT_COMPUTE_BUSY_MS": f"{TARGET}={per_round({3: 12_000.0})}"},
-                shows="ended: .* came within",
+                shows="came within",
                 deadline_s=7,
             ),
             Variant(
                 what="a client trains for 14 s, and rounds have 8, with sidecars",
                 level=2,
                 environment={"FL_INJECT_COMPUTE_SLEEP_MS": f"{OTHER}={per_round({1: 14_000.0})}"},
-                shows="ended: .* came within",
+                shows="came within",
                 deadline_s=8,
             ),
         ),

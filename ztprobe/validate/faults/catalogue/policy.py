@@ -23,6 +23,7 @@ __all__ = ("FAULTS",)
 
 _DNS_DROPPED = r"policy dropped fl-client-\d -> kube-dns {}/53: \d"
 _PORT_DROPPED = r"policy dropped fl-client-\d -> fl-server tcp/50051: \d"
+_SYN = "tcp flags & (syn | ack) == syn"
 _APPLICATION_PORT = 15051  # behind the server's sidecar
 _PERSISTENT, _RECONNECTING = ("persistent",), ("reconnecting",)
 
@@ -367,8 +368,8 @@ FAULTS = (
                 shows="counts AttemptFails|done: reject",
             ),
             Variant(
-                what="a filter on the node answers with ICMP port-unreachable from round 2 on",
-                acts=(_rejecting("tcp dport 50051 reject with icmp type port-unreachable", at=2),),
+                what="a filter on the node answers SYNs with ICMP port-unreachable from round 2 on",
+                acts=(_rejecting(f"{_SYN} tcp dport 50051 reject with icmp type port-unreachable", at=2),),
                 shows="counts AttemptFails|done: reject",
                 modes=_RECONNECTING,
             ),

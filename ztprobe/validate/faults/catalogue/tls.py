@@ -299,7 +299,7 @@ FAULTS = (
     ),
     _edited(
         "detection_stall",
-        "ended: .* came within",
+        "came within",
         (
             "the server's sidecar inspects each connection for 20 s",
             2,
