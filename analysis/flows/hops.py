@@ -101,6 +101,10 @@ class Talk:
         )
         return list(self.exchanges[first:last])
 
+    def during(self, start_ns: int, end_ns: int) -> list[Exchange]:
+        """Those of which anything lies in [start, end): an answer may come long after what it answers."""
+        return [one for one in self.within(start_ns - _LONGEST_POLL_NS, end_ns) if one.over_ns > start_ns]
+
     def large(self, speakers: frozenset[Process], start_ns: int, end_ns: int) -> list[Turn]:
         """Parts of messages that these processes began to send in [start, end)."""
         turns = [
