@@ -224,7 +224,7 @@ def test_window_updates_cut_no_message_in_two() -> None:
 
 
 def test_what_arrived_where_nobody_watched_is_told_by_acknowledgements() -> None:
-    """Sent from 0 to 200 ms, first acknowledged after 40 ms, all of it 60 ms after the last of it had left."""
+    """Sent from 0 to 200 ms, first acknowledged after 40 ms, all of it 60 ms after the last had left."""
     away = Process(0, participant="far")
     model = dataclasses.replace(
         said(False, 0, 200, 1_000_000),
