@@ -9,6 +9,8 @@
 # make test-cluster  profiles on pods of a real API server, which it builds first; about 10 minutes
 # make test-frameworks  unmodified Flower, traced: rounds and times against what the app measured itself; minutes
 # make setup-tests, make setup-bench: what tests and benchmarks need on top of setup
+# make validate-faults  runs that are broken in every known way, and 30 healthy ones, all diagnosed; about 90 minutes
+#                    (an interrupted one goes on: make validate-faults FAULTS_ARGS='--resume runs/faults-...')
 # make images        the agent's image and the workload's, with docker, podman or buildah
 # make quiet-pairs   20 pairs of runs on a quiet machine without a false alarm of contention; 15 minutes
 
@@ -27,7 +29,7 @@ TESTS_STAMP := $(VENV)/.setup-tests-stamp
 BENCH_STAMP := $(VENV)/.setup-bench-stamp
 
 .PHONY: setup setup-tests setup-bench setup-frameworks trace smoke test test-frameworks test-fresh \
-    test-vm test-cluster api-server images quiet-pairs lint bench
+    test-vm test-cluster api-server images quiet-pairs validate-faults lint bench
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -78,6 +80,9 @@ test-frameworks: setup-frameworks
 test-fresh:
 	@tools/fresh-machine
 
+validate-faults: $(STAMP)
+	@$(RUN) ztprobe validate --faults $(or $(FAULTS_ARGS),--healthy)
+
 quiet-pairs: $(STAMP)
 	ZTPROBE_QUIET_PAIRS=20 $(RUN) pytest -s tests/e2e/test_contention.py
 
@@ -92,4 +97,4 @@ api-server:
 	tools/kube-apiserver
 
 test-cluster: $(TESTS_STAMP) api-server
-	$(RUN) pytest tests/kernel/test_cluster.py
+	$(RUN) pytest tests/kernel/test_cluster.py tests/kernel/test_cluster_deploy.py

@@ -41,6 +41,11 @@ def _ledger(run: Run) -> Ledger:
     from analysis.flows.ledger import is_flow_run
     from analysis.ledger.ledger import build_ledger
 
+    if "failed" in run.meta:
+        raise RunDirError(
+            f"{run.path}: the run failed ({run.meta['failed']['reason']}); "
+            f"`ztprobe diagnose {run.path}` says why"
+        )
     try:
         ledger = build_ledger_of_attached(run) if is_flow_run(run) else build_ledger(run)
     except (KeyError, ValueError) as error:

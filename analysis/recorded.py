@@ -25,6 +25,7 @@ from ztprobe.policy.simulation import Recorded, merged
 from ztprobe.rundir.store import Run
 
 __all__ = (
+    "changed_objects",
     "policy_pods",
     "read_recorded",
     "recorded_connections",
@@ -63,7 +64,7 @@ def recorded_objects(run: Run, given: Objects | None = None) -> Objects | None:
     :raises RunDirError: they are not what Kubernetes takes.
     """
     if given is None:
-        recorded = run.meta["enforcement"]["details"].get("objects")
+        recorded = run.meta["enforcement"].get("details", {}).get("objects")
         if recorded is None:
             return None
         given = read_recorded(recorded, run.path)
@@ -85,6 +86,22 @@ def read_recorded(items: Any, where: Path) -> Objects:
         return read_objects(documents)
     except (TypeError, UsageError) as error:
         raise RunDirError(f"{where}: its record of the objects in force is damaged") from error
+
+
+def changed_objects(run: Run) -> list[tuple[int, Objects]]:
+    """What was in force later in the run, each from when on (CLOCK_MONOTONIC nanoseconds), by time.
+
+    :raises RunDirError: see `recorded_objects`.
+    """
+    try:
+        changes = [
+            (int(one["time_monotonic_ns"]), one["objects"])
+            for one in run.meta.get("facts", {}).get("object_changes", ())
+        ]
+    except (TypeError, KeyError, ValueError) as error:
+        raise RunDirError(f"{run.path}: its record of the objects in force is damaged") from error
+    pods = recorded_pods(run)
+    return [(at_ns, merged(read_recorded(objects, run.path), pods)) for at_ns, objects in sorted(changes)]
 
 
 def recorded_connections(run: Run) -> list[Recorded]:

@@ -23,6 +23,7 @@ from analysis.evidence.reader import TIMES
 from analysis.ledger.roles import roles_of
 from ztprobe.errors import RunDirError
 from ztprobe.events.heads import address_bytes
+from ztprobe.events.kinds import NODE
 from ztprobe.events.owners import OWNERS
 from ztprobe.events.tables import ATTACHED_TABLES, TABLES, Table, empty_tables
 from ztprobe.rundir.store import Run
@@ -37,7 +38,6 @@ _CONNECTIONS = {
     if name != "connections"
     and (titles := [column.name for column in kind.columns if column.name.endswith("connection")])
 }
-_NODE = "node"
 _LOOPBACK = "127."
 # Server events that a round has once, and those that lie in it.
 _ONCE = ("round_start", "wait_end", "aggregate_end", "evaluate_end", "round_end")
@@ -198,7 +198,7 @@ def _check_times(run: Run, name: str, table: pd.DataFrame, begin_ns: int, end_ns
 def _check_pods_of(run: Run, name: str, table: pd.DataFrame) -> None:
     """Rows belong to pods of this run, under the namespace that it wrote down."""
     pods = {pod["name"]: pod for pod in run.meta["pods"]}
-    unknown = sorted(set(table["pod"].unique()) - set(pods) - {"", _NODE})
+    unknown = sorted(set(table["pod"].unique()) - set(pods) - {"", NODE})
     if unknown:
         raise RunDirError(f"{_where(run, name)}: holds rows of {unknown[0]!r}, which is no pod of this run")
     if "netns" not in table:

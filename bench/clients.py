@@ -55,6 +55,9 @@ class _Memory:
     most_bytes: int = 0
     _ended: threading.Event = field(default_factory=threading.Event)
 
+    def prepare(self, runtime: Runtime) -> None:
+        """See `Interference`."""
+
     @contextlib.contextmanager
     def during(self, runtime: Runtime) -> Iterator[None]:
         sampler = threading.Thread(target=self._sample, args=(runtime,))

@@ -170,6 +170,9 @@ class _Arms:
         self._active = contextlib.ExitStack()
         self._observer: _Observer | None = None
 
+    def prepare(self, runtime: Runtime) -> None:
+        """See `Interference`."""
+
     @contextlib.contextmanager
     def during(self, runtime: Runtime) -> Iterator[None]:
         self._runtime = runtime

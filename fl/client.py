@@ -56,7 +56,7 @@ class _Client:
         self._model: Vector | None = None  # what the round began with, where the update needs it
 
     def _connect(self) -> ClientStream:
-        return ClientStream(self._config.peer, self._config.http2_window_bytes)
+        return ClientStream(self._config.peer, self._config.http2_window_bytes, self._config.grpc_options)
 
     def run(self) -> int:
         rounds = 0

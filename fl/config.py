@@ -6,11 +6,13 @@ its value and what was expected.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
+from fl import rpc
 from fl.data import DATASETS
 from fl.errors import ConfigError
 from fl.options import FlOptions, read_options
@@ -31,6 +33,7 @@ class _Common(TypedDict):
     data_dir: Path | None
     model: str
     http2_window_bytes: int
+    grpc_options: rpc.Options
     options: FlOptions
 
 
@@ -39,6 +42,7 @@ class WorkloadConfig:
     """What server and clients have to agree on.
 
     FL_HTTP2_WINDOW_BYTES is how much each end takes in before it has looked at it (0: as gRPC sees fit).
+    FL_GRPC_OPTIONS is a JSON object of channel arguments over the usual ones, for one end or both.
     FL_OPTIONS holds algorithm, protection, compression and edges (`fl.options`).
     """
 
@@ -48,6 +52,7 @@ class WorkloadConfig:
     data_dir: Path | None
     model: str = "cnn"
     http2_window_bytes: int = 0
+    grpc_options: rpc.Options = ()
     options: FlOptions = field(default_factory=FlOptions)
 
     @property
@@ -62,12 +67,16 @@ class WorkloadConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig(WorkloadConfig):
-    """FL_LISTEN, FL_ROUNDS, FL_EVAL_EVERY, FL_ROUND_DEADLINE_S and the common ones."""
+    """FL_LISTEN, FL_ROUNDS, FL_EVAL_EVERY, FL_ROUND_DEADLINE_S, FL_CHECKPOINT_DIR and the common ones.
+
+    The last, if it is given, is where each round's model is kept until the next one's is written.
+    """
 
     listen: str
     rounds: int
     eval_every: int
     round_deadline_s: float
+    checkpoint_dir: Path | None = None
 
     @property
     def participants(self) -> int:
@@ -88,6 +97,7 @@ class ServerConfig(WorkloadConfig):
             rounds=_integer(env, "FL_ROUNDS", 10, minimum=1),
             eval_every=_integer(env, "FL_EVAL_EVERY", 5, minimum=1),
             round_deadline_s=_seconds(env, "FL_ROUND_DEADLINE_S", 300.0),
+            checkpoint_dir=Path(directory) if (directory := env.get("FL_CHECKPOINT_DIR", "")) else None,
         )
 
 
@@ -181,8 +191,20 @@ def _common(env: Mapping[str, str]) -> _Common:
         "data_dir": Path(directory) if directory else None,
         "model": model,
         "http2_window_bytes": _integer(env, "FL_HTTP2_WINDOW_BYTES", 0, minimum=0),
+        "grpc_options": _channel_arguments(env),
         "options": options,
     }
+
+
+def _channel_arguments(env: Mapping[str, str]) -> rpc.Options:
+    text = _text(env, "FL_GRPC_OPTIONS", "{}")
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or any(type(value) is not int for value in found.values()):
+        raise ConfigError(f"FL_GRPC_OPTIONS={text}: expected a JSON object of channel arguments, all numbers")
+    return tuple(found.items())
 
 
 def _text(env: Mapping[str, str], key: str, default: str | None) -> str:

@@ -53,11 +53,12 @@ def run(config: EdgeConfig, log: EventLog | None = None) -> int:
         parameters=size,
         encoding=compression.ENCODINGS[config.options.compression],
         http2_window_bytes=config.http2_window_bytes,
+        grpc_options=config.grpc_options,
     )
     log.emit("run_start", 0, port=port, parameters=size, clients=config.own_clients)
     reason = "completed"
     rounds = 0
-    stream = ClientStream(config.server, config.http2_window_bytes)
+    stream = ClientStream(config.server, config.http2_window_bytes, config.grpc_options)
     try:
         rounds = _Edge(config, log, rendezvous, stream, size).run()
         rendezvous.finish(rounds)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from fl import data, wire
 from fl.aggregation.step import ServerStep
 from fl.config import ServerConfig
-from fl.errors import RoundError
+from fl.errors import DataError, RoundError
 from fl.events import EventLog, Stamp
 from fl.injection import Injection
 from fl.model import Model
@@ -57,6 +58,7 @@ class Rounds:
         """Yield the number of each round that is done.
 
         :raises RoundError: too few clients, at the beginning or in a round.
+        :raises DataError: a checkpoint cannot be written.
         """
         config = self._config
         ready = self._rendezvous.wait_for_clients(config.round_deadline_s)
@@ -73,6 +75,8 @@ class Rounds:
             updates = self._train(number, deadline_s)
             self._injection.aggregation(number, self._log)
             self._log.emit("aggregate_end", number)
+            if config.checkpoint_dir is not None:
+                self._keep(config.checkpoint_dir)
             accuracy: float | None = None
             if number % config.eval_every == 0 or number == config.rounds:
                 accuracy = self._evaluate(number)
@@ -104,6 +108,15 @@ class Rounds:
                 f" {config.round_deadline_s:g} s ({came}), {config.min_clients} are needed"
             )
         return updates
+
+    def _keep(self, directory: Path) -> None:
+        """Write the model beside the last one's file, then in its place."""
+        file = directory / "model.f32"
+        try:
+            (directory / "model.new").write_bytes(self._model.vector.tobytes())
+            (directory / "model.new").rename(file)
+        except OSError as error:
+            raise DataError(f"the model cannot be kept in {file}: {error.strerror}") from error
 
     def _evaluate(self, number: int) -> float:
         accuracy, loss = evaluate(self._model, self._test)

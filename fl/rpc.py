@@ -12,7 +12,16 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-__all__ = ("CLIENT_OPTIONS", "METHOD", "METHOD_PATH", "SERVER_OPTIONS", "SERVICE", "window_options")
+__all__ = (
+    "CLIENT_OPTIONS",
+    "METHOD",
+    "METHOD_PATH",
+    "SERVER_OPTIONS",
+    "SERVICE",
+    "Options",
+    "window_options",
+    "with_given",
+)
 
 SERVICE = "fl.FederatedLearning"
 METHOD = "Train"
@@ -39,6 +48,12 @@ SERVER_OPTIONS: Options = (
     # With gRPC's default a second server on the port would share it silently instead of failing.
     ("grpc.so_reuseport", 0),
 )
+
+
+def with_given(usual: Options, given: Options) -> Options:
+    """The usual arguments, but for those that are given: of two of a name gRPC takes the first."""
+    names = {name for name, _ in given}
+    return (*(one for one in usual if one[0] not in names), *given)
 
 
 def window_options(window_bytes: int) -> Options:

@@ -64,6 +64,7 @@ def run(config: ServerConfig, log: EventLog | None = None, injection: Injection 
         encoding=Encoding.FLOAT32 if config.edges else compression.ENCODINGS[options.compression],
         secure=options.secure_aggregation == "masks",
         http2_window_bytes=config.http2_window_bytes,
+        grpc_options=config.grpc_options,
     )
     finished = 0
     reason = "completed"
@@ -74,7 +75,11 @@ def run(config: ServerConfig, log: EventLog | None = None, injection: Injection 
         parameters=model.vector.size,
         data_reader=split.reader,
         config=dataclasses.asdict(config)
-        | {"data_dir": config.data_dir and str(config.data_dir), "options": options.effective()},
+        | {
+            "data_dir": config.data_dir and str(config.data_dir),
+            "checkpoint_dir": config.checkpoint_dir and str(config.checkpoint_dir),
+            "options": options.effective(),
+        },
     )
     try:
         for round_number in rounds.run():

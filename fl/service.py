@@ -26,6 +26,7 @@ def listen(
     encoding: Encoding,
     secure: bool = False,
     http2_window_bytes: int = 0,
+    grpc_options: rpc.Options = (),
 ) -> tuple[Any, int]:
     """Start to serve; returns gRPC's server and the port.
 
@@ -37,7 +38,7 @@ def listen(
     """
     # Two streams a client, because a new connection may arrive before the old one's end is noticed.
     workers = futures.ThreadPoolExecutor(2 * peers + 4)
-    options = rpc.SERVER_OPTIONS + rpc.window_options(http2_window_bytes)
+    options = rpc.with_given(rpc.SERVER_OPTIONS + rpc.window_options(http2_window_bytes), grpc_options)
     server = grpc.server(workers, options=options)
     handler = grpc.stream_stream_rpc_method_handler(_Streams(rendezvous, parameters, encoding, secure).train)
     server.add_generic_rpc_handlers(

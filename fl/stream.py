@@ -25,9 +25,9 @@ _NOTICE_S = 10.0
 class ClientStream:
     """One channel with one Train stream on it. It connects on the first `send`, for as long as that takes."""
 
-    def __init__(self, server: str, window_bytes: int) -> None:
+    def __init__(self, server: str, window_bytes: int, grpc_options: rpc.Options = ()) -> None:
         self._server = server
-        options = rpc.CLIENT_OPTIONS + rpc.window_options(window_bytes)
+        options = rpc.with_given(rpc.CLIENT_OPTIONS + rpc.window_options(window_bytes), grpc_options)
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
         self._on_sent: Callable[[], object] | None = None
         self._lock = threading.Lock()

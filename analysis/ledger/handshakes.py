@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from analysis.evidence.values import ACK, DnsMessage, Packet
 from ztprobe.events.kinds import Direction
 
-__all__ = ("DnsQuery", "Setup", "TlsHandshake", "dns_queries", "read_setup")
+__all__ = ("DnsQuery", "Setup", "TlsHandshake", "dns_queries", "is_server_hello", "read_setup")
 
 _HANDSHAKE, _CHANGE_CIPHER_SPEC, _ALERT, _APPLICATION_DATA = 22, 20, 21, 23
 _SUPPORTED_VERSIONS, _PRE_SHARED_KEY, _KEY_SHARE = 43, 41, 51
@@ -89,7 +89,8 @@ def _hello(data: bytes) -> tuple[int, bool]:
     return version, resumed
 
 
-def _is_server_hello(data: bytes) -> bool:
+def is_server_hello(data: bytes) -> bool:
+    """Whether a payload begins with a ServerHello (and not with a HelloRetryRequest)."""
     return len(data) > 50 and data[0] == _HANDSHAKE and data[5] == _SERVER_HELLO and data[11:43] != _RETRY
 
 
@@ -99,7 +100,7 @@ def _read_tls(payloads: Sequence[Packet]) -> TlsHandshake | None:
     if not client or len(client[0].data) < 6 or client[0].data[0] != _HANDSHAKE or client[0].data[5] != 1:
         return None
     hello_ns = client[0].ts_ns
-    answer = next((p for p in server if _is_server_hello(p.data)), None)
+    answer = next((p for p in server if is_server_hello(p.data)), None)
     alert = any(kind == _ALERT for p in payloads for kind, _ in p.tls_headers)
     if answer is None:
         return TlsHandshake(

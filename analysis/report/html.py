@@ -16,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from analysis.causes.diagnosis_text import certainty, cost_words, moment_clock
 from analysis.report.attachment import attachment_lines
 from analysis.report.communication import communication_lines
 from analysis.report.contention_words import machine_rows
@@ -77,6 +78,9 @@ def render_page(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
         workload_lines=list(workload_lines(report.get("workload", {}))),
         interval=interval_words,
         machine_rows=machine_rows(report),
+        certainty=certainty,
+        cost_words=cost_words,
+        moment_clock=moment_clock,
         plural=plural,
     )
 

@@ -50,7 +50,18 @@ def read_report(run_dir: Path, *, coverage_floor: float = COVERAGE_FLOOR) -> dic
     from analysis.load import load_analysed
 
     analysed = load_analysed(run_dir)
-    return build_report(analysed.run, analysed.ledger, analysed.baseline, coverage_floor=coverage_floor)
+    report = build_report(analysed.run, analysed.ledger, analysed.baseline, coverage_floor=coverage_floor)
+    return report | _why(analysed.run)
+
+
+def _why(run: Run) -> dict[str, Any]:
+    """``troubles`` and ``causes``, where something went wrong or a filter dropped what clients sent."""
+    from analysis.causes.diagnosis import diagnose_run
+
+    found = diagnose_run(run)
+    if not found["troubles"] and not found["dropped_by_filter"]:
+        return {}
+    return {name: found[name] for name in ("troubles", "causes", "dropped_by_filter")}
 
 
 _MEANS = "Overhead is the difference of mean time a round, so that components and residual add up"

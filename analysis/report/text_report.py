@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from analysis.causes.diagnosis_text import why_words
 from analysis.report.attachment import attachment_lines
 from analysis.report.communication import communication_lines
 from analysis.report.contention_words import machine_sentence
@@ -84,6 +85,8 @@ def print_report(
             _print_line(console, label, sentence, width)
         console.print()
         for line in _wrap(report["diagnosis"], width):
+            console.print(Text(line, style="bold"))
+        for line in _wrap(why, width) if (why := why_words(report)) else ():
             console.print(Text(line, style="bold"))
     console.file.write(printed.get())
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.evidence.values import ACK, FIN, RST, SYN
-from analysis.recorded import recorded_objects
+from analysis.recorded import changed_objects, recorded_objects
 from analysis.results.dropped_why import DropExplainer, noise_of
+from ztprobe.policy.explanation import Explainer
 from ztprobe.policy.model import Objects
 from ztprobe.rundir.clock import Clock
 from ztprobe.rundir.store import Run
@@ -21,6 +22,7 @@ __all__ = (
     "BURST_GAP_NS",
     "DropBurst",
     "DroppedPacket",
+    "ExplainerOverTime",
     "dropped_packets",
     "flag_letters",
     "in_bursts",
@@ -77,10 +79,7 @@ def dropped_packets(run: Run, objects: Objects | None = None) -> list[DroppedPac
         are added.
     :raises ztprobe.errors.RunDirError: the objects that the run recorded are damaged.
     """
-    explainer = DropExplainer(
-        recorded_objects(run, objects),
-        unknown="by a packet filter; the run holds no policies (-f gives them)",
-    )
+    policies = ExplainerOverTime(run, objects)
     clock = Clock.of_run(run.meta)
     names = {pod["address"]: pod["name"] for pod in run.meta["pods"]}
     rounds = _Rounds(run)
@@ -88,7 +87,7 @@ def dropped_packets(run: Run, objects: Objects | None = None) -> list[DroppedPac
     found = []
     rows: Iterable[Any] = run.events["drops"].itertuples(index=False)
     for row in rows:
-        verdict, policies, explanation = explainer.why(
+        verdict, denied_by, explanation = policies.of_drops(row.ts_ns).why(
             source=row.source,
             target=row.target,
             protocol=row.protocol,
@@ -123,7 +122,7 @@ def dropped_packets(run: Run, objects: Objects | None = None) -> list[DroppedPac
                 head=row.head,
                 noise=noise,
                 verdict=verdict,
-                policies=policies,
+                policies=denied_by,
                 explanation=explanation,
             )
         )
@@ -192,6 +191,31 @@ def in_bursts(packets: Iterable[DroppedPacket]) -> list[DropBurst]:
         burst.packets += 1
         burst.payload_bytes += packet.payload_bytes
     return found
+
+
+class ExplainerOverTime:
+    """The policies that were in force at a moment of the run.
+
+    :param objects: in place of all that the run recorded.
+    """
+
+    def __init__(self, run: Run, objects: Objects | None) -> None:
+        later = changed_objects(run) if objects is None else []
+        self._from_ns = [at_ns for at_ns, _ in later]
+        in_force = [recorded_objects(run, objects), *(changed for _, changed in later)]
+        self._explainers = [None if one is None else Explainer(one) for one in in_force]
+        self._drops = [
+            DropExplainer(one, unknown="by a packet filter; the run holds no policies (-f gives them)")
+            for one in in_force
+        ]
+
+    def at(self, ts_ns: int) -> Explainer | None:
+        """None: the run holds no policies."""
+        return self._explainers[bisect_right(self._from_ns, ts_ns)]
+
+    def of_drops(self, ts_ns: int) -> DropExplainer:
+        """Whom to ask about a packet that was dropped then."""
+        return self._drops[bisect_right(self._from_ns, ts_ns)]
 
 
 def matching(

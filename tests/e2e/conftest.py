@@ -32,6 +32,7 @@ _OPTIONS = {
     "net0-sec0 --fl-secure-aggregation masks": ("--rounds", "3", "--no-baseline"),
     "net0-sec1 --fl-edges 2 --fl-compression int8": ("--rounds", "3", "--no-baseline"),
     "net0-sec0 --fl-client synthetic --fl-compression top-k": ("--rounds", "3"),
+    "net0-sec0 --fl-client synthetic --fl-synthetic-compute-ms 1500": ("--rounds", "3", "--no-baseline"),
 }
 
 

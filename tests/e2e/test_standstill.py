@@ -50,7 +50,8 @@ def test_it_is_told_and_long_ones_end_the_run(tmp_path: Path, seconds: float, st
     if status:
         last = outcome.stderr.splitlines()[-1]
         assert last.startswith("ztprobe: cable is in force no longer: the delay line was late by ")
-        assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.yaml", "run"]
+        assert "failed" in json.loads((tmp_path / "run" / "run.json").read_text())
     else:
         report = json.loads(outcome.stdout)
         assert report["experiment"] == "cable-sec0"

@@ -1,7 +1,8 @@
-"""Somebody else takes away what a traced run stands on: the run ends, says why, and leaves nothing."""
+"""Somebody else takes away what a traced run stands on: the run ends, says why, and keeps what was seen."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -41,8 +42,9 @@ def test_a_run_that_loses_a_qdisc_ends(tmp_path: Path, command: str, expected: s
     finally:
         trace.end()
     assert (outcome.status, outcome.stdout) == (5, "")
-    assert outcome.stderr.splitlines()[-1] == f"ztprobe: {expected}"
-    assert list(tmp_path.iterdir()) == []
+    assert outcome.stderr.splitlines()[-1].startswith(f"ztprobe: {expected}; ")
+    assert list(tmp_path.iterdir()) == [tmp_path / "run"]
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["failed"]["reason"] == expected
     assert_nothing_left(before, trace)
 
 

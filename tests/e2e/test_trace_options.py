@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 
 import pytest
@@ -82,6 +83,16 @@ def test_the_baseline_is_the_same_without_the_options(traced: Callable[[str], Tr
     overhead = traced("net0-sec0 --fl-client synthetic --fl-compression top-k").report["overhead"]
     assert overhead["baseline"] == "net0-sec0 without --fl-client synthetic --fl-compression top-k"
     assert overhead["components"]["compute"]["delta_s"] < 0
+
+
+def test_compute_is_the_cpu_time_that_was_asked_for(traced: Callable[[str], Traced]) -> None:
+    """But for waiting for a CPU, which stands beside it."""
+    one = traced("net0-sec0 --fl-client synthetic --fl-synthetic-compute-ms 1500")
+    ran_s = [
+        (each.components_ns["compute"] - each.sub_rows_ns["compute"].get("cpu_wait", 0)) / 1e9
+        for each in one.ledger.rounds
+    ]
+    assert statistics.median(ran_s) == pytest.approx(1.5, rel=0.05), ran_s
 
 
 def test_the_report_says_what_the_workload_said(traced: Callable[[str], Traced]) -> None:

@@ -74,7 +74,7 @@ def transfer(source: Pod, target: Pod) -> int:
 
 def tables(directory: Path, account: Account) -> dict[str, pd.DataFrame]:
     """What was saved; bursts and packets with the ports of their connections."""
-    counted = save_events(RunDir(directory), account.drop_reasons)
+    counted = save_events(RunDir(directory), account)
     found = {name: pd.read_parquet(directory / "events" / f"{name}.parquet") for name in counted}
     assert {name: len(table) for name, table in found.items()} == counted
     assert not (directory / BATCHES_DIR).exists()

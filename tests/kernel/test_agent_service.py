@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from tests.kernel.live_run import Cluster, cluster
 from tests.kernel.test_agent import ME, SENT_BYTES, of_port, sent_bytes, tables, transfer
 from tests.kernel.test_emulation import node
 from tests.programs import program
-from ztprobe.agent.interface import Account
+from ztprobe.agent.interface import Account, LeaseRequest
 from ztprobe.agent.service import wire
 from ztprobe.agent.service.client import AgentClient, Connection
 from ztprobe.agent.service.privileges import lacking
@@ -97,6 +98,8 @@ def test_a_collector_elsewhere_gets_what_a_run_directory_here_would(
     with client(served.address, tls["collector"], tmp_path) as agent:
         begin(agent, node)
         port = transfer(first, second)
+        with entered(first.netns), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"nobody", (second.address, 9))
         assert agent.status().problem is None
         said = status(served.address, tls["collector"])
         (session,) = said["sessions"]  # type: ignore[misc]
@@ -114,6 +117,11 @@ def test_a_collector_elsewhere_gets_what_a_run_directory_here_would(
         setups = found["packets"][found["packets"]["kind"] == "setup"]
         assert (of_port(setups, pod.name, port)["tcp_flags"] & 2).astype(bool).sum() == 2
     assert set(found["bursts"]["process"]) >= {"pod-a/test"}
+    # In the words of the agent's kernel, whatever runs the collector.
+    nobody = found["drops"][found["drops"]["reason"] == "NO_SOCKET"]
+    assert set(nobody["location"]) <= set(account.drop_places.values())
+    assert all(name.startswith(("__udp4", "udp")) for name in nobody["location"])
+    assert len(nobody) == 1
     assert served.end() == ""
     assert not served.state.exists()
 
@@ -339,3 +347,21 @@ def test_the_capabilities_of_the_least_privilege_manifest_are_enough(
     bursts = tables(tmp_path, account)["bursts"]
     assert sent_bytes(bursts, "pod-a", port) == SENT_BYTES
     assert set(bursts["process"]) >= {"pod-a/test"}
+
+
+def test_a_lease_is_had_through_the_service_and_outlives_the_session(
+    node: Node, tls: dict[str, TlsFiles], tmp_path: Path
+) -> None:
+    state = tmp_path / "ztprobe"
+    with service(tls["agent"], tmp_path / "a", "--end-leases", ztprobe_state=state) as served:
+        with client(served.address, tls["collector"], tmp_path, probes=False) as agent:
+            wanted = LeaseRequest(profile=SLOW, pods=(node.pods[0],), lasts_s=300, namespace="fl")
+            lease = agent.plan_lease(wanted)
+            assert "tbf" not in qdiscs(node)
+            agent.begin_lease(lease)
+            assert qdiscs(node).count("tbf") == 1
+            assert [one.lease.id for one in agent.leases()] == [lease.id]
+        assert qdiscs(node).count("tbf") == 1
+        served.end()
+    assert "tbf" not in qdiscs(node)
+    assert not state.exists()

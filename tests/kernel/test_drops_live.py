@@ -258,7 +258,9 @@ def test_a_flood_is_counted(cluster: Cluster) -> None:
     [
         (("--reason", "NO_SUCH"), "this kernel drops for no such reason"),
         (("--filter", "tcp prot"), "syntax error"),
-        (("--run", "none"), "no pods are running"),
+        (("--run", "none"), "--run none: no such run is going on"),
+        (("--pod", "nobody"), "no such pod runs, there are client-0, client-1, node, server"),
+        (("--selector", "app=none"), "picks none of the pods that run"),
     ],
 )
 def test_what_cannot_be_watched_is_one_line(cluster: Cluster, words: tuple[str, ...], said: str) -> None:

@@ -54,3 +54,25 @@ def test_each_part_has_its_own_names(tmp_path: Path) -> None:
     parts = list(read_parts(tmp_path / "batches"))
     assert [part.names["pods"]["7"] for part in parts] == ["a", "b"]
     assert [part.rows["points"].tobytes() for part in parts] == [first.tobytes(), second.tobytes()]
+
+
+def test_what_a_killed_writer_has_written_is_read_as_far_as_it_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "_GROUP_ROWS", 10)
+    writer = BatchWriter(tmp_path / "batches")
+    written = [rows_of("points", 10, n) for n in range(4)]
+    for rows in written:
+        writer.write("points", rows)
+    (file,) = (tmp_path / "batches").iterdir()
+    for cut_bytes, groups in ((0, 4), (20, 3), (file.stat().st_size - 8, None)):
+        copy = tmp_path / f"cut-{cut_bytes}"
+        copy.mkdir()
+        (copy / file.name).write_bytes(file.read_bytes()[: file.stat().st_size - cut_bytes])
+        assert list(read_parts(copy)) == []  # what its numbers stand for is not known
+        (part,) = read_parts(copy, {"pods": {"7": "a"}})
+        assert part.names == {"pods": {"7": "a"}}
+        if groups is None:
+            assert part.rows == {}
+        else:
+            assert part.rows["points"].tobytes() == np.concatenate(written[:groups]).tobytes()

@@ -11,7 +11,7 @@ import pytest
 
 from tests.programs import program
 from tests.unit.test_manifests import unordered
-from ztprobe.documents.strict_yaml import kubernetes_scalar, parse_yaml
+from ztprobe.documents.strict_yaml import kustomize_scalar, parse_yaml
 from ztprobe.paths import MANIFESTS_DIR
 from ztprobe.runtime.local.kustomize import render
 
@@ -30,7 +30,7 @@ def test_rendering_agrees_with_kubectl(name: str) -> None:
     command = [program("kubectl"), "kustomize", str(MANIFESTS_DIR / name)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    parsed = [document.value for document in parse_yaml(done.stdout, kubernetes_scalar)]
+    parsed = [document.value for document in parse_yaml(done.stdout, kustomize_scalar)]
     assert unordered(render(MANIFESTS_DIR / name)) == unordered(parsed)
 
 

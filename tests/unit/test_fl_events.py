@@ -83,6 +83,10 @@ def test_environment_of_both_roles() -> None:
     granted = ServerConfig.from_env({"FL_HTTP2_WINDOW_BYTES": "8192"})
     assert dict(rpc.window_options(granted.http2_window_bytes))["grpc.http2.lookahead_bytes"] == 8192
     assert rpc.window_options(0) == ()
+    limited = ClientConfig.from_env(CLIENT | {"FL_GRPC_OPTIONS": '{"grpc.keepalive_time_ms": 500}'})
+    assert limited.grpc_options == (("grpc.keepalive_time_ms", 500),)
+    keeping = ServerConfig.from_env({"FL_CHECKPOINT_DIR": "/run"})
+    assert (keeping.checkpoint_dir, granted.checkpoint_dir) == (Path("/run"), None)
     server = ServerConfig.from_env({"FL_LISTEN": "127.0.0.1:15051", "FL_ROUNDS": "50"})
     assert (server.listen, server.rounds, server.eval_every) == ("127.0.0.1:15051", 50, 5)
     assert (server.round_deadline_s, server.min_clients) == (300.0, 3)
@@ -100,6 +104,8 @@ def test_environment_of_both_roles() -> None:
         ({"FL_MODEL": "wide"}, "FL_MODEL=wide: expected one of cnn, narrow"),
         ({"FL_MAX_SAMPLES": "-1"}, "FL_MAX_SAMPLES=-1"),
         ({"FL_HTTP2_WINDOW_BYTES": "8k"}, "FL_HTTP2_WINDOW_BYTES=8k: expected a whole number from 0"),
+        ({"FL_GRPC_OPTIONS": "keepalive"}, "FL_GRPC_OPTIONS=keepalive: expected a JSON object"),
+        ({"FL_GRPC_OPTIONS": '{"grpc.keepalive_time_ms": "1s"}'}, "channel arguments, all numbers"),
         ({"FL_RECONNECT": "yes"}, "FL_RECONNECT=yes: expected one of 0, 1"),
         ({"JOB_COMPLETION_INDEX": "5"}, "expected below FL_CLIENTS=5"),
         ({"JOB_COMPLETION_INDEX": ""}, "JOB_COMPLETION_INDEX is not set"),

@@ -15,7 +15,7 @@ from fl.options import FlOptions, OptionError, read_options
 from ztprobe.cli.fl_options import checked_fl_options, fl_options
 from ztprobe.errors import UsageError
 from ztprobe.runtime.interface import WorkloadOptions
-from ztprobe.runtime.local.workload import _settings
+from ztprobe.runtime.local.workload import settings_of
 
 SIZE = 1_199_882
 
@@ -136,7 +136,7 @@ def test_from_the_command_line_to_the_pod() -> None:
         level=0,
         fl=seen,
     )
-    environment = _settings(options)
+    environment = settings_of(options)
     assert json.loads(environment["FL_OPTIONS"]) == seen
     assert ServerConfig.from_env(environment).options == FlOptions(**seen)
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from tests.unit.test_batches import rows_of
-from ztprobe.agent import spool
+from ztprobe.agent import spool_sink
 from ztprobe.agent.sinks import Owners
-from ztprobe.agent.spool import Spool, SpoolSink, read_message
+from ztprobe.agent.spool import END, Spool
+from ztprobe.agent.spool_sink import SpoolSink, read_message
 from ztprobe.events.tables import RINGS
 
 NAMES = Owners(pods={7: "a"}, processes={9: "a/app"})
@@ -25,7 +26,7 @@ def numbered(ring: str, count: int, first: int) -> np.ndarray:
 
 @pytest.fixture(autouse=True)
 def _small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool, "_GROUP_ROWS", 100)
+    monkeypatch.setattr(spool_sink, "_GROUP_ROWS", 100)
 
 
 def test_every_kind_comes_out_as_it_went_in_and_in_order(tmp_path: Path) -> None:
@@ -47,7 +48,7 @@ def test_every_kind_comes_out_as_it_went_in_and_in_order(tmp_path: Path) -> None
         assert got[kind][0].dtype == parts[0].dtype
     said, rows = read_message(segments[-1].path.read_bytes())
     assert json.loads(said["names"]) == {**NAMES.as_dict(), "pairs": [[1, 2, 3]]}
-    assert (said["last"], rows.size) == ("true", 0)
+    assert (said["kind"], rows.size) == (END, 0)
     assert sink.losses() == []
 
 
@@ -76,7 +77,7 @@ def test_what_does_not_fit_is_counted_by_kind_and_when(tmp_path: Path) -> None:
         sink.write("bursts", numbered("bursts", 100, 1000 * number))
     assert len(sink.losses()) == 2
     sink.close(NAMES, [])
-    assert Spool(directory).segments()[-1].kind == spool.NAMES  # for which there is always room
+    assert Spool(directory).segments()[-1].kind == END  # for which there is always room
 
 
 def test_a_full_disk_loses_and_does_not_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

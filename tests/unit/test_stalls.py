@@ -97,6 +97,17 @@ def test_each_state_of_a_connection() -> None:
     assert state_of(*pair({"unacked_bytes": 5}, {}))[1] == "bytes on the way"
 
 
+def test_when_tcp_gives_up_a_syn() -> None:
+    syn = {"state": "syn_sent", "repeats": 3, "timer": RETRANSMIT_TIMER, "timer_s": 0.4, "rto_s": 1.0}
+    now = look_at(0.0, *pair(None, syn))
+    (one,) = standings(now, waiting="server", waits_for=["client-0"])
+    assert one.ends_in_s == pytest.approx(0.4 + 2 + 4 + 8)
+    linear = {"tcp_syn_retries": 6, "tcp_syn_linear_timeouts": 4}
+    (one,) = standings(replace(now, limits={"client-0": linear}), waiting="server", waits_for=["client-0"])
+    # As Documentation/networking/ip-sysctl.rst has it: 1, 1, 1, 1, 1, 2, 4, ..., 131 s in all.
+    assert one.ends_in_s == pytest.approx(0.4 + 131 - 4)
+
+
 def test_an_end_that_nobody_looked_at_is_not_gone() -> None:
     now = look_at(0.0, *pair({}))
     seen = {pod: ends for pod, ends in now.ends.items() if pod != "client-0"}
@@ -179,9 +190,10 @@ def test_the_words_hold_everything() -> None:
         )
     assert found is not None
     assert stall_words(found) == (
-        "round 4 stands still: no data and no work for 12 s; server waits for client-0; client-0 is stopped"
-        " by a signal; the last data crossed 11.5 s ago, server -> client-0; client-0:4000 -> server:50051"
-        " retransmitting into nothing (5 times, 900 bytes); ends in 250 s: the server's deadline"
+        "round 4 stands still: no data and no work for 12 s; server waits for client-0; server is stopped"
+        " by a signal; client-0 is stopped by a signal; the last data crossed 11.5 s ago, server -> client-0;"
+        " client-0:4000 -> server:50051 retransmitting into nothing (5 times, 900 bytes); ends in 250 s:"
+        " the server's deadline"
     )
     # 6.4 s doubled up to 120 s, ten times, and the 3 s that the timer has left.
     by_tcp = next(one for one in found.timeouts if "TCP" in one.what)

@@ -169,6 +169,15 @@ def test_a_pattern_that_names_several_servers_names_none(proc: Path) -> None:
         _participants(proc, "cmd:^link").first_look()
 
 
+def test_another_traces_command_line_is_no_server(proc: Path) -> None:
+    add_process(proc, 10, "python3 /bin/flower-superlink --insecure")
+    add_process(proc, 20, "sudo /venv/bin/ztprobe trace --attach --server cmd:flower-superlink")
+    add_process(proc, 21, "python3 -m ztprobe trace --attach --server cmd:flower-superlink", parent=20)
+    found = _participants(proc, "cmd:flower-superlink")
+    found.first_look()
+    assert _pids(found) == {"server": {10}}
+
+
 def test_commands_are_read_again_after_exec(proc: Path) -> None:
     add_process(proc, 20, "launcher")
     table = ProcessTable(proc)

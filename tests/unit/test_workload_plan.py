@@ -14,6 +14,7 @@ from tests.unit.test_manifests import options, overlay
 from ztprobe.errors import EnforcementError, UsageError
 from ztprobe.paths import MANIFESTS_DIR
 from ztprobe.policy import PolicyPod, compile_policies
+from ztprobe.runtime.local.dns import resolv_conf
 from ztprobe.runtime.local.expansion import expand
 from ztprobe.runtime.local.kustomize import render
 from ztprobe.runtime.local.runtime import LocalRuntime
@@ -392,3 +393,25 @@ def test_a_key_given_twice_in_an_overlay_is_refused(tmp_path: Path) -> None:
 def test_sidecars_get_the_completion_index_too() -> None:
     (proxy,) = (c for c in planned(lambda _: None, 2).clients[1].containers if c.sidecar)
     assert proxy.env["JOB_COMPLETION_INDEX"] == "1"
+
+
+def test_the_kubelet_writes_resolver_options_beside_its_own() -> None:
+    def edit(found: dict[str, Any]) -> None:
+        options = [{"name": "use-vc"}, {"name": "timeout", "value": "2"}]
+        pod_spec(found)["dnsConfig"] = {"options": options}
+
+    pod = planned(edit).clients[0]
+    assert pod.resolver_options == ("use-vc", "timeout:2")
+    assert "options ndots:5 use-vc timeout:2\n" in resolv_conf("10.244.0.5", "fl", pod.resolver_options)
+    assert "options ndots:5\n" in resolv_conf(
+        "10.244.0.5", "fl", planned(lambda _: None).server.resolver_options
+    )
+
+
+def test_a_sidecar_without_a_startup_probe_is_not_waited_for() -> None:
+    def edit(found: dict[str, Any]) -> None:
+        del pod_spec(found)["initContainers"][0]["startupProbe"]
+
+    workload = planned(edit, level=2)
+    assert [c.startup_probe for c in workload.clients[0].containers if c.sidecar] == [False]
+    assert [c.startup_probe for c in workload.server.containers if c.sidecar] == [True]

@@ -33,6 +33,7 @@ CALLS: Mapping[str, Callable[[Agent, Mapping[str, Any]], Any]] = {
     "follow": lambda agent, _: agent.follow(),
     "status": lambda agent, _: agent.status(),
     "topology": lambda agent, _: agent.topology(),
+    "counters": lambda agent, _: agent.counters(),
     "stop": lambda agent, _: agent.stop(),
 }
 
@@ -110,6 +111,10 @@ class Caller:
     def topology(self) -> dict[str, Any]:
         """See `Agent`."""
         return dict(self._ask("topology"))
+
+    def counters(self) -> dict[str, Any]:
+        """See `Agent`."""
+        return dict(self._ask("counters"))
 
     def stop(self) -> Account:
         """See `Agent`."""

@@ -14,7 +14,7 @@ from ztprobe.kernelnet.sockets import TcpSocket, socket_owners, tcp_sockets
 from ztprobe.pods.model import Pod
 from ztprobe.pods.source import Processes
 
-__all__ = ("OwnedSocket", "merged", "pod_sockets", "topology")
+__all__ = ("OwnedSocket", "merged", "pod_sockets", "topology", "unknown")
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,18 @@ def topology(pods: Sequence[Pod], sockets: Sequence[OwnedSocket]) -> dict[str, A
         ],
         "serves": serves,
         "behind_sidecar": _behind_sidecar(sockets),
+    }
+
+
+def unknown(server: str, pods: Iterable[Pod]) -> dict[str, Any]:
+    """What is known before anybody has looked: who the rounds are of, and which pods there are."""
+    return {
+        "rounds_of": server,
+        "pods": [pod.name for pod in pods],
+        "endpoints": [],
+        "connections": [],
+        "serves": {},
+        "behind_sidecar": {},
     }
 
 

@@ -55,8 +55,10 @@ class Account:
     reader_cpu_ns: int = 0
     memory: dict[str, int] = field(default_factory=dict)  # see ztprobe.agent.memory
     drop_reasons: dict[str, str] = field(default_factory=dict)  # the kernel's number -> name
+    drop_places: dict[str, str] = field(default_factory=dict)  # address in that kernel -> function
     emulation: dict[str, Any] = field(default_factory=dict)  # what the backend counted
     schedule: dict[str, Any] | None = None  # what was in force when; None: no schedule was begun
+    problem: str | None = None  # why the profile was not in force until the end; None: it was
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,11 +177,12 @@ class Agent(Protocol):
         """Who serves whom now, by the pods' sockets (`ztprobe.agent.endpoints`)."""
         ...
 
-    def stop(self) -> Account:
-        """See no more, take the profile off, and tell. The sink has everything by then.
+    def counters(self) -> dict[str, Any]:
+        """What pods and containers have run into so far (`ztprobe.agent.pod_counters`)."""
+        ...
 
-        :raises EnforcementError: the profile was not in force until the end.
-        """
+    def stop(self) -> Account:
+        """See no more, take the profile off, and tell. The sink has everything by then."""
         ...
 
     def close(self) -> None:

@@ -20,8 +20,10 @@ from ztprobe.agent import memory
 from ztprobe.agent.emulator import Emulator
 from ztprobe.agent.endpoints import pod_sockets, topology
 from ztprobe.agent.interface import Account, Measurement, Status
+from ztprobe.agent.pod_counters import PodCounters
 from ztprobe.agent.sinks import Owners, Sink
 from ztprobe.errors import EnforcementError
+from ztprobe.events.kinds import NODE
 from ztprobe.kernelnet.clsact import EGRESS, INGRESS
 from ztprobe.kernelnet.drift import DeviceState, DriftMonitor, PodDevice
 from ztprobe.kernelnet.netlink import netlink
@@ -30,13 +32,13 @@ from ztprobe.kernelnet.rtnetlink import Links, attributes
 from ztprobe.pods.model import NOWHERE, Pod
 from ztprobe.pods.source import Processes
 from ztprobe.probes.collector import Collector, coverage
+from ztprobe.probes.kallsyms import Kallsyms
 from ztprobe.probes.kernel import KernelProbes
 from ztprobe.profile.model import Profile
 
 __all__ = ("NodeAgent",)
 
 _TCA_BPF_NAME = 7
-_NODE = "node"  # what events in the namespaces between pods go by
 
 
 class NodeAgent:
@@ -71,6 +73,7 @@ class NodeAgent:
         self._hooks: dict[str, str] = {}
         self._emulator: Emulator | None = None
         self._notes: list[str] = []
+        self._counters = PodCounters()
         self._ended = False  # the sink has been told that that was all
 
     def __enter__(self) -> NodeAgent:
@@ -90,7 +93,7 @@ class NodeAgent:
         self._pods[pod.name] = pod
         # What runs in the node's own namespace, without one of its own, has that as its pod.
         is_pod = node in {one.netns_inode for one in self._pods.values()}
-        self._name(self._owners.pods, {pod.netns_inode: pod.name} | ({} if is_pod else {node: _NODE}))
+        self._name(self._owners.pods, {pod.netns_inode: pod.name} | ({} if is_pod else {node: NODE}))
         if self._kernel is None:
             return
         self._kernel.trace_netns(node, node=not is_pod)
@@ -119,6 +122,7 @@ class NodeAgent:
         """See `Agent`."""
         gone, before = self._running.keys() - processes.keys(), self._running
         self._running = dict(processes)
+        self._counters.remember(processes)
         if self._kernel is None:
             return
         self._name(self._owners.processes, {pid: f"{pod}/{name}" for pid, (pod, name) in processes.items()})
@@ -184,7 +188,8 @@ class NodeAgent:
             if self._attached and self._is_gone(netns, device):
                 if (netns, device) not in self._gone:
                     self._gone.add((netns, device))
-                    self._notes.append(f"{device} of {pod} is gone")
+                    if any(one.netns == netns for one in self._pods.values()):  # it is not being left
+                        self._notes.append(f"{device} of {pod} is gone")
                 continue
             problem = f"the probe {program} on {device} of {pod} has been removed by somebody else"
         if problem is not None:
@@ -245,17 +250,26 @@ class NodeAgent:
         pods = list(self._pods.values())
         return topology(pods, pod_sockets(pods, self._running))
 
+    def counters(self) -> dict[str, Any]:
+        """See `Agent`."""
+        return self._counters.sample(self._pods.values(), self._running)
+
     def stop(self) -> Account:
         """See `Agent`."""
-        counted = self._emulator.stats() if self._emulator is not None else {}
+        counted: dict[str, Any] = {}
+        problem = None
         if self._emulator is not None:
-            self._emulator.check()  # by these counters, which know of the last second too
+            try:
+                counted = self._emulator.stats()
+                self._emulator.check()  # by these counters, which know of the last second too
+            except EnforcementError as error:
+                problem = str(error)
         seen = self._stop_probes() if self.collector is not None else {}
         schedule = None
         if self._emulator is not None:
             self._emulator.clear()
             schedule = self._emulator.schedule_record()
-        return Account(emulation=counted, schedule=schedule, **seen)
+        return Account(emulation=counted, schedule=schedule, problem=problem, **seen)
 
     def _stop_probes(self) -> dict[str, Any]:
         collector, kernel = self.collector, self._kernel
@@ -263,6 +277,7 @@ class NodeAgent:
         assert kernel is not None
         self._memory |= memory.held()
         self._end_collector()
+        symbols = Kallsyms()  # of this kernel: whoever asks may run another
         loss, log = collector.loss(), collector.loss_log
         for entry in self._sink.losses() if self._sink is not None else ():
             loss[entry["channel"]] += entry["count"]
@@ -278,6 +293,7 @@ class NodeAgent:
             "reader_cpu_ns": collector.cpu_ns,
             "memory": self._memory,
             "drop_reasons": {str(number): name for number, name in kernel.reason_names.items()},
+            "drop_places": {str(place): symbols.name_of(place) for place in sorted(collector.drop_places)},
         }
 
     def close(self) -> None:

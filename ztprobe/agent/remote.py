@@ -17,18 +17,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-
 from ztprobe.agent.calls import CALLS, Caller, answer_of, answered
 from ztprobe.agent.lease_calls import LEASE_CALLS, LeaseCaller
-from ztprobe.agent.node_agent import NodeAgent
-from ztprobe.agent.node_leases import NodeLeases
-from ztprobe.agent.sinks import RunDirSink, Sink
-from ztprobe.agent.spool import SpoolSink
 from ztprobe.errors import ZtprobeError
 from ztprobe.paths import REPO_DIR
 from ztprobe.process.interrupts import shielded
-from ztprobe.rundir.batches import BatchWriter
 
 __all__ = ("AgentProcess",)
 
@@ -125,6 +118,15 @@ class AgentProcess(Caller, LeaseCaller):
 
 def main() -> int:
     """Host an agent until the socket closes."""
+    # Whoever only starts one needs none of this.
+    import pyarrow
+
+    from ztprobe.agent.node_agent import NodeAgent
+    from ztprobe.agent.node_leases import NodeLeases
+    from ztprobe.agent.sinks import RunDirSink, Sink
+    from ztprobe.agent.spool_sink import SpoolSink
+    from ztprobe.rundir.batches import BatchWriter
+
     parser = argparse.ArgumentParser()
     parser.add_argument("socket", type=int)
     parser.add_argument("batches", type=Path)

@@ -2,41 +2,25 @@
 
 ``SEQUENCE.KIND.ROWS.arrow`` holds one batch of one kind, as an Arrow IPC stream of one record batch whose
 columns are the members of the kind's struct; ``SEQUENCE.names.0.arrow`` has no rows and says, in its
-schema's metadata, what the numbers in the batches before it stand for. One process writes (`SpoolSink`),
-another reads and deletes what has been delivered (`Spool`). What finds the queue full is counted, kind by
-kind, and ``lost.json`` says so while the run goes on.
+schema's metadata, what the numbers in the batches before it stand for; ``SEQUENCE.end.0.arrow`` is the last
+of these. One process writes (`ztprobe.agent.spool_sink`), another reads and deletes what has been delivered,
+without a look into it. What finds the queue full is counted, kind by kind, and ``lost.json`` says so while
+the run goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import time
-from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.ipc
+__all__ = ("END", "LOST", "NAMES", "SUFFIX", "Segment", "Spool")
 
-from ztprobe.agent.sinks import Owners
-from ztprobe.rundir.batches import rows_of, table_of
-
-__all__ = ("NAMES", "Segment", "Spool", "SpoolSink", "read_message")
-
-NAMES = "names"
-_LOST = "lost.json"
-_SUFFIX = ".arrow"
-_GROUP_ROWS = 1 << 14
-_GROUP_S = 1.0  # what an agent that is killed takes along
-_MOST_SEGMENTS = 50_000
-# Names are needed to read what is queued already; they may go beyond the bound, this far.
-_NAMES_BYTES = 8 << 20
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NAMES, END = "names", "end"
+LOST = "lost.json"
+SUFFIX = ".arrow"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,104 +35,8 @@ class Segment:
     @classmethod
     def of(cls, path: Path) -> Segment:
         """By its name. :raises ValueError: it is none."""
-        sequence, kind, rows = path.name.removesuffix(_SUFFIX).split(".")
+        sequence, kind, rows = path.name.removesuffix(SUFFIX).split(".")
         return cls(path=path, sequence=int(sequence), kind=kind, rows=int(rows))
-
-
-class SpoolSink:
-    """`ztprobe.agent.sinks.Sink` that queues on disk.
-
-    :param directory: is made.
-    :param most_bytes: of all files together; what does not fit is lost, and counted.
-    """
-
-    def __init__(self, directory: Path, most_bytes: int) -> None:
-        directory.mkdir(parents=True)
-        self._directory = directory
-        self._most_bytes = most_bytes
-        self._sequence = 0
-        self._queued: deque[tuple[Path, int]] = deque()
-        self._queued_bytes = 0
-        self._held: dict[str, list[np.ndarray]] = {}
-        self._held_rows = 0
-        self._since_s = time.monotonic()
-        self._lost: list[dict[str, Any]] = []
-        self._losing: dict[str, dict[str, Any]] = {}  # kind -> the entry that still grows
-
-    def write(self, kind: str, rows: np.ndarray) -> None:
-        """See `Sink`."""
-        self._held.setdefault(kind, []).append(rows)
-        self._held_rows += rows.size
-        if self._held_rows >= _GROUP_ROWS or time.monotonic() - self._since_s >= _GROUP_S:
-            self._flush()
-
-    def change_owners(self, owners: Owners) -> None:
-        """See `Sink`."""
-        self._flush()
-        self._put_names(owners.as_dict(), last=False)
-
-    def close(self, owners: Owners, pairs: list[Any]) -> None:
-        """See `Sink`."""
-        self._flush()
-        self._put_names({**owners.as_dict(), "pairs": pairs}, last=True)
-
-    def losses(self) -> list[dict[str, Any]]:
-        """See `Sink`."""
-        return [dict(entry) for entry in self._lost]
-
-    def _flush(self) -> None:
-        for kind, held in self._held.items():
-            rows = np.concatenate(held)
-            if self._put(kind, rows.size, _message(table_of(rows), {"kind": kind}), self._most_bytes):
-                self._losing.pop(kind, None)
-            else:
-                self._lose(kind, rows)
-        self._held, self._held_rows, self._since_s = {}, 0, time.monotonic()
-
-    def _put_names(self, names: Mapping[str, Any], *, last: bool) -> None:
-        said = {NAMES: json.dumps(names), "last": json.dumps(last)}
-        if not self._put(NAMES, 0, _message(pa.table({}), said), self._most_bytes + _NAMES_BYTES):
-            raise OSError(errno.ENOSPC, f"{self._directory}: no room for the names of what is queued")
-
-    def _put(self, kind: str, rows: int, message: bytes, most_bytes: int) -> bool:
-        while self._queued and not self._queued[0][0].exists():  # delivered
-            self._queued_bytes -= self._queued.popleft()[1]
-        if self._queued_bytes + len(message) > most_bytes or len(self._queued) >= _MOST_SEGMENTS + (
-            kind == NAMES
-        ):
-            return False
-        path = self._directory / f"{self._sequence:012d}.{kind}.{rows}{_SUFFIX}"
-        unfinished = path.with_suffix(".partial")
-        try:
-            unfinished.write_bytes(message)
-            unfinished.rename(path)
-        except OSError as error:
-            unfinished.unlink(missing_ok=True)
-            if error.errno not in _NO_ROOM:
-                raise
-            return False
-        self._sequence += 1
-        self._queued.append((path, len(message)))
-        self._queued_bytes += len(message)
-        return True
-
-    def _lose(self, kind: str, rows: np.ndarray) -> None:
-        times = rows["ts_ns"]
-        from_ns, to_ns = int(times.min()), int(times.max()) + 1
-        entry = self._losing.get(kind)
-        if entry is None:
-            entry = {"from_ns": from_ns, "to_ns": to_ns, "channel": "queue_full", "count": 0, "ring": kind}
-            self._lost.append(entry)
-            self._losing[kind] = entry
-        entry["count"] += rows.size
-        entry |= {"from_ns": min(entry["from_ns"], from_ns), "to_ns": max(entry["to_ns"], to_ns)}
-        counted: dict[str, int] = {}
-        for each in self._lost:
-            counted[each["ring"]] = counted.get(each["ring"], 0) + each["count"]
-        with contextlib.suppress(OSError):  # the disk is full, perhaps; `losses` says it all the same
-            unfinished = self._directory / f"{_LOST}.partial"
-            unfinished.write_text(json.dumps(counted))
-            unfinished.rename(self._directory / _LOST)
 
 
 class Spool:
@@ -161,7 +49,7 @@ class Spool:
         """What has not been delivered yet, oldest first."""
         found = []
         with contextlib.suppress(FileNotFoundError):
-            for path in self._directory.glob(f"*{_SUFFIX}"):
+            for path in self._directory.glob(f"*{SUFFIX}"):
                 with contextlib.suppress(ValueError):
                     found.append(Segment.of(path))
         return sorted(found, key=lambda segment: segment.sequence)
@@ -179,7 +67,7 @@ class Spool:
     def lost(self) -> dict[str, int]:
         """Rows that found the queue full so far, by kind."""
         try:
-            lost: dict[str, int] = json.loads((self._directory / _LOST).read_text())
+            lost: dict[str, int] = json.loads((self._directory / LOST).read_text())
         except (OSError, ValueError):
             return {}
         return lost
@@ -190,24 +78,3 @@ class Spool:
             if segment.sequence > sequence:
                 return
             segment.path.unlink(missing_ok=True)
-
-
-def read_message(message: bytes) -> tuple[dict[str, str], np.ndarray]:
-    """A segment's metadata (``kind``, or ``names`` and ``last``, both JSON) and its rows.
-
-    :raises pa.ArrowInvalid: it is none.
-    """
-    with pa.ipc.open_stream(message) as stream:
-        table = stream.read_all()
-    metadata = table.schema.metadata or {}
-    said = {key.decode(): value.decode() for key, value in metadata.items()}
-    return said, rows_of(table) if table.num_columns else np.empty(0)
-
-
-def _message(table: Any, said: Mapping[str, str]) -> bytes:
-    table = table.replace_schema_metadata(dict(said))
-    out = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
-    with pa.ipc.new_stream(out, table.schema, options=options) as stream:
-        stream.write_table(table)
-    return out.getvalue().to_pybytes()  # type: ignore[no-any-return]

@@ -20,7 +20,7 @@ from ztprobe.pods.source import Processes
 __all__ = ("Look", "ProcessLook", "look")
 
 _SYSCTLS = Path("/proc/sys/net/ipv4")
-_TCP_LIMITS = ("tcp_syn_retries", "tcp_retries2")
+_TCP_LIMITS = ("tcp_syn_retries", "tcp_syn_linear_timeouts", "tcp_retries2")  # the second since Linux 6.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,4 +81,5 @@ def _process(pid: int, container: str) -> ProcessLook:
 
 def _limits(netns: Path) -> dict[str, int]:
     with entered(netns):
-        return {name: int((_SYSCTLS / name).read_text()) for name in _TCP_LIMITS}
+        files = [_SYSCTLS / name for name in _TCP_LIMITS]
+        return {file.name: int(file.read_text()) for file in files if file.exists()}

@@ -136,7 +136,7 @@ class StallWatch:
             round=round_number,
             waiting=waiting,
             waits_for=tuple(waits_for),
-            states=_states(now, wanted),
+            states=_states(now, dict.fromkeys((waiting, *wanted)) if waiting else wanted),
             connections=connections,
             timeouts=tuple(sorted((*timeouts, *by_tcp), key=lambda one: one.in_s)),
         )
@@ -266,14 +266,16 @@ def _given_up(now: Look, pod: str, end: TcpEnd, state: str) -> tuple[float | Non
     name = {"no answer to SYN": "tcp_syn_retries", "retransmitting into nothing": "tcp_retries2"}.get(
         state, ""
     )
-    limit = now.limits.get(pod, {}).get(name)
-    if limit is not None and end.timer == RETRANSMIT_TIMER:
-        # The timer doubles with each repeat, up to two minutes; after the last it runs once more.
+    limits = now.limits.get(pod, {})
+    if name in limits and end.timer == RETRANSMIT_TIMER:
+        # The timer doubles with each repeat, up to two minutes, but for the first few SYNs; after the last it
+        # runs once more (include/net/tcp.h, net/ipv4/tcp_timer.c).
+        linear = limits.get("tcp_syn_linear_timeouts", 0) if state == "no answer to SYN" else 0
         left_s, rto_s = end.timer_s, end.rto_s
-        for _ in range(max(0, limit - end.repeats)):
-            rto_s = min(2 * rto_s, _RTO_MAX_S)
+        for repeat in range(end.repeats + 1, limits[name] + linear + 1):
+            rto_s = min(2 * rto_s, _RTO_MAX_S) if repeat > linear else rto_s
             left_s += rto_s
-        return left_s, f"{name} {limit}"
+        return left_s, f"{name} {limits[name]}"
     return None, ""
 
 

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ztprobe.events.kinds import NODE
+
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ("without_foreign",)
 
 _ENDS = ("local", "local_port", "remote", "remote_port")
-_NODE = "node"
 
 
 def without_foreign(
@@ -70,7 +71,7 @@ def _ours(
             strict=True,
         )
         return [
-            pod not in (*shared, _NODE)
+            pod not in (*shared, NODE)
             or tuple(ends) in owned
             or connection in ids
             or ends[1] in ports

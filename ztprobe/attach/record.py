@@ -60,7 +60,7 @@ class RunRecord:
 def write_run(target: RunDir, record: RunRecord) -> None:
     """Write the run directory, run.json last. :raises RunDirError: the disk refuses."""
     target.append_jsonl("rounds.jsonl", *record.rounds.events)
-    tables = read_tables(target, record.account.drop_reasons)
+    tables = read_tables(target, record.account)
     pods = {inode: held.pod.name for inode, held in record.held.items()}
     whose = {member.pid: one.name for one in record.participants for member in one.commands}
     owners = owners_table(record.owners, tables, pods, _with_children(whose, tables))

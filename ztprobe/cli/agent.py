@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +92,12 @@ def agent() -> None:
     help="End a session whose collector has been away for so long.",
 )
 @click.option(
+    "--metrics",
+    "metrics_listen",
+    metavar="ADDRESS",
+    help="ADDRESS:PORT for Prometheus: on the loopback, or for those with a certificate of the authority.",
+)
+@click.option(
     "--end-leases",
     is_flag=True,
     help="On the way out end every lease in the state directory: where the node's other commands run in"
@@ -106,6 +112,7 @@ def serve(
     state: Path | None,
     queue_mib: int,
     orphan_s: int,
+    metrics_listen: str | None,
     end_leases: bool,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM.
@@ -116,11 +123,10 @@ def serve(
     """
     if os.geteuid() != 0:
         raise PreflightError("not root: probes and network namespaces need it; run it with sudo")
-    from ztprobe.agent.lease_keeper import end
+    from ztprobe.agent.service.metrics import Metrics
     from ztprobe.agent.service.privileges import lacking
     from ztprobe.agent.service.server import AgentServer, checked_address
     from ztprobe.agent.service.session import Sessions
-    from ztprobe.leases import records
     from ztprobe.paths import STATE_DIR
     from ztprobe.process.interrupts import shielded
 
@@ -132,9 +138,11 @@ def serve(
         queue_bytes=queue_mib << 20,
         orphan_s=orphan_s,
     )
-    server = None
+    server = metrics = None
     try:
         server = AgentServer(address, sessions, tls=tls, callers=callers, node=node)
+        if metrics_listen is not None:
+            metrics = Metrics(metrics_listen, tls, server.status, server.delivered)
         say(f"the agent of {node} listens on {_said(address, server.port)}")
         for line in (*lacking(), *sessions.found):
             say(line)
@@ -147,12 +155,21 @@ def serve(
                 say(line)
     finally:
         with shielded():
-            if server is not None:
-                server.close()
+            for running in (metrics, server):
+                if running is not None:
+                    running.close()
             for line in sessions.close():
                 say(line)
-            for lease in records.all_leases() if end_leases else ():
-                say(f"lease {lease.id} of {lease.profile.name}: {'; '.join(end(lease)) or 'had ended'}")
+            for line in _end_leases() if end_leases else ():
+                say(line)
+
+
+def _end_leases() -> Iterator[str]:
+    from ztprobe.agent.lease_keeper import end
+    from ztprobe.leases import records
+
+    for lease in records.all_leases():
+        yield f"lease {lease.id} of {lease.profile.name}: {'; '.join(end(lease)) or 'had ended'}"
 
 
 def _said(address: str, port: int) -> str:

@@ -41,8 +41,12 @@ def profiles(_context: click.Context, _argument: click.Parameter, begun: str) ->
     return found or [CompletionItem(begun, type="file")]
 
 
-def scenarios(_context: click.Context, _option: click.Parameter, begun: str) -> list[CompletionItem]:
-    """Of `ztprobe validate`."""
+def scenarios(context: click.Context, _option: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Of `ztprobe validate`; with --faults before it, the faults."""
+    if context.params.get("faults"):
+        from ztprobe.validate.faults.catalogue import FAULTS
+
+        return _beginning([fault.name for fault in FAULTS], begun)
     from ztprobe.validate.scenarios.catalogue import SCENARIOS
 
     return _beginning([scenario.name for scenario in SCENARIOS], begun)

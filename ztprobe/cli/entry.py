@@ -23,6 +23,7 @@ from ztprobe.cli.attach import attach
 from ztprobe.cli.clean import clean
 from ztprobe.cli.compare import compare
 from ztprobe.cli.deploy import deploy, undeploy
+from ztprobe.cli.diagnose import diagnose
 from ztprobe.cli.doctor import doctor
 from ztprobe.cli.drops import drops
 from ztprobe.cli.export import export
@@ -85,7 +86,7 @@ def _sweep_leases() -> None:
 
 
 for _command in (
-    *(trace, attach, sweep, report, compare, export, drops, profile, policy),
+    *(trace, attach, sweep, report, compare, export, drops, diagnose, profile, policy),
     *(agent, deploy, undeploy, doctor, clean, validate),
 ):
     ztprobe.add_command(_command)

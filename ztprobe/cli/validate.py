@@ -12,6 +12,7 @@ import click
 from ztprobe.cli import completion
 from ztprobe.cli.options import OutPath, quiet_option
 from ztprobe.cli.output import say, say_json
+from ztprobe.errors import UsageError
 
 if TYPE_CHECKING:
     from ztprobe.validate.scenarios.catalogue import Scenario
@@ -30,25 +31,50 @@ _EXIT_MISSED = 7
     shell_complete=completion.scenarios,
     help="Only this one; can be repeated. [default: all]",
 )
+@click.option("--faults", is_flag=True, help="Break runs, and hold the diagnosis against what was broken.")
+@click.option("--healthy", is_flag=True, help="With --faults: 30 runs in which nothing is wrong as well.")
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="With --faults: take up an interrupted one where it was.",
+)
 @click.option("--list", "only_list", is_flag=True, help="Say what there is and run nothing.")
 @click.option(
     "--out",
     type=OutPath(),
-    help="The directory to make. [default: runs/validation-<time>]",
+    help="The directory to make. [default: runs/validation-<time>, runs/faults-<time>]",
 )
 @click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help="Print validation.json (with --list: the list) instead of the table.",
+    help="Print validation.json or faults.json (with --list: the list) instead of the table.",
 )
 @quiet_option
-def validate(names: tuple[str, ...], only_list: bool, out: Path | None, as_json: bool, quiet: bool) -> None:
+def validate(
+    names: tuple[str, ...],
+    faults: bool,
+    healthy: bool,
+    resume: Path | None,
+    only_list: bool,
+    out: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Put known costs into real runs and hold the ledger against them.
 
     Each scenario injects one cost of several sizes into one place, observes the injection independently,
     and compares. Ends with 7 if an error is larger than its bound. Needs root.
+
+    With --faults a run is broken in one known way each (a policy, a certificate, a limit, a killed process),
+    and `ztprobe diagnose` has to name the cause. Ends with 7 if too many are named wrongly.
     """
+    if not faults and (healthy or resume is not None):
+        raise UsageError(f"{'--healthy' if healthy else '--resume'} belongs to --faults: give both")
+    if faults:
+        _faults(names, out, resume=resume, healthy=healthy, only_list=only_list, as_json=as_json, quiet=quiet)
+        return
     from ztprobe.validate.scenarios.catalogue import SCENARIOS, choose
 
     if only_list:
@@ -58,6 +84,24 @@ def validate(names: tuple[str, ...], only_list: bool, out: Path | None, as_json:
     out = (out or Path("runs") / f"validation-{datetime.now(UTC):%Y%m%d-%H%M%S}").absolute()
     _check_machine(chosen, out)
     if not _run(chosen, out, as_json=as_json, quiet=quiet):
+        raise click.exceptions.Exit(_EXIT_MISSED)
+
+
+def _faults(
+    names: tuple[str, ...],
+    out: Path | None,
+    *,
+    resume: Path | None,
+    healthy: bool,
+    only_list: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from ztprobe.cli.validate_faults import list_faults, validate_faults
+
+    if only_list:
+        list_faults(as_json=as_json)
+    elif not validate_faults(names, out, resume=resume, healthy=healthy, as_json=as_json, quiet=quiet):
         raise click.exceptions.Exit(_EXIT_MISSED)
 
 

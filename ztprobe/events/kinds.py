@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ("Direction", "EventKind", "Family", "Hook", "TcpState", "name_of")
+__all__ = ("NODE", "Direction", "EventKind", "Family", "Hook", "TcpState", "name_of")
+
+NODE = "node"  # the pod's name, of what happened in the namespaces between pods
 
 
 class Hook(enum.StrEnum):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 from ztprobe.errors import ZtprobeError
@@ -9,7 +11,7 @@ from ztprobe.experiment.request import TraceRequest
 from ztprobe.experiment.run import Job
 from ztprobe.experiment.spec import spec_of
 from ztprobe.progress import Progress
-from ztprobe.rundir import temporary
+from ztprobe.rundir import files, temporary
 from ztprobe.rundir.store import BASELINE_DIR, create_run_dir
 from ztprobe.runtime.deployments import appearing_whole, clean_leftovers
 
@@ -19,16 +21,21 @@ __all__ = ("run_pair",)
 def run_pair(request: TraceRequest, progress: Progress) -> Path:
     """Run what was asked for, the baseline first, and return the run directory, ready to be analysed.
 
-    :raises ZtprobeError: something could not be set up, was not in force, or failed on the way.
+    :raises ZtprobeError: something could not be set up, was not in force, or failed on the way. If it
+        failed while it was watched, the run directory is there, and ``failed`` in its run.json.
     """
     for line in clean_leftovers():
         progress.note(f"left by an interrupted run: {line}")
     with appearing_whole(request.out) as partial:
         try:
             _run_both(request, partial, progress)
+            return request.out
         except ZtprobeError as error:
-            raise type(error)(_with_kept_logs(str(error), partial)) from error
-    return request.out
+            if not _keeps_failed(partial):
+                raise type(error)(_with_kept_logs(str(error), partial)) from error
+            failure = error
+    message = str(failure).replace(str(partial), str(request.out))
+    raise type(failure)(f"{message}; {_why(request.out)}") from failure
 
 
 def _run_both(request: TraceRequest, directory: Path, progress: Progress) -> None:
@@ -43,6 +50,32 @@ def _run_both(request: TraceRequest, directory: Path, progress: Progress) -> Non
     for job in jobs:
         progress.note(f"{job.spec.experiment.name}{'' if job.target is outcome else ' (baseline)'}")
         job.run()
+
+
+def _keeps_failed(partial: Path) -> bool:
+    """Whether a failed run is there to be kept; one of the baseline takes the place of the whole."""
+    if (partial / "run.json").exists():
+        return True
+    baseline = partial / BASELINE_DIR
+    if not (baseline / "run.json").exists() or "failed" not in json.loads(
+        (baseline / "run.json").read_text()
+    ):
+        return False
+    for room in ("events", "logs"):
+        files.remove_tree(partial / room)
+    for entry in list(baseline.iterdir()):
+        os.rename(entry, partial / entry.name)
+    baseline.rmdir()
+    return True
+
+
+def _why(out: Path) -> str:
+    """The top cause, and where to read more."""
+    from analysis.causes.diagnosis import top_cause
+
+    if (found := top_cause(out)) is not None:
+        return f"{found}: `ztprobe diagnose {out}`"
+    return f"what was seen of it is in {out}, for `ztprobe diagnose`"
 
 
 def _with_kept_logs(message: str, partial: Path) -> str:

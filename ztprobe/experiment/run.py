@@ -5,7 +5,8 @@ then measured while nothing blocks the way), security (in force, then proven), s
 clients, rounds. Everything is a context manager, so whatever ends the job early
 (an error, Ctrl-C) undoes what is there; SIGKILL leaves a journal for `ztprobe clean`.
 Results are written beside their place and renamed at the end: a run directory is
-either whole or not there.
+either whole or not there. A run that fails after the probes began to see is whole too:
+its run.json says that it failed, why and when, and `ztprobe diagnose` reads it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import platform
 import secrets
 import time
@@ -29,9 +29,17 @@ from ztprobe.agent.machine_load import MachineLoad
 from ztprobe.agent.remote import AgentProcess
 from ztprobe.agent.stall_look import look
 from ztprobe.agent.stalls import stall_words
-from ztprobe.errors import EnforcementError, WorkloadError
+from ztprobe.errors import EnforcementError, WorkloadError, ZtprobeError
 from ztprobe.experiment.quiet import ensure_quiet
-from ztprobe.experiment.record import pod_record, save_events, versions
+from ztprobe.experiment.record import (
+    accounted,
+    described,
+    kernel_drop_reasons,
+    owners_of,
+    pod_record,
+    save_events,
+    save_logs,
+)
 from ztprobe.experiment.spec import Interference, RunSpec
 from ztprobe.experiment.stalling import RunStalls
 from ztprobe.experiment.waiting import Waiting, words
@@ -43,15 +51,15 @@ from ztprobe.process.interrupts import shielded
 from ztprobe.progress import Progress
 from ztprobe.rundir.batches import BATCHES_DIR
 from ztprobe.rundir.clock import take_sample
-from ztprobe.rundir.logs import GrowingLog, read_events
+from ztprobe.rundir.logs import GrowingLog
 from ztprobe.rundir.store import RunDir
 from ztprobe.runtime import deployments
-from ztprobe.runtime.interface import Runtime
+from ztprobe.runtime.interface import Enforcement, NotProven, Runtime
 
 __all__ = ("Job", "run")
 
 _POLL_S = 0.1
-_CLOCK_SAMPLE_S = 5.0
+_SAMPLE_S = 5.0  # clocks and counters
 
 
 def run(
@@ -97,14 +105,24 @@ class Job:
             run_id=self.run_id,
             log_dir=target.path / "logs",
             offloads=spec.offloads,
+            manifests_dir=spec.manifests_dir,
+            as_admitted=not spec.try_controls,
         )
         self.clock_samples: list[dict[str, Any]] = []
         self.told: list[dict[str, Any]] = []  # of profiles that others put on the pods
+        self.processes: dict[int, str] = {}  # all that there were: process id -> pod/container
+        self._hooks: dict[str, str] = {}
+        self._failed_ns: int | None = None
+        self._stalls: RunStalls | None = None
         self.notices = GrowingLog(STATE_DIR / self.run_id / notices.FILE)
-        self.meta: dict[str, Any] = {}
+        self.meta: dict[str, Any] = {"pod_counters": [], "exits": []}
 
     def run(self) -> None:
-        """Everything from pods to run.json."""
+        """Everything from pods to run.json.
+
+        :raises ZtprobeError: it failed. What was seen until then is in the run directory nevertheless,
+            whose run.json says so, once the probes have begun to see.
+        """
         started_ns = time.monotonic_ns()
         self.clock_samples.append(dataclasses.asdict(take_sample()))
         # First of all: it loads its probes while the pods come up.
@@ -116,12 +134,9 @@ class Job:
         ):
             self.progress.done(f"{len(runtime.pods)} pods on one node")
             self._attach(agent, runtime)
-            self._emulate(agent, runtime)
-            self._secure(runtime, agent)
-            with self.interference.during(runtime) if self.interference else contextlib.nullcontext():
-                agent.follow()
-                self._rounds(runtime, agent, load)
-            account = agent.stop()
+            failure = self._watched(agent, runtime, load)
+            account, ended_early = self._account(agent)
+            failure = failure or ended_early
             load.stop()
             self.meta["emulation"]["stats"] = account.emulation
             if account.schedule is not None:
@@ -130,12 +145,61 @@ class Job:
                 self.meta["emulation"]["others"] = others
             self.meta["facts"] = runtime.facts()
             self.meta["pods"] = [pod_record(pod) for pod in runtime.pods]
-            self._save_logs(runtime)
+            logs = {pod.name: _log(runtime, pod) for pod in _workload_pods(runtime)}
+            save_logs(self.target, logs, runtime.server.name, is_whole=failure is None)
+            owners = owners_of(runtime.pods, self.processes)
+        self.meta["stalls"] = [stall.as_dict() for stall in self._stalls.found] if self._stalls else []
+        if failure is not None:
+            self.meta["failed"] = {"reason": str(failure), "at_ns": self._failed_ns or time.monotonic_ns()}
         machine = load.table()
         self.target.write_events("machine", machine)
-        self.meta["table_rows"] = save_events(self.target, account.drop_reasons) | {"machine": len(machine)}
+        rows = save_events(self.target, account, owners)
+        self.meta["table_rows"] = rows | {"machine": len(machine)}
         self.clock_samples.append(dataclasses.asdict(take_sample()))
         self._finish(account, load, time.monotonic_ns() - started_ns)
+        if failure is not None:
+            raise failure
+
+    def _watched(self, agent: Agent, runtime: Runtime, load: MachineLoad) -> ZtprobeError | None:
+        """Profile, security and rounds, all of it seen by the probes; what ended it early is returned."""
+        nothing = dict.fromkeys(("backend", "requested", "measured"))
+        self.meta["emulation"] = {"profile": self.spec.profile.name, **nothing}
+        self.meta["enforcement"] = dataclasses.asdict(runtime.expected())
+        try:
+            if self.interference is not None:
+                self.interference.prepare(runtime)
+            self._emulate(agent, runtime)
+            self._secure(runtime, agent)
+            self._count(agent)
+            with self.interference.during(runtime) if self.interference else contextlib.nullcontext():
+                agent.follow()
+                self._rounds(runtime, agent, load)
+        except ZtprobeError as error:
+            self._failed_ns = time.monotonic_ns()
+            self._note_exits(runtime)
+            with contextlib.suppress(ZtprobeError):  # the agent itself may have died
+                self._count(agent)
+                self._look_at_topology(agent, runtime)
+            self.meta.setdefault("topology", endpoints.unknown(runtime.server.name, _workload_pods(runtime)))
+            return error
+        return None
+
+    def _account(self, agent: Agent) -> tuple[Account, ZtprobeError | None]:
+        """What the agent tells at the end, and what was wrong until then."""
+        try:
+            account = agent.stop()
+        except ZtprobeError as error:  # it has died; what it wrote is there
+            return Account(hooks=self._hooks, coverage=0.0, drop_reasons=kernel_drop_reasons()), error
+        problem = None if account.problem is None else EnforcementError(account.problem)
+        return account, problem
+
+    def _count(self, agent: Agent) -> None:
+        self.meta["pod_counters"].append(agent.counters())
+
+    def _note_exits(self, runtime: Runtime) -> None:
+        at_ns, known = time.monotonic_ns(), {one["process"] for one in self.meta["exits"]}
+        new = {process: status for process, status in runtime.exits().items() if process not in known}
+        self.meta["exits"] += [{"process": p, "status": status, "at_ns": at_ns} for p, status in new.items()]
 
     def _process(self, target: RunDir) -> AgentProcess:
         directory = target.path
@@ -147,18 +211,9 @@ class Job:
         )
 
     def _finish(self, account: Account, load: MachineLoad, wall_ns: int) -> None:
-        experiment, options = self.spec.experiment, self.spec.options
-        run_time_ns = sum(probe["run_time_ns"] for probe in account.probes)
-        record = self.meta | {
-            "experiment": dataclasses.asdict(experiment) | {"name": experiment.name},
-            "options": dataclasses.asdict(options) | {"data_dir": str(options.data_dir or "")},
-            "runtime": self.spec.runtime,
-            "kernel": platform.release(),
-            "machine": platform.machine(),
-            "versions": versions(),
-            "machine_load": self.meta["machine_load"] | load.facts(),
-            "hooks": account.hooks,
-            "probes": account.probes,
+        record = self.meta | described(self.spec) | accounted(account)
+        record |= {
+            "machine_load": self.meta.get("machine_load", {}) | load.facts(),
             "clock_samples": self.clock_samples,
             # All pods are on the node whose clock events carry, here as in "clock_samples".
             "nodes": [
@@ -168,16 +223,8 @@ class Job:
                     "clock_samples": self.clock_samples,
                 }
             ],
-            "loss": account.loss,
-            "loss_log": account.loss_log,
-            "coverage": account.coverage,
-            "events_seen": account.events_seen,
-            "events_unread": account.events_unread,
-            "emulator_cpu_ns": int(account.emulation.get("cpu_ns", 0)),
-            "agent_cpu_ns": run_time_ns + account.reader_cpu_ns + load.cpu_ns,
-            "agent_memory": account.memory,
+            "agent_cpu_ns": record["agent_cpu_ns"] + load.cpu_ns,
             "wall_ns": wall_ns,
-            "cores": os.cpu_count() or 1,
         }
         # Tuples become lists, as they will be read back; what is no number must not cost a finished run.
         self.target.finish(json.loads(json.dumps(record), parse_constant=lambda _name: None))
@@ -197,7 +244,7 @@ class Job:
         agent.prepare()
         for pod in _workload_pods(runtime):
             agent.add_pod(pod)
-        hooks = agent.start()
+        hooks = self._hooks = agent.start()
         self.progress.done(f"{len(hooks)} signals attached")
         for signal, hook in hooks.items():
             self.progress.note(f"  {signal:<16} {hook}")
@@ -207,32 +254,41 @@ class Job:
         self.progress.stage("network profile", name)
         agent.apply(self.spec.profile, seed=self.spec.experiment.seed)
         found = agent.measure(runtime.server.name, [pod.name for pod in runtime.edges or runtime.clients])
-        if found.problems:
-            what = f"{name} is not what the pods got: {'; '.join(found.problems)}"
-            raise EnforcementError(f"{what}; nothing was measured")
-        self.meta["emulation"] = {
-            "profile": name,
+        self.meta["emulation"] |= {
             "backend": found.backend,
             "requested": found.requested,
             "measured": found.measured,
             "details": found.details,
         }
+        if found.problems:
+            self.meta["emulation"]["problems"] = list(found.problems)
+            what = f"{name} is not what the pods got: {'; '.join(found.problems)}"
+            raise EnforcementError(f"{what}; nothing was measured")
         self.progress.done(f"{name} by {found.backend}: {found.summary}")
 
     def _secure(self, runtime: Runtime, agent: Agent) -> None:
         self.progress.stage("security", f"sec{self.spec.experiment.level}")
         runtime.secure()
         runtime.start_server()
-        agent.watch(_processes(runtime))
+        self._watch(agent, runtime)
         self._look_at_topology(agent, runtime)
-        enforcement = runtime.prove()
+        enforcement = self._proven(runtime) if self.spec.try_controls else runtime.expected()
         self.meta["enforcement"] = dataclasses.asdict(enforcement)
         proofs = (*enforcement.network_policy, *enforcement.mtls)
-        self.progress.done(
-            f"sec{self.spec.experiment.level}: {len(proofs)} checks passed" if proofs else "sec0: none"
-        )
+        checks = f"{len(proofs)} checks passed" if proofs else "none"
+        self.progress.done(f"sec{self.spec.experiment.level}: {checks}")
         for proof in proofs:
             self.progress.note(f"  {proof.name}: {proof.observed}")
+
+    def _proven(self, runtime: Runtime) -> Enforcement:
+        from_ns = time.monotonic_ns()
+        try:
+            return runtime.prove()
+        except NotProven as error:
+            self.meta["enforcement"] = dataclasses.asdict(error.enforcement)
+            raise
+        finally:
+            self.meta["proof"] = {"from_ns": from_ns, "to_ns": time.monotonic_ns()}
 
     def _rounds(self, runtime: Runtime, agent: Agent, load: MachineLoad) -> None:
         quiet_s = self.spec.wait_for_quiet_s
@@ -242,16 +298,17 @@ class Job:
         runtime.start_clients()
         # Whoever talks to the server: where there are edges, no client does.
         clients = [pod.name for pod in runtime.edges or runtime.clients]
-        waiting, stalls = Waiting(clients, time.monotonic()), self._stalls(runtime, clients)
-        agent.watch(_processes(runtime))
+        waiting = Waiting(clients, time.monotonic())
+        stalls = self._stalls = self._watch_for_stalls(runtime, clients)
+        self._watch(agent, runtime)
         log = GrowingLog(_log(runtime, runtime.server))
         starts: dict[Any, int] = {}
-        next_sample = time.monotonic() + _CLOCK_SAMPLE_S
+        next_sample = time.monotonic() + _SAMPLE_S
         limit_s = self.spec.limit_s
         latest = time.monotonic() + limit_s if limit_s is not None else None
         while True:
             finished = runtime.finished()
-            agent.watch(_processes(runtime))
+            self._watch(agent, runtime)
             events = log.fresh()
             if not starts or any(event["event"] == "round_start" for event in events):
                 self._look_at_topology(agent, runtime)
@@ -268,6 +325,7 @@ class Job:
             self._check(agent)
             if finished:
                 break
+            self._note_exits(runtime)
             runtime.check()
             if latest is not None and time.monotonic() > latest:
                 ended = plural(len(starts), "round")
@@ -277,14 +335,15 @@ class Job:
                 self.progress.note(words(missing, said))
             if time.monotonic() > next_sample:
                 self.clock_samples.append(dataclasses.asdict(take_sample()))
-                next_sample += _CLOCK_SAMPLE_S
+                self._count(agent)
+                next_sample += _SAMPLE_S
             if (stall := stalls.overdue(time.monotonic())) is not None:
                 self.progress.note(stall_words(stall))
             time.sleep(_POLL_S)
-        self.meta["stalls"] = [stall.as_dict() for stall in stalls.found]
+        self._count(agent)
         self.progress.done(plural(len(starts), "round"))
 
-    def _stalls(self, runtime: Runtime, clients: list[str]) -> RunStalls:
+    def _watch_for_stalls(self, runtime: Runtime, clients: list[str]) -> RunStalls:
         return RunStalls(
             runtime.server.name,
             clients,
@@ -293,6 +352,11 @@ class Job:
             after_s=self.spec.stall_after_s,
             deadline_s=runtime.facts().get("round_deadline_s"),
         )
+
+    def _watch(self, agent: Agent, runtime: Runtime) -> None:
+        processes = _processes(runtime)
+        self.processes |= {pid: f"{pod}/{container}" for pid, (pod, container) in processes.items()}
+        agent.watch(processes)
 
     def _look_at_topology(self, agent: Agent, runtime: Runtime) -> None:
         """Until every client has been seen to be connected: often before round 1, then round by round."""
@@ -321,11 +385,6 @@ class Job:
         for text in dict.fromkeys(map(notices.words, events)):
             if text is not None and text not in before:  # an end is said by all who see to it
                 self.progress.note(text)
-
-    def _save_logs(self, runtime: Runtime) -> None:
-        for pod in _workload_pods(runtime):
-            name = "rounds.jsonl" if pod == runtime.server else "clients.jsonl"
-            self.target.append_jsonl(name, *read_events(_log(runtime, pod)))
 
 
 def _workload_pods(runtime: Runtime) -> tuple[Pod, ...]:

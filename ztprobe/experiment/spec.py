@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from ztprobe.experiment.names import Experiment
 from ztprobe.experiment.request import STALL_AFTER_S, TraceRequest
+from ztprobe.paths import MANIFESTS_DIR
 from ztprobe.profile.model import Profile
 from ztprobe.runtime.interface import Runtime, WorkloadOptions
 
@@ -27,11 +29,19 @@ class RunSpec:
     probes: bool = True  # False: nothing is seen of it, so that somebody else may look
     limit_s: float | None = None  # how long the rounds may take; None: as long as they take
     wait_for_quiet_s: float | None = None  # how long to wait for others to leave the CPUs
+    manifests_dir: Path = MANIFESTS_DIR
+    # False: manifests are taken as an API server takes them, and what is in force is not tried before the
+    # rounds, so that a mistake in them shows there.
+    try_controls: bool = True
     stall_after_s: float = STALL_AFTER_S
 
 
 class Interference(Protocol):
     """Something that acts on a run from outside, such as a known cost put in one place."""
+
+    def prepare(self, runtime: Runtime) -> None:
+        """Called once the pods are there, and before profile, security, server and clients are."""
+        ...
 
     def during(self, runtime: Runtime) -> AbstractContextManager[None]:
         """Entered when everything but the clients runs, left after the last round."""

@@ -68,7 +68,8 @@ class Api:
         """
         from kubernetes.dynamic import DynamicClient
 
-        return self.asked("list", "kinds", lambda: DynamicClient(self._core.api_client, str(cache)))
+        make: Any = DynamicClient
+        return self.asked("list", "kinds", lambda: make(self._core.api_client, str(cache)))
 
     def asked(self, verb: str, what: str, call: Callable[[], _T]) -> _T:
         """What a call of `dynamic`'s client gives.

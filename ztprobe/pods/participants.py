@@ -82,6 +82,7 @@ class Participants:
         self._table = table
         self._pinned: dict[Target, Member] = {}  # of pid: targets, which mean the process that had it
         self._netns: dict[Target, int] = {}
+        self._run: str | None = None  # of the local runtime, whose pods labels mean
         self._by_root: dict[tuple[Target | str, object], Participant] = {}
         self._of: dict[Member, Participant] = {}
         self._own = {os.getpid()}
@@ -177,13 +178,24 @@ class Participants:
         return process.pid in self._own or process.parent == os.getpid() or not process.command
 
     def _pods(self) -> Mapping[int, tuple[Target, str]]:
-        """pid -> target and pod, of targets that are labels."""
+        """pid -> target and pod, of targets that are labels.
+
+        :raises UsageError: they are labels of several runs, whose pods have the same names.
+        """
         found: dict[int, tuple[Target, str]] = {}
         for target in self._targets:
             if target.kind == "pods":
                 selector = target.selector
                 pods = [pod for pod in local_pods() if selector.matches(pod.labels)]
-                running = LocalPods().processes(pods)
+                runs = sorted({pod.run for pod in pods})
+                if self._run is None and len(runs) > 1:
+                    raise UsageError(
+                        f"{target.option}: matches pods of {len(runs)} runs ({', '.join(runs[:6])}); name "
+                        "one's by their namespaces (netns:), which `ip netns` shows"
+                    )
+                self._run = self._run or next(iter(runs), None)
+                mine = [pod for pod in pods if pod.run == self._run]
+                running = LocalPods().processes(mine)
                 found |= {pid: (target, pod) for pid, (pod, _) in running.items() if pid not in found}
         return found
 
@@ -205,7 +217,7 @@ class Participants:
                 return False
             return self._pinned.setdefault(target, _member(process)) == _member(process)
         if target.kind == "cmd":
-            return target.pattern.search(process.command) is not None
+            return target.pattern.search(process.command) is not None and not _is_ztprobe(process)
         if target.kind == "cgroup":
             return in_cgroup(target.value, process.cgroups)
         if target not in self._netns:
@@ -267,6 +279,12 @@ class Participants:
         while f"{own or role}-{number}" in taken:
             number += 1
         return f"{own or role}-{number}"
+
+
+def _is_ztprobe(process: OneProcess) -> bool:
+    """Another trace's own command line holds its pattern, too."""
+    words = [word.rpartition("/")[2] for word in process.command.split()]
+    return "ztprobe" in words and "trace" in words[words.index("ztprobe") :]
 
 
 def _member(process: OneProcess) -> Member:

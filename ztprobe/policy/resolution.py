@@ -22,10 +22,13 @@ def compile_policies(
     policies: Sequence[Mapping[str, Any]],
     pods: Sequence[PolicyPod],
     namespaces: Mapping[str, Mapping[str, str]] | None = None,
+    *,
+    check_port_names: bool = True,
 ) -> Ruleset:
     """Resolve NetworkPolicy documents against the pods they are to act on.
 
     :param namespaces: name -> labels, of those that have any besides their names.
+    :param check_port_names: refuse the name of a port that no pod has, which an API server takes.
     :raises UsageError: a field that the API does not have, of the wrong shape, or with a port name that
         no pod has; names the policy and the field.
     """
@@ -44,7 +47,7 @@ def compile_policies(
             policies=tuple(parsed),
         ),
     )
-    for one in parsed:
+    for one in parsed if check_port_names else ():
         _check_port_names(ruleset, one)
     return ruleset
 

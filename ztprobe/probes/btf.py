@@ -140,6 +140,10 @@ class Btf:
             names.setdefault(entry.value, self._name(entry.name_off))
         return names
 
+    def drop_reasons(self) -> dict[int, str]:
+        """The kernel's reasons for dropping a packet, without their common prefix."""
+        return {k: v.removeprefix("SKB_DROP_REASON_") for k, v in self.enum("skb_drop_reason").items()}
+
     def _find(self, name: str, kind: int) -> int:
         return int(self._lib.btf__find_by_name_kind(self._btf, name.encode(), kind))
 

@@ -52,6 +52,7 @@ _CALM_PERIOD_S = 0.2
 _BUSY_PERIOD_S = 0.05
 _BUSY_FILL = 0.05
 _BEHIND_FILL = 0.9
+_MOST_PLACES = 4096  # a kernel has some hundred that drop packets
 # The counters are a look into memory; what the kernel says of its programs takes a system call each.
 _DRAINS_PER_RECURSION_LOOK = 10
 
@@ -87,6 +88,7 @@ class Collector:
         self._drains = 0
         # What was lost when: from_ns, to_ns (CLOCK_MONOTONIC), channel, count, and the ring if it was one.
         self.loss_log: list[dict[str, Any]] = []
+        self.drop_places: set[int] = set()  # addresses in the kernel at which packets were dropped
         self.failure: str | None = None  # what keeps records from being handed on
         self.events_seen = 0  # records that reached us
         self.events_unread = 0
@@ -130,6 +132,8 @@ class Collector:
     def _keep(self, name: str, rows: np.ndarray) -> None:
         self.events_seen += rows.size
         self._write(name, rows)
+        if name == "drops" and len(self.drop_places) < _MOST_PLACES:
+            self.drop_places.update(np.unique(rows["location"]).tolist())
         unknown = rows[~np.isin(rows["netns"], self._inodes)]
         if unknown.size:
             times = unknown["ts_ns"]

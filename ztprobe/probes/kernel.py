@@ -146,8 +146,7 @@ class KernelProbes:
             tcx = self._wants_tcx and bool(casts) and bool(btf.function_id("tcx_link_attach"))
             if tcx:
                 flags.append("-DHAVE_TCX")
-            prefix = "SKB_DROP_REASON_"
-            self.reason_names = {k: v.removeprefix(prefix) for k, v in btf.enum("skb_drop_reason").items()}
+            self.reason_names = btf.drop_reasons()
             self._info = ProgramInfo(btf, self._libbpf)
             self._has_sock_length = btf.has("btf_trace_sock_recv_length")
             for _, tracepoint in self._tracepoints():

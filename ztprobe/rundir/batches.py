@@ -1,14 +1,16 @@
 """Events of a run that is going on, kept on disk in the form in which the kernel wrote them.
 
-``events/.batches/KIND.N.parquet`` grows by a row group whenever enough records have come, so that
-nothing is held longer than that; its columns are the members of the kind's struct. What numbers in
-it stand for is written beside it when a part is complete (``names.N.json``): a second part begins
+``events/.batches/KIND.N.arrows`` (an Arrow stream) grows by a batch whenever enough records have come
+or some seconds have passed, so that nothing is held longer than that; its columns are the members of the
+kind's struct. A stream can be read as far as it was written, whatever ended its writer. What numbers
+in it stand for is written beside it when a part is complete (``names.N.json``): a second part begins
 only where a number comes to stand for something else. When the run has ended the parts become the
 tables that are analysed, and go.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -18,14 +20,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
 
 __all__ = ("BATCHES_DIR", "BatchWriter", "Part", "read_parts", "rows_of", "table_of")
 
 BATCHES_DIR = Path("events") / ".batches"
 
 _GROUP_ROWS = 1 << 14
-_GROUP_S = 10.0  # what a machine that goes down can take along
+_GROUP_S = 3.0  # what a process that is killed can take along
+_SUFFIX = ".arrows"
 
 
 class BatchWriter:
@@ -38,7 +40,7 @@ class BatchWriter:
         directory.mkdir(parents=True)
         self._directory = directory
         self._part = 0
-        self._writers: dict[str, Any] = {}
+        self._writers: dict[str, tuple[Any, Any]] = {}  # kind -> stream, file
         self._held: dict[str, list[np.ndarray]] = {}
         self._held_rows = 0
         self._since_s = time.monotonic()
@@ -54,16 +56,18 @@ class BatchWriter:
         for kind, held in self._held.items():
             table = table_of(np.concatenate(held))
             if kind not in self._writers:
-                path = self._directory / f"{kind}.{self._part}.parquet"
-                self._writers[kind] = pa.parquet.ParquetWriter(path, table.schema, compression="zstd")
-            self._writers[kind].write_table(table)
+                file = pa.OSFile(str(self._directory / f"{kind}.{self._part}{_SUFFIX}"), "wb")
+                options = pa.ipc.IpcWriteOptions(compression="zstd")
+                self._writers[kind] = pa.ipc.new_stream(file, table.schema, options=options), file
+            self._writers[kind][0].write_table(table)
         self._held, self._held_rows, self._since_s = {}, 0, time.monotonic()
 
     def end_part(self, names: Mapping[str, Any]) -> None:
         """Everything so far goes by these names."""
         self._flush()
-        for writer in self._writers.values():
-            writer.close()
+        for stream, file in self._writers.values():
+            stream.close()
+            file.close()
         self._writers.clear()
         (self._directory / f"names.{self._part}.json").write_text(json.dumps(names))
         self._part += 1
@@ -77,14 +81,21 @@ class Part:
     rows: Mapping[str, np.ndarray]  # by kind, in the order in which they came
 
 
-def read_parts(directory: Path) -> Iterator[Part]:
-    """All complete parts, in their order."""
-    for number in range(len(list(directory.glob("names.*.json")))):
-        files = sorted(directory.glob(f"*.{number}.parquet"))
-        yield Part(
-            names=json.loads((directory / f"names.{number}.json").read_text()),
-            rows={path.name.partition(".")[0]: _rows(path) for path in files},
-        )
+def read_parts(directory: Path, names: Mapping[str, Any] | None = None) -> Iterator[Part]:
+    """All complete parts, in their order.
+
+    :param names: what numbers stand for in a last part whose writer was killed before it could say so
+        (None: such a part is left out).
+    """
+    complete = len(list(directory.glob("names.*.json")))
+    for number in range(complete if names is None else complete + 1):
+        files = sorted(directory.glob(f"*.{number}{_SUFFIX}"))
+        said = names
+        if number < complete:
+            said = json.loads((directory / f"names.{number}.json").read_text())
+        if said is not None and (files or number < complete):
+            read = {path.name.partition(".")[0]: _rows(path) for path in files}
+            yield Part(names=said, rows={kind: rows for kind, rows in read.items() if rows is not None})
 
 
 def table_of(rows: np.ndarray) -> Any:
@@ -99,10 +110,18 @@ def table_of(rows: np.ndarray) -> Any:
     return pa.Table.from_arrays(columns, names=list(rows.dtype.names or ()))
 
 
-def _rows(path: Path) -> np.ndarray:
-    # ParquetFile, not read_table: that one would also infer columns from the directory's name.
-    with pa.parquet.ParquetFile(path) as stored:
-        return rows_of(stored.read())
+def _rows(path: Path) -> np.ndarray | None:
+    groups = []
+    with pa.OSFile(str(path), "rb") as file:
+        try:
+            stream = pa.ipc.open_stream(file)
+        except pa.ArrowInvalid:  # not even its schema was written
+            return None
+        # An error: it was cut off within this batch.
+        with contextlib.suppress(StopIteration, pa.ArrowException, OSError):
+            while True:
+                groups.append(stream.read_next_batch())
+    return rows_of(pa.Table.from_batches(groups, stream.schema))
 
 
 def rows_of(table: Any) -> np.ndarray:

@@ -113,6 +113,17 @@ _OTHERS = {
     },
 }
 
+_COUNTERS = {
+    "type": "object",
+    "additionalProperties": {
+        "type": "object",
+        "properties": {
+            "stopped": {"type": "boolean"},
+            "full_filesystems": {"type": "array", "items": _TEXT},
+        },
+        "additionalProperties": _COUNT,
+    },
+}
 _CLOCK_SAMPLES = {
     "type": "array",
     "minItems": 1,
@@ -263,6 +274,36 @@ _SCHEMA: dict[str, Any] = {
             },
         },
         "drop_reasons": _TEXTS,
+        # Of a run that failed: why, and when that was noticed (CLOCK_MONOTONIC)
+        "failed": {
+            "type": "object",
+            "required": ["reason", "at_ns"],
+            "properties": {"reason": _TEXT, "at_ns": _COUNT},
+        },
+        # When ztprobe itself knocked at doors that policies keep shut
+        "proof": {
+            "type": "object",
+            "required": ["from_ns", "to_ns"],
+            "properties": {"from_ns": _COUNT, "to_ns": _COUNT},
+        },
+        # Processes that ended, when that was noticed; a negative status is the signal that killed them
+        "exits": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["process", "status", "at_ns"],
+                "properties": {"process": _TEXT, "status": {"type": "integer"}, "at_ns": _COUNT},
+            },
+        },
+        # What pods and containers had run into by then (`ztprobe.agent.pod_counters`)
+        "pod_counters": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["at_ns", "pods", "containers"],
+                "properties": {"at_ns": _COUNT, "pods": _COUNTERS, "containers": _COUNTERS},
+            },
+        },
         # SHA-256 of every file that the analysis reads, as the run wrote it
         "digests": _TEXTS
         | {"propertyNames": {"pattern": r"^(?:(?:rounds|clients)\.jsonl|events/[^/]+\.parquet)$"}},

@@ -4,23 +4,42 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ztprobe.paths import MANIFESTS_DIR
 from ztprobe.runtime.interface import Runtime, WorkloadOptions
 from ztprobe.runtime.local.journal import appearing_whole, clean_leftovers
 
 __all__ = ("appearing_whole", "clean_leftovers", "make")
 
 
-def make(kind: str, options: WorkloadOptions, *, run_id: str, log_dir: Path, offloads: bool) -> Runtime:
+def make(
+    kind: str,
+    options: WorkloadOptions,
+    *,
+    run_id: str,
+    log_dir: Path,
+    offloads: bool,
+    manifests_dir: Path = MANIFESTS_DIR,
+    as_admitted: bool = False,
+) -> Runtime:
     """A runtime over the workload's manifests, which has touched nothing yet.
 
     :param kind: ``local``.
     :param run_id: unique among live runs; part of every name on the machine.
     :param log_dir: where containers' output goes; created if need be.
     :param offloads: leave segmentation offloads of the pods' interfaces on.
+    :param manifests_dir: with an overlay for each level.
+    :param as_admitted: take manifests that an API server takes, and that cannot be meant.
     :raises UsageError: the manifests ask for something that is not supported.
     """
     from ztprobe.runtime.local.runtime import LocalRuntime
 
     if kind != "local":
         raise ValueError(f"no such runtime: {kind}")
-    return LocalRuntime(options, run_id=run_id, log_dir=log_dir, offloads=offloads)
+    return LocalRuntime(
+        options,
+        run_id=run_id,
+        log_dir=log_dir,
+        offloads=offloads,
+        manifests_dir=manifests_dir,
+        as_admitted=as_admitted,
+    )

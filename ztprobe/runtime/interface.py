@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from ztprobe.errors import EnforcementError
 from ztprobe.pods.model import Pod
 from ztprobe.pods.source import PodSource
 
-__all__ = ("Enforcement", "Proof", "Runtime", "WorkloadOptions")
+__all__ = ("Enforcement", "NotProven", "Proof", "Runtime", "WorkloadOptions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,20 @@ class Enforcement:
     # anything worth recording: rule counts, certificate identities, resumption setting
     details: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def failed(self) -> list[Proof]:
+        """What is not in force."""
+        return [proof for proof in (*self.network_policy, *self.mtls) if not proof.passed]
+
+
+class NotProven(EnforcementError):
+    """A control is not in force; `enforcement` holds every check, those that passed too."""
+
+    def __init__(self, enforcement: Enforcement) -> None:
+        words = (f"{p.name}: expected {p.expected}, observed {p.observed}" for p in enforcement.failed)
+        super().__init__(f"not in force: {'; '.join(words)}")
+        self.enforcement = enforcement
+
 
 class Runtime(Protocol):
     """Lifecycle, in this order.
@@ -115,6 +130,10 @@ class Runtime(Protocol):
         """Bring up node, pods (namespaces, links, addresses, DNS); start no workload yet."""
         ...
 
+    def expected(self) -> Enforcement:
+        """What is to be in force, with the objects that policies are made of, before anything is proven."""
+        ...
+
     def secure(self) -> None:
         """Put policy and sidecars in force (nothing under sec0)."""
         ...
@@ -124,7 +143,7 @@ class Runtime(Protocol):
         ...
 
     def prove(self) -> Enforcement:
-        """Show that the controls are in force. :raises EnforcementError: one is not."""
+        """Show that the controls are in force. :raises NotProven: one is not."""
         ...
 
     def start_clients(self) -> None:
@@ -133,6 +152,10 @@ class Runtime(Protocol):
 
     def check(self) -> None:
         """:raises WorkloadError: a container exited with an error (names it, with its last lines)."""
+        ...
+
+    def exits(self) -> Mapping[str, int]:
+        """POD/CONTAINER -> exit status (negative: the signal) of all that have ended."""
         ...
 
     def finished(self) -> bool:

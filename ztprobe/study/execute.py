@@ -1,7 +1,8 @@
 """Run a study: what is missing, in the plan's order, every attempt kept, nothing done twice.
 
 A study's directory holds ``study.json`` (the plan), ``runs/CELL/rNN`` (complete run directories: one
-appears whole or not at all) and ``attempts/CELL-rNN-N`` (what failed: its class, its message, its logs).
+appears whole or not at all) and ``attempts/CELL-rNN-N`` (what failed: its class, its message, and what was
+seen of it until then, for `ztprobe diagnose`).
 What is there decides what is left to do, so an interrupted study goes on where it was; a plan that has
 changed meanwhile is refused.
 """
@@ -142,7 +143,7 @@ def _run_one(
                 try:
                     _measure(study, planned, partial, target, progress, offloads=offloads)
                 except tuple(_CLASSES):
-                    _keep_logs(partial, kept)
+                    _keep_failed(partial, kept)
                     raise
         except tuple(_CLASSES) as error:
             found = next(name for kind, name in _CLASSES.items() if isinstance(error, kind))
@@ -182,7 +183,9 @@ def _failed_attempts(out: Path, name: str) -> int:
     return sum(1 for _ in (out / "attempts").glob(f"{name}-*/failure.json"))
 
 
-def _keep_logs(partial: Path, kept: Path) -> None:
+def _keep_failed(partial: Path, kept: Path) -> None:
     # Without room on the disk the class and the message have to do.
-    with contextlib.suppress(OSError):
-        shutil.copytree(partial / "logs", kept / "logs", dirs_exist_ok=True)
+    with contextlib.suppress(OSError, shutil.Error):
+        whole = (partial / "run.json").exists()  # else it failed before anything was seen
+        source, target = (partial, kept) if whole else (partial / "logs", kept / "logs")
+        shutil.copytree(source, target, dirs_exist_ok=True)

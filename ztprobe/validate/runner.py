@@ -121,6 +121,9 @@ class _Injection:
         self.notes: list[Note] = []
         self.problems: list[str] = []
 
+    def prepare(self, runtime: Runtime) -> None:
+        """See `Interference`: costs come later."""
+
     @contextlib.contextmanager
     def during(self, runtime: Runtime) -> Iterator[None]:
         pods = (runtime.server, *runtime.clients)

@@ -20,9 +20,11 @@ import grpc
 
 from ztprobe.agent.calls import Caller, answer_of
 from ztprobe.agent.interface import Account, Status
+from ztprobe.agent.lease_calls import LeaseCaller
 from ztprobe.agent.service import wire
 from ztprobe.agent.service.wire import TlsFiles
-from ztprobe.agent.spool import read_message
+from ztprobe.agent.spool import END, NAMES
+from ztprobe.agent.spool_sink import read_message
 from ztprobe.errors import PreflightError, ZtprobeError
 from ztprobe.printable import printable
 from ztprobe.process.interrupts import shielded
@@ -94,8 +96,8 @@ class Connection:
         self._channel.close()
 
 
-class AgentClient(Caller):
-    """`ztprobe.agent.interface.Agent` on another machine; a context manager that ends its session.
+class AgentClient(Caller, LeaseCaller):
+    """An agent and its node's leases (`ztprobe.agent.interface`) on another machine; a context manager.
 
     :param batches: directory for its events (`ztprobe.rundir.batches`), to be made.
     :param run: what the agent calls the run for whom others ask.
@@ -192,11 +194,11 @@ class AgentClient(Caller):
 
     def _take(self, batch: bytes) -> None:
         said, rows = read_message(batch)
-        if "kind" in said:
+        if said["kind"] not in (NAMES, END):
             self._writer.write(said["kind"], rows)
             return
         self._writer.end_part(json.loads(said["names"]))
-        if said["last"] == "true":
+        if said["kind"] == END:
             self._complete.set()
 
     def close(self) -> None:

@@ -19,12 +19,13 @@ import grpc
 
 from ztprobe import __version__
 from ztprobe.agent.calls import CALLS, answered
+from ztprobe.agent.lease_calls import LEASE_CALLS
 from ztprobe.agent.memory import held
 from ztprobe.agent.service import wire
 from ztprobe.agent.service.privileges import lacking
 from ztprobe.agent.service.session import Session, Sessions
 from ztprobe.agent.service.wire import TlsFiles
-from ztprobe.agent.spool import Segment, read_message
+from ztprobe.agent.spool import END, Segment
 from ztprobe.documents.problem import DocumentError
 from ztprobe.errors import EnforcementError, PreflightError, UsageError
 from ztprobe.leases import records
@@ -82,6 +83,7 @@ class AgentServer:
         self._secured = tls is not None
         self._node = node
         self._since_unix_s = time.time()
+        self.delivered: dict[str, int] = {}  # events that collectors have taken, by kind
         self._ending = Event()
         self._server = grpc.server(
             futures.ThreadPoolExecutor(_THREADS, "agent-call"),
@@ -159,7 +161,7 @@ class AgentServer:
             return answered(lambda: self._open(said))
         if name == "close":
             return answered(lambda: self._sessions.end(token, "the session was closed"))
-        if name not in CALLS:
+        if name not in CALLS and name not in LEASE_CALLS:
             return {"error": UsageError.__name__, "message": "the agent knows no such call: is it older?"}
         try:
             session = self._sessions.get(token)
@@ -180,7 +182,16 @@ class AgentServer:
         except (DocumentError, KeyError, ValueError, TypeError, StopIteration):
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "expected a session and a sequence number")
         session.stream += 1
-        yield from _Stream(session, after, requests, context, self._ending).messages()
+        stream = _Stream(session, after, requests, context, self._ending)
+        for message in stream.messages():
+            yield message
+            self._count(stream.taken)
+        self._count(stream.taken)
+
+    def _count(self, taken: dict[str, int]) -> None:
+        for kind, rows in taken.items():
+            self.delivered[kind] = self.delivered.get(kind, 0) + rows
+        taken.clear()
 
 
 class _Stream:
@@ -195,6 +206,7 @@ class _Stream:
         self._acked = after
         self._context = context
         self._ending = ending
+        self.taken: dict[str, int] = {}  # events acknowledged and not counted yet, by kind
         self._news = Event()  # an acknowledgement, or the end
         session.spool.delivered_until(after)
         Thread(target=self._listen, args=(requests,), name="agent-acks", daemon=True).start()
@@ -230,7 +242,7 @@ class _Stream:
                 on_their_way.append(segment)
                 self._sent = segment.sequence
                 yield wire.framed(segment.sequence, message)
-                last = segment.kind == "names" and read_message(message)[0]["last"] == "true"
+                last = segment.kind == END
             if last and not on_their_way:
                 return
             if not waiting and not writing and not last:
@@ -242,4 +254,7 @@ class _Stream:
         self._news.wait(_LOOK_S)
         self._news.clear()
         while on_their_way and on_their_way[0].sequence <= self._acked:
-            on_their_way.popleft().path.unlink(missing_ok=True)
+            segment = on_their_way.popleft()
+            segment.path.unlink(missing_ok=True)
+            if segment.rows:
+                self.taken[segment.kind] = self.taken.get(segment.kind, 0) + segment.rows

@@ -17,7 +17,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ztprobe.agent import emulator
 from ztprobe.agent.memory import held
 from ztprobe.agent.remote import AgentProcess
 from ztprobe.agent.spool import Spool
@@ -114,7 +113,9 @@ class Session:
             (self.directory / _SHAPED_FILE).unlink()
         except (OSError, ValueError):
             return []
-        return emulator.take_off([Pod.from_dict(pod) for pod in shaped])
+        from ztprobe.agent.emulator import take_off  # which needs netlink, that a service does without
+
+        return take_off([Pod.from_dict(pod) for pod in shaped])
 
     def end(self, *, keep_queue: bool) -> None:
         """End the probes and take a profile off; idempotent."""

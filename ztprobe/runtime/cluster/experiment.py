@@ -89,8 +89,5 @@ def _order(document: Mapping[str, Any]) -> int:
     kinds = ("Namespace", "ServiceAccount", "Role", "RoleBinding", "NetworkPolicy", "ConfigMap", "Secret")
     if document["kind"] in kinds:
         return kinds.index(document["kind"])
-    return (
-        len(kinds)
-        + (document["kind"] == "Job")
-        + (document.get("spec", {}).get("completionMode") == "Indexed")
-    )
+    numbered = document.get("spec", {}).get("completionMode") == "Indexed"
+    return len(kinds) + (2 if numbered else 1 if document["kind"] == "Job" else 0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -18,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ztprobe.rundir import files
 
-__all__ = ("LIFETIME", "Authority", "spiffe_id")
+__all__ = ("LIFETIME", "Authority", "Issuer", "spiffe_id")
 
 LIFETIME = datetime.timedelta(hours=24)
 # Clocks of one machine agree; this is for the second that validity is rounded to.
@@ -28,6 +29,14 @@ _BACKDATE = datetime.timedelta(minutes=1)
 def spiffe_id(namespace: str, service_account: str) -> str:
     """The identity that a certificate carries as its URI name."""
     return f"spiffe://cluster.local/ns/{namespace}/sa/{service_account}"
+
+
+class Issuer(Protocol):
+    """Who hands out the workload's certificates."""
+
+    def issue(self, directory: Path, namespace: str, service_account: str, dns_names: Sequence[str]) -> None:
+        """Write tls.crt, tls.key and ca.crt, as a Secret of type kubernetes.io/tls holds them."""
+        ...
 
 
 class Authority:
@@ -44,23 +53,54 @@ class Authority:
             .sign(self._key, hashes.SHA256())
         )
 
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    @property
+    def certificate_pem(self) -> bytes:
+        """The authority's own certificate, as ca.crt holds it."""
+        return self._certificate.public_bytes(serialization.Encoding.PEM)
+
+    def _builder(
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePublicKey,
+        valid: tuple[datetime.timedelta, datetime.timedelta] | None = None,
+    ) -> x509.CertificateBuilder:
+        since, until = (
+            (_now() + offset for offset in valid) if valid else (_now() - _BACKDATE, self.not_after)
+        )
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(self._subject)
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(_now() - _BACKDATE)
-            .not_valid_after(self.not_after)
+            .not_valid_before(since)
+            .not_valid_after(until)
         )
 
-    def issue(self, directory: Path, namespace: str, service_account: str, dns_names: Sequence[str]) -> None:
-        """Write what `sign` gives."""
-        for name, content in self.sign(namespace, service_account, dns_names).items():
+    def issue(
+        self,
+        directory: Path,
+        namespace: str,
+        service_account: str,
+        dns_names: Sequence[str],
+        *,
+        valid: tuple[datetime.timedelta, datetime.timedelta] | None = None,
+    ) -> None:
+        """Write what `sign` gives.
+
+        :param valid: from when until when, against now; None: as long as the authority.
+        """
+        for name, content in self.sign(namespace, service_account, dns_names, valid=valid).items():
             files.write_whole(directory / name, content, mode=0o400, make=0o700)
 
-    def sign(self, namespace: str, service_account: str, dns_names: Sequence[str]) -> dict[str, bytes]:
+    def sign(
+        self,
+        namespace: str,
+        service_account: str,
+        dns_names: Sequence[str],
+        *,
+        valid: tuple[datetime.timedelta, datetime.timedelta] | None = None,
+    ) -> dict[str, bytes]:
         """tls.crt, tls.key and ca.crt, as a Secret of type kubernetes.io/tls holds them."""
         key = ec.generate_private_key(ec.SECP256R1())
         names: list[x509.GeneralName] = [
@@ -68,7 +108,7 @@ class Authority:
             *(x509.DNSName(name) for name in dns_names),
         ]
         certificate = (
-            self._builder(_name(service_account), key.public_key())
+            self._builder(_name(service_account), key.public_key(), valid)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs_certificates=False), critical=True)
             .add_extension(
@@ -84,7 +124,7 @@ class Authority:
         return {
             "tls.crt": certificate.public_bytes(serialization.Encoding.PEM),
             "tls.key": private,
-            "ca.crt": self._certificate.public_bytes(serialization.Encoding.PEM),
+            "ca.crt": self.certificate_pem,
         }
 
 

@@ -7,18 +7,20 @@ files, volumes, environment, cgroup, log files.
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 from ztprobe.errors import PreflightError
 from ztprobe.pods.local import log_name
 from ztprobe.pods.model import Pod
+from ztprobe.runtime.interface import WorkloadOptions
 from ztprobe.runtime.local import dns
 from ztprobe.runtime.local.cgroups import Tree
 from ztprobe.runtime.local.journal import Journal
 from ztprobe.runtime.local.processes import ContainerSpec, Preload, Zygote
-from ztprobe.runtime.local.workload import ContainerPlan, Mount
+from ztprobe.runtime.local.workload import ContainerPlan, Mount, Workload
 
-__all__ = ("PATH", "Containers", "forked_module")
+__all__ = ("PATH", "Containers", "forked_module", "preload_for")
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CGROUP = "runtime"  # the zygotes' own
@@ -31,6 +33,19 @@ def forked_module(command: tuple[str, ...]) -> str | None:
     if command[:2] == ("python", "-m") and len(command) > 2 and command[2].startswith("fl."):
         return command[2]
     return None
+
+
+def preload_for(workload: Workload, options: WorkloadOptions) -> Preload | None:
+    """What the warm zygote loads for this workload; None: nothing is forked from it."""
+    if not any(forked_module(pod.application.command) for pod in workload.pods):
+        return None
+    data_dir = options.data_dir
+    return Preload(
+        # PyTorch in the parent would be in every client that does not compute, too.
+        module="fl.preload_light" if options.fl.get("client") == "synthetic" else "fl.preload",
+        dataset=options.dataset,
+        data_dir=None if data_dir is None else str(data_dir.absolute()),
+    )
 
 
 class Containers:
@@ -63,11 +78,11 @@ class Containers:
         """Where the Secrets' contents go, one directory each."""
         return self._journal.directory / "secrets"
 
-    def prepare(self, pod: Pod, nameserver: str) -> None:
+    def prepare(self, pod: Pod, nameserver: str, resolver_options: Sequence[str] = ()) -> None:
         """Write what the pod's containers will find in /etc."""
         directory = self._pod_directory(pod)
         directory.mkdir(parents=True)
-        (directory / "resolv.conf").write_text(dns.resolv_conf(nameserver, pod.namespace))
+        (directory / "resolv.conf").write_text(dns.resolv_conf(nameserver, pod.namespace, resolver_options))
         (directory / "hosts").write_text(f"127.0.0.1\tlocalhost\n{pod.address}\t{pod.name}\n")
         # The machine may ask systemd-resolved and the like first; a pod asks its DNS server.
         (directory / "nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files dns\n")
@@ -113,17 +128,21 @@ class Containers:
             stdout=str(log),
             stderr=str(log if container.one_log else log.with_suffix(".err")),
             files={name: str(directory / Path(name).name) for name in _RESOLVER_FILES if Path(name).exists()},
-            volumes={str(mount.path): str(self._volume(directory, mount)) for mount in container.mounts},
+            volumes={str(mount.path): str(self._filled(pod, mount)) for mount in container.mounts},
         )
 
-    def _volume(self, directory: Path, mount: Mount) -> Path:
+    def _filled(self, pod: Pod, mount: Mount) -> Path:
         if mount.secret is not None:
             return self.secrets_directory / mount.secret
-        source = directory / "volumes" / str(mount.path).strip("/").replace("/", "-")
+        source = self.volume(pod, mount.path)
         source.mkdir(parents=True, exist_ok=True)
         for name, text in mount.files.items():
             (source / name).write_text(text)
         return source
+
+    def volume(self, pod: Pod, path: PurePosixPath) -> Path:
+        """Where on this machine the files are that the pod's containers see at ``path``."""
+        return self._pod_directory(pod) / "volumes" / str(path).strip("/").replace("/", "-")
 
     def pid(self, pod: str, container: str) -> int:
         """Of a container that was started. :raises KeyError: it was not."""

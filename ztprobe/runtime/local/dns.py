@@ -9,8 +9,8 @@ logged.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 from ztprobe.errors import WorkloadError
 from ztprobe.kernelnet.netns import entered
@@ -25,14 +25,13 @@ _TTL_S = 30
 _READY_S = 5.0
 
 
-def command(address: str, names: Mapping[str, Sequence[str]], user: str = "root") -> tuple[str, ...]:
+def command(address: str, names: PurePosixPath, user: str = "root") -> tuple[str, ...]:
     """dnsmasq's command line.
 
     :param address: the DNS pod's own.
-    :param names: domain name -> IPv4 addresses.
+    :param names: a file like /etc/hosts, read again on SIGHUP.
     :param user: as whom it runs; changing it would make it forget to die with its parent.
     """
-    records = [f"--host-record={name},{one}" for name, several in names.items() for one in several]
     return (
         "dnsmasq",
         "--keep-in-foreground",
@@ -44,6 +43,7 @@ def command(address: str, names: Mapping[str, Sequence[str]], user: str = "root"
         "--bind-interfaces",
         "--no-resolv",
         "--no-hosts",
+        f"--addn-hosts={names}",
         "--no-poll",
         # Authoritative for the cluster: what is not a record does not exist, and a name
         # without an IPv6 address is answered at once with none.
@@ -52,16 +52,15 @@ def command(address: str, names: Mapping[str, Sequence[str]], user: str = "root"
         "--cache-size=0",
         "--log-queries=extra",
         "--log-facility=-",
-        *records,
     )
 
 
-def resolv_conf(nameserver: str, namespace: str) -> str:
+def resolv_conf(nameserver: str, namespace: str, options: Sequence[str] = ()) -> str:
     """A pod's /etc/resolv.conf as the kubelet writes it."""
     return (
         f"search {namespace}.svc.cluster.local svc.cluster.local cluster.local\n"
         f"nameserver {nameserver}\n"
-        "options ndots:5\n"
+        f"options {' '.join(['ndots:5', *options])}\n"
     )
 
 

@@ -28,11 +28,15 @@ class Flow(NamedTuple):
     port: int
 
 
-def load(node: Path, rules: str) -> None:
+def load(node: Path, rules: str, *, replace: bool = False) -> None:
     """Put the rules in force.
 
+    :param replace: in place of those that are (at once; its hooks stay, so that no queued packet is lost).
     :raises EnforcementError: nft refuses them.
     """
+    if replace:
+        # `add` first: where none was in force, there is no table to flush.
+        rules = f"add table ip {NFT_TABLE}\nflush table ip {NFT_TABLE}\n{rules}"
     _nft(node, "-f", "-", text=rules)
     # Emulated loss and reordering must not make connection tracking call a segment invalid,
     # which no rule would then let pass. The setting exists once a rule uses tracking.

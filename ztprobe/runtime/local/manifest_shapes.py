@@ -93,6 +93,7 @@ _VOLUME = _of(
 _POD = _of(
     ("containers",),
     serviceAccountName=_TEXT,
+    dnsConfig=_of(options=_list(_of(("name",), name=_NAME, value=_TEXT), "resolver options")),
     subdomain=_TEXT,
     containers=_list(_CONTAINER, "containers"),
     initContainers=_list(_CONTAINER, "containers"),

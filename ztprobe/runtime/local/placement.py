@@ -12,7 +12,7 @@ from ztprobe import policy
 from ztprobe.runtime.local import dns, network
 from ztprobe.runtime.local.workload import PodPlan, Workload
 
-__all__ = ("OUTSIDER", "place", "policy_pods")
+__all__ = ("OUTSIDER", "place", "policy_pods", "rules")
 
 OUTSIDER = "outsider"
 
@@ -59,6 +59,18 @@ def policy_pods(workload: Workload, placed: Mapping[str, network.PodAddress]) ->
         )
         for name, where in placed.items()
     ]
+
+
+def rules(
+    workload: Workload, placed: Mapping[str, network.PodAddress], *, check_port_names: bool = True
+) -> policy.Ruleset:
+    """The workload's NetworkPolicies, compiled. :raises UsageError: see `policy.compile_policies`."""
+    return policy.compile_policies(
+        workload.policies,
+        policy_pods(workload, placed),
+        workload.namespaces,
+        check_port_names=check_port_names,
+    )
 
 
 def _loopback_port(pod: PodPlan) -> int | None:

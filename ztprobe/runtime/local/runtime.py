@@ -11,23 +11,22 @@ Not a security boundary: containers share the machine's files, users and process
 
 from __future__ import annotations
 
-import os
-import shutil
+import dataclasses
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from ztprobe import paths, policy
-from ztprobe.documents.problem import shown
 from ztprobe.errors import PreflightError, UsageError, WorkloadError
 from ztprobe.kernelnet.sockets import tcp_sockets
 from ztprobe.pods.in_force import publish_objects
 from ztprobe.pods.local import LocalPods
 from ztprobe.pods.model import Pod
 from ztprobe.process.interrupts import shielded
-from ztprobe.runtime.interface import Enforcement, WorkloadOptions
+from ztprobe.runtime.interface import Enforcement, NotProven, WorkloadOptions
 from ztprobe.runtime.local import (
     certificates,
     cgroups,
@@ -39,18 +38,18 @@ from ztprobe.runtime.local import (
     sidecar,
     transport,
 )
-from ztprobe.runtime.local.containers import PATH, Containers, forked_module
+from ztprobe.runtime.local.containers import Containers, preload_for
 from ztprobe.runtime.local.journal import Journal
 from ztprobe.runtime.local.kustomize import render
 from ztprobe.runtime.local.level import check_level
-from ztprobe.runtime.local.processes import Preload
-from ztprobe.runtime.local.workload import ContainerPlan, PodPlan, Workload, plan
+from ztprobe.runtime.local.machine import check_machine
+from ztprobe.runtime.local.names import NameService
+from ztprobe.runtime.local.presented import presented
+from ztprobe.runtime.local.workload import PodPlan, Workload, plan
 
 __all__ = ("LocalRuntime",)
 
-_READY_S = 30.0
-_POLL_S = 0.005
-_PACKAGES = {"haproxy": "haproxy", "dnsmasq": "dnsmasq-base", "nft": "nftables"}
+_READY_S, _POLL_S = 30.0, 0.005
 
 
 class LocalRuntime:
@@ -68,6 +67,7 @@ class LocalRuntime:
         congestion_control: str = "cubic",
         manifests_dir: Path = paths.MANIFESTS_DIR,
         cpu_limits: bool = False,
+        as_admitted: bool = False,
     ) -> None:
         """Read the manifests; touches nothing yet.
 
@@ -76,6 +76,7 @@ class LocalRuntime:
         :param offloads: leave segmentation offloads of the pods' interfaces on. Off, what
             crosses the node are packets of wire size, one by one.
         :param cpu_limits: apply the manifests' CPU limits (throttling distorts rounds).
+        :param as_admitted: take policies that an API server takes, and that cannot be meant.
         :raises UsageError: the manifests ask for something that is not supported.
         :raises EnforcementError: they lack what the level is to have.
         """
@@ -95,11 +96,7 @@ class LocalRuntime:
         self._plans = {pod.name: pod for pod in self._workload.pods}
         self._mtls = options.mutual_tls
         self._placed = placement.place(self._workload)
-        self._rules = policy.compile_policies(
-            self._workload.policies,
-            placement.policy_pods(self._workload, self._placed),
-            self._workload.namespaces,
-        )
+        self._rules = placement.rules(self._workload, self._placed, check_port_names=not as_admitted)
         check_level(options, self._workload, self._rules)
         self._node = network.Node(run_id, offloads)
         self._tree = cgroups.Tree(cgroups.detect(), f"ztp-{run_id}")
@@ -107,6 +104,8 @@ class LocalRuntime:
         self._journal: Journal | None = None
         self._containers: Containers | None = None
         self._source = LocalPods(run_id)
+        self._changes: list[dict[str, Any]] = []  # of the objects that policies rest on
+        self.authority: certificates.Issuer = certificates.Authority(run_id)
 
     @property
     def pods(self) -> tuple[Pod, ...]:
@@ -117,6 +116,16 @@ class LocalRuntime:
     def server(self) -> Pod:
         """The FL server's pod."""
         return self._pods[self._workload.server.name]
+
+    @property
+    def outsider(self) -> Pod:
+        """The pod that no policy means to let in."""
+        return self._pods[placement.OUTSIDER]
+
+    @property
+    def policies(self) -> tuple[Mapping[str, Any], ...]:
+        """The NetworkPolicies in force, as documents."""
+        return self._workload.policies
 
     @property
     def clients(self) -> tuple[Pod, ...]:
@@ -158,7 +167,7 @@ class LocalRuntime:
         :raises PreflightError: not root, or this machine lacks something.
         :raises UsageError: the run's name is taken.
         """
-        self._preflight()
+        check_machine(self._workload, mutual_tls=self._mtls, congestion_control=self._congestion_control)
         try:
             self._log_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -168,48 +177,20 @@ class LocalRuntime:
             journal = self._journal = Journal(self._run_id)
             journal.cgroups(self._tree.tops)
             journal.namespaces(self._node.name(pod) for pod in ("node", *self._placed))
-            self._containers = Containers(journal, self._tree, self._log_dir, self._preload())
+            preload = preload_for(self._workload, self._options)
+            self._containers = Containers(journal, self._tree, self._log_dir, preload)
             self._create_cgroups(journal)
             self._node.create()
             for name, where in self._placed.items():
                 self._pods[name] = self._node.add(where)
-                self._containers.prepare(self._pods[name], self._placed[dns.POD].address)
+                options = self._plans[name].resolver_options if name in self._plans else ()
+                self._containers.prepare(self._pods[name], self._placed[dns.POD].address, options)
             self._node.introduce([(pod, self._placed[name]) for name, pod in self._pods.items()])
             transport.choose(journal, [pod.netns for pod in self._pods.values()], self._congestion_control)
-            self._start_dns(self._containers)
+            self.names = NameService(self._pods[dns.POD], self._containers)
+            self.names.start(self.node_netns, self._workload, self._placed)
             journal.pods(self.pods, self._log_dir)
             publish_objects(journal.directory, self._workload.namespace_objects)
-
-    def _preflight(self) -> None:
-        if os.geteuid() != 0:
-            raise PreflightError("network namespaces need root: run it with sudo")
-        needed = [
-            "dnsmasq",
-            *(["haproxy"] if self._mtls else []),
-            *(["nft"] if self._workload.policies else []),
-        ]
-        for program in needed:
-            if shutil.which(program, path=PATH) is None:
-                raise PreflightError(f"{program} is missing: apt-get install {_PACKAGES[program]}")
-        for pod in self._workload.pods[:2]:  # all clients are alike
-            for container in pod.containers:
-                program = container.command[0]
-                if forked_module(container.command) is None and shutil.which(program, path=PATH) is None:
-                    raise PreflightError(f"{pod.name}/{container.name}: no such program: {shown(program)}")
-        if not Path("/etc/resolv.conf").exists():
-            raise PreflightError("/etc/resolv.conf is missing, over which pods mount their own: touch it")
-        transport.check(self._congestion_control)
-
-    def _preload(self) -> Preload | None:
-        if not any(forked_module(pod.application.command) for pod in self._workload.pods):
-            return None
-        data_dir = self._options.data_dir
-        return Preload(
-            # PyTorch in the parent would be in every client that does not compute, too.
-            module="fl.preload_light" if self._options.fl.get("client") == "synthetic" else "fl.preload",
-            dataset=self._options.dataset,
-            data_dir=None if data_dir is None else str(data_dir.absolute()),
-        )
 
     def _create_cgroups(self, journal: Journal) -> None:
         enable = self._tree.controllers_to_enable()
@@ -227,20 +208,6 @@ class LocalRuntime:
                 )
         self._tree.create(dns.POD, "dnsmasq")
 
-    def _start_dns(self, containers: Containers) -> None:
-        pod, service = self._pods[dns.POD], self._workload.service
-        behind = [self._placed[p.name].address for p in self._workload.pods if service.selects(p)]
-        edges = {name: [self._placed[edge].address] for name, edge in self._workload.edge_names.items()}
-        container = ContainerPlan(
-            name="dnsmasq",
-            command=dns.command(pod.address, {service.domain_name: behind} | edges),
-            env={},
-            sidecar=False,
-            one_log=True,
-        )
-        containers.launch([(pod, container)])
-        dns.wait_until_answering(self.node_netns, pod.address, service.domain_name)
-
     def secure(self) -> None:
         """Put the level's policies in force, then start the sidecars and wait for them.
 
@@ -256,19 +223,40 @@ class LocalRuntime:
         self._up().launch(
             [(self._pods[p.name], c) for p in self._workload.pods for c in p.containers if c.sidecar]
         )
-        waiting = [self._pods[p.name] for p in self._workload.pods]
+        # As the kubelet does: without a startup probe a sidecar is not waited for.
+        probed = [
+            p.name for p in self._workload.pods if any(c.sidecar and c.startup_probe for c in p.containers)
+        ]
+        waiting = [self._pods[name] for name in probed]
         for _ in self._until("sidecars are not ready"):
             waiting = [pod for pod in waiting if not sidecar.backends_ready(pod.netns)]
             if not waiting:
                 return
 
     def _issue_certificates(self) -> None:
-        authority = certificates.Authority(self._run_id)
         for pod in {p.service_account: p for p in self._workload.pods}.values():
             names = [self._workload.service.domain_name] if pod is self._workload.server else []
             for mount in (m for c in pod.containers for m in c.mounts if m.secret is not None):
                 directory = self._up().secrets_directory / str(mount.secret)
-                authority.issue(directory, pod.namespace, pod.service_account, names)
+                self.authority.issue(directory, pod.namespace, pod.service_account, names)
+
+    def enforce(self, policies: Sequence[Mapping[str, Any]]) -> None:
+        """Put these NetworkPolicies in force in place of the present ones, as a change in a cluster would.
+
+        :raises UsageError: one is not what Kubernetes takes.
+        :raises EnforcementError: the node refuses the rules.
+        """
+        self._workload = dataclasses.replace(self._workload, policies=tuple(policies))
+        self._rules = placement.rules(self._workload, self._placed, check_port_names=False)
+        firewall.load(self.node_netns, policy.to_nft(self._rules), replace=True)
+        change = {"time_monotonic_ns": time.monotonic_ns(), "objects": list(self._workload.policy_objects)}
+        self._changes.append(change)
+
+    def machine_setting(self, file: Path, value: str) -> AbstractContextManager[None]:
+        """A setting of the whole machine that the run's journal takes back, whatever ends the run."""
+        if self._journal is None:
+            raise RuntimeError("create() comes first")
+        return self._journal.setting(file, value)
 
     def start_server(self) -> None:
         """Start the FL server and return once it listens.
@@ -286,8 +274,16 @@ class LocalRuntime:
             if any(found.listens and found.local_port == port for found in tcp_sockets(pid)):
                 return
 
+    def expected(self) -> Enforcement:
+        """See `ztprobe.runtime.interface.Runtime`."""
+        return Enforcement(
+            network_policy_expected=self._options.network_policy,
+            mtls_expected=self._mtls,
+            details={"objects": list(self._workload.policy_objects)},
+        )
+
     def prove(self) -> Enforcement:
-        """Show that the level's controls are in force. :raises EnforcementError: one is not."""
+        """Show that the level's controls are in force. :raises NotProven: one is not."""
         server, service = self._workload.server, self._workload.service
         # Whoever talks to the server: where there are edges, no client does.
         peers = self._workload.edges or self._workload.clients
@@ -304,13 +300,13 @@ class LocalRuntime:
                 port=service.port,
                 loopback_port=self.loopback_port(server.name),
                 policy=self._options.network_policy,
-                certificates=(secrets / _secret(client), secrets / _secret(server)) if self._mtls else None,
+                certificates=(secrets / client.secret, secrets / server.secret) if self._mtls else None,
                 client_identity=certificates.spiffe_id(client.namespace, client.service_account),
                 server_identity=certificates.spiffe_id(server.namespace, server.service_account),
                 server_proxy_log=self._up().log_path(server.name, "proxy"),
             )
         )
-        found.details["objects"] = list(self._workload.policy_objects)
+        found.details.update(self.expected().details)
         if self._workload.policies:
             found.details["counters"] = firewall.counters(self.node_netns)
             found.details["policies"] = [p["metadata"]["name"] for p in self._workload.policies]
@@ -318,6 +314,8 @@ class LocalRuntime:
             found.details["tls_session_resumption"] = "off"
             found.details["certificate_lifetime_s"] = int(certificates.LIFETIME.total_seconds())
         found.details["not_applied"] = list(self._workload.not_applied)
+        if found.failed:
+            raise NotProven(found)
         return found
 
     def start_clients(self) -> None:
@@ -333,14 +331,15 @@ class LocalRuntime:
             application = pod in self._plans and self._plans[pod].application.name == container
             if status == 0 and application:
                 continue
-            how = (
-                f"was killed by {signal.Signals(-status).name}"
-                if status < 0
-                else f"exited with status {status}"
-            )
+            killed = f"was killed by {signal.Signals(-status).name}" if status < 0 else ""
+            how = killed or f"exited with status {status}"
             if self._tree.oom_kills(pod, container):
                 how += " (out of memory: its limit is in the manifests)"
             raise WorkloadError(f"{key} {how}: {self._up().last_words(pod, container)}")
+
+    def exits(self) -> dict[str, int]:
+        """See `ztprobe.runtime.interface.Runtime`."""
+        return self._up().exits()
 
     def finished(self) -> bool:
         """True once server and clients have all exited with status 0."""
@@ -368,6 +367,10 @@ class LocalRuntime:
                 f"{p.name}/{c.name}": c.memory_limit_bytes for p in self._workload.pods for c in p.containers
             },
             "cpu_limits": "applied" if self._cpu_limits else "off: throttling would distort the rounds",
+            "object_changes": list(self._changes),
+            "certificates": presented(
+                {p.name: self._up().secrets_directory / p.secret for p in self._workload.pods if self._mtls}
+            ),
             "round_deadline_s": self._workload.round_deadline_s,
             "workload_warm_up_s": self._up().warm_up_s,
             "manifests_not_applied": list(self._workload.not_applied),
@@ -394,7 +397,3 @@ class LocalRuntime:
         if self._containers is None:
             raise RuntimeError("create() comes first")
         return self._containers
-
-
-def _secret(pod: PodPlan) -> str:
-    return next(m.secret for c in pod.containers for m in c.mounts if m.secret is not None)

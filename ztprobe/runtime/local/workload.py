@@ -64,7 +64,8 @@ class ContainerPlan:
     name: str
     command: tuple[str, ...]
     env: Mapping[str, str]
-    sidecar: bool  # starts before the application and is not waited for
+    sidecar: bool  # starts before the application, and its end is not waited for
+    startup_probe: bool = True  # a sidecar: the application starts once it is ready
     mounts: tuple[Mount, ...] = ()
     memory_limit_bytes: int | None = None
     cpu_limit: float | None = None  # cores
@@ -83,11 +84,17 @@ class PodPlan:
     containers: tuple[ContainerPlan, ...]
     # (protocol, name) -> number, as NetworkPolicies may name them
     ports: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    resolver_options: tuple[str, ...] = ()  # of /etc/resolv.conf, beside the kubelet's own
 
     @property
     def application(self) -> ContainerPlan:
         """The one container that is no sidecar."""
         return next(c for c in self.containers if not c.sidecar)
+
+    @property
+    def secret(self) -> str:
+        """The (first) Secret that its containers see. :raises StopIteration: none sees one."""
+        return next(m.secret for c in self.containers for m in c.mounts if m.secret is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +139,8 @@ class Workload:
 
     @property
     def policy_objects(self) -> tuple[Document, ...]:
-        """What verdicts of the policies rest on beside the pods: namespaces, and the policies."""
-        return (*self.namespace_objects, *self.policies)
+        """What verdicts of the policies rest on: namespaces, pods (without addresses), and the policies."""
+        return (*self.namespace_objects, *(_pod_object(pod) for pod in self.pods), *self.policies)
 
     @property
     def round_deadline_s(self) -> float | None:
@@ -152,6 +159,20 @@ class Workload:
         if self.edge_service is None:
             return {}
         return {f"{pod.name}.{self.edge_service.domain_name}": pod.name for pod in self.edges}
+
+
+def _pod_object(pod: PodPlan) -> Document:
+    # Which of its containers has a port is nothing to a policy.
+    ports = [
+        {"name": name, "containerPort": number, "protocol": protocol}
+        for (protocol, name), number in sorted(pod.ports.items())
+    ]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": pod.name, "namespace": pod.namespace, "labels": dict(pod.labels)},
+        "spec": {"containers": [{"name": pod.application.name, "ports": ports}]},
+    }
 
 
 def plan(documents: Sequence[Document], options: WorkloadOptions) -> Workload:
@@ -294,6 +315,10 @@ def _pod(
         owner=owner["kind"],
         containers=tuple(containers),
         ports=ports,
+        resolver_options=tuple(
+            f"{one['name']}:{one['value']}" if one.get("value") else one["name"]
+            for one in (spec.get("dnsConfig") or {}).get("options") or ()
+        ),
     )
 
 
@@ -308,6 +333,7 @@ def _container(
         command=tuple(expand(word, env) for word in (*raw["command"], *(raw.get("args") or ()))),
         env=env,
         sidecar=sidecar,
+        startup_probe="startupProbe" in raw,
         mounts=mounts,
         memory_limit_bytes=_bytes(where, limits["memory"]) if "memory" in limits else None,
         cpu_limit=_cores(where, limits["cpu"]) if "cpu" in limits else None,

@@ -1,0 +1,171 @@
+"""Application and path: who died, where nobody listens, names, silence, and clients that are too slow."""
+
+from __future__ import annotations
+
+import signal
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from analysis.causes.attempts import Attempt
+from analysis.causes.case import Case, Exit
+from analysis.causes.closes import recognise_closes
+from analysis.causes.findings import Cause, Moment, Remedial, Trouble, cause_of
+from analysis.causes.troubles import acts
+from analysis.causes.unreachable import recognise_unreachable
+
+__all__ = ("recognise", "words_of_exit")
+
+_FEW = 4
+
+
+def recognise(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
+    """Everything of this class."""
+    yield from _deaths(case)
+    yield from _refused(case, troubles)
+    yield from _stopped(case, troubles)
+    yield from recognise_unreachable(case, troubles)
+    yield from recognise_closes(case, troubles)
+
+
+def words_of_exit(one: Exit) -> str:
+    """``was killed by SIGKILL`` or ``ended with status 3``."""
+    if one.status >= 0:
+        return f"ended with status {one.status}"
+    try:
+        return f"was killed by {signal.Signals(-one.status).name}"
+    except ValueError:
+        return f"was killed by signal {-one.status}"
+
+
+def _deaths(case: Case) -> Iterator[Cause]:
+    """Processes that ended before their time; one that says so itself has mostly been made to."""
+    for one in case.exits:
+        if one.status == 0:
+            continue
+        killed = one.status < 0
+        sidecar = case.sidecars.get(one.pod) == one.container
+        if sidecar:
+            identifier = "tls.sidecar_down"
+        elif one.pod == case.server:
+            identifier = "application.server_died"
+        elif one.pod in case.clients:
+            identifier = "application.client_died"
+        else:
+            identifier = "application.nothing_listens"
+        moments = [
+            Moment(
+                ts_ns=one.at_ns,
+                pod=one.pod,
+                event=f"{one.process} {words_of_exit(one)}",
+                shows="it runs no longer",
+            )
+        ]
+        if not killed and (said := case.log_line(one.pod, "Error", "error", ": ")) is not None:
+            shown = said if len(said) <= 160 else f"{said[:160]}..."
+            moments.append(
+                Moment(ts_ns=one.at_ns, pod=one.pod, event=f"its log: {shown}", shows="its own words")
+            )
+        yield cause_of(
+            identifier,
+            summary=f"{one.process} {words_of_exit(one)}",
+            # Who was killed did not choose to; who ended by itself had a reason, which may be another cause.
+            strength=0.96 if killed else 0.35,
+            moments=tuple(moments),
+            remedial=Remedial(
+                words=f"find out who killed {one.process}, and start it again"
+                if killed
+                else f"read what {one.process} says in its log, and start it again"
+            ),
+            pods=(one.pod,),
+            component="residual",
+            details={"process": one.process, "status": one.status},
+        )
+
+
+class _Door(NamedTuple):
+    pod: str
+    target: str
+    port: int
+    local: bool
+
+
+def _refused(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
+    """RSTs in place of an answer, from the target itself."""
+    tried: dict[_Door, list[Attempt]] = defaultdict(list)
+    for one in case.attempts:
+        if case.is_ours(one.pod, one.target, "tcp", one.port, one.syns_ns[0]):
+            tried[_Door(one.pod, one.target, one.port, one.is_local)].append(one)
+    for door, attempts in tried.items():
+        refused = [a for a in attempts if a.refused_ns is not None and (a.is_local or a.refused_by_target)]
+        acting = [a for a in refused if acts(a.refused_ns or 0, troubles)]
+        if not acting:
+            continue
+        healed = any(a.answered_ns is not None and a.syns_ns[0] > acting[-1].syns_ns[0] for a in attempts)
+        yield _nobody_there(case, door, acting, healed)
+
+
+def _nobody_there(case: Case, door: _Door, refused: Sequence[Attempt], healed: bool) -> Cause:
+    container = case.listeners.get((door.target, door.port))
+    # Whoever connects to its own pod's loopback speaks to its sidecar; a server's sidecar to its application.
+    to_sidecar = (door.local and door.pod != case.server) or (
+        container is not None and container == case.sidecars.get(door.target)
+    )
+    at = f"{'127.0.0.1' if door.local else door.target}:{door.port}"
+    moments = [
+        Moment(
+            ts_ns=one.refused_ns or one.syns_ns[0],
+            pod=door.pod,
+            event=f"SYN to {at} answered by RST",
+            shows=f"nothing listens at {at} in {door.target}",
+        )
+        for one in (refused if len(refused) <= _FEW else [*refused[: _FEW - 1], refused[-1]])
+    ]
+    if to_sidecar:
+        kind = "tls.sidecar_not_ready" if healed else "tls.sidecar_down"
+        words = f"{door.target}'s sidecar {'was not ready' if healed else 'does not listen'} at {at}"
+        remedy = f"start {door.target}'s sidecar{' before its application (startupProbe)' if healed else ''}"
+        component = "proxy"
+    else:
+        kind, component = "application.nothing_listens", "tcp_handshake"
+        words = (
+            f"nothing {'listened' if healed else 'listens'} at {at} in {door.target}; {door.pod} was refused"
+        )
+        remedy = (
+            f"let the server listen at {door.port} in {door.target}, or correct the port that {door.pod} uses"
+        )
+    return cause_of(
+        kind,
+        summary=words,
+        strength=0.85 if healed else 0.9,
+        moments=tuple(moments),
+        remedial=Remedial(words=remedy),
+        pods=(door.target,),
+        component=component,
+        details={"port": door.port, "refused": len(refused)},
+    )
+
+
+def _stopped(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
+    """Processes that a signal has stopped (SIGSTOP, a debugger, a frozen cgroup)."""
+    seen: dict[str, list[int]] = defaultdict(list)
+    for sample in case.counters:
+        for process, counted in sample["containers"].items():
+            if counted.get("stopped") and acts(sample["at_ns"], troubles):
+                seen[process].append(sample["at_ns"])
+    for process, times in seen.items():
+        pod = process.partition("/")[0]
+        yield cause_of(
+            "application.process_stopped",
+            summary=f"{process} is stopped: it is there and does nothing",
+            strength=0.95,
+            moments=tuple(
+                Moment(
+                    ts_ns=at_ns, pod=pod, event=f"{process} is in state T (stopped)", shows="it does not run"
+                )
+                for at_ns in times[:_FEW]
+            ),
+            remedial=Remedial(words=f"let {process} go on (kill -CONT), and find out who stopped it"),
+            pods=(pod,),
+            component="compute",
+        )

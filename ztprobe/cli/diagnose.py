@@ -1,0 +1,64 @@
+"""``ztprobe diagnose``: why a round failed, stalled or was slow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ztprobe.cli.output import say, say_json
+from ztprobe.cli.policy_objects import read_files
+from ztprobe.errors import UsageError
+
+__all__ = ("diagnose",)
+
+
+@click.command(epilog="Example: ztprobe diagnose runs/net2-sec3-20260131-120000")
+@click.argument("run", metavar="RUN|FILE.pcapng", type=click.Path(path_type=Path))
+@click.option(
+    "-f",
+    "files",
+    metavar="OBJECTS.yaml",
+    multiple=True,
+    help="The policies and namespaces that were in force.  [default: those that the run recorded]",
+)
+@click.option("-n", "--namespace", metavar="NAMESPACE", help="Of objects in -f that name none.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def diagnose(run: Path, files: tuple[str, ...], namespace: str | None, as_json: bool) -> None:
+    """Say why rounds of a saved run failed, stalled or were slow.
+
+    RUN is a run directory, also one of a run that failed. Causes come in order, each with the evidence as a
+    timeline, what it cost and what to change; a policy that blocks comes with the rule that is missing. A run
+    in which nothing went wrong has no cause, and that is said. Of a pcapng file that others recorded it says
+    what can be said without the kernel's own word, and what cannot.
+    """
+    from analysis.causes.capture_file import is_capture
+    from analysis.causes.diagnosis import diagnose_run
+    from analysis.causes.diagnosis_text import diagnosis_lines
+    from ztprobe.rundir.store import load_run
+
+    if namespace is not None and not files:
+        raise UsageError(f"--namespace {namespace}: is for the objects of -f, and none were given")
+    if is_capture(run):
+        if files:
+            raise UsageError(f"-f {files[0]}: a capture names no pods, so no policies can be asked")
+        _capture(run, as_json)
+        return
+    found = diagnose_run(load_run(run), read_files(files, namespace) if files else None)
+    if as_json:
+        say_json(found)
+        return
+    for line in diagnosis_lines(found):
+        say(line)
+
+
+def _capture(path: Path, as_json: bool) -> None:
+    from analysis.causes.capture import diagnose_capture
+    from analysis.causes.diagnosis_text import capture_lines
+
+    found = diagnose_capture(path)
+    if as_json:
+        say_json(found)
+        return
+    for line in capture_lines(found):
+        say(line)
