@@ -25,7 +25,7 @@ _WHOLE = 0.95  # of a message's bytes: headers and parts that differ
 # An answer that takes longer was held back until there was something to say.
 _LONG_POLL_NS = 200_000_000
 # Code is loaded with pauses, for what runs as it is imported.
-_LOADS_ON_NS = 1_000_000_000
+_LOADS_ON_NS = 3_000_000_000
 _NOTEWORTHY_NS = 20_000_000
 
 
