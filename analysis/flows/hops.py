@@ -23,7 +23,7 @@ __all__ = ("SAME_KIND_BYTES", "Exchange", "Fetch", "Talk", "hop_segments")
 _SAME_FETCH_NS = 250_000_000
 # What is small and belongs to a message follows its large parts this soon.
 _TRAILING_NS = 30_000_000
-# Nothing else is said for so long before and after a poll.
+# Nothing else is said for so long before a poll.
 _ALONE_NS = 100_000_000
 # Requests of one kind differ by a number's digits.
 SAME_KIND_BYTES = 8
@@ -101,6 +101,10 @@ class Talk:
         )
         return list(self.exchanges[first:last])
 
+    def during(self, start_ns: int, end_ns: int) -> list[Exchange]:
+        """Those of which anything lies in [start, end): an answer may come long after what it answers."""
+        return [one for one in self.within(start_ns - _LONGEST_POLL_NS, end_ns) if one.over_ns > start_ns]
+
     def large(self, speakers: frozenset[Process], start_ns: int, end_ns: int) -> list[Turn]:
         """Parts of messages that these processes began to send in [start, end)."""
         turns = [
@@ -148,35 +152,29 @@ class Talk:
         return end_ns
 
     def polls(self, speakers: frozenset[Process]) -> list[Exchange]:
-        """The small requests of one kind that these processes make again and again, each by itself."""
+        """The small requests of one kind that these processes make again and again, after a pause each."""
         if speakers not in self._polls:
             self._polls[speakers] = self._find_polls(speakers)
         return self._polls[speakers]
 
     def _find_polls(self, speakers: frozenset[Process]) -> list[Exchange]:
         asked = [one for one in self.exchanges if one.request is not None and one.request.speaker in speakers]
-        alone = Counter(
-            one.request.bytes
-            for before, one, later in zip([None, *asked], asked, [*asked[1:], None], strict=False)
-            if one.request is not None
-            and not one.is_large
-            and (before is None or one.begun_ns - before.over_ns >= _ALONE_NS)
-            and (later is None or later.begun_ns - one.over_ns >= _ALONE_NS)
-        )
-        if not alone:
-            return []
-        usual = max(
-            alone,
-            key=lambda size: (
-                sum(count for other, count in alone.items() if abs(size - other) <= SAME_KIND_BYTES),
-                size,
-            ),
-        )
         first = [
             one
             for before, one in zip([None, *asked], asked, strict=False)
             if before is None or one.begun_ns - before.over_ns >= _ALONE_NS
         ]
+        # A poll that is not in vain is the first request of a fetch.
+        begun = Counter(one.request.bytes for one in first if one.request is not None and not one.is_large)
+        if not begun:
+            return []
+        usual = max(
+            begun,
+            key=lambda size: (
+                sum(count for other, count in begun.items() if abs(size - other) <= SAME_KIND_BYTES),
+                size,
+            ),
+        )
         return [one for one in first if one.request and abs(one.request.bytes - usual) <= SAME_KIND_BYTES]
 
     def reply(self, speakers: frozenset[Process], since_ns: int, end_ns: int) -> Fetch | None:

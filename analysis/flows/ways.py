@@ -25,7 +25,7 @@ _WHOLE = 0.95  # of a message's bytes: headers and parts that differ
 # An answer that takes longer was held back until there was something to say.
 _LONG_POLL_NS = 200_000_000
 # Code is loaded with pauses, for what runs as it is imported.
-_LOADS_ON_NS = 1_000_000_000
+_LOADS_ON_NS = 3_000_000_000
 _NOTEWORTHY_NS = 20_000_000
 
 
@@ -124,7 +124,7 @@ class Ways:
         if copy is not None and self._at_server is not None:
             way.base[:0] = [
                 *hop_segments(
-                    self._at_server.within(copy.first_ns, copy.had_ns),
+                    self._at_server.during(copy.first_ns, copy.had_ns),
                     copy.first_ns,
                     copy.had_ns,
                     asked="store_and_forward",
@@ -165,7 +165,7 @@ class Ways:
         if unasked == "compute":
             way.compute = (had_ns, began_ns)
         way.base[:0] = hop_segments(
-            talk.within(began_ns, end_ns), began_ns, end_ns, asked=holder, unasked=unasked
+            talk.during(began_ns, end_ns), began_ns, end_ns, asked=holder, unasked=unasked
         )
         if self.parts.hub is None:
             way.arrival_ns = end_ns
@@ -179,7 +179,7 @@ class Ways:
         else:
             began_ns, unasked = talk.fetch_began_ns(parts[0], available_ns), "poll_wait"
         way.base[:0] = [
-            *hop_segments(talk.within(began_ns, end_ns), began_ns, end_ns, asked=holder, unasked=unasked),
+            *hop_segments(talk.during(began_ns, end_ns), began_ns, end_ns, asked=holder, unasked=unasked),
             Segment(available_ns, began_ns, unasked),
         ]
 
@@ -204,7 +204,7 @@ class Ways:
             way.base[:0] = [
                 Segment(started_ns, given[0].arrived_ns, "task_start"),
                 *hop_segments(
-                    talk.within(given[0].first_ns, end_ns),
+                    talk.during(given[0].first_ns, end_ns),
                     given[0].first_ns,
                     end_ns,
                     asked="store_and_forward",
@@ -226,7 +226,7 @@ class Ways:
         way.base[:0] = [
             Segment(read_ns, ready_ns, "task_start"),
             *hop_segments(
-                talk.within(began_ns, end_ns), began_ns, end_ns, asked="store_and_forward", unasked="compute"
+                talk.during(began_ns, end_ns), began_ns, end_ns, asked="store_and_forward", unasked="compute"
             ),
             Segment(read_ns, began_ns, "compute"),
         ]
@@ -323,7 +323,7 @@ class Ways:
         end_ns = self._at_server.over_ns(answer, answer.whole_ns)
         way.base[:0] = [
             *hop_segments(
-                self._at_server.within(began_ns, end_ns),
+                self._at_server.during(began_ns, end_ns),
                 began_ns,
                 end_ns,
                 asked="store_and_forward",

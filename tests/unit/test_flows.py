@@ -17,7 +17,7 @@ from analysis.flows.hops import Exchange, Talk, hop_segments
 from analysis.flows.processes import Process, Processes
 from analysis.flows.proxies import speak_for_applications
 from analysis.flows.roles import parts_of
-from analysis.flows.turns import Channel, Turn, channels_of
+from analysis.flows.turns import Channel, Turn, channels_of, place_arrivals, round_trips_of
 from analysis.intervals import Segment, paint
 from analysis.load import Analysed, load_analysed
 from analysis.report.communication import communication_csv, communication_lines
@@ -221,6 +221,24 @@ def test_window_updates_cut_no_message_in_two() -> None:
     (channel,) = channels_of(tables, named)
     assert [(turn.asks, turn.bytes) for turn in channel.turns] == [(True, 100), (False, 300_000)]
     assert channel.turns[1].whole_ns == 3 * MS + 1
+
+
+def test_what_arrived_where_nobody_watched_is_told_by_acknowledgements() -> None:
+    """Sent from 0 to 200 ms, first acknowledged after 40 ms, all of it 60 ms after the last had left."""
+    away = Process(0, participant="far")
+    model = dataclasses.replace(
+        said(False, 0, 200, 1_000_000),
+        listener=away,
+        first_ack_ns=40 * MS,
+        last_ack_ns=60 * MS,
+        is_seen_arriving=False,
+    )
+    update = dataclasses.replace(said(True, 700, 800, 1_000_000), speaker=away)
+    channel = Channel(KEY, 0, [model, update])
+    assert round_trips_of([channel]) == {"far": 40 * MS}
+    place_arrivals([channel], round_trips_of([channel]))
+    assert (model.arrived_ns, model.whole_ns) == (20 * MS, 240 * MS)
+    assert (update.arrived_ns, update.whole_ns) == (700 * MS, 800 * MS)
 
 
 def test_what_a_participant_starts_is_its_own() -> None:
