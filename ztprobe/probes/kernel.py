@@ -52,7 +52,7 @@ _COUNTER_SLOTS = 16  # COUNTER_SLOTS of maps.h
 _SOURCES = (
     *("kernel.h", "headers.h", "maps.h", "rings.h", "turns.h", "connections.h", "heads.c"),
     *("sender.c", "sendlog.c"),
-    *("edges.c", "sockets.c", "lifecycle.c", "sched.c", "processes.c"),
+    *("bursts.c", "edges.c", "sockets.c", "lifecycle.c", "sched.c", "processes.c"),
 )
 
 # signal -> (program, tracepoint)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ztprobe.rundir.attachment_schema import ATTACHMENT
+
 __all__ = ("LOSS_CHANNELS", "problem_in")
 
 # Every way in which an event can fail to reach the ledger.
@@ -166,55 +168,6 @@ _TOPOLOGY = {
         "behind_sidecar": {"type": "object", "additionalProperties": _TEXT},  # the sidecar's container
     },
 }
-# Of a run that was attached to: who took part, found by what, and where its rounds come from. The ends of
-# connections that were each participant's are in events/owners.parquet (`ztprobe.events.owners`).
-_ATTACHMENT = {
-    "type": "object",
-    "required": ["participants", "framework", "rounds_from", "attached_ns", "detached_ns"],
-    "properties": {
-        "participants": {
-            "type": "array",
-            "minItems": 1,
-            "items": {
-                "type": "object",
-                "required": ["name", "role", "target", "netns_inode", "pod", "processes"],
-                "properties": {
-                    "name": _TEXT,
-                    "role": {"enum": ["server", "client", "hub"]},
-                    "target": _TEXT,  # as it was typed; empty: a peer of the server's port
-                    "netns_inode": _COUNT,  # 0: on another machine, where nobody watches
-                    "pod": _TEXT,  # of run.json's pods; several participants may share one; empty: elsewhere
-                    "address": _TEXT,  # of one that is elsewhere
-                    # all that it ever had, those that have ended too
-                    "processes": {
-                        "type": "array",
-                        "items": {
-                            "type": "object",
-                            "required": ["pid", "started", "command"],
-                            "properties": {"pid": _COUNT, "started": _COUNT, "command": _TEXT},
-                        },
-                    },
-                },
-            },
-        },
-        "framework": {
-            "type": "object",
-            "required": ["name", "evidence"],
-            "properties": {"name": _TEXT, "evidence": {"type": "array", "items": _TEXT}},
-        },
-        "rounds_from": {
-            "type": "object",
-            "required": ["source", "uncertainty_ns", "detail"],
-            "properties": {
-                "source": {"enum": ["events", "log", "traffic"]},
-                "uncertainty_ns": _COUNT,
-                "detail": _TEXT,
-            },
-        },
-        "attached_ns": _COUNT,  # CLOCK_MONOTONIC: from then on everything was seen
-        "detached_ns": _COUNT,
-    },
-}
 # When a delay line let packets go late, by its own account.
 _LATE = {
     "type": "object",
@@ -337,7 +290,7 @@ _SCHEMA: dict[str, Any] = {
             },
         },
         "topology": _TOPOLOGY,
-        "attachment": _ATTACHMENT,
+        "attachment": ATTACHMENT,
         "loss": {"type": "object", "additionalProperties": _COUNT},
         "loss_log": {
             "type": "array",
