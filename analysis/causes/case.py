@@ -165,7 +165,7 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
     meta = run.meta
     if "attachment" in meta:
         raise RunDirError(
-            f"{run.path}: was attached to; causes are told of runs that ztprobe brought up, see `ztprobe report`"
+            f"{run.path}: was attached to; causes are told of runs that ztprobe brought up (`ztprobe report`)"
         )
     topology = meta["topology"]
     addresses = {pod["name"]: pod["address"] for pod in meta["pods"]}
