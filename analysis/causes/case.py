@@ -94,6 +94,11 @@ class Case:
         samples: Sequence[Mapping[str, Any]] = self.run.meta.get("pod_counters", ())
         return samples
 
+    @property
+    def changed(self) -> bool:
+        """Whether the policies in force changed during the run."""
+        return bool(self.run.meta.get("facts", {}).get("object_changes"))
+
     def pod_of(self, address: str) -> str:
         """A pod's name, or the address."""
         return self.names.get(address, address)

@@ -23,6 +23,7 @@ from ztprobe.policy.remedies import missing_rules
 __all__ = ("recognise",)
 
 _DNS = 53
+_IDLE_S = 1.5
 _AT_ONCE_NS = 700_000_000  # before TCP sends its SYN again
 _SHOWN = 6  # drops of one flow in a timeline
 
@@ -39,10 +40,11 @@ def recognise(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
     blocked = _blocked(case, troubles)
     dns = {flow: drops for flow, drops in blocked.items() if flow.port == _DNS}
     yield from _dns(case, dns)
-    for flow, drops in blocked.items():
-        if flow.port != _DNS:
-            yield from _flow(case, flow, drops)
-    yield from _cut(case, troubles)
+    found = [one for flow, drops in blocked.items() if flow.port != _DNS for one in _flow(case, flow, drops)]
+    yield from found
+    # What a filter rejects, it has also ended: that is one thing, and told already.
+    if not any(one.of.id == "policy.rejected" for one in found):
+        yield from _cut(case, troubles)
 
 
 def _blocked(case: Case, troubles: Sequence[Trouble]) -> dict[_Flow, list[DroppedPacket]]:
@@ -230,6 +232,9 @@ def _cut(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
         if len(drops) < 3 or not acting:
             continue
         client = other if one == case.server else one
+        if (idle_s := _idle_s(case, one, other, drops[0].ts_ns)) >= _IDLE_S and not case.changed:
+            yield _forgotten(client, one, other, drops, idle_s)
+            continue
         yield cause_of(
             "policy.cut_established",
             summary=f"a packet filter drops what {one} and {other} send on a connection that was open before",
@@ -242,6 +247,32 @@ def _cut(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
             pods=(client,),
             component="policy_drop",
         )
+
+
+def _idle_s(case: Case, one: str, other: str, before_ns: int) -> float:
+    """How long nothing had passed between two pods."""
+    keys = {a.key for a in case.attempts if {a.pod, a.target} == {one, other}}
+    passed = [
+        at_ns for key in keys if (at_ns := case.last_payload_ns(key, before_ns - _AT_ONCE_NS)) is not None
+    ]
+    return (before_ns - max(passed)) / 1e9 if passed else 0.0
+
+
+def _forgotten(client: str, one: str, other: str, drops: Sequence[DroppedPacket], idle_s: float) -> Cause:
+    return cause_of(
+        "application.idle_connection_dropped",
+        summary=f"after {idle_s:.1f} s without data, a packet filter no longer knows the connection of {one} "
+        f"and {other} and drops what they send on it",
+        strength=0.9,
+        moments=tuple(_moments(drops)),
+        remedial=Remedial(
+            words="raise nf_conntrack_tcp_timeout_established on the node above the longest training, or let "
+            "gRPC's keepalive ping"
+        ),
+        pods=(client,),
+        component="policy_drop",
+        details={"idle_s": round(idle_s, 3)},
+    )
 
 
 def _missing(case: Case, explained: Explanation, ts_ns: int) -> list[dict[str, object]]:

@@ -25,6 +25,15 @@ def recognise_unreachable(case: Case, troubles: Sequence[Trouble]) -> Iterator[C
     yield from _one_sided(case, troubles)
 
 
+def _surely_unknown(answers: list[Answer]) -> list[Answer]:
+    """Without those that only a search list made up: the name itself has to be among them."""
+    names = {answer.name for answer in answers}
+    shortest = min(names, key=len, default="")
+    if len(answers) < 2 or not all(name.startswith(shortest) for name in names):
+        return []
+    return answers
+
+
 def _names(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
     """Names that do not exist, or lead to where nobody is."""
     answers = [a for a in answers_of(case.events.dns) if a.answered_ns >= case.since_ns]
@@ -35,6 +44,7 @@ def _names(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
         unknown = [a for a in found if a.rcode == 3]
         if _is_still_asking(case, pod, unknown):
             continue
+        unknown = _surely_unknown(unknown)
         if unknown and not any(a.addresses for a in found) and acts(unknown[-1].answered_ns, troubles):
             name = min((a.name for a in unknown), key=len)  # without what a search list adds
             yield cause_of(

@@ -52,8 +52,6 @@ def test_what_was_killed_is_found_in_what_was_saved(
     last = outcome.stderr.splitlines()[-1]
     assert "ztprobe diagnose" in last
     assert str(out) in last
-    assert_nothing_left(before, trace)
-
     run("report", out).assert_refused(4, "the run failed", f"`ztprobe diagnose {out}`")
     diagnosed = run("diagnose", out, "--json")
     assert (diagnosed.status, diagnosed.stderr) == (0, "")
@@ -65,3 +63,4 @@ def test_what_was_killed_is_found_in_what_was_saved(
         assert found["causes"][0]["summary"] == "fl-server/server was killed by SIGKILL"
         assert found["causes"][0]["summary"] in last
         assert found["causes"][0]["timeline"][0]["event"] == "fl-server/server was killed by SIGKILL"
+    assert_nothing_left(before, trace)

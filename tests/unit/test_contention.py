@@ -258,6 +258,7 @@ def test_drift_within_a_run_is_told_and_withholds_what_it_could_be() -> None:
         "duration": "drift",
         "compute": "drift",
         "compute/cpu_wait": "drift",
+        "compute/imports": "drift",
     }
     assert "This run's rounds got longer" in judged["said"][0]
     assert "withheld: drift" in text_of(report)
