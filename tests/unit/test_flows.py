@@ -150,6 +150,14 @@ def test_each_instant_of_a_hop_has_one_owner() -> None:
     ]
 
 
+def test_a_model_may_answer_the_update_of_the_round_before() -> None:
+    """A server that speaks first: its next model stands behind the last update on the connection."""
+    stream = talk(Exchange(said(True, 0, 100, 500_000), said(False, 900, 1_100, 500_000)))
+    found = stream.during(900 * MS, 1_100 * MS)
+    base = hop_segments(found, 900 * MS, 1_100 * MS, asked="server", unasked="server")
+    assert milliseconds(paint(900 * MS, 1_100 * MS, base, [])) == [("transmission", 200)]
+
+
 def test_what_is_told_once_is_no_poll() -> None:
     result = Exchange(said(True, 2_500, 2_500, 900), said(False, 2_510, 2_510))
     found = talk(*(poll(at) for at in range(0, 6_000, 1_000)), result)
