@@ -16,6 +16,7 @@ from analysis.ledger.handshakes import DnsQuery, dns_queries
 from analysis.ledger.roles import roles_of
 from analysis.results.dropped import DroppedPacket, ExplainerOverTime, dropped_packets
 from analysis.run_checks import checked
+from ztprobe.errors import RunDirError
 from ztprobe.policy.model import Objects
 from ztprobe.rundir.clock import Clock
 from ztprobe.rundir.store import Run
@@ -162,6 +163,10 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
     """
     run, _ = checked(run)
     meta = run.meta
+    if "attachment" in meta:
+        raise RunDirError(
+            f"{run.path}: was attached to; causes are told of runs that ztprobe brought up (`ztprobe report`)"
+        )
     topology = meta["topology"]
     addresses = {pod["name"]: pod["address"] for pod in meta["pods"]}
     names = {address: name for name, address in addresses.items()}
