@@ -39,7 +39,8 @@ def owners_table(
             row["older"] = 0  # the same ends, of a later connection
         rows.append(row)
     rows += _by_events(tables, whose, known={_key(row) for row in rows})
-    frame = pd.DataFrame(rows, columns=[column.name for column in OWNERS.columns])
+    # One look may have seen the same end twice: a row is a fact, and a fact stands there once.
+    frame = pd.DataFrame(rows, columns=[column.name for column in OWNERS.columns]).drop_duplicates()
     integers = OWNERS.of_kind("integer")
     frame = frame.astype(dict.fromkeys(integers, "int64") | dict.fromkeys(OWNERS.of_kind("text"), object))
     frame = frame.sort_values(
