@@ -24,6 +24,8 @@ _MORE_THAN_POLLS = 3.0
 _RUN_NS = 1_000_000_000
 # What prepares comes before this share of the times at which models are put there.
 _MOSTLY = 0.8
+# ... and what concludes, between which and what prepares a heartbeat may come.
+_HALF = 0.5
 
 
 class ServerSide:
@@ -85,7 +87,7 @@ class ServerSide:
             if first < len(self._preparing) and self._preparing[first] < start_ns:
                 last = bisect_left(self._asked, self._preparing[first], key=lambda one: one.first_ns) - 1
                 found[self._asked[last].bytes] += 1
-        return {size for size, count in found.items() if count >= max(2, _MOSTLY * (len(self._starts) - 1))}
+        return {size for size, count in found.items() if count >= max(2, _HALF * (len(self._starts) - 1))}
 
     def _prepares(self, asked: Sequence[Transfer]) -> list[int]:
         """When the server asked what it asks only before it puts models there."""
