@@ -94,7 +94,8 @@ def advice(report: Mapping[str, Any]) -> str | None:
     kinds = {kind for one in (judged["run"], judged["baseline"]) if one is not None for kind in one["busy"]}
     if "foreign_share" in kinds:
         what = "other processes used its CPUs"
-        do = "end them or move them, and trace again with --wait-for-quiet"
+        waiting = "" if report.get("attachment") else " with --wait-for-quiet"
+        do = f"end them or move them, and trace again{waiting}"
     elif "steal_share" in kinds:
         what = "the hypervisor gave its CPUs to others"
         do = "trace again on a machine whose CPUs are its own"
