@@ -57,7 +57,9 @@ def test_what_was_killed_is_found_in_what_was_saved(
     assert (diagnosed.status, diagnosed.stderr) == (0, "")
     found = json.loads(diagnosed.stdout)
     assert [one["id"] for one in found["causes"]][:1] == causes
-    assert found["failed"]["reason"] in last
+    said, _, log = found["failed"]["reason"].partition(" (see ")
+    assert said in last
+    assert (out / log.rstrip(")")).is_file()
     assert [one["kind"] for one in found["troubles"]] == ["unfinished"]
     if causes:
         assert found["causes"][0]["summary"] == "fl-server/server was killed by SIGKILL"

@@ -150,7 +150,8 @@ class Job:
             owners = owners_of(runtime.pods, self.processes)
         self.meta["stalls"] = [stall.as_dict() for stall in self._stalls.found] if self._stalls else []
         if failure is not None:
-            self.meta["failed"] = {"reason": str(failure), "at_ns": self._failed_ns or time.monotonic_ns()}
+            reason = str(failure).replace(f"{self.target.path}/", "")  # files as the directory has them
+            self.meta["failed"] = {"reason": reason, "at_ns": self._failed_ns or time.monotonic_ns()}
         machine = load.table()
         self.target.write_events("machine", machine)
         rows = save_events(self.target, account, owners)

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from analysis.causes.diagnosis import top_cause
 from analysis.report.wording import human_time
 from ztprobe.errors import EnforcementError, RunDirError, WorkloadError, ZtprobeError
 from ztprobe.experiment.request import TraceRequest
@@ -142,13 +143,18 @@ def _run_one(
             with appearing_whole(target) as partial:
                 try:
                     _measure(study, planned, partial, target, progress, offloads=offloads)
-                except tuple(_CLASSES):
+                except tuple(_CLASSES) as error:
                     _keep_failed(partial, kept)
-                    raise
+                    raise type(error)(str(error).replace(str(partial), str(kept))) from error
         except tuple(_CLASSES) as error:
             found = next(name for kind, name in _CLASSES.items() if isinstance(error, kind))
             progress.note(f"{name}: {found}: {error}")
-            failure = {"class": found, "message": str(error), "took_s": time.monotonic() - began_s}
+            failure = {
+                "class": found,
+                "cause": top_cause(kept),
+                "message": str(error),
+                "took_s": time.monotonic() - began_s,
+            }
             write_atomically(kept / "failure.json", dump_json(failure))
         else:
             return True
