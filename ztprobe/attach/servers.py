@@ -11,6 +11,7 @@ from typing import Any
 from ztprobe.attach.recognise import Evidence
 from ztprobe.kernelnet.sockets import TcpSocket, socket_owners, tcp_sockets
 from ztprobe.kernelnet.tcp_ends import TcpEnd, tcp_ends
+from ztprobe.pods.command_line import without_secrets
 from ztprobe.pods.process_table import OneProcess, ProcessTable
 
 __all__ = ("Server", "servers_here")
@@ -97,7 +98,7 @@ def _server(
     carried = [totals[key] for key in keys if key in totals]
     return Server(
         pid=process.pid,
-        command=process.command,
+        command=without_secrets(process.command),
         framework=framework.name,
         version=framework.version,
         evidence=framework.evidence,

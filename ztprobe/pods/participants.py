@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ztprobe.errors import UsageError
+from ztprobe.pods.command_line import without_secrets
 from ztprobe.pods.local import LocalPods, local_pods
 from ztprobe.pods.process_table import OneProcess, ProcessTable
 from ztprobe.pods.targets import ROLES, Role, Target, in_cgroup
@@ -60,7 +61,11 @@ class Participant:
             "netns_inode": self.netns_inode,
             "pod": pod,
             "processes": [
-                {"pid": one.pid, "started": one.started_ticks, "command": command[:_MOST_COMMAND]}
+                {
+                    "pid": one.pid,
+                    "started": one.started_ticks,
+                    "command": without_secrets(command)[:_MOST_COMMAND],
+                }
                 for one, command in sorted(self.commands.items(), key=lambda item: item[0].started_ticks)
             ],
         } | elsewhere
