@@ -1,6 +1,7 @@
 # make setup         install what is needed: Debian packages and a virtual environment in .venv
 # make trace         the main job; make trace EXPERIMENT=net2a-sec1 ARGS='--rounds 20'
-# make test          lint and every test, unit before kernel (root) before whole jobs
+# make test          lint and tests, unit before kernel (root) before whole jobs; 20 minutes
+# make test-long     the suites that make test leaves out: accuracy of training, options, stalls, deaths, faults; 8 minutes
 # make bench         what watching costs; BENCH_QUICK=1 for a first look, BENCH_ARGS='--only net0-sec3' for a part
 # make smoke         every level without a profile and under net2, three rounds each, and their page; 4 minutes
 # make lint          ruff, mypy and the import contract
@@ -28,7 +29,7 @@ STAMP := $(VENV)/.setup-stamp
 TESTS_STAMP := $(VENV)/.setup-tests-stamp
 BENCH_STAMP := $(VENV)/.setup-bench-stamp
 
-.PHONY: setup setup-tests setup-bench setup-frameworks trace smoke test test-frameworks test-fresh \
+.PHONY: setup setup-tests setup-bench setup-frameworks trace smoke test test-long test-frameworks test-fresh \
     test-vm test-cluster api-server images quiet-pairs validate-faults lint bench
 .DEFAULT_GOAL := setup
 
@@ -72,7 +73,10 @@ bench: $(BENCH_STAMP)
 	@$(RUN) bench $(BENCH_ARGS)
 
 test: lint $(TESTS_STAMP)
-	$(RUN) pytest
+	PYTEST_ADDOPTS="$${PYTEST_ADDOPTS:--m 'not long'}" $(RUN) pytest
+
+test-long: $(TESTS_STAMP)
+	$(RUN) pytest -m long
 
 test-frameworks: setup-frameworks
 	$(RUN) pytest tests/frameworks

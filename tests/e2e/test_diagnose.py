@@ -14,6 +14,8 @@ import pytest
 from tests.e2e.command import Trace, run
 from tests.e2e.machine import assert_nothing_left, look
 
+pytestmark = pytest.mark.long
+
 
 def process_of(trace: Trace, which: Callable[[psutil.Process], bool]) -> int:
     for pid, started in trace.descendants:

@@ -9,6 +9,8 @@ import pytest
 from fl.options import FlOptions
 from tests.fl_simulation import Outcome, simulate
 
+pytestmark = pytest.mark.long
+
 ROUNDS = 10
 
 

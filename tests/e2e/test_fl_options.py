@@ -18,6 +18,8 @@ from fl.stream import ClientStream
 from fl.wire import Kind
 from tests.e2e.fl_processes import Process, Start, start_client, start_server
 
+pytestmark = pytest.mark.long
+
 SIZE = size_of("cnn")
 
 

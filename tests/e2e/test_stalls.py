@@ -19,6 +19,8 @@ from ztprobe.kernelnet.netns import entered
 from ztprobe.pods.local import LocalPods
 from ztprobe.pods.model import Pod
 
+pytestmark = pytest.mark.long
+
 _FILTER = (
     "table ip stall {\n chain c {\n type filter hook input priority 0; tcp dport 1024-65535 drop\n }\n}\n"
 )

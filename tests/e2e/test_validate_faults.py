@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.command import run
 from tests.e2e.machine import look
 from ztprobe.rundir.store import load_run
+
+pytestmark = pytest.mark.long
 
 # Fast ones, of three failure classes: an object, a process, a message.
 CHOSEN = ("policy-default-deny-1", "application-server-died-1", "application-message-too-large-1")
