@@ -22,7 +22,7 @@ from analysis.flows.turns import channels_of, place_arrivals, round_trips_of
 from analysis.flows.ways import Phase, Way, Ways
 from analysis.intervals import Interval, Segment, overlap_ns, paint
 from analysis.ledger.coverage import losses_of
-from analysis.ledger.ledger import Window, sums, windows_of
+from analysis.ledger.ledger import Window, reported_training, sums, windows_of
 from analysis.ledger.model import ClientRound, Ledger, RoundLedger, Transfer
 from analysis.run_checks import checked
 from ztprobe.errors import RunDirError
@@ -68,19 +68,7 @@ class _Builder:
             raise RunDirError(f"{run.path}: rounds.jsonl has no round with both round_start and round_end")
         losses = losses_of(run.meta, self.events, [(one.start_ns, one.end_ns) for one in self.windows])
         self.losses = dict(zip((one.number for one in self.windows), losses, strict=True))
-        self.reported = self._reported()
-
-    def _reported(self) -> dict[tuple[str, int], int]:
-        """(client, round) -> training time as the client logged it."""
-        starts: dict[tuple[str, int], int] = {}
-        found: dict[tuple[str, int], int] = {}
-        for event in self.run.clients:
-            key = (event.get("client_id", ""), event.get("round", -1))
-            if event["event"] == "train_start":
-                starts[key] = event["time_monotonic_ns"]
-            elif event["event"] == "train_end" and key in starts:
-                found[key] = event["time_monotonic_ns"] - starts[key]
-        return found
+        self.reported = reported_training(run.clients)
 
     def round(self, window: Window) -> RoundLedger:
         phases = self.ways.phases(window.start_ns, window.end_ns)

@@ -29,7 +29,7 @@ from ztprobe.errors import RunDirError
 from ztprobe.events.kinds import Direction
 from ztprobe.rundir.store import Run
 
-__all__ = ("Window", "build_ledger", "client_pieces", "sums", "windows_of")
+__all__ = ("Window", "build_ledger", "client_pieces", "reported_training", "sums", "windows_of")
 
 # Two updates closer than this cannot be told apart: the reads' own scheduling noise.
 _TIE_NS = 1_000_000
@@ -64,6 +64,19 @@ def windows_of(events: Iterable[dict[str, Any]]) -> list[Window]:
     return windows
 
 
+def reported_training(events: Iterable[dict[str, Any]]) -> dict[tuple[str, int], int]:
+    """(client, round) -> training time in nanoseconds, as the client logged it."""
+    starts: dict[tuple[str, int], int] = {}
+    found: dict[tuple[str, int], int] = {}
+    for event in events:
+        key = (event.get("client_id", ""), event.get("round", -1))
+        if event["event"] == "train_start":
+            starts[key] = event["time_monotonic_ns"]
+        elif event["event"] == "train_end" and key in starts:
+            found[key] = event["time_monotonic_ns"] - starts[key]
+    return found
+
+
 class _Builder:
     def __init__(self, run: Run) -> None:
         run, self.notes = checked(run)
@@ -91,24 +104,12 @@ class _Builder:
         messages = [m for found in (*self.down.values(), *self.up.values()) for m in found]
         self.delays = delays_of(self.topology.server, messages)
         self.policy = policy_waits(self.topology)
-        self.reported = self._reported_training()
+        self.reported = reported_training(run.clients)
         # round -> client -> when the server logged that it had the update, where it does
         self.received: dict[int, dict[str, int]] = defaultdict(dict)
         for event in run.rounds:
             if event["event"] == "update_received" and event.get("client_id") in self.topology.clients:
                 self.received[event.get("round", -1)][event["client_id"]] = event["time_monotonic_ns"]
-
-    def _reported_training(self) -> dict[tuple[str, int], int]:
-        """(client, round) -> training time as the client logged it."""
-        starts: dict[tuple[str, int], int] = {}
-        found: dict[tuple[str, int], int] = {}
-        for event in self.run.clients:
-            key = (event.get("client_id", ""), event.get("round", -1))
-            if event["event"] == "train_start":
-                starts[key] = event["time_monotonic_ns"]
-            elif event["event"] == "train_end" and key in starts:
-                found[key] = event["time_monotonic_ns"] - starts[key]
-        return found
 
     def chain(self, client: str, window: Window) -> Chain:
         down = next(

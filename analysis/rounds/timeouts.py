@@ -7,27 +7,15 @@ from typing import Any
 
 from analysis.rounds.inferred import exchanges_of
 from analysis.rounds.messages import LEAST_BYTES, messages_of
-from analysis.rounds.seen import Seen, seen_of
+from analysis.rounds.seen import Seen
 from ztprobe.frameworks.timeouts import BOUNDS, timeouts_of
-from ztprobe.rundir.store import Run
 
-__all__ = ("LEAST_MARGIN", "longest_of", "timeout_rows", "timeouts_of_run", "warnings_of")
+__all__ = ("LEAST_MARGIN", "longest_of", "timeout_rows", "warnings_of")
 
 # Below, a network twice as slow as the measured one breaks the deployment.
 LEAST_MARGIN = 2.0
 
 Row = dict[str, Any]
-
-
-def timeouts_of_run(run: Run) -> list[Row]:
-    """The limits of the framework of a deployment that ran already; empty: of none that is known.
-
-    :raises RunDirError: its tables are damaged.
-    """
-    framework = run.meta.get("attachment", {}).get("framework", {})
-    if not timeouts_of(framework.get("name", ""), framework.get("version")):
-        return []
-    return timeout_rows(framework["name"], framework.get("version"), longest_of(seen_of(run)))
 
 
 def longest_of(seen: Seen) -> dict[str, int]:

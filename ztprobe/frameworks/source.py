@@ -8,11 +8,10 @@ where the source tells them ``send_start``, ``update_received`` with ``client_id
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-__all__ = ("Event", "Framework", "RoundSource", "RoundsFrom", "unix_of")
+__all__ = ("Event", "Framework", "RoundSource", "RoundsFrom")
 
 Event = dict[str, Any]
 
@@ -73,8 +72,3 @@ class RoundSource(Protocol):
     def rounds_from(self) -> RoundsFrom:
         """How exact the boundaries so far are; may change while lines come (a clock was found in them)."""
         ...
-
-
-def unix_of(monotonic_ns: int) -> int:
-    """CLOCK_REALTIME at a moment of CLOCK_MONOTONIC, by the offset of now."""
-    return monotonic_ns + time.time_ns() - time.monotonic_ns()
