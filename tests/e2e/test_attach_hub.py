@@ -20,8 +20,8 @@ from ztprobe.kernelnet.netns import entered
 
 # Beside 5 %: what a busy machine does to the distance between a system call and the line that logs it.
 ABSOLUTE_S, RELATIVE = 0.05, 0.05
-# However polls fall: in each round at least two of the server's and three of each node's follow one another, so
-# that everybody's pause between two is seen.
+# However polls fall: in each round at least two of the server's and three of each node's follow one another,
+# so that everybody's pause between two is seen.
 TIMES: dict[str, Any] = {"train_s": 1.2, "node_poll_s": 0.4, "pause_s": 1.2}
 
 
