@@ -79,6 +79,7 @@ class Case:
     proven: bool  # whether controls were tried before the clients were started
     proof_ns: tuple[int, int] | None  # when the controls were proven, or should have been
     failed: str | None  # why the run failed, in its own words
+    goes_on: bool  # the run has not ended: what is seen is what there is so far
     exits: tuple[Exit, ...]
     attempts: tuple[Attempt, ...]
     questions: tuple[DnsQuery, ...]
@@ -196,6 +197,7 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
         proven=any(meta["enforcement"].get(kind) for kind in ("network_policy", "mtls")),
         proof_ns=_window(meta.get("proof")),
         failed=meta["failed"]["reason"] if "failed" in meta else None,
+        goes_on="so_far" in meta,
         exits=tuple(Exit(**one) for one in meta.get("exits", ())),
         attempts=tuple(attempts_of(events, addresses, names)),
         questions=tuple(dns_queries(events.dns)),
