@@ -13,9 +13,7 @@ from ztprobe.errors import UsageError
 __all__ = ("diagnose",)
 
 
-@click.command(
-    epilog="Examples: ztprobe diagnose runs/net2-sec3-20260131-120000; sudo ztprobe diagnose --live --for 60"
-)
+@click.command(epilog="Example: ztprobe diagnose runs/net2-sec3-20260131-120000")
 @click.argument("run", metavar="[RUN|FILE.pcapng]", type=click.Path(path_type=Path), required=False)
 @click.option("--live", is_flag=True, help="Of the run that goes on now, until it ends or Ctrl-C.")
 @click.option(
@@ -49,8 +47,10 @@ def diagnose(
     RUN is a run directory, also one of a run that failed. Causes come in order, each with the evidence as a
     timeline, what it cost and what to change; a policy that blocks comes with the rule that is missing. A run
     in which nothing went wrong has no cause, and that is said. Of a pcapng file that others recorded it says
-    what can be said without the kernel's own word, and what cannot. With --live, as root, the same is said of
-    a run that goes on, from what was seen so far, each time that it changes; nothing is written.
+    what can be said without the kernel's own word, and what cannot.
+
+    `sudo ztprobe diagnose --live --for 60` says the same of a run that goes on, from what was seen so far, at
+    once and each time that it changes; nothing is written.
     """
     from analysis.causes.capture_file import is_capture
     from analysis.causes.diagnosis import diagnose_run
