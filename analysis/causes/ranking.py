@@ -108,6 +108,11 @@ EFFECTS: Mapping[str, tuple[str, ...]] = {
         *("policy.cut_established", "policy.filter_without_policy", "application.half_open"),
         *("application.deadline_too_short", "application.slow_client", "emulation.queue_overflow"),
     ),
+    "emulation.loss_profile": (
+        *(*_DIED, "application.half_open", "application.peer_unreachable", "application.slow_client"),
+        *("application.deadline_too_short", "application.connection_reset", "tls.handshake_failed"),
+        *("tls.detection_stall", "emulation.mtu_black_hole"),
+    ),
     "policy.cut_established": (*_POLICY, *_GONE, *_SLOWED),
     "application.half_open": (
         *(*_DIED, "application.deadline_too_short", "application.slow_client"),

@@ -9,14 +9,26 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis.causes import application, resources
+from analysis.causes import application, emulation, resources
 from analysis.causes.attempts import Attempt
 from analysis.causes.case import Case, Exit, StateChange, case_of
 from analysis.causes.closes import recognise_closes, recognise_resets
 from analysis.causes.contended import recognise_contention
 from analysis.causes.findings import Cause, Trouble
 from analysis.causes.windows import recognise_windows
-from analysis.evidence.values import ACK, FIN, RST, SYN, Burst, Endpoint, Key, LoKey, Packet, wire_between
+from analysis.evidence.values import (
+    ACK,
+    FIN,
+    RST,
+    SYN,
+    Burst,
+    Endpoint,
+    Key,
+    LoKey,
+    Packet,
+    Retransmission,
+    wire_between,
+)
 from tests.unit.recorded_run import recorded
 from ztprobe.agent.machine_load import COLUMNS
 from ztprobe.events.kinds import Direction, Hook
@@ -232,6 +244,28 @@ def test_full_buffers_behind_a_sidecar_are_back_pressure() -> None:
     assert ids(resources.recognise(behind, [trouble()])) == []
     alone = dataclasses.replace(behind, sidecars={})
     assert ids(resources.recognise(alone, [trouble()])) == ["resources.receive_buffer_full"] * 2
+
+
+# links that lose packets
+
+
+def losing(measured_pct: float, times: int) -> Case:
+    case = bare()
+    again = [Retransmission(at(n), at(n - 1), 0, n, 1448, "established", 0) for n in range(2, 2 + times)]
+    case.events.retransmissions[CLIENT, wire()] = again
+    emulation_ = {**case.run.meta["emulation"], "measured": {"loss_pct": measured_pct}}
+    meta = {**case.run.meta, "emulation": emulation_}
+    return dataclasses.replace(case, run=dataclasses.replace(case.run, meta=meta))
+
+
+def test_a_link_that_was_measured_to_lose_much_is_why_clients_do_not_get_through() -> None:
+    never = trouble(kind="set-up", rounds=(0,), words="no round began within 9 s")
+    found = [one for one in emulation.recognise(losing(24.8, 6), [never]) if "loss" in one.of.id]
+    assert ids(found) == ["emulation.loss_profile"]
+    assert "24.8 %" in found[0].summary
+    assert ids(emulation.recognise(losing(24.8, 2), [never])) == []
+    # What a profile for poor mobile networks loses is none by itself.
+    assert ids(emulation.recognise(losing(1.2, 6), [never])) == []
 
 
 # a CPU that others use
