@@ -8,7 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import pandas as pd
+
 from analysis.causes.attempts import Attempt, attempts_of
+from analysis.contention import machine_table
 from analysis.evidence.identity import Connections
 from analysis.evidence.reader import read_events
 from analysis.evidence.values import KernelEvents, Key
@@ -87,6 +90,7 @@ class Case:
     policies: ExplainerOverTime
     state_changes: Mapping[Key, Sequence[StateChange]]  # by connection
     refused_ports: Mapping[tuple[str, int], Sequence[int]]  # (pod, own port) -> when an open attempt ended
+    machine: pd.DataFrame | None  # what else the machine did (`ztprobe.agent.machine_load`); None: not known
     logs: Mapping[str, str]  # file -> its end: never evidence alone
 
     @property
@@ -167,6 +171,7 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
     :param objects: the policies in force (default: those that the run recorded).
     :raises ztprobe.errors.RunDirError: it is damaged, or not one run.
     """
+    machine = machine_table(run)
     run, _ = checked(run)
     meta = run.meta
     if "attachment" in meta:
@@ -205,6 +210,7 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
         policies=ExplainerOverTime(run, objects),
         state_changes=changes,
         refused_ports=ended,
+        machine=machine,
         logs=_logs(run),
     )
 

@@ -7,12 +7,13 @@ much as processes that take no part have run.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from analysis.causes.case import Case
 from analysis.causes.findings import Cause, Moment, Remedial, Trouble, cause_of
-from analysis.contention import machine_table, ran_outside_ns
+from analysis.contention import ran_outside_ns
 from analysis.intervals import Interval, clip, total_ns
 
 __all__ = ("recognise_contention",)
@@ -25,45 +26,41 @@ _OTHERS_SHARE = 0.5  # of the waiting: so much have others run
 class _Waiting(NamedTuple):
     process: str  # pod/container
     waited_ns: int  # of the thread that waited longest, in the trouble
-    more_ns: int  # than it waits otherwise in so much time
+    more_ns: int  # than it waits in other rounds
     stretches: list[Interval]
 
 
 def recognise_contention(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
     """Of each trouble, the process that waited longest."""
-    table = machine_table(case.run)
-    if table is None:
+    if case.machine is None:
         return
+    calm = _calm(case, troubles)
     for trouble in troubles:
         took_ns = trouble.to_ns - trouble.from_ns
         concerned = {*trouble.pods, case.server} if trouble.pods else {*case.clients, case.server}
         waiting = [
-            _waiting(process, threads, trouble, troubles, case)
+            _waiting(process, threads, trouble, calm)
             for process, threads in sorted(case.events.cpu_waits.items())
             if process.partition("/")[0] in concerned
         ]
         longest = max((one for one in waiting if one is not None), key=lambda one: one.more_ns, default=None)
         if longest is None or longest.more_ns < max(_LEAST_NS, _SHARE * took_ns):
             continue
-        others_ns = ran_outside_ns(table, trouble.from_ns, trouble.to_ns)
+        others_ns = ran_outside_ns(case.machine, trouble.from_ns, trouble.to_ns)
         if others_ns is not None and others_ns >= _OTHERS_SHARE * longest.more_ns:
             yield _cause(trouble, longest, others_ns)
 
 
 def _waiting(
-    process: str, threads: Sequence[list[Interval]], trouble: Trouble, troubles: Sequence[Trouble], case: Case
+    process: str, threads: Sequence[list[Interval]], trouble: Trouble, calm: Sequence[Interval]
 ) -> _Waiting | None:
-    if not threads:
-        return None
     found = []
-    calm = _calm(case, troubles)
     for waits in threads:
         inside = clip(waits, trouble.from_ns, trouble.to_ns)
-        usual = sum(total_ns(clip(waits, *span)) for span in calm) / max(1, total_ns(calm))
         waited_ns = total_ns(inside)
-        more_ns = round(waited_ns - usual * (trouble.to_ns - trouble.from_ns))
-        found.append(_Waiting(process, waited_ns, more_ns, inside))
-    return max(found, key=lambda one: one.more_ns)
+        usual_ns = statistics.median([total_ns(clip(waits, *span)) for span in calm] or [0])
+        found.append(_Waiting(process, waited_ns, round(waited_ns - usual_ns), inside))
+    return max(found, key=lambda one: one.more_ns, default=None)
 
 
 def _calm(case: Case, troubles: Sequence[Trouble]) -> list[Interval]:
@@ -71,9 +68,7 @@ def _calm(case: Case, troubles: Sequence[Trouble]) -> list[Interval]:
     begun = {e["round"]: e["time_monotonic_ns"] for e in case.run.rounds if e["event"] == "round_start"}
     ended = {e["round"]: e["time_monotonic_ns"] for e in case.run.rounds if e["event"] == "round_end"}
     known = {number for trouble in troubles for number in trouble.rounds}
-    return [
-        (at, ended[number]) for number, at in sorted(begun.items()) if number in ended and number not in known
-    ]
+    return [(at, ended[n]) for n, at in sorted(begun.items()) if n in ended and n not in known]
 
 
 def _cause(trouble: Trouble, longest: _Waiting, others_ns: float) -> Cause:

@@ -108,6 +108,10 @@ EFFECTS: Mapping[str, tuple[str, ...]] = {
         *("policy.cut_established", "policy.filter_without_policy", "application.half_open"),
         *("application.deadline_too_short", "application.slow_client", "emulation.queue_overflow"),
     ),
+    "emulation.queue_overflow": (
+        *("application.deadline_too_short", "application.slow_client", "application.half_open"),
+        *(*_DIED, "application.connection_reset"),
+    ),
     "emulation.loss_profile": (
         *(*_DIED, "application.half_open", "application.peer_unreachable", "application.slow_client"),
         *("application.deadline_too_short", "application.connection_reset", "tls.handshake_failed"),

@@ -96,10 +96,13 @@ def _throttled(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
             if "throttled_ns" in s["containers"].get(process, {})
         ]
         worst: tuple[float, Moment] | None = None
+        since_ns: int | None = None
         for (from_ns, before_ns, periods), (to_ns, after_ns, later) in pairwise(samples):
             if after_ns <= before_ns or not _overlaps(troubles, from_ns, to_ns):
                 continue
             share = (after_ns - before_ns) / (to_ns - from_ns)
+            if share >= _THROTTLED_SHARE and since_ns is None:
+                since_ns = from_ns
             if worst is None or share > worst[0]:
                 said = (
                     f"cgroup of {process}: throttled in {later - periods} periods, "
@@ -117,6 +120,7 @@ def _throttled(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
             remedial=Remedial(words=f"raise or take away resources.limits.cpu of {process}"),
             pods=(process.partition("/")[0],),
             component="compute",
+            from_ns=since_ns or 0,
             details={"process": process, "throttled_share": round(worst[0], 3)},
         )
 

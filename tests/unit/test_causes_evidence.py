@@ -282,10 +282,7 @@ def machine(others_ns_per_s: int) -> pd.DataFrame:
 def contended(waits: list[tuple[int, int]], table: pd.DataFrame | None) -> list[Cause]:
     case = bare()
     case.events.cpu_waits[f"{CLIENT}/client"] = [waits, [(at(1), at(1.5))]]
-    tables = {name: one for name, one in case.run.events.items() if name != "machine"}
-    tables |= {} if table is None else {"machine": table}
-    meta = {**case.run.meta, "table_rows": {}}
-    case = dataclasses.replace(case, run=dataclasses.replace(case.run, events=tables, meta=meta))
+    case = dataclasses.replace(case, machine=table)
     slow = trouble(kind="slow", from_ns=at(0), to_ns=at(10), words="round 9 took 10.0 s, and its peers 2.0 s")
     return list(recognise_contention(case, [slow]))
 
