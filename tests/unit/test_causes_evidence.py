@@ -14,6 +14,7 @@ from analysis.causes.attempts import Attempt
 from analysis.causes.case import Case, Exit, StateChange, case_of
 from analysis.causes.closes import recognise_closes, recognise_resets
 from analysis.causes.contended import recognise_contention
+from analysis.causes.deadlines import recognise_deadlines
 from analysis.causes.findings import Cause, Trouble
 from analysis.causes.windows import recognise_windows
 from analysis.evidence.values import (
@@ -244,6 +245,29 @@ def test_full_buffers_behind_a_sidecar_are_back_pressure() -> None:
     assert ids(resources.recognise(behind, [trouble()])) == []
     alone = dataclasses.replace(behind, sidecars={})
     assert ids(resources.recognise(alone, [trouble()])) == ["resources.receive_buffer_full"] * 2
+
+
+# deadlines
+
+
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [([13_700], ["application.slow_client"]), ([6_000, 7_700], ["application.slow_client"]), ([3_000], [])],
+    ids=["whole", "in pieces", "a handshake"],
+)
+def test_a_client_that_has_the_model_and_sends_nothing_computes(
+    pieces: list[int], expected: list[str]
+) -> None:
+    case = bare()
+    case.events.bursts[CLIENT, Hook.ETH, wire()] = {
+        Direction.RX: [
+            burst(direction=Direction.RX, first_ns=at(1 + n), last_ns=at(1.5 + n), bytes=size)
+            for n, size in enumerate(pieces)
+        ]
+    }
+    ended = {"event": "wait_end", "round": 9, "time_monotonic_ns": at(8), "time_unix_ns": 0}
+    case = dataclasses.replace(case, run=dataclasses.replace(case.run, rounds=[*case.run.rounds, ended]))
+    assert ids(recognise_deadlines(case, [trouble()])) == expected
 
 
 # links that lose packets
