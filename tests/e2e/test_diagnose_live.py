@@ -26,7 +26,7 @@ def test_a_stopped_client_is_named_while_the_run_stands_still(tmp_path: Path) ->
         (name,) = trace.journals.keys() & {pod.run for pod in LocalPods().neighbours("fl")}
         source = LocalPods(name)
         (pod,) = (pod for pod in source.neighbours("fl") if pod.name == "fl-client-0")
-        calm = run("diagnose", "--live", "--for", "0.1", "--json")
+        calm = run("diagnose", "--live", "--run", name, "--for", "0.1", "--json")
         with stopped(source, pod):
             watching = subprocess.Popen(
                 [*ZTPROBE, "diagnose", "--live", "--run", name, "--json"],
