@@ -106,7 +106,7 @@ FAULTS = (
                 compute_ms=800,
                 deadline_s=30,
             )
-            for loops, number, level in ((6, 3, 0), (5, 4, 1), (6, 3, 2))
+            for loops, number, level in ((12, 3, 0), (10, 4, 1), (12, 3, 2))
         ),
     ),
     Fault(
