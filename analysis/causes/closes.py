@@ -95,10 +95,12 @@ def recognise_resets(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]
     """
     stuck = [trouble for trouble in troubles if trouble.kind != "slow"]
     for attempt in case.attempts:
-        end, close = attempt.end(), _close(case, attempt)
-        if end is None or close is None or attempt.is_local or not end.tcp_flags & RST:
+        end = attempt.end()
+        if end is None or attempt.is_local or not end.tcp_flags & RST:
             continue
         if not any(one.from_ns <= end.ts_ns < one.to_ns - _GOODBYE_NS for one in stuck):
+            continue
+        if (close := _close(case, attempt)) is None:
             continue
         by_target = end.direction == Direction.RX
         sender = attempt.target if by_target else attempt.pod

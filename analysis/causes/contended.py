@@ -8,6 +8,7 @@ much as processes that take no part have run.
 from __future__ import annotations
 
 import statistics
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -56,11 +57,18 @@ def _waiting(
 ) -> _Waiting | None:
     found = []
     for waits in threads:
-        inside = clip(waits, trouble.from_ns, trouble.to_ns)
+        inside = _inside(waits, (trouble.from_ns, trouble.to_ns))
         waited_ns = total_ns(inside)
-        usual_ns = statistics.median([total_ns(clip(waits, *span)) for span in calm] or [0])
+        usual_ns = statistics.median([total_ns(_inside(waits, span)) for span in calm] or [0])
         found.append(_Waiting(process, waited_ns, round(waited_ns - usual_ns), inside))
     return max(found, key=lambda one: one.more_ns, default=None)
+
+
+def _inside(waits: list[Interval], span: Interval) -> list[Interval]:
+    """What of sorted stretches lies in a span; there may be a hundred thousand, and hundreds of spans."""
+    first = bisect_right(waits, span[0], key=lambda one: one[0])
+    last = bisect_left(waits, span[1], key=lambda one: one[0])
+    return clip(waits[max(0, first - 1) : last], *span)
 
 
 def _calm(case: Case, troubles: Sequence[Trouble]) -> list[Interval]:
