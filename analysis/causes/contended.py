@@ -2,15 +2,19 @@
 
 How long a thread waited is the scheduler's own account; who ran meanwhile is in the machine's. Waiting that
 pods cause each other on a small machine is in every round alike, so only what exceeds it counts, and only as
-much as processes that take no part have run.
+much as processes that take no part have run. Who has more to compute than in other rounds waits longer,
+too: of such a process contention is no more than possible.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from analysis.causes.case import Case
 from analysis.causes.findings import Cause, Moment, Remedial, Trouble, cause_of
@@ -21,6 +25,9 @@ __all__ = ("recognise_contention",)
 
 _LEAST_NS = 2_000_000_000
 _SHARE = 0.3  # of the trouble's time
+_MORE_WORK, _MORE_WORK_S = 2.0, 0.5  # times the usual CPU time of a round, and beyond that
+_AS_WORKS_MORE = 0.45
+_FEWEST = 2  # samples, to tell what lies between them
 _OTHERS_SHARE = 0.5  # of the waiting: so much have others run
 
 
@@ -49,7 +56,10 @@ def recognise_contention(case: Case, troubles: Sequence[Trouble]) -> Iterator[Ca
             continue
         others_ns = ran_outside_ns(case.machine, trouble.from_ns, trouble.to_ns)
         if others_ns is not None and others_ns >= _OTHERS_SHARE * longest.more_ns:
-            yield _cause(trouble, longest, others_ns)
+            found = _cause(trouble, longest, others_ns)
+            if _works_more(case, longest.process, trouble, calm):
+                found = dataclasses.replace(found, strength=_AS_WORKS_MORE)
+            yield found
 
 
 def _waiting(
@@ -62,6 +72,21 @@ def _waiting(
         usual_ns = statistics.median([total_ns(_inside(waits, span)) for span in calm] or [0])
         found.append(_Waiting(process, waited_ns, round(waited_ns - usual_ns), inside))
     return max(found, key=lambda one: one.more_ns, default=None)
+
+
+def _works_more(case: Case, process: str, trouble: Trouble, calm: Sequence[Interval]) -> bool:
+    """Whether it used clearly more CPU time than in other rounds, by its container's counters."""
+    counted = case.counted("containers", process, "cpu_ns")
+    if len(counted) < _FEWEST:
+        return False
+    times_ns, used_ns = zip(*counted, strict=True)
+
+    def used_s(span: Interval) -> float:
+        begin, end = np.interp(span, times_ns, used_ns)
+        return max(0.0, float(end - begin)) / 1e9
+
+    usual_s = statistics.median([used_s(span) for span in calm] or [0.0])
+    return used_s((trouble.from_ns, trouble.to_ns)) > _MORE_WORK * usual_s + _MORE_WORK_S
 
 
 def _inside(waits: list[Interval], span: Interval) -> list[Interval]:

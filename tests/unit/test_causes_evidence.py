@@ -15,7 +15,8 @@ from analysis.causes.case import Case, Exit, StateChange, case_of
 from analysis.causes.closes import recognise_closes, recognise_resets
 from analysis.causes.contended import recognise_contention
 from analysis.causes.deadlines import recognise_deadlines
-from analysis.causes.findings import Cause, Trouble
+from analysis.causes.findings import Cause, Moment, Remedial, Trouble, cause_of
+from analysis.causes.ranking import ranked
 from analysis.causes.windows import recognise_windows
 from analysis.evidence.values import (
     ACK,
@@ -303,8 +304,10 @@ def machine(others_ns_per_s: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
-def contended(waits: list[tuple[int, int]], table: pd.DataFrame | None) -> list[Cause]:
-    case = bare()
+def contended(
+    waits: list[tuple[int, int]], table: pd.DataFrame | None, *samples: dict[str, Any]
+) -> list[Cause]:
+    case = with_counters(bare(), *samples)
     case.events.cpu_waits[f"{CLIENT}/client"] = [waits, [(at(1), at(1.5))]]
     case = dataclasses.replace(case, machine=table)
     slow = trouble(kind="slow", from_ns=at(0), to_ns=at(10), words="round 9 took 10.0 s, and its peers 2.0 s")
@@ -320,6 +323,22 @@ def test_a_client_that_waits_for_a_cpu_while_others_run_is_contended() -> None:
     assert "6.0 s of 10.0 s" in found.summary
     assert found.strength > 0.85
     assert [m.ts_ns for m in found.moments] == [at(2), at(8.5), at(10)]
+
+
+@pytest.mark.parametrize(("used_s", "certain"), [(0.3, True), (4.0, False)])
+def test_who_works_more_than_usual_is_slow_rather_than_starved(used_s: float, certain: bool) -> None:
+    process = f"{CLIENT}/client"
+    samples = [
+        {"at_ns": at(n), "pods": {}, "containers": {process: {"cpu_ns": round(cpu_s * NS)}}}
+        for n, cpu_s in ((-5, 1.0), (0, 1.1), (10, 1.1 + used_s))
+    ]
+    (found,) = contended(WAITED, machine(NS), *samples)
+    assert (found.strength > 0.85) == certain
+    moment = Moment(ts_ns=at(8), pod=SERVER, event="deadline", shows="it still computed")
+    remedial = Remedial(words="less to train")
+    slow = cause_of("application.slow_client", summary="", strength=0.8, moments=(moment,), remedial=remedial)
+    order = [one.of.id for one, _ in ranked([found, slow], [trouble()])]
+    assert (order[0] == "resources.cpu_contention") == certain
 
 
 def test_waiting_alone_is_no_contention() -> None:
