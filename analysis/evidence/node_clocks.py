@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ztprobe.rundir.clock import Clock, ClockSample
 from ztprobe.rundir.store import Run
 
-__all__ = ("INSTANTS", "NODE_CLOCKS", "NodeClock", "aligned", "clock_notes")
+__all__ = ("INSTANTS", "NODE_CLOCKS", "NodeClock", "aligned", "clock_notes", "wires_of")
 
 NODE_CLOCKS = "node_clocks"  # in run.json as the analysis sees it
 # Columns that say when something happened; 0: it did not. Other columns in _ns are lengths of time.
@@ -185,22 +185,18 @@ def _set_ups(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 def _on_wires(
     rows: pd.DataFrame, tables: Mapping[str, pd.DataFrame], time: str, what: Sequence[str]
 ) -> pd.DataFrame:
-    connections = tables["connections"].drop_duplicates("connection").set_index("connection")
-    rows = rows.assign(what=pd.Series(what, index=rows.index, dtype=object))
-    rows = rows[rows["connection"].isin(connections.index)]
-    ends = connections.loc[rows["connection"]]
-    local = list(zip(ends["local"], ends["local_port"], strict=True))
-    remote = list(zip(ends["remote"], ends["remote_port"], strict=True))
-    wires = [f"{sorted(pair)} {seq}" for *pair, seq in zip(local, remote, ends["first_seq"], strict=True)]
-    return pd.DataFrame(
-        {
-            "wire": wires,
-            "what": rows["what"].to_numpy(),
-            "pod": rows["pod"].to_numpy(),
-            "direction": rows["direction"].to_numpy(),
-            "at": rows[time].to_numpy(),
-        }
-    )
+    rows = rows.assign(what=pd.Series(what, index=rows.index, dtype=object), at=rows[time])
+    rows = rows.assign(wire=wires_of(rows, tables["connections"]))
+    return rows.loc[rows["wire"] != "", ["wire", "what", "pod", "direction", "at"]]
+
+
+def wires_of(rows: pd.DataFrame, connections: pd.DataFrame) -> list[str]:
+    """A name for the connection of each row, the same at both of its ends; empty: it is not known."""
+    names = {}
+    for row in connections.itertuples(index=False):
+        ends = sorted(((row.local, row.local_port), (row.remote, row.remote_port)))
+        names[row.connection] = f"{ends} {row.first_seq}"
+    return [names.get(connection, "") for connection in rows["connection"].tolist()]
 
 
 def _fitted(lower: _Times, upper: _Times) -> _Shift:
