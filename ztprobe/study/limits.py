@@ -200,7 +200,12 @@ def _measure(search: Search, value: float, seed: int, target: Path, progress: Pr
     with appearing_whole(target) as partial:
         directory = create_run_dir(partial, shown=target)
         try:
-            Job(spec, directory, progress, interference=MissingClients(missing) if missing else None).run()
+            Job(
+                spec,
+                directory,
+                progress,
+                interference=MissingClients(missing, search.rounds) if missing else None,
+            ).run()
         except (WorkloadError, EnforcementError) as error:
             if not (partial / "run.json").exists():
                 raise
@@ -210,10 +215,11 @@ def _measure(search: Search, value: float, seed: int, target: Path, progress: Pr
 
 
 class MissingClients:
-    """So many of a run's clients stand still from the first round on, as one whose machine has gone."""
+    """So many of a run's clients stand still from round 1 to the last, as if their machines had gone."""
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def __init__(self, count: int, rounds: int) -> None:
+        self._count, self._rounds = count, rounds
+        self._stopped: list[int] = []
 
     def prepare(self, runtime: Runtime) -> None:
         """See `Interference`."""
@@ -222,29 +228,34 @@ class MissingClients:
     def during(self, runtime: Runtime) -> Iterator[None]:
         """See `Interference`."""
         done = threading.Event()
-        stopped: list[int] = []
-        thread = threading.Thread(target=self._stop, args=(runtime, done, stopped), daemon=True)
+        thread = threading.Thread(target=self._follow, args=(runtime, done), daemon=True)
         thread.start()
         try:
             yield
         finally:
             done.set()
             thread.join()
-            for pid in stopped:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
+            self._let_go()
 
-    def _stop(self, runtime: Runtime, done: threading.Event, stopped: list[int]) -> None:
+    def _follow(self, runtime: Runtime, done: threading.Event) -> None:
         server = runtime.server
         log = GrowingLog(runtime.source.log(server, runtime.applications[server.name]))
         while not done.wait(0.01):
-            if any(event["event"] == "round_start" for event in log.fresh()):
-                break
-        if done.is_set():
-            return
+            for event in log.fresh():
+                if event["event"] == "round_start" and event["round"] == 1:
+                    self._stop(runtime)
+                elif event["event"] == "round_end" and event["round"] == self._rounds:
+                    self._let_go()  # to hear that there are no more rounds, and end
+
+    def _stop(self, runtime: Runtime) -> None:
         victims = {pod.name for pod in runtime.clients[: self._count]}
         for pid, (pod, container) in runtime.source.processes(runtime.clients).items():
             if pod in victims and container == runtime.applications[pod]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGSTOP)
-                    stopped.append(pid)
+                    self._stopped.append(pid)
+
+    def _let_go(self) -> None:
+        while self._stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._stopped.pop(), signal.SIGCONT)
