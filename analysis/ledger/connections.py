@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.evidence.values import Burst, Drop, KernelEvents, LoKey, Packet, Wire
-from analysis.ledger.roles import roles_of
+from analysis.ledger.roles import Roles, roles_of
 from ztprobe.events.kinds import Direction, Hook
 
-__all__ = ("Path", "Topology", "topology_of")
+__all__ = ("Path", "Topology", "topologies_of", "topology_of")
 
 # Control traffic and handshakes stay below; most models are larger by orders of magnitude.
 _MESSAGE_MIN_BYTES = 8 << 10
@@ -32,11 +32,15 @@ class Path:
     wire: Wire
     client_lo: LoKey | None
     server_lo: LoKey | None
+    server: str = ""
 
 
 @dataclass(frozen=True)
 class Topology:
-    """Who is who, by which ways they speak, and the events to look up; made once."""
+    """Who is who, by which ways they speak, and the events to look up; made once.
+
+    With edge aggregators this is one level: the server with its edges, or an edge with its clients.
+    """
 
     server: str
     ports: frozenset[int]  # of the server
@@ -44,6 +48,11 @@ class Topology:
     addresses: dict[str, str]  # pod -> address
     paths: list[Path]
     events: KernelEvents
+    aggregators: frozenset[str] = frozenset()  # clients that serve others: their own time is no training
+
+    def work_of(self, client: str) -> str:
+        """The component that a client's own time belongs to."""
+        return "server" if client in self.aggregators else "compute"
 
     def bursts(self, pod: str, hook: Hook, key: Wire | LoKey, direction: Direction) -> Sequence[Burst]:
         """A connection's bursts at a hook, control traffic among them."""
@@ -85,12 +94,34 @@ def topology_of(meta: Mapping[str, Any], events: KernelEvents) -> Topology:
     :raises ValueError: run.json does not say who serves whom.
     """
     roles = roles_of(meta)
+    return _topology(meta, events, roles, roles.server, roles.ports, roles.clients)
+
+
+def topologies_of(meta: Mapping[str, Any], events: KernelEvents) -> list[Topology]:
+    """The server's level first, then each edge aggregator's, in the order of their names.
+
+    :raises ValueError: run.json does not say who serves whom.
+    """
+    roles = roles_of(meta)
+    levels = [(roles.server, roles.ports, roles.clients)]
+    levels += [(edge, roles.edge_ports[edge], roles.edges[edge]) for edge in sorted(roles.edges)]
+    return [_topology(meta, events, roles, *level) for level in levels]
+
+
+def _topology(
+    meta: Mapping[str, Any],
+    events: KernelEvents,
+    roles: Roles,
+    server: str,
+    ports: frozenset[int],
+    clients: tuple[str, ...],
+) -> Topology:
     addresses = {p["name"]: p["address"] for p in meta["pods"]}
-    owner = {addresses[name]: name for name in roles.clients}
-    address = addresses[roles.server]
+    owner = {addresses[name]: name for name in clients}
+    address = addresses[server]
 
     def serves(wire: Wire) -> bool:
-        ends = [end for end in (wire.one, wire.other) if end.address == address and end.port in roles.ports]
+        ends = [end for end in (wire.one, wire.other) if end.address == address and end.port in ports]
         return bool(ends) and wire.peer_of(address).address in owner
 
     def partner(pod: str, wire: Wire) -> LoKey | None:
@@ -99,12 +130,13 @@ def topology_of(meta: Mapping[str, Any], events: KernelEvents) -> Topology:
         return events.partners.get((pod, wire), lost)
 
     found = [(owner[w.peer_of(address).address], w) for w in events.wires if serves(w)]
-    found.sort(key=lambda way: (roles.clients.index(way[0]), way[1]))
+    found.sort(key=lambda way: (clients.index(way[0]), way[1]))
     return Topology(
-        server=roles.server,
-        ports=roles.ports,
-        clients=roles.clients,
+        server=server,
+        ports=ports,
+        clients=clients,
         addresses=addresses,
-        paths=[Path(c, w, partner(c, w), partner(roles.server, w)) for c, w in found],
+        paths=[Path(c, w, partner(c, w), partner(server, w), server) for c, w in found],
         events=events,
+        aggregators=frozenset(roles.edges).intersection(clients),
     )
