@@ -180,7 +180,7 @@ class _Builder:
         if waited:
             return waited[-1], True
         if any(not self._never_came(server, chains[i].client, window) for i in missing):
-            # Somebody's way was not seen to the end; who came last then only the log of who waited can tell.
+            # Somebody's way was not seen to the end; who came last then only who waited can tell, by its log.
             last = max(received, key=lambda client: received[client], default=None)
             return next((i for i, chain in enumerate(chains) if chain.client == last), None), False
         return max(arrived, key=lambda i: chains[i].arrival_ns or 0, default=None), False
@@ -236,7 +236,7 @@ class _Builder:
         )
 
     def _never_came(self, server: str, client: str, window: Window) -> bool:
-        """Whether an update that was not seen did not come: by the log of who serves, else if nothing was lost."""
+        """Whether an update that was not seen did not come: by its server's log, else if nothing was lost."""
         if any(came for (who, _), came in self.received.items() if who == server):
             return client not in self.received[server, window.number]
         return not self.losses[window.number].lost_events
@@ -299,7 +299,7 @@ class _Builder:
 
 
 def _slack_ns(way: Way, critical: Way | None, ways: Sequence[Way], window: Window) -> int:
-    """How much later this client could have been: than the last of its edge, and that than the last of all."""
+    """How much later this client could have been without making its edge later, and then all."""
     latest_ns = (critical.top.arrival_ns if critical is not None else None) or window.end_ns
     arrival_ns = window.end_ns if way.arrival_ns is None else way.arrival_ns
     slack_ns = max(0, latest_ns - min(max(arrival_ns, window.start_ns), window.end_ns))
@@ -317,7 +317,7 @@ def _is_tie(critical: Way, ways: Sequence[Way]) -> bool:
 
 
 def _levels(critical: Way | None, pieces: Sequence[Segment]) -> tuple[tuple[str, str, dict[str, int]], ...]:
-    """Of a path over several levels, what of the round's components belongs to each: (server, client, parts)."""
+    """Of a path over several levels, the components by level: (server, client, parts)."""
     if critical is None or not critical.through:
         return ()
     found = []

@@ -2,9 +2,9 @@
 
 Mostly there is one level, the server with its clients. An edge aggregator is a client of the server's and has
 clients of its own: between the model that it has got and the update that it sends, their ways through the
-round are placed just as the server's clients' are, by what was seen on their connections. What belongs to none of
-them in that time (sending the model on, waiting for other clients, the mean) is the edge's own, and counts as
-`server`, as the same work does at the server.
+round are placed just as the server's clients' are, by what was seen on their connections. What belongs to
+none of them in that time (sending the model on, waiting for other clients, the mean) is the edge's own, and
+counts as `server`, as the same work does at the server.
 
 Where a round has several exchanges (secure aggregation's), each of them waits for everybody: the round's path
 changes to whoever is last from one to the next.
@@ -216,8 +216,8 @@ def ways_of(
 def stitched(ways: Sequence[Way], window: Interval) -> Way | None:
     """The path of a round of several exchanges: until each is over, the way of whoever was last in it.
 
-    :returns: None where a round has one exchange, or too little was seen of the others. The client that is named is
-        the one that the update was waited for.
+    :returns: None where a round has one exchange, or too little was seen of the others. The client that is
+        named is the one whose update was waited for.
     """
     alike = Counter(len(way.own.exchanges) for way in ways if way.arrival_ns is not None)
     count = max(alike, key=lambda each: (alike[each], each), default=0)

@@ -1,9 +1,10 @@
 """Messages too short to be told from frames by their length: by who spoke when.
 
-A run that is traced turn by turn (`turns` in docs/events.md) shows every exchange, also the hundred bytes of a key.
-Frames (window updates, pings and their answers) share the connection: they go beside a long message, in a turn of
-their own that is shorter than any message, or just ahead of a message in one turn with it. So a short message
-is placed by its last byte, at every hop: it fits into a window and takes no time from its first byte to its last.
+A run that is traced turn by turn (`turns` in docs/events.md) shows every exchange, also the hundred bytes of
+a key. Frames (window updates, pings and their answers) share the connection: they go beside a long message, in
+a turn of their own that is shorter than any message, or just ahead of a message in one turn with it. So a short
+message is placed by its last byte, at every hop: it fits into a window and takes no time from its first byte to
+its last.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from ztprobe.events.kinds import Direction, Hook
 
 __all__ = ("short_messages_of",)
 
-# What HTTP/2 answers bytes with: two window updates and a ping (43 bytes) in two records of TLS (44). A message
-# of gRPC has more: its own frame and prefix, and whatever it says.
+# What HTTP/2 answers bytes with: two window updates and a ping (43 bytes) in two records of TLS (44). A
+# message of gRPC has more: its own frame and prefix, and whatever it says.
 _FRAMES_BYTES = 96
 # TLS around what a sidecar passes on, a record or some.
 _ENVELOPE_BYTES = 150
@@ -37,7 +38,11 @@ def short_messages_of(topology: Topology, path: Path, down: bool) -> list[Messag
     found = []
     for turn in _turns(topology, sender, Hook.ETH, path.wire, Direction.TX):
         arrival = next(
-            (a for a in arrived if a.end_seq == turn.end_seq and a.first_ns >= turn.first_ns - _ORDER_SLACK_NS),
+            (
+                a
+                for a in arrived
+                if a.end_seq == turn.end_seq and a.first_ns >= turn.first_ns - _ORDER_SLACK_NS
+            ),
             None,
         )
         before = [h for h in handed if h.first_ns <= turn.first_ns + _ORDER_SLACK_NS and _fits(h, turn)]

@@ -66,7 +66,9 @@ def _sending_rows(critical: Way, ways: Sequence[Way]) -> dict[str, int]:
     """How long whoever serves took until it sent the model on to anybody, and from then on to this client."""
     rows: dict[str, int] = defaultdict(int)
     for depth, hop in enumerate(critical.hops):
-        beside = [way.hops[depth].chain for way in ways if way.servers[: depth + 1] == critical.servers[: depth + 1]]
+        beside = [
+            way.hops[depth].chain for way in ways if way.servers[: depth + 1] == critical.servers[: depth + 1]
+        ]
         firsts = [chain.down.first_handed_ns for chain in beside if chain.down is not None]
         if firsts and hop.chain.down is not None:
             rows["send_preparation"] += min(firsts) - hop.span[0]
