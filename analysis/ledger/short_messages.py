@@ -1,10 +1,10 @@
 """Messages too short to be told from frames by their length: by who spoke when.
 
-A run that is traced turn by turn (`turns` in docs/events.md) shows every exchange, also the hundred bytes of
-a key. Frames (window updates, pings and their answers) share the connection: they go beside a long message, in
-a turn of their own that is shorter than any message, or just ahead of a message in one turn with it. So a short
-message is placed by its last byte, at every hop: it fits into a window and takes no time from its first byte to
-its last.
+A run that is traced turn by turn (`turns` in docs/events.md) shows every exchange, also the hundred bytes
+of a key. Frames (window updates, pings and their answers) share the connection: they go beside a long
+message, in a turn of their own that is shorter than any message, or just ahead of a message in one turn
+with it. So a short message is placed by its last byte, at every hop: it fits into a window and takes no time
+from its first byte to its last.
 """
 
 from __future__ import annotations

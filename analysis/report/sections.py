@@ -226,7 +226,8 @@ def notes(
     if any(one.through for each in ledger.rounds for one in each.clients):
         said.append(
             "Clients reach the server through edge aggregators: the critical path goes through both levels, "
-            "and an edge's own time (sending the model on, waiting for its other clients, its mean) is in server."
+            "and an edge's own time (sending the model on, waiting for its other clients, its mean) is in "
+            "server."
         )
     if any(one.exchanges >= _SEVERAL_EXCHANGES for one in ledger.rounds):
         said.append(
