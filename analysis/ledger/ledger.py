@@ -147,6 +147,8 @@ class _Builder:
             components_ns=components,
             compute_kernel_ns=kernel_ns,
             compute_reported_ns=self.reported.get((way.client, window.number)),
+            down_bytes=sum(message.sent.bytes for message in own.messages if message.down),
+            up_bytes=sum(message.sent.bytes for message in own.messages if not message.down),
             syn_count=self._syn_count(way.client, window),
             retransmissions=own.retransmissions,
             needless_retransmissions=own.needless_retransmissions,

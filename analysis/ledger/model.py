@@ -78,6 +78,9 @@ class ClientRound:
     needless_retransmissions: int = 0  # the receiver had the bytes already and said so (DSACK)
     # The whole round in pieces that leave no hole; the critical client's are what the components sum up.
     segments: tuple[Segment, ...] = ()
+    # Of its messages as their senders' interfaces had them, with what HTTP/2 and TLS add; None: not counted.
+    down_bytes: int | None = None
+    up_bytes: int | None = None
     through: tuple[str, ...] = ()  # edge aggregators between the server and it
 
 

@@ -252,6 +252,7 @@ def _client(one: ClientRound, of: RoundLedger, withheld: bool) -> dict[str, Any]
         "components": dict.fromkeys(COMPONENTS) if withheld else sections.all_seconds(one.components_ns),
         "compute_kernel_s": sections.seconds(one.compute_kernel_ns),
         "compute_reported_s": sections.seconds(one.compute_reported_ns),
+        **({} if one.down_bytes is None else {"down_bytes": one.down_bytes, "up_bytes": one.up_bytes}),
         "syn_count": one.syn_count,
         "retransmissions": one.retransmissions,
         "needless_retransmissions": one.needless_retransmissions,

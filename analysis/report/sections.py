@@ -234,6 +234,11 @@ def notes(
             "A round has several exchanges, each of which waits for everybody: the critical path changes to "
             "whoever is last from one to the next, and the critical client is the one whose update was last."
         )
+    elif (report.get("workload") or {}).get("secure_aggregation"):
+        said.append(
+            "Secure aggregation's short exchanges are below what counts as a message: those before training "
+            "count to the model's transmission or to compute, the last one to the server."
+        )
     if baseline:
         said += [f"Baseline: {note}" for note in baseline[1].notes]
         others = notes_of(baseline[0].meta["emulation"].get("others", ()), baseline[1].rounds)
