@@ -29,7 +29,7 @@ from analysis.ledger.timeline import Message, messages_of
 
 __all__ = ("Level", "Way", "levels_of", "stitched", "ways_of")
 
-# Below it an answerless message at a round's end is frames.
+# Below it a message may be frames.
 _LARGE_BYTES = 8 << 10
 
 
@@ -60,7 +60,7 @@ class Level:
         for message in inside:
             if not turns or message.down != turns[-1].down:
                 turns.append(message)
-            elif message.sent.bytes > turns[-1].sent.bytes:  # frames go beside a message, and are short
+            elif _outdoes(message, turns[-1]):
                 turns[-1] = message
         if turns and not turns[0].down:
             return [Exchange(None, turns[0])]
@@ -83,6 +83,13 @@ class Level:
         waits = wait_overlays(self.policy.get(client, ()), chain.messages, window[1])
         chain.overlays = waits + chain.overlays
         return chain
+
+
+def _outdoes(later: Message, earlier: Message) -> bool:
+    """Which of two in one direction the message is: frames are short, and go ahead of a short message."""
+    if max(later.sent.bytes, earlier.sent.bytes) >= _LARGE_BYTES:
+        return later.sent.bytes > earlier.sent.bytes
+    return True
 
 
 def levels_of(meta: Mapping[str, Any], events: KernelEvents) -> tuple[Level, dict[str, Level]]:

@@ -42,10 +42,11 @@ def test_frames_beside_a_message_do_not_make_an_exchange_of_their_own() -> None:
         message(210, down=False, length=FRAMES),
         message(230, down=False, length=SHORT),
         message(300, down=True, length=SHORT),
+        message(310, down=True, length=SHORT - 1),
         message(600, down=False),
         message(610, down=True, length=FRAMES),
     )
-    assert found == [(200, 230), (300, 600)]
+    assert found == [(200, 230), (310, 600)]
 
 
 def chain(client: str, *arrivals_ns: int, lengths: tuple[int, ...], base: list[Segment]) -> Chain:
