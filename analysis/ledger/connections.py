@@ -9,6 +9,7 @@ by the probes; the partner with the highest count is the right one.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +18,14 @@ from analysis.evidence.values import Burst, Drop, KernelEvents, LoKey, Packet, W
 from analysis.ledger.roles import Roles, roles_of
 from ztprobe.events.kinds import Direction, Hook
 
-__all__ = ("Path", "Topology", "topologies_of", "topology_of")
+__all__ = ("FRAMES_BYTES", "Path", "Topology", "topologies_of", "topology_of")
 
 # Control traffic and handshakes stay below; most models are larger by orders of magnitude.
 _MESSAGE_MIN_BYTES = 8 << 10
 _MESSAGE_MIN_SHARE = 0.25
+# What HTTP/2 answers bytes with: two window updates and a ping (43 bytes) in two records of TLS (44). A
+# message of gRPC has more: its own frame and prefix, and whatever it says.
+FRAMES_BYTES = 96
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,9 @@ class Topology:
         found = self.bursts(pod, hook, key, direction)
         largest_bytes = max((b.bytes for b in found), default=0)
         limit_bytes = max(_MESSAGE_MIN_BYTES, _MESSAGE_MIN_SHARE * largest_bytes)
-        return [b for b in found if b.bytes >= limit_bytes]
+        long_ones = [b for b in found if b.bytes >= limit_bytes]
+        turns = self.events.turns.get((pod, hook, key))
+        return [_without_answers(b, turns) for b in long_ones] if turns else long_ones
 
     def packets(self, path: Path) -> Sequence[Packet]:
         """A path's set-up packets and first payloads, at the client's interface."""
@@ -85,6 +91,33 @@ class Topology:
         """When a loopback connection was opened, by its first SYN."""
         packets = self.events.packets.get((lo.pod, lo), ()) if lo is not None else ()
         return next((p.ts_ns for p in packets if p.opens), None)
+
+
+def _without_answers(burst: Burst, turns: Mapping[Direction, Sequence[Burst]]) -> Burst:
+    """A long message without the short ones behind it, each of which followed something short the other way.
+
+    A burst goes on until there is something long in the other direction.
+    """
+    other = Direction.RX if burst.direction is Direction.TX else Direction.TX
+    pieces = _during(burst, turns.get(burst.direction, ()))
+    said_ns = [t.last_ns for t in _during(burst, turns.get(other, ())) if t.bytes >= FRAMES_BYTES]
+    kept = len(pieces)
+    while kept > 1 and pieces[kept - 1].bytes < _MESSAGE_MIN_BYTES:
+        if not any(pieces[kept - 2].last_ns <= at_ns <= pieces[kept - 1].last_ns for at_ns in said_ns):
+            break
+        kept -= 1
+    if kept == len(pieces):
+        return burst
+    end = pieces[kept - 1]
+    length = (end.end_seq - burst.first_seq) & 0xFFFFFFFF
+    return burst._replace(last_ns=end.last_ns, end_seq=end.end_seq, bytes=length, tail_ns=0, tail_end_seq=0)
+
+
+def _during(burst: Burst, turns: Sequence[Burst]) -> Sequence[Burst]:
+    first, last = (
+        bisect_left(turns, at_ns, key=lambda t: t.last_ns) for at_ns in (burst.first_ns, burst.last_ns)
+    )
+    return turns[first : last + 1]
 
 
 def topology_of(meta: Mapping[str, Any], events: KernelEvents) -> Topology:

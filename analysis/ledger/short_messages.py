@@ -12,15 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis.evidence.values import Burst, Key, LoKey
-from analysis.ledger.connections import Path, Topology
+from analysis.ledger.connections import FRAMES_BYTES, Path, Topology
 from analysis.ledger.timeline import Message, overlaps
 from ztprobe.events.kinds import Direction, Hook
 
 __all__ = ("short_messages_of",)
 
-# What HTTP/2 answers bytes with: two window updates and a ping (43 bytes) in two records of TLS (44). A
-# message of gRPC has more: its own frame and prefix, and whatever it says.
-_FRAMES_BYTES = 96
 # TLS around what a sidecar passes on, a record or some.
 _ENVELOPE_BYTES = 150
 # Two hooks on one machine read one clock; this covers the order in which they run.
@@ -67,7 +64,7 @@ def short_messages_of(topology: Topology, path: Path, down: bool) -> list[Messag
 
 def _fits(inside: Burst, wire: Burst) -> bool:
     """Whether what went over a loopback can be what is in this many bytes on the wire."""
-    return wire.bytes - _ENVELOPE_BYTES <= inside.bytes <= wire.bytes + _FRAMES_BYTES
+    return wire.bytes - _ENVELOPE_BYTES <= inside.bytes <= wire.bytes + FRAMES_BYTES
 
 
 def _loopback_turns(topology: Topology, lo: LoKey | None, direction: Direction) -> list[Burst]:
@@ -83,7 +80,7 @@ def _turns(topology: Topology, pod: str, hook: Hook, key: Key, direction: Direct
     return [
         turn
         for turn in turns
-        if turn.bytes >= _FRAMES_BYTES
+        if turn.bytes >= FRAMES_BYTES
         and not any(overlaps(one, turn) for one in long_ones)
         and not _is_beside(turn, answered)
     ]
