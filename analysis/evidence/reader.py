@@ -87,10 +87,9 @@ def _turns(
     table = tables.get("turns")
     if table is None or not len(table):
         return {}
-    last_ns = table["last_ns"]
     length = (table["end_seq"] - table["first_seq"]) % (1 << 32)
     unknown = [name for name in Burst._fields if name not in table]
-    as_bursts = table.assign(**dict.fromkeys(unknown, 0)).assign(first_ns=last_ns, bytes=length, packets=1)
+    as_bursts = table.assign(**dict.fromkeys(unknown, 0)).assign(bytes=length, packets=1)
     return _bursts(as_bursts.sort_values("last_ns", kind="stable", ignore_index=True), connections)
 
 

@@ -195,7 +195,7 @@ class KernelEvents:
 
     # (pod, hook, connection) -> direction -> bursts
     bursts: dict[tuple[str, Hook, Key], dict[Direction, list[Burst]]] = field(default_factory=dict)
-    # Likewise, where a run was traced turn by turn: what was said, short or long, placed by its last byte
+    # Likewise, where a run was traced turn by turn: what was said, short or long
     turns: dict[tuple[str, Hook, Key], dict[Direction, list[Burst]]] = field(default_factory=dict)
     packets: ByPod[Packet] = field(default_factory=dict)
     dns: list[DnsMessage] = field(default_factory=list)

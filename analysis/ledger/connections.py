@@ -99,16 +99,15 @@ def _without_answers(burst: Burst, turns: Mapping[Direction, Sequence[Burst]]) -
     A burst goes on until there is something long in the other direction.
     """
     other = Direction.RX if burst.direction is Direction.TX else Direction.TX
-    pieces = _during(burst, turns.get(burst.direction, ()))
-    said_ns = [t.last_ns for t in _during(burst, turns.get(other, ())) if t.bytes >= FRAMES_BYTES]
-    kept = len(pieces)
-    while kept > 1 and pieces[kept - 1].bytes < _MESSAGE_MIN_BYTES:
-        if not any(pieces[kept - 2].last_ns <= at_ns <= pieces[kept - 1].last_ns for at_ns in said_ns):
-            break
-        kept -= 1
-    if kept == len(pieces):
+    pieces = [t for t in _during(burst, turns.get(burst.direction, ())) if t.bytes >= FRAMES_BYTES]
+    whole = next((i for i in reversed(range(len(pieces))) if pieces[i].bytes >= _MESSAGE_MIN_BYTES), None)
+    if whole is None:
         return burst
-    end = pieces[kept - 1]
+    said = [t for t in _during(burst, turns.get(other, ())) if t.bytes >= FRAMES_BYTES]
+    answered_ns = min((t.last_ns for t in said if t.last_ns >= pieces[whole].last_ns), default=burst.last_ns)
+    end = next(t for t in reversed(pieces) if t.last_ns <= answered_ns or t is pieces[whole])
+    if end is pieces[-1]:
+        return burst
     length = (end.end_seq - burst.first_seq) & 0xFFFFFFFF
     return burst._replace(last_ns=end.last_ns, end_seq=end.end_seq, bytes=length, tail_ns=0, tail_end_seq=0)
 

@@ -230,7 +230,7 @@ class _Builder:
             clients=tuple(
                 self.client_round(way, window, _slack_ns(way, critical, ways, window)) for way in ways
             ),
-            exchanges=self._exchanges(critical.client, window) if critical is not None else 0.0,
+            exchanges=len(critical.own.messages) / 2 if critical is not None else 0.0,
             accuracy=window.accuracy,
             lost_events=loss.lost_events,
             coverage=loss.coverage,
@@ -242,15 +242,6 @@ class _Builder:
         if any(came for (who, _), came in self.received.items() if who == server):
             return client not in self.received[server, window.number]
         return not self.losses[window.number].lost_events
-
-    def _exchanges(self, client: str, window: Window) -> float:
-        inside = [
-            m
-            for level in self.levels
-            for m in (*level.down[client], *level.up[client])
-            if window.start_ns <= m.first_handed_ns < window.end_ns
-        ]
-        return len(inside) / 2
 
     def setup_rows(self) -> list[ConnectionSetup]:
         return [row for level in self.levels for row in self._setup_rows(level)]

@@ -18,6 +18,8 @@ from ztprobe.events.kinds import Direction, Hook
 
 __all__ = ("short_messages_of",)
 
+# Where there is TLS: 43 bytes of frames in three records; and the shortest message is longer by one.
+_SEALED_FRAMES_BYTES = 120
 # TLS around what a sidecar passes on, a record or some.
 _ENVELOPE_BYTES = 150
 # Two hooks on one machine read one clock; this covers the order in which they run.
@@ -29,37 +31,52 @@ def short_messages_of(topology: Topology, path: Path, down: bool) -> list[Messag
     sender, receiver = (path.server, path.client) if down else (path.client, path.server)
     sender_lo, receiver_lo = (path.server_lo, path.client_lo) if down else (path.client_lo, path.server_lo)
     on_loopback = Direction.TX if down else Direction.RX
+    least_bytes = FRAMES_BYTES if path.client_lo is None else _SEALED_FRAMES_BYTES
     arrived = _turns(topology, receiver, Hook.ETH, path.wire, Direction.RX)
     handed = _loopback_turns(topology, sender_lo, on_loopback)
     delivered = _loopback_turns(topology, receiver_lo, on_loopback)
     found = []
     for turn in _turns(topology, sender, Hook.ETH, path.wire, Direction.TX):
-        arrival = next(
-            (
-                a
-                for a in arrived
-                if a.end_seq == turn.end_seq and a.first_ns >= turn.first_ns - _ORDER_SLACK_NS
-            ),
-            None,
-        )
-        before = [h for h in handed if h.first_ns <= turn.first_ns + _ORDER_SLACK_NS and _fits(h, turn)]
+        if turn.bytes < least_bytes:
+            continue
+        sent = _placed(turn, turn.last_ns)
+        arrival = _arrival(turn, arrived)
+        before = [h for h in handed if h.last_ns <= turn.last_ns + _ORDER_SLACK_NS and _fits(h, turn)]
         after = (
             d
             for d in delivered
-            if arrival is not None and d.first_ns >= arrival.first_ns - _ORDER_SLACK_NS and _fits(d, turn)
+            if arrival is not None and d.last_ns >= arrival.last_ns - _ORDER_SLACK_NS and _fits(d, turn)
         )
+        delivery = next(after, None)
         found.append(
             Message(
                 path=path,
                 down=down,
-                handed=before[-1] if before else None,
-                sent=turn,
+                handed=_placed(before[-1], min(before[-1].last_ns, turn.last_ns)) if before else None,
+                sent=sent,
                 arrived=arrival,
-                delivered=next(after, None),
+                delivered=None if delivery is None else _placed(delivery, delivery.last_ns),
                 read=None,
             )
         )
     return found
+
+
+def _placed(turn: Burst, at_ns: int) -> Burst:
+    return turn._replace(first_ns=at_ns, last_ns=at_ns)
+
+
+def _arrival(turn: Burst, arrived: Sequence[Burst]) -> Burst | None:
+    """Where a turn's last byte arrived. There frames may have come right behind it, in the same turn."""
+    for each in arrived:
+        if each.last_ns >= turn.last_ns - _ORDER_SLACK_NS and overlaps(turn, each):
+            behind = (each.end_seq - turn.end_seq) & 0xFFFFFFFF
+            if not behind:
+                return _placed(each, each.last_ns)
+            if behind < 1 << 31:
+                same = each.first_seq == turn.first_seq
+                return _placed(each, max(each.first_ns if same else each.last_ns, turn.last_ns))
+    return None
 
 
 def _fits(inside: Burst, wire: Burst) -> bool:
@@ -87,4 +104,4 @@ def _turns(topology: Topology, pod: str, hook: Hook, key: Key, direction: Direct
 
 
 def _is_beside(turn: Burst, answered: Sequence[Burst]) -> bool:
-    return any(one.first_ns <= turn.first_ns <= one.last_ns for one in answered)
+    return any(one.first_ns <= turn.last_ns <= one.last_ns for one in answered)
