@@ -97,6 +97,23 @@ def test_a_run_without_turns_has_its_long_messages() -> None:
     assert exchanges(said) == [(10, 300)]
 
 
+def test_a_burst_ends_where_its_message_does() -> None:
+    """A burst goes on through short answers, until there is something long in the other direction."""
+    said = Said()
+    said.long(10, 50, down=True)
+    said.short(58, FRAMES_BYTES // 2, down=True)  # a ping
+    said.short(70, KEY_BYTES, down=False)
+    said.short(90, 3 * KEY_BYTES, down=True)
+    said.long(300, 340, down=False)
+    for place, by_direction in said.events.bursts.items():
+        for direction, (burst,) in by_direction.items():
+            if burst.first_ns < 100 * MS:
+                late_ns = 90 * MS if place[0] == "server" else 95 * MS
+                end_seq = burst.end_seq + FRAMES_BYTES // 2 + 3 * KEY_BYTES
+                by_direction[direction] = [burst._replace(last_ns=late_ns, end_seq=end_seq)]
+    assert exchanges(said) == [(10, 70), (90, 300)]
+
+
 def test_who_does_not_answer_the_last_short_one_has_contributed() -> None:
     said = Said()
     said.long(10, 50, down=True)
