@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 import sys
 from functools import partial
+from typing import Any
 
 from fl import wire
 from fl.config import ClientConfig
@@ -106,7 +107,7 @@ class _Client:
         self._injection.compute(number, self._log)
         update = self._updates.encode(trained, self._model, number, inbox)
         # Who trains nothing has none; null would say that it was no finite number.
-        loss = {} if trained.loss is None else {"loss": trained.loss}
+        loss: dict[str, Any] = {} if trained.loss is None else {"loss": trained.loss}
         self._log.emit("train_end", number, num_examples=trained.num_examples, **loss)
         self._injection.cpu_wait(number, self._log)
         if self._config.reconnect:
