@@ -49,7 +49,7 @@ def _deaths(case: Case) -> Iterator[Cause]:
             identifier = "tls.sidecar_down"
         elif one.pod == case.server:
             identifier = "application.server_died"
-        elif one.pod in case.clients:
+        elif one.pod in case.clients or one.pod in case.behind_edges:
             identifier = "application.client_died"
         else:
             identifier = "application.nothing_listens"

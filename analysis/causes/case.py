@@ -87,6 +87,7 @@ class Case:
     state_changes: Mapping[Key, Sequence[StateChange]]  # by connection
     refused_ports: Mapping[tuple[str, int], Sequence[int]]  # (pod, own port) -> when an open attempt ended
     logs: Mapping[str, str]  # file -> its end: never evidence alone
+    behind_edges: frozenset[str] = frozenset()  # clients of the server's clients
 
     @property
     def counters(self) -> Sequence[Mapping[str, Any]]:
@@ -204,6 +205,7 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
         state_changes=changes,
         refused_ports=ended,
         logs=_logs(run),
+        behind_edges=frozenset(pod for served in roles.edges.values() for pod in served),
     )
 
 

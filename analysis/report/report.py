@@ -219,6 +219,7 @@ def _round(one: RoundLedger, first_ns: int, counted: bool, floor: float) -> dict
         "start_s": sections.seconds(one.start_ns - first_ns),
         "duration_s": sections.seconds(one.duration_ns),
         "critical_client": one.critical_client,
+        **_of_levels(one, withheld),
         "tie": one.tie,
         "lost_events": one.lost_events,
         "coverage": round(one.coverage, 9),
@@ -238,15 +239,28 @@ def _round(one: RoundLedger, first_ns: int, counted: bool, floor: float) -> dict
     }
 
 
+def _of_levels(one: RoundLedger, withheld: bool) -> dict[str, Any]:
+    """The critical path by level, where there are edge aggregators on it."""
+    if not one.critical_through:
+        return {}
+    levels = [
+        {"server": server, "client": client, "components": sections.all_seconds(parts)}
+        for server, client, parts in one.levels_ns
+    ]
+    return {"critical_through": list(one.critical_through), "levels": [] if withheld else levels}
+
+
 def _client(one: ClientRound, of: RoundLedger, withheld: bool) -> dict[str, Any]:
     return {
         "client": one.client,
+        **({"through": list(one.through)} if one.through else {}),
         "critical": one.client == of.critical_client,
         "arrival_s": sections.seconds(one.arrival_ns),
         "slack_s": sections.seconds(one.slack_ns),
         "components": dict.fromkeys(COMPONENTS) if withheld else sections.all_seconds(one.components_ns),
         "compute_kernel_s": sections.seconds(one.compute_kernel_ns),
         "compute_reported_s": sections.seconds(one.compute_reported_ns),
+        **({} if one.down_bytes is None else {"down_bytes": one.down_bytes, "up_bytes": one.up_bytes}),
         "syn_count": one.syn_count,
         "retransmissions": one.retransmissions,
         "needless_retransmissions": one.needless_retransmissions,

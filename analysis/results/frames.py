@@ -21,7 +21,10 @@ from ztprobe.rundir.store import load_run
 
 __all__ = ("LoadedRun", "load")
 
-_NESTED = ("components", "segments", "machine", "sub_rows", "clients", "conditions", "other_profiles")
+_NESTED = (
+    *("components", "segments", "machine", "sub_rows", "clients", "conditions", "other_profiles"),
+    "levels",
+)
 
 
 def load(path: str | Path) -> LoadedRun:
@@ -33,6 +36,12 @@ def load(path: str | Path) -> LoadedRun:
     if not (path / "run.json").is_file():
         raise RunDirError(f"{path}: is no run directory (it has no run.json)")
     return LoadedRun(path, load_report(path))
+
+
+def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What fits into cells; edge aggregators on the way as one text."""
+    values = {name: value for name, value in entry.items() if name not in _NESTED}
+    return {name: ", ".join(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 class LoadedRun:
@@ -53,12 +62,7 @@ class LoadedRun:
     @cached_property
     def rounds(self) -> pd.DataFrame:
         """One row a round: round, counted, start_s, duration_s, critical_client, residual_s, coverage, ..."""
-        return pd.DataFrame(
-            [
-                {name: value for name, value in one.items() if name not in _NESTED}
-                for one in self.report["rounds"]
-            ]
-        )
+        return pd.DataFrame([_flat(one) for one in self.report["rounds"]])
 
     @cached_property
     def components(self) -> pd.DataFrame:
@@ -98,7 +102,7 @@ class LoadedRun:
         for one in self.report["rounds"]:
             for client in one["clients"]:
                 row = {"round": one["round"], "counted": one["counted"]}
-                row |= {name: value for name, value in client.items() if name not in _NESTED}
+                row |= _flat(client)
                 row |= {f"{name}_s": client["components"].get(name) for name in COMPONENTS}
                 rows.append(row)
         return pd.DataFrame(rows)

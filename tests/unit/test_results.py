@@ -76,7 +76,7 @@ def test_every_number_has_its_unit(run) -> None:
     unitless |= {"bytes", "packets", "source_port", "target_port"}
     for name, table in run.tables.items():
         for column in table.select_dtypes("number").columns:
-            assert column.endswith("_s") or column in unitless, f"{name}.{column}"
+            assert column.endswith(("_s", "_bytes")) or column in unitless, f"{name}.{column}"
 
 
 def test_a_run_without_baseline_has_no_overhead() -> None:
