@@ -153,7 +153,9 @@ class _Builder:
             pieces = paint(window.start_ns, window.end_ns, [], [])
         until_ns = arrivals[-1] if arrivals else window.end_ns
         components, _ = sums([_until(piece, until_ns) for piece in pieces])
-        compute = [way.compute for way in ways if way.compute is not None and not way.loads_late]
+        # What trains sends an update; what evaluates tells a result.
+        training = [way for way in ways if way.has_update] or ways
+        compute = [way.compute for way in training if way.compute is not None and not way.loads_late]
         self.loading |= {client for way in ways if way.loads_late}
         return ClientRound(
             client=client,

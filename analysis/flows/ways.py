@@ -36,6 +36,7 @@ class Way:
     client: str
     base: list[Segment] = field(default_factory=list)
     arrival_ns: int | None = None  # the server had all of the update
+    has_update: bool = False  # the client sent a message back, and no mere result
     compute: Interval | None = None
     loads_late: bool = (
         False  # ... once it had read its message: what its own clock includes of that is not seen
@@ -138,6 +139,7 @@ class Ways:
         updates = talk.large(nodes, pulled[0].first_ns, phase.end_ns)
         models = [turn for turn in pulled if not updates or turn.first_ns < updates[0].first_ns]
         way.turns += [*models, *updates]
+        way.has_update = bool(updates)
         way.message_bytes = sum(turn.bytes for turn in models)
         if self.parts.hub is None:
             way.base.insert(0, Segment(phase.start_ns, models[0].first_ns, "server"))
