@@ -27,6 +27,8 @@ _TRAILING_NS = 30_000_000
 _ALONE_NS = 100_000_000
 # Requests of one kind differ by a number's digits.
 SAME_KIND_BYTES = 8
+# ... and by how many records of TLS they were cut into.
+_RECORD_BYTES = 22
 
 
 class Exchange(NamedTuple):
@@ -127,10 +129,12 @@ class Talk:
             request = exchange.request
             if request is None or request is first:
                 continue
+            goes_on = exchange.answer is first or begun_ns - exchange.over_ns <= _SAME_FETCH_NS
             if request.arrived_ns < since_ns:
                 # One that waited with the holder since before: nothing was left to ask for.
-                return since_ns if exchange.answer is first else begun_ns
-            if begun_ns - exchange.over_ns > _SAME_FETCH_NS and exchange.answer is not first:
+                is_held = exchange.answer is not None and exchange.answer.first_ns >= since_ns
+                return since_ns if is_held and goes_on else begun_ns
+            if not goes_on:
                 return begun_ns
             begun_ns = min(begun_ns, exchange.begun_ns)
         return begun_ns
@@ -150,6 +154,32 @@ class Talk:
             else:
                 end_ns = max(end_ns, exchange.over_ns)
         return end_ns
+
+    def handed_ns(self, last: Turn, end_ns: int) -> int:
+        """When a message that is handed to who did not ask for it was there, small parts behind it included.
+
+        Who has handed it over may well poll at once; that is no part of it.
+
+        :param last: the last large part.
+        :param end_ns: when that had arrived.
+        """
+        over_ns, behind = end_ns, []
+        for exchange in self.within(last.first_ns, end_ns + _LONGEST_POLL_NS):
+            request = exchange.request
+            if last not in exchange.turns:
+                if exchange.is_large or exchange.begun_ns - over_ns > _TRAILING_NS:
+                    break
+                if request is not None and request.speaker == last.speaker:
+                    behind.append(request)
+            over_ns = max(over_ns, exchange.over_ns)
+        polls = [
+            one.request.bytes for one in self.polls(frozenset((last.speaker,))) if one.request is not None
+        ]
+        if polls and behind:
+            usual = sorted(polls)[len(polls) // 2]
+            if abs(behind[-1].bytes - usual) <= SAME_KIND_BYTES + _RECORD_BYTES:
+                behind.pop()
+        return max([end_ns, *(request.had_ns for request in behind)])
 
     def polls(self, speakers: frozenset[Process]) -> list[Exchange]:
         """The small requests of one kind that these processes make again and again, after a pause each."""
@@ -196,7 +226,7 @@ class Talk:
         )
         if told is None:
             return None
-        return Fetch(told.first_ns, self.over_ns(told, told.had_ns))
+        return Fetch(told.first_ns, self.handed_ns(told, told.had_ns))
 
     def last_words(self, speaker: Process, since_ns: int, end_ns: int) -> Fetch | None:
         """What a process said to others after its longest silence: what it did meanwhile was the work."""

@@ -211,7 +211,11 @@ def _told_ns(pieces: Sequence[Segment], stored_ns: int, served_ns: int) -> int:
         return 0
     end_ns = pieces[number].end_ns
     for piece in pieces[number + 1 :]:
-        if piece.component not in _ON_THE_WAY or piece.start_ns != end_ns:
+        if piece.component not in _ON_THE_WAY:
+            # The hub writes its line some time while it has the request.
+            held_until_ns = piece.end_ns if piece.component == "store_and_forward" else end_ns
+            end_ns = max(end_ns, min(served_ns, held_until_ns))
+        if end_ns >= served_ns or piece.component not in _ON_THE_WAY:
             break
         end_ns = piece.end_ns
     return end_ns - pieces[number].start_ns

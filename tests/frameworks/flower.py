@@ -93,7 +93,8 @@ class Flower:
     @property
     def targets(self) -> list[str]:
         """How `ztprobe trace --attach` is told of it."""
-        if self.options.mutual_tls:  # a proxy is nobody's child
+        # Neither a proxy nor what starts tasks from outside is anybody's child.
+        if self.options.mutual_tls or (self.options.has_hosts and self.options.isolation == "process"):
             netns = [Path(part.netns or "").name for part in (self.superlink, *self.supernodes)]
             roles = ["--server", *["--client"] * len(self.supernodes)]
             return [word for role, name in zip(roles, netns, strict=True) for word in (role, f"netns:{name}")]

@@ -48,6 +48,7 @@ class _Told:
     pushed: list[tuple[int, str]] = field(default_factory=list)  # by whose address
     put: list[int] = field(default_factory=list)
     pulled: list[int] = field(default_factory=list)
+    pulled_parts: list[int] = field(default_factory=list)
 
 
 def hub_waits(logs: Path, addresses: Mapping[str, int]) -> list[HubWait]:
@@ -100,6 +101,8 @@ def _read(lines: Iterable[str]) -> _Told:
                 told.put.append(at_ns)
             elif text.startswith("Runtime.PullMessages"):
                 told.pulled.append(at_ns)
+            elif text.startswith("Runtime.PullObject"):
+                told.pulled_parts.append(at_ns)
     return told
 
 
@@ -130,7 +133,8 @@ def _down(told: _Told, node: str, number: int, replied_ns: int) -> Iterable[HubW
         if later_ns - earlier_ns >= _PAUSE_NS:
             break
         stored_ns = later_ns
-    yield HubWait(number, True, stored_ns, max(stored_ns, asked[-1]))
+    if asked[-1] >= stored_ns:  # otherwise it asks for parts again, and no line tells whose
+        yield HubWait(number, True, stored_ns, asked[-1])
 
 
 def _up(
@@ -152,4 +156,16 @@ def _up(
         if others:  # whose the parts are cannot be told
             return
         mine = [replied_ns, *(ns for ns in told.parts if replied_ns <= ns <= next_ns)]
-    yield HubWait(number, False, max(mine), max(*mine, pulled_ns))
+    if pulled_ns >= max(mine) and not _waits_for_parts(told, pulled_ns):
+        yield HubWait(number, False, max(mine), pulled_ns)
+
+
+def _waits_for_parts(told: _Told, pulled_ns: int) -> bool:
+    """Whether what was asked for then was not whole yet.
+
+    The ServerApp takes a reply whose parts are still on their way, and asks for these again and again, with
+    pauses of a second and more, before it turns to the next reply: when that was taken, no line tells.
+    """
+    next_ns = min((ns for ns in told.pulled if ns > pulled_ns), default=pulled_ns + 10 * _PAUSE_NS)
+    asked = [pulled_ns, *(ns for ns in told.pulled_parts if pulled_ns <= ns < next_ns)]
+    return any(later_ns - earlier_ns >= 0.9 * _PAUSE_NS for earlier_ns, later_ns in pairwise(asked))
