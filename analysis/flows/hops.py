@@ -17,12 +17,12 @@ from analysis.flows.processes import Process
 from analysis.flows.turns import LARGE_BYTES, Channel, Turn
 from analysis.intervals import Segment
 
-__all__ = ("SAME_KIND_BYTES", "Exchange", "Fetch", "Talk", "hop_segments")
+__all__ = ("SAME_KIND_BYTES", "TRAILING_NS", "Exchange", "Fetch", "Talk", "hop_segments")
 
 # Requests that follow each other this soon fetch one message; polls are further apart, or come in vain.
 _SAME_FETCH_NS = 250_000_000
 # What is small and belongs to a message follows its large parts this soon.
-_TRAILING_NS = 30_000_000
+TRAILING_NS = 30_000_000
 # Nothing else is said for so long before a poll.
 _ALONE_NS = 100_000_000
 # Requests of one kind differ by a number's digits.
@@ -149,25 +149,26 @@ class Talk:
         for exchange in self.within(last.first_ns, end_ns + _LONGEST_POLL_NS):
             if last in exchange.turns or exchange.begun_ns <= last.first_ns:
                 end_ns = max(end_ns, exchange.over_ns)
-            elif exchange.begun_ns - end_ns > _TRAILING_NS or exchange.is_large:
+            elif exchange.begun_ns - end_ns > TRAILING_NS or exchange.is_large:
                 break
             else:
                 end_ns = max(end_ns, exchange.over_ns)
         return end_ns
 
-    def handed_ns(self, last: Turn, end_ns: int) -> int:
+    def handed_ns(self, last: Turn, end_ns: int, pause_ns: int = _SAME_FETCH_NS) -> int:
         """When a message that is handed to who did not ask for it was there, small parts behind it included.
 
         Who has handed it over may well poll at once; that is no part of it.
 
         :param last: the last large part.
         :param end_ns: when that had arrived.
+        :param pause_ns: what comes after a longer one is something else.
         """
         over_ns, behind = end_ns, []
         for exchange in self.within(last.first_ns, end_ns + _LONGEST_POLL_NS):
             request = exchange.request
             if last not in exchange.turns:
-                if exchange.is_large or exchange.begun_ns - over_ns > _TRAILING_NS:
+                if exchange.is_large or exchange.begun_ns - over_ns > pause_ns:
                     break
                 if request is not None and request.speaker == last.speaker:
                     behind.append(request)
@@ -206,6 +207,17 @@ class Talk:
             ),
         )
         return [one for one in first if one.request and abs(one.request.bytes - usual) <= SAME_KIND_BYTES]
+
+    def after_pauses(self, speakers: frozenset[Process], start_ns: int, end_ns: int) -> list[Exchange]:
+        """What these processes asked in [start, end) after a pause: what brings news, and no part of it."""
+        over_ns, found = 0, []
+        for exchange in self.exchanges_until(end_ns):
+            if exchange.request is None or exchange.request.speaker not in speakers:
+                continue
+            if exchange.begun_ns - over_ns >= _SAME_FETCH_NS and exchange.begun_ns >= start_ns:
+                found.append(exchange)
+            over_ns = max(over_ns, exchange.over_ns)
+        return found
 
     def reply(self, speakers: frozenset[Process], since_ns: int, end_ns: int) -> Fetch | None:
         """What these processes told in small requests, if one of them is no poll.

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from analysis.flows.copies import Copy, Phase, copies_of
-from analysis.flows.hops import SAME_KIND_BYTES, Talk, hop_segments
+from analysis.flows.hops import SAME_KIND_BYTES, TRAILING_NS, Talk, hop_segments
 from analysis.flows.processes import Process, Processes
 from analysis.flows.roles import Parts
 from analysis.flows.turns import Channel, Turn
@@ -124,7 +124,7 @@ class Ways:
             return {}
         found = copies_of(phase, pulled, self._at_edge)
         last_ns = max((copy.had_ns for copy in found.values()), default=0)
-        whole_ns = self._at_server.handed_ns(phase.sent[-1], max(last_ns, phase.sent[-1].had_ns))
+        whole_ns = self._at_server.handed_ns(phase.sent[-1], max(last_ns, phase.sent[-1].had_ns), TRAILING_NS)
         return {
             client: copy._replace(had_ns=whole_ns) if copy.had_ns == last_ns else copy
             for client, copy in found.items()
@@ -326,10 +326,9 @@ class Ways:
         assert self._at_server is not None
         answered = [
             exchange
-            for exchange in self._at_server.within(phase.start_ns, phase.end_ns)
+            for exchange in self._at_server.after_pauses(self._server, phase.start_ns, phase.end_ns)
             if exchange.request is not None
             and exchange.answer is not None
-            and exchange.request.speaker == self.parts.server
             and exchange.answer.first_ns >= had_ns
             # Asked after that, or waiting since before; what was just being answered was too late.
             and (exchange.request.whole_ns >= had_ns or exchange.waited_ns > _LONG_POLL_NS)
