@@ -17,7 +17,7 @@ from analysis.evidence.values import Endpoint, KernelEvents, Wire
 from analysis.flows.hops import Exchange, Talk, hop_segments
 from analysis.flows.processes import Process, Processes
 from analysis.flows.proxies import speak_for_applications
-from analysis.flows.roles import parts_of
+from analysis.flows.roles import handing_to_nobodys, parts_of
 from analysis.flows.setups import setups_of
 from analysis.flows.turns import Channel, Turn, channels_of, place_arrivals, round_trips_of
 from analysis.intervals import Segment, paint
@@ -201,6 +201,8 @@ def test_who_passes_messages_on_is_a_hub_and_a_process_beside_the_node_a_task() 
     assert (parts.server, parts.hub) == (server, hub)
     assert parts.nodes == {"client-1": frozenset((node,))}
     assert parts.tasks == {"client-1": frozenset((task,))}
+    assert not handing_to_nobodys(parts, [between(node, task)])
+    assert handing_to_nobodys(parts, [between(node, Process(5))]) == ["client-1"]
     with pytest.raises(ValueError, match="no message of 8192 bytes"):
         parts_of(named, [between(node, hub, 100)])
 
@@ -320,3 +322,44 @@ def test_a_tls_handshake_is_no_message_on_its_way() -> None:
     # What an application says to its own proxy is nobody's handshake.
     alone = dataclasses.replace(channel.turns[0], listener=NODE)
     assert not setups_of(secured(), [Channel(key, 1, [alone])], frozenset((NODE, HUB)))
+
+
+def test_who_listens_did_not_open_the_connection() -> None:
+    """gRPC's usual port is higher than many that pass: its server asks nobody."""
+    ends = {"pod": "n", "local": "10.0.0.1", "local_port": 50051, "remote": "10.0.0.2", "remote_port": 40000}
+    connections = pd.DataFrame([{"connection": 1, "netns": 1, "opened_ns": 0, "ts_ns": 0, **ends}])
+    common = {"connection": 1, "pod": "n", "hook": "eth", "tgid": 0, "first_ack_us": 0, "last_ack_us": 0}
+    told = [("rx", 1, 0, 900), ("tx", 2, 0, 150)]
+    turns = [
+        {**common, "direction": way, "first_ns": at, "last_ns": at, "first_seq": a, "end_seq": b}
+        for way, at, a, b in told
+    ]
+    owners = pd.DataFrame(
+        [{**ends, "remote": "0.0.0.0", "remote_port": port, "pid": 7} for port in (0, 40000)]
+    )
+    packets = pd.DataFrame({"tcp_flags": [], "connection": [], "direction": []}).astype(
+        {"tcp_flags": "int64"}
+    )
+    tables = {"connections": connections, "turns": pd.DataFrame(turns), "packets": packets}
+    processes = Processes({"participants": []}, pd.DataFrame({"how": []}))
+    for owned, asks in ((None, [False, True]), (owners, [True, False])):
+        more = {} if owned is None else {"owners": owned}
+        (channel,) = channels_of({**tables, **more}, processes)
+        assert [turn.asks for turn in channel.turns] == asks
+
+
+def test_a_message_is_there_with_its_last_small_part() -> None:
+    """Whoever has handed it over may poll at once, which is no part of it."""
+    polls = [poll(at_ms, count=50) for at_ms in (0, 3000, 6000)]
+    large = Exchange(said(True, 8000, 8100, 1_000_000), said(False, 8102, 8102))
+    small = Exchange(said(True, 8104, 8104, 900), said(False, 8106, 8106))
+    behind = poll(8110)
+    whole = talk(*polls, large, small, behind, poll(11_110))
+    assert large.request is not None
+    assert whole.handed_ns(large.request, large.request.had_ns) == 8104 * MS
+    assert whole.over_ns(large.request, large.request.had_ns) >= 8112 * MS
+    assert [one.begun_ns // MS for one in whole.after_pauses(frozenset((NODE,)), 0, 9000 * MS)] == [
+        3000,
+        6000,
+        8000,
+    ]
