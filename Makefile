@@ -8,7 +8,7 @@
 # make test-fresh    trace and test on a fresh machine: a minimal Debian in a directory, from nothing (root)
 # make test-vm       the kernel tests under Debian's stock kernel (netem, kprobes) in QEMU; about 10 minutes
 # make test-cluster  profiles on pods of a real API server, which it builds first; about 10 minutes
-# make test-frameworks  unmodified Flower, traced: rounds and times against what the app measured itself; minutes
+# make test-frameworks  unmodified Flower, traced: rounds and times against what the app measured itself; an hour
 # make setup-tests, make setup-bench: what tests and benchmarks need on top of setup
 # make validate-faults  runs that are broken in every known way, and 30 healthy ones, all diagnosed; about 90 minutes
 #                    (an interrupted one goes on: make validate-faults FAULTS_ARGS='--resume runs/faults-...')

@@ -115,7 +115,7 @@ def _deaths(case: Case, evicted: Set[str]) -> Iterator[Cause]:
             identifier = "tls.sidecar_down"
         elif one.pod == case.server:
             identifier = "application.server_died"
-        elif one.pod in case.clients:
+        elif one.pod in case.clients or one.pod in case.behind_edges:
             identifier = "application.client_died"
         else:
             identifier = "application.nothing_listens"

@@ -92,6 +92,7 @@ class Case:
     refused_ports: Mapping[tuple[str, int], Sequence[int]]  # (pod, own port) -> when an open attempt ended
     machine: pd.DataFrame | None  # what else the machine did (`ztprobe.agent.machine_load`); None: not known
     logs: Mapping[str, str]  # file -> its end: never evidence alone
+    behind_edges: frozenset[str] = frozenset()  # clients of the server's clients
 
     @property
     def counters(self) -> Sequence[Mapping[str, Any]]:
@@ -212,6 +213,7 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
         refused_ports=ended,
         machine=machine,
         logs=_logs(run),
+        behind_edges=frozenset(pod for served in roles.edges.values() for pod in served),
     )
 
 

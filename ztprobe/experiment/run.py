@@ -208,6 +208,8 @@ class Job:
             STATE_DIR / self.run_id,
             directory / "logs" / "agent.log",
             probes=self.spec.probes,
+            # Secure aggregation's exchanges are as short as frames, and only turns tell them apart.
+            attached=self.spec.options.fl.get("secure_aggregation", "none") != "none",
         )
 
     def _finish(self, account: Account, load: MachineLoad, wall_ns: int) -> None:
@@ -253,7 +255,7 @@ class Job:
         name = self.spec.profile.name
         self.progress.stage("network profile", name)
         agent.apply(self.spec.profile, seed=self.spec.experiment.seed)
-        found = agent.measure(runtime.server.name, [pod.name for pod in runtime.edges or runtime.clients])
+        found = agent.measure(runtime.server.name, [pod.name for pod in (*runtime.edges, *runtime.clients)])
         self.meta["emulation"] |= {
             "backend": found.backend,
             "requested": found.requested,
@@ -360,10 +362,10 @@ class Job:
         agent.watch(processes)
 
     def _look_at_topology(self, agent: Agent, runtime: Runtime) -> None:
-        """Until every client has been seen to be connected: often before round 1, then round by round."""
+        """Until all who connect to somebody have been seen to: often before round 1, then round by round."""
         before, server = self.meta.get("topology"), runtime.server.name
-        expected = len(runtime.edges or runtime.clients)
-        if before is not None and len(before["serves"].get(server, ())) >= expected:
+        expected = {pod.name for pod in (*runtime.edges, *runtime.clients)}
+        if before is not None and expected <= {pod for served in before["serves"].values() for pod in served}:
             return
         seen = agent.topology()
         # Whose log the rounds are from is known; the rest was seen.
