@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from analysis import contention, statistics
+from analysis.evidence.node_clocks import NODE_CLOCKS
 from analysis.ledger.coverage import COVERAGE_FLOOR
 from analysis.ledger.model import COMPONENTS, SUB_ROWS, ClientRound, Ledger, RoundLedger
 from analysis.report import sections
@@ -154,6 +155,7 @@ def build_report(
         **sections.memory(meta),
         **attachment_of(run),
         **communication_of(ledger, counted),
+        **_clocks(run),
     }
     workload = workload_of(run.rounds)
     if any(workload.values()):
@@ -163,6 +165,12 @@ def build_report(
     report["notes"] = sections.notes(run, ledger, report, baseline)
     report["diagnosis"] = diagnose(report)
     return report
+
+
+def _clocks(run: Run) -> dict[str, Any]:
+    """Of runs on several nodes."""
+    told = run.meta.get(NODE_CLOCKS, ())
+    return {"clocks": [{**one, "drift_ppm": round(one["drift_ppm"], 3)} for one in told]} if told else {}
 
 
 def _of_run(run: Run) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A run as DataFrames, with a unit in every column's name: what ``ztprobe.load`` gives.
 
-Everything comes from report.json's content, so figures made from these tables are the report's own.
+Rounds and all that belongs to them come from report.json's content, so figures made from these tables are the
+report's own; messages and drops come from the run's events.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import Any
 import pandas as pd
 
 from analysis.ledger.model import COMPONENTS
+from analysis.results.message_table import drop_frame, message_frame
 from analysis.results.samples import load_report
 from ztprobe.errors import RunDirError
+from ztprobe.rundir.store import load_run
 
 __all__ = ("LoadedRun", "load")
 
@@ -142,8 +145,18 @@ class LoadedRun:
             rows.append({"part": part, "delta_s": entry["delta_s"], "low_s": low_s, "high_s": high_s})
         return pd.DataFrame(rows, columns=columns).astype({"delta_s": float, "low_s": float, "high_s": float})
 
+    @cached_property
+    def messages(self) -> pd.DataFrame:
+        """Messages on the wire, with when they left and came (`analysis.results.message_table`)."""
+        return message_frame(load_run(self.path))
+
+    @cached_property
+    def drops(self) -> pd.DataFrame:
+        """Packets that the kernel dropped, each with the policies that deny it."""
+        return drop_frame(load_run(self.path))
+
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
         """All of them by name."""
-        names = ("rounds", "components", "sub_rows", "clients", "segments", "overhead")
+        names = ("rounds", "components", "sub_rows", "clients", "segments", "overhead", "messages", "drops")
         return {name: getattr(self, name) for name in names}
