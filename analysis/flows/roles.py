@@ -78,7 +78,7 @@ def parts_of(processes: Processes, channels: Iterable[Channel]) -> Parts:
 
 
 def handing_to_nobodys(parts: Parts, channels: Iterable[Channel]) -> list[str]:
-    """Clients whose node sends messages to processes that are nobody's: who starts its tasks was not named."""
+    """Clients whose node sends messages to processes of nobody's: who starts its tasks was not named."""
     of_node = {node: client for client, nodes in parts.nodes.items() for node in nodes}
     found = set()
     for channel in channels:
