@@ -91,7 +91,7 @@ def run_of(
         with traced(flower.superlink.pid, flower.targets, out, *more):
             time.sleep(idle_s)
             job = flower.start_run(buffered=buffered, num_server_rounds=rounds, examples=96)
-            flower.wait(job, timeout_s=60 * rounds + 60)
+            flower.wait(job, timeout_s=180 * rounds)
             time.sleep(idle_s)
         if flower.pods is not None:
             flower.pods.emulator.check()
