@@ -17,7 +17,7 @@ from analysis.flows.processes import Process
 from analysis.flows.turns import LARGE_BYTES, Channel, Turn
 from analysis.intervals import Segment
 
-__all__ = ("SAME_KIND_BYTES", "Exchange", "Fetch", "Talk", "hop_segments")
+__all__ = ("FEWEST_POLLS", "SAME_KIND_BYTES", "Exchange", "Fetch", "Talk", "hop_segments")
 
 # Requests that follow each other this soon fetch one message; polls are further apart, or come in vain.
 _SAME_FETCH_NS = 250_000_000
@@ -26,7 +26,7 @@ _TRAILING_NS = 30_000_000
 # Nothing else is said for so long before a poll.
 _ALONE_NS = 100_000_000
 # So often somebody has to have asked to be one that polls.
-_FEWEST_POLLS = 3
+FEWEST_POLLS = 3
 # Requests of one kind differ by a number's digits.
 SAME_KIND_BYTES = 8
 
@@ -152,7 +152,9 @@ class Talk:
         left_out = {id(exchange.request) for exchange in beside}
         for exchange in self.within(last.first_ns, end_ns + _LONGEST_POLL_NS):
             if last in exchange.turns or exchange.begun_ns <= last.first_ns:
-                end_ns = max(end_ns, exchange.over_ns)
+                # An answer that takes longer may be to something else.
+                if exchange.answer in (None, last) or exchange.answer.first_ns - end_ns <= _TRAILING_NS:
+                    end_ns = max(end_ns, exchange.over_ns)
             elif exchange.request is not None and id(exchange.request) in left_out:
                 continue
             elif exchange.begun_ns - end_ns > _TRAILING_NS or exchange.is_large:
@@ -163,15 +165,19 @@ class Talk:
                 end_ns = max(end_ns, exchange.over_ns)
         return end_ns
 
+    def in_vain(self, speakers: frozenset[Process]) -> list[Exchange]:
+        """Polls that were answered, but with no message. What nobody answers may be control frames in TLS."""
+        return [one for one in self.polls(speakers) if one.answer is not None and not one.is_large]
+
     def fetches_by_polls(self, speakers: frozenset[Process]) -> bool:
         """Whether messages come to these processes in answer to what they ask again and again.
 
         Not by chance: a heartbeat, too, may stand right before a message that is pushed.
         """
-        polls = self.polls(speakers)
-        if len(polls) < _FEWEST_POLLS:
+        in_vain = self.in_vain(speakers)
+        if len(in_vain) < FEWEST_POLLS:
             return False
-        sizes = sorted(one.request.bytes for one in polls if one.request is not None)
+        sizes = sorted(one.request.bytes for one in in_vain if one.request is not None)
         usual = sizes[len(sizes) // 2]
         messages = [
             one.request

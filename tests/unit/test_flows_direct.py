@@ -123,3 +123,25 @@ def test_heartbeats_beside_the_work_belong_to_no_message() -> None:
 def test_a_question_that_is_held_after_an_update_is_not_its_confirmation() -> None:
     waiting = [*EARLY_ONE, *asked(EARLY, 855, answer_ms=2_900)]
     assert phase_of(ways_of(waiting, LATE_ONE))["early"].arrival_ns == 851 * MS
+
+
+def test_control_frames_that_nobody_answers_are_no_polls() -> None:
+    """A model that is pushed in pieces, for each of which its reader makes room; nobody asked for it."""
+    pushed = [
+        turn(LATE, False, 900, 1_000, MODEL_BYTES),
+        *(
+            one
+            for at_ms in (1_001, 1_111, 1_221)
+            for one in (
+                turn(LATE, True, at_ms, at_ms, 52),
+                turn(LATE, False, at_ms + 5, at_ms + 100, MODEL_BYTES),
+            )
+        ),
+        *update(LATE, 2_000)[:1],
+        turn(LATE, False, 2_900, 2_900, 90),
+    ]
+    late = phase_of(ways_of(EARLY_ONE, pushed))["late"]
+    assert milliseconds(late)[:2] == [("server", 900), ("transmission", 100)]
+    assert late.compute == (1_321 * MS, 2_000 * MS)
+    # What the server says 850 ms later is no answer to the update.
+    assert late.arrival_ns == 2_050 * MS
