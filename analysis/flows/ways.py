@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from analysis.flows.copies import Copy, Phase, copies_of
 from analysis.flows.hops import SAME_KIND_BYTES, Exchange, Talk, hop_segments
+from analysis.flows.phases import phases_of
 from analysis.flows.processes import Process, Processes
 from analysis.flows.roles import Parts
 from analysis.flows.turns import Channel, Turn
@@ -19,8 +20,6 @@ from analysis.intervals import Interval, Segment
 
 __all__ = ("Phase", "Way", "Ways")
 
-# Silence of the server between two models after which it begins something new.
-_NEW_PHASE_NS = 2_000_000_000
 _WHOLE = 0.95  # of a message's bytes: headers and parts that differ
 # An answer that takes longer was held back until there was something to say.
 _LONG_POLL_NS = 200_000_000
@@ -74,61 +73,7 @@ class Ways:
 
         :param ready_ns: when the application said that the first model could be had; 0: it did not say.
         """
-        if self._at_server is not None:
-            groups = self._groups(self._at_server, start_ns, end_ns)
-        else:
-            groups = self._groups_of_clients(start_ns, end_ns)
-        starts = [start_ns, *(group[0].first_ns for group in groups[1:])]
-        ready = [ready_ns, *(0 for _ in groups[1:])]
-        return [
-            Phase(begin_ns, next_ns, tuple(group), one_ns)
-            for begin_ns, next_ns, group, one_ns in zip(
-                starts, [*starts[1:], end_ns], groups, ready, strict=False
-            )
-        ]
-
-    def _groups(self, talk: Talk, start_ns: int, end_ns: int) -> list[list[Turn]]:
-        """What the server put into a hub, by phases: before it puts more there, it has got something."""
-        others = talk.large(self._edge, start_ns, end_ns)
-        groups: list[list[Turn]] = []
-        for turn in talk.large(self._server, start_ns, end_ns):
-            last_ns = max((one.last_ns for one in groups[-1]), default=0) if groups else 0
-            came = any(last_ns < other.first_ns < turn.first_ns for other in others)
-            if not groups or came or turn.first_ns - last_ns >= _NEW_PHASE_NS:
-                groups.append([])
-            groups[-1].append(turn)
-        return groups
-
-    def _groups_of_clients(self, start_ns: int, end_ns: int) -> list[list[Turn]]:
-        """What the server sent to the clients themselves, by phases.
-
-        They fetch it when they like: one may have answered before another has asked. A phase is over when
-        somebody who has answered, or has been silent for long, is sent something again.
-        """
-        answers = {
-            client: [one.first_ns for one in talk.large(self.parts.nodes[client], start_ns, end_ns)]
-            for client, talk in self._at_edge.items()
-        }
-        sent = [
-            (turn.first_ns, client, turn)
-            for client, talk in self._at_edge.items()
-            for turn in talk.large(self._server, start_ns, end_ns)
-        ]
-        groups: list[list[Turn]] = []
-        last_ns: dict[str, int] = {}
-        for first_ns, client, turn in sorted(sent, key=lambda one: one[:2]):
-            before_ns = last_ns.get(client)
-            if before_ns is not None and (
-                first_ns - before_ns >= _NEW_PHASE_NS
-                or any(before_ns < answer_ns < first_ns for answer_ns in answers[client])
-            ):
-                groups.append([])
-                last_ns.clear()
-            if not groups:
-                groups.append([])
-            groups[-1].append(turn)
-            last_ns[client] = turn.last_ns
-        return groups
+        return phases_of(self.parts, self._at_server, self._at_edge, start_ns, end_ns, ready_ns)
 
     def of_phase(self, phase: Phase) -> dict[str, Way]:
         """Every client's way, by client."""
