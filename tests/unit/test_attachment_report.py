@@ -6,11 +6,16 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from analysis.causes import attached
+from analysis.causes.case import case_of
 from analysis.causes.diagnosis import diagnose_run
+from analysis.causes.findings import Trouble
+from analysis.evidence.values import Drop, DuplicateAck, Endpoint, Retransmission, Wire
 from analysis.flows.choice import build_ledger_of_attached
 from analysis.report.attachment import attachment_lines
 from analysis.report.report import build_report
 from tests.schemas import problems
+from ztprobe.events.kinds import Hook
 from ztprobe.rundir.store import Run, load_run
 
 RECORDED = Path(__file__).parents[1] / "data" / "attached-hub"
@@ -71,3 +76,41 @@ def test_a_client_that_ends_when_its_part_is_done_is_no_trouble() -> None:
     over_ns = max(event["time_monotonic_ns"] for event in run.rounds if event["event"] == "round_end")
     found = diagnose_run(changed(run, client_1={"ended_ns": over_ns - 1}, client_2={"ended_ns": over_ns + 1}))
     assert (found["troubles"], found["causes"]) == ([], [])
+
+
+def test_packets_that_are_lost_on_the_way_are_a_cause_with_what_dropped_them() -> None:
+    """Bytes of the hub's for a client, sent again after three seconds each, which this kernel had dropped."""
+    case = case_of(load_run(RECORDED))
+    key = next(
+        key
+        for pod, hook, key in case.events.bursts
+        if pod == "client-1" and hook == Hook.ETH and isinstance(key, Wire)
+    )
+    peer = key.peer_of("client-1")
+    begun_ns = case.since_ns + SECOND_NS
+    trouble = Trouble(
+        kind="slow",
+        rounds=(2,),
+        from_ns=begun_ns,
+        to_ns=begun_ns + 8 * SECOND_NS,
+        pods=(),
+        words="round 2 took 8.0 s, and its peers 2.0 s",
+    )
+    sent_again = [
+        Retransmission(
+            begun_ns + (3 * i + 3) * SECOND_NS, begun_ns + 3 * i * SECOND_NS, 0, 1_000 * i, 1_000, "", 0
+        )
+        for i in range(2)
+    ]
+    case.events.retransmissions[peer.address, key] = sent_again
+    assert [one.of.id for one in attached.recognise(case, [trouble])] == ["application.packets_lost"]
+    ends = Endpoint("client-1", 1), Endpoint(peer.address, 2)
+    case.events.drops["client-1"] = [
+        Drop("client-1", begun_ns, "NETFILTER_DROP", "tcp", ends[1], ends[0], 16, 0, 1_000, key)
+    ]
+    (cause,) = attached.recognise(case, [trouble])
+    assert cause.strength == 0.9
+    assert "held it up for 6.0 s; this kernel dropped 1 of them: NETFILTER_DROP (1)" in cause.summary
+    # What the receiver had already was not lost.
+    case.events.duplicate_acks["client-1", key] = [DuplicateAck(begun_ns, 0, 5_000)]
+    assert list(attached.recognise(case, [trouble])) == []
