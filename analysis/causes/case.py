@@ -8,7 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import pandas as pd
+
 from analysis.causes.attempts import Attempt, attempts_of
+from analysis.contention import machine_table
 from analysis.evidence.identity import Connections
 from analysis.evidence.participants import by_participant
 from analysis.evidence.reader import read_events
@@ -82,6 +85,7 @@ class Case:
     proven: bool  # whether controls were tried before the clients were started
     proof_ns: tuple[int, int] | None  # when the controls were proven, or should have been
     failed: str | None  # why the run failed, in its own words
+    goes_on: bool  # the run has not ended: what is seen is what there is so far
     exits: tuple[Exit, ...]
     attempts: tuple[Attempt, ...]
     questions: tuple[DnsQuery, ...]
@@ -89,7 +93,9 @@ class Case:
     policies: ExplainerOverTime
     state_changes: Mapping[Key, Sequence[StateChange]]  # by connection
     refused_ports: Mapping[tuple[str, int], Sequence[int]]  # (pod, own port) -> when an open attempt ended
+    machine: pd.DataFrame | None  # what else the machine did (`ztprobe.agent.machine_load`); None: not known
     logs: Mapping[str, str]  # file -> its end: never evidence alone
+    behind_edges: frozenset[str] = frozenset()  # clients of the server's clients
 
     @property
     def is_attached(self) -> bool:
@@ -178,6 +184,7 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
         raise RunDirError(
             f"{run.path}: was attached to: its participants are no pods that policies (-f) select"
         )
+    machine = machine_table(run)
     recorded = settled(run)
     run, _ = checked(recorded)
     run = by_participant(run)
@@ -210,6 +217,7 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
         proven=any(meta["enforcement"].get(kind) for kind in ("network_policy", "mtls")),
         proof_ns=_window(meta.get("proof")),
         failed=meta["failed"]["reason"] if "failed" in meta else None,
+        goes_on="so_far" in meta,
         exits=(*(Exit(**one) for one in meta.get("exits", ())), *_ended(attachment)),
         attempts=tuple(attempts_of(events, addresses, names)),
         questions=tuple(dns_queries(events.dns)),
@@ -217,7 +225,9 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
         policies=ExplainerOverTime(run, objects),
         state_changes=changes,
         refused_ports=ended,
+        machine=machine,
         logs=_logs(run),
+        behind_edges=frozenset(pod for served in roles.edges.values() for pod in served),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from analysis.flows.hops import Talk
 from analysis.flows.turns import Turn
@@ -24,8 +25,7 @@ class Phase:
     ready_ns: int = 0  # the application said that there was something to ask for; 0: it did not
 
 
-@dataclass(frozen=True)
-class Copy:
+class Copy(NamedTuple):
     """A model as the hub received it."""
 
     first_ns: int
