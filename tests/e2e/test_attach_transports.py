@@ -206,9 +206,12 @@ def test_a_rate_that_is_really_put_in_is_transmission(chosen: dict[str, Any], tm
         report = traced(made, tmp_path / "run")
     assert_is_true(report, made.settings)
     one_way_s = made.settings.message_bytes * 8 * FRAME_SHARE / (RATE_MBIT * 1e6)
+    truth = DirectTruth(made.directory)
     for one in report["rounds"]:
         moved_s = sum(one["components"][name] for name in ("propagation", "transmission", "retransmission"))
-        assert moved_s == pytest.approx(2 * one_way_s, rel=RELATIVE, abs=ABSOLUTE_S), one
+        # Who waits for a CPU sends and reads later.
+        more_s = truth.waited_s(one["round"], one["critical_client"])
+        assert 2 * one_way_s - ABSOLUTE_S <= moved_s <= 2 * one_way_s + ABSOLUTE_S + more_s, one
 
 
 IPV6 = [
