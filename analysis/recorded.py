@@ -100,7 +100,7 @@ def changed_objects(run: Run) -> list[tuple[int, Objects]]:
         ]
     except (TypeError, KeyError, ValueError) as error:
         raise RunDirError(f"{run.path}: its record of the objects in force is damaged") from error
-    pods = recorded_pods(run)
+    pods = recorded_pods(run) if changes else []
     return [(at_ns, merged(read_recorded(objects, run.path), pods)) for at_ns, objects in sorted(changes)]
 
 

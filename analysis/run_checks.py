@@ -39,7 +39,8 @@ _CONNECTIONS = {
     if name != "connections"
     and (titles := [column.name for column in kind.columns if column.name.endswith("connection")])
 }
-_LOOPBACK = "127."
+_LOOPBACK = ("127.", "::1")
+_LINK_LOCAL = "fe80:"  # which every interface has, and no list of addresses names
 # Server events that a round has once, and those that lie in it.
 _ONCE = ("round_start", "wait_end", "aggregate_end", "evaluate_end", "round_end")
 _INSIDE = (*_ONCE, "send_start")
@@ -229,7 +230,7 @@ def _check_ends(run: Run, name: str, table: pd.DataFrame) -> None:
     """A pod's end of a connection has the pod's address, or is on its loopback."""
     addresses = {pod["name"]: pod.get("addresses", [pod["address"]]) for pod in run.meta["pods"]}
     for pod, local in zip(table["pod"].tolist(), table["local"].tolist(), strict=True):
-        if local not in addresses.get(pod, [local]) and not local.startswith(_LOOPBACK):
+        if local not in addresses.get(pod, [local]) and not local.startswith((*_LOOPBACK, _LINK_LOCAL)):
             raise RunDirError(
                 f"{_where(run, name)}: rows of {pod} have another address than {pod}'s; "
                 "pods or runs are mixed up"

@@ -1,6 +1,48 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Connections: finding one by its addresses and ports, beginning and ending one, and its bursts. */
 
+#ifdef WATCH_TURNS
+/* A key has 32 bits for an address. One of IPv6 stands there by an alias: a hash of it among IPv4's class E, which
+ * nobody has (RFC 1112, section 4), and ::1 in 127/8, where loopbacks are. Another address of the same hash is
+ * counted and not followed. */
+#define LOOPBACK6_ALIAS 0x06ffff7f /* 127.255.255.6 */
+#define LOOPBACK6_LOW (1ULL << 56) /* the lower half of ::1 */
+
+static inline int is_alias(u32 address)
+{
+    return (address & 0xf0) == 0xf0 || address == LOOPBACK6_ALIAS;
+}
+
+/* 0: none is free. */
+static inline u32 alias_of(struct address6 *address)
+{
+    u64 mixed = (address->high * 0x9e3779b97f4a7c15ULL ^ address->low) * 0xbf58476d1ce4e5b9ULL;
+    u32 alias = (u32)(mixed >> 32) | 0xf0;
+    if (!address->high && address->low == LOOPBACK6_LOW)
+        alias = LOOPBACK6_ALIAS;
+    struct address6 *known = addresses6.lookup(&alias);
+    if (likely(known))
+        return known->high == address->high && known->low == address->low ? alias : 0;
+    return addresses6.update(&alias, address) ? 0 : alias;
+}
+#endif
+
+/* An address of a key as events have it. */
+static inline void full_address(u8 *to, u32 address)
+{
+#ifdef WATCH_TURNS
+    if (is_alias(address)) {
+        struct address6 *known = addresses6.lookup(&address);
+        if (known) {
+            *(u64 *)to = known->high;
+            *(u64 *)(to + 8) = known->low;
+            return;
+        }
+    }
+#endif
+    map_address(to, address);
+}
+
 /* A helper call costs 20 to 50 ns, an array's lookup next to nothing (the kernel compiles it into the program),
  * so the hash is asked only for a connection that the array of recent numbers does not have. */
 static inline struct conn *conn_of(const struct conn_key *key)
@@ -29,12 +71,16 @@ static inline void emit_connection(struct conn *conn, u64 now_ns)
         return;
     PREFIX(event, EVENT_CONNECTION, now_ns, conn->id, conn->key.netns, 0ULL);
     event->opened_ns = conn->opened_ns;
-    map_address(event->local, conn->key.laddr);
-    map_address(event->remote, conn->key.raddr);
+    full_address(event->local, conn->key.laddr);
+    full_address(event->remote, conn->key.raddr);
     event->local_port = conn->key.ports >> 16;
     event->remote_port = conn->key.ports & 0xffff;
     event->first_seq = conn->first_seq;
+#ifdef WATCH_TURNS
+    event->family = is_alias(conn->key.laddr) ? FAMILY_INET6 : FAMILY_INET;
+#else
     event->family = FAMILY_INET;
+#endif
     *(u64 *)event->pad = 0;
     submit_connection(event);
 }
@@ -104,6 +150,22 @@ static inline struct conn *new_conn_of_socket(const struct conn_key *key)
     return new_conn(key, other ? other->opened_ns : 0, other ? other->first_seq : 0);
 }
 
+/* Whether an IPv6 socket's peer is one of IPv4, by the two words of its address. */
+#define IS_MAPPED(high, low) (!(high) && ((low) & 0xffffffff) == 0xffff0000)
+#if defined(WATCH_TURNS) && defined(OFF_SOCK_V6_LADDR)
+#define KEY_OF_IPV6(key, load) ({ \
+    struct address6 there_ = {.high = load(OFF_SOCK_V6_RADDR), .low = load(OFF_SOCK_V6_RADDR + 8)}; \
+    int ok_ = 1; \
+    if (!IS_MAPPED(there_.high, there_.low) && (there_.high || there_.low)) { \
+        struct address6 here_ = {.high = load(OFF_SOCK_V6_LADDR), .low = load(OFF_SOCK_V6_LADDR + 8)}; \
+        (key)->laddr = alias_of(&here_); \
+        (key)->raddr = alias_of(&there_); \
+        ok_ = (key)->laddr && (key)->raddr; \
+    } \
+    ok_; \
+})
+#endif
+
 /* Fill the key from a TCP socket. v4-mapped IPv6 sockets (gRPC's) keep their IPv4 addresses in
  * the same members. 0: not TCP. */
 static inline int key_of_sock(struct conn_key *key, const void *sk)
@@ -116,6 +178,11 @@ static inline int key_of_sock(struct conn_key *key, const void *sk)
     key->laddr = LOAD(u32, sk, OFF_SOCK_LADDR);
     key->raddr = LOAD(u32, sk, OFF_SOCK_RADDR);
     key->ports = LOAD(u16, sk, OFF_SOCK_LPORT) << 16 | bpf_ntohs((u16)LOAD(u16, sk, OFF_SOCK_RPORT));
+#ifdef KEY_OF_IPV6
+#define LOAD_FROM_SOCK(offset) LOAD(u64, sk, offset)
+    if (family == FAMILY_INET6)
+        return KEY_OF_IPV6(key, LOAD_FROM_SOCK);
+#endif
     return 1;
 }
 
@@ -131,6 +198,11 @@ static inline int key_of_untyped_sock(struct conn_key *key, const void *sk)
     key->raddr = read_u32(sk + OFF_SOCK_RADDR);
     u16 rport = read_u16(sk + OFF_SOCK_RPORT);
     key->ports = (u32)read_u16(sk + OFF_SOCK_LPORT) << 16 | bpf_ntohs(rport);
+#ifdef KEY_OF_IPV6
+#define READ_FROM_SOCK(offset) read_ptr(sk + (offset))
+    if (family == FAMILY_INET6)
+        return KEY_OF_IPV6(key, READ_FROM_SOCK);
+#endif
     return 1;
 }
 

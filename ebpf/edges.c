@@ -27,6 +27,10 @@ static inline void look_for_dsack(struct __sk_buff *ctx, struct seen *seen, stru
     void *data = (void *)(long)ctx->data;
     void *end = (void *)(long)ctx->data_end;
     struct sack_options *options = data + ACK_OPTIONS_OFFSET;
+#ifdef WATCH_TURNS
+    if (is_alias(seen->key.laddr))
+        options = data + ACK_OPTIONS_OFFSET + IPV6_MORE_BYTES;
+#endif
     if ((void *)(options + 1) > end || options->sack_kind != TCP_OPTION_SACK)
         return;
     u32 from = bpf_ntohl(options->from0), to = bpf_ntohl(options->to0);
@@ -57,6 +61,19 @@ static inline int is_bare_ack(struct seen *seen)
     return !seen->payload_bytes && !(seen->flags & FLAGS_SETUP);
 }
 
+#ifdef WATCH_TURNS
+static inline struct bpf_sock *socket_of_ipv6(struct __sk_buff *ctx, struct seen *seen)
+{
+    struct bpf_sock_tuple ends __attribute__((aligned(8)));
+    __builtin_memset(&ends, 0, sizeof(ends));
+    full_address((u8 *)ends.ipv6.saddr, seen->key.raddr);
+    full_address((u8 *)ends.ipv6.daddr, seen->key.laddr);
+    ends.ipv6.sport = bpf_htons((u16)seen->key.ports);
+    ends.ipv6.dport = bpf_htons((u16)(seen->key.ports >> 16));
+    return bpf_skc_lookup_tcp(ctx, &ends, sizeof(ends.ipv6), BPF_F_CURRENT_NETNS, 0);
+}
+#endif
+
 /* Whether a socket is connected on this end of what arrives. Data that comes for one that has just gone (a session
  * ticket after the client has hung up) would otherwise begin a connection of its own. */
 static inline int has_socket(struct __sk_buff *ctx, struct seen *seen)
@@ -66,7 +83,13 @@ static inline int has_socket(struct __sk_buff *ctx, struct seen *seen)
     ends.ipv4.daddr = seen->key.laddr;
     ends.ipv4.sport = bpf_htons((u16)seen->key.ports);
     ends.ipv4.dport = bpf_htons((u16)(seen->key.ports >> 16));
+#ifdef WATCH_TURNS
+    struct bpf_sock *sk = is_alias(seen->key.laddr)
+                              ? socket_of_ipv6(ctx, seen)
+                              : bpf_skc_lookup_tcp(ctx, &ends, sizeof(ends.ipv4), BPF_F_CURRENT_NETNS, 0);
+#else
     struct bpf_sock *sk = bpf_skc_lookup_tcp(ctx, &ends, sizeof(ends.ipv4), BPF_F_CURRENT_NETNS, 0);
+#endif
     if (!sk)
         return 0;
     int connected = sk->state != STATE_LISTEN && sk->state != STATE_TIME_WAIT;

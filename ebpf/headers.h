@@ -73,6 +73,7 @@ struct arp_header { /* RFC 826, for IPv4 over Ethernet; addresses in halves, whi
 };
 
 #define ACK_OPTIONS_OFFSET (sizeof(struct eth_header) + sizeof(struct ipv4_header) + sizeof(struct tcp_header))
+#define IPV6_MORE_BYTES (sizeof(struct ipv6_header) - sizeof(struct ipv4_header))
 #define ACK_WITH_SACK_BYTES (sizeof(struct tcp_header) + sizeof(struct sack_options))
 
 enum { IPV4_WORDS_20 = 0x45, FRAGMENT_OFFSET = 0x1fff, IPV4_VERSION = 4, IPV6_VERSION = 6 };

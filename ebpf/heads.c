@@ -14,6 +14,78 @@ struct seen {
     u8 udp;
 };
 
+/* The namespace that a packet is in; 0: none that is traced. */
+static inline int place(struct __sk_buff *ctx, struct seen *seen)
+{
+#ifdef HAVE_TCX
+    void *skb = ((void *(*)(void *, u32))KFUNC_RDONLY_CAST)(ctx, TYPE_SK_BUFF);
+    void *dev = (void *)LOAD(u64, skb, OFF_SKB_DEV);
+    void *net = (void *)LOAD(u64, dev, OFF_DEV_NET);
+    seen->key.netns = LOAD(u32, net, OFF_NET_INUM);
+#else
+    /* Each filter carries a number of its own: the way from the packet to its namespace is longer. */
+    int number = ctx->tc_classid;
+    u32 *netns = interfaces.lookup(&number);
+    if (unlikely(!netns || !*netns))
+        return 0;
+    seen->key.netns = *netns;
+#endif
+    return 1;
+}
+
+static inline void read_tcp(struct __sk_buff *ctx, struct seen *seen, struct tcp_header *tcp, u32 offset)
+{
+    seen->seq = bpf_ntohl(tcp->seq);
+    seen->ack = bpf_ntohl(tcp->ack);
+    seen->header_bytes = (tcp->words >> 4) * 4;
+    seen->flags = tcp->flags;
+    seen->payload_offset = offset + seen->header_bytes;
+    seen->payload_bytes = ctx->len > seen->payload_offset ? ctx->len - seen->payload_offset : 0;
+}
+
+#ifdef WATCH_TURNS
+/* The same of IPv6, without extension headers. */
+static inline int parse_ipv6(struct __sk_buff *ctx, struct seen *seen, int egress, int lo)
+{
+    void *data = (void *)(long)ctx->data;
+    void *end = (void *)(long)ctx->data_end;
+    struct eth_header *eth = data;
+    struct ipv6_header *ip = (void *)(eth + 1);
+    struct udp_header *udp = (void *)(ip + 1);
+    struct tcp_header *tcp = (void *)udp;
+    if ((void *)(udp + 1) > end || (ip->next_header != PROTOCOL_TCP && ip->next_header != PROTOCOL_UDP))
+        return 0;
+    u32 sport = bpf_ntohs(udp->source), dport = bpf_ntohs(udp->target), offset = sizeof(*eth) + sizeof(*ip);
+    seen->udp = ip->next_header == PROTOCOL_UDP;
+    if (seen->udp) {
+        if (sport != DNS_PORT && dport != DNS_PORT)
+            return 0;
+        seen->payload_offset = offset + sizeof(*udp);
+        seen->payload_bytes = ctx->len > seen->payload_offset ? ctx->len - seen->payload_offset : 0;
+    } else {
+        if ((void *)(tcp + 1) > end) {
+            count(LOSS_PARSE);
+            return 0;
+        }
+        read_tcp(ctx, seen, tcp, offset);
+    }
+    struct address6 from, to;
+    __builtin_memcpy(&from, ip->source, sizeof(from));
+    __builtin_memcpy(&to, ip->target, sizeof(to));
+    u32 source = alias_of(&from), target = alias_of(&to);
+    if (!source || !target) {
+        count(LOSS_IPV6);
+        return 0;
+    }
+    int l_is_source = lo ? sport < dport : egress;
+    seen->key.laddr = l_is_source ? source : target;
+    seen->key.raddr = l_is_source ? target : source;
+    seen->key.ports = l_is_source ? sport << 16 | dport : dport << 16 | sport;
+    seen->dir = l_is_source ? DIR_TX : DIR_RX;
+    return place(ctx, seen);
+}
+#endif
+
 /* IPv4 TCP or DNS; 0: neither, or not a traced pod, or nothing but an acknowledgement that arrives: what it
  * has changed TCP keeps itself. */
 static inline int parse(struct __sk_buff *ctx, struct seen *seen, int egress, int lo)
@@ -26,11 +98,15 @@ static inline int parse(struct __sk_buff *ctx, struct seen *seen, int egress, in
     if (unlikely((void *)(udp + 1) > end))
         return 0;
     if (unlikely(eth->type != bpf_htons(ETHERTYPE_IPV4))) {
+#ifdef WATCH_TURNS
+        return eth->type == bpf_htons(ETHERTYPE_IPV6) ? parse_ipv6(ctx, seen, egress, lo) : 0;
+#else
         struct ipv6_header *ip6 = (void *)(eth + 1);
         if (eth->type == bpf_htons(ETHERTYPE_IPV6)
             && (ip6->next_header == PROTOCOL_TCP || ip6->next_header == PROTOCOL_UDP))
             count(LOSS_IPV6); /* that we cannot follow */
         return 0;
+#endif
     }
     u8 protocol = ip->protocol;
     if (unlikely(protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP))
@@ -57,31 +133,13 @@ static inline int parse(struct __sk_buff *ctx, struct seen *seen, int egress, in
             count(LOSS_PARSE);
             return 0;
         }
-        seen->seq = bpf_ntohl(tcp->seq);
-        seen->ack = bpf_ntohl(tcp->ack);
-        seen->header_bytes = (tcp->words >> 4) * 4;
-        seen->flags = tcp->flags;
-        seen->payload_offset = sizeof(*eth) + sizeof(*ip) + seen->header_bytes;
-        seen->payload_bytes = ctx->len > seen->payload_offset ? ctx->len - seen->payload_offset : 0;
+        read_tcp(ctx, seen, tcp, sizeof(*eth) + sizeof(*ip));
 #ifndef WATCH_TURNS
         if (!egress && !seen->payload_bytes && !(seen->flags & FLAGS_SETUP))
             return 0;
 #endif
     }
-#ifdef HAVE_TCX
-    void *skb = ((void *(*)(void *, u32))KFUNC_RDONLY_CAST)(ctx, TYPE_SK_BUFF);
-    void *dev = (void *)LOAD(u64, skb, OFF_SKB_DEV);
-    void *net = (void *)LOAD(u64, dev, OFF_DEV_NET);
-    seen->key.netns = LOAD(u32, net, OFF_NET_INUM);
-#else
-    /* Each filter carries a number of its own: the way from the packet to its namespace is longer. */
-    int number = ctx->tc_classid;
-    u32 *netns = interfaces.lookup(&number);
-    if (unlikely(!netns || !*netns))
-        return 0;
-    seen->key.netns = *netns;
-#endif
-    return 1;
+    return place(ctx, seen);
 }
 
 /* Whether the client has sent an encrypted record. */
@@ -207,8 +265,8 @@ static inline void emit_dns(struct __sk_buff *ctx, struct seen *seen)
     if (!event)
         return;
     PREFIX(event, EVENT_DNS, bpf_ktime_get_ns(), 0ULL, seen->key.netns, 0ULL);
-    map_address(event->local, seen->key.laddr);
-    map_address(event->remote, seen->key.raddr);
+    full_address(event->local, seen->key.laddr);
+    full_address(event->remote, seen->key.raddr);
     event->local_port = seen->key.ports >> 16;
     event->remote_port = seen->key.ports & 0xffff;
     event->direction = seen->dir;

@@ -100,6 +100,12 @@ union drop_probe {
         u16 source, target;
     };
     struct ipv6_header ip6;
+#ifdef WATCH_TURNS
+    struct {
+        struct ipv6_header ip6_again;
+        u16 source6, target6;
+    };
+#endif
 };
 
 /* Not what is for a group: neighbour discovery and its kind are dropped wherever nobody listens. */
@@ -115,9 +121,33 @@ static inline int is_followed(const union drop_probe *packet)
                || protocol == PROTOCOL_ICMPV6);
 }
 
+#ifdef WATCH_TURNS
+static inline u64 conn_id_of_drop6(const union drop_probe *packet, u32 netns, u32 dir)
+{
+    if (packet->ip6.next_header != PROTOCOL_TCP)
+        return 0;
+    struct address6 from, to;
+    __builtin_memcpy(&from, packet->ip6.source, sizeof(from));
+    __builtin_memcpy(&to, packet->ip6.target, sizeof(to));
+    u32 here = alias_of(&from), there = alias_of(&to);
+    u32 source = bpf_ntohs(packet->source6), target = bpf_ntohs(packet->target6);
+    int l_is_source = is_loopback(here) ? source < target : dir == DIR_TX;
+    struct conn_key key = {.netns = netns};
+    key.laddr = l_is_source ? here : there;
+    key.raddr = l_is_source ? there : here;
+    key.ports = l_is_source ? source << 16 | target : target << 16 | source;
+    struct conn *conn = conn_of(&key);
+    return conn ? conn->id : 0;
+}
+#endif
+
 /* The connection that a dropped packet belonged to; 0: none that is known here. */
 static inline u64 conn_id_of_drop(const union drop_probe *packet, u32 netns, u32 dir)
 {
+#ifdef WATCH_TURNS
+    if (packet->ip.version_and_words >> 4 == IPV6_VERSION)
+        return conn_id_of_drop6(packet, netns, dir);
+#endif
     if (packet->ip.version_and_words != IPV4_WORDS_20 || packet->ip.protocol != PROTOCOL_TCP)
         return 0;
     u32 source = bpf_ntohs(packet->source), target = bpf_ntohs(packet->target);

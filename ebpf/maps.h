@@ -25,6 +25,14 @@
 #define SENDLOG_SLOTS 4096     /* unacknowledged packets (segments: 5.9 MB); a loss further back is counted as lost */
 #define SENT_SLOTS 8           /* the last ones, in a cache line of the connection's own */
 
+#ifdef WATCH_TURNS
+/* An address of IPv6 in network byte order, as two words. */
+struct address6 {
+    u64 high, low;
+};
+#endif
+
+/* Addresses of IPv6 stand in it by their aliases (connections.h). */
 struct conn_key {
     u32 netns;
     u32 laddr;
@@ -124,6 +132,9 @@ enum {
 #ifndef CONNS_ENTRIES
 #define CONNS_ENTRIES 16384
 #endif
+#ifndef ADDRESSES6_ENTRIES
+#define ADDRESSES6_ENTRIES 8192
+#endif
 #ifndef SENDLOGS_ENTRIES
 #define SENDLOGS_ENTRIES 4096
 #endif
@@ -155,6 +166,9 @@ BPF_ARRAY(watching, u32, 1);                          /* 0: nothing is traced an
 BPF_ARRAY(processes, u64, PROCESS_WORDS);             /* PROCESS_..., two bits each by tgid */
 #ifndef HAVE_TCX
 BPF_ARRAY(interfaces, u32, INTERFACES);               /* a tc filter's number -> netns inode */
+#endif
+#ifdef WATCH_TURNS
+BPF_HASH(addresses6, u32, struct address6, ADDRESSES6_ENTRIES); /* by alias */
 #endif
 BPF_HASH(numbers, struct conn_key, u32, CONNS_ENTRIES);
 /* By number; 0 is nobody's. Maps that could be mapped begin with a cache line, others in the middle of one. */

@@ -42,3 +42,64 @@ class Truth:
             "server": self.at("server", "aggregate_end", round=number)
             - self.at("server", "wait_end", round=number),
         }
+
+
+class DirectTruth(Truth):
+    """Of `tests.generic_direct`, where clients speak with the server itself."""
+
+    def waited_s(self, number: int, client: str) -> float:
+        """How long server and client waited for a CPU in a round, other than in their work.
+
+        Between a system call and the line that logs it there is nothing else that takes long.
+        """
+        spans = (
+            (("server", "round_start"), ("server", "round_end"), 1),
+            (("server", "round_start"), ("server", "send_start"), -1),
+            (("server", "wait_end"), ("server", "aggregate_end"), -1),
+            ((client, "train_start"), (client, "train_end"), -1),
+        )
+        total = sum(
+            sign * (self._waited_ns(*until, number) - self._waited_ns(*since, number))
+            for since, until, sign in spans
+        )
+        before = [line for line in self._logs[client] if line.get("round", 0) == number - 1]
+        total += self._waited_ns(client, "train_end", number)
+        total -= before[-1]["waited_ns"] if before else self._logs[client][0]["waited_ns"]
+        return max(0, total) / 1e9
+
+    def _waited_ns(self, log: str, event: str, number: int) -> int:
+        return next(
+            int(line["waited_ns"])
+            for line in self._logs[log]
+            if line["event"] == event and line["round"] == number
+        )
+
+    def last(self, number: int) -> str:
+        """The client whose update the server had last."""
+        came = [
+            (line["time_monotonic_ns"], str(line["client_id"]))
+            for line in self._logs["server"]
+            if line["event"] == "update_received" and line["round"] == number
+        ]
+        return max(came)[1]
+
+    def of_direct_round(self, number: int, client: str, *, polls: bool) -> dict[str, float]:
+        """Component -> seconds on a client's way.
+
+        :param polls: whether clients ask again and again; else the server holds what they asked.
+        """
+        started, ready = (
+            self.at("server", "round_start", round=number),
+            self.at("server", "send_start", round=number),
+        )
+        taken = self.at("served", "taken", round=number, client_id=client)
+        given = self.at("served", "given", round=number, client_id=client)
+        aggregated = self.at("server", "aggregate_end", round=number) - self.at(
+            "server", "wait_end", round=number
+        )
+        return {
+            "server": (ready - started) + (given - taken) + aggregated,
+            "poll_wait": taken - ready if polls else 0.0,
+            "compute": self.at(client, "train_end", round=number)
+            - self.at(client, "train_start", round=number),
+        }

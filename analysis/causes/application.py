@@ -35,7 +35,9 @@ def recognise(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
 
 
 def words_of_exit(one: Exit) -> str:
-    """``was killed by SIGKILL`` or ``ended with status 3``."""
+    """``was killed by SIGKILL``, ``ended with status 3`` or, where nobody told how, ``ended``."""
+    if one.status is None:
+        return "ended"
     if one.status >= 0:
         return f"ended with status {one.status}"
     try:
@@ -109,7 +111,9 @@ def _deaths(case: Case, evicted: Set[str]) -> Iterator[Cause]:
     for one in case.exits:
         if one.status == 0 or one.pod in evicted:
             continue
-        killed = one.status < 0
+        killed = one.status is not None and one.status < 0
+        untold = one.status is None
+        who = one.pod if case.is_attached else one.process  # of whom all processes have ended
         sidecar = case.sidecars.get(one.pod) == one.container
         if sidecar:
             identifier = "tls.sidecar_down"
@@ -123,25 +127,26 @@ def _deaths(case: Case, evicted: Set[str]) -> Iterator[Cause]:
             Moment(
                 ts_ns=one.at_ns,
                 pod=one.pod,
-                event=f"{one.process} {words_of_exit(one)}",
+                event=f"{who} {words_of_exit(one)}",
                 shows="it runs no longer",
             )
         ]
-        if not killed and (said := case.log_line(one.pod, "Error", "error", ": ")) is not None:
+        if not killed and not untold and (said := case.log_line(one.pod, "Error", "error", ": ")) is not None:
             shown = said if len(said) <= 160 else f"{said[:160]}..."
             moments.append(
                 Moment(ts_ns=one.at_ns, pod=one.pod, event=f"its log: {shown}", shows="its own words")
             )
         yield cause_of(
             identifier,
-            summary=f"{one.process} {words_of_exit(one)}",
+            summary=f"{who} {words_of_exit(one)}",
             # Who was killed did not choose to; who ended by itself had a reason, which may be another cause.
-            strength=0.96 if killed else 0.35,
+            # Of a deployment that runs already nobody tells which; that it was gone is certain.
+            strength=0.96 if killed else 0.92 if untold else 0.35,
             moments=tuple(moments),
             remedial=Remedial(
-                words=f"find out who killed {one.process}, and start it again"
+                words=f"find out who killed {who}, and start it again"
                 if killed
-                else f"read what {one.process} says in its log, and start it again"
+                else f"read what {who} says in its log, and start it again"
             ),
             pods=(one.pod,),
             component="residual",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,11 +13,13 @@ import pandas as pd
 from analysis.causes.attempts import Attempt, attempts_of
 from analysis.contention import machine_table
 from analysis.evidence.identity import Connections
+from analysis.evidence.participants import by_participant
 from analysis.evidence.reader import read_events
 from analysis.evidence.values import KernelEvents, Key
 from analysis.ledger.handshakes import DnsQuery, dns_queries
-from analysis.ledger.roles import roles_of
+from analysis.ledger.roles import Roles, roles_of
 from analysis.results.dropped import DroppedPacket, ExplainerOverTime, dropped_packets
+from analysis.rounds.settled import settled
 from analysis.run_checks import checked
 from ztprobe.errors import RunDirError
 from ztprobe.policy.model import Objects
@@ -47,7 +49,7 @@ class Exit:
     """A process that ended, and when that was noticed."""
 
     process: str  # pod/container
-    status: int  # negative: the signal
+    status: int | None  # negative: the signal; None: not told (nobody who told us has waited for it)
     at_ns: int
 
     @property
@@ -63,7 +65,8 @@ class Exit:
 class Case:
     """Made once, by `case_of`."""
 
-    run: Run
+    run: Run  # of one that was attached to: by participants
+    recorded: Run  # as it was recorded, with its rounds settled
     clock: Clock
     events: KernelEvents
     server: str
@@ -93,6 +96,11 @@ class Case:
     machine: pd.DataFrame | None  # what else the machine did (`ztprobe.agent.machine_load`); None: not known
     logs: Mapping[str, str]  # file -> its end: never evidence alone
     behind_edges: frozenset[str] = frozenset()  # clients of the server's clients
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether it is of a deployment that ran already."""
+        return "attachment" in self.run.meta
 
     @property
     def counters(self) -> Sequence[Mapping[str, Any]]:
@@ -172,21 +180,25 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
     :param objects: the policies in force (default: those that the run recorded).
     :raises ztprobe.errors.RunDirError: it is damaged, or not one run.
     """
-    machine = machine_table(run)
-    run, _ = checked(run)
-    meta = run.meta
-    if "attachment" in meta:
+    if objects is not None and "attachment" in run.meta:
         raise RunDirError(
-            f"{run.path}: was attached to; causes are told of runs that ztprobe brought up (`ztprobe report`)"
+            f"{run.path}: was attached to: its participants are no pods that policies (-f) select"
         )
+    machine = machine_table(run)
+    recorded = settled(run)
+    run, _ = checked(recorded)
+    run = by_participant(run)
+    meta = run.meta
+    attachment = meta.get("attachment", {})
     topology = meta["topology"]
     addresses = {pod["name"]: pod["address"] for pod in meta["pods"]}
     names = {address: name for name, address in addresses.items()}
     events = read_events(run.events)
-    roles = roles_of(meta)
+    roles = _roles_of_attached(meta) if attachment else roles_of(meta)
     changes, ended = _state_changes(run)
     return Case(
         run=run,
+        recorded=recorded,
         clock=Clock.of_run(meta),
         events=events,
         server=roles.server,
@@ -196,15 +208,17 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
         names=names,
         sidecars=_sidecars(meta),
         listeners={(one["pod"], one["port"]): one["container"] for one in topology["endpoints"]},
-        since_ns=int(meta.get("clients_started_ns", 0)),
+        since_ns=int(attachment.get("attached_ns", meta.get("clients_started_ns", 0))),
         doors=frozenset(_doors(meta)),
-        until_ns=max(sample["time_monotonic_ns"] for sample in meta["clock_samples"]),
+        until_ns=int(
+            attachment.get("detached_ns", max(one["time_monotonic_ns"] for one in meta["clock_samples"]))
+        ),
         mtls_failed=any(not proof["passed"] for proof in meta["enforcement"].get("mtls", ())),
         proven=any(meta["enforcement"].get(kind) for kind in ("network_policy", "mtls")),
         proof_ns=_window(meta.get("proof")),
         failed=meta["failed"]["reason"] if "failed" in meta else None,
         goes_on="so_far" in meta,
-        exits=tuple(Exit(**one) for one in meta.get("exits", ())),
+        exits=(*(Exit(**one) for one in meta.get("exits", ())), *_ended(attachment)),
         attempts=tuple(attempts_of(events, addresses, names)),
         questions=tuple(dns_queries(events.dns)),
         dropped=tuple(dropped_packets(run, objects)),
@@ -215,6 +229,25 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
         logs=_logs(run),
         behind_edges=frozenset(pod for served in roles.edges.values() for pod in served),
     )
+
+
+def _roles_of_attached(meta: Mapping[str, Any]) -> Roles:
+    """As whoever attached named them: behind a hub a server only asks, and a client may never get through."""
+    topology = meta["topology"]
+    server = topology["rounds_of"]
+    return Roles(
+        server=server,
+        ports=frozenset(int(one["port"]) for one in topology["endpoints"] if one["pod"] == server),
+        clients=tuple(one["name"] for one in meta["attachment"]["participants"] if one["role"] == "client"),
+        behind_sidecar=frozenset(topology["behind_sidecar"]),
+    )
+
+
+def _ended(attachment: Mapping[str, Any]) -> Iterator[Exit]:
+    """The participants of whom no process was there any more."""
+    for one in attachment.get("participants", ()):
+        if one.get("ended_ns"):
+            yield Exit(process=f"{one['name']}/{one['name']}", status=None, at_ns=int(one["ended_ns"]))
 
 
 def _sidecars(meta: Mapping[str, Any]) -> dict[str, str]:

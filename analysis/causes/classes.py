@@ -32,6 +32,7 @@ class Remedy(enum.StrEnum):
     TLS_SETTINGS = "tls_settings"  # both ends have to speak TLS, of a common version and cipher
     RAISE_LIMIT = "raise_limit"  # memory, CPU, descriptors, queues, buffers, tables, disk
     CHANGE_PROFILE = "change_profile"  # the emulated network
+    REPAIR_PATH = "repair_path"  # what lies between two machines or pods loses packets
     CHANGE_TIMEOUT = "change_timeout"  # a deadline, keepalive or idle time
     START_PROCESS = "start_process"  # something has to run, or to stay alive
     CHANGE_ADDRESS = "change_address"  # a name, an address or a port
@@ -131,6 +132,7 @@ _APPLICATION = (
     ("idle_connection_dropped", "an idle connection was forgotten on the way", _R.CHANGE_TIMEOUT),
     ("half_open", "a connection is open at one end only", _R.CHANGE_TIMEOUT),
     ("connection_reset", "a connection was reset, and nothing seen tells why", _R.START_PROCESS),
+    ("packets_lost", "packets of a connection are lost on the way", _R.REPAIR_PATH),
     ("slow_client", "a client computes for longer than the others, or than the deadline", _R.FASTER_CLIENT),
 )
 

@@ -199,7 +199,7 @@ def _said(case: Case, troubles: Sequence[Trouble], closes: Sequence[_Close]) -> 
                     ts_ns=one.at_ns, pod=pod, event=f"{one.process} ended with status {one.status}", shows=""
                 )
                 for one in case.exits
-                if one.pod == pod and one.status > 0
+                if one.pod == pod and (one.status or 0) > 0
             ]
             if not moments:
                 continue

@@ -31,6 +31,8 @@ def recognise_deadlines(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cau
     for trouble in troubles:
         if trouble.kind not in ("missing", "unfinished") or not trouble.rounds:
             continue
+        if case.is_attached and trouble.kind == "unfinished":
+            continue  # it had no deadline: the trace ended before it
         number = trouble.rounds[0]
         ended_ns = next(
             (

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from analysis.causes import application, emulation, policy, resources, tls
+from analysis.causes import application, attached, emulation, policy, resources, tls
 from analysis.causes.case import Case, case_of
 from analysis.causes.findings import Cause, Trouble
 from analysis.causes.ranking import acts_in, ranked
@@ -24,7 +24,7 @@ __all__ = ("DIAGNOSIS_SCHEMA_VERSION", "diagnose_run", "top_cause")
 
 DIAGNOSIS_SCHEMA_VERSION = 1
 _LATE_NS = 2_000_000_000  # what a proof sent before the clients started may be dropped so much later
-_RECOGNISERS = (policy, tls, resources, emulation, application)
+_RECOGNISERS = (policy, tls, resources, emulation, application, attached)
 
 
 def diagnose_run(run: Run, objects: Objects | None = None) -> dict[str, Any]:
@@ -138,10 +138,12 @@ def _cost(case: Case, cause: Cause, troubles: Sequence[Trouble]) -> dict[str, An
 
 
 def _excess(case: Case, trouble: Trouble) -> Mapping[str, float]:
+    from analysis.flows.choice import build_ledger_of_attached
     from analysis.ledger.ledger import build_ledger
 
+    build = build_ledger_of_attached if case.is_attached else build_ledger
     try:
-        rounds = build_ledger(case.run).rounds
+        rounds = build(case.recorded).rounds
     except (ZtprobeError, KeyError, ValueError):
         return {}
     mine = [one for one in rounds if one.round in trouble.rounds]

@@ -22,8 +22,9 @@ _OFF_MS, _OFF_SHARE = 5.0, 0.3
 def recognise(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
     """Everything of this class, and what deadlines cut off for other reasons."""
     yield from recognise_deadlines(case, troubles)
-    yield from _overflow(case, troubles)
-    yield from _lossy(case, troubles)
+    if not case.is_attached:  # there nothing is emulated
+        yield from _overflow(case, troubles)
+        yield from _lossy(case, troubles)
     yield from _not_as_asked(case)
     yield from recognise_black_holes(case, troubles)
 

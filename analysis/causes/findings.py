@@ -25,7 +25,7 @@ class Moment:
 class Trouble:
     """A round that failed, stalled or was slower than its peers, or set-up that did not get through."""
 
-    kind: str  # failed | set-up | unfinished | missing | slow | stall
+    kind: str  # failed | set-up | unfinished | missing | vanished | slow | stall
     rounds: tuple[int, ...]  # 0: set-up
     from_ns: int
     to_ns: int

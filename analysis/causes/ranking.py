@@ -36,7 +36,7 @@ _GONE = (
     *("application.nothing_listens", "application.half_open", "application.peer_unreachable"),
     *("application.connection_reset", "application.slow_client", "application.deadline_too_short"),
     *("tls.handshake_failed", "tls.sidecar_not_ready", "tls.detection_stall"),
-    "application.idle_connection_dropped",
+    *("application.idle_connection_dropped", "application.packets_lost"),
     *(
         "emulation.mtu_black_hole",
         "emulation.rate_too_low",

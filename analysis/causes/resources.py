@@ -59,11 +59,11 @@ def _out_of_memory(case: Case) -> Iterator[Cause]:
             Moment(
                 ts_ns=one.at_ns,
                 pod=pod,
-                event=f"{process} was killed by signal {-one.status}",
+                event=f"{process} was killed by signal {-(one.status or 0)}",
                 shows="it is gone",
             )
             for one in ended
-            if one.status < 0
+            if one.status is not None and one.status < 0
         ]
         yield cause_of(
             "resources.oom_kill",
@@ -195,7 +195,7 @@ def _queues(case: Case) -> Iterator[Cause]:
 
 def _said_at_the_end(case: Case) -> Iterator[Cause]:
     for one in case.exits:
-        for word, identifier, what, remedy in _SAID if one.status > 0 else ():
+        for word, identifier, what, remedy in _SAID if (one.status or 0) > 0 else ():
             if (line := case.log_line(one.pod, word)) is not None:
                 yield cause_of(
                     identifier,

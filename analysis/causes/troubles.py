@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from analysis.causes.attached_troubles import troubles_of_attached
 from analysis.causes.case import Case
 from analysis.causes.findings import Trouble
 
@@ -44,11 +45,13 @@ def troubles_of(case: Case) -> list[Trouble]:
     found += _slow(case, rounds, {number for one in found for number in one.rounds})
     found += _under_way(case, rounds)
     found += _stalls(case)
+    if case.is_attached:
+        found += troubles_of_attached(case, rounds)
     return sorted(found, key=lambda one: one.from_ns)
 
 
 def _set_up(case: Case, rounds: Mapping[int, Mapping[str, int]]) -> list[Trouble]:
-    if not case.since_ns:
+    if not case.since_ns or case.is_attached:  # nobody knows when those clients were started
         return []
     begun_ns = min((at["round_start"] for at in rounds.values()), default=None)
     took_s = ((begun_ns or case.until_ns) - case.since_ns) / 1e9
@@ -186,7 +189,9 @@ def _under_way(case: Case, rounds: Mapping[int, Mapping[str, int]]) -> list[Trou
 def _last(case: Case, number: int) -> tuple[str, ...]:
     """Who came last, by the server's log."""
     came = [(e["time_monotonic_ns"], str(e["client_id"])) for e in _of_round(case, number, "update_received")]
-    return (max(came)[1],) if came else ()
+    last = max(came)[1] if came else ""
+    # A deployment that others brought up has names of its own for its clients.
+    return (last,) if last and (last in case.clients or not case.is_attached) else ()
 
 
 def _stalls(case: Case) -> list[Trouble]:

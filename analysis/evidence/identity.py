@@ -17,7 +17,7 @@ from analysis.evidence.values import Endpoint, Key, LoKey, Wire, wire_between
 
 __all__ = ("Connections",)
 
-_LOOPBACK = "127."
+_LOOPBACK = ("127.", "::1")
 
 
 class Connections:

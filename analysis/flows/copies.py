@@ -22,6 +22,7 @@ class Phase:
     start_ns: int
     end_ns: int
     sent: tuple[Turn, ...]  # parts of the server's models
+    ready_ns: int = 0  # the application said that there was something to ask for; 0: it did not
 
 
 class Copy(NamedTuple):

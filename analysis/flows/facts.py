@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from analysis.flows.hops import Talk
+from analysis.flows.hops import FEWEST_POLLS, Talk
 from analysis.flows.processes import Process
 from analysis.flows.roles import Parts
 from analysis.flows.turns import Channel, round_trips_of
@@ -17,8 +17,6 @@ from analysis.rounds.seen import seen_by_turns
 from analysis.rounds.timeouts import longest_of, timeout_rows
 
 __all__ = ("facts_of", "transfer_of")
-
-_FEWEST_POLLS = 3
 
 
 def facts_of(
@@ -81,7 +79,7 @@ def _pairs(
 def _polls(talk: Talk, speakers: frozenset[Process]) -> tuple[int, int] | None:
     """(how many, the usual pause from one's answer to the next), if somebody polls."""
     polls = talk.polls(speakers)
-    if len(polls) < _FEWEST_POLLS:
+    if len(talk.in_vain(speakers)) < FEWEST_POLLS:
         return None
     number = {one.begun_ns: i for i, one in enumerate(talk.exchanges)}
     pauses = sorted(

@@ -17,7 +17,15 @@ from analysis.flows.processes import Process
 from analysis.flows.turns import LARGE_BYTES, Channel, Turn
 from analysis.intervals import Segment
 
-__all__ = ("SAME_KIND_BYTES", "TRAILING_NS", "Exchange", "Fetch", "Talk", "hop_segments")
+__all__ = (
+    "FEWEST_POLLS",
+    "SAME_KIND_BYTES",
+    "TRAILING_NS",
+    "Exchange",
+    "Fetch",
+    "Talk",
+    "hop_segments",
+)
 
 # Requests that follow each other this soon fetch one message; polls are further apart, or come in vain.
 _SAME_FETCH_NS = 250_000_000
@@ -25,6 +33,8 @@ _SAME_FETCH_NS = 250_000_000
 TRAILING_NS = 30_000_000
 # Nothing else is said for so long before a poll.
 _ALONE_NS = 100_000_000
+# So often somebody has to have asked to be one that polls.
+FEWEST_POLLS = 3
 # Requests of one kind differ by a number's digits.
 SAME_KIND_BYTES = 8
 # ... and by how many records of TLS they were cut into.
@@ -36,6 +46,8 @@ class Exchange(NamedTuple):
 
     request: Turn | None
     answer: Turn | None
+    # Of what follows an answer with nothing asked in between: since when its speaker has been silent; else 0.
+    silent_ns: int = 0
 
     @property
     def begun_ns(self) -> int:
@@ -62,7 +74,7 @@ class Exchange(NamedTuple):
     @property
     def turns(self) -> list[Turn]:
         """Of the two, those that are there."""
-        return [turn for turn in self if turn is not None]
+        return [turn for turn in (self.request, self.answer) if turn is not None]
 
 
 class Fetch(NamedTuple):
@@ -117,17 +129,19 @@ class Talk:
         ]
         return sorted(turns, key=lambda turn: turn.first_ns)
 
-    def fetch_began_ns(self, first: Turn, since_ns: int) -> int:
+    def fetch_began_ns(self, first: Turn, since_ns: int, beside: Iterable[Exchange] = ()) -> int:
         """When the requests began that led to a message's first part without a pause, but not before it was
         there.
 
         :param first: the first part.
         :param since_ns: from when on it could be had.
+        :param beside: heartbeats and polls that go on all the while: they lead to nothing that is sent.
         """
         begun_ns = max(first.first_ns, since_ns)
+        left_out = {id(exchange.request) for exchange in beside}
         for exchange in reversed(self.exchanges_until(first.first_ns)):
             request = exchange.request
-            if request is None or request is first:
+            if request is None or request is first or id(request) in left_out:
                 continue
             goes_on = exchange.answer is first or begun_ns - exchange.over_ns <= _SAME_FETCH_NS
             if request.arrived_ns < since_ns:
@@ -139,21 +153,63 @@ class Talk:
             begun_ns = min(begun_ns, exchange.begun_ns)
         return begun_ns
 
-    def over_ns(self, last: Turn, end_ns: int) -> int:
+    def over_ns(self, last: Turn, end_ns: int, beside: Iterable[Exchange] = ()) -> int:
         """When what belongs to a message was over: its small parts and its confirmation follow without a
         pause.
 
         :param last: the last large part.
         :param end_ns: when that had arrived.
+        :param beside: heartbeats and polls that go on all the while.
         """
+        left_out = {id(exchange.request) for exchange in beside}
         for exchange in self.within(last.first_ns, end_ns + _LONGEST_POLL_NS):
             if last in exchange.turns or exchange.begun_ns <= last.first_ns:
-                end_ns = max(end_ns, exchange.over_ns)
+                # An answer that takes longer may be to something else.
+                if exchange.answer in (None, last) or exchange.answer.first_ns - end_ns <= TRAILING_NS:
+                    end_ns = max(end_ns, exchange.over_ns)
+            elif exchange.request is not None and id(exchange.request) in left_out:
+                continue
             elif exchange.begun_ns - end_ns > TRAILING_NS or exchange.is_large:
                 break
+            elif exchange.waited_ns > _SAME_FETCH_NS or any(map(_is_spread, exchange.turns)):
+                break  # held until there is something to say, or several things: no confirmation
             else:
                 end_ns = max(end_ns, exchange.over_ns)
         return end_ns
+
+    def in_vain(self, speakers: frozenset[Process]) -> list[Exchange]:
+        """Polls that were answered, but with no message. What nobody answers may be control frames in TLS."""
+        return [one for one in self.polls(speakers) if one.answer is not None and not one.is_large]
+
+    def fetches_by_polls(self, speakers: frozenset[Process]) -> bool:
+        """Whether messages come to these processes in answer to what they ask again and again.
+
+        Not by chance: a heartbeat, too, may stand right before a message that is pushed.
+        """
+        in_vain = self.in_vain(speakers)
+        if len(in_vain) < FEWEST_POLLS:
+            return False
+        sizes = sorted(one.request.bytes for one in in_vain if one.request is not None)
+        usual = sizes[len(sizes) // 2]
+        messages = [
+            one.request
+            for one in self.exchanges
+            if one.answer is not None and one.answer.bytes >= LARGE_BYTES and one.answer.listener in speakers
+        ]
+        asked = [one for one in messages if one is not None and abs(one.bytes - usual) <= SAME_KIND_BYTES]
+        return len(asked) * 2 > len(messages)
+
+    def asides(self, speakers: frozenset[Process]) -> list[Exchange]:
+        """Requests of these processes that say no more than their polls or heartbeats do."""
+        sizes = sorted(one.request.bytes for one in self.polls(speakers) if one.request is not None)
+        if not sizes:
+            return []
+        most = sizes[len(sizes) // 2] + SAME_KIND_BYTES
+        return [
+            one
+            for one in self.exchanges
+            if one.request is not None and one.request.speaker in speakers and one.request.bytes <= most
+        ]
 
     def handed_ns(self, last: Turn, end_ns: int, pause_ns: int = _SAME_FETCH_NS) -> int:
         """When a message that is handed to who did not ask for it was there, small parts behind it included.
@@ -268,11 +324,20 @@ def _exchanges(turns: Sequence[Turn]) -> list[Exchange]:
     """Of one connection: a request, and what is said before the next one."""
     found: list[Exchange] = []
     for turn in turns:
-        if turn.asks or not found or found[-1].answer is not None:
-            found.append(Exchange(turn, None) if turn.asks else Exchange(None, turn))
+        before = found[-1] if found else None
+        if turn.asks:
+            found.append(Exchange(turn, None))
+        elif before is None or before.answer is not None:
+            silent_ns = before.answer.whole_ns if before is not None and before.answer is not None else 0
+            found.append(Exchange(None, turn, silent_ns))
         else:
             found[-1] = Exchange(found[-1].request, turn)
     return found
+
+
+def _is_spread(turn: Turn) -> bool:
+    """Whether it is several frames with pauses between them: that took no time on the wire."""
+    return turn.bytes < LARGE_BYTES and turn.whole_ns - turn.arrived_ns > TRAILING_NS
 
 
 def hop_segments(
@@ -286,10 +351,14 @@ def hop_segments(
     moving, waiting = [], []
     for exchange in exchanges:
         for turn in exchange.turns:
-            moving.append(Segment(turn.arrived_ns, turn.whole_ns, "transmission"))
+            if not _is_spread(turn):
+                moving.append(Segment(turn.arrived_ns, turn.whole_ns, "transmission"))
             moving.append(Segment(turn.first_ns, turn.arrived_ns, "propagation"))
         if exchange.request is not None and exchange.answer is not None:
             waiting.append(Segment(exchange.request.whole_ns, exchange.answer.first_ns, asked))
+        elif exchange.answer is not None and exchange.silent_ns:
+            # It has said something already, and what follows is its to say: nobody has to ask once more.
+            waiting.append(Segment(exchange.silent_ns, exchange.answer.first_ns, asked))
     clipped = [
         Segment(max(one.start_ns, start_ns), min(one.end_ns, end_ns), one.component)
         for one in (*moving, *waiting)

@@ -71,7 +71,8 @@ class _Builder:
         self.reported = reported_training(run.clients)
 
     def round(self, window: Window) -> RoundLedger:
-        phases = self.ways.phases(window.start_ns, window.end_ns)
+        ready_ns = window.marks.get("send_start", 0)
+        phases = self.ways.phases(window.start_ns, window.end_ns, ready_ns)
         told = [(phase, self.ways.of_phase(phase)) for phase in phases]
         pieces: list[Segment] = []
         clients: dict[str, list[Segment]] = defaultdict(list)

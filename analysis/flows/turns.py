@@ -17,14 +17,11 @@ import pandas as pd
 
 from analysis.evidence.identity import Connections
 from analysis.evidence.values import Endpoint, Key, Wire
+from analysis.flows.parting import LARGE_BYTES, Messages
 from analysis.flows.processes import Process, Processes, rows_of
 from ztprobe.events.kinds import Direction, Hook
 
 __all__ = ("LARGE_BYTES", "Channel", "Turn", "channels_of", "place_arrivals", "round_trips_of")
-
-# Less is a request, an answer that says no, a heartbeat; more is a part of a message (the probes' bursts
-# agree).
-LARGE_BYTES = 8192
 
 # Pings, window updates and settings of HTTP/2 are no turns, and cut none in two: a few frames of 13 or 17
 # bytes, in a record of TLS where there is any. The shortest request that says anything has more.
@@ -32,6 +29,8 @@ _CONTROL_BYTES = 48
 # Silence between turns in one direction with nothing said in the other: what is sent again after a loss comes
 # later than the probes wait.
 _SAME_TURN_NS = 2_000_000_000
+# A message's frames that are no data stand so little before it, and so little behind it.
+_AHEAD_NS, _BEHIND_NS = 10_000_000, 30_000_000
 
 
 @dataclass
@@ -54,6 +53,7 @@ class Turn:
     first_ack_ns: int = 0  # from its first payload to the first acknowledgement; 0: not seen
     last_ack_ns: int = 0  # from its last payload to the acknowledgement of all
     is_seen_arriving: bool = True  # False: the listener's end is on a machine where nobody watched
+    is_bulk: bool = False  # a message's own bytes, and no frame before or behind it
 
     @property
     def had_ns(self) -> int:
@@ -83,12 +83,13 @@ class _Seen(NamedTuple):
     end_seq: int
     first_ack_ns: int = 0
     last_ack_ns: int = 0
+    is_bulk: bool = False
 
 
 def channels_of(tables: Mapping[str, pd.DataFrame], processes: Processes) -> list[Channel]:
     """Every connection of which something was seen to be said.
 
-    :param tables: ``turns``, ``connections`` and, where it is there, ``owners``.
+    :param tables: ``turns``, ``connections``, ``packets``; ``bursts`` and ``owners`` where they are there.
     """
     connections = Connections(tables["connections"])
     ends: dict[int, tuple[Endpoint, Endpoint]] = {}
@@ -100,26 +101,29 @@ def channels_of(tables: Mapping[str, pd.DataFrame], processes: Processes) -> lis
         opened[key] = max(opened.get(key, 0), row.opened_ns)
     _find_openers(tables["packets"], connections, ends, opener)
     said: dict[Key, dict[Endpoint, list[_Seen]]] = defaultdict(lambda: defaultdict(list))
+    messages = Messages(tables.get("bursts"))
     for row in rows_of(tables["turns"]):
         found = connections.key_of.get(row.connection)
         if found is None:
             continue
         local, remote = ends[row.connection]
         sends = row.direction == Direction.TX
-        said[found][local if sends else remote].append(
-            _Seen(
-                row.hook,
-                row.hook == Hook.LO or sends,
-                row.pod,
-                row.tgid,
-                row.first_ns,
-                row.last_ns,
-                row.first_seq,
-                row.end_seq,
-                row.first_ack_us * 1000,
-                row.last_ack_us * 1000,
+        for piece in messages.parted(row):
+            said[found][local if sends else remote].append(
+                _Seen(
+                    row.hook,
+                    row.hook == Hook.LO or sends,
+                    row.pod,
+                    row.tgid,
+                    piece.first_ns,
+                    piece.last_ns,
+                    piece.first_seq,
+                    piece.end_seq,
+                    row.first_ack_us * 1000 if piece.first_seq == row.first_seq else 0,
+                    row.last_ack_us * 1000,
+                    piece.is_bulk,
+                )
             )
-        )
     owned = _Owners(tables.get("owners"), processes)
     listening = frozenset(owned.listening)
     channels = []
@@ -273,11 +277,16 @@ def _turns(seen: Sequence[_Seen], speaker: _Whose, listener: _Whose, asks: bool,
             first_ack_ns=row.first_ack_ns,
             last_ack_ns=row.last_ack_ns,
             is_seen_arriving=bool(arrived_at),
+            is_bulk=row.is_bulk,
         )
 
 
 def _joined(turns: Sequence[Turn]) -> list[Turn]:
-    """With large ones that silence cut, and nothing said in between, as one again."""
+    """With messages that silence cut, and nothing said in between, as one again.
+
+    Frames that come right before or behind a message are its own; others are of something else on the same
+    connection, like a heartbeat.
+    """
     kept: list[Turn] = []
     for turn in turns:
         before = kept[-1] if kept else None
@@ -285,9 +294,10 @@ def _joined(turns: Sequence[Turn]) -> list[Turn]:
             before is not None
             and before.asks == turn.asks
             and before.speaker == turn.speaker
-            and max(before.bytes, turn.bytes) >= LARGE_BYTES
-            and turn.first_ns - before.last_ns < _SAME_TURN_NS
+            and (before.is_bulk or turn.is_bulk)
+            and turn.first_ns - before.last_ns < _silence_ns(before, turn)
         ):
+            before.is_bulk = True
             before.last_ns = max(before.last_ns, turn.last_ns)
             before.whole_ns = max(before.whole_ns, turn.whole_ns)
             before.read_whole_ns = max(before.read_whole_ns, turn.read_whole_ns)
@@ -295,6 +305,12 @@ def _joined(turns: Sequence[Turn]) -> list[Turn]:
         else:
             kept.append(turn)
     return kept
+
+
+def _silence_ns(before: Turn, turn: Turn) -> int:
+    if before.is_bulk and turn.is_bulk:
+        return _SAME_TURN_NS
+    return _BEHIND_NS if before.is_bulk else _AHEAD_NS
 
 
 def _unwrapped(seen: Sequence[_Seen]) -> list[_Seen]:

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from analysis.flows.copies import Copy, Phase, copies_of
-from analysis.flows.hops import SAME_KIND_BYTES, TRAILING_NS, Talk, hop_segments
+from analysis.flows.hops import SAME_KIND_BYTES, TRAILING_NS, Exchange, Talk, hop_segments
+from analysis.flows.phases import phases_of
 from analysis.flows.processes import Process, Processes
 from analysis.flows.roles import Parts
 from analysis.flows.turns import Channel, Turn
@@ -19,8 +20,6 @@ from analysis.intervals import Interval, Segment
 
 __all__ = ("Phase", "Way", "Ways")
 
-# Silence of the server between two models after which it begins something new.
-_NEW_PHASE_NS = 2_000_000_000
 _WHOLE = 0.95  # of a message's bytes: headers and parts that differ
 # An answer that takes longer was held back until there was something to say.
 _LONG_POLL_NS = 200_000_000
@@ -71,32 +70,12 @@ class Ways:
         # What a task's starter asked its node, before it started it.
         self._channels = channels
 
-    def phases(self, start_ns: int, end_ns: int) -> list[Phase]:
-        """Of one round."""
-        talks = [self._at_server] if self._at_server is not None else list(self._at_edge.values())
-        sent = [turn for talk in talks for turn in talk.large(self._server, start_ns, end_ns)]
-        others = [
-            turn
-            for talk, speakers in (
-                [(self._at_server, self._edge)]
-                if self._at_server is not None
-                else [(self._at_edge[client], self.parts.nodes[client]) for client in self.clients]
-            )
-            for turn in talk.large(speakers, start_ns, end_ns)
-        ]
-        sent.sort(key=lambda turn: turn.first_ns)
-        groups: list[list[Turn]] = []
-        for turn in sent:
-            last_ns = max((one.last_ns for one in groups[-1]), default=0) if groups else 0
-            came = any(last_ns < other.first_ns < turn.first_ns for other in others)
-            if not groups or came or turn.first_ns - last_ns >= _NEW_PHASE_NS:
-                groups.append([])
-            groups[-1].append(turn)
-        starts = [start_ns, *(group[0].first_ns for group in groups[1:])]
-        return [
-            Phase(begin_ns, next_ns, tuple(group))
-            for begin_ns, next_ns, group in zip(starts, [*starts[1:], end_ns], groups, strict=True)
-        ]
+    def phases(self, start_ns: int, end_ns: int, ready_ns: int = 0) -> list[Phase]:
+        """Of one round.
+
+        :param ready_ns: when the application said that the first model could be had; 0: it did not say.
+        """
+        return phases_of(self.parts, self._at_server, self._at_edge, start_ns, end_ns, ready_ns)
 
     def of_phase(self, phase: Phase) -> dict[str, Way]:
         """Every client's way, by client."""
@@ -155,10 +134,11 @@ class Ways:
         way.has_update = bool(updates)
         way.message_bytes = sum(turn.bytes for turn in models)
         if self.parts.hub is None:
-            way.base.insert(0, Segment(phase.start_ns, models[0].first_ns, "server"))
-            available_ns = models[0].first_ns
+            available_ns = self._available_ns(way.client, phase, models[0])
+            way.base.insert(0, Segment(phase.start_ns, available_ns, "server"))
         self._fetch(way, talk, models, available_ns, holder)
-        had_ns: int | None = talk.over_ns(models[-1], max(turn.had_ns for turn in models))
+        polls = talk.polls(nodes)
+        had_ns = self._read_ns(way, talk, models, holder, polls)
         if self.parts.tasks.get(way.client):
             had_ns = self._task(way, phase, models, had_ns or 0)
             unasked = "store_and_forward"
@@ -169,9 +149,13 @@ class Ways:
         if had_ns is None:
             return None
         if updates:
-            began_ns = talk.fetch_began_ns(updates[0], had_ns)
+            began_ns = talk.fetch_began_ns(updates[0], had_ns, talk.asides(nodes))
             end_ns = max(turn.had_ns if self.parts.hub is not None else turn.whole_ns for turn in updates)
-            end_ns = talk.handed_ns(updates[-1], end_ns)
+            # A hub has it with the small parts behind it; a server is asked for the next one at once.
+            if self.parts.hub is not None:
+                end_ns = talk.handed_ns(updates[-1], end_ns)
+            else:
+                end_ns = talk.over_ns(updates[-1], end_ns, polls)
         elif (reply := talk.reply(nodes, had_ns, phase.end_ns)) is not None:
             began_ns, end_ns = reply
         else:
@@ -186,6 +170,27 @@ class Ways:
         if self.parts.hub is None:
             way.arrival_ns = end_ns
         return end_ns
+
+    def _available_ns(self, client: str, phase: Phase, first: Turn) -> int:
+        """From when on a client could have had a model of a server that it speaks with itself.
+
+        Known where the application says it, and of interest where the client polls. Otherwise it is when the
+        first of it left: what came before was the server's.
+        """
+        known = phase.start_ns <= phase.ready_ns <= first.first_ns
+        polls = known and self._at_edge[client].fetches_by_polls(self.parts.nodes[client])
+        return phase.ready_ns if polls else first.first_ns
+
+    def _read_ns(
+        self, way: Way, talk: Talk, parts: Sequence[Turn], holder: str, polls: Sequence[Exchange]
+    ) -> int | None:
+        """When a message had been read with all that belongs to it and came behind it."""
+        arrived_ns = max(turn.whole_ns for turn in parts)
+        read_ns = talk.over_ns(parts[-1], max(turn.had_ns for turn in parts), polls)
+        way.base[:0] = hop_segments(
+            talk.during(arrived_ns, read_ns), arrived_ns, read_ns, asked=holder, unasked="transmission"
+        )
+        return read_ns
 
     def _fetch(self, way: Way, talk: Talk, parts: Sequence[Turn], available_ns: int, holder: str) -> None:
         """A message from one that holds it to one that asks for it (or is sent it unasked)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from analysis.report.wording import human_time, plural
@@ -12,7 +12,7 @@ from ztprobe.rundir.store import Run
 __all__ = ("attachment_lines", "attachment_of")
 
 _SOURCES = {"events": "the application's events", "log": "the framework's log", "traffic": "the traffic"}
-_FEW = 4
+_FEW, _MANY = 4, 8
 
 
 def attachment_of(run: Run) -> dict[str, dict[str, Any]]:
@@ -35,14 +35,24 @@ def attachment_of(run: Run) -> dict[str, dict[str, Any]]:
                     "address": one.get("address", ""),
                     "processes": len(one["processes"]),
                     "set_up_not_seen": older[one["name"]],
+                    "came_s": _after_s(one.get("first_seen_ns", 0), told["attached_ns"]) or 0.0,
+                    "left_s": _after_s(one.get("ended_ns", 0), told["attached_ns"]),
                 }
                 for one in told["participants"]
             ],
             "framework": {name: told["framework"].get(name) for name in ("name", "version", "evidence")},
             "rounds_from": dict(told["rounds_from"]),
+            "unix_sockets": [
+                {"participants": list(one["participants"]), "name": one["name"]}
+                for one in told.get("unix_sockets", ())
+            ],
             "seconds": round((told["detached_ns"] - told["attached_ns"]) / 1e9, 9),
         }
     }
+
+
+def _after_s(moment_ns: int, attached_ns: int) -> float | None:
+    return round((moment_ns - attached_ns) / 1e9, 9) if moment_ns > attached_ns else None
 
 
 def attachment_lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -69,12 +79,53 @@ def attachment_lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     exact = f", exact to {human_time(source['uncertainty_ns'] / 1e9)}" if source["uncertainty_ns"] else ""
     inferred = "inferred from" if source["source"] == "traffic" else "from"
     yield "rounds", f"{inferred} {_SOURCES[source['source']]}: {source['detail']}{exact}"
+    yield from _set_up_lines(report)
+    yield from _coming_lines(told["participants"])
+    if told["unix_sockets"]:
+        yield "not seen", _unix_words(told["unix_sockets"])
     if elsewhere := [one for one in told["participants"] if one["address"]]:
         yield (
             "one-sided",
             f"{_names(elsewhere)} on other machines, where nobody watches; a second agent there would tell "
             "their side of the path from their own time",
         )
+
+
+def _set_up_lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    ends = [one["set_up_not_seen"] for one in report["attachment"]["participants"]]
+    # An end of each is the server's, a hub's or (of those between a client's own processes) a client's.
+    older = report.get("communication", {}).get("older_connections", max(ends, default=0))
+    if older:
+        yield "set-up", f"not seen of {plural(older, 'connection')} that were there before the trace"
+
+
+def _coming_lines(participants: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    moved = [
+        (one[when], f"{one['name']} {word} {human_time(one[when])} after the trace began")
+        for one in participants
+        for when, word in (("came_s", "came"), ("left_s", "ended"))
+        if one[when]
+    ]
+    if moved:
+        told = [words for _, words in sorted(moved)]
+        more = f"; and {len(told) - _MANY} more" if len(told) > _MANY else ""
+        yield "came and went", "; ".join(told[:_MANY]) + more
+
+
+def _unix_words(sockets: Sequence[Mapping[str, Any]]) -> str:
+    between: Counter[str] = Counter()
+    for one in sockets:
+        first, second = one["participants"]
+        who = f"processes of {first}" if first == second else f"{first} and {second}"
+        between[f"{who} ({one['name'] or 'a pair of sockets'})"] += 1
+    told = [
+        f"{what}{f', {count} times' if count > 1 else ''}" for what, count in sorted(between.items())[:_FEW]
+    ]
+    more = f"; and {len(between) - _FEW} more" if len(between) > _FEW else ""
+    return (
+        f"what passes over Unix sockets, which are no network: between {'; '.join(told)}{more}. Its time is "
+        "with whoever held the message"
+    )
 
 
 def _names(participants: list[Mapping[str, Any]]) -> str:

@@ -11,15 +11,18 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.e2e.fl_processes import REPO_DIR, Process, Start, start_client, start_server
 from ztprobe.kernelnet.netlink import create_netns, netlink, remove_netns
 from ztprobe.kernelnet.netns import entered
 
-__all__ = ("Deployment", "Federation", "deployed", "federation", "places")
+__all__ = ("Deployment", "Federation", "deployed", "federation", "places", "switch_ipv6_on")
 
 Place = tuple[Path | None, str]
 _LOOPBACK: Place = (None, "127.0.0.1")
+_NO_DUPLICATES = 2  # IFA_F_NODAD: an address can be used at once
+_BURST_BYTES, _QUEUE_BYTES = 20_000, 4_000_000
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,12 @@ def federation(
 
 
 @contextlib.contextmanager
-def places(count: int) -> Iterator[list[Place]]:
-    """Namespaces with an address each, joined by a bridge in one more; removed at the end."""
+def places(count: int, *, ipv6: bool = False, rate_mbit: int | None = None) -> Iterator[list[Place]]:
+    """Namespaces with an address each, joined by a bridge in one more; removed at the end.
+
+    :param ipv6: it is one of IPv6, and there is none of IPv4.
+    :param rate_mbit: what goes to all but the first, and what they send, passes at this rate and no faster.
+    """
     tag = f"ztp-t{secrets.token_hex(3)}"
     with contextlib.ExitStack() as stack:
 
@@ -129,7 +136,8 @@ def places(count: int) -> Iterator[list[Place]]:
             return path
 
         node = make(f"{tag}n")
-        found = [(make(f"{tag}{number}"), f"10.98.0.{number + 1}") for number in range(count)]
+        net = "fd00:98::" if ipv6 else "10.98.0."
+        found = [(make(f"{tag}{number}"), f"{net}{number + 1}") for number in range(count)]
         with netlink(node) as ipr:
             ipr.link("add", ifname="br0", kind="bridge")
             (bridge,) = ipr.link_lookup(ifname="br0")
@@ -139,10 +147,28 @@ def places(count: int) -> Iterator[list[Place]]:
                 ipr.link("add", ifname=f"port{number}", kind="veth", peer=peer)
                 (index,) = ipr.link_lookup(ifname=f"port{number}")
                 ipr.link("set", index=index, master=bridge, state="up")
-        for path, address in found:
+                if rate_mbit is not None and number:
+                    _limit(ipr, index, rate_mbit)
+        for number, (path, address) in enumerate(found):
+            if ipv6:
+                switch_ipv6_on(path, "lo", "net0")
             with netlink(path) as ipr:
                 (index,) = ipr.link_lookup(ifname="net0")
-                ipr.addr("add", index=index, address=address, prefixlen=24)
+                without_waiting = {"flags": _NO_DUPLICATES} if ipv6 else {}
+                ipr.addr("add", index=index, address=address, prefixlen=64 if ipv6 else 24, **without_waiting)
                 ipr.link("set", index=1, state="up")
                 ipr.link("set", index=index, state="up")
+                if rate_mbit is not None and number:
+                    _limit(ipr, index, rate_mbit)
         yield list(found)
+
+
+def switch_ipv6_on(netns: Path, *interfaces: str) -> None:
+    """In a namespace of a machine that may have it switched off."""
+    with entered(netns):
+        for name in interfaces:
+            Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("0")
+
+
+def _limit(ipr: Any, index: int, rate_mbit: int) -> None:
+    ipr.tc("add", "tbf", index, rate=rate_mbit * 125_000, burst=_BURST_BYTES, limit=_QUEUE_BYTES)

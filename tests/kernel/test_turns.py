@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from tests.e2e.deployments import switch_ipv6_on
 from tests.kernel.pods import TestPod
 from tests.kernel.watching import Watched, with_ports
 from ztprobe.kernelnet.netns import entered
@@ -26,17 +27,20 @@ def take(connection: socket.socket, count: int) -> None:
         count -= got
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "10.99.0.1"])
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.99.0.1", "::1"])
 def test_requests_and_answers_follow_each_other_as_they_were_spoken(
     pods: tuple[TestPod, TestPod], address: str
 ) -> None:
     """Polls of 60 bytes with answers of 60, and at last one that is answered with a message."""
     server, other = pods
-    client = server if address.startswith("127.") else other
+    client = other if address.startswith("10.") else server
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    if family == socket.AF_INET6:
+        switch_ipv6_on(server.netns, "lo")
     watched = Watched(pods, attached=True)
     try:
         with entered(server.netns):
-            listener = socket.create_server((address, 0))
+            listener = socket.create_server((address, 0), family=family)
         port = listener.getsockname()[1]
 
         def serve() -> None:
@@ -51,7 +55,7 @@ def test_requests_and_answers_follow_each_other_as_they_were_spoken(
         thread = threading.Thread(target=serve)
         thread.start()
         with entered(client.netns):
-            caller = socket.socket()
+            caller = socket.socket(family)
         asked_ns = []
         with listener, caller:
             caller.connect((address, port))

@@ -36,7 +36,7 @@ from ztprobe.rundir.store import Run, load_run
 
 DATA = Path(__file__).parents[1] / "data"
 POLICIES = Path(__file__).parents[2] / "manifests/components/network-policy/policies.yaml"
-HEALTHY = ("net2-sec3", "net2-sec3/baseline", "net2-sec3-reconnect", "net5-sec0")
+HEALTHY = ("net2-sec3", "net2-sec3/baseline", "net2-sec3-reconnect", "net5-sec0", "attached-hub")
 NS = 1_000_000_000
 
 

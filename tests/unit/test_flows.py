@@ -89,8 +89,9 @@ def test_a_recorded_round_is_what_was_injected(index: int) -> None:
     assert one.critical_client is not None
     expected = Truth(RECORDED / "truth").of_round(one.round, one.critical_client)
     found = {name: one.components_ns[name] / 1e9 for name in expected}
-    # The hub's handling of each part, which nobody injected, is in it besides.
-    assert 0 <= found.pop("store_and_forward") - expected.pop("store_and_forward") < 0.25
+    # The hub's handling of each part, which nobody injected, is in it besides, its time between an answer's
+    # head and the rest included.
+    assert 0 <= found.pop("store_and_forward") - expected.pop("store_and_forward") < 0.3
     assert found == pytest.approx(expected, rel=0.05, abs=0.06)
     for name in ("poll_wait", "task_start"):
         assert found[name] == pytest.approx(expected[name], abs=0.03)

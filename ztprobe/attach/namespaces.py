@@ -11,6 +11,7 @@ import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 from ztprobe.errors import PreflightError
@@ -112,12 +113,13 @@ class Namespaces:
         if (before := self.ever.get(inode)) is not None:
             names = {before.pod.name}
         name = "host" if self.is_host(inode) else names.pop() if len(names) == 1 else f"netns-{inode}"
-        ipv4 = [address for address in found.addresses if ":" not in address]
+        outward = [address for address in found.addresses if not ip_address(address).is_loopback]
+        outward.sort(key=lambda address: ":" in address)  # of IPv4, where there is one
         first, *others = found.names or ("",)
         pod = Pod(
             name=name if name not in taken else f"netns-{inode}",
             namespace=_NAMESPACE,
-            address=(ipv4 or [_NOWHERE_BUT_HERE])[0],
+            address=(outward or [_NOWHERE_BUT_HERE])[0],
             netns=path,
             netns_inode=inode,
             interface=first,

@@ -56,7 +56,7 @@ class Peers:
                 if self._participants.of(pid) is None and self._table.get(pid) is not None:
                     self._participants.add_peer(pid)
                     came = True
-            elif ends[0] not in here and not ends[0].startswith("127."):
+            elif ends[0] not in here and not ends[0].startswith(("127.", "::1")):
                 came = self._participants.add_elsewhere(ends[0]) is not None or came
         if came:
             self._log.forget_strangers()

@@ -41,6 +41,7 @@ class RunRecord:
     participants: Sequence[Participant]
     held: Mapping[int, Held]
     owners: Sequence[OwnedEnd]
+    unix_sockets: Sequence[Mapping[str, Any]]
     rounds: Rounds
     account: Account
     load: MachineLoad
@@ -107,6 +108,7 @@ def _meta(record: RunRecord, framework: Framework) -> dict[str, Any]:
             "participants": [one.as_dict(record.pod_of(one)) for one in record.participants],
             "framework": framework.as_dict(),
             "rounds_from": record.rounds.rounds_from().as_dict(),
+            "unix_sockets": [dict(one) for one in record.unix_sockets],
             "attached_ns": record.attached_ns,
             "detached_ns": record.detached_ns,
         },

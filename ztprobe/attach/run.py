@@ -25,6 +25,7 @@ from ztprobe.attach.recognise import Evidence
 from ztprobe.attach.record import RunRecord, write_run
 from ztprobe.attach.request import AttachRequest
 from ztprobe.attach.rounds import Rounds
+from ztprobe.attach.unix_log import UnixLog
 from ztprobe.errors import EnforcementError, UsageError
 from ztprobe.events.owners import SIDECAR
 from ztprobe.paths import STATE_DIR
@@ -71,6 +72,7 @@ class Attachment:
         self.table = ProcessTable()
         self.participants = Participants(request.targets, self.table)
         self.owners = OwnerLog(self._whose)
+        self.unix = UnixLog(self._whose)
         self.peers = None if request.names_clients else Peers(self.participants, self.table, self.owners)
         self.clock_samples: list[dict[str, Any]] = []
         self.topology: dict[str, Any] | None = None
@@ -157,6 +159,7 @@ class Attachment:
                     next_sample_s = now_s + _SAMPLE_S
                     self._sample_clock()
                     self._look_at_topology(agent)
+                    self._look_at_unix_sockets()
                 self._read_rounds()
                 self._check(agent)
                 self.ended_by = self._why_over(now_s - started_s)
@@ -191,6 +194,11 @@ class Attachment:
     def _look_at_topology(self, agent: Agent) -> None:
         seen = agent.topology()
         self.topology = seen if self.topology is None else endpoints.merged(self.topology, seen)
+
+    def _look_at_unix_sockets(self) -> None:
+        self.unix.look(
+            {self.namespaces.held[inode].pod.netns: pids for inode, pids in self._by_namespace().items()}
+        )
 
     def _look_at_sockets(self, *, at_attachment: bool = False) -> None:
         for _ in range(2):
@@ -277,6 +285,7 @@ class Attachment:
             participants=self.participants.all,
             held=dict(self.namespaces.ever),
             owners=self.owners.ends,
+            unix_sockets=self.unix.as_list(),
             rounds=self.rounds,
             account=self.account,
             load=load,

@@ -9,6 +9,7 @@ its own account or for each pod; any other target is one.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,6 +46,9 @@ class Participant:
     netns_inode: int = 0  # of its first process; 0: on another machine
     commands: dict[Member, str] = field(default_factory=dict)
     running: set[Member] = field(default_factory=set)
+    # CLOCK_MONOTONIC, of looks: when it was seen first, and when none of its processes was there any more.
+    first_seen_ns: int = field(default_factory=time.monotonic_ns)
+    ended_ns: int = 0  # 0: they are
 
     @property
     def is_here(self) -> bool:
@@ -60,6 +64,8 @@ class Participant:
             "target": self.target,
             "netns_inode": self.netns_inode,
             "pod": pod,
+            "first_seen_ns": self.first_seen_ns,
+            "ended_ns": self.ended_ns,
             "processes": [
                 {
                     "pid": one.pid,
@@ -161,6 +167,12 @@ class Participants:
         for process in sorted(self._table, key=lambda one: (one.started_ticks, one.pid)):
             if not self._is_ours(process):
                 self._place(process, matched)
+        now_ns = time.monotonic_ns()
+        for one in self._by_root.values():
+            if one.running or not one.is_here:
+                one.ended_ns = 0
+            elif not one.ended_ns:
+                one.ended_ns = now_ns
         return [one for key, one in self._by_root.items() if key not in known]
 
     def add_peer(self, pid: int) -> Participant:

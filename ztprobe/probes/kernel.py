@@ -33,7 +33,7 @@ from ztprobe.probes.maps import (
     read_open_turns,
     read_pairs,
 )
-from ztprobe.probes.offsets import OFFSETS, offset_flags
+from ztprobe.probes.offsets import OFFSETS, ipv6_flags, offset_flags
 from ztprobe.probes.program_info import ProgramInfo
 from ztprobe.probes.system_calls import system_call_flags
 from ztprobe.probes.tracing import attach_kprobe, attach_tracing_program
@@ -179,7 +179,7 @@ class KernelProbes:
         flags += [f"-D{name.upper()}_ENTRIES={entries}" for name, entries in self._map_entries.items()]
         flags += offset_flags(btf, OFFSETS)
         if self._attached:
-            flags += ["-DWATCH_TURNS", *system_call_flags(btf)]
+            flags += ["-DWATCH_TURNS", *system_call_flags(btf), *ipv6_flags(btf)]
         if btf.has("btf_trace_sock_recv_length"):
             flags.append("-DHAVE_SOCK_LENGTH")
         if btf.tracepoint_arguments("tcp_retransmit_skb") > 2:

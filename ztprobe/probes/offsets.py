@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ztprobe.errors import PreflightError
 from ztprobe.probes.btf import Btf
 
-__all__ = ("OFFSETS", "offset_flags")
+__all__ = ("OFFSETS", "ipv6_flags", "offset_flags")
 
 OFFSETS = {
     "SOCK_NET": "sock_common.skc_net.net",
@@ -62,6 +62,11 @@ OFFSETS = {
     "CFS_RQ_RQ": "cfs_rq.rq",
     "RQ_CLOCK": "rq.clock",
 }
+# A kernel that was built without IPv6 has none of these.
+_IPV6_OFFSETS = {
+    "SOCK_V6_LADDR": "sock_common.skc_v6_rcv_saddr",
+    "SOCK_V6_RADDR": "sock_common.skc_v6_daddr",
+}
 
 
 def offset_flags(btf: Btf, names: Iterable[str]) -> list[str]:
@@ -73,3 +78,11 @@ def offset_flags(btf: Btf, names: Iterable[str]) -> list[str]:
         except KeyError:
             raise PreflightError(f"this kernel's BTF has no {OFFSETS[name]}, which the probes read") from None
     return flags
+
+
+def ipv6_flags(btf: Btf) -> list[str]:
+    """The same of `_IPV6_OFFSETS`; none where sockets have no addresses of IPv6."""
+    try:
+        return [f"-DOFF_{name}={btf.offset(member)}" for name, member in _IPV6_OFFSETS.items()]
+    except KeyError:
+        return []

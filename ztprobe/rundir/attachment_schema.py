@@ -28,6 +28,9 @@ ATTACHMENT: dict[str, Any] = {
                     "netns_inode": _COUNT,  # 0: on another machine, where nobody watches
                     "pod": _TEXT,  # of run.json's pods; several participants may share one; empty: elsewhere
                     "address": _TEXT,  # of one that is elsewhere
+                    # CLOCK_MONOTONIC: first seen; none of its processes was there any more (0: they were)
+                    "first_seen_ns": _COUNT,
+                    "ended_ns": _COUNT,
                     # all that it ever had, those that have ended too
                     "processes": {
                         "type": "array",
@@ -37,6 +40,19 @@ ATTACHMENT: dict[str, Any] = {
                             "properties": {"pid": _COUNT, "started": _COUNT, "command": _TEXT},
                         },
                     },
+                },
+            },
+        },
+        # Between processes of participants: what passes there is not seen.
+        "unix_sockets": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["participants", "pids", "name"],
+                "properties": {
+                    "participants": {"type": "array", "items": _TEXT, "minItems": 2, "maxItems": 2},
+                    "pids": {"type": "array", "items": _COUNT, "minItems": 2, "maxItems": 2},
+                    "name": _TEXT,  # the path or abstract name (with @); empty: none, a pair of sockets
                 },
             },
         },
