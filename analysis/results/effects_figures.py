@@ -1,4 +1,4 @@
-"""What two factors do together, drawn by component, and the slack of each client; of study-report.json alone."""
+"""What two factors do together, drawn by component, and the slack of each client."""
 
 from __future__ import annotations
 
@@ -99,8 +99,9 @@ def draw_slack(report: Mapping[str, Any]) -> Figure | None:
         for one in group["slack"]:
             if one["ci95"] is not None:
                 axes.plot(one["ci95"], [y, y], color=INK, linewidth=0.9)
-            filled = {"markerfacecolor": str(round(1 - one["decided"], 3)), "markeredgecolor": INK}
-            axes.plot(one["slack_s"], y, "o", markersize=5, markeredgewidth=0.7, **filled)
+            filled = str(round(1 - one["decided"], 3))  # a shade of grey
+            (point,) = axes.plot(one["slack_s"], y, "o", color=INK, markersize=5, markeredgewidth=0.7)
+            point.set_markerfacecolor(filled)
             axes.annotate(
                 one["client"], (1.005, y), xycoords=("axes fraction", "data"), fontsize=6, va="center"
             )

@@ -12,7 +12,18 @@ from analysis.results.effects_figures import interacting
 
 __all__ = ("effect_rows", "effects_frame", "interaction_tables", "slack_frame")
 
-_COLUMNS = ("part", "scale", "kind", "effect", "estimate", "low", "high", "degrees", "p", "partial_eta_squared")
+_COLUMNS = (
+    "part",
+    "scale",
+    "kind",
+    "effect",
+    "estimate",
+    "low",
+    "high",
+    "degrees",
+    "p",
+    "partial_eta_squared",
+)
 
 
 def effects_frame(report: Mapping[str, Any]) -> pd.DataFrame:
@@ -30,7 +41,14 @@ def effects_frame(report: Mapping[str, Any]) -> pd.DataFrame:
 def slack_frame(report: Mapping[str, Any]) -> pd.DataFrame:
     """One row a group and client; seconds, and the share of rounds that the client decided."""
     rows = [
-        (group["name"], one["client"], one["runs"], one["slack_s"], *(one["ci95"] or (None, None)), one["decided"])
+        (
+            group["name"],
+            one["client"],
+            one["runs"],
+            one["slack_s"],
+            *(one["ci95"] or (None, None)),
+            one["decided"],
+        )
         for group in report["groups"]
         for one in group["slack"]
     ]
@@ -61,7 +79,7 @@ def effect_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def interaction_tables(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """For each pair such as mTLS and profile: what it costs without the other, and the more with it, by part."""
+    """For pairs such as mTLS and profile: what it costs without the other, and the more with it, by part."""
     parts = report["effects"]["parts"]
     tables = []
     for changed, under in interacting(report):

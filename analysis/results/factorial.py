@@ -3,15 +3,16 @@
 The unit is the run. Factors are coded by treatment against their first value; what is reported are
 contrasts of the model's cell means with every combination of the other factors weighing the same, so that
 they do not depend on the coding. A term enters where the runs can tell it from those before it, and an
-interaction only where a degree of freedom is left for noise; whatever did not enter is named with the reason.
+interaction only where a degree of freedom is left for noise; whatever did not enter is named with the
+reason.
 
-Runs of slow cells vary more than those of fast ones, so that one variance for all would give wrong intervals.
-Ordinary least squares (statsmodels) therefore takes heteroscedasticity-consistent variances (HC2, MacKinnon and
-White 1985), and Student's quantile with the degrees of freedom of Bell and McCaffrey (2002), which is
-Satterthwaite's idea for that estimator and which statsmodels has not. With two groups of equal size this is
-Welch's standard error. Where a single run fixes a parameter its residual says nothing, and the contrast takes
-the pooled variance. In 4,000 simulated studies each (tests/unit/test_factorial.py) the 95 % intervals cover
-90 to 97 %.
+Runs of slow cells vary more than those of fast ones, so that one variance for all would give wrong
+intervals. Ordinary least squares (statsmodels) therefore takes heteroscedasticity-consistent variances
+(HC2, MacKinnon and White 1985), and Student's quantile with the degrees of freedom of Bell and McCaffrey
+(2002), which is Satterthwaite's idea for that estimator and which statsmodels has not. With two groups of
+equal size this is Welch's standard error. Where a single run fixes a parameter its residual says nothing,
+and the contrast takes the pooled variance. In 4,000 simulated studies each (tests/unit/test_factorial.py)
+the 95 % intervals cover 90 to 97 %.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class Design:
     @property
     def degrees(self) -> int:
         """Left for noise."""
-        return len(self.runs) - self.matrix.shape[1]
+        return len(self.runs) - int(self.matrix.shape[1])
 
     @property
     def interactions(self) -> tuple[Term, ...]:
@@ -111,8 +112,17 @@ class Design:
             columns += _columns(self._factors(term), cells)
         return np.column_stack(columns)
 
+    @cached_property
+    def _known(self) -> dict[Contrast, NDArray[np.float64]]:
+        return {}
+
     def weights(self, contrast: Contrast) -> NDArray[np.float64]:
         """The contrast as weights of the model's parameters."""
+        if contrast not in self._known:
+            self._known[contrast] = self._weights(contrast)
+        return self._known[contrast]
+
+    def _weights(self, contrast: Contrast) -> NDArray[np.float64]:
         held = dict(contrast.given)
         changed = dict(contrast.changes)
         others = [f for f in self.factors if not f.block and f.name not in changed and f.name not in held]

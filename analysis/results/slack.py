@@ -1,4 +1,4 @@
-"""Slack by client: how much later each client could have been without lengthening rounds, and who decided them."""
+"""Slack by client: how much later each could have been without lengthening rounds, and who decided them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def slack_of_run(report: Mapping[str, Any]) -> ClientSlack:
             slack_s[client["client"]].append(client["slack_s"])
             decided[client["client"]].append(client["critical"])
     return {
-        client: (float(np.mean(values)), float(np.mean(decided[client]))) for client, values in slack_s.items()
+        client: (float(np.mean(values)), float(np.mean(decided[client])))
+        for client, values in slack_s.items()
     }
 
 

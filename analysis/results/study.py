@@ -88,10 +88,12 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
             failures.append(json.loads(file.read_text()) | {"attempt": file.parent.name})
         except (OSError, ValueError) as error:
             raise RunDirError(f"{file}: is damaged") from error
+    control = cell.get("congestion_control", "cubic")  # studies of before have none
     rest = "".join(
         [
             "" if cell["clients"] == 5 else f"-c{cell['clients']}",
             "-reconnect" if cell["reconnect"] else "",
+            "" if control == "cubic" else f"-{control}",
         ]
     )
     return {
@@ -104,6 +106,7 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
         "seed": experiment["seed"],
         "clients": cell["clients"],
         "reconnect": cell["reconnect"],
+        "congestion_control": control,
         "planned": repetitions,
         "complete": len(samples),
         "failures": failures,

@@ -1,9 +1,10 @@
 """Whether the costs of a study's factors add up, multiply or depend on each other, part by part.
 
 A level is taken apart into NetworkPolicy and mutual TLS where the study's levels allow it, so that "mTLS"
-under no profile (ciphers, proxies) is told apart from what mTLS takes more where the path is long (its round
-trips, multiplied by the delay). On the linear scale effects are seconds, and those of the parts add up to those
-of the round. On the logarithmic scale they are factors; a part that some run has nothing of has no logarithm.
+under no profile (ciphers, proxies) is told apart from what mTLS takes more where the path is long (its
+round trips, multiplied by the delay). On the linear scale effects are seconds, and those of the parts add
+up to those of the round. On the logarithmic scale they are factors; a part that some run has nothing of has
+no logarithm.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from analysis.results.samples import PARTS, RunGroup
 
 __all__ = ("effects_of", "factors_of")
 
-_SECURITY = {"policy": (0, 1, 0, 1), "mtls": (0, 0, 1, 1)}  # by level
+_SECURITY: dict[str, tuple[int, ...]] = {"policy": (0, 1, 0, 1), "mtls": (0, 0, 1, 1)}  # by level
 _NAMES = {"policy": "NetworkPolicy", "mtls": "mTLS"}
 _FEW_DEGREES = 4  # below, one interval says little, and a missing effect nothing
 _LARGEST = 3
 _LARGEST_LOGARITHM = 50.0  # of an interval's edge that says nothing anyway
 _METHOD = (
-    "ordinary least squares over runs' means, HC2 variances, Student's intervals with the degrees of freedom of"
-    " Bell and McCaffrey"
+    "ordinary least squares over runs' means, HC2 variances, Student's intervals with the degrees of freedom"
+    " of Bell and McCaffrey"
 )
 
 
@@ -39,7 +40,13 @@ def effects_of(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     runs = [(cell, sample) for cell in cells for sample in cell["samples"]]
     factors, coded = factors_of([cell for cell, _ in runs])
     design = design_of(factors, coded, three=[("policy", "mtls", "profile")])
-    empty = {"runs": len(runs), "degrees": max(0, design.degrees), "parts": {}, "joint": {}, "method": _METHOD}
+    empty = {
+        "runs": len(runs),
+        "degrees": max(0, design.degrees),
+        "parts": {},
+        "joint": {},
+        "method": _METHOD,
+    }
     left_out = [{"term": _term_name(one.term), "reason": one.reason} for one in design.left_out]
     # What only ever varied together with something else makes that one's effect a mixture of both.
     mixed = any(len(one.term) == 1 for one in design.left_out)
@@ -86,6 +93,7 @@ def factors_of(cells: Sequence[Mapping[str, Any]]) -> tuple[list[Factor], list[d
                 "profile": str(cell["profile"]),
                 "clients": str(cell["clients"]),
                 "connections": "new each round" if cell["reconnect"] else "kept",
+                "congestion control": str(cell["congestion_control"]),
                 "distribution": str(cell["distribution"]),
                 "seed": str(cell["seed"]),
             }
@@ -104,7 +112,7 @@ def _security(levels: Sequence[int]) -> dict[str, tuple[int, ...]]:
     varying = {name: of for name, of in _SECURITY.items() if len({of[level] for level in levels}) > 1}
     columns = [[of[level] for level in levels] for of in varying.values()]
     rank = np.linalg.matrix_rank(np.array([[1] * len(levels), *columns]))
-    return varying if rank == 1 + len(varying) else {}
+    return dict(varying) if rank == 1 + len(varying) else {}
 
 
 def _first_of(name: str) -> Any:
@@ -115,7 +123,7 @@ def _first_of(name: str) -> Any:
         return lambda value: value == "with"
     if name == "connections":
         return lambda value: value != "kept"
-    return lambda value: (value != "iid", value)
+    return lambda value: (value not in ("iid", "cubic"), value)
 
 
 def _term_name(term: Term) -> str:
@@ -182,9 +190,9 @@ def _sentences(design: Design, found: Mapping[str, Any]) -> list[str]:
         return said
     if design.degrees < _FEW_DEGREES:
         said.append(
-            f"Only {plural(design.degrees, 'degree')} of freedom is left for noise ({plural(found['runs'], 'run')}"
-            f" for {design.matrix.shape[1]} parameters), so intervals are wide and an effect that is not seen may be"
-            " there: more repetitions or seeds would tell."
+            f"Only {plural(design.degrees, 'degree')} of freedom is left for noise"
+            f" ({plural(found['runs'], 'run')} for {design.matrix.shape[1]} parameters), so intervals are wide"
+            " and an effect that is not seen may be there: more repetitions or seeds would tell."
         )
     for one in found["left_out"]:
         said.append(f"{one['term']} is not in the model: {one['reason']}.")
@@ -235,5 +243,3 @@ def _largest(name: str, parts: Mapping[str, Any]) -> str | None:
     return (
         ", ".join(f"{PART_NAMES[part]} {human_time(deltas_s[part], signed=True)}" for part in found) or None
     )
-
-

@@ -174,7 +174,9 @@ def _draw_decomposed(report: Mapping[str, Any]) -> Figure:
     """
     groups = [group for group in report["groups"] if group["overhead"] is not None]
     figure, axes = _figure(1.0 + 0.5 * len(groups))
-    least_s = _SHOWN_INTERVALS * max(abs(group["overhead"]["parts"]["duration"]["delta_s"]) for group in groups)
+    least_s = _SHOWN_INTERVALS * max(
+        abs(group["overhead"]["parts"]["duration"]["delta_s"]) for group in groups
+    )
     shown = set()
     for y, group in enumerate(groups):
         parts = group["overhead"]["parts"]

@@ -22,7 +22,7 @@ __all__ = ("render_study", "study_frame", "write_study")
 
 
 def write_study(path: Path) -> dict[str, Any]:
-    """Write study-report.json, study.html and figures/ into a study's directory, and its tables as CSV and LaTeX.
+    """Write study-report.json, study.html, figures/, and tables as CSV and LaTeX into a study's directory.
 
     :returns: the report.
     :raises RunDirError: there is no study, or none of its runs; or it cannot be written.

@@ -1,4 +1,4 @@
-"""Whether costs add up: what is estimated, how often its intervals hold the truth, what is said of few runs."""
+"""Whether costs add up: what is estimated, how often intervals hold the truth, what few runs say."""
 
 from __future__ import annotations
 
@@ -89,7 +89,9 @@ def test_variances_are_those_of_statsmodels() -> None:
     assert found.interval is not None and found.degrees is not None
     reach = stats.t.ppf(0.975, found.degrees) * error
     assert found.interval == pytest.approx((found.value - reach, found.value + reach))
-    assert found.degrees == pytest.approx(16)  # equal variances in cells of equal size: those of the residuals
+    assert found.degrees == pytest.approx(
+        16
+    )  # equal variances in cells of equal size: those of the residuals
 
 
 def test_two_groups_have_welchs_standard_error() -> None:
@@ -170,6 +172,7 @@ def cells_of(
         parts_ns["duration"] = sum(parts_ns.values())
         rows = np.array([[parts_ns[part] for part in PARTS]] * 2, dtype=np.int64)
         factors = {"distribution": "iid", "seed": seed, "clients": 5, "reconnect": False}
+        factors |= {"congestion_control": "cubic"}
         samples = (Sample(path=Path("run"), experiment="", parts_ns=rows),)
         cells.append({"profile": profile, "level": level, "samples": samples} | factors)
     return cells
@@ -184,7 +187,11 @@ def test_round_trips_are_told_apart_from_what_sidecars_cost() -> None:
     together = effect(found, "duration", "mTLS × net2")
     assert 0.14 < together["ci95"][0] < together["ci95"][1] < 0.18
     assert effect(found, "tls_handshake", "mTLS × net2")["delta_s"] == pytest.approx(0.16, abs=0.003)
-    assert effect(found, "proxy", "mTLS × net2")["ci95"][0] < 0 < effect(found, "proxy", "mTLS × net2")["ci95"][1]
+    assert (
+        effect(found, "proxy", "mTLS × net2")["ci95"][0]
+        < 0
+        < effect(found, "proxy", "mTLS × net2")["ci95"][1]
+    )
     assert effect(found, "proxy", "mTLS under net0")["delta_s"] == pytest.approx(0.01, abs=0.002)
     said = next(line for line in found["said"] if line.startswith("mTLS × net2"))
     assert "they do not add up, mostly TLS handshake +1" in said

@@ -20,8 +20,9 @@ __all__ = ("sweep",)
 def sweep(study: str, out: Path | None, only_list: bool, as_json: bool) -> None:
     """Run a whole study: every combination of its factors.
 
-    STUDY is a YAML file, or the name of one that comes with ztprobe (smoke, paper-80, scale). Every attempt
-    is kept. A study that was interrupted goes on with what is missing, without repeating a run. Needs root.
+    STUDY is a YAML file, or the name of one that comes with ztprobe (smoke, paper-80, scale, whatif-check).
+    Every attempt is kept. A study that was interrupted goes on with what is missing, without repeating a run.
+    Needs root.
     """
     from ztprobe.profile.model import profile_names
     from ztprobe.study.plan import load_study
