@@ -26,17 +26,13 @@ from ztprobe.rundir.store import Run
 
 __all__ = ("ClientWay", "MessageWay", "RoundWay", "RunWay", "way_of")
 
-# What a sender waited for: acknowledgements and windows take round trips, jitter is the path's, and the rest
-# (rate, queue, other messages on the same interface, copying) is neither.
-_ROUND_TRIPS = ("congestion_window", "receive_or_http2_window")
-
 
 @dataclass(frozen=True, kw_only=True)
 class MessageWay:
     """One message from the sending application's first byte until the receiving side had it all."""
 
     components_ns: dict[str, int]  # and "residual"
-    window_ns: int  # of its transmission: waiting for round trips
+    window_ns: int  # of its transmission: waiting for what comes back
     jitter_ns: int  # of its transmission: the last byte was delayed by more than the first
     one_way_ns: int
     bytes: int
@@ -191,15 +187,20 @@ def _within(pieces: Sequence[Segment], start_ns: int, end_ns: int) -> dict[str, 
 def _message_way(chain: Chain, message: Message, components_ns: dict[str, int]) -> MessageWay:
     accounted = next((one for one in chain.transmissions if one.message is message), None)
     rows = dict(accounted.accounted_ns) if accounted is not None else {}
-    if accounted is not None and accounted.windows_full:
-        rows.pop("congestion_window")  # packets that waited for one another: the rate's time
     transmission_ns = components_ns["transmission"]
     # The sender's account may be longer than what arrived was on its way.
     share = min(1.0, transmission_ns / total) if (total := sum(rows.values())) else 0.0
+    jitter_ns = round(share * rows.get("jitter", 0))
+    queue_ns = rows.get("rate_or_queue", 0)
+    if accounted is not None and accounted.windows_full:
+        queue_ns += rows.get("congestion_window", 0)  # packets that waited for one another: the rate's time
+    # Time with nothing in flight is not transmission. With something in flight, a sender that neither rate nor
+    # queue holds back waits for what comes back: a window opens, or its buffer has room again.
+    waited_ns = transmission_ns - jitter_ns - round(share * queue_ns) if rows else 0
     return MessageWay(
         components_ns=components_ns,
-        window_ns=round(share * sum(rows.get(name, 0) for name in _ROUND_TRIPS)),
-        jitter_ns=round(share * rows.get("jitter", 0)),
+        window_ns=max(0, waited_ns),
+        jitter_ns=jitter_ns,
         one_way_ns=message.one_way_ns,
         bytes=message.sent.bytes,
         packets=message.sent.packets,

@@ -7,7 +7,7 @@ last update. Without a change the recorded rounds come out again. What a change 
 - *policy*: what it dropped is gone.
 - *profile*: segments travel for as long as the new path takes, with no jitter and nothing lost; waiting for
   windows follows from the round trip and the bytes (`analysis.whatif.transport`); what the sender's socket
-  put down to rate or queues, and what nobody accounts for, stays. A handshake keeps what it took beyond its
+  put down to rate or queues stays. A handshake keeps what it took beyond its
   round trip.
 - *reconnect*: what setting up this run's connections cost comes before every update, whose window starts
   anew.
@@ -39,6 +39,7 @@ __all__ = ("Prediction", "Replayed", "predict", "replay")
 _BARE_ONE_WAY_NS = 30_000
 # Each takes one round trip; TLS 1.3 and HTTP/2's settings as well.
 _ONE_ROUND_TRIP = ("dns", "tcp_handshake", "tls_handshake", "http2_setup")
+_TURNS = 6
 _SET_UP = ("dns", "tcp_handshake", "tls_handshake", "http2_setup", "proxy")
 
 
@@ -155,14 +156,13 @@ def _changed(way: ClientWay, run: RunWay, change: Change, round_trip_ns: int) ->
             if at_client_ns[name]:
                 at_client_ns[name] = max(0, at_client_ns[name] - round_trip_ns) + 2 * one_way_ns
     at_client_total_ns = sum(at_client_ns.values())
-    down_idle_ns = at_client_total_ns + way.up.total_ns
-    up_idle_ns = way.down.total_ns + at_client_total_ns
+    down, up = way.down, way.up
+    for _ in range(_TURNS):  # how long one direction is idle depends on how long the other takes
+        down_idle_ns, up_idle_ns = at_client_total_ns + up.total_ns, at_client_total_ns + down.total_ns
+        down = _message(way.down, run, change, round_trip_ns, down_idle_ns)
+        up = _message(way.up, run, change, round_trip_ns, up_idle_ns, is_update=True)
     return ClientWay(
-        client=way.client,
-        before_ns=way.before_ns,
-        down=_message(way.down, run, change, round_trip_ns, down_idle_ns),
-        at_client_ns=at_client_ns,
-        up=_message(way.up, run, change, round_trip_ns, up_idle_ns, is_update=True),
+        client=way.client, before_ns=way.before_ns, down=down, at_client_ns=at_client_ns, up=up
     )
 
 
