@@ -190,9 +190,9 @@ def _sentences(design: Design, found: Mapping[str, Any]) -> list[str]:
         return said
     if design.degrees < _FEW_DEGREES:
         said.append(
-            f"Only {plural(design.degrees, 'degree')} of freedom is left for noise"
-            f" ({plural(found['runs'], 'run')} for {design.matrix.shape[1]} parameters), so intervals are wide"
-            " and an effect that is not seen may be there: more repetitions or seeds would tell."
+            f"Noise is told by {plural(design.degrees, 'degree')} of freedom alone"
+            f" ({plural(found['runs'], 'run')} for {design.matrix.shape[1]} parameters), so intervals are"
+            " wide and an effect that is not seen may be there: more repetitions or seeds would tell."
         )
     for one in found["left_out"]:
         said.append(f"{one['term']} is not in the model: {one['reason']}.")

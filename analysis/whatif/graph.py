@@ -194,8 +194,8 @@ def _message_way(chain: Chain, message: Message, components_ns: dict[str, int]) 
     queue_ns = rows.get("rate_or_queue", 0)
     if accounted is not None and accounted.windows_full:
         queue_ns += rows.get("congestion_window", 0)  # packets that waited for one another: the rate's time
-    # Time with nothing in flight is not transmission. With something in flight, a sender that neither rate nor
-    # queue holds back waits for what comes back: a window opens, or its buffer has room again.
+    # Time with nothing in flight is not transmission. With something in flight, a sender that neither rate
+    # nor queue holds back waits for what comes back: a window opens, or its buffer has room again.
     waited_ns = transmission_ns - jitter_ns - round(share * queue_ns) if rows else 0
     return MessageWay(
         components_ns=components_ns,

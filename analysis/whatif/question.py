@@ -66,7 +66,7 @@ def _checks(change: Change, check: str | None) -> Sequence[Mapping[str, Any]]:
         return list(kept.values())
     if check not in kept:
         known = ", ".join(kept) or "none"
-        raise UsageError(f"--check {check}: is neither a study's directory nor a check that was kept ({known})")
+        raise UsageError(f"--check {check}: is neither a study's directory nor a kept check ({known})")
     return [kept[check]]
 
 
@@ -77,4 +77,5 @@ def _refusal(change: Change, cell: Cell, check: str | None, found: Sequence[Mapp
         return f"{asked} in {check}; it takes runs with and without, so name another study with --check"
     known = sorted({row["options"] for one in found for row in one["rows"] if row["profile"] == cell.profile})
     there = f"those that come with ztprobe check {', '.join(known)}" if known else "none come with ztprobe"
-    return f"{asked} ({there}); name a study with such runs: --check STUDY (ztprobe sweep whatif-check makes one)"
+    how = "--check STUDY (ztprobe sweep whatif-check makes one)"
+    return f"{asked} ({there}); name a study with such runs: {how}"

@@ -161,9 +161,7 @@ def _changed(way: ClientWay, run: RunWay, change: Change, round_trip_ns: int) ->
         down_idle_ns, up_idle_ns = at_client_total_ns + up.total_ns, at_client_total_ns + down.total_ns
         down = _message(way.down, run, change, round_trip_ns, down_idle_ns)
         up = _message(way.up, run, change, round_trip_ns, up_idle_ns, is_update=True)
-    return ClientWay(
-        client=way.client, before_ns=way.before_ns, down=down, at_client_ns=at_client_ns, up=up
-    )
+    return ClientWay(client=way.client, before_ns=way.before_ns, down=down, at_client_ns=at_client_ns, up=up)
 
 
 def _one_way_ns(change: Change) -> int | None:

@@ -145,11 +145,13 @@ def test_intervals_hold_the_truth(repetitions: int, logarithmic: bool, spread: s
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("repetitions", [2, 3, 10])
+@pytest.mark.parametrize("repetitions", [1, 2, 3, 10])
 @pytest.mark.parametrize("spread", ["equal", "relative", "factors"])
 def test_intervals_of_many_studies_hold_the_truth(repetitions: int, spread: str) -> None:
+    """A single degree of freedom knows one variance: what costs little under net0 gets too wide an interval."""
+    most = 0.99 if (repetitions, spread) == (1, "relative") else 0.97
     found = covered(repetitions, 4000, logarithmic=spread == "factors", spread=spread)
-    assert all(0.90 <= share <= 0.97 for share in found.values()), found
+    assert all(0.90 <= share <= most for share in found.values()), found
 
 
 def cells_of(
@@ -220,7 +222,7 @@ def test_a_part_that_some_run_has_nothing_of_has_no_logarithm() -> None:
 @pytest.mark.parametrize(
     ("cells", "expected"),
     [
-        (cells_of(), "Only 1 degree of freedom is left for noise (8 runs for 7 parameters)"),
+        (cells_of(), "Noise is told by 1 degree of freedom alone (8 runs for 7 parameters)"),
         (cells_of(levels=(0,)), "Additive or not cannot be said: no two factors' interaction can be told."),
         (cells_of(levels=(0,), profiles=("net0",)), "Additive or not cannot be said: nothing was varied."),
         (cells_of(levels=(0, 3)), "4 runs are too few"),

@@ -30,8 +30,8 @@ _REMOVABLE = ("mtls", "policy", "profile", "polling")
 @click.option(
     "--check",
     metavar="STUDY",
-    help="A study's directory whose measured cells the prediction is held against, or the name of a check that"
-    " comes with ztprobe; without RUN, everything that the study can check.",
+    help="A study's directory whose measured cells predictions are held against, or the name of a check"
+    " that comes with ztprobe; without RUN, everything that the study can check.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--out", type=OutPath(), help="Without RUN: write whatif-check.json, .csv and .svg here.")
@@ -92,7 +92,8 @@ def _check(change: Change, check: str | None, *, as_json: bool, out: Path | None
 
         from analysis.whatif.scatter import draw_check
 
-        rows = [{key: row[key] for key in row if not isinstance(row[key], dict | list)} for row in found["rows"]]
+        plain = [key for key, value in found["rows"][0].items() if isinstance(value, str | float)]
+        rows = [{key: row[key] for key in plain} for row in found["rows"]]
         write_atomically(out / "whatif-check.json", dump_json(found))
         write_atomically(out / "whatif-check.csv", pd.DataFrame(rows).to_csv(index=False).encode())
         write_atomically(out / "whatif-check.svg", draw_check(found).encode())
