@@ -87,6 +87,8 @@ def _measured(path: Path) -> tuple[dict[Cell, _Measured], dict[str, Any]]:
             ways[key].append(way_of(run))
     if not ways:
         raise RunDirError(f"{path}: none of the study's runs is there yet")
+    every = [way for of in ways.values() for way in of]
+    about |= {"runs": len(every), "contended_runs": sum(way.contended is True for way in every)}
     as_it_was = Change()
     cells = {
         cell: _Measured(ways=tuple(of), itself=tuple(predict(way, as_it_was) for way in of))

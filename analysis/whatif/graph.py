@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from analysis import contention
 from analysis.intervals import Segment
 from analysis.ledger.critical_path import Chain
 from analysis.ledger.ledger import RoundChains, chains_of
@@ -88,6 +89,7 @@ class RunWay:
     has_rate: bool  # its profile limits the rate, so that it does not show how fast the path is without
     rounds: tuple[RoundWay, ...]
     counted_ns: tuple[int, ...]  # durations of all counted rounds
+    contended: bool | None  # others used its machine (`analysis.contention`); None: not recorded
     setup_ns: dict[str, int] = field(default_factory=dict)  # component -> median of what a connection cost
 
     @property
@@ -136,6 +138,7 @@ def way_of(run: Run) -> RunWay:
         has_rate=bool((run.meta["emulation"].get("requested") or {}).get("rate_mbit")),
         rounds=tuple(ways),
         counted_ns=tuple(one.ledger.duration_ns for one in counted),
+        contended=contention.judge((run, [one.ledger for one in counted]), None, None)["contended"],
         setup_ns={name: round(median(one[name] for one in parts)) for name in (parts[0] if parts else ())},
     )
 

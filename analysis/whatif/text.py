@@ -88,6 +88,11 @@ def print_check(check: Mapping[str, Any], stream: IO[str] | None = None) -> None
                 ),
             )
         console.print(table)
+        if contended := check["about"]["contended_runs"]:
+            console.print(
+                f"others used the machine during {contended} of {plural(check['about']['runs'], 'run')}:"
+                " what such runs took is not only their own"
+            )
     console.file.write(printed.get())
 
 

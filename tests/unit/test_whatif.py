@@ -120,6 +120,7 @@ def run_of(*clients: ClientWay, **fields: Any) -> RunWay:
         has_rate=False,
         rounds=(one,),
         counted_ns=(one.duration_ns,),
+        contended=False,
     )
     return dataclasses.replace(made, **fields)
 
@@ -271,6 +272,7 @@ def test_predictions_stand_beside_measured_cells(study: Path) -> None:
     assert abs(row["error"]) < 0.05
     assert sum(row["components"].values()) == pytest.approx(row["predicted_s"] - row["measured_s"], abs=1e-6)
     assert check["by_option"][0]["predictions"] == 1
+    assert (check["about"]["runs"], check["about"]["contended_runs"]) == (4, 0)
     assert draw_check(check) == draw_check(check)
 
 

@@ -38,9 +38,12 @@ def sweep(study: str, out: Path | None, only_list: bool, as_json: bool) -> None:
     from ztprobe.experiment.requirements import check_machine
     from ztprobe.progress import open_progress
     from ztprobe.rundir.store import dump_json
+    from ztprobe.runtime.local import transport
     from ztprobe.study.execute import run_study
 
     check_machine([cell.experiment for cell in plan.cells])
+    for control in sorted({cell.congestion_control for cell in plan.cells}):
+        transport.check(control)
     place = (out or Path("runs") / plan.name).absolute()
     with open_progress() as progress:
         tally = run_study(plan, place, progress)
