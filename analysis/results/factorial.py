@@ -13,7 +13,7 @@ intervals. Ordinary least squares (statsmodels) therefore takes heteroscedastici
 equal size this is Welch's standard error. Where a single run fixes a parameter its residual says nothing,
 and the contrast takes the pooled variance.
 
-Of 4,000 simulated studies each (tests/unit/test_factorial.py), with runs that vary equally everywhere or in
+Of 2,000 simulated studies each (tests/unit/test_factorial.py), with runs that vary equally everywhere or in
 proportion to what they take (a factor of 4 between cells), the 95 % intervals cover 91 to 95 % with two runs
 a cell, 94 to 95 % with ten. Eight single runs leave one degree of freedom: 95 % on the scale on which runs
 vary equally, 93 to 99 % otherwise.
