@@ -26,6 +26,11 @@ def answer(run: Path, change: Change, check: str | None) -> dict[str, Any]:
     :raises RunDirError: the run or the study cannot be read.
     :raises UsageError: the run has nothing of what is to be taken away, or nothing measured checks it.
     """
+    if "polling" in change.without:
+        raise UsageError(
+            "--without polling: no measured runs with and without polling are at hand to check it; what polling"
+            f" costs as it is, ztprobe report {run} says (poll wait)"
+        )
     way = way_of(load_run(run))
     cell = cell_of(way.experiment, way.clients, way.reconnect, way.congestion_control)
     target = change.target(cell)
