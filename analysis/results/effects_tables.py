@@ -104,7 +104,8 @@ def interaction_tables(report: Mapping[str, Any]) -> list[dict[str, Any]]:
                 here = parts[part]["linear"]
                 if here[alone]["delta_s"] or here[index]["delta_s"]:
                     rows.append(_part_row(part, here[alone], here[index]))
-            names = {"alone": linear[alone]["name"], "together": linear[index]["name"]}
+            names: dict[str, Any] = {"changed": changed, "under": under}
+            names |= {"alone": linear[alone]["name"], "together": linear[index]["name"]}
             tables.append(names | {"rows": rows})
     return tables
 

@@ -221,12 +221,21 @@ def _interaction_sentence(one: Mapping[str, Any], found: Mapping[str, Any], degr
             words += f", mostly {largest}"
     log = next((other for other in duration["log"] or () if other["name"] == one["name"]), None)
     if log is not None and log["ci95"] is not None:
-        low, high = log["ci95"]
-        multiply = "multiply as far as these runs can tell" if low <= 1 <= high else "do not multiply either"
-        if interval[0] <= 0 <= interval[1] and not low <= 1 <= high:
-            multiply = "do not multiply"
-        words += f"; as factors × {log['ratio']:.3g} ({low:.3g} … {high:.3g}), they {multiply}"
+        words += f"; {_as_factors(log, seen=not interval[0] <= 0 <= interval[1])}"
     return f"{words}."
+
+
+def _as_factors(log: Mapping[str, Any], *, seen: bool) -> str:
+    """The same interaction on the logarithmic scale. :param seen: on the linear scale there is one."""
+    low, high = log["ci95"]
+    words = f"as factors × {log['ratio']:.3g} ({low:.3g} … {high:.3g})"
+    if low <= 1 <= high:
+        return (
+            f"{words}, they multiply as far as these runs can tell"
+            if seen
+            else f"{words}, nothing seen either"
+        )
+    return f"{words}, they do not multiply{' either' if seen else ''}"
 
 
 def _largest(name: str, parts: Mapping[str, Any]) -> str | None:

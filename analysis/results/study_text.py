@@ -40,7 +40,7 @@ def print_study(report: Mapping[str, Any], stream: IO[str] | None = None) -> Non
         for sentence in report["effects"]["said"]:
             console.print(Text(sentence))
         for table in interaction_tables(report):
-            if "mTLS" in table["together"]:
+            if table["changed"] in ("mtls", "level") and table["under"] == "profile":
                 console.print(_by_part(table))
     console.file.write(printed.get())
 

@@ -28,7 +28,7 @@ def answer(run: Path, change: Change, check: str | None) -> dict[str, Any]:
     """
     if "polling" in change.without:
         raise UsageError(
-            "--without polling: no measured runs with and without polling are at hand to check it; what polling"
+            "--without polling: no measured runs with and without it are at hand to check it; what polling"
             f" costs as it is, ztprobe report {run} says (poll wait)"
         )
     way = way_of(load_run(run))

@@ -193,7 +193,7 @@ def test_an_interval_of_the_mean_holds_it() -> None:
     ("options", "expected"),
     [
         ([], "nothing is asked"),
-        (["--without", "polling"], "--without polling: no measured runs with and without polling are at hand"),
+        (["--without", "polling"], "--without polling: no measured runs with and without it are at hand"),
         (["--reconnect"], "--reconnect: no measured runs under net2 check it"),
         (["--congestion-control", "bbr"], "no measured runs under net2 check it"),
         (["--profile", "net4"], "--profile net4: no measured runs under net2 check it"),
