@@ -150,6 +150,7 @@ def _row(change: Change, source: Cell, of: _Measured, target: Cell, measured: _M
         "target": target.name,
         "profile": source.profile,
         "runs": [len(of.ways), len(measured.ways)],
+        "contended": any(way.contended is True for way in (*of.ways, *measured.ways)),
         "predicted_s": round(mean_s, 9),
         "predicted_ci95": _rounded(_interval(predicted_s) or _of_rounds(predicted)),
         "measured_s": round(truth_s, 9),
@@ -230,12 +231,15 @@ def kept_checks() -> dict[str, dict[str, Any]]:
 def rows_for(check: Mapping[str, Any], change: Change, cell: Cell) -> list[dict[str, Any]]:
     """The rows of a check that say how far a question about a run of this cell may be off.
 
-    The same question under the same profile; of the same cell alone, where the check has it.
+    The same question under the same profile; of the same cell alone, where the check has it. What others used
+    the machine for is no check: such runs took what they took for another reason.
     """
     rows = [
         row
         for row in check["rows"]
-        if row["options"] == " ".join(change.words) and row["profile"] == cell.profile
+        if row["options"] == " ".join(change.words)
+        and row["profile"] == cell.profile
+        and not row["contended"]
     ]
     same = [row for row in rows if row["source"] == cell.name]
     return same or rows

@@ -21,7 +21,6 @@ from analysis.ledger.ledger import RoundChains, chains_of
 from analysis.ledger.model import COMPONENTS, ClientRound
 from analysis.ledger.timeline import Message
 from analysis.report.wording import plural
-from analysis.run_checks import checked
 from ztprobe.errors import RunDirError
 from ztprobe.rundir.store import Run
 
@@ -125,7 +124,6 @@ def way_of(run: Run) -> RunWay:
         raise RunDirError(
             f"{run.path}: in none of {plural(len(counted), 'counted round')} was every client seen to its end"
         )
-    run, _ = checked(run)
     experiment = {key: run.meta["experiment"][key] for key in ("profile", "level", "distribution", "seed")}
     parts = [setup.components_ns | {"residual": setup.residual_ns} for setup in setups]
     return RunWay(

@@ -78,6 +78,8 @@ def _checks(change: Change, check: str | None) -> Sequence[Mapping[str, Any]]:
 def _refusal(change: Change, cell: Cell, check: str | None, found: Sequence[Mapping[str, Any]]) -> str:
     options = " ".join(change.words)
     asked = f"{options}: no measured runs under {cell.profile} check it"
+    if any(row["options"] == options and row["contended"] for one in found for row in one["rows"]):
+        return f"{asked} that had the machine to themselves; make the study again when it is quiet"
     if check is not None:
         return f"{asked} in {check}; it takes runs with and without, so name another study with --check"
     known = sorted({row["options"] for one in found for row in one["rows"] if row["profile"] == cell.profile})

@@ -295,6 +295,20 @@ def test_a_study_without_the_cells_does_not_check(study: Path, capsys) -> None:
     assert "no measured runs under net2 check it" in capsys.readouterr().err
 
 
+def test_runs_that_others_disturbed_check_nothing(study: Path, capsys, monkeypatch) -> None:
+    from analysis.whatif import check as module
+
+    def disturbed(run: Any) -> RunWay:
+        return dataclasses.replace(way_of(run), contended=True)
+
+    monkeypatch.setattr(module, "way_of", disturbed)
+    options = ["--without", "mtls", "--without", "policy", "--without", "profile"]
+    assert main(["whatif", str(RECORDED), *options, "--check", str(study)]) == 2
+    assert "that had the machine to themselves" in capsys.readouterr().err
+    assert main(["whatif", "--check", str(study)]) == 0
+    assert "others used the machine during 4 of 4 runs" in " ".join(capsys.readouterr().out.split())
+
+
 def test_checks_that_come_with_ztprobe_can_be_read() -> None:
     for name, check in kept_checks().items():
         assert (check["study"], check["schema_version"]) == (name, CHECK_SCHEMA_VERSION)
