@@ -76,10 +76,12 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
     name, experiment = cell["name"], cell["experiment"]
     samples, accuracies, targets_s = [], [], []
     slack: list[ClientSlack] = []
+    contended = 0
     for run in sorted((path / "runs" / name).glob("r*/run.json")):
         report = load_report(run.parent)
         samples.append(sample_of(report, run.parent))
         slack.append(slack_of_run(report))
+        contended += report["contention"]["contended"] is True
         accuracies.append(report["accuracy"]["final"])
         targets_s.append(report["accuracy"]["time_to_target_s"])
     failures = []
@@ -109,6 +111,7 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
         "congestion_control": control,
         "planned": repetitions,
         "complete": len(samples),
+        "contended": contended,  # of these, runs during which others used the machine
         "failures": failures,
         "accuracy": accuracies,
         "time_to_target_s": targets_s,

@@ -75,7 +75,13 @@ def effects_of(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "parts": parts,
         "joint": joint,
     }
-    return found | {"said": _sentences(design, found)}
+    said = _sentences(design, found)
+    if contended := sum(cell.get("contended", 0) for cell in cells):
+        said.append(
+            f"Others used the machine during {contended} of {plural(len(runs), 'run')}: what they took is in"
+            " these figures, and no interval covers it."
+        )
+    return found | {"said": said}
 
 
 def factors_of(cells: Sequence[Mapping[str, Any]]) -> tuple[list[Factor], list[dict[str, str]]]:
