@@ -31,7 +31,7 @@ from ztprobe.runtime.deployments import appearing_whole, clean_leftovers
 from ztprobe.study.plan import PlannedRun, Study
 from ztprobe.study.reset import machine_state
 
-__all__ = ("STUDY_FILE", "Tally", "open_study", "run_block", "run_study")
+__all__ = ("STUDY_FILE", "Tally", "open_plan", "open_study", "run_block", "run_study")
 
 STUDY_FILE = "study.json"
 # What makes an attempt a failed one. Anything else ends the study: the machine lacks something, a bug.
@@ -61,13 +61,21 @@ class Tally:
         return None if not tried else self.busy_s / tried * (self.planned - self.there - tried)
 
 
-@contextlib.contextmanager
-def open_study(study: Study, out: Path) -> Iterator[None]:
+def open_study(study: Study, out: Path) -> contextlib.AbstractContextManager[None]:
     """Make the directory, or make sure that it is this study's, and keep others out of it.
 
     :raises RunDirError: it holds something else, cannot be written, or another ztprobe is at it.
     """
-    plan = dump_json(study.as_dict())
+    return open_plan(out, STUDY_FILE, dump_json(study.as_dict()), "study")
+
+
+@contextlib.contextmanager
+def open_plan(out: Path, name: str, plan: bytes, noun: str) -> Iterator[None]:
+    """A directory that belongs to one plan, kept in a file of it.
+
+    :param noun: what is planned, for messages.
+    :raises RunDirError: as `open_study`.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
         handle = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
@@ -77,13 +85,13 @@ def open_study(study: Study, out: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RunDirError(f"{out}: another ztprobe is running this study; wait for it") from error
-        file = out / STUDY_FILE
+            raise RunDirError(f"{out}: another ztprobe is running this {noun}; wait for it") from error
+        file = out / name
         if file.exists():
             if file.read_bytes() != plan:
-                raise RunDirError(f"{out}: holds a study of another plan; choose another --out")
+                raise RunDirError(f"{out}: holds a {noun} of another plan; choose another --out")
         elif any(out.iterdir()):
-            raise RunDirError(f"{out}: is not empty and no study; choose another --out")
+            raise RunDirError(f"{out}: is not empty and no {noun}; choose another --out")
         else:
             write_atomically(file, plan)
         yield
