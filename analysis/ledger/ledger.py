@@ -371,9 +371,8 @@ def build_ledger(run: Run) -> Ledger:
 def chains_of(run: Run) -> tuple[list[RoundChains], list[ConnectionSetup]]:
     """Rounds with every client's way, and what setting up connections cost; raises as `build_ledger`."""
     builder = _Builder(run)
-    clients = builder.topology.clients
     rounds = [
-        RoundChains(builder.round(window), tuple(builder.chain(client, window) for client in clients))
+        RoundChains(builder.round(window), tuple(way.own for ways in builder.ways(window) for way in ways))
         for window in builder.windows
     ]
     return rounds, builder.setup_rows()

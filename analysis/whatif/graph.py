@@ -117,6 +117,8 @@ def way_of(run: Run) -> RunWay:
         what = "failed" if "failed" in run.meta else "is of a deployment that ran already"
         raise RunDirError(f"{run.path}: the run {what}: only complete runs that ztprobe made can be replayed")
     rounds, setups = chains_of(run)
+    if any(client.through for one in rounds for client in one.ledger.clients):
+        raise RunDirError(f"{run.path}: has edge aggregators, through which rounds cannot be replayed yet")
     in_order = sorted(rounds, key=lambda one: one.ledger.start_ns)
     counted = in_order[1:] if len(in_order) > 1 else in_order
     ways = [way for one in counted if (way := _round_way(one)) is not None]
