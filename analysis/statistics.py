@@ -51,6 +51,7 @@ __all__ = (
     "block_length",
     "counted_rounds",
     "differences",
+    "mean_interval",
     "mean_ns",
     "median_ns",
     "p99_ns",
@@ -158,6 +159,22 @@ def relative_interval(
     one, other = _resampled(run_ns, baseline_ns)
     ratios = (run_ns.mean(axis=0) + one) / (baseline_ns.mean(axis=0) + other) - 1
     low, high = np.percentile(ratios, _TAILS)
+    return float(low), float(high)
+
+
+def mean_interval(values_ns: NDArray[np.int64]) -> tuple[float, float] | None:
+    """Of the mean over one run's rounds, resampled as `differences` does; None: too few rounds.
+
+    :param values_ns: one a round, integer nanoseconds.
+    """
+    if len(values_ns) < MIN_ROUNDS_FOR_INTERVAL:
+        return None
+    column_ns = values_ns[:, None]
+    alone, with_correlation = _RELATED
+    random = np.random.Generator(np.random.PCG64(_SEED))
+    factor = alone + with_correlation * _correlation(column_ns)
+    means_ns = values_ns.mean() + _deviations(column_ns, random) * factor
+    low, high = np.percentile(means_ns, _TAILS)
     return float(low), float(high)
 
 

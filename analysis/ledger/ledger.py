@@ -28,7 +28,16 @@ from ztprobe.errors import RunDirError
 from ztprobe.events.kinds import Direction
 from ztprobe.rundir.store import Run
 
-__all__ = ("Window", "build_ledger", "client_pieces", "reported_training", "sums", "windows_of")
+__all__ = (
+    "RoundChains",
+    "Window",
+    "build_ledger",
+    "chains_of",
+    "client_pieces",
+    "reported_training",
+    "sums",
+    "windows_of",
+)
 
 # Two updates closer than this cannot be told apart: the reads' own scheduling noise.
 _TIE_NS = 1_000_000
@@ -43,6 +52,14 @@ class Window:
     end_ns: int
     marks: dict[str, int]
     accuracy: float | None
+
+
+@dataclass(frozen=True)
+class RoundChains:
+    """A round with the way of every client through it, in the same order as the ledger's clients."""
+
+    ledger: RoundLedger
+    chains: tuple[Chain, ...]
 
 
 def windows_of(events: Iterable[dict[str, Any]]) -> list[Window]:
@@ -349,6 +366,16 @@ def build_ledger(run: Run) -> Ledger:
         coverage=float(run.meta.get("coverage", 1.0)),
         notes=builder.notes,
     )
+
+
+def chains_of(run: Run) -> tuple[list[RoundChains], list[ConnectionSetup]]:
+    """Rounds with every client's way, and what setting up connections cost; raises as `build_ledger`."""
+    builder = _Builder(run)
+    rounds = [
+        RoundChains(builder.round(window), tuple(way.own for ways in builder.ways(window) for way in ways))
+        for window in builder.windows
+    ]
+    return rounds, builder.setup_rows()
 
 
 def client_pieces(run: Run) -> dict[int, dict[str, list[Segment]]]:

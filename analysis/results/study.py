@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from analysis import statistics
 from analysis.results.comparison import compare
 from analysis.results.samples import RunGroup, Sample, load_report, sample_of
+from analysis.results.slack import ClientSlack, slack_of_group, slack_of_run
+from analysis.results.study_effects import effects_of
 from ztprobe.errors import RunDirError
 
 __all__ = ("MIN_ROUNDS_FOR_P99_INTERVAL", "STUDY_FILE", "study_report")
@@ -29,6 +31,7 @@ STUDY_FILE = "study.json"
 MIN_ROUNDS_FOR_P99_INTERVAL = 367  # 0.99**n is 2.5 %: the largest value can be the upper edge
 _RESAMPLES = 1000
 _SEED = 1
+_OF_RUNS = ("samples", "slack")  # of a cell: what its runs hold, which is not told one by one
 
 
 def study_report(path: Path) -> dict[str, Any]:
@@ -55,7 +58,8 @@ def study_report(path: Path) -> dict[str, Any]:
         "rounds_planned": plan["rounds"],
         "reference": reference,
         "groups": list(reports.values()),
-        "cells": [{key: value for key, value in cell.items() if key != "samples"} for cell in cells],
+        "cells": [{key: value for key, value in cell.items() if key not in _OF_RUNS} for cell in cells],
+        "effects": effects_of(cells),
         "completion": _completion(cells),
         "failures": dict(Counter(one["class"] for cell in cells for one in cell["failures"])),
     }
@@ -71,9 +75,13 @@ def _plan(path: Path) -> dict[str, Any]:
 def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, Any]:
     name, experiment = cell["name"], cell["experiment"]
     samples, accuracies, targets_s = [], [], []
+    slack: list[ClientSlack] = []
+    contended = 0
     for run in sorted((path / "runs" / name).glob("r*/run.json")):
         report = load_report(run.parent)
         samples.append(sample_of(report, run.parent))
+        slack.append(slack_of_run(report))
+        contended += report["contention"]["contended"] is True
         accuracies.append(report["accuracy"]["final"])
         targets_s.append(report["accuracy"]["time_to_target_s"])
     failures = []
@@ -82,10 +90,12 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
             failures.append(json.loads(file.read_text()) | {"attempt": file.parent.name})
         except (OSError, ValueError) as error:
             raise RunDirError(f"{file}: is damaged") from error
+    control = cell.get("congestion_control", "cubic")  # studies of before have none
     rest = "".join(
         [
             "" if cell["clients"] == 5 else f"-c{cell['clients']}",
             "-reconnect" if cell["reconnect"] else "",
+            "" if control == "cubic" else f"-{control}",
         ]
     )
     return {
@@ -97,12 +107,16 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
         "distribution": experiment["distribution"],
         "seed": experiment["seed"],
         "clients": cell["clients"],
+        "reconnect": cell["reconnect"],
+        "congestion_control": control,
         "planned": repetitions,
         "complete": len(samples),
+        "contended": contended,  # of these, runs during which others used the machine
         "failures": failures,
         "accuracy": accuracies,
         "time_to_target_s": targets_s,
         "samples": tuple(samples),
+        "slack": tuple(slack),
     }
 
 
@@ -149,6 +163,7 @@ def _group(path: Path, name: str, members: Sequence[Mapping[str, Any]]) -> dict[
             statistics.median_ns([round(s * 1e9) for s in reached if s is not None])
         ),
         "reached_target": sum(one is not None for one in reached),
+        "slack": slack_of_group([run for one in members for run in one["slack"]]),
         "overhead": None,
     }
 

@@ -19,18 +19,21 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from analysis.ledger.model import COMPONENTS
 from analysis.report.figures import COLOURS, INK, STYLE, svg_text
 from analysis.report.wording import PART_NAMES, human_time
+from analysis.results.effects_figures import COLOUR_CYCLE, draw_effects, draw_slack
 
 __all__ = ("draw_study",)
 
 _WIDTH_IN = 9.6
 _LINES = ("-", "--", "-.", ":")  # a level each, so that black and white tells them apart
-_LEVEL_COLOURS = ("#4856c8", "#02985c", "#fb6f0e", "#651f4e")
+_SHOWN_INTERVALS = 0.03  # of the widest bar: components below have no interval drawn
 _TITLES = {
     "success": "Share of the planned runs that are complete, by network and level",
     "median": "Median time a round, by network and level",
     "distribution": "Distribution of round times: share of rounds that took at most so long",
     "interaction": "Median time a round by level, a line for each network",
+    "effects": "What mutual TLS and NetworkPolicy cost under each network, by component",
     "decomposed": "What each group takes more than the reference, stacked from its components",
+    "slack": "How much later each client could have been, by group",
 }
 
 
@@ -46,9 +49,13 @@ def draw_study(report: Mapping[str, Any]) -> dict[str, str]:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
-        return {
-            name: svg_text(f"study-{name}", _TITLES[name], draw(report)) for name, draw in drawers.items()
+        figures = {name: draw(report) for name, draw in drawers.items()}
+        figures |= {
+            name: figure
+            for name, figure in (("effects", draw_effects(report)), ("slack", draw_slack(report)))
+            if figure is not None
         }
+        return {name: svg_text(f"study-{name}", _TITLES[name], one) for name, one in figures.items()}
 
 
 def _figure(height_in: float) -> tuple[Figure, Axes]:
@@ -121,7 +128,7 @@ def _draw_distribution(report: Mapping[str, Any]) -> Figure:
             shares,
             where="post",
             label=group["name"],
-            color=_LEVEL_COLOURS[group["level"] % len(_LEVEL_COLOURS)],
+            color=COLOUR_CYCLE[group["level"] % len(COLOUR_CYCLE)],
             linestyle=_LINES[profiles.index(group["profile"]) % len(_LINES)],
             linewidth=1.4,
         )
@@ -146,7 +153,7 @@ def _draw_interaction(report: Mapping[str, Any]) -> Figure:
         if not line:
             continue
         levels = [group["level"] for group in line]
-        style: dict[str, Any] = {"color": _LEVEL_COLOURS[index % 4], "linestyle": _LINES[index % 4]}
+        style: dict[str, Any] = {"color": COLOUR_CYCLE[index % 4], "linestyle": _LINES[index % 4]}
         axes.plot(levels, [group["median_s"] for group in line], marker="o", label=profile, **style)
         for group in line:
             if group["median_ci95"] is not None:
@@ -161,9 +168,15 @@ def _draw_interaction(report: Mapping[str, Any]) -> Figure:
 
 
 def _draw_decomposed(report: Mapping[str, Any]) -> Figure:
-    """What a part saves stands left of zero, what it adds right of it; the line is the whole's interval."""
+    """What a part saves stands left of zero, what it adds right of it.
+
+    A line in the bar is the interval of the component that ends there, the one below the bar the whole's.
+    """
     groups = [group for group in report["groups"] if group["overhead"] is not None]
-    figure, axes = _figure(1.0 + 0.42 * len(groups))
+    figure, axes = _figure(1.0 + 0.5 * len(groups))
+    least_s = _SHOWN_INTERVALS * max(
+        abs(group["overhead"]["parts"]["duration"]["delta_s"]) for group in groups
+    )
     shown = set()
     for y, group in enumerate(groups):
         parts = group["overhead"]["parts"]
@@ -177,6 +190,12 @@ def _draw_decomposed(report: Mapping[str, Any]) -> Figure:
             axes.barh(y, delta_s, left=left[delta_s > 0], height=0.6, label=label, **style)
             left[delta_s > 0] += delta_s
             shown.add(name)
+            if abs(delta_s) >= least_s and parts[name]["ci95"] is not None:
+                end_s = left[delta_s > 0] - delta_s
+                at = y + 0.18 * (list(COMPONENTS).index(name) % 3 - 1 if name in COMPONENTS else 0)
+                edges_s = [end_s + edge_s for edge_s in parts[name]["ci95"]]
+                axes.plot(edges_s, [at, at], color="#ffffff", linewidth=2.2)  # to be seen on any colour
+                axes.plot(edges_s, [at, at], color=INK, linewidth=0.9)
         if parts["duration"]["ci95"] is not None:
             axes.plot(parts["duration"]["ci95"], [y + 0.38] * 2, color=INK, linewidth=1.6)
         axes.plot(parts["duration"]["delta_s"], y + 0.38, "|", color=INK, markersize=7)
@@ -185,7 +204,8 @@ def _draw_decomposed(report: Mapping[str, Any]) -> Figure:
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(
-        f"mean time a round more than {report['reference']} [s]; line: 95 % interval of the whole"
+        f"mean time a round more than {report['reference']} [s]; lines: 95 % intervals of the largest"
+        " components, below each bar of the whole"
     )
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
     return figure

@@ -1,4 +1,4 @@
-"""study.html and study.csv: a study's tables and drawings, self-contained, from study-report.json alone."""
+"""study.html and its tables beside it: a study's results, self-contained, from study-report.json alone."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from analysis.ledger.model import COMPONENTS
 from analysis.report.html import inline_svg
 from analysis.report.wording import NOTHING, PART_NAMES, human_percent, human_time, plural
 from analysis.results.comparison_text import human_change
+from analysis.results.effects_tables import effect_rows, effects_frame, interaction_tables, slack_frame
 from analysis.results.study import study_report
 from analysis.results.study_figures import draw_study
 from ztprobe.rundir.store import dump_json, write_atomically
@@ -21,19 +22,24 @@ __all__ = ("render_study", "study_frame", "write_study")
 
 
 def write_study(path: Path) -> dict[str, Any]:
-    """Write study-report.json, study.html, study.csv, study.tex and figures/ into a study's directory.
+    """Write study-report.json, study.html, figures/, and tables as CSV and LaTeX into a study's directory.
 
     :returns: the report.
     :raises RunDirError: there is no study, or none of its runs; or it cannot be written.
     """
     report = study_report(path)
     figures = draw_study(report)
-    frame = study_frame(report)
+    frames = {
+        "study": study_frame(report),
+        "study-effects": effects_frame(report),
+        "study-slack": slack_frame(report),
+    }
     write_atomically(path / "study-report.json", dump_json(report))
     write_atomically(path / "study.html", render_study(report, figures).encode())
-    write_atomically(path / "study.csv", frame.to_csv(index=False).encode())
-    latex = frame.to_latex(index=False, escape=True, float_format="%.3f", na_rep="--")
-    write_atomically(path / "study.tex", latex.encode())
+    for name, frame in frames.items():
+        write_atomically(path / f"{name}.csv", frame.to_csv(index=False).encode())
+        latex = frame.to_latex(index=False, escape=True, float_format="%.3f", na_rep="--")
+        write_atomically(path / f"{name}.tex", latex.encode())
     for name, svg in figures.items():
         write_atomically(path / "figures" / f"{name}.svg", svg.encode())
     return report
@@ -87,6 +93,8 @@ def render_study(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
         plural=plural,
         interval=_interval,
         largest=_largest,
+        effect_rows=effect_rows(report),
+        interaction_tables=interaction_tables(report),
         nothing=NOTHING,
     )
 

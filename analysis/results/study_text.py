@@ -14,6 +14,7 @@ from analysis.ledger.model import COMPONENTS
 from analysis.report.text_report import WIDTH
 from analysis.report.wording import NOTHING, PART_NAMES, human_time, plural
 from analysis.results.comparison_text import human_change
+from analysis.results.effects_tables import interaction_tables
 
 __all__ = ("print_study",)
 
@@ -35,6 +36,12 @@ def print_study(report: Mapping[str, Any], stream: IO[str] | None = None) -> Non
         if report["reference"] is not None:
             console.print(Text(f"\noverhead against {report['reference']}, mean a round", style="bold"))
             console.print(_overheads(report))
+        console.print(Text("\nadditive or not", style="bold"))
+        for sentence in report["effects"]["said"]:
+            console.print(Text(sentence))
+        for table in interaction_tables(report):
+            if table["changed"] in ("mtls", "level") and table["under"] == "profile":
+                console.print(_by_part(table))
     console.file.write(printed.get())
 
 
@@ -76,6 +83,13 @@ def _overheads(report: Mapping[str, Any]) -> Table:
             human_change(parts["duration"]["relative"]),
             ", ".join(f"{PART_NAMES[n]} {human_time(parts[n]['delta_s'], signed=True)}" for n in largest),
         )
+    return table
+
+
+def _by_part(found: Mapping[str, Any]) -> Table:
+    table = _table("", found["alone"], "95 % interval", found["together"], "95 % interval")
+    for row in found["rows"]:
+        table.add_row(*row.values(), style="bold" if row["part"] == "round" else "")
     return table
 
 

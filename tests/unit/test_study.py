@@ -237,8 +237,36 @@ def test_a_study_has_a_page_tables_and_figures(made: Made, tmp_path: Path, capsy
         float(np.median(next(g["durations_s"] for g in report["groups"] if g["name"] == "net0-sec0")))
     )
     page = written["study.html"].decode()
-    assert page.count("<svg") == len(list((out / "figures").glob("*.svg"))) == 5
+    assert page.count("<svg") == len(list((out / "figures").glob("*.svg"))) == 6
+    assert "Additive or not cannot be said" in page  # the two cells differ in everything at once
+    assert pd.read_csv(out / "study-effects.csv").empty
+    slack = pd.read_csv(out / "study-slack.csv").set_index(["group", "client"])
+    assert slack.loc["net2-sec3", "decided"].sum() == pytest.approx(1)
     assert "<script" not in page and "http" not in page.replace("http-equiv", "")
+
+
+def test_a_study_of_eight_runs_says_what_factors_do_together(made: Made, tmp_path: Path) -> None:
+    """All runs are the same but for net2-sec3, so that all that is dear is dear together."""
+    out = tmp_path / "out"
+    execute.run_study(load_study("smoke", profile_names()), out, QuietProgress())
+    assert main(["report", str(out)]) == 0
+    page = (out / "study.html").read_text()
+    assert "mTLS under net0, and what is more of it in mTLS × net2" in page
+    assert "Noise is told by 1 degree of freedom alone" in page
+    assert {"study-effects.tex", "study-slack.tex"} <= {file.name for file in out.iterdir()}
+    assert (out / "figures" / "effects.svg").is_file()
+    effects = pd.read_csv(out / "study-effects.csv").set_index(["part", "scale", "effect"])
+    saved = json.loads((RECORDED / "report.json").read_text())
+    # One cell of eight is dearer: half of that for each pair of factors, with the third one averaged over.
+    expected = saved["overhead"]["duration"]["delta_s"] / 2
+    assert effects.loc[("duration", "linear", "mTLS × net2"), "estimate"] == pytest.approx(expected)
+    assert effects.loc[("duration", "linear", "mTLS × net2"), "degrees"] == 1
+
+
+def test_the_study_for_predictions_has_each_cell_under_a_name_of_its_own() -> None:
+    cells = load_study("whatif-check", profile_names()).cells
+    assert len({cell.name for cell in cells}) == len(cells) == 24
+    assert "net4-sec3-reconnect-bbr" in {cell.name for cell in cells}
 
 
 def failures_of(report: dict[str, Any], group: str) -> int:

@@ -43,6 +43,7 @@ from ztprobe.cli.streams import (
 from ztprobe.cli.sweep import sweep
 from ztprobe.cli.trace import trace
 from ztprobe.cli.validate import validate
+from ztprobe.cli.whatif import whatif
 from ztprobe.errors import PreflightError, RunDirError, ZtprobeError
 from ztprobe.paths import LEASES, STATE_DIR, unknown_variables
 from ztprobe.printable import printable_lines
@@ -87,7 +88,7 @@ def _sweep_leases() -> None:
 
 
 for _command in (
-    *(trace, attach, sweep, limits, report, compare, export, drops, diagnose, profile, policy),
+    *(trace, attach, sweep, limits, report, compare, whatif, export, drops, diagnose, profile, policy),
     *(agent, deploy, undeploy, doctor, clean, validate),
 ):
     ztprobe.add_command(_command)

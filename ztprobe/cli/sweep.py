@@ -20,8 +20,9 @@ __all__ = ("sweep",)
 def sweep(study: str, out: Path | None, only_list: bool, as_json: bool) -> None:
     """Run a whole study: every combination of its factors.
 
-    STUDY is a YAML file, or the name of one that comes with ztprobe (smoke, paper-80, scale). Every attempt
-    is kept. A study that was interrupted goes on with what is missing, without repeating a run. Needs root.
+    STUDY is a YAML file, or the name of one that comes with ztprobe (smoke, paper-80, scale, whatif-check).
+    Every attempt is kept. A study that was interrupted goes on with what is missing, without repeating a run.
+    Needs root.
     """
     from ztprobe.profile.model import profile_names
     from ztprobe.study.plan import load_study
@@ -37,9 +38,12 @@ def sweep(study: str, out: Path | None, only_list: bool, as_json: bool) -> None:
     from ztprobe.experiment.requirements import check_machine
     from ztprobe.progress import open_progress
     from ztprobe.rundir.store import dump_json
+    from ztprobe.runtime.local import transport
     from ztprobe.study.execute import run_study
 
     check_machine([cell.experiment for cell in plan.cells])
+    for control in sorted({cell.congestion_control for cell in plan.cells}):
+        transport.check(control)
     place = (out or Path("runs") / plan.name).absolute()
     with open_progress() as progress:
         tally = run_study(plan, place, progress)

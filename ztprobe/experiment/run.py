@@ -104,6 +104,7 @@ class Job:
             run_id=self.run_id,
             log_dir=target.path / "logs",
             offloads=spec.offloads,
+            congestion_control=spec.congestion_control,
             manifests_dir=spec.manifests_dir,
             as_admitted=not spec.try_controls,
         )

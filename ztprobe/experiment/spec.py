@@ -25,6 +25,7 @@ class RunSpec:
     profile: Profile  # the experiment's, unless something else is asked for
     options: WorkloadOptions
     offloads: bool  # segmentation offloads of the pods' interfaces stay on
+    congestion_control: str = "cubic"  # of the pods' connections
     runtime: str = "local"
     probes: bool = True  # False: nothing is seen of it, so that somebody else may look
     limit_s: float | None = None  # how long the rounds may take; None: as long as they take
@@ -56,6 +57,7 @@ def spec_of(
     profile: Profile | None = None,
     environment: Mapping[str, str] | None = None,
     limit_s: float | None = None,
+    congestion_control: str = "cubic",
 ) -> RunSpec:
     """The spec of one of a request's experiments.
 
@@ -82,6 +84,7 @@ def spec_of(
             environment=dict(environment or {}),
         ),
         offloads=offloads,
+        congestion_control=congestion_control,
         limit_s=limit_s,
         wait_for_quiet_s=request.wait_for_quiet_s,
         stall_after_s=request.stall_after_s,

@@ -18,6 +18,7 @@ def make(
     run_id: str,
     log_dir: Path,
     offloads: bool,
+    congestion_control: str = "cubic",
     manifests_dir: Path = MANIFESTS_DIR,
     as_admitted: bool = False,
 ) -> Runtime:
@@ -27,6 +28,7 @@ def make(
     :param run_id: unique among live runs; part of every name on the machine.
     :param log_dir: where containers' output goes; created if need be.
     :param offloads: leave segmentation offloads of the pods' interfaces on.
+    :param congestion_control: of the pods' connections.
     :param manifests_dir: with an overlay for each level.
     :param as_admitted: take manifests that an API server takes, and that cannot be meant.
     :raises UsageError: the manifests ask for something that is not supported.
@@ -40,6 +42,7 @@ def make(
         run_id=run_id,
         log_dir=log_dir,
         offloads=offloads,
+        congestion_control=congestion_control,
         manifests_dir=manifests_dir,
         as_admitted=as_admitted,
     )

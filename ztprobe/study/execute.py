@@ -188,7 +188,12 @@ def _measure(
     )
     directory = create_run_dir(partial, shown=target)
     base_s, round_s = _LIMIT_S
-    spec = spec_of(request, offloads=offloads, limit_s=base_s + round_s * study.rounds)
+    spec = spec_of(
+        request,
+        offloads=offloads,
+        limit_s=base_s + round_s * study.rounds,
+        congestion_control=cell.congestion_control,
+    )
     Job(spec, directory, progress).run()
     directory.write_json("reset.json", before)
 

@@ -57,6 +57,11 @@ _SCHEMA: dict[str, Any] = {
                 },
                 "clients": {"type": "array", "minItems": 1, "items": _COUNT},
                 "reconnect": {"type": "array", "minItems": 1, "items": {"type": "boolean"}},
+                "congestion_control": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {"type": "string", "pattern": "^[a-z0-9_]+$"},
+                },
             },
         },
     },
@@ -70,12 +75,15 @@ class Cell:
     experiment: Experiment
     clients: int = 5
     reconnect: bool = False
+    congestion_control: str = "cubic"  # of the pods' connections, as the kernel calls it
 
     @property
     def name(self) -> str:
         """Of its directory, and the same for equal cells alone: net2-sec3, net2-sec3-c10, ..."""
         clients = "" if self.clients == Cell.clients else f"-c{self.clients}"
-        return f"{self.experiment.name}{clients}{'-reconnect' if self.reconnect else ''}"
+        reconnect = "-reconnect" if self.reconnect else ""
+        control = "" if self.congestion_control == Cell.congestion_control else f"-{self.congestion_control}"
+        return f"{self.experiment.name}{clients}{reconnect}{control}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,14 +196,16 @@ def _cells(factors: Mapping[str, list[Any]], clients: int) -> tuple[Cell, ...]:
         factors.get("seed", [0]),
         factors.get("clients", [clients]),
         factors.get("reconnect", [False]),
+        factors.get("congestion_control", [Cell.congestion_control]),
     )
     cells = (
         Cell(
             experiment=Experiment(profile=profile, level=level, distribution=distribution, seed=seed),
             clients=count,
             reconnect=reconnect,
+            congestion_control=control,
         )
-        for profile, level, distribution, seed, count, reconnect in combinations
+        for profile, level, distribution, seed, count, reconnect, control in combinations
     )
     return tuple(dict.fromkeys(cells))
 

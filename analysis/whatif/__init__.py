@@ -1,0 +1,1 @@
+"""How long a round would take without a component, or with another one: recorded rounds, replayed."""

@@ -1,0 +1,129 @@
+"""What is asked: which components a replay takes away or replaces, and what that makes of an experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.whatif.transport import CONGESTION_CONTROLS
+from ztprobe.errors import UsageError
+from ztprobe.profile.model import Profile
+
+__all__ = ("REMOVABLE", "Cell", "Change", "cell_of", "check_profile")
+
+REMOVABLE = ("mtls", "policy", "profile", "polling")
+_NONE = "net0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What tells the runs of one group from another's."""
+
+    profile: str
+    level: int
+    clients: int
+    reconnect: bool = False
+    congestion_control: str = "cubic"
+
+    @property
+    def name(self) -> str:
+        """As people read it: net2-sec3, net4-sec0 reconnecting, ..."""
+        rest = [
+            f"{self.clients} clients",
+            *(["reconnecting"] if self.reconnect else []),
+            *([] if self.congestion_control == "cubic" else [self.congestion_control]),
+        ]
+        return f"{self.profile}-sec{self.level} ({', '.join(rest)})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A question; without anything it asks for the run as it is."""
+
+    without: frozenset[str] = frozenset()
+    profile: Profile | None = None  # in place of the run's own
+    reconnect: bool = False
+    congestion_control: str | None = None
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(self.without - set(REMOVABLE)):
+            raise UsageError(f"--without {unknown[0]}: expected one of {', '.join(REMOVABLE)}")
+        if self.profile is not None and "profile" in self.without:
+            raise UsageError(
+                f"--profile {self.profile.name}: contradicts --without profile, which has none: give one"
+            )
+        if self.congestion_control not in (None, *CONGESTION_CONTROLS):
+            raise UsageError(
+                f"--congestion-control {self.congestion_control}: expected {' or '.join(CONGESTION_CONTROLS)}"
+            )
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """As on the command line."""
+        return (
+            *(f"--without {name}" for name in REMOVABLE if name in self.without),
+            *([f"--profile {self.profile.name}"] if self.profile is not None else []),
+            *(["--reconnect"] if self.reconnect else []),
+            *([f"--congestion-control {self.congestion_control}"] if self.congestion_control else []),
+        )
+
+    def target(self, cell: Cell) -> Cell:
+        """Which cell a run of this one is asked to be. :raises UsageError: it has nothing to take away."""
+        policy, mtls = cell.level % 2, cell.level // 2
+        for name, has in (
+            ("mtls", mtls),
+            ("policy", policy),
+            ("profile", cell.profile != _NONE),
+            ("polling", False),
+        ):
+            if name in self.without and not has:
+                raise UsageError(f"--without {name}: {cell.name} has none")
+        if self.reconnect and cell.reconnect:
+            raise UsageError(f"--reconnect: {cell.name} opens a connection each round already")
+        if self.congestion_control == cell.congestion_control:
+            raise UsageError(f"--congestion-control {cell.congestion_control}: {cell.name} has it already")
+        if self.profile is not None and self.profile.name == cell.profile:
+            raise UsageError(f"--profile {cell.profile}: {cell.name} has it already")
+        profile = _NONE if "profile" in self.without else cell.profile
+        return Cell(
+            profile=self.profile.name if self.profile is not None else profile,
+            level=policy * ("policy" not in self.without) + 2 * mtls * ("mtls" not in self.without),
+            clients=cell.clients,
+            reconnect=cell.reconnect or self.reconnect,
+            congestion_control=self.congestion_control or cell.congestion_control,
+        )
+
+
+def check_profile(profile: Profile) -> Profile:
+    """One whose effect the replay can tell: a fixed delay and nothing else.
+
+    :raises UsageError: it has more; the line says what, and why nothing is known of that.
+    """
+    unknown: Mapping[str, Any] = {
+        "jitter": profile.jitter_ms,
+        "loss": profile.loss_pct,
+        "a rate": profile.rate_mbit,
+        "duplicates": profile.duplicate_pct,
+        "corruption": profile.corrupt_pct,
+        "reordering": profile.reorder_pct,
+        "a schedule": profile.schedule,
+        "loss in bursts": profile.loss_gilbert_elliott,
+    }
+    if found := [name for name, value in unknown.items() if value]:
+        raise UsageError(
+            f"--profile {profile.name}: has {found[0]}, and how TCP answers that cannot be told from a run"
+            " without it; profiles of a fixed delay can be asked for"
+        )
+    return profile
+
+
+def cell_of(experiment: Mapping[str, Any], clients: int, reconnect: bool, congestion_control: str) -> Cell:
+    """The cell of a run, whatever its data and seed."""
+    return Cell(
+        profile=str(experiment["profile"]),
+        level=int(experiment["level"]),
+        clients=clients,
+        reconnect=reconnect,
+        congestion_control=congestion_control,
+    )

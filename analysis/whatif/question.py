@@ -1,0 +1,88 @@
+"""One question about a run: its prediction, and the measured runs that say how far it may be off.
+
+A question that no measured runs check is refused, however plausible its answer would be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from analysis.whatif.change import Cell, Change, cell_of
+from analysis.whatif.check import check_study, kept_checks, rows_for
+from analysis.whatif.graph import way_of
+from analysis.whatif.replay import predict
+from ztprobe.errors import UsageError
+from ztprobe.rundir.store import load_run
+
+__all__ = ("answer", "checks_of")
+
+
+def answer(run: Path, change: Change, check: str | None) -> dict[str, Any]:
+    """What rounds of a run would take on average after a change, as plain data with seconds.
+
+    :param check: a study's directory, or the name of a check that comes with ztprobe; None: any of those.
+    :raises RunDirError: the run or the study cannot be read.
+    :raises UsageError: the run has nothing of what is to be taken away, or nothing measured checks it.
+    """
+    if "polling" in change.without:
+        raise UsageError(
+            "--without polling: no measured runs with and without it are at hand to check it; what polling"
+            f" costs as it is, ztprobe report {run} says (poll wait)"
+        )
+    way = way_of(load_run(run))
+    cell = cell_of(way.experiment, way.clients, way.reconnect, way.congestion_control)
+    target = change.target(cell)
+    checks = checks_of(change, cell, target, check)
+    return {
+        "run": str(run),
+        "options": " ".join(change.words),
+        "cell": cell.name,
+        "target": target.name,
+        "recorded": predict(way, Change()).as_dict(),
+        "predicted": predict(way, change).as_dict(),
+        "left_out": way.left_out,
+        "checks": checks,
+    }
+
+
+def checks_of(change: Change, cell: Cell, target: Cell, check: str | None) -> list[dict[str, Any]]:
+    """The measured runs that say how far off answers to a question are.
+
+    :raises UsageError: there are none; the line says which there are.
+    """
+    found = _checks(change, check)
+    fitting = [
+        {"study": one["study"], "target": target.name, "rows": rows}
+        for one in found
+        if (rows := rows_for(one, change, cell))
+    ]
+    if not fitting:
+        raise UsageError(_refusal(change, cell, check, found))
+    return fitting
+
+
+def _checks(change: Change, check: str | None) -> Sequence[Mapping[str, Any]]:
+    if check is not None and Path(check).is_dir():
+        return [check_study(Path(check), only=change)]
+    kept = kept_checks()
+    if check is None:
+        return list(kept.values())
+    if check not in kept:
+        known = ", ".join(kept) or "none"
+        raise UsageError(f"--check {check}: is neither a study's directory nor a kept check ({known})")
+    return [kept[check]]
+
+
+def _refusal(change: Change, cell: Cell, check: str | None, found: Sequence[Mapping[str, Any]]) -> str:
+    options = " ".join(change.words)
+    asked = f"{options}: no measured runs under {cell.profile} check it"
+    if any(row["options"] == options and row["contended"] for one in found for row in one["rows"]):
+        return f"{asked} that had the machine to themselves; make the study again when it is quiet"
+    if check is not None:
+        return f"{asked} in {check}; it takes runs with and without, so name another study with --check"
+    known = sorted({row["options"] for one in found for row in one["rows"] if row["profile"] == cell.profile})
+    there = f"those that come with ztprobe check {', '.join(known)}" if known else "none come with ztprobe"
+    how = "--check STUDY (ztprobe sweep whatif-check makes one)"
+    return f"{asked} ({there}); name a study with such runs: {how}"

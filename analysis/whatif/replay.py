@@ -1,0 +1,220 @@
+"""Recorded rounds again with components removed or rescaled: who is critical then, and how long rounds take.
+
+Every client's way is changed edge by edge, trainings share the CPUs anew, and a round ends a tail after the
+last update. Without a change the recorded rounds come out again. What a change does to an edge:
+
+- *mtls*: TLS handshakes and what sidecars took are gone (they are the path's only proxies).
+- *policy*: what it dropped is gone.
+- *profile*: segments travel for as long as the new path takes, with no jitter and nothing lost; waiting for
+  windows follows from the round trip and the bytes (`analysis.whatif.transport`); what the sender's socket
+  put down to rate or queues stays. A handshake keeps what it took beyond its
+  round trip.
+- *reconnect*: what setting up this run's connections cost comes before every update, whose window starts
+  anew.
+- *congestion control*: waiting for windows follows from the new one's rules.
+
+The interval is over rounds (the run's own, `statistics.mean_interval`): how another run would differ is not
+in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analysis import statistics
+from analysis.ledger.model import COMPONENTS
+from analysis.whatif.change import Change, cell_of
+from analysis.whatif.graph import ClientWay, MessageWay, RoundWay, RunWay
+from analysis.whatif.processors import ends_of, work_of
+from analysis.whatif.transport import window_wait_ns
+from ztprobe.errors import UsageError
+
+__all__ = ("Prediction", "Replayed", "predict", "replay")
+
+# What a bridge and two pairs of interfaces of one machine take: the way without a profile.
+_BARE_ONE_WAY_NS = 30_000
+# Each takes one round trip; TLS 1.3 and HTTP/2's settings as well.
+_ONE_ROUND_TRIP = ("dns", "tcp_handshake", "tls_handshake", "http2_setup")
+_TURNS = 6
+_SET_UP = ("dns", "tcp_handshake", "tls_handshake", "http2_setup", "proxy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """One round as it would have been."""
+
+    round: int
+    duration_ns: int
+    critical_client: str
+    components_ns: dict[str, int]  # of the critical client's way, and "residual"; they are the duration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """A run as it would have been; seconds, means over rounds."""
+
+    rounds: tuple[Replayed, ...]
+    mean_s: float
+    interval_s: tuple[float, float] | None
+    components_s: dict[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "rounds": len(self.rounds),
+            "mean_s": round(self.mean_s, 9),
+            "ci95": None if self.interval_s is None else [round(edge, 9) for edge in self.interval_s],
+            "components": {name: round(value, 9) for name, value in self.components_s.items()},
+            "critical_clients": dict(
+                sorted(
+                    (client, sum(one.critical_client == client for one in self.rounds))
+                    for client in {one.critical_client for one in self.rounds}
+                )
+            ),
+        }
+
+
+def predict(run: RunWay, change: Change) -> Prediction:
+    """What rounds of this run would take on average after a change.
+
+    :raises UsageError: the run has nothing of what is to be taken away, or cannot tell.
+    """
+    rounds = tuple(replay(run, change))
+    durations_ns = np.array([one.duration_ns for one in rounds], dtype=np.int64)
+    interval_ns = statistics.mean_interval(durations_ns)
+    return Prediction(
+        rounds=rounds,
+        mean_s=float(durations_ns.mean()) / 1e9,
+        interval_s=None if interval_ns is None else (interval_ns[0] / 1e9, interval_ns[1] / 1e9),
+        components_s={
+            name: sum(one.components_ns[name] for one in rounds) / len(rounds) / 1e9
+            for name in (*COMPONENTS, "residual")
+        },
+    )
+
+
+def replay(run: RunWay, change: Change) -> list[Replayed]:
+    """Every round of a run after a change. :raises UsageError: see `predict`."""
+    if change.words:
+        change.target(cell_of(run.experiment, run.clients, run.reconnect, run.congestion_control))
+    if run.has_rate and _one_way_ns(change) is not None:
+        raise UsageError(
+            f"{run.path}: its profile limits the rate, so it does not show how fast its path is without one"
+        )
+    if change.reconnect and not run.setup_ns:
+        raise UsageError(f"--reconnect: {run.path} does not show how its connections were set up")
+    round_trip_ns = run.round_trip_ns
+    return [_replay_round(one, run, change, round_trip_ns) for one in run.rounds]
+
+
+def _replay_round(one: RoundWay, run: RunWay, change: Change, round_trip_ns: Mapping[str, int]) -> Replayed:
+    spans = [(way.ready_ns, way.ready_ns + way.at_client_ns["compute"]) for way in one.clients]
+    work_ns = work_of(spans, run.cpus)
+    changed = [_changed(way, run, change, round_trip_ns[way.client]) for way in one.clients]
+    starts_ns = [way.ready_ns for way in changed]
+    ends_ns = ends_of(starts_ns, work_ns, run.cpus)
+    arrivals: list[tuple[int, ClientWay]] = []
+    for way, end_ns in zip(changed, ends_ns, strict=True):
+        at_client_ns = way.at_client_ns | {"compute": round(end_ns) - way.ready_ns}
+        trained = ClientWay(
+            client=way.client, before_ns=way.before_ns, down=way.down, at_client_ns=at_client_ns, up=way.up
+        )
+        arrivals.append((trained.arrival_ns, trained))
+    latest_ns, critical = max(arrivals, key=lambda arrival: arrival[0])
+    components_ns = {
+        name: critical.down.components_ns[name]
+        + critical.at_client_ns[name]
+        + critical.up.components_ns[name]
+        for name in (*COMPONENTS, "residual")
+    }
+    components_ns["server"] += critical.before_ns + one.tail_ns
+    return Replayed(
+        round=one.round,
+        duration_ns=latest_ns + one.tail_ns,
+        critical_client=critical.client,
+        components_ns=components_ns,
+    )
+
+
+def _changed(way: ClientWay, run: RunWay, change: Change, round_trip_ns: int) -> ClientWay:
+    """A client's edges after the change, but for how long it trains."""
+    at_client_ns = dict(way.at_client_ns)
+    if change.reconnect:
+        for name in _SET_UP:
+            at_client_ns[name] += run.setup_ns.get(name, 0)
+    if "mtls" in change.without:
+        at_client_ns |= {"proxy": 0, "tls_handshake": 0}
+    if "policy" in change.without:
+        at_client_ns["policy_drop"] = 0
+    one_way_ns = _one_way_ns(change)
+    if one_way_ns is not None:
+        for name in _ONE_ROUND_TRIP:
+            if at_client_ns[name]:
+                at_client_ns[name] = max(0, at_client_ns[name] - round_trip_ns) + 2 * one_way_ns
+    at_client_total_ns = sum(at_client_ns.values())
+    down, up = way.down, way.up
+    for _ in range(_TURNS):  # how long one direction is idle depends on how long the other takes
+        down_idle_ns, up_idle_ns = at_client_total_ns + up.total_ns, at_client_total_ns + down.total_ns
+        down = _message(way.down, run, change, round_trip_ns, down_idle_ns)
+        up = _message(way.up, run, change, round_trip_ns, up_idle_ns, is_update=True)
+    return ClientWay(client=way.client, before_ns=way.before_ns, down=down, at_client_ns=at_client_ns, up=up)
+
+
+def _one_way_ns(change: Change) -> int | None:
+    """Of the new path; None: it stays."""
+    if change.profile is not None:
+        return _BARE_ONE_WAY_NS + round((change.profile.delay_ms or 0) * 1e6)
+    return _BARE_ONE_WAY_NS if "profile" in change.without else None
+
+
+def _message(
+    message: MessageWay,
+    run: RunWay,
+    change: Change,
+    round_trip_ns: int,
+    idle_ns: int,
+    *,
+    is_update: bool = False,
+) -> MessageWay:
+    after = dict(message.components_ns)
+    if "mtls" in change.without:
+        after["proxy"] = 0
+    if "policy" in change.without:
+        after["policy_drop"] = 0
+    one_way_ns = _one_way_ns(change)
+    window_ns, jitter_ns = message.window_ns, message.jitter_ns
+    # With a connection for each round, an update's is new; a model comes over the one before.
+    was_new = run.reconnect and is_update
+    is_new = (run.reconnect or change.reconnect) and is_update
+    control = change.congestion_control or run.congestion_control
+
+    def wait_ns(trip_ns: int, congestion_control: str, new_connection: bool) -> int:
+        return window_wait_ns(
+            message.bytes,
+            trip_ns,
+            idle_ns=idle_ns,
+            congestion_control=congestion_control,
+            new_connection=new_connection,
+        )
+
+    if one_way_ns is not None:
+        after["propagation"], after["retransmission"], jitter_ns = one_way_ns, 0, 0
+        window_ns = wait_ns(2 * one_way_ns, control, is_new)
+    elif change.congestion_control is not None:
+        window_ns = wait_ns(round_trip_ns, control, is_new)
+    elif is_new != was_new:
+        more_ns = wait_ns(round_trip_ns, control, is_new) - wait_ns(round_trip_ns, control, was_new)
+        window_ns = max(0, window_ns + more_ns)
+    after["transmission"] += window_ns - message.window_ns + jitter_ns - message.jitter_ns
+    return MessageWay(
+        components_ns=after,
+        window_ns=window_ns,
+        jitter_ns=jitter_ns,
+        one_way_ns=message.one_way_ns if one_way_ns is None else one_way_ns,
+        bytes=message.bytes,
+        packets=message.packets,
+    )
