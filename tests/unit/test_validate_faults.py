@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
+import os
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from ztprobe.experiment.names import LEVELS
 from ztprobe.paths import MANIFESTS_DIR
 from ztprobe.profile.model import load_profile, profile_names
 from ztprobe.progress import QuietProgress
+from ztprobe.rundir.claim import LOCK
 from ztprobe.runtime.interface import WorkloadOptions
 from ztprobe.runtime.local import placement
 from ztprobe.runtime.local.kustomize import render
@@ -213,6 +216,17 @@ def test_an_interrupted_validation_goes_on_where_it_was(
     with pytest.raises(RunDirError, match="--resume"):
         suite.run_faults(chosen, LEFT_OUT, out, QuietProgress(), diagnose=diagnose)
     assert suite.planned_names(out) == names(chosen)
+    handle = os.open(out / LOCK, os.O_RDWR)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(RunDirError, match="another ztprobe validates there"):
+        suite.run_faults(chosen, LEFT_OUT, out, QuietProgress(), resumes=True, diagnose=diagnose)
+    os.close(handle)
+    first_result = out / "results" / f"{names(chosen)[0]}.json"
+    whole = first_result.read_text()
+    first_result.write_text("{}")
+    with pytest.raises(RunDirError, match="is no result of a fault; remove it"):
+        suite.run_faults(chosen, LEFT_OUT, out, QuietProgress(), resumes=True, diagnose=diagnose)
+    first_result.write_text(whole)
     (out / "runs" / ".policy-default-deny-2.state.123").mkdir()  # of a call that was killed
     content = suite.run_faults(chosen, LEFT_OUT, out, QuietProgress(), resumes=True, diagnose=diagnose)
     first, second, third = names(chosen)
@@ -225,6 +239,14 @@ def test_an_interrupted_validation_goes_on_where_it_was(
 
 
 def test_only_a_beginning_can_be_taken_up(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="could be taken up"):
+        suite.planned_names(tmp_path)
+    for text in ("[]", '{"runs": 3}', '{"runs": [], "runs": []}', "[" * 5000):
+        (tmp_path / "plan.json").write_text(text)
+        with pytest.raises(UsageError, match="could be taken up"):
+            suite.planned_names(tmp_path)
+    (tmp_path / "plan.json").unlink()
+    os.mkfifo(tmp_path / "plan.json")
     with pytest.raises(UsageError, match="could be taken up"):
         suite.planned_names(tmp_path)
 
