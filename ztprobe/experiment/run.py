@@ -28,8 +28,7 @@ from ztprobe.agent.interface import Account, Agent
 from ztprobe.agent.machine_load import MachineLoad
 from ztprobe.agent.remote import AgentProcess
 from ztprobe.agent.stall_look import look
-from ztprobe.agent.stalls import stall_words
-from ztprobe.errors import EnforcementError, WorkloadError, ZtprobeError
+from ztprobe.errors import EnforcementError, ZtprobeError
 from ztprobe.experiment.quiet import ensure_quiet
 from ztprobe.experiment.record import (
     accounted,
@@ -40,9 +39,9 @@ from ztprobe.experiment.record import (
     save_events,
     save_logs,
 )
+from ztprobe.experiment.round_follower import RoundFollower
 from ztprobe.experiment.spec import Interference, RunSpec
 from ztprobe.experiment.stalling import RunStalls
-from ztprobe.experiment.waiting import Waiting, words
 from ztprobe.leases import notices
 from ztprobe.paths import STATE_DIR
 from ztprobe.pods.model import Pod
@@ -297,62 +296,37 @@ class Job:
         self.progress.stage("rounds", plural(self.spec.options.rounds, "round"))
         self.meta["clients_started_ns"] = time.monotonic_ns()
         runtime.start_clients()
-        # Whoever talks to the server: where there are edges, no client does.
-        clients = [pod.name for pod in runtime.edges or runtime.clients]
-        waiting = Waiting(clients, time.monotonic())
-        stalls = self._stalls = self._watch_for_stalls(runtime, clients)
+        peers = [pod.name for pod in runtime.edges or runtime.clients]
+        follower = RoundFollower(
+            self.spec,
+            runtime,
+            self.progress,
+            peers,
+            lambda: look(_workload_pods(runtime), _processes(runtime)),
+        )
+        self._stalls = follower.stalls
         self._watch(agent, runtime)
         log = GrowingLog(_log(runtime, runtime.server))
-        starts: dict[Any, int] = {}
         next_sample = time.monotonic() + _SAMPLE_S
-        limit_s = self.spec.limit_s
-        latest = time.monotonic() + limit_s if limit_s is not None else None
         while True:
             finished = runtime.finished()
             self._watch(agent, runtime)
-            events = log.fresh()
-            if not starts or any(event["event"] == "round_start" for event in events):
+            if follower.take(log.fresh()):
                 self._look_at_topology(agent, runtime)
-            for event in events:
-                waiting.take(event)
-                stalls.take(event)
-                number = event.get("round")
-                if event["event"] == "round_start":
-                    starts[number] = event["time_monotonic_ns"]
-                elif event["event"] == "round_end" and number in starts:
-                    duration_s = (event["time_monotonic_ns"] - starts[number]) / 1e9
-                    self.progress.round_done(int(number or 0), self.spec.options.rounds, duration_s)
             self._listen()
             self._check(agent)
             if finished:
                 break
             self._note_exits(runtime)
             runtime.check()
-            if latest is not None and time.monotonic() > latest:
-                ended = plural(len(starts), "round")
-                raise WorkloadError(f"not through after {limit_s:.0f} s: {ended} begun")
-            if (missing := waiting.overdue(time.monotonic())) is not None:
-                said = runtime.last_words(missing[0], "client") if missing else ""
-                self.progress.note(words(missing, said))
+            follower.look()
             if time.monotonic() > next_sample:
                 self.clock_samples.append(dataclasses.asdict(take_sample()))
                 self._count(agent)
                 next_sample += _SAMPLE_S
-            if (stall := stalls.overdue(time.monotonic())) is not None:
-                self.progress.note(stall_words(stall))
             time.sleep(_POLL_S)
         self._count(agent)
-        self.progress.done(plural(len(starts), "round"))
-
-    def _watch_for_stalls(self, runtime: Runtime, clients: list[str]) -> RunStalls:
-        return RunStalls(
-            runtime.server.name,
-            clients,
-            lambda: look(_workload_pods(runtime), _processes(runtime)),
-            since_s=time.monotonic(),
-            after_s=self.spec.stall_after_s,
-            deadline_s=runtime.facts().get("round_deadline_s"),
-        )
+        self.progress.done(follower.begun)
 
     def _watch(self, agent: Agent, runtime: Runtime) -> None:
         processes = _processes(runtime)

@@ -38,7 +38,7 @@ from ztprobe.runtime.local import (
     sidecar,
     transport,
 )
-from ztprobe.runtime.local.containers import Containers, preload_for
+from ztprobe.runtime.local.containers import Containers, create_cgroups, preload_for
 from ztprobe.runtime.local.journal import Journal
 from ztprobe.runtime.local.kustomize import render
 from ztprobe.runtime.local.level import check_level
@@ -179,7 +179,7 @@ class LocalRuntime:
             journal.namespaces(self._node.name(pod) for pod in ("node", *self._placed))
             preload = preload_for(self._workload, self._options)
             self._containers = Containers(journal, self._tree, self._log_dir, preload)
-            self._create_cgroups(journal)
+            create_cgroups(journal, self._tree, self._workload.pods, cpu_limits=self._cpu_limits)
             self._node.create()
             for name, where in self._placed.items():
                 self._pods[name] = self._node.add(where)
@@ -191,22 +191,6 @@ class LocalRuntime:
             self.names.start(self.node_netns, self._workload, self._placed)
             journal.pods(self.pods, self._log_dir)
             publish_objects(journal.directory, self._workload.namespace_objects)
-
-    def _create_cgroups(self, journal: Journal) -> None:
-        enable = self._tree.controllers_to_enable()
-        if enable is not None:
-            control, missing = enable
-            for controller in missing:
-                journal.lasting_setting(control, f"+{controller}", f"-{controller}")
-        for pod in self._workload.pods:
-            for container in pod.containers:
-                self._tree.create(
-                    pod.name,
-                    container.name,
-                    memory_bytes=container.memory_limit_bytes,
-                    cpus=container.cpu_limit if self._cpu_limits else None,
-                )
-        self._tree.create(dns.POD, "dnsmasq")
 
     def secure(self) -> None:
         """Put the level's policies in force, then start the sidecars and wait for them.
