@@ -9,7 +9,6 @@ value. Overhead against the group without profile and level is a comparison of r
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,11 +20,11 @@ from numpy.typing import NDArray
 from analysis import statistics
 from analysis.results.comparison import compare
 from analysis.results.samples import RunGroup, Sample, load_report, sample_of
+from analysis.results.study_files import failed_attempts, read_plan
 from ztprobe.errors import RunDirError
 
-__all__ = ("MIN_ROUNDS_FOR_P99_INTERVAL", "STUDY_FILE", "study_report")
+__all__ = ("MIN_ROUNDS_FOR_P99_INTERVAL", "study_report")
 
-STUDY_FILE = "study.json"
 MIN_ROUNDS_FOR_P99_INTERVAL = 367  # 0.99**n is 2.5 %: the largest value can be the upper edge
 _RESAMPLES = 1000
 _SEED = 1
@@ -36,7 +35,7 @@ def study_report(path: Path) -> dict[str, Any]:
 
     :raises RunDirError: no study stands there, or none of its runs has been made yet.
     """
-    plan = _plan(path)
+    plan = read_plan(path)
     cells = [_cell(path, cell, plan["repetitions"]) for cell in plan["cells"]]
     if not any(cell["samples"] for cell in cells):
         raise RunDirError(f"{path}: none of the study's runs is there yet")
@@ -61,13 +60,6 @@ def study_report(path: Path) -> dict[str, Any]:
     }
 
 
-def _plan(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((path / STUDY_FILE).read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise RunDirError(f"{path}: is no study ({STUDY_FILE} is missing or damaged)") from error
-
-
 def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, Any]:
     name, experiment = cell["name"], cell["experiment"]
     samples, accuracies, targets_s = [], [], []
@@ -76,12 +68,6 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
         samples.append(sample_of(report, run.parent))
         accuracies.append(report["accuracy"]["final"])
         targets_s.append(report["accuracy"]["time_to_target_s"])
-    failures = []
-    for file in sorted((path / "attempts").glob(f"{name}-r[0-9]*/failure.json")):
-        try:
-            failures.append(json.loads(file.read_text()) | {"attempt": file.parent.name})
-        except (OSError, ValueError) as error:
-            raise RunDirError(f"{file}: is damaged") from error
     rest = "".join(
         [
             "" if cell["clients"] == 5 else f"-c{cell['clients']}",
@@ -99,7 +85,7 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
         "clients": cell["clients"],
         "planned": repetitions,
         "complete": len(samples),
-        "failures": failures,
+        "failures": failed_attempts(path, name),
         "accuracy": accuracies,
         "time_to_target_s": targets_s,
         "samples": tuple(samples),
@@ -138,6 +124,7 @@ def _group(path: Path, name: str, members: Sequence[Mapping[str, Any]]) -> dict[
         "variant": members[0]["variant"],
         "planned": sum(one["planned"] for one in members),
         "complete": complete,
+        "contended": sum(sample.contended for sample in samples),
         "attempts": complete + sum(len(one["failures"]) for one in members),
         "rounds": len(together),
         "durations_s": [_seconds(float(duration_ns)) for duration_ns in np.sort(together)],
