@@ -1,18 +1,19 @@
 # make setup         install what is needed: Debian packages and a virtual environment in .venv
 # make trace         the main job; make trace EXPERIMENT=net2a-sec1 ARGS='--rounds 20'
 # make test          lint and tests, unit before kernel (root) before whole jobs; 20 minutes
-# make test-long     the suites that make test leaves out: accuracy of training, options, stalls, deaths, faults; 8 minutes
+# make test-long     the suites that make test leaves out: accuracy of training, options, stalls, deaths, faults; 9 minutes
 # make bench         what watching costs; BENCH_QUICK=1 for a first look, BENCH_ARGS='--only net0-sec3' for a part
 # make smoke         every level without a profile and under net2, three rounds each, and their page; 4 minutes
 # make lint          ruff, mypy and the import contract
 # make test-fresh    trace and test on a fresh machine: a minimal Debian in a directory, from nothing (root)
 # make test-vm       the kernel tests under Debian's stock kernel (netem, kprobes) in QEMU; about 10 minutes
 # make test-cluster  profiles on pods of a real API server, which it builds first; about 10 minutes
-# make test-frameworks  unmodified Flower, traced: rounds and times against what the app measured itself; minutes
+# make test-frameworks  unmodified Flower, traced: rounds and times against what the app measured itself; an hour
 # make setup-tests, make setup-bench: what tests and benchmarks need on top of setup
 # make validate-faults  runs that are broken in every known way, and 30 healthy ones, all diagnosed; about 90 minutes
 #                    (an interrupted one goes on: make validate-faults FAULTS_ARGS='--resume runs/faults-...')
 # make images        the agent's image and the workload's, with docker, podman or buildah
+# make policy-packets  1,000 random sets of policies against real packets; 7 minutes (root)
 # make quiet-pairs   20 pairs of runs on a quiet machine without a false alarm of contention; 15 minutes
 
 # The distribution's Python, not the one that PATH finds: only that one sees python3-bpfcc.
@@ -30,7 +31,7 @@ TESTS_STAMP := $(VENV)/.setup-tests-stamp
 BENCH_STAMP := $(VENV)/.setup-bench-stamp
 
 .PHONY: setup setup-tests setup-bench setup-frameworks trace smoke test test-long test-frameworks test-fresh \
-    test-vm test-cluster api-server images quiet-pairs validate-faults lint bench
+    test-vm test-cluster api-server images policy-packets quiet-pairs validate-faults lint bench
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -86,6 +87,9 @@ test-fresh:
 
 validate-faults: $(STAMP)
 	@$(RUN) ztprobe validate --faults $(or $(FAULTS_ARGS),--healthy)
+
+policy-packets: $(STAMP)
+	ZTPROBE_POLICY_PACKET_LONG_SETS=1000 $(RUN) pytest -s tests/kernel/test_policy_packets.py -m long
 
 quiet-pairs: $(STAMP)
 	ZTPROBE_QUIET_PAIRS=20 $(RUN) pytest -s tests/e2e/test_contention.py

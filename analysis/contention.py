@@ -33,7 +33,7 @@ from analysis.ledger.model import COMPONENTS, SUB_ROWS, RoundLedger
 from ztprobe.errors import RunDirError
 from ztprobe.rundir.store import Run
 
-__all__ = ("QUIET_SHARE", "judge", "machine_table", "of_round", "withhold")
+__all__ = ("QUIET_SHARE", "judge", "machine_table", "of_round", "ran_outside_ns", "withhold")
 
 QUIET_SHARE = 0.02
 # Of a round's time, what the record has to cover to speak of it.
@@ -83,6 +83,13 @@ def of_round(table: pd.DataFrame | None, one: RoundLedger, cpus: int) -> dict[st
         "steal_s": _seconds(sums["steal_ns"]),
         "cpu_stalled_s": _seconds(sums["cpu_stalled_ns"]),
     }
+
+
+def ran_outside_ns(table: pd.DataFrame, from_ns: int, to_ns: int) -> float | None:
+    """CPU time of processes outside of the deployment in [from, to), ztprobe's among them, without the
+    kernel's; None: not recorded."""
+    sums = _during(table, [(from_ns, to_ns)])
+    return None if sums is None else sums["foreign_ns"] + (sums["ztprobe_ns"] or 0.0)
 
 
 def judge(
@@ -206,7 +213,7 @@ def _during(table: pd.DataFrame, spans: Sequence[tuple[int, int]]) -> dict[str, 
     seen = table[part > 0]
     frequency = seen["frequency_khz"].dropna() if "frequency_khz" in seen else seen["from_ns"][:0]
     return {
-        **{name: total(name) for name in ("foreign_ns", "steal_ns", *_OPTIONAL[:3])},
+        **{name: total(name) for name in ("foreign_ns", "ztprobe_ns", "steal_ns", *_OPTIONAL[:3])},
         "least_available_bytes": int(seen["available_bytes"].min()) if "available_bytes" in seen else None,
         "frequency_mhz": _rounded(float(frequency.mean()) / 1e3) if len(frequency) else None,
         "load_1m": _rounded(float(seen["load_1m"].mean())) if "load_1m" in seen else None,

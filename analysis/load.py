@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from analysis.evidence.node_clocks import aligned
 from analysis.ledger.model import Ledger
 from analysis.rounds.settled import settled
 from ztprobe.errors import RunDirError
@@ -27,8 +28,8 @@ def load_analysed(run_dir: Path) -> Analysed:
 
     :raises RunDirError: either is incomplete, damaged or of a newer schema.
     """
-    run = settled(load_run(run_dir))
-    baseline = load_run(run_dir / BASELINE_DIR) if (run_dir / BASELINE_DIR).exists() else None
+    run = settled(aligned(load_run(run_dir)))
+    baseline = aligned(load_run(run_dir / BASELINE_DIR)) if (run_dir / BASELINE_DIR).exists() else None
     return Analysed(
         run=run,
         ledger=_ledger(run),

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.evidence.node_clocks import aligned, clock_notes
 from analysis.evidence.reader import TIMES
 from analysis.ledger.roles import roles_of
 from ztprobe.errors import RunDirError
@@ -50,8 +51,10 @@ def checked(run: Run) -> tuple[Run, tuple[str, ...]]:
     :raises RunDirError: what is there cannot be one run's; the line says which file and why.
     """
     _check_pods(run)
+    if len(run.meta.get("nodes", ())) > 1:
+        run = aligned(dataclasses.replace(run, events={n: _typed(run, kind) for n, kind in TABLES.items()}))
     begin_ns, end_ns = _time_of(run)
-    notes: list[str] = []
+    notes = clock_notes(run)
     events: dict[str, pd.DataFrame] = {}
     attached = {"owners": OWNERS} if "attachment" in run.meta else {}
     for name, kind in (TABLES | attached).items():

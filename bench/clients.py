@@ -1,4 +1,4 @@
-"""How far it goes with more clients: synthetic ones, which send the same messages and train nothing.
+"""How far it goes with more clients: mostly synthetic ones, which send the same messages and train nothing.
 
 One short run for each number of clients, analysed as every run is. Memory is what the workload's
 processes hold by themselves or share (PSS), sampled while they run, at its most; the server holds
@@ -11,7 +11,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ from ztprobe.runtime.interface import Runtime
 
 __all__ = ("ClientsResult", "measure_clients", "words_of")
 
-_EXPERIMENT, _ROUNDS, _COMPUTE_MS = "net0-sec0", 3, 20.0
+_EXPERIMENT, _ROUNDS = "net0-sec0", 3
+_SYNTHETIC = {"client": "synthetic", "synthetic_compute_ms": 20.0}
 _SAMPLE_S = 0.3
 
 
@@ -82,9 +83,10 @@ def _pss_bytes(pid: int) -> int:
     return 0
 
 
-def measure_clients(clients: int) -> ClientsResult:
-    """Run, watch and analyse a workload of so many synthetic clients.
+def measure_clients(clients: int, fl: Mapping[str, Any] = _SYNTHETIC) -> ClientsResult:
+    """Run, watch and analyse a workload of so many clients.
 
+    :param fl: the workload's options, by name; those of PyTorch clients are empty.
     :raises ZtprobeError: it could not be set up, or failed on the way.
     """
     with scratch() as directory:
@@ -98,7 +100,7 @@ def measure_clients(clients: int) -> ClientsResult:
             data_dir=None,
             out=path,
             reconnect=False,
-            fl={"client": "synthetic", "synthetic_compute_ms": _COMPUTE_MS},
+            fl=dict(fl),
         )
         memory = _Memory()
         run(spec_of(request, offloads=True), create_run_dir(path), QuietProgress(), interference=memory)

@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 import sys
 from functools import partial
+from typing import Any
 
 from fl import wire
 from fl.config import ClientConfig
@@ -105,7 +106,9 @@ class _Client:
         trained = self._trainer.train(number)
         self._injection.compute(number, self._log)
         update = self._updates.encode(trained, self._model, number, inbox)
-        self._log.emit("train_end", number, num_examples=trained.num_examples, loss=trained.loss)
+        # Who trains nothing has none; null would say that it was no finite number.
+        loss: dict[str, Any] = {} if trained.loss is None else {"loss": trained.loss}
+        self._log.emit("train_end", number, num_examples=trained.num_examples, **loss)
         self._injection.cpu_wait(number, self._log)
         if self._config.reconnect:
             self._stream.close()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import NamedTuple
 
 from analysis.causes.attempts import Attempt
 from analysis.causes.case import Case, Exit
-from analysis.causes.closes import recognise_closes
+from analysis.causes.closes import recognise_closes, recognise_resets
 from analysis.causes.findings import Cause, Moment, Remedial, Trouble, cause_of
 from analysis.causes.troubles import acts
 from analysis.causes.unreachable import recognise_unreachable
@@ -17,15 +17,21 @@ from analysis.causes.unreachable import recognise_unreachable
 __all__ = ("recognise", "words_of_exit")
 
 _FEW = 4
+_TOLD_TO_END = (-signal.SIGTERM, 128 + signal.SIGTERM)
+_ENDED = "it was told to end"
+_GRACE_NS = 35_000_000_000  # between SIGTERM and SIGKILL a pod has 30 s by default
 
 
 def recognise(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
     """Everything of this class."""
-    yield from _deaths(case)
+    evicted = list(_evictions(case))
+    yield from evicted
+    yield from _deaths(case, {pod for one in evicted for pod in one.pods})
     yield from _refused(case, troubles)
     yield from _stopped(case, troubles)
     yield from recognise_unreachable(case, troubles)
     yield from recognise_closes(case, troubles)
+    yield from recognise_resets(case, troubles)
 
 
 def words_of_exit(one: Exit) -> str:
@@ -38,10 +44,70 @@ def words_of_exit(one: Exit) -> str:
         return f"was killed by signal {-one.status}"
 
 
-def _deaths(case: Case) -> Iterator[Cause]:
-    """Processes that ended before their time; one that says so itself has mostly been made to."""
+def _evictions(case: Case) -> Iterator[Cause]:
+    """Pods all of whose containers were told to end, as an eviction, a restart and a deletion do."""
+    containers = {name for sample in case.counters for name in sample["containers"]}
+    for pod in (case.server, *case.clients):
+        mine = {name for name in containers if name.startswith(f"{pod}/")}
+        ended = [one for one in case.exits if one.pod == pod]
+        told = [one for one in ended if one.status in _TOLD_TO_END]
+        # A sidecar that is told to end may do so without an error; what takes too long is killed.
+        lasted_ns = max((one.at_ns for one in ended), default=0) - min((one.at_ns for one in told), default=0)
+        if not told or mine - {one.process for one in ended} or lasted_ns > _GRACE_NS:
+            continue
+        if any(one.status not in (0, -signal.SIGKILL, *_TOLD_TO_END) for one in ended):
+            continue
+        moments = [
+            Moment(
+                ts_ns=one.at_ns,
+                pod=pod,
+                event=f"{one.process} {words_of_exit(one)}",
+                shows="it was told to end",
+            )
+            for one in ended
+        ]
+        again = _runs_again(case, pod, max(one.at_ns for one in ended))
+        if again is not None:
+            moments.append(again)
+        yield cause_of(
+            "application.pod_restarted",
+            summary=f"{pod} was {'restarted' if again else 'evicted, deleted or shut down'}: "
+            f"all of its containers ({', '.join(sorted(one.container for one in ended))}) were told to end",
+            strength=0.97,
+            moments=tuple(sorted(moments)),
+            remedial=Remedial(
+                words=f"find out who ended {pod} (`kubectl describe pod`: evicted, drained, preempted, a "
+                "failed probe), and keep it: a PodDisruptionBudget, a priority, larger requests"
+            ),
+            pods=(pod,),
+            from_ns=min(one.at_ns for one in ended),
+            details={"restarted": again is not None},
+        )
+
+
+def _runs_again(case: Case, pod: str, since_ns: int) -> Moment | None:
+    """A process of the pod that opened or took a connection after all of them had ended."""
+    later = [
+        change
+        for changes in case.state_changes.values()
+        for change in changes
+        if change.ts_ns > since_ns and change.process.startswith(f"{pod}/") and change.new == "established"
+    ]
+    if not later:
+        return None
+    first = min(later, key=lambda change: change.ts_ns)
+    return Moment(
+        ts_ns=first.ts_ns, pod=pod, event=f"{first.process} has a connection", shows="it runs again"
+    )
+
+
+def _deaths(case: Case, evicted: Set[str]) -> Iterator[Cause]:
+    """Processes that ended before their time; one that says so itself has mostly been made to.
+
+    :param evicted: pods of which it is said already.
+    """
     for one in case.exits:
-        if one.status == 0:
+        if one.status == 0 or one.pod in evicted:
             continue
         killed = one.status < 0
         sidecar = case.sidecars.get(one.pod) == one.container
@@ -49,7 +115,7 @@ def _deaths(case: Case) -> Iterator[Cause]:
             identifier = "tls.sidecar_down"
         elif one.pod == case.server:
             identifier = "application.server_died"
-        elif one.pod in case.clients:
+        elif one.pod in case.clients or one.pod in case.behind_edges:
             identifier = "application.client_died"
         else:
             identifier = "application.nothing_listens"

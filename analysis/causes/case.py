@@ -8,7 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import pandas as pd
+
 from analysis.causes.attempts import Attempt, attempts_of
+from analysis.contention import machine_table
 from analysis.evidence.identity import Connections
 from analysis.evidence.reader import read_events
 from analysis.evidence.values import KernelEvents, Key
@@ -79,6 +82,7 @@ class Case:
     proven: bool  # whether controls were tried before the clients were started
     proof_ns: tuple[int, int] | None  # when the controls were proven, or should have been
     failed: str | None  # why the run failed, in its own words
+    goes_on: bool  # the run has not ended: what is seen is what there is so far
     exits: tuple[Exit, ...]
     attempts: tuple[Attempt, ...]
     questions: tuple[DnsQuery, ...]
@@ -86,7 +90,9 @@ class Case:
     policies: ExplainerOverTime
     state_changes: Mapping[Key, Sequence[StateChange]]  # by connection
     refused_ports: Mapping[tuple[str, int], Sequence[int]]  # (pod, own port) -> when an open attempt ended
+    machine: pd.DataFrame | None  # what else the machine did (`ztprobe.agent.machine_load`); None: not known
     logs: Mapping[str, str]  # file -> its end: never evidence alone
+    behind_edges: frozenset[str] = frozenset()  # clients of the server's clients
 
     @property
     def counters(self) -> Sequence[Mapping[str, Any]]:
@@ -166,6 +172,7 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
     :param objects: the policies in force (default: those that the run recorded).
     :raises ztprobe.errors.RunDirError: it is damaged, or not one run.
     """
+    machine = machine_table(run)
     run, _ = checked(run)
     meta = run.meta
     if "attachment" in meta:
@@ -196,6 +203,7 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
         proven=any(meta["enforcement"].get(kind) for kind in ("network_policy", "mtls")),
         proof_ns=_window(meta.get("proof")),
         failed=meta["failed"]["reason"] if "failed" in meta else None,
+        goes_on="so_far" in meta,
         exits=tuple(Exit(**one) for one in meta.get("exits", ())),
         attempts=tuple(attempts_of(events, addresses, names)),
         questions=tuple(dns_queries(events.dns)),
@@ -203,7 +211,9 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
         policies=ExplainerOverTime(run, objects),
         state_changes=changes,
         refused_ports=ended,
+        machine=machine,
         logs=_logs(run),
+        behind_edges=frozenset(pod for served in roles.edges.values() for pod in served),
     )
 
 

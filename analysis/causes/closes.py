@@ -1,7 +1,9 @@
 """Connections that one side ended although the other still needed them, and those a proxy kept waiting.
 
 Who closed first is in the kernel's state changes; how long nothing had passed before, in the bursts and the
-first payloads. Why an application closes only it knows: its log supports what the kernel saw.
+first payloads. A proxy has two connections for each that it passes on. If it ends both, it has decided that
+itself; if one was ended by the other side, or broke, it has only passed that on, however long nothing had
+been sent. Why an application closes only it knows: its log supports what the kernel saw.
 """
 
 from __future__ import annotations
@@ -13,11 +15,14 @@ from analysis.causes.attempts import Attempt
 from analysis.causes.case import Case
 from analysis.causes.findings import Cause, Moment, Remedial, Trouble, cause_of
 from analysis.causes.troubles import acts
-from analysis.evidence.values import FIN, RST
+from analysis.evidence.values import FIN, RST, Key, LoKey, Wire
+from ztprobe.events.kinds import Direction
 
-__all__ = ("recognise_closes", "recognise_waiting_proxies")
+__all__ = ("recognise_closes", "recognise_resets", "recognise_waiting_proxies")
 
 _IDLE_S = 1.5  # a pause that somebody may have taken for the end
+_GOODBYE_NS = 500_000_000
+_BOTH_NS = 1_000_000_000  # within which a proxy ends both connections of a way
 _KEPT_WAITING_NS = 5_000_000_000
 # What applications say -> cause, and what the kernel then saw.
 _SAID = (
@@ -50,9 +55,77 @@ def recognise_closes(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]
     acting = [c for c in closes if acts(c.at_ns, troubles)]
     for close in acting:
         pod, _, container = close.by.partition("/")
-        if case.sidecars.get(pod) == container and close.idle_s >= _IDLE_S:
+        is_sidecar = case.sidecars.get(pod) == container
+        if is_sidecar and close.idle_s >= _IDLE_S and _decided(case, pod, close, closes):
             yield _idle(close, close.by)
     yield from _said(case, troubles, acting)
+
+
+def _decided(case: Case, pod: str, close: _Close, closes: Sequence[_Close]) -> bool:
+    """Whether a sidecar ended both connections of a way, and neither of their other ends did."""
+    partners = set(_partners(case, pod, close.attempt.key))
+    is_local = close.attempt.is_local
+    others = [
+        one
+        for one in closes
+        if pod in (one.attempt.pod, one.attempt.target)
+        and (one.attempt.key in partners if partners else one.attempt.is_local != is_local)
+    ]
+    passed_on = any(
+        one.by != close.by and (partners or close.at_ns - one.at_ns <= _BOTH_NS)
+        for one in others
+        if one.at_ns <= close.at_ns
+    )
+    return not passed_on and any(
+        one.by == close.by and abs(one.at_ns - close.at_ns) <= _BOTH_NS for one in others
+    )
+
+
+def _partners(case: Case, pod: str, key: Key) -> Iterator[Key]:
+    """What the same threads of a pod's proxy read and wrote with a connection; none: that was not seen."""
+    if isinstance(key, Wire) and (pod, key) in case.events.partners:
+        yield case.events.partners[pod, key]
+    elif isinstance(key, LoKey):
+        yield from (wire for (owner, wire), lo in case.events.partners.items() if (owner, lo) == (pod, key))
+
+
+def recognise_resets(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
+    """Connections between pods that an RST ended in the middle of a trouble: what is left where nothing else
+    is seen. At a trouble's end, and in a round that got through, resets are how programs say goodbye.
+    """
+    stuck = [trouble for trouble in troubles if trouble.kind != "slow"]
+    for attempt in case.attempts:
+        end = attempt.end()
+        if end is None or attempt.is_local or not end.tcp_flags & RST:
+            continue
+        if not any(one.from_ns <= end.ts_ns < one.to_ns - _GOODBYE_NS for one in stuck):
+            continue
+        if (close := _close(case, attempt)) is None:
+            continue
+        by_target = end.direction == Direction.RX
+        sender = attempt.target if by_target else attempt.pod
+        at = f"{attempt.pod} -> {attempt.target}:{attempt.port}"
+        unsent = by_target and not attempt.refused_by_target
+        whose = "somebody on the way" if unsent else close.by or sender
+        yield cause_of(
+            "application.connection_reset",
+            summary=f"{whose} reset the connection {at}",
+            strength=0.5,
+            moments=(
+                Moment(
+                    ts_ns=end.ts_ns,
+                    pod=attempt.pod,
+                    event=f"RST on {at}, {close.idle_s:.1f} s after the last payload",
+                    shows=f"{sender} has not sent it"
+                    if unsent
+                    else f"{whose} ended it, and did not close it",
+                ),
+            ),
+            remedial=Remedial(
+                words=f"see what {'lies between the two' if unsent else f'{whose} says of it in its log'}"
+            ),
+            pods=(sender,),
+        )
 
 
 def _close(case: Case, attempt: Attempt) -> _Close | None:

@@ -57,17 +57,18 @@ def _state(case: Case, pod: str, from_ns: int, until_ns: int) -> _State:
     for (owner, hook, key), found in case.events.bursts.items():
         if owner == pod and hook == Hook.ETH and isinstance(key, Wire):
             for direction, each in found.items():
-                bursts[direction] += [
-                    b for b in each if b.bytes >= _MESSAGE_BYTES and from_ns <= b.first_ns < until_ns
-                ]
-    down = min(bursts[Direction.RX], key=lambda b: b.first_ns, default=None)
-    if down is None:
+                bursts[direction] += [b for b in each if b.first_ns < until_ns and b.last_ns >= from_ns]
+    came = [b for b in bursts[Direction.RX] if b.bytes >= _MESSAGE_BYTES and b.first_ns >= from_ns]
+    if not came and sum(b.bytes for b in bursts[Direction.RX]) >= _MESSAGE_BYTES:
+        came = bursts[Direction.RX]  # in pieces: large frames went the other way meanwhile
+    if not came:
         return _State("waiting", from_ns, 0)
+    down = min(came, key=lambda b: b.first_ns)
     # A burst is told when it is closed; what was under way at the deadline ended behind it.
-    last_down = max(bursts[Direction.RX], key=lambda b: b.last_ns)
+    last_down = max(came, key=lambda b: b.last_ns)
     if last_down.last_ns > until_ns:
         return _State("receiving", down.first_ns, last_down.bytes)
-    up = [b for b in bursts[Direction.TX] if b.first_ns > down.first_ns]
+    up = [b for b in bursts[Direction.TX] if b.bytes >= _MESSAGE_BYTES and b.first_ns > down.first_ns]
     if not up:
         return _State("computing", last_down.last_ns, 0)
     arriving_ns = max(_arrivals(case, pod, up[0].first_ns), default=0)

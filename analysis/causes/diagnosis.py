@@ -157,6 +157,8 @@ def _excess(case: Case, trouble: Trouble) -> Mapping[str, float]:
 
 
 def _said(case: Case, troubles: Sequence[Trouble], causes: Sequence[tuple[Cause, float]]) -> str:
+    if not troubles and case.goes_on:
+        return "No cause: no round stands still or is clearly slower than its peers so far."
     if not troubles:
         return "No cause: no round failed, stalled or was clearly slower than its peers."
     if not causes:

@@ -8,11 +8,14 @@ from analysis.causes.black_holes import recognise_black_holes
 from analysis.causes.case import Case
 from analysis.causes.deadlines import recognise_deadlines
 from analysis.causes.findings import Cause, Moment, Remedial, Trouble, cause_of
+from analysis.causes.troubles import acts
 from analysis.evidence.values import Drop
 
 __all__ = ("recognise",)
 
 _OVERFLOWS = 20
+_LOSSY_PCT, _LOST = 5.0, 5
+_BY_A_PROGRAM = "nfqnl_reinject"  # where a delay line's verdict drops a packet
 _OFF_MS, _OFF_SHARE = 5.0, 0.3
 
 
@@ -20,6 +23,7 @@ def recognise(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
     """Everything of this class, and what deadlines cut off for other reasons."""
     yield from recognise_deadlines(case, troubles)
     yield from _overflow(case, troubles)
+    yield from _lossy(case, troubles)
     yield from _not_as_asked(case)
     yield from recognise_black_holes(case, troubles)
 
@@ -54,6 +58,42 @@ def _overflow(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
             component="retransmission",
             details={"packets": len(acting)},
         )
+
+
+def _lossy(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
+    """A way that was measured to lose many packets, and lost some of the workload's in a trouble."""
+    measured_pct = (case.run.meta["emulation"]["measured"] or {}).get("loss_pct")
+    if not isinstance(measured_pct, (int, float)) or measured_pct < _LOSSY_PCT:
+        return
+    lost = [
+        Moment(
+            ts_ns=drop.ts_ns,
+            pod=drop.pod,
+            event=f"{drop.protocol} {drop.source} -> {drop.target}:{drop.target_port} lost",
+            shows="the emulated link lost it",
+        )
+        for drop in case.dropped
+        if drop.location == _BY_A_PROGRAM and drop.ts_ns >= case.since_ns and acts(drop.ts_ns, troubles)
+    ]
+    lost += [
+        Moment(ts_ns=one.ts_ns, pod=pod, event=f"{one.bytes} bytes sent again", shows="they did not arrive")
+        for (pod, _), found in case.events.retransmissions.items()
+        for one in found
+        if pod in case.addresses and one.ts_ns >= case.since_ns and acts(one.ts_ns, troubles)
+    ]
+    if len(lost) < _LOST:
+        return
+    lost.sort()
+    yield cause_of(
+        "emulation.loss_profile",
+        summary=f"the emulated links lose {measured_pct:.1f} % of packets, as was measured before the rounds,"
+        " and packets that opened or carried the workload's connections were among them",
+        strength=0.8,
+        moments=(lost[0], lost[len(lost) // 2], lost[-1]),
+        remedial=Remedial(words="lower the profile's loss, or raise the deadlines above what repairs take"),
+        component="retransmission",
+        details={"measured_loss_pct": measured_pct, "lost": len(lost)},
+    )
 
 
 def _spread(drops: Sequence[Drop]) -> list[Drop]:

@@ -73,6 +73,7 @@ EFFECTS: Mapping[str, tuple[str, ...]] = {
         "application.client_died",
         "tls.plaintext_to_tls_port",
     ),
+    "application.pod_restarted": (*_DIED, *_GONE),
     "application.process_stopped": (*_SLOWED, "application.nothing_listens", "tls.detection_stall"),
     "resources.receive_buffer_full": ("application.deadline_too_short", "application.slow_client"),
     "resources.disk_full": ("application.server_died", "application.client_died"),
@@ -80,12 +81,15 @@ EFFECTS: Mapping[str, tuple[str, ...]] = {
         ("application.too_many_pings", "application.keepalive", "application.message_too_large"),
         (*_DIED, *_GONE, *_SLOWED, "application.idle_connection_dropped"),
     ),
-    "application.idle_connection_dropped": (*_DIED, "application.slow_client", "application.half_open"),
+    "application.idle_connection_dropped": (
+        *(*_DIED, "application.slow_client", "application.half_open", "application.connection_reset"),
+    ),
     **dict.fromkeys(
         ("resources.accept_queue_overflow", "resources.syn_queue_overflow", "resources.ephemeral_ports"),
         (
             *(*_DIED, "application.peer_unreachable", "application.slow_client", "tls.detection_stall"),
             *("application.idle_connection_dropped", "application.nothing_listens"),
+            *("application.connection_reset", "tls.handshake_failed", "tls.sidecar_not_ready"),
         ),
     ),
     # A proxy that cannot connect closes what waits for it.
@@ -93,15 +97,31 @@ EFFECTS: Mapping[str, tuple[str, ...]] = {
         ("tls.sidecar_not_ready", "application.nothing_listens"),
         ("application.idle_connection_dropped", "tls.handshake_failed", "tls.detection_stall"),
     ),
-    "resources.cpu_throttling": _SLOWED,
+    "resources.cpu_throttling": (
+        *(*_SLOWED, "resources.cpu_contention", "application.idle_connection_dropped"),
+        *("application.connection_reset", "tls.detection_stall", "tls.handshake_failed"),
+    ),
+    "resources.cpu_contention": _SLOWED,
     "resources.descriptors": (*_DIED, *_SLOWED, "tls.detection_stall", "application.nothing_listens"),
     "resources.conntrack_full": (*_POLICY, *_GONE, *_DIED),
     "emulation.mtu_black_hole": (
         *("policy.cut_established", "policy.filter_without_policy", "application.half_open"),
         *("application.deadline_too_short", "application.slow_client", "emulation.queue_overflow"),
     ),
+    "emulation.queue_overflow": (
+        *("application.deadline_too_short", "application.slow_client", "application.half_open"),
+        *(*_DIED, "application.connection_reset"),
+    ),
+    "emulation.loss_profile": (
+        *(*_DIED, "application.half_open", "application.peer_unreachable", "application.slow_client"),
+        *("application.deadline_too_short", "application.connection_reset", "tls.handshake_failed"),
+        *("tls.detection_stall", "emulation.mtu_black_hole"),
+    ),
     "policy.cut_established": (*_POLICY, *_GONE, *_SLOWED),
-    "application.half_open": (*_DIED, "application.deadline_too_short", "application.slow_client"),
+    "application.half_open": (
+        *(*_DIED, "application.deadline_too_short", "application.slow_client"),
+        *("application.idle_connection_dropped", "application.connection_reset"),
+    ),
     "emulation.rate_too_low": ("emulation.queue_overflow", "application.half_open"),
     **dict.fromkeys(_POLICY, (*_GONE, *_SLOWED, *_DIED, "application.no_such_name")),
     **dict.fromkeys(_REFUSED, (*_GONE, *_SLOWED, *_DIED)),

@@ -7,7 +7,9 @@ from itertools import pairwise
 from typing import Any
 
 from analysis.causes.case import Case
+from analysis.causes.contended import recognise_contention
 from analysis.causes.findings import Cause, Moment, Remedial, Trouble, cause_of
+from analysis.causes.windows import recognise_windows
 
 __all__ = ("recognise",)
 
@@ -20,6 +22,8 @@ def recognise(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
     """Everything of this class."""
     yield from _out_of_memory(case)
     yield from _throttled(case, troubles)
+    yield from recognise_contention(case, troubles)
+    yield from recognise_windows(case, troubles)
     yield from _queues(case)
     yield from _used_up(case)
     yield from _said_at_the_end(case)
@@ -92,10 +96,13 @@ def _throttled(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
             if "throttled_ns" in s["containers"].get(process, {})
         ]
         worst: tuple[float, Moment] | None = None
+        since_ns: int | None = None
         for (from_ns, before_ns, periods), (to_ns, after_ns, later) in pairwise(samples):
             if after_ns <= before_ns or not _overlaps(troubles, from_ns, to_ns):
                 continue
             share = (after_ns - before_ns) / (to_ns - from_ns)
+            if share >= _THROTTLED_SHARE and since_ns is None:
+                since_ns = from_ns
             if worst is None or share > worst[0]:
                 said = (
                     f"cgroup of {process}: throttled in {later - periods} periods, "
@@ -113,6 +120,7 @@ def _throttled(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
             remedial=Remedial(words=f"raise or take away resources.limits.cpu of {process}"),
             pods=(process.partition("/")[0],),
             component="compute",
+            from_ns=since_ns or 0,
             details={"process": process, "throttled_share": round(worst[0], 3)},
         )
 
@@ -139,7 +147,7 @@ _QUEUES: Mapping[str, tuple[str, str, str]] = {
         "raise net.netfilter.nf_conntrack_max on the node, or find out who opens so many connections",
     ),
     **dict.fromkeys(
-        ("receive_pruned", "receive_dropped", "closed_windows"),
+        ("receive_pruned", "receive_dropped"),
         (
             "resources.receive_buffer_full",
             "a receive buffer was full",
@@ -148,9 +156,10 @@ _QUEUES: Mapping[str, tuple[str, str, str]] = {
     ),
 }
 # Counters that rise now and then in healthy runs: below this they say nothing.
-_NOTEWORTHY = {"closed_windows": 20, "receive_pruned": 5, "receive_dropped": 5}
+_NOTEWORTHY = {"receive_pruned": 5, "receive_dropped": 5}
+# Of a pod with a sidecar, its loopback's too: there a full buffer is back-pressure of a slow link.
+_NOT_BEHIND_SIDECARS = ("receive_pruned", "receive_dropped")
 _COUNTED_STRENGTH = {
-    "closed_windows": 0.7,
     "receive_pruned": 0.88,
     "receive_dropped": 0.88,
     "conntrack_dropped": 0.95,
@@ -168,6 +177,8 @@ def _queues(case: Case) -> Iterator[Cause]:
             lost = case.growth("pods", pod, counter)
             at_ns = _grew_at(case, "pods", pod, counter)
             if lost < _NOTEWORTHY.get(counter, 1) or at_ns is None:
+                continue
+            if pod in case.sidecars and counter in _NOT_BEHIND_SIDECARS:
                 continue
             yield cause_of(
                 identifier,

@@ -42,6 +42,7 @@ def troubles_of(case: Case) -> list[Trouble]:
     rounds = {number: at for number, at in sorted(marks.items()) if "round_start" in at}
     found = [*_set_up(case, rounds), *_failed(case, rounds), *_missing(case, rounds)]
     found += _slow(case, rounds, {number for one in found for number in one.rounds})
+    found += _under_way(case, rounds)
     found += _stalls(case)
     return sorted(found, key=lambda one: one.from_ns)
 
@@ -53,7 +54,7 @@ def _set_up(case: Case, rounds: Mapping[int, Mapping[str, int]]) -> list[Trouble
     took_s = ((begun_ns or case.until_ns) - case.since_ns) / 1e9
     if begun_ns is not None and took_s < _SET_UP_S:
         return []
-    if begun_ns is None and case.failed is None:
+    if begun_ns is None and case.failed is None and (not case.goes_on or took_s < _SET_UP_S):
         return []
     ready = {e.get("client_id") for e in case.run.rounds if e["event"] == "client_ready"}
     missing = tuple(client for client in case.clients if client not in ready) if begun_ns is None else ()
@@ -153,6 +154,33 @@ def _slow(case: Case, rounds: Mapping[int, Mapping[str, int]], known: set[int]) 
                 )
             )
     return found
+
+
+def _under_way(case: Case, rounds: Mapping[int, Mapping[str, int]]) -> list[Trouble]:
+    """The round of a run that goes on, if it takes long by now."""
+    open_rounds = [number for number, at in rounds.items() if "round_end" not in at]
+    ended_s = [(at["round_end"] - at["round_start"]) / 1e9 for at in rounds.values() if "round_end" in at]
+    if not case.goes_on or not open_rounds or not ended_s:
+        return []
+    number = open_rounds[-1]
+    usual_s = statistics.median(ended_s[1:]) if len(ended_s) > _PEERS else min(ended_s)
+    begun_ns = rounds[number]["round_start"]
+    took_s = (case.until_ns - begun_ns) / 1e9
+    if took_s <= _SLOW_TIMES * usual_s or took_s <= usual_s + _SLOW_S:
+        return []
+    came = {e["client_id"] for e in _of_round(case, number, "update_received")}
+    missing = tuple(client for client in case.clients if client not in came)
+    words = f"round {number} has gone on for {took_s:.1f} s, and its peers took {usual_s:.1f} s"
+    return [
+        Trouble(
+            kind="unfinished",
+            rounds=(number,),
+            from_ns=begun_ns,
+            to_ns=case.until_ns,
+            pods=missing,
+            words=f"{words}; {', '.join(missing)} did not contribute so far" if missing else words,
+        )
+    ]
 
 
 def _last(case: Case, number: int) -> tuple[str, ...]:

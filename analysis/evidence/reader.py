@@ -80,6 +80,19 @@ def _bursts(
     return {place: dict(found) for place, found in grouped.items()}
 
 
+def _turns(
+    tables: Mapping[str, pd.DataFrame], connections: Connections
+) -> dict[tuple[str, Hook, Key], dict[Direction, list[Burst]]]:
+    """Turns in the form of bursts; of what held a sender back in one nothing is known."""
+    table = tables.get("turns")
+    if table is None or not len(table):
+        return {}
+    length = (table["end_seq"] - table["first_seq"]) % (1 << 32)
+    unknown = [name for name in Burst._fields if name not in table]
+    as_bursts = table.assign(**dict.fromkeys(unknown, 0)).assign(bytes=length, packets=1)
+    return _bursts(as_bursts.sort_values("last_ns", kind="stable", ignore_index=True), connections)
+
+
 def _drops(table: pd.DataFrame, connections: Connections) -> dict[str, list[Drop]]:
     sources, targets = (
         list(map(Endpoint, table[end].tolist(), table[f"{end}_port"].tolist()))
@@ -137,6 +150,7 @@ def read_events(tables: Mapping[str, pd.DataFrame]) -> KernelEvents:
     dns = tables["dns"]
     return KernelEvents(
         bursts=_bursts(tables["bursts"], connections),
+        turns=_turns(tables, connections),
         packets=_by_connection(tables["packets"], Packet, connections),
         dns=list(_rows(dns, DnsMessage, **_places(dns))),
         drops=_drops(tables["drops"], connections),

@@ -195,6 +195,8 @@ class KernelEvents:
 
     # (pod, hook, connection) -> direction -> bursts
     bursts: dict[tuple[str, Hook, Key], dict[Direction, list[Burst]]] = field(default_factory=dict)
+    # Likewise, where a run was traced turn by turn: what was said, short or long
+    turns: dict[tuple[str, Hook, Key], dict[Direction, list[Burst]]] = field(default_factory=dict)
     packets: ByPod[Packet] = field(default_factory=dict)
     dns: list[DnsMessage] = field(default_factory=list)
     drops: dict[str, list[Drop]] = field(default_factory=dict)  # by pod; "node" among them

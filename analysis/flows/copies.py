@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from analysis.flows.hops import Talk
 from analysis.flows.turns import Turn
@@ -23,8 +24,7 @@ class Phase:
     sent: tuple[Turn, ...]  # parts of the server's models
 
 
-@dataclass(frozen=True)
-class Copy:
+class Copy(NamedTuple):
     """A model as the hub received it."""
 
     first_ns: int

@@ -17,16 +17,18 @@ from analysis.flows.processes import Process
 from analysis.flows.turns import LARGE_BYTES, Channel, Turn
 from analysis.intervals import Segment
 
-__all__ = ("SAME_KIND_BYTES", "Exchange", "Fetch", "Talk", "hop_segments")
+__all__ = ("SAME_KIND_BYTES", "TRAILING_NS", "Exchange", "Fetch", "Talk", "hop_segments")
 
 # Requests that follow each other this soon fetch one message; polls are further apart, or come in vain.
 _SAME_FETCH_NS = 250_000_000
 # What is small and belongs to a message follows its large parts this soon.
-_TRAILING_NS = 30_000_000
+TRAILING_NS = 30_000_000
 # Nothing else is said for so long before a poll.
 _ALONE_NS = 100_000_000
 # Requests of one kind differ by a number's digits.
 SAME_KIND_BYTES = 8
+# ... and by how many records of TLS they were cut into.
+_RECORD_BYTES = 22
 
 
 class Exchange(NamedTuple):
@@ -127,10 +129,12 @@ class Talk:
             request = exchange.request
             if request is None or request is first:
                 continue
+            goes_on = exchange.answer is first or begun_ns - exchange.over_ns <= _SAME_FETCH_NS
             if request.arrived_ns < since_ns:
                 # One that waited with the holder since before: nothing was left to ask for.
-                return since_ns if exchange.answer is first else begun_ns
-            if begun_ns - exchange.over_ns > _SAME_FETCH_NS and exchange.answer is not first:
+                is_held = exchange.answer is not None and exchange.answer.first_ns >= since_ns
+                return since_ns if is_held and goes_on else begun_ns
+            if not goes_on:
                 return begun_ns
             begun_ns = min(begun_ns, exchange.begun_ns)
         return begun_ns
@@ -145,11 +149,38 @@ class Talk:
         for exchange in self.within(last.first_ns, end_ns + _LONGEST_POLL_NS):
             if last in exchange.turns or exchange.begun_ns <= last.first_ns:
                 end_ns = max(end_ns, exchange.over_ns)
-            elif exchange.begun_ns - end_ns > _TRAILING_NS or exchange.is_large:
+            elif exchange.begun_ns - end_ns > TRAILING_NS or exchange.is_large:
                 break
             else:
                 end_ns = max(end_ns, exchange.over_ns)
         return end_ns
+
+    def handed_ns(self, last: Turn, end_ns: int, pause_ns: int = _SAME_FETCH_NS) -> int:
+        """When a message that is handed to who did not ask for it was there, small parts behind it included.
+
+        Who has handed it over may well poll at once; that is no part of it.
+
+        :param last: the last large part.
+        :param end_ns: when that had arrived.
+        :param pause_ns: what comes after a longer one is something else.
+        """
+        over_ns, behind = end_ns, []
+        for exchange in self.within(last.first_ns, end_ns + _LONGEST_POLL_NS):
+            request = exchange.request
+            if last not in exchange.turns:
+                if exchange.is_large or exchange.begun_ns - over_ns > pause_ns:
+                    break
+                if request is not None and request.speaker == last.speaker:
+                    behind.append(request)
+            over_ns = max(over_ns, exchange.over_ns)
+        polls = [
+            one.request.bytes for one in self.polls(frozenset((last.speaker,))) if one.request is not None
+        ]
+        if polls and behind:
+            usual = sorted(polls)[len(polls) // 2]
+            if abs(behind[-1].bytes - usual) <= SAME_KIND_BYTES + _RECORD_BYTES:
+                behind.pop()
+        return max([end_ns, *(request.had_ns for request in behind)])
 
     def polls(self, speakers: frozenset[Process]) -> list[Exchange]:
         """The small requests of one kind that these processes make again and again, after a pause each."""
@@ -177,6 +208,17 @@ class Talk:
         )
         return [one for one in first if one.request and abs(one.request.bytes - usual) <= SAME_KIND_BYTES]
 
+    def after_pauses(self, speakers: frozenset[Process], start_ns: int, end_ns: int) -> list[Exchange]:
+        """What these processes asked in [start, end) after a pause: what brings news, and no part of it."""
+        over_ns, found = 0, []
+        for exchange in self.exchanges_until(end_ns):
+            if exchange.request is None or exchange.request.speaker not in speakers:
+                continue
+            if exchange.begun_ns - over_ns >= _SAME_FETCH_NS and exchange.begun_ns >= start_ns:
+                found.append(exchange)
+            over_ns = max(over_ns, exchange.over_ns)
+        return found
+
     def reply(self, speakers: frozenset[Process], since_ns: int, end_ns: int) -> Fetch | None:
         """What these processes told in small requests, if one of them is no poll.
 
@@ -196,7 +238,7 @@ class Talk:
         )
         if told is None:
             return None
-        return Fetch(told.first_ns, self.over_ns(told, told.had_ns))
+        return Fetch(told.first_ns, self.handed_ns(told, told.had_ns))
 
     def last_words(self, speaker: Process, since_ns: int, end_ns: int) -> Fetch | None:
         """What a process said to others after its longest silence: what it did meanwhile was the work."""

@@ -16,7 +16,7 @@ from analysis.flows.facts import facts_of, transfer_of
 from analysis.flows.processes import Processes
 from analysis.flows.proxies import proxy_pids, speak_for_applications
 from analysis.flows.repairs import repairs_of
-from analysis.flows.roles import parts_of
+from analysis.flows.roles import handing_to_nobodys, parts_of
 from analysis.flows.setups import setups_of
 from analysis.flows.turns import channels_of, place_arrivals, round_trips_of
 from analysis.flows.ways import Phase, Way, Ways
@@ -153,7 +153,9 @@ class _Builder:
             pieces = paint(window.start_ns, window.end_ns, [], [])
         until_ns = arrivals[-1] if arrivals else window.end_ns
         components, _ = sums([_until(piece, until_ns) for piece in pieces])
-        compute = [way.compute for way in ways if way.compute is not None and not way.loads_late]
+        # What trains sends an update; what evaluates tells a result.
+        training = [way for way in ways if way.has_update] or ways
+        compute = [way.compute for way in training if way.compute is not None and not way.loads_late]
         self.loading |= {client for way in ways if way.loads_late}
         return ClientRound(
             client=client,
@@ -176,6 +178,16 @@ def _loading_note(clients: set[str]) -> list[str]:
     ]
 
 
+def _unnamed_note(clients: Sequence[str]) -> list[str]:
+    if not clients:
+        return []
+    return [
+        f"{', '.join(clients)} hand what they get to processes that belong to nobody who was named: all that "
+        "these do, their start included, is told as compute. Name what starts them with the client, by the "
+        "network namespace (netns:) or the cgroup that both are in."
+    ]
+
+
 def _until(piece: Segment, end_ns: int) -> Segment:
     return Segment(min(piece.start_ns, end_ns), min(piece.end_ns, end_ns), piece.component)
 
@@ -192,7 +204,11 @@ def build_flow_ledger(run: Run) -> Ledger:
         rounds=rounds,
         setup=(),
         coverage=float(run.meta.get("coverage", 1.0)),
-        notes=(*builder.notes, *_loading_note(builder.loading)),
+        notes=(
+            *builder.notes,
+            *_loading_note(builder.loading),
+            *_unnamed_note(handing_to_nobodys(builder.parts, builder.channels)),
+        ),
         flow=facts_of(
             builder.parts, builder.channels, builder.transfers, run.meta["attachment"].get("framework")
         ),

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from analysis.flows.processes import Process, Processes
 from analysis.flows.turns import LARGE_BYTES, Channel
 
-__all__ = ("Parts", "parts_of")
+__all__ = ("Parts", "handing_to_nobodys", "parts_of")
 
 
 @dataclass(frozen=True)
@@ -75,3 +75,15 @@ def parts_of(processes: Processes, channels: Iterable[Channel]) -> Parts:
         for client in nodes
     }
     return Parts(server, hub, {name: frozenset(found) for name, found in sorted(nodes.items())}, tasks)
+
+
+def handing_to_nobodys(parts: Parts, channels: Iterable[Channel]) -> list[str]:
+    """Clients whose node sends messages to processes of nobody's: who starts its tasks was not named."""
+    of_node = {node: client for client, nodes in parts.nodes.items() for node in nodes}
+    found = set()
+    for channel in channels:
+        for turn in channel.turns:
+            client, other = of_node.get(turn.speaker), turn.listener
+            if client and turn.bytes >= LARGE_BYTES and other.is_watched and not other.participant:
+                found.add(client)
+    return sorted(found)

@@ -121,13 +121,14 @@ def channels_of(tables: Mapping[str, pd.DataFrame], processes: Processes) -> lis
             )
         )
     owned = _Owners(tables.get("owners"), processes)
+    listening = frozenset(owned.listening)
     channels = []
     for key, by_end in said.items():
         both = list(by_end)
         if len(both) == 1:  # the other never spoke
             both += [end for end in _ends_of(key, both[0]) if end not in by_end]
         one, other = both[0], both[1] if len(both) > 1 else both[0]
-        first = opener.get(key) or _client_by_port(one, other)
+        first = opener.get(key) or _client_by_port(one, other, listening)
         whose = {end: _Whose(by_end, end, peer, owned) for end, peer in ((one, other), (other, one))}
         channel = Channel(key, opened.get(key, 0))
         for end, peer in ((one, other), (other, one)):
@@ -188,9 +189,12 @@ def _ends_of(key: Key, one: Endpoint) -> list[Endpoint]:
     return [Endpoint(one.address, port) for port in (key.low_port, key.high_port)]
 
 
-def _client_by_port(one: Endpoint, other: Endpoint) -> Endpoint:
-    """Of a connection whose opening was not seen: whoever has the higher, passing port."""
-    return max(one, other, key=lambda end: end.port)
+def _client_by_port(one: Endpoint, other: Endpoint, listening: frozenset[int]) -> Endpoint:
+    """Of a connection whose opening was not seen: whose port nobody listens at, or the higher, passing one.
+
+    :param listening: ports; gRPC's usual one, for instance, is higher than many that pass.
+    """
+    return max(one, other, key=lambda end: (end.port not in listening, end.port))
 
 
 class _Owners:
@@ -199,8 +203,11 @@ class _Owners:
     def __init__(self, table: pd.DataFrame | None, processes: Processes) -> None:
         self.processes = processes
         self._pids: dict[tuple[Endpoint, Endpoint], int] = {}
+        self.listening: set[int] = set()
         if table is not None:
             for row in rows_of(table):
+                if not row.remote_port:
+                    self.listening.add(row.local_port)
                 ends = Endpoint(row.local, row.local_port), Endpoint(row.remote, row.remote_port)
                 self._pids[ends] = row.pid
 

@@ -7,11 +7,11 @@ on: on loopback or not, through as many processes as there are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from analysis.flows.copies import Copy, Phase, copies_of
-from analysis.flows.hops import SAME_KIND_BYTES, Talk, hop_segments
+from analysis.flows.hops import SAME_KIND_BYTES, TRAILING_NS, Talk, hop_segments
 from analysis.flows.processes import Process, Processes
 from analysis.flows.roles import Parts
 from analysis.flows.turns import Channel, Turn
@@ -36,6 +36,8 @@ class Way:
     client: str
     base: list[Segment] = field(default_factory=list)
     arrival_ns: int | None = None  # the server had all of the update
+    handing_ns: int = 0  # it began to hand its update over
+    has_update: bool = False  # the client sent a message back, and no mere result
     compute: Interval | None = None
     loads_late: bool = (
         False  # ... once it had read its message: what its own clock includes of that is not seen
@@ -103,7 +105,7 @@ class Ways:
             client: self._at_edge[client].large(self._edge, phase.sent[0].first_ns, phase.end_ns)
             for client in self.clients
         }
-        copies = copies_of(phase, pulled, self._at_edge) if self._at_server is not None else {}
+        copies = self._copies(phase, pulled)
         handed: dict[str, int] = {}
         for client, way in ways.items():
             handed_ns = self._to_edge(way, phase, pulled[client], copies.get(client))
@@ -115,6 +117,18 @@ class Ways:
                 way.arrival_ns = min(way.arrival_ns, phase.end_ns)
                 way.base.insert(0, Segment(way.arrival_ns, phase.end_ns, "server"))
         return ways
+
+    def _copies(self, phase: Phase, pulled: Mapping[str, Sequence[Turn]]) -> dict[str, Copy]:
+        """The models in the hub by whose they are; what is small of them comes behind the last."""
+        if self._at_server is None:
+            return {}
+        found = copies_of(phase, pulled, self._at_edge)
+        last_ns = max((copy.had_ns for copy in found.values()), default=0)
+        whole_ns = self._at_server.handed_ns(phase.sent[-1], max(last_ns, phase.sent[-1].had_ns), TRAILING_NS)
+        return {
+            client: copy._replace(had_ns=whole_ns) if copy.had_ns == last_ns else copy
+            for client, copy in found.items()
+        }
 
     def _to_edge(self, way: Way, phase: Phase, pulled: Sequence[Turn], copy: Copy | None) -> int | None:
         """From the server's preparation to the hub's (or server's) receipt of the update; when that was."""
@@ -138,6 +152,7 @@ class Ways:
         updates = talk.large(nodes, pulled[0].first_ns, phase.end_ns)
         models = [turn for turn in pulled if not updates or turn.first_ns < updates[0].first_ns]
         way.turns += [*models, *updates]
+        way.has_update = bool(updates)
         way.message_bytes = sum(turn.bytes for turn in models)
         if self.parts.hub is None:
             way.base.insert(0, Segment(phase.start_ns, models[0].first_ns, "server"))
@@ -156,11 +171,12 @@ class Ways:
         if updates:
             began_ns = talk.fetch_began_ns(updates[0], had_ns)
             end_ns = max(turn.had_ns if self.parts.hub is not None else turn.whole_ns for turn in updates)
-            end_ns = talk.over_ns(updates[-1], end_ns)
+            end_ns = talk.handed_ns(updates[-1], end_ns)
         elif (reply := talk.reply(nodes, had_ns, phase.end_ns)) is not None:
             began_ns, end_ns = reply
         else:
             return None
+        way.handing_ns = began_ns
         way.base.insert(0, Segment(had_ns, began_ns, unasked))
         if unasked == "compute":
             way.compute = (had_ns, began_ns)
@@ -242,7 +258,10 @@ class Ways:
             return read_ns
         loads = self._processes.loading(task, began_ns)
         way.imports = [(load.first_ns, load.last_ns) for load in loads]
-        ready_ns, own_ns = read_ns, 0
+        # What comes before it opens its own program is the start, however long the pauses in it.
+        own = [load for load in loads if load.own_ns]
+        is_open = not own or own[0].own_ns <= read_ns
+        ready_ns, own_ns = read_ns if is_open else max(read_ns, own[0].first_ns), 0
         for load in loads:
             if load.first_ns - ready_ns > _LOADS_ON_NS:
                 break
@@ -281,34 +300,35 @@ class Ways:
         if self._at_server is None:
             return
         parts = self._at_server.large(self._edge, phase.sent[0].first_ns, phase.end_ns)
-        position = 0
-        for client in sorted(handed, key=lambda client: handed[client]):
-            way, had_ns = ways[client], handed[client]
-            mine: list[Turn] = []
-            expected = _WHOLE * sum(
-                turn.bytes for turn in way.turns if turn.speaker in self.parts.nodes[client]
-            )
-            while position < len(parts) and sum(turn.bytes for turn in mine) < expected:
-                if mine or parts[position].first_ns >= had_ns:
-                    mine.append(parts[position])
-                position += 1
-            if not expected:
-                self._small_to_server(way, had_ns, phase)
-            if not mine:
+        expected = {
+            client: _WHOLE
+            * sum(turn.bytes for turn in ways[client].turns if turn.speaker in self.parts.nodes[client])
+            for client in handed
+        }
+        # A hub may hand on what was announced first, even if another message was whole before.
+        announced = sorted(handed, key=lambda client: ways[client].handing_ns)
+        whole = sorted(handed, key=lambda client: handed[client])
+        found = _dealt(parts, [(client, expected[client], handed[client]) for client in announced])
+        if any(expected[client] and client not in found for client in handed):
+            found = _dealt(parts, [(client, expected[client], handed[client]) for client in whole])
+        for client, way in ways.items():
+            if client not in handed:
                 continue
-            way.turns += mine
-            self._fetch(way, self._at_server, mine, had_ns, "store_and_forward")
-            way.arrival_ns = max(turn.whole_ns for turn in mine)
+            if not expected[client]:
+                self._small_to_server(way, handed[client], phase)
+            if (mine := found.get(client)) is not None:
+                way.turns += mine
+                self._fetch(way, self._at_server, mine, handed[client], "store_and_forward")
+                way.arrival_ns = max(turn.whole_ns for turn in mine)
 
     def _small_to_server(self, way: Way, had_ns: int, phase: Phase) -> None:
         """A result that is no message: whatever the server asks for next brings it."""
         assert self._at_server is not None
         answered = [
             exchange
-            for exchange in self._at_server.within(phase.start_ns, phase.end_ns)
+            for exchange in self._at_server.after_pauses(self._server, phase.start_ns, phase.end_ns)
             if exchange.request is not None
             and exchange.answer is not None
-            and exchange.request.speaker == self.parts.server
             and exchange.answer.first_ns >= had_ns
             # Asked after that, or waiting since before; what was just being answered was too late.
             and (exchange.request.whole_ns >= had_ns or exchange.waited_ns > _LONG_POLL_NS)
@@ -332,3 +352,21 @@ class Ways:
             Segment(had_ns, began_ns, "poll_wait"),
         ]
         way.arrival_ns = end_ns
+
+
+def _dealt(parts: Sequence[Turn], wanted: Sequence[tuple[str, float, int]]) -> dict[str, list[Turn]]:
+    """Parts of messages to those who are in turn: client -> its message's.
+
+    :param wanted: client, the bytes that are at least expected of it, and since when its message is whole.
+    """
+    found: dict[str, list[Turn]] = {}
+    position = 0
+    for client, expected, had_ns in wanted:
+        mine: list[Turn] = []
+        while position < len(parts) and sum(turn.bytes for turn in mine) < expected:
+            if mine or parts[position].first_ns >= had_ns:
+                mine.append(parts[position])
+            position += 1
+        if mine:
+            found[client] = mine
+    return found

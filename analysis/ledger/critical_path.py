@@ -8,6 +8,10 @@ does not read, is not to blame: that wait is the application's. What is cut out 
 stretch afterwards (loss stalls and starved time out of transmission, connection set-up
 out of compute) needs an event of its own. Where an edge is missing the stretch stays
 unowned, and shows as residual.
+
+A round may have several exchanges one after the other (secure aggregation's): then the chain goes to and
+fro as often. And a client may be an edge aggregator: then the ways of its own clients lie within its time
+(`analysis.ledger.levels`).
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from analysis.ledger.handshakes import DnsQuery, Setup
 from analysis.ledger.timeline import Message
 from ztprobe.events.kinds import Direction, Hook
 
-__all__ = ("Chain", "Transmission", "chain_of", "setup_overlays")
+__all__ = ("Chain", "Exchange", "Transmission", "chain_of", "setup_overlays")
 
 _SET_UP_OVER = ("compute", "residual", "proxy", "server")
 
@@ -46,20 +50,64 @@ class _Repairs(NamedTuple):
     packets: int  # all of them
 
 
+class Exchange(NamedTuple):
+    """A message down and the one that answers it, as far as they were seen."""
+
+    down: Message | None
+    up: Message | None
+
+
 @dataclass
 class Chain:
     """Segments of one client in one round, and what they consist of."""
 
     client: str
-    down: Message | None
-    up: Message | None
-    arrival_ns: int | None  # the server's application had the whole update
+    exchanges: list[Exchange]
+    arrivals_ns: list[int] = field(default_factory=list)  # by exchange: the server's application had it all
     base: list[Segment] = field(default_factory=list)
     overlays: list[Segment] = field(default_factory=list)
     transmissions: list[Transmission] = field(default_factory=list)
-    compute: Interval | None = None  # model read .. update written, set-up not yet cut out
+    compute: Interval | None = None  # before the update: all read .. written, set-up not yet cut out
+    turnaround: Interval | None = None  # of an aggregator: its proxy has handed it the model .. its update
     retransmissions: int = 0
     needless_retransmissions: int = 0
+
+    @property
+    def down(self) -> Message | None:
+        """What brought this round's model."""
+        return self.exchanges[0].down if self.exchanges else None
+
+    @property
+    def update(self) -> Exchange:
+        """The exchange in which the update came: its message up is the longest."""
+        return max(
+            self.exchanges,
+            key=lambda each: -1 if each.up is None else each.up.sent.bytes,
+            default=Exchange(None, None),
+        )
+
+    @property
+    def up(self) -> Message | None:
+        """What carried this round's update."""
+        return self.update.up
+
+    @property
+    def update_arrival_ns(self) -> int | None:
+        """The server's application had the update; None: it did not come, or was not seen."""
+        at = next((k for k, each in enumerate(self.exchanges) if each is self.update), 0)
+        return self.arrivals_ns[at] if at < len(self.arrivals_ns) else None
+
+    @property
+    def messages(self) -> list[Message]:
+        """All of them, in order."""
+        return [message for each in self.exchanges for message in each if message is not None]
+
+    @property
+    def arrival_ns(self) -> int | None:
+        """The server's application had the last answer; None: it did not come, or was not seen."""
+        if not self.exchanges or len(self.arrivals_ns) < len(self.exchanges):
+            return None
+        return self.arrivals_ns[-1]
 
 
 def _loss_stalls(topology: Topology, delays: Delays, message: Message, sender: str) -> _Repairs:
@@ -112,7 +160,7 @@ def _starved(topology: Topology, message: Message, sender: str) -> list[Segment]
         for p in topology.events.gaps.get((sender, message.path.wire), ())
         if p.hook == Hook.ETH and message.sent.first_ns < p.ts_ns <= message.sent.last_ns
     ]
-    application = "server" if message.down else "compute"
+    application = "server" if message.down else topology.work_of(message.path.client)
     lo = message.path.server_lo if message.down else message.path.client_lo
     lo_gaps = _on_loopback(topology.events.gaps, lo, message)
     shift_ns = message.one_way_ns
@@ -140,21 +188,22 @@ def _on_loopback(
 def _unread(topology: Topology, message: Message) -> list[Segment]:
     """Where the receiving sidecar had bytes to hand over, and the application's window was closed."""
     lo = message.path.client_lo if message.down else message.path.server_lo
-    application = "compute" if message.down else "server"
+    application = topology.work_of(message.path.client) if message.down else "server"
     return [
         Segment(p.since_ns, p.ts_ns, application, ("proxy",))
         for p in _on_loopback(topology.events.blocked_readers, lo, message)
     ]
 
 
-def _small_pauses(message: Message, start_ns: int) -> Segment | None:
+def _small_pauses(topology: Topology, message: Message, start_ns: int) -> Segment | None:
     """The starved time of pauses too short for an event, placed at the message's beginning.
 
     Their sum is measured, their places are not: only the length matters to the ledger.
     """
     starved_ns = message.sent.starved_ns
     sidecar = message.path.server_lo if message.down else message.path.client_lo
-    owner = "proxy" if sidecar is not None else "server" if message.down else "compute"
+    sender = "server" if message.down else topology.work_of(message.path.client)
+    owner = "proxy" if sidecar is not None else sender
     return Segment(start_ns, start_ns + starved_ns, owner, ("transmission",)) if starved_ns else None
 
 
@@ -180,7 +229,7 @@ def _add_message(
     chain.needless_retransmissions += repairs.needless
     chain.overlays += [Segment(s, e, "retransmission", ("transmission",)) for s, e in repairs.stalls]
     chain.overlays += _starved(topology, message, sender)
-    if (small := _small_pauses(message, first_ns)) is not None:
+    if (small := _small_pauses(topology, message, first_ns)) is not None:
         chain.overlays.append(small)
     burst = message.sent
     rows = {
@@ -204,8 +253,7 @@ def chain_of(
     topology: Topology,
     delays: Delays,
     client: str,
-    down: Message | None,
-    up: Message | None,
+    exchanges: Sequence[Exchange],
     start_ns: int,
     end_ns: int,
     *,
@@ -213,31 +261,45 @@ def chain_of(
 ) -> Chain:
     """A client's segments between ``round_start`` and the end of the round.
 
-    :param down: the message that brought this round's model, if it was seen.
-    :param up: the message that carried this round's update, if it was seen.
+    :param exchanges: those of this round that were seen, mostly one: the model down, the update up.
     :param open_ended: what was not seen did not happen before the round's end, so that the state the
         client was in lasted until then; otherwise the evidence may be lost and nobody owns the time.
     """
-    chain = Chain(client, down, up, None)
-    if down is not None:
-        if down.beginning_is_known:
-            chain.base.append(Segment(start_ns, down.first_handed_ns, "server"))
-        received_ns = _add_message(chain, topology, delays, down, end_ns, open_ended and up is None)
-        written_ns = None
+    chain = Chain(client, list(exchanges))
+    since_ns: int | None = start_ns  # the server has had what came before
+    for exchange in chain.exchanges:
+        down, up = exchange
+        is_open = open_ended and up is None
+        if down is not None:
+            if down.beginning_is_known and since_ns is not None:
+                chain.base.append(Segment(since_ns, down.first_handed_ns, "server"))
+            received_ns = _add_message(chain, topology, delays, down, end_ns, is_open)
+            written_ns = end_ns if is_open else None
+            if up is not None and up.beginning_is_known:
+                written_ns = up.first_handed_ns
+            if received_ns is not None and written_ns is not None:
+                _add_work(chain, topology, exchange, received_ns, written_ns)
         if up is None:
-            written_ns = end_ns if open_ended else None
-        elif up.beginning_is_known:
-            written_ns = up.first_handed_ns
-        if received_ns is not None and written_ns is not None:
-            chain.base.append(Segment(received_ns, written_ns, "compute"))
-            chain.compute = (down.last_read_ns or received_ns, written_ns)
-    if up is None:
-        return chain
-    delivered_ns = _add_message(chain, topology, delays, up, end_ns, open_ended)
-    if delivered_ns is not None:
-        chain.arrival_ns = max(delivered_ns, up.last_read_ns or delivered_ns)
-        chain.base.append(Segment(delivered_ns, end_ns, "server"))
+            return chain
+        since_ns = _add_message(chain, topology, delays, up, end_ns, open_ended)
+        if since_ns is not None:
+            chain.arrivals_ns.append(max(since_ns, up.last_read_ns or since_ns))
+    if chain.exchanges and since_ns is not None:
+        chain.base.append(Segment(since_ns, end_ns, "server"))
     return chain
+
+
+def _add_work(
+    chain: Chain, topology: Topology, exchange: Exchange, received_ns: int, written_ns: int
+) -> None:
+    """The client's own time between two messages; an aggregator's is filled in with its clients' ways."""
+    if chain.client in topology.aggregators:
+        if exchange is chain.update:
+            chain.turnaround = (received_ns, written_ns)
+        return
+    chain.base.append(Segment(received_ns, written_ns, "compute"))
+    if exchange is chain.update and exchange.down is not None:
+        chain.compute = (exchange.down.last_read_ns or received_ns, written_ns)
 
 
 def setup_overlays(

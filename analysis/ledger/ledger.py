@@ -7,23 +7,22 @@ other events only fill sub-rows (`analysis.ledger.sub_rows`); the clients' are o
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from analysis.evidence.participants import by_participant
 from analysis.evidence.reader import read_events
 from analysis.evidence.values import ACK
-from analysis.intervals import Segment, clip, paint
-from analysis.ledger.connections import Path, Topology, topology_of
+from analysis.intervals import Segment, clip, overlap_ns, paint
+from analysis.ledger.connections import Path, Topology
 from analysis.ledger.coverage import losses_of
-from analysis.ledger.critical_path import Chain, chain_of, setup_overlays
-from analysis.ledger.delays import delays_of
-from analysis.ledger.handshakes import DnsQuery, Setup, dns_queries, read_setup
+from analysis.ledger.critical_path import Chain, setup_overlays
+from analysis.ledger.handshakes import Setup
+from analysis.ledger.levels import Level, Way, levels_of, stitched, ways_of
 from analysis.ledger.model import COMPONENTS, ClientRound, ConnectionSetup, Ledger, RoundLedger
-from analysis.ledger.policy_waits import policy_waits, wait_overlays
+from analysis.ledger.policy_waits import wait_overlays
 from analysis.ledger.sub_rows import sub_rows_of
-from analysis.ledger.timeline import Message, messages_of
 from analysis.run_checks import checked
 from ztprobe.errors import RunDirError
 from ztprobe.events.kinds import Direction
@@ -82,7 +81,8 @@ class _Builder:
         run, self.notes = checked(run)
         self.run = run = by_participant(run)
         events = read_events(run.events)
-        self.topology: Topology = topology_of(run.meta, events)
+        self.waits = events.cpu_waits
+        self.level, self.edges = levels_of(run.meta, events)
         self.windows = windows_of(run.rounds)
         if not self.windows:
             raise RunDirError(f"{run.path}: rounds.jsonl has no round with both round_start and round_end")
@@ -90,101 +90,121 @@ class _Builder:
         self.losses = dict(zip((window.number for window in self.windows), losses, strict=True))
         # What a client pod sent before was our own: the proof that the controls are in force.
         self.clients_started_ns = int(run.meta.get("clients_started_ns", 0))
-        self.queries: list[DnsQuery] = dns_queries(events.dns)
-        self.setups: dict[Path, Setup | None] = {
-            path: read_setup(self.topology.packets(path)) for path in self.topology.paths
-        }
-        self.down: dict[str, list[Message]] = defaultdict(list)
-        self.up: dict[str, list[Message]] = defaultdict(list)
-        for path in self.topology.paths:
-            self.down[path.client] += messages_of(self.topology, path, down=True)
-            self.up[path.client] += messages_of(self.topology, path, down=False)
-        for found in (*self.down.values(), *self.up.values()):
-            found.sort(key=lambda m: m.first_handed_ns)
-        messages = [m for found in (*self.down.values(), *self.up.values()) for m in found]
-        self.delays = delays_of(self.topology.server, messages)
-        self.policy = policy_waits(self.topology)
         self.reported = reported_training(run.clients)
-        # round -> client -> when the server logged that it had the update, where it does
-        self.received: dict[int, dict[str, int]] = defaultdict(dict)
-        for event in run.rounds:
-            if event["event"] == "update_received" and event.get("client_id") in self.topology.clients:
-                self.received[event.get("round", -1)][event["client_id"]] = event["time_monotonic_ns"]
+        # (who serves, round) -> client -> when its log says that it had the update, where it does
+        self.received: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)
+        top = self.level.topology
+        self._note_received(top, run.rounds)
+        for name, edge in self.edges.items():
+            self._note_received(edge.topology, (e for e in run.clients if e.get("edge_id") == name))
 
-    def chain(self, client: str, window: Window) -> Chain:
-        down = next(
-            (m for m in self.down[client] if window.start_ns <= m.first_handed_ns < window.end_ns), None
-        )
-        after_ns = down.first_handed_ns if down is not None else window.start_ns
-        up = next((m for m in self.up[client] if after_ns < m.first_handed_ns < window.end_ns), None)
-        chain = chain_of(
-            self.topology,
-            self.delays,
-            client,
-            down,
-            up,
-            window.start_ns,
-            window.end_ns,
-            open_ended=self._never_came(client, window),
-        )
-        if chain.compute is not None:
-            setup = self.setups.get(up.path) if up is not None else None
-            chain.overlays += setup_overlays(self.topology, up, setup, self.queries, chain.compute[0])
-        waits = wait_overlays(self.policy.get(client, ()), (down, up), window.end_ns)
-        chain.overlays = waits + chain.overlays
-        return chain
+    def _note_received(self, topology: Topology, events: Iterable[dict[str, Any]]) -> None:
+        for event in events:
+            if event["event"] == "update_received" and event.get("client_id") in topology.clients:
+                place = (topology.server, event.get("round", -1))
+                self.received[place][event["client_id"]] = event["time_monotonic_ns"]
 
-    def client_round(self, chain: Chain, window: Window, latest_ns: int) -> ClientRound:
-        end_ns = chain.arrival_ns if chain.arrival_ns is not None else window.end_ns
-        end_ns = min(max(end_ns, window.start_ns), window.end_ns)
-        components, _ = sums(paint(window.start_ns, end_ns, chain.base, chain.overlays))
+    @property
+    def topology(self) -> Topology:
+        """The server's."""
+        return self.level.topology
+
+    @property
+    def levels(self) -> Iterator[Level]:
+        """All of them, the server's first."""
+        yield self.level
+        yield from self.edges.values()
+
+    def ways(self, window: Window) -> list[list[Way]]:
+        """The ways of the clients, by the peer of the server that they go through."""
+        span = (window.start_ns, window.end_ns)
+        found = []
+        for peer in self.topology.clients:
+            is_open = self._never_came(self.topology.server, peer, window)
+            chain = self.level.chain(peer, span, open_ended=is_open)
+            below = self.edges[peer].topology.clients if peer in self.edges else ()
+            never_came = {client: self._never_came(peer, client, window) for client in below}
+            found.append(ways_of(chain, self.level, self.edges, span, never_came))
+        return found
+
+    def client_round(self, way: Way, window: Window, slack_ns: int) -> ClientRound:
+        arrival_ns, own = way.arrival_ns, way.own
+        end_ns = min(max(window.end_ns if arrival_ns is None else arrival_ns, window.start_ns), window.end_ns)
+        components, _ = sums(paint(window.start_ns, end_ns, way.base, way.overlays))
         kernel_ns = None
-        if chain.compute is not None and chain.up is not None:
-            cut = [(s.start_ns, s.end_ns) for s in chain.overlays if "compute" in s.over]
-            begin_ns, end_of_compute_ns = chain.compute
+        if own.compute is not None and own.up is not None:
+            cut = [(s.start_ns, s.end_ns) for s in own.overlays if "compute" in s.over]
+            begin_ns, end_of_compute_ns = own.compute
             opened = clip(cut, begin_ns, end_of_compute_ns)
             # Where a connection is opened for the update, training had ended before that began.
             trained_ns = min((start for start, _ in opened), default=end_of_compute_ns)
             kernel_ns = trained_ns - begin_ns if trained_ns >= begin_ns else None
         return ClientRound(
-            client=chain.client,
-            arrival_ns=None if chain.arrival_ns is None else chain.arrival_ns - window.start_ns,
-            slack_ns=max(0, latest_ns - end_ns),
+            client=way.client,
+            through=way.through,
+            arrival_ns=None if arrival_ns is None else arrival_ns - window.start_ns,
+            slack_ns=slack_ns,
             components_ns=components,
             compute_kernel_ns=kernel_ns,
-            compute_reported_ns=self.reported.get((chain.client, window.number)),
-            syn_count=self._syn_count(chain.client, window),
-            retransmissions=chain.retransmissions,
-            needless_retransmissions=chain.needless_retransmissions,
-            segments=tuple(paint(window.start_ns, window.end_ns, chain.base, chain.overlays)),
+            compute_reported_ns=self.reported.get((way.client, window.number)),
+            down_bytes=sum(message.sent.bytes for message in own.messages if message.down),
+            up_bytes=sum(message.sent.bytes for message in own.messages if not message.down),
+            syn_count=self._syn_count(way.client, window),
+            retransmissions=own.retransmissions,
+            needless_retransmissions=own.needless_retransmissions,
+            segments=tuple(paint(window.start_ns, window.end_ns, way.base, way.overlays)),
         )
 
     def _syn_count(self, client: str, window: Window) -> int:
         return sum(
             1
-            for path in self.topology.paths
+            for level in self.levels
+            for path in level.topology.paths
             if path.client == client
-            for p in self.topology.packets(path)
+            for p in level.topology.packets(path)
             if p.opens
             and p.direction == Direction.TX
             and not p.tcp_flags & ACK
             and window.start_ns <= p.ts_ns < window.end_ns
         )
 
-    def round(self, window: Window) -> RoundLedger:
-        chains = [self.chain(client, window) for client in self.topology.clients]
-        missing = [c for c in chains if c.arrival_ns is None]
-        arrived = sorted((c for c in chains if c.arrival_ns is not None), key=lambda c: c.arrival_ns or 0)
-        # A client whose update never came is what a deadline waited for; otherwise the last to come.
-        received = self.received[window.number]
-        deadline = [c for c in missing if c.down is not None and received and c.client not in received]
-        critical = deadline[-1] if deadline else arrived[-1] if arrived else None
-        if not deadline and any(not self._never_came(c.client, window) for c in missing):
-            # Somebody's way was not seen to the end; who came last then only the server's log can tell.
+    def _last(self, server: str, chains: Sequence[Chain], window: Window) -> tuple[int | None, bool]:
+        """Which of these chains was waited for, and whether in vain, until a deadline.
+
+        A client whose update never came is what a deadline waited for; otherwise the last to come.
+        """
+        received = self.received[server, window.number]
+        missing = [i for i, chain in enumerate(chains) if chain.arrival_ns is None]
+        arrived = [i for i, chain in enumerate(chains) if chain.arrival_ns is not None]
+        waited = [
+            i for i in missing if chains[i].down is not None and received and chains[i].client not in received
+        ]
+        if waited:
+            return waited[-1], True
+        if any(not self._never_came(server, chains[i].client, window) for i in missing):
+            # Somebody's way was not seen to the end; who came last then only who waited can tell, by its log.
             last = max(received, key=lambda client: received[client], default=None)
-            critical = next((c for c in chains if c.client == last), None)
-        latest_ns = (critical.arrival_ns if critical is not None else None) or window.end_ns
-        runner_up = arrived[-2] if len(arrived) > 1 else None
+            return next((i for i, chain in enumerate(chains) if chain.client == last), None), False
+        return max(arrived, key=lambda i: chains[i].arrival_ns or 0, default=None), False
+
+    def critical(self, by_peer: Sequence[Sequence[Way]], window: Window) -> tuple[Way | None, bool]:
+        """The way that the round's time was spent on, and whether it ended with a deadline."""
+        peer, in_vain = self._last(self.topology.server, [ways[0].top for ways in by_peer], window)
+        if peer is None:
+            return None, in_vain
+        ways = by_peer[peer]
+        if len(ways[0].hops) == 1:
+            return ways[0], in_vain
+        own, missed = self._last(ways[0].through[0], [way.own for way in ways], window)
+        # Without one of its clients to name, the edge itself is what is known.
+        return (Way.over(ways[0].hops[0]) if own is None else ways[own]), in_vain or missed
+
+    def round(self, window: Window) -> RoundLedger:
+        by_peer = self.ways(window)
+        ways = [way for each in by_peer for way in each]
+        critical, in_vain = self.critical(by_peer, window)
+        if not in_vain:
+            critical = stitched(ways, (window.start_ns, window.end_ns)) or critical
         pieces = paint(
             window.start_ns,
             window.end_ns,
@@ -194,80 +214,67 @@ class _Builder:
         components, residual_ns = sums(pieces)
         sub_rows: dict[str, dict[str, int]] = {}
         if critical is not None:
-            sub_rows = sub_rows_of(
-                self.topology,
-                critical,
-                chains,
-                pieces,
-                start_ns=window.start_ns,
-                marks=window.marks,
-            )
+            sub_rows = sub_rows_of(self.waits, critical, ways, pieces, marks=window.marks)
         loss = self.losses[window.number]
         return RoundLedger(
             round=window.number,
             start_ns=window.start_ns,
             duration_ns=window.end_ns - window.start_ns,
             critical_client=critical.client if critical is not None else None,
-            tie=runner_up is not None
-            and critical is not None
-            and not deadline
-            and latest_ns - (runner_up.arrival_ns or 0) < _TIE_NS,
+            critical_through=critical.through if critical is not None else (),
+            levels_ns=_levels(critical, pieces),
+            tie=critical is not None and not in_vain and _is_tie(critical, ways),
             components_ns=components,
             residual_ns=residual_ns,
             sub_rows_ns=sub_rows,
-            clients=tuple(self.client_round(c, window, latest_ns) for c in chains),
-            exchanges=self._exchanges(critical.client, window) if critical is not None else 0.0,
+            clients=tuple(
+                self.client_round(way, window, _slack_ns(way, critical, ways, window)) for way in ways
+            ),
+            exchanges=len(critical.own.messages) / 2 if critical is not None else 0.0,
             accuracy=window.accuracy,
             lost_events=loss.lost_events,
             coverage=loss.coverage,
             uncertainty_ns=loss.uncertainty_ns(window.end_ns - window.start_ns, residual_ns),
         )
 
-    def _never_came(self, client: str, window: Window) -> bool:
-        """Whether an update that was not seen did not come: by the server's log, else if nothing was lost."""
-        if any(self.received.values()):
-            return client not in self.received[window.number]
+    def _never_came(self, server: str, client: str, window: Window) -> bool:
+        """Whether an update that was not seen did not come: by its server's log, else if nothing was lost."""
+        if any(came for (who, _), came in self.received.items() if who == server):
+            return client not in self.received[server, window.number]
         return not self.losses[window.number].lost_events
 
-    def _exchanges(self, client: str, window: Window) -> float:
-        inside = [
-            m
-            for m in (*self.down[client], *self.up[client])
-            if window.start_ns <= m.first_handed_ns < window.end_ns
-        ]
-        return len(inside) / 2
-
     def setup_rows(self) -> list[ConnectionSetup]:
-        rows = []
+        return [row for level in self.levels for row in self._setup_rows(level)]
+
+    def _setup_rows(self, level: Level) -> Iterator[ConnectionSetup]:
         first_start_ns = self.windows[0].start_ns
-        for path in self.topology.paths:
-            setup = self.setups[path]
+        for path in level.topology.paths:
+            setup = level.setups[path]
             served = [
                 w.number
                 for w in self.windows
                 if any(
                     m.path == path and w.start_ns <= m.first_handed_ns < w.end_ns
-                    for m in (*self.down[path.client], *self.up[path.client])
+                    for m in (*level.down[path.client], *level.up[path.client])
                 )
             ]
-            if setup is None or not served or setup.syn_ns >= first_start_ns:
-                continue
-            rows.append(self._setup_row(path, setup, len(served)))
-        return rows
+            if setup is not None and served and setup.syn_ns < first_start_ns:
+                yield self._setup_row(level, path, setup, len(served))
 
-    def _setup_row(self, path: Path, setup: Setup, served_rounds: int) -> ConnectionSetup:
-        opened_ns = self.topology.opened_ns(path.client_lo)
+    def _setup_row(self, level: Level, path: Path, setup: Setup, served_rounds: int) -> ConnectionSetup:
+        opened_ns = level.topology.opened_ns(path.client_lo)
         queries = [
             q.asked_ns
-            for q in self.queries
+            for q in level.queries
             if q.pod == path.client and self.clients_started_ns <= q.asked_ns <= setup.syn_ns
         ]
         start_ns = opened_ns if opened_ns is not None else min([setup.syn_ns, *queries])
         start_ns = min(start_ns, setup.syn_ns)
         end_ns = max(setup.settings_ns or 0, setup.ready_ns or 0, setup.syn_ns)
-        message = next((m for m in (*self.down[path.client], *self.up[path.client]) if m.path == path), None)
-        overlays = setup_overlays(self.topology, message, setup, self.queries, start_ns)
-        overlays = wait_overlays(self.policy.get(path.client, ()), (message,), end_ns) + overlays
+        messages = (*level.down[path.client], *level.up[path.client])
+        message = next((m for m in messages if m.path == path), None)
+        overlays = setup_overlays(level.topology, message, setup, level.queries, start_ns)
+        overlays = wait_overlays(level.policy.get(path.client, ()), (message,), end_ns) + overlays
         base = [Segment(s.start_ns, s.end_ns, s.component) for s in overlays]
         components, residual_ns = sums(paint(start_ns, end_ns, base, []))
         tls = setup.tls
@@ -282,6 +289,40 @@ class _Builder:
             resumed=tls.resumed if tls else None,
             syn_retransmissions=setup.syn_count - 1,
         )
+
+
+def _slack_ns(way: Way, critical: Way | None, ways: Sequence[Way], window: Window) -> int:
+    """How much later this client could have been without making its edge later, and then all."""
+    latest_ns = (critical.top.arrival_ns if critical is not None else None) or window.end_ns
+    arrival_ns = window.end_ns if way.arrival_ns is None else way.arrival_ns
+    slack_ns = max(0, latest_ns - min(max(arrival_ns, window.start_ns), window.end_ns))
+    behind = [other.behind_ns(way) or 0 for other in ways if other.through and other.through == way.through]
+    return slack_ns + max([0, *behind])
+
+
+def _is_tie(critical: Way, ways: Sequence[Way]) -> bool:
+    apart = (
+        critical.behind_ns(way)
+        for way in ways
+        if (way.client, way.through) != (critical.client, critical.through)
+    )
+    return any(by is not None and by < _TIE_NS for by in apart)
+
+
+def _levels(critical: Way | None, pieces: Sequence[Segment]) -> tuple[tuple[str, str, dict[str, int]], ...]:
+    """Of a path over several levels, the components by level: (server, client, parts)."""
+    if critical is None or not critical.through:
+        return ()
+    found = []
+    for depth, hop in enumerate(critical.hops):
+        inner = [critical.hops[depth + 1].span] if depth + 1 < len(critical.hops) else []
+        parts = dict.fromkeys(COMPONENTS, 0)
+        for piece in pieces:
+            if piece.component in parts:
+                within = overlap_ns([(piece.start_ns, piece.end_ns)], [hop.span])
+                parts[piece.component] += within - overlap_ns([(piece.start_ns, piece.end_ns)], inner)
+        found.append((hop.server, hop.chain.client, parts))
+    return tuple(found)
 
 
 def sums(pieces: Sequence[Segment]) -> tuple[dict[str, int], int]:
@@ -320,9 +361,9 @@ def client_pieces(run: Run) -> dict[int, dict[str, list[Segment]]]:
     builder = _Builder(run)
     pieces: dict[int, dict[str, list[Segment]]] = {}
     for window in builder.windows:
-        chains = [builder.chain(client, window) for client in builder.topology.clients]
         pieces[window.number] = {
-            chain.client: paint(window.start_ns, window.end_ns, chain.base, chain.overlays)
-            for chain in chains
+            way.client: paint(window.start_ns, window.end_ns, way.base, way.overlays)
+            for ways in builder.ways(window)
+            for way in ways
         }
     return pieces

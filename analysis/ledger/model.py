@@ -78,6 +78,10 @@ class ClientRound:
     needless_retransmissions: int = 0  # the receiver had the bytes already and said so (DSACK)
     # The whole round in pieces that leave no hole; the critical client's are what the components sum up.
     segments: tuple[Segment, ...] = ()
+    # Of its messages as their senders' interfaces had them, with what HTTP/2 and TLS add; None: not counted.
+    down_bytes: int | None = None
+    up_bytes: int | None = None
+    through: tuple[str, ...] = ()  # edge aggregators between the server and it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +106,9 @@ class RoundLedger:
     lost_events: int = 0
     coverage: float = 1.0
     uncertainty_ns: int = 0
+    # The edge aggregators on the critical path; then the components by level: (server, client, parts).
+    critical_through: tuple[str, ...] = ()
+    levels_ns: tuple[tuple[str, str, dict[str, int]], ...] = ()
 
     def __post_init__(self) -> None:
         if set(self.components_ns) != set(COMPONENTS):

@@ -13,27 +13,26 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from analysis.evidence.values import Burst
 from analysis.intervals import Interval, Segment, overlap_ns, total_ns
-from analysis.ledger.connections import Topology
-from analysis.ledger.critical_path import Chain
+from analysis.ledger.levels import Way
+from analysis.ledger.timeline import Message
 
 __all__ = ("sub_rows_of",)
 
 
 def sub_rows_of(
-    topology: Topology,
-    critical: Chain,
-    chains: Sequence[Chain],
+    waits: Mapping[str, Sequence[Sequence[Interval]]],
+    critical: Way,
+    ways: Sequence[Way],
     pieces: Sequence[Segment],
     *,
-    start_ns: int,
     marks: Mapping[str, int],
 ) -> dict[str, dict[str, int]]:
     """Component -> sub-row -> nanoseconds of one round.
 
-    :param critical: the critical client's way, one of ``chains``.
-    :param chains: every client's.
-    :param pieces: the round as it was painted with the critical client's.
-    :param start_ns: the round's beginning.
+    :param waits: "pod/container" -> of each thread, when it waited for a CPU.
+    :param critical: the round's path.
+    :param ways: every client's.
+    :param pieces: the round as it was painted with the critical one.
     :param marks: the server's events of this round, in CLOCK_MONOTONIC nanoseconds; sub-rows between
         events that it did not log are left out.
     """
@@ -42,28 +41,38 @@ def sub_rows_of(
         return [(p.start_ns, p.end_ns) for p in pieces if p.component == component]
 
     rows: dict[str, dict[str, int]] = {"server": {}, "compute": {}, "proxy": {}, "transmission": {}}
-    firsts = [c.down.first_handed_ns for c in chains if c.down is not None]
-    if firsts and critical.down is not None:
-        rows["server"]["send_preparation"] = min(firsts) - start_ns
-        rows["server"]["behind_other_clients"] = critical.down.first_handed_ns - min(firsts)
+    rows["server"] |= _sending_rows(critical, ways)
     for name, begin, end in (
         ("aggregation", "wait_end", "aggregate_end"),
         ("evaluation", "aggregate_end", "evaluate_end"),
     ):
         if begin in marks and end in marks:
             rows["server"][name] = overlap_ns(of("server"), [(marks[begin], marks[end])])
-    waits = topology.events.cpu_waits
     applications = {
-        "server": _applications(waits, topology.server),
-        "compute": _applications(waits, critical.client),
-        "proxy": [f"{critical.client}/proxy", f"{topology.server}/proxy"],
+        "server": [name for pod in critical.servers for name in _applications(waits, pod)],
+        "compute": [name for pod in critical.workers for name in _applications(waits, pod)],
+        "proxy": [f"{pod}/proxy" for pod in (*critical.workers, *critical.servers)],
     }
     for component, names in applications.items():
         inside = of(component)
         waited = [_longest_wait(waits.get(name, []), inside) for name in names]
         # Two processes may wait at the same time, and the component has that time once.
         rows[component]["cpu_wait"] = overlap_ns([wait for one in waited for wait in one], inside)
-    rows["transmission"] = _transmission_rows(critical, chains, total_ns(of("transmission")))
+    rows["transmission"] = _transmission_rows(critical, ways, total_ns(of("transmission")))
+    return rows
+
+
+def _sending_rows(critical: Way, ways: Sequence[Way]) -> dict[str, int]:
+    """How long whoever serves took until it sent the model on to anybody, and from then on to this client."""
+    rows: dict[str, int] = defaultdict(int)
+    for depth, hop in enumerate(critical.hops):
+        beside = [
+            way.hops[depth].chain for way in ways if way.servers[: depth + 1] == critical.servers[: depth + 1]
+        ]
+        firsts = [chain.down.first_handed_ns for chain in beside if chain.down is not None]
+        if firsts and hop.chain.down is not None:
+            rows["send_preparation"] += min(firsts) - hop.span[0]
+            rows["behind_other_clients"] += hop.chain.down.first_handed_ns - min(firsts)
     return rows
 
 
@@ -87,13 +96,15 @@ def _between(disjoint: Sequence[Interval], begin_ns: int, end_ns: int) -> Sequen
     return disjoint[first : bisect_left(disjoint, end_ns, key=lambda wait: wait[0])]
 
 
-def _transmission_rows(critical: Chain, chains: Sequence[Chain], transmission_ns: int) -> dict[str, int]:
+def _transmission_rows(critical: Way, ways: Sequence[Way], transmission_ns: int) -> dict[str, int]:
     """The senders' own accounting, cut to the time that transmission really took on this path."""
     rows: dict[str, int] = defaultdict(int)
+    chains = {id(hop.chain): hop.chain for way in ways for hop in way.hops}  # an edge's is in several ways
+    downs = [one for chain in chains.values() for one in chain.messages if one.down]
     for message, accounted_ns, windows_full in critical.transmissions:
         # The server's interface is shared by all clients' messages, a client's is its own.
-        beside = [c.down.sent for c in chains if c.down is not None and c.client != critical.client]
-        others_bytes = sum(_shared_bytes(message.sent, sent) for sent in beside) if message.down else 0
+        beside = [one for one in downs if _leaves_beside(one, message)] if message.down else []
+        others_bytes = sum(_shared_bytes(message.sent, one.sent) for one in beside)
         part = dict(accounted_ns)
         if windows_full:
             # The interface sends all it may: a window that is full of queued packets limits nothing.
@@ -107,6 +118,11 @@ def _transmission_rows(critical: Chain, chains: Sequence[Chain], transmission_ns
     if total > transmission_ns and total:
         return {name: value * transmission_ns // total for name, value in rows.items()}
     return dict(rows)
+
+
+def _leaves_beside(other: Message, message: Message) -> bool:
+    """Whether it is for somebody else and of the same sender."""
+    return other.path.server == message.path.server and other.path.client != message.path.client
 
 
 def _shared_bytes(mine: Burst, other: Burst) -> int:

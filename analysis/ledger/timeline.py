@@ -15,7 +15,7 @@ from analysis.evidence.values import Burst, LoKey
 from analysis.ledger.connections import Path, Topology
 from ztprobe.events.kinds import Direction, Hook
 
-__all__ = ("Message", "messages_of")
+__all__ = ("Message", "messages_of", "overlaps")
 
 # Two hooks on one machine read one clock; this covers the order in which they run.
 _ORDER_SLACK_NS = 200_000
@@ -103,7 +103,7 @@ def _end_ns(burst: Burst, end_seq: int) -> int:
     return burst.last_ns
 
 
-def _overlaps(sent: Burst, arrived: Burst) -> bool:
+def overlaps(sent: Burst, arrived: Burst) -> bool:
     """Whether two bursts share sequence numbers (32 bits, wrapping)."""
     span = (sent.end_seq - sent.first_seq) & 0xFFFFFFFF
     inside = (arrived.first_seq - sent.first_seq) & 0xFFFFFFFF
@@ -113,7 +113,7 @@ def _overlaps(sent: Burst, arrived: Burst) -> bool:
 
 def _overlapping(reads: Sequence[Burst], before: Burst) -> Burst | None:
     """The reads of the same bytes: an application's sequence numbers are its connection's."""
-    return next((read for read in reads if _overlaps(before, read)), None)
+    return next((read for read in reads if overlaps(before, read)), None)
 
 
 def _last_before(bursts: Sequence[Burst], first_ns: int, since_ns: int) -> Burst | None:
@@ -129,7 +129,7 @@ def _first_after(bursts: Sequence[Burst], first_ns: int, until_ns: int) -> Burst
 
 def _with_beginning(arrival: Burst, arriving: Sequence[Burst], sent: Burst) -> Burst:
     """The arrival from the message's first byte on: what came before a long pause is a burst of its own."""
-    first_ns = min(b.first_ns for b in arriving if b.first_ns >= sent.first_ns and _overlaps(sent, b))
+    first_ns = min(b.first_ns for b in arriving if b.first_ns >= sent.first_ns and overlaps(sent, b))
     return arrival._replace(first_ns=first_ns) if first_ns < arrival.first_ns else arrival
 
 
@@ -165,7 +165,7 @@ def messages_of(topology: Topology, path: Path, down: bool) -> list[Message]:
     ]
     found = []
     for burst in sent:
-        arrival = next((a for a in arrived if _overlaps(burst, a) and a.first_ns >= burst.first_ns), None)
+        arrival = next((a for a in arrived if overlaps(burst, a) and a.first_ns >= burst.first_ns), None)
         edges = [b.first_ns for b in (*sent, *arrived, *answers) if b is not burst and b is not arrival]
         since_ns = max((edge for edge in edges if edge < burst.first_ns), default=-1)
         until_ns = min((edge for edge in edges if edge > burst.first_ns), default=1 << 62)

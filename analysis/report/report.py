@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from analysis import contention, statistics
+from analysis.evidence.node_clocks import NODE_CLOCKS
 from analysis.ledger.coverage import COVERAGE_FLOOR
 from analysis.ledger.model import COMPONENTS, SUB_ROWS, ClientRound, Ledger, RoundLedger
 from analysis.report import sections
@@ -154,6 +155,7 @@ def build_report(
         **sections.memory(meta),
         **attachment_of(run),
         **communication_of(ledger, counted),
+        **_clocks(run),
     }
     workload = workload_of(run.rounds)
     if any(workload.values()):
@@ -163,6 +165,12 @@ def build_report(
     report["notes"] = sections.notes(run, ledger, report, baseline)
     report["diagnosis"] = diagnose(report)
     return report
+
+
+def _clocks(run: Run) -> dict[str, Any]:
+    """Of runs on several nodes."""
+    told = run.meta.get(NODE_CLOCKS, ())
+    return {"clocks": [{**one, "drift_ppm": round(one["drift_ppm"], 3)} for one in told]} if told else {}
 
 
 def _of_run(run: Run) -> dict[str, Any]:
@@ -211,6 +219,7 @@ def _round(one: RoundLedger, first_ns: int, counted: bool, floor: float) -> dict
         "start_s": sections.seconds(one.start_ns - first_ns),
         "duration_s": sections.seconds(one.duration_ns),
         "critical_client": one.critical_client,
+        **_of_levels(one, withheld),
         "tie": one.tie,
         "lost_events": one.lost_events,
         "coverage": round(one.coverage, 9),
@@ -230,15 +239,28 @@ def _round(one: RoundLedger, first_ns: int, counted: bool, floor: float) -> dict
     }
 
 
+def _of_levels(one: RoundLedger, withheld: bool) -> dict[str, Any]:
+    """The critical path by level, where there are edge aggregators on it."""
+    if not one.critical_through:
+        return {}
+    levels = [
+        {"server": server, "client": client, "components": sections.all_seconds(parts)}
+        for server, client, parts in one.levels_ns
+    ]
+    return {"critical_through": list(one.critical_through), "levels": [] if withheld else levels}
+
+
 def _client(one: ClientRound, of: RoundLedger, withheld: bool) -> dict[str, Any]:
     return {
         "client": one.client,
+        **({"through": list(one.through)} if one.through else {}),
         "critical": one.client == of.critical_client,
         "arrival_s": sections.seconds(one.arrival_ns),
         "slack_s": sections.seconds(one.slack_ns),
         "components": dict.fromkeys(COMPONENTS) if withheld else sections.all_seconds(one.components_ns),
         "compute_kernel_s": sections.seconds(one.compute_kernel_ns),
         "compute_reported_s": sections.seconds(one.compute_reported_ns),
+        **({} if one.down_bytes is None else {"down_bytes": one.down_bytes, "up_bytes": one.up_bytes}),
         "syn_count": one.syn_count,
         "retransmissions": one.retransmissions,
         "needless_retransmissions": one.needless_retransmissions,

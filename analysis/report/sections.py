@@ -37,6 +37,7 @@ COMPUTE_LIMIT_MS = 10.0
 
 _CLOCK_STEP_NS = 1_000_000
 _TRAINING = ("train_end", "evaluate_end")  # events with a loss
+_SEVERAL_EXCHANGES = 2.0
 _COMPARABLE_OPTIONS = ("clients", "dataset", "reconnect")
 
 
@@ -222,12 +223,18 @@ def notes(
         said.append(
             f"The wall clock moved by {step_ns / 1e6:.0f} ms during the run; dates are off, times are not."
         )
-    if any(pod.get("labels", {}).get("app") == "fl-edge" for pod in run.meta.get("pods", ())):
+    if any(one.through for each in ledger.rounds for one in each.clients):
         said.append(
-            "The server's peers are edge aggregators: what happens below one counts as its compute, clients' "
-            "training and their messages alike."
+            "Clients reach the server through edge aggregators: the critical path goes through both levels, "
+            "and an edge's own time (sending the model on, waiting for its other clients, its mean) is in "
+            "server."
         )
-    if (report.get("workload") or {}).get("secure_aggregation"):
+    if any(one.exchanges >= _SEVERAL_EXCHANGES for one in ledger.rounds):
+        said.append(
+            "A round has several exchanges, each of which waits for everybody: the critical path changes to "
+            "whoever is last from one to the next, and the critical client is the one whose update was last."
+        )
+    elif (report.get("workload") or {}).get("secure_aggregation"):
         said.append(
             "Secure aggregation's short exchanges are below what counts as a message: those before training "
             "count to the model's transmission or to compute, the last one to the server."

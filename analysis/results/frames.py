@@ -1,6 +1,7 @@
 """A run as DataFrames, with a unit in every column's name: what ``ztprobe.load`` gives.
 
-Everything comes from report.json's content, so figures made from these tables are the report's own.
+Rounds and all that belongs to them come from report.json's content, so figures made from these tables are the
+report's own; messages and drops come from the run's events.
 """
 
 from __future__ import annotations
@@ -13,12 +14,17 @@ from typing import Any
 import pandas as pd
 
 from analysis.ledger.model import COMPONENTS
+from analysis.results.message_table import drop_frame, message_frame
 from analysis.results.samples import load_report
 from ztprobe.errors import RunDirError
+from ztprobe.rundir.store import load_run
 
 __all__ = ("LoadedRun", "load")
 
-_NESTED = ("components", "segments", "machine", "sub_rows", "clients", "conditions", "other_profiles")
+_NESTED = (
+    *("components", "segments", "machine", "sub_rows", "clients", "conditions", "other_profiles"),
+    "levels",
+)
 
 
 def load(path: str | Path) -> LoadedRun:
@@ -30,6 +36,12 @@ def load(path: str | Path) -> LoadedRun:
     if not (path / "run.json").is_file():
         raise RunDirError(f"{path}: is no run directory (it has no run.json)")
     return LoadedRun(path, load_report(path))
+
+
+def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What fits into cells; edge aggregators on the way as one text."""
+    values = {name: value for name, value in entry.items() if name not in _NESTED}
+    return {name: ", ".join(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 class LoadedRun:
@@ -50,12 +62,7 @@ class LoadedRun:
     @cached_property
     def rounds(self) -> pd.DataFrame:
         """One row a round: round, counted, start_s, duration_s, critical_client, residual_s, coverage, ..."""
-        return pd.DataFrame(
-            [
-                {name: value for name, value in one.items() if name not in _NESTED}
-                for one in self.report["rounds"]
-            ]
-        )
+        return pd.DataFrame([_flat(one) for one in self.report["rounds"]])
 
     @cached_property
     def components(self) -> pd.DataFrame:
@@ -95,7 +102,7 @@ class LoadedRun:
         for one in self.report["rounds"]:
             for client in one["clients"]:
                 row = {"round": one["round"], "counted": one["counted"]}
-                row |= {name: value for name, value in client.items() if name not in _NESTED}
+                row |= _flat(client)
                 row |= {f"{name}_s": client["components"].get(name) for name in COMPONENTS}
                 rows.append(row)
         return pd.DataFrame(rows)
@@ -138,8 +145,18 @@ class LoadedRun:
             rows.append({"part": part, "delta_s": entry["delta_s"], "low_s": low_s, "high_s": high_s})
         return pd.DataFrame(rows, columns=columns).astype({"delta_s": float, "low_s": float, "high_s": float})
 
+    @cached_property
+    def messages(self) -> pd.DataFrame:
+        """Messages on the wire, with when they left and came (`analysis.results.message_table`)."""
+        return message_frame(load_run(self.path))
+
+    @cached_property
+    def drops(self) -> pd.DataFrame:
+        """Packets that the kernel dropped, each with the policies that deny it."""
+        return drop_frame(load_run(self.path))
+
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
         """All of them by name."""
-        names = ("rounds", "components", "sub_rows", "clients", "segments", "overhead")
+        names = ("rounds", "components", "sub_rows", "clients", "segments", "overhead", "messages", "drops")
         return {name: getattr(self, name) for name in names}

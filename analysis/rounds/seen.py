@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from analysis.flows.processes import Process, Processes
+from analysis.flows.proxies import proxy_pids, speak_for_applications
 from analysis.flows.roles import Parts, parts_of
 from analysis.flows.turns import Channel, channels_of
 from analysis.ledger.connections import Topology
@@ -34,6 +35,7 @@ def seen_of(run: Run) -> Seen:
     run, _ = checked(dataclasses.replace(run, rounds=[]))
     processes = Processes(run.meta["attachment"], run.events["process_starts"])
     channels = channels_of(run.events, processes)
+    speak_for_applications(channels, proxy_pids(run.events["turns"]))
     try:
         return seen_by_turns(channels, parts_of(processes, channels))
     except ValueError:

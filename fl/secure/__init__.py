@@ -10,7 +10,7 @@ signatures and no consistency check). Each round of training runs it once, with 
     SURVIVORS  -> UNMASK      who is in the sum; a share of each survivor's seed, of each other's mask key
 
 What a client adds of pairwise masks cancels out with its peer's; its own mask, from the seed, keeps an
-update hidden that comes late, after its mask key has been given away. As long as `threshold` clients
+update hidden that comes late, after its mask key has been given away. As long as a threshold of clients
 answer, whoever drops out in any round is taken out exactly.
 
 `client` and `server` are the two sides without a network, `masks`, `shamir` and `keys` what they are

@@ -72,9 +72,19 @@ def test_bytes_on_the_wire(traced: Callable[[str], Traced], name: str) -> None:
         assert down == pytest.approx(down_bytes, rel=0.05)
 
 
-def test_edges_are_whom_the_server_hears_from(traced: Callable[[str], Traced]) -> None:
+def test_the_critical_path_goes_through_an_edge(traced: Callable[[str], Traced]) -> None:
     one = traced("net0-sec1 --fl-edges 2 --fl-compression int8")
-    assert set(one.report["critical_clients"]) <= {"fl-edge-0", "fl-edge-1"}
+    for each in one.report["rounds"]:
+        (edge,) = each["critical_through"]
+        assert edge == f"fl-edge-{int(each['critical_client'][-1]) * 2 // CLIENTS}"
+        ends = [(level["server"], level["client"]) for level in each["levels"]]
+        assert ends == [("fl-server", edge), (edge, each["critical_client"])]
+        for level in each["levels"]:
+            assert level["components"]["propagation"] > 0
+            assert level["components"]["transmission"] > 0
+        upper, lower = (level["components"] for level in each["levels"])
+        assert upper["compute"] == 0 < lower["compute"]
+        assert len(each["clients"]) == CLIENTS
     names = [proof["name"] for proof in one.report["enforcement"]["network_policy"]["proofs"]]
     assert any(name.startswith("allowed: fl-edge-0 -> fl-server:50051") for name in names)
 

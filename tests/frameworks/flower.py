@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.frameworks.networks import KINDS, Place, network
+from tests.frameworks.pods import PROXY_ENTRY_PORT, PROXY_PORT, Pods, pods
 from tests.frameworks.processes import Processes, environment, environment_of, processes, wait_for_port
 
 __all__ = ("Flower", "Options", "clock_of", "deployment")
@@ -39,6 +40,10 @@ class Options:
     clients: int = 3
     network: str = "loopback"
     isolation: str = "subprocess"
+    profile: str | None = None  # of pods: a network profile's name; None: no pods
+    network_policy: bool = False  # of pods
+    mutual_tls: bool = False  # of pods
+    hub_tells: bool = False  # the SuperLink's log has every request (FLWR_LOG_LEVEL=DEBUG)
 
     @property
     def fleet_is_grpc(self) -> bool:
@@ -49,6 +54,16 @@ class Options:
     def fleet_port(self) -> int:
         """Where SuperNodes reach the SuperLink."""
         return GRPC_FLEET_PORT if self.fleet_is_grpc else HTTP_PORT
+
+    @property
+    def has_hosts(self) -> bool:
+        """Whether everybody has a network namespace of their own."""
+        return self.profile is not None or self.network == "bridged"
+
+    @property
+    def listens_at(self) -> str:
+        """The SuperLink's address: its proxy is beside it, where it has one."""
+        return "0.0.0.0" if self.has_hosts and not self.mutual_tls else "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -73,6 +88,20 @@ class Flower:
     started: Processes
     environment: dict[str, str]
     place: Place
+    pods: Pods | None = None
+
+    @property
+    def targets(self) -> list[str]:
+        """How `ztprobe trace --attach` is told of it."""
+        # Neither a proxy nor what starts tasks from outside is anybody's child.
+        if self.options.mutual_tls or (self.options.has_hosts and self.options.isolation == "process"):
+            netns = [Path(part.netns or "").name for part in (self.superlink, *self.supernodes)]
+            roles = ["--server", *["--client"] * len(self.supernodes)]
+            return [word for role, name in zip(roles, netns, strict=True) for word in (role, f"netns:{name}")]
+        found = ["--server", f"pid:{self.superlink.pid}"]
+        if self.executor_pid is not None:  # the ServerApp is no child of the SuperLink's
+            found = ["--server", f"pid:{self.executor_pid}", "--hub", f"pid:{self.superlink.pid}"]
+        return found + [word for node in self.supernodes for word in ("--client", f"pid:{node.pid}")]
 
     @property
     def executor_pid(self) -> int | None:
@@ -171,28 +200,43 @@ def deployment(directory: Path, options: Options = Options()) -> Iterator[Flower
         FLWR_TELEMETRY_ENABLED="0",
         OMP_NUM_THREADS="1",
     )
-    with (
-        network(options.network, options.clients) as (server, clients),
-        processes(directory / "logs") as started,
-    ):
+    with contextlib.ExitStack() as stack:
+        made: Pods | None = None
+        if options.profile is not None:
+            made = stack.enter_context(pods(options.clients, options.profile, directory))
+            server, *clients = made.places
+        else:
+            server, clients = stack.enter_context(network(options.network, options.clients))
+        started = stack.enter_context(processes(directory / "logs"))
         (home / "config.toml").write_text(
             '[superlink]\ndefault = "test"\n\n[superlink.test]\ninsecure = true\n'
             f'address = "127.0.0.1:{HTTP_PORT}"\n'
         )
         superlink = _start_superlink(started, server, options, env)
+        if made is not None:
+            _secure(made, started, options)
         nodes = [
             _start_supernode(started, superlink, i, place, options, env) for i, place in enumerate(clients)
         ]
         for node in nodes:
             wait_for_port(node.pid, node.port, 60)
             started.check()
-        flower = Flower(options, directory, superlink, nodes, started, env, server)
+        flower = Flower(options, directory, superlink, nodes, started, env, server, made)
         (directory / "deployment.json").write_text(json.dumps(flower.description(), indent=1) + "\n")
         yield flower
 
 
+def _secure(made: Pods, started: Processes, options: Options) -> None:
+    if options.network_policy:
+        made.enforce(PROXY_PORT if options.mutual_tls else options.fleet_port)
+    if options.mutual_tls:
+        made.start_sidecars(started, options.fleet_port)
+
+
 def _start_superlink(started: Processes, place: Place, options: Options, env: dict[str, str]) -> Part:
-    host = "0.0.0.0" if options.network == "bridged" else "127.0.0.1"
+    host = options.listens_at
+    if options.hub_tells:
+        env = {**env, "FLWR_LOG_LEVEL": "DEBUG"}
     command = ["flower-superlink", "--insecure", "--host", host, "--port", str(HTTP_PORT)]
     command += ["--disable-runtime-dependency-installation", "--isolation", options.isolation]
     if options.fleet_is_grpc:
@@ -208,9 +252,12 @@ def _start_superlink(started: Processes, place: Place, options: Options, env: di
 def _start_supernode(
     started: Processes, superlink: Part, i: int, place: Place, options: Options, env: dict[str, str]
 ) -> Part:
-    port = SUPERNODE_PORT if options.network == "bridged" else SUPERNODE_PORT + i
+    port = SUPERNODE_PORT if options.has_hosts else SUPERNODE_PORT + i
     name = f"supernode-{i}"
-    command = ["flower-supernode", "--insecure", "--superlink", f"{superlink.address}:{superlink.port}"]
+    reached_at = f"{superlink.address}:{superlink.port}"
+    if options.mutual_tls:
+        reached_at = f"127.0.0.1:{PROXY_ENTRY_PORT}"
+    command = ["flower-supernode", "--insecure", "--superlink", reached_at]
     command += ["--node-config", f"partition-id={i} num-partitions={options.clients}"]
     command += ["--port", str(port), "--isolation", options.isolation]
     pid = started.start(name, place.command(*command), env)
@@ -238,6 +285,9 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--network", choices=KINDS, default="loopback")
+    parser.add_argument("--profile", metavar="NAME", help="pods under this network profile, such as net2")
+    parser.add_argument("--network-policy", action="store_true", help="... with NetworkPolicies in force")
+    parser.add_argument("--mutual-tls", action="store_true", help="... with a proxy in each")
     parser.add_argument("--isolation", choices=("subprocess", "process"), default="subprocess")
     parser.add_argument("--fraction-evaluate", type=float, default=1.0, help="0: clients do not evaluate")
     parser.add_argument("--examples", type=int, default=320, help="images of each client")
@@ -249,7 +299,15 @@ def main() -> None:
     )
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as with Ctrl-C, nothing is left behind
-    options = Options(args.version, args.clients, args.network, args.isolation)
+    options = Options(
+        args.version,
+        args.clients,
+        args.network,
+        args.isolation,
+        args.profile,
+        args.network_policy,
+        args.mutual_tls,
+    )
     with deployment(args.out.resolve(), options) as flower:
         print(json.dumps(flower.description()), flush=True)
         time.sleep(args.idle_before)

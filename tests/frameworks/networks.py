@@ -1,4 +1,7 @@
-"""Networks for a deployment of processes: one namespace's loopback, or a namespace each on a bridge."""
+"""Networks for a deployment of processes: one namespace's loopback, or a namespace each on a bridge.
+
+Pods, with a network profile, policies and proxies, are in `tests.frameworks.pods`.
+"""
 
 from __future__ import annotations
 

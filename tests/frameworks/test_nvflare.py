@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Any
 
 from analysis.load import load_analysed
-from analysis.rounds.settled import settled
+from tests.frameworks.figures import from_traffic, rounds_of
 from tests.frameworks.flower import clock_of
 from tests.frameworks.nvflare import deployment
 from tests.frameworks.tracing import traced
-from ztprobe.rundir.store import Run, load_run
 
 MS = 1_000_000
 ROUNDS = 6
@@ -20,7 +17,9 @@ ROUNDS = 6
 def test_rounds_by_its_log_and_by_its_traffic(tmp_path: Path) -> None:
     out = tmp_path / "run"
     with deployment(tmp_path / "nvflare", rounds=ROUNDS) as nvflare:
-        with traced(nvflare.server_pid, nvflare.client_pids, out, "--events-from", str(nvflare.server_log)):
+        targets = ["--server", f"pid:{nvflare.server_pid}"]
+        targets += [word for pid in nvflare.client_pids for word in ("--client", f"pid:{pid}")]
+        with traced(nvflare.server_pid, targets, out, "--events-from", str(nvflare.server_log)):
             nvflare.wait(timeout_s=240)
         clock = clock_of(nvflare.clock_directory)
     run = load_analysed(out).run
@@ -41,21 +40,3 @@ def test_rounds_by_its_log_and_by_its_traffic(tmp_path: Path) -> None:
     for (start_ns, _), (_, told) in zip(by_traffic, sorted(by_log.items()), strict=True):
         # Clients ask for their task every two seconds: models leave up to that much after the round began.
         assert told[0] - 10 * MS <= start_ns <= told[0] + 2_500 * MS
-
-
-def rounds_of(events: list[dict[str, Any]]) -> dict[int, tuple[int, int]]:
-    """Number -> start and end, of whole rounds."""
-    times = {(event["event"], event["round"]): event["time_monotonic_ns"] for event in events}
-    return {
-        number: (ns, times["round_end", number])
-        for (event, number), ns in times.items()
-        if event == "round_start" and ("round_end", number) in times
-    }
-
-
-def from_traffic(out: Path) -> Run:
-    """The same run as if there had been no log."""
-    run = load_run(out)
-    nothing = {"source": "traffic", "uncertainty_ns": 0, "detail": ""}
-    attachment = {**run.meta["attachment"], "rounds_from": nothing}
-    return settled(dataclasses.replace(run, rounds=[], meta={**run.meta, "attachment": attachment}))

@@ -20,14 +20,13 @@ _ATTACHED_S = 60  # compiling the probes for the first time included
 
 
 @contextlib.contextmanager
-def traced(server: int, clients: Sequence[int], out: Path, *options: str) -> Iterator[None]:
-    """These processes are watched in the body; Ctrl-C ends the trace, and the run is in ``out``.
+def traced(server: int, targets: Sequence[str], out: Path, *options: str) -> Iterator[None]:
+    """These targets are watched in the body; Ctrl-C ends the trace, and the run is in ``out``.
 
+    :param server: a process of the server's, with which the trace ends by itself.
+    :param targets: ``--server TARGET --client TARGET...``
     :raises RuntimeError: the trace failed, with what it said.
     """
-    targets = ["--server", f"pid:{server}"]
-    for pid in clients:
-        targets += ["--client", f"pid:{pid}"]
     command = [sys.executable, "-m", "ztprobe", "trace", "--attach", *targets, "--out", str(out), *options]
     said = out.with_suffix(".log")
     with said.open("wb") as log:

@@ -4,6 +4,10 @@ Pods and an address outside are namespaces around a node that routes between the
 protocol and port one opening packet is sent (SYN, datagram, INIT), all of a set before any answer is
 read; what arrives has to be what the verdicts allow, and what does not has to be in the counter of
 the direction that denies it.
+
+Which policies an explanation names is held against packets, too: of what a set denies in a direction, one
+packet is sent again under each policy of the set alone, cut down to that direction. Those under which it is
+dropped are the ones that are to be named.
 """
 
 from __future__ import annotations
@@ -17,11 +21,12 @@ import struct
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -29,9 +34,12 @@ from tests.unit.policy.random_objects import CONNECTION_PORTS, NAMESPACES, PORT_
 from ztprobe.errors import UsageError
 from ztprobe.kernelnet.netlink import create_netns, netlink, remove_netns
 from ztprobe.kernelnet.netns import entered
-from ztprobe.policy import NFT_TABLE, PolicyPod, Ruleset, compile_policies, to_nft
+from ztprobe.policy import DIRECTIONS, NFT_TABLE, PolicyPod, Ruleset, compile_policies, to_nft
+from ztprobe.policy.sides import Side
 from ztprobe.runtime.local import firewall, network
 
+# Beyond the short test's sets, and with their ports below those of the policies alone. A set takes 0.4 s.
+LONG_SETS, LONG_FIRST = int(os.environ.get("ZTPROBE_POLICY_PACKET_LONG_SETS", "150")), 1000
 SETS = int(os.environ.get("ZTPROBE_POLICY_PACKET_SETS", "6"))
 FIRST = int(os.environ.get("ZTPROBE_POLICY_PACKET_FIRST", "0"))
 PODS = 5
@@ -164,7 +172,37 @@ def _await(ends: list[End], probes: list[Probe]) -> None:
     assert not left, f"no way between namespaces: {sorted(left)}"
 
 
-def _random_set(random: Random) -> Ruleset:
+@dataclass(frozen=True)
+class RandomSet:
+    """Policies as documents and compiled, with the pods that they are about."""
+
+    policies: list[dict[str, Any]]
+    pods: list[PolicyPod]
+    namespaces: dict[str, dict[str, str]]
+    rules: Ruleset
+
+
+@dataclass
+class Found:
+    """What packets say of sets."""
+
+    sets: int = 0
+    packets: int = 0
+    wrong: dict[int, str] = field(default_factory=dict)  # seed -> what differs
+    rightly: int = 0  # policies that were named, and are to blame
+    wrongly: int = 0  # that were named, and are not
+    missed: int = 0  # that were not named, and are to blame
+
+    @property
+    def precision(self) -> float:
+        return self.rightly / max(1, self.rightly + self.wrongly)
+
+    @property
+    def recall(self) -> float:
+        return self.rightly / max(1, self.rightly + self.missed)
+
+
+def _random_set(random: Random) -> RandomSet:
     protocols = tuple(PROTOCOLS)
     while True:
         pods = [
@@ -181,15 +219,16 @@ def _random_set(random: Random) -> Ruleset:
             for n in range(PODS)
         ]
         policies = [network_policy(random, f"np-{n}") for n in range(random.randint(1, 5))]
+        namespaces = {name: labels(random) for name in NAMESPACES}
         with contextlib.suppress(UsageError):  # a port name that nobody has is refused: another set
-            return compile_policies(policies, pods, {name: labels(random) for name in NAMESPACES})
+            return RandomSet(policies, pods, namespaces, compile_policies(policies, pods, namespaces))
 
 
-def _expected(rules: Ruleset, probes: list[Probe]) -> dict[Probe, str | None]:
-    """The direction that denies each; None: it passes."""
+def _explained(rules: Ruleset, probes: list[Probe]) -> dict[Probe, Side | None]:
+    """The side that denies each, egress before ingress; None: it passes."""
     names = {pod.address: pod.name for pod in rules.pods}
     protocols = {number: name for name, number in PROTOCOLS.items()}
-    found: dict[Probe, str | None] = {}
+    found: dict[Probe, Side | None] = {}
     for probe in probes:
         source, target, protocol, port = probe
         sides = [
@@ -197,15 +236,25 @@ def _expected(rules: Ruleset, probes: list[Probe]) -> dict[Probe, str | None]:
             for end in (source, target)
         ]
         explained = rules.explainer.explain_slots(*sides, protocols[protocol], port)
-        found[probe] = next((side.direction for side in explained.sides if side.verdict == "denied"), None)
+        found[probe] = next((side for side in explained.sides if side.verdict == "denied"), None)
     return found
 
 
-@pytest.mark.parametrize("seed", range(FIRST, FIRST + SETS))
-def test_packets_go_where_verdicts_say(scene: tuple[Path, list[End]], seed: int) -> None:
+@contextlib.contextmanager
+def _enforced(node: Path, rules: Ruleset) -> Iterator[None]:
+    firewall.load(node, to_nft(rules))
+    try:
+        yield
+    finally:
+        with entered(node):
+            subprocess.run(["nft", "delete", "table", "ip", NFT_TABLE], check=True)
+
+
+def _look_at_set(scene: tuple[Path, list[End]], seed: int, into: Found) -> None:
+    """One set: what arrives, what is counted, who is named."""
     node, ends = scene
     random = Random(seed)
-    rules = _random_set(random)
+    one = _random_set(random)
     probes = [
         (source.address, target.address, protocol, port)
         for source in ends
@@ -214,18 +263,107 @@ def test_packets_go_where_verdicts_say(scene: tuple[Path, list[End]], seed: int)
         for protocol in PROTOCOLS.values()
         for port in PORTS
     ]
-    expected = _expected(rules, probes)
-    firewall.load(node, to_nft(rules))
-    try:
-        _send(ends, probes, 10_000 + seed)
-        heard = _heard(ends, 10_000 + seed, {probe for probe, denied in expected.items() if denied is None})
+    explained = _explained(one.rules, probes)
+    source_port = 10_000 + seed
+    with _enforced(node, one.rules):
+        _send(ends, probes, source_port)
+        heard = _heard(ends, source_port, {probe for probe, side in explained.items() if side is None})
         counters = firewall.counters(node)
-    finally:
-        with entered(node):
-            subprocess.run(["nft", "delete", "table", "ip", NFT_TABLE], check=True)
-    wrong = {p: d for p, d in expected.items() if (p in heard) != (d is None)}
-    assert not wrong, f"seed {seed}: {wrong}\n{to_nft(rules)}"
-    denied = Counter(direction for direction in expected.values() if direction is not None)
-    assert {d: counters[f"drop_{d}"] for d in ("egress", "ingress")} == {
-        d: denied[d] for d in ("egress", "ingress")
-    }
+    wrong = {p: s and s.direction for p, s in explained.items() if (p in heard) != (s is None)}
+    denied = Counter(side.direction for side in explained.values() if side is not None)
+    counted = {d: counters[f"drop_{d}"] for d in DIRECTIONS}
+    into.sets += 1
+    into.packets += len(probes)
+    if wrong or counted != {d: denied[d] for d in DIRECTIONS}:
+        into.wrong[seed] = f"{wrong}, denied {dict(denied)}, counted {counted}\n{to_nft(one.rules)}"
+    for direction in DIRECTIONS:
+        dropped = [
+            p for p, s in explained.items() if s is not None and s.direction == direction and p not in heard
+        ]
+        if dropped:
+            _look_at_names(scene, one, direction, random.choice(dropped), explained, into)
+
+
+def _look_at_names(
+    scene: tuple[Path, list[End]],
+    one: RandomSet,
+    direction: str,
+    probe: Probe,
+    explained: dict[Probe, Side | None],
+    into: Found,
+) -> None:
+    node, ends = scene
+    side = explained[probe]
+    assert side is not None
+    named = {name.split()[-1].partition("/")[2] for name in side.isolated_by}
+    blamed = set()
+    for number, policy in enumerate(one.policies):
+        alone = _cut_down(policy, direction)
+        if alone is None:
+            continue
+        with _enforced(node, compile_policies([alone], one.pods, one.namespaces)):
+            source_port = 40_000 + number  # tracking has forgotten it by the next set
+            _send(ends, [probe], source_port)
+            deadline_s = time.monotonic() + PATIENCE_S
+            while time.monotonic() < deadline_s:
+                if firewall.counters(node)[f"drop_{direction}"]:
+                    blamed.add(policy["metadata"]["name"])
+                    break
+                if _arrived(ends, source_port):
+                    break
+            else:
+                raise AssertionError(f"{probe} neither arrived nor was counted under {alone}")
+    into.rightly += len(named & blamed)
+    into.wrongly += len(named - blamed)
+    into.missed += len(blamed - named)
+
+
+def _cut_down(policy: dict[str, Any], direction: str) -> dict[str, Any] | None:
+    """A policy as it is in one direction, by the API's words on policyTypes; None: it has no say there."""
+    spec = dict(policy["spec"])
+    types = spec.get("policyTypes") or ["Ingress", *(["Egress"] if spec.get("egress") else [])]
+    if direction.capitalize() not in types:
+        return None
+    for other in set(DIRECTIONS) - {direction}:
+        spec.pop(other, None)
+    return {**policy, "spec": {**spec, "policyTypes": [direction.capitalize()]}}
+
+
+def _arrived(ends: list[End], source_port: int) -> bool:
+    ready = select.select([end.ear for end in ends], [], [], 0)[0]
+    for ear in ready:
+        data, (_, _, kind, *_) = ear.recvfrom(200)
+        is_whole = kind == socket.PACKET_HOST and len(data) >= 24
+        if is_whole and struct.unpack_from("!H", data, 20)[0] == source_port:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("seed", range(FIRST, FIRST + SETS))
+def test_packets_go_where_verdicts_say(scene: tuple[Path, list[End]], seed: int) -> None:
+    found = Found()
+    _look_at_set(scene, seed, found)
+    assert not found.wrong, f"seed {seed}: {found.wrong}"
+    assert not found.wrongly + found.missed, f"seed {seed}: {found}"
+
+
+@pytest.mark.long
+def test_many_sets_agree_and_policies_are_named(
+    scene: tuple[Path, list[End]], record_property: Callable[[str, object], None]
+) -> None:
+    found = Found()
+    for seed in range(LONG_FIRST, LONG_FIRST + LONG_SETS):
+        _look_at_set(scene, seed, found)
+    told = (
+        f"{found.sets} sets, {found.packets} packets; policies named: precision {found.precision:.4f} "
+        f"({found.rightly} of {found.rightly + found.wrongly}), recall {found.recall:.4f} "
+        f"({found.rightly} of {found.rightly + found.missed})"
+    )
+    record_property("policy_packets", told)
+    print(told)
+    assert found.rightly > LONG_SETS / 2, told
+    assert not found.wrong, (
+        f"{told}; {len(found.wrong)} sets differ, the first: {next(iter(found.wrong.items()))}"
+    )
+    assert found.precision >= 0.99, told
+    assert found.recall >= 0.99, told

@@ -10,7 +10,7 @@ import pytest
 from analysis.evidence.values import Drop, Endpoint, KernelEvents, LoKey, Pause, Retransmission, wire_between
 from analysis.intervals import paint
 from analysis.ledger.connections import Path, Topology
-from analysis.ledger.critical_path import chain_of
+from analysis.ledger.critical_path import Exchange, chain_of
 from analysis.ledger.delays import Delays
 from analysis.ledger.timeline import Message
 from ztprobe.events.kinds import Direction, Hook
@@ -74,7 +74,8 @@ def components(
     )
     down = message(down=True, at_ms=0, delivered_ms=down_delivered_ms)
     up = message(down=False, at_ms=500, delivered_ms=up_delivered_ms)
-    chain = chain_of(topology, delays or Delays(), "fl-client-0", down, up, 0, 1000 * MS)
+    exchanges = [Exchange(down, up)]
+    chain = chain_of(topology, delays or Delays(), "fl-client-0", exchanges, 0, 1000 * MS)
     found: dict[str, float] = {}
     for piece in paint(0, 1000 * MS, chain.base, chain.overlays):
         found[piece.component] = found.get(piece.component, 0) + (piece.end_ns - piece.start_ns) / MS

@@ -42,7 +42,7 @@ def named(documents: list[dict[str, Any]], kind: str, name: str) -> dict[str, An
     return found
 
 
-CASES = [(level, {}) for level in range(4)] + [(0, {"edges": 2}), (1, {"edges": 2})]
+CASES = [(level, fl) for level in range(4) for fl in ({}, {"edges": 2})]
 
 
 @pytest.mark.parametrize(("level", "fl"), CASES)

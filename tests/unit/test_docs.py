@@ -1,6 +1,7 @@
 """What is written about the code stays true."""
 
 import importlib
+import importlib.util
 import pkgutil
 import re
 import subprocess
@@ -30,6 +31,11 @@ def modules() -> list[str]:
         for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
         if not info.name.endswith("__main__")
     ]
+
+
+def is_package(name: str) -> bool:
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.submodule_search_locations is not None
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -63,6 +69,15 @@ def test_every_module_says_what_it_is_and_what_it_offers(name: str) -> None:
         return  # a package that offers only its modules
     for public in module.__all__:
         assert hasattr(module, public), public
+
+
+@pytest.mark.parametrize("name", [name for name in modules() if is_package(name)])
+def test_what_a_package_says_of_its_modules_is_there(name: str) -> None:
+    """Words in backticks are its own modules, or full names of others."""
+    for word in re.findall(r"(?<!`)`([a-z_][a-z0-9_.]*)`(?!`)", importlib.import_module(name).__doc__ or ""):
+        full = word if word.startswith(("ztprobe.", "analysis.")) else f"{name}.{word}"
+        parent, _, last = full.rpartition(".")
+        assert importlib.util.find_spec(full) or hasattr(importlib.import_module(parent), last), word
 
 
 def test_the_readme_mentions_every_command() -> None:

@@ -12,18 +12,23 @@ import pandas as pd
 import pytest
 from jsonschema import Draft202012Validator
 
-from analysis.evidence.values import Endpoint, Wire
+from analysis.evidence.reader import read_events
+from analysis.evidence.values import Endpoint, KernelEvents, Wire
 from analysis.flows.hops import Exchange, Talk, hop_segments
 from analysis.flows.processes import Process, Processes
 from analysis.flows.proxies import speak_for_applications
-from analysis.flows.roles import parts_of
+from analysis.flows.roles import handing_to_nobodys, parts_of
+from analysis.flows.setups import setups_of
 from analysis.flows.turns import Channel, Turn, channels_of, place_arrivals, round_trips_of
 from analysis.intervals import Segment, paint
+from analysis.ledger.handshakes import TlsHandshake, read_setup
 from analysis.load import Analysed, load_analysed
 from analysis.report.communication import communication_csv, communication_lines
 from analysis.report.report import build_report
+from analysis.run_checks import checked
 from tests.generic_truth import Truth
 from tests.schemas import schema
+from ztprobe.rundir.store import load_run
 
 RECORDED = Path(__file__).parents[1] / "data" / "attached-hub"
 HUB_POLLED_S = {"server": 0.6, "client-1": 0.8, "client-2": 0.8}
@@ -196,6 +201,8 @@ def test_who_passes_messages_on_is_a_hub_and_a_process_beside_the_node_a_task() 
     assert (parts.server, parts.hub) == (server, hub)
     assert parts.nodes == {"client-1": frozenset((node,))}
     assert parts.tasks == {"client-1": frozenset((task,))}
+    assert not handing_to_nobodys(parts, [between(node, task)])
+    assert handing_to_nobodys(parts, [between(node, Process(5))]) == ["client-1"]
     with pytest.raises(ValueError, match="no message of 8192 bytes"):
         parts_of(named, [between(node, hub, 100)])
 
@@ -269,3 +276,90 @@ def test_what_a_participant_starts_is_its_own() -> None:
 def test_truth_is_read_whole() -> None:
     logged = [json.loads(line) for line in (RECORDED / "truth" / "hub.jsonl").read_text().splitlines()]
     assert {"stored", "taken", "given", "asked_in_vain"} <= {line["event"] for line in logged}
+
+
+@functools.cache
+def secured() -> KernelEvents:
+    """Of clients that had to shake hands, with 80 ms between them and their server."""
+    run, _ = checked(load_run(RECORDED.parent / "net2-sec3"))
+    return read_events(run.events)
+
+
+def shaking_hands() -> tuple[Wire, TlsHandshake]:
+    """A connection over the wire, and its TLS handshake at the end that opened it."""
+    for (_, key), packets in secured().packets.items():
+        setup = read_setup(packets)
+        if isinstance(key, Wire) and setup is not None and setup.tls is not None and setup.tls.finished_ns:
+            return key, setup.tls
+    raise LookupError("no handshake was recorded")
+
+
+def on(key: Wire, *turns: tuple[bool, int, int]) -> Channel:
+    """A connection that was opened while the trace went on, and what was said on it."""
+    found = []
+    for asks, first_ns, last_ns in turns:
+        times = {"first_ns": first_ns, "arrived_ns": first_ns, "last_ns": last_ns, "whole_ns": last_ns}
+        found.append(dataclasses.replace(said(asks, 0, 0), key=key, **times))
+    return Channel(key, 1, found)
+
+
+def test_a_tls_handshake_is_no_message_on_its_way() -> None:
+    key, tls = shaking_hands()
+    begun_ns, over_ns = tls.client_hello_ns, tls.finished_ns
+    assert over_ns is not None and over_ns - begun_ns > 100 * MS
+    channel = on(key, (True, begun_ns, begun_ns), (False, over_ns - MS, over_ns - MS))
+    base = [Segment(begun_ns, over_ns, "propagation")]
+    overlays = setups_of(secured(), [channel], frozenset((NODE, HUB)))
+    assert paint(begun_ns, over_ns, base, overlays) == [Segment(begun_ns, over_ns, "tls_handshake")]
+    # Another connection's message goes on beside it: that is what the time went into.
+    other = Wire(Endpoint("a", 3), Endpoint("b", 4))
+    beside = on(other, (True, begun_ns, begun_ns + 50 * MS))
+    overlays = setups_of(secured(), [channel, beside], frozenset((NODE, HUB)))
+    assert paint(begun_ns, over_ns, base, overlays) == [
+        Segment(begun_ns, begun_ns + 50 * MS, "propagation"),
+        Segment(begun_ns + 50 * MS, over_ns, "tls_handshake"),
+    ]
+    # What an application says to its own proxy is nobody's handshake.
+    alone = dataclasses.replace(channel.turns[0], listener=NODE)
+    assert not setups_of(secured(), [Channel(key, 1, [alone])], frozenset((NODE, HUB)))
+
+
+def test_who_listens_did_not_open_the_connection() -> None:
+    """gRPC's usual port is higher than many that pass: its server asks nobody."""
+    ends = {"pod": "n", "local": "10.0.0.1", "local_port": 50051, "remote": "10.0.0.2", "remote_port": 40000}
+    connections = pd.DataFrame([{"connection": 1, "netns": 1, "opened_ns": 0, "ts_ns": 0, **ends}])
+    common = {"connection": 1, "pod": "n", "hook": "eth", "tgid": 0, "first_ack_us": 0, "last_ack_us": 0}
+    told = [("rx", 1, 0, 900), ("tx", 2, 0, 150)]
+    turns = [
+        {**common, "direction": way, "first_ns": at, "last_ns": at, "first_seq": a, "end_seq": b}
+        for way, at, a, b in told
+    ]
+    owners = pd.DataFrame(
+        [{**ends, "remote": "0.0.0.0", "remote_port": port, "pid": 7} for port in (0, 40000)]
+    )
+    packets = pd.DataFrame({"tcp_flags": [], "connection": [], "direction": []}).astype(
+        {"tcp_flags": "int64"}
+    )
+    tables = {"connections": connections, "turns": pd.DataFrame(turns), "packets": packets}
+    processes = Processes({"participants": []}, pd.DataFrame({"how": []}))
+    for owned, asks in ((None, [False, True]), (owners, [True, False])):
+        more = {} if owned is None else {"owners": owned}
+        (channel,) = channels_of({**tables, **more}, processes)
+        assert [turn.asks for turn in channel.turns] == asks
+
+
+def test_a_message_is_there_with_its_last_small_part() -> None:
+    """Whoever has handed it over may poll at once, which is no part of it."""
+    polls = [poll(at_ms, count=50) for at_ms in (0, 3000, 6000)]
+    large = Exchange(said(True, 8000, 8100, 1_000_000), said(False, 8102, 8102))
+    small = Exchange(said(True, 8104, 8104, 900), said(False, 8106, 8106))
+    behind = poll(8110)
+    whole = talk(*polls, large, small, behind, poll(11_110))
+    assert large.request is not None
+    assert whole.handed_ns(large.request, large.request.had_ns) == 8104 * MS
+    assert whole.over_ns(large.request, large.request.had_ns) >= 8112 * MS
+    assert [one.begun_ns // MS for one in whole.after_pauses(frozenset((NODE,)), 0, 9000 * MS)] == [
+        3000,
+        6000,
+        8000,
+    ]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
+from analysis.ledger.model import COMPONENTS
 from analysis.report.html import render_page
 from analysis.report.report import build_report
 from analysis.report.text_report import print_report
 from analysis.report.workload import workload_lines, workload_of
+from tests.schemas import problems
 from tests.unit.synthetic_run import make_ledger, make_run
 
 
@@ -85,9 +88,27 @@ def test_in_table_and_page() -> None:
     assert "What the workload says of its options" in render_page(report, figures)
 
 
-def test_edges_are_said_to_hide_what_is_below_them() -> None:
-    ledger = make_ledger()
-    run = make_run(ledger=ledger)
-    assert not any("edge aggregators" in note for note in build_report(run, ledger, None)["notes"])
-    run.meta["pods"] = [{"name": "fl-edge-0", "labels": {"app": "fl-edge"}}]
-    assert any("edge aggregators" in note for note in build_report(run, ledger, None)["notes"])
+def test_a_path_over_two_levels_is_said_and_shown() -> None:
+    flat = make_ledger()
+    run = make_run(ledger=flat)
+    assert not any("edge aggregators" in note for note in build_report(run, flat, None)["notes"])
+    parts = dict.fromkeys(COMPONENTS, 1_000_000)
+    levels = (("fl-server", "fl-edge-0", parts), ("fl-edge-0", "fl-client-0", parts))
+    rounds = tuple(
+        replace(
+            one,
+            critical_through=("fl-edge-0",),
+            levels_ns=levels,
+            clients=tuple(replace(each, through=("fl-edge-0",)) for each in one.clients),
+        )
+        for one in flat.rounds
+    )
+    report = build_report(run, replace(flat, rounds=rounds), None)
+    assert any("through both levels" in note for note in report["notes"])
+    one = report["rounds"][0]
+    assert one["critical_through"] == one["clients"][0]["through"] == ["fl-edge-0"]
+    assert [level["client"] for level in one["levels"]] == ["fl-edge-0", "fl-client-0"]
+    assert one["levels"][1]["components"]["propagation"] == 0.001
+    assert [
+        problem for problem in problems("report", report) if "level" in problem or "through" in problem
+    ] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import gzip
 import json
@@ -41,6 +42,29 @@ def test_the_page_shows_what_python_prints(monkeypatch: pytest.MonkeyPatch) -> N
     assert (failed, tried > 4) == (0, True)
 
 
+def test_the_notebook_shows_what_it_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every cell is run in its order, and what its last line comes to is what stands below it."""
+    monkeypatch.chdir(REPO_DIR)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    notebook = json.loads((REPO_DIR / "docs" / "runs-in-python.ipynb").read_text())
+    names: dict[str, object] = {}
+    shown = 0
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        *lines, last = ast.parse("".join(cell["source"])).body
+        exec(compile(ast.Module(lines, []), "cell", "exec"), names)
+        outputs = ["".join(output["data"]["text/plain"]) for output in cell["outputs"]]
+        if outputs:
+            assert isinstance(last, ast.Expr)
+            value = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+            assert outputs == [repr(value)]
+            shown += 1
+        else:
+            exec(compile(ast.Module([last], []), "cell", "exec"), names)
+    assert shown >= 4
+
+
 def test_components_add_up_to_rounds(run) -> None:
     totals = run.components.groupby("round")["time_s"].sum()
     assert totals.to_numpy() == pytest.approx(run.rounds["duration_s"].to_numpy(), abs=1e-8)
@@ -49,13 +73,34 @@ def test_components_add_up_to_rounds(run) -> None:
 def test_every_number_has_its_unit(run) -> None:
     unitless = {"round", "exchanges", "lost_events", "coverage", "accuracy", "syn_count"}
     unitless |= {"retransmissions", "needless_retransmissions"}
+    unitless |= {"bytes", "packets", "source_port", "target_port"}
     for name, table in run.tables.items():
         for column in table.select_dtypes("number").columns:
-            assert column.endswith("_s") or column in unitless, f"{name}.{column}"
+            assert column.endswith(("_s", "_bytes")) or column in unitless, f"{name}.{column}"
 
 
 def test_a_run_without_baseline_has_no_overhead() -> None:
     assert ztprobe.load(RECORDED / "baseline").overhead.empty
+
+
+def test_messages_are_what_each_round_moves(run) -> None:
+    messages = run.messages.dropna(subset=["round"])
+    clients = sorted(run.clients["client"].unique())
+    model_bytes = run.report["rounds"] and messages["bytes"].max()
+    for number in run.rounds["round"]:
+        mine = messages[(messages["round"] == number) & (messages["bytes"] > 0.9 * model_bytes)]
+        assert sorted(mine.loc[mine["from_pod"] == "fl-server", "to_pod"]) == clients
+        assert sorted(mine.loc[mine["to_pod"] == "fl-server", "from_pod"]) == clients
+    one_way_s = messages["first_arrived_s"] - messages["first_sent_s"]
+    assert one_way_s.min() > 0.0 and one_way_s.median() == pytest.approx(0.08, abs=0.02)  # net2
+
+
+def test_drops_are_those_of_the_command(run, capsys) -> None:
+    assert main(["drops", str(RECORDED), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    packets = told["packets"] if isinstance(told, dict) else told
+    assert len(run.drops) == len(packets)
+    assert set(run.drops["reason"]) == {one["reason"] for one in packets}
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -68,7 +113,9 @@ def test_exported_tables_are_the_loaded_ones(run, tmp_path: Path, capsys) -> Non
     assert main(["export", str(RECORDED), "--format", "parquet", "--out", str(tmp_path)]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2 * len(run.tables)
     for name, table in run.tables.items():
-        pd.testing.assert_frame_equal(pd.read_csv(tmp_path / f"{name}.csv"), table, check_dtype=False)
+        read = pd.read_csv(tmp_path / f"{name}.csv")
+        empty = {column: "" for column in read if table[column].dtype.kind == "O"}  # CSV has no empty text
+        pd.testing.assert_frame_equal(read.fillna(empty), table.fillna(empty), check_dtype=False)
         pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / f"{name}.parquet"), table)
 
 

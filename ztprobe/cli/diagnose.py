@@ -14,7 +14,16 @@ __all__ = ("diagnose",)
 
 
 @click.command(epilog="Example: ztprobe diagnose runs/net2-sec3-20260131-120000")
-@click.argument("run", metavar="RUN|FILE.pcapng", type=click.Path(path_type=Path))
+@click.argument("run", metavar="[RUN|FILE.pcapng]", type=click.Path(path_type=Path), required=False)
+@click.option("--live", is_flag=True, help="Of the run that goes on now, until it ends or Ctrl-C.")
+@click.option(
+    "--for",
+    "seconds",
+    type=click.FloatRange(0, 86_400, min_open=True),
+    metavar="SECONDS",
+    help="With --live: for so long.",
+)
+@click.option("--run", "live_run", metavar="NAME", help="With --live: of this run, where several go on.")
 @click.option(
     "-f",
     "files",
@@ -23,14 +32,25 @@ __all__ = ("diagnose",)
     help="The policies and namespaces that were in force.  [default: those that the run recorded]",
 )
 @click.option("-n", "--namespace", metavar="NAMESPACE", help="Of objects in -f that name none.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def diagnose(run: Path, files: tuple[str, ...], namespace: str | None, as_json: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; with --live, one diagnosis a line.")
+def diagnose(
+    run: Path | None,
+    live: bool,
+    seconds: float | None,
+    live_run: str | None,
+    files: tuple[str, ...],
+    namespace: str | None,
+    as_json: bool,
+) -> None:
     """Say why rounds of a saved run failed, stalled or were slow.
 
     RUN is a run directory, also one of a run that failed. Causes come in order, each with the evidence as a
     timeline, what it cost and what to change; a policy that blocks comes with the rule that is missing. A run
     in which nothing went wrong has no cause, and that is said. Of a pcapng file that others recorded it says
     what can be said without the kernel's own word, and what cannot.
+
+    `sudo ztprobe diagnose --live --for 60` says the same of a run that goes on, from what was seen so far, at
+    once and each time that it changes; nothing is written.
     """
     from analysis.causes.capture_file import is_capture
     from analysis.causes.diagnosis import diagnose_run
@@ -39,6 +59,19 @@ def diagnose(run: Path, files: tuple[str, ...], namespace: str | None, as_json: 
 
     if namespace is not None and not files:
         raise UsageError(f"--namespace {namespace}: is for the objects of -f, and none were given")
+    if live:
+        from ztprobe.cli.diagnose_live import watch_causes
+
+        if run is not None:
+            raise UsageError(f"--live is about a run that goes on now, and {run} is saved: leave one out")
+        objects = read_files(files, namespace) if files else None
+        watch_causes(live_run, objects, seconds=seconds, as_json=as_json)
+        return
+    for option, given in {"--for": seconds, "--run": live_run}.items():
+        if given is not None:
+            raise UsageError(f"{option} belongs to --live: give both")
+    if run is None:
+        raise UsageError("give a RUN directory or a pcapng file, or --live for the run that goes on now")
     if is_capture(run):
         if files:
             raise UsageError(f"-f {files[0]}: a capture names no pods, so no policies can be asked")

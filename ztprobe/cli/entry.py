@@ -28,6 +28,7 @@ from ztprobe.cli.doctor import doctor
 from ztprobe.cli.drops import drops
 from ztprobe.cli.export import export
 from ztprobe.cli.libraries import heard
+from ztprobe.cli.limits import limits
 from ztprobe.cli.policy import policy
 from ztprobe.cli.profile import profile
 from ztprobe.cli.report import report
@@ -86,7 +87,7 @@ def _sweep_leases() -> None:
 
 
 for _command in (
-    *(trace, attach, sweep, report, compare, export, drops, diagnose, profile, policy),
+    *(trace, attach, sweep, limits, report, compare, export, drops, diagnose, profile, policy),
     *(agent, deploy, undeploy, doctor, clean, validate),
 ):
     ztprobe.add_command(_command)

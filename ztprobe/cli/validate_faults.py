@@ -31,7 +31,7 @@ def list_faults(*, as_json: bool) -> None:
         )
         return
     for one in planned:
-        say(f"{one.name:<34}{one.experiment:<11}{one.mode:<14}{one.variant.what}")
+        say(f"{one.name:<38}{one.experiment:<11}{one.mode:<14}{one.variant.what}")
     for left in LEFT_OUT:
         say(f"{left.cause}: left out: {left.said} ({left.tried})")
 
@@ -68,7 +68,8 @@ def validate_faults(
         made, chosen = planned_names(resume), _planned(healthy=True)
         chosen = [one for one in choose_faults(chosen, made) if one.name in made]
     else:
-        everything = _planned(healthy=healthy)
+        named = any(name.startswith("healthy") for name in names)
+        everything = _planned(healthy=healthy or named)
         chosen = choose_faults(everything, [*names, *(["healthy"] if healthy and names else [])])
     directory = (resume or out or Path("runs") / f"faults-{datetime.now(UTC):%Y%m%d-%H%M%S}").absolute()
     experiments = {one.experiment: parse_experiment(one.experiment, profile_names()) for one in chosen}

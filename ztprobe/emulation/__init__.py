@@ -1,10 +1,11 @@
-"""What a network profile does to packets, and the proof that it does it.
+"""What a network profile does to packets.
 
-``emulator`` is the one interface the agent uses. Below it: ``netem`` and ``tbf``
-(qdiscs on the pod's own interface), ``delayline`` over ``nfqueue`` (a process of its
-own, where the kernel has no netem), ``probing`` (UDP probes between pods) and
-``measured`` (what the probes say, compared with the profile; pure).
-Nothing is imported here, because the delay line's process starts through this package.
+A profile is put on a pod by `apply` (changed by `in_place`, over time by `schedule_follower`): `backends`
+chooses what does it, `attach_points` where, and `netem` and `tbf` are the kernel's qdiscs; where it has
+no netem, `delay_line` is a process that holds the packets. `counters` reads what came of it. Whether pods
+get what the profile says is `ztprobe.conformance`; leases are `ztprobe.leases`; the agent's interface to
+all of it is `ztprobe.agent.emulator`. Nothing is imported here, because the delay line's process starts
+through this package.
 """
 
 from __future__ import annotations

@@ -122,7 +122,8 @@ _STRUCTS: dict[str, tuple[str, tuple[EventKind, ...]]] = {
     "process_starts": ("process_start", (EventKind.PROCESS_START,)),
     "module_loads": ("module_load", (EventKind.MODULE_LOAD,)),
 }
-# Those that only traces of deployments that ran already have rows of; older runs have none of them.
+# Those that only traces of deployments that ran already have rows of, and runs with secure aggregation; older
+# runs have none of them.
 ATTACHED_TABLES = ("turns", "process_starts", "module_loads")
 # Ring buffer -> the tables that its records go to; they have one size.
 RINGS: dict[str, tuple[str, ...]] = {

@@ -8,7 +8,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,7 @@ __all__ = (
     "read_tables",
     "save_events",
     "save_logs",
+    "tables_in",
     "versions",
 )
 
@@ -88,12 +89,22 @@ def read_tables(
     target: RunDir, account: Account, owners: Mapping[str, Any] | None = None
 ) -> dict[str, pd.DataFrame]:
     """What the agent has written as tables; it is gone from the run directory then. See `save_events`."""
-    tables = _tables(target.path / BATCHES_DIR, account, owners)
+    tables = tables_in(target.path / BATCHES_DIR, account, owners)
     shutil.rmtree(target.path / BATCHES_DIR, ignore_errors=True)
     return tables
 
 
-def _tables(directory: Path, account: Account, owners: Mapping[str, Any] | None) -> dict[str, pd.DataFrame]:
+def tables_in(
+    directory: Path,
+    account: Account,
+    owners: Mapping[str, Any] | None,
+    name_of: Callable[[int], str] | None = None,
+) -> dict[str, pd.DataFrame]:
+    """What an agent has written so far, as tables; it stays where it is.
+
+    :param owners: see `owners_of`.
+    :param name_of: names for addresses in the kernel, where the agent has told none (default: this kernel's).
+    """
     import numpy as np
 
     found: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES if name != "pairs"}
@@ -101,7 +112,7 @@ def _tables(directory: Path, account: Account, owners: Mapping[str, Any] | None)
     reasons = {int(number): name for number, name in account.drop_reasons.items()}
     places = {int(address): name for address, name in account.drop_places.items()}
     # An agent that has died told none; it ran on this machine.
-    symbol = (lambda address: places.get(address, "")) if places else Kallsyms().name_of
+    symbol = (lambda address: places.get(address, "")) if places else name_of or Kallsyms().name_of
     for part in read_parts(directory, owners):
         names = Names(
             pods={int(inode): name for inode, name in part.names["pods"].items()},

@@ -27,8 +27,8 @@ from ztprobe.agent import endpoints
 from ztprobe.agent.interface import Account, Agent
 from ztprobe.agent.machine_load import MachineLoad
 from ztprobe.agent.remote import AgentProcess
-from ztprobe.agent.stall_look import look
-from ztprobe.errors import EnforcementError, ZtprobeError
+from ztprobe.agent.stalls import Stall, stall_words
+from ztprobe.errors import EnforcementError, WorkloadError, ZtprobeError
 from ztprobe.experiment.quiet import ensure_quiet
 from ztprobe.experiment.record import (
     accounted,
@@ -39,13 +39,13 @@ from ztprobe.experiment.record import (
     save_events,
     save_logs,
 )
-from ztprobe.experiment.round_follower import RoundFollower
+from ztprobe.experiment.so_far import publish_so_far
 from ztprobe.experiment.spec import Interference, RunSpec
-from ztprobe.experiment.stalling import RunStalls
+from ztprobe.experiment.stalling import RunStalls, processes_of, stalls_of, workload_pods
+from ztprobe.experiment.waiting import Waiting, words
 from ztprobe.leases import notices
 from ztprobe.paths import STATE_DIR
 from ztprobe.pods.model import Pod
-from ztprobe.pods.source import Processes
 from ztprobe.process.interrupts import shielded
 from ztprobe.progress import Progress
 from ztprobe.rundir.batches import BATCHES_DIR
@@ -128,7 +128,7 @@ class Job:
         with (
             self._make_agent(self.target) as agent,
             self._runtime_up() as runtime,
-            MachineLoad(lambda: _processes(runtime)) as load,
+            MachineLoad(lambda: processes_of(runtime)) as load,
             contextlib.closing(agent),  # before the pods go
         ):
             self.progress.done(f"{len(runtime.pods)} pods on one node")
@@ -144,10 +144,10 @@ class Job:
                 self.meta["emulation"]["others"] = others
             self.meta["facts"] = runtime.facts()
             self.meta["pods"] = [pod_record(pod) for pod in runtime.pods]
-            logs = {pod.name: _log(runtime, pod) for pod in _workload_pods(runtime)}
+            logs = {pod.name: _log(runtime, pod) for pod in workload_pods(runtime)}
             save_logs(self.target, logs, runtime.server.name, is_whole=failure is None)
             owners = owners_of(runtime.pods, self.processes)
-        self.meta["stalls"] = [stall.as_dict() for stall in self._stalls.found] if self._stalls else []
+        self.meta["stalls"] = [stall.as_dict() for stall in self.stalls]
         if failure is not None:
             reason = str(failure).replace(f"{self.target.path}/", "")  # files as the directory has them
             self.meta["failed"] = {"reason": reason, "at_ns": self._failed_ns or time.monotonic_ns()}
@@ -180,7 +180,7 @@ class Job:
             with contextlib.suppress(ZtprobeError):  # the agent itself may have died
                 self._count(agent)
                 self._look_at_topology(agent, runtime)
-            self.meta.setdefault("topology", endpoints.unknown(runtime.server.name, _workload_pods(runtime)))
+            self.meta.setdefault("topology", endpoints.unknown(runtime.server.name, workload_pods(runtime)))
             return error
         return None
 
@@ -208,6 +208,8 @@ class Job:
             STATE_DIR / self.run_id,
             directory / "logs" / "agent.log",
             probes=self.spec.probes,
+            # Secure aggregation's exchanges are as short as frames, and only turns tell them apart.
+            attached=self.spec.options.fl.get("secure_aggregation", "none") != "none",
         )
 
     def _finish(self, account: Account, load: MachineLoad, wall_ns: int) -> None:
@@ -242,7 +244,7 @@ class Job:
     def _attach(self, agent: Agent, runtime: Runtime) -> None:
         self.progress.stage("probes")
         agent.prepare()
-        for pod in _workload_pods(runtime):
+        for pod in workload_pods(runtime):
             agent.add_pod(pod)
         hooks = self._hooks = agent.start()
         self.progress.done(f"{len(hooks)} signals attached")
@@ -253,7 +255,7 @@ class Job:
         name = self.spec.profile.name
         self.progress.stage("network profile", name)
         agent.apply(self.spec.profile, seed=self.spec.experiment.seed)
-        found = agent.measure(runtime.server.name, [pod.name for pod in runtime.edges or runtime.clients])
+        found = agent.measure(runtime.server.name, [pod.name for pod in (*runtime.edges, *runtime.clients)])
         self.meta["emulation"] |= {
             "backend": found.backend,
             "requested": found.requested,
@@ -296,48 +298,74 @@ class Job:
         self.progress.stage("rounds", plural(self.spec.options.rounds, "round"))
         self.meta["clients_started_ns"] = time.monotonic_ns()
         runtime.start_clients()
-        peers = [pod.name for pod in runtime.edges or runtime.clients]
-        follower = RoundFollower(
-            self.spec,
-            runtime,
-            self.progress,
-            peers,
-            lambda: look(_workload_pods(runtime), _processes(runtime)),
-        )
-        self._stalls = follower.stalls
+        # Whoever talks to the server: where there are edges, no client does.
+        clients = [pod.name for pod in runtime.edges or runtime.clients]
+        waiting = Waiting(clients, time.monotonic())
+        stalls = self._stalls = stalls_of(runtime, clients, self.spec.stall_after_s)
         self._watch(agent, runtime)
         log = GrowingLog(_log(runtime, runtime.server))
-        next_sample = time.monotonic() + _SAMPLE_S
+        starts: dict[Any, int] = {}
+        next_sample = time.monotonic()
+        limit_s = self.spec.limit_s
+        latest = time.monotonic() + limit_s if limit_s is not None else None
         while True:
             finished = runtime.finished()
             self._watch(agent, runtime)
-            if follower.take(log.fresh()):
+            events = log.fresh()
+            if not starts or any(event["event"] == "round_start" for event in events):
                 self._look_at_topology(agent, runtime)
+            for event in events:
+                waiting.take(event)
+                stalls.take(event)
+                number = event.get("round")
+                if event["event"] == "round_start":
+                    starts[number] = event["time_monotonic_ns"]
+                elif event["event"] == "round_end" and number in starts:
+                    duration_s = (event["time_monotonic_ns"] - starts[number]) / 1e9
+                    self.progress.round_done(int(number or 0), self.spec.options.rounds, duration_s)
             self._listen()
             self._check(agent)
             if finished:
                 break
             self._note_exits(runtime)
             runtime.check()
-            follower.look()
+            if latest is not None and time.monotonic() > latest:
+                ended = plural(len(starts), "round")
+                raise WorkloadError(f"not through after {limit_s:.0f} s: {ended} begun")
+            if (missing := waiting.overdue(time.monotonic())) is not None:
+                said = runtime.last_words(missing[0], "client") if missing else ""
+                self.progress.note(words(missing, said))
             if time.monotonic() > next_sample:
-                self.clock_samples.append(dataclasses.asdict(take_sample()))
-                self._count(agent)
+                self._tell(agent, runtime, load)
                 next_sample += _SAMPLE_S
+            if (stall := stalls.overdue(time.monotonic())) is not None:
+                self.progress.note(stall_words(stall))
+                self._tell(agent, runtime, load)
             time.sleep(_POLL_S)
         self._count(agent)
-        self.progress.done(follower.begun)
+        self.progress.done(plural(len(starts), "round"))
+
+    @property
+    def stalls(self) -> list[Stall]:
+        """That were noticed so far."""
+        return self._stalls.found if self._stalls is not None else []
+
+    def _tell(self, agent: Agent, runtime: Runtime, load: MachineLoad) -> None:
+        """A sample of clocks and counters, and all that is known by now for who asks meanwhile."""
+        self.clock_samples.append(dataclasses.asdict(take_sample()))
+        self._count(agent)
+        publish_so_far(self, runtime, self._hooks, load.table())
 
     def _watch(self, agent: Agent, runtime: Runtime) -> None:
-        processes = _processes(runtime)
+        processes = processes_of(runtime)
         self.processes |= {pid: f"{pod}/{container}" for pid, (pod, container) in processes.items()}
         agent.watch(processes)
 
     def _look_at_topology(self, agent: Agent, runtime: Runtime) -> None:
-        """Until every client has been seen to be connected: often before round 1, then round by round."""
+        """Until all who connect to somebody have been seen to: often before round 1, then round by round."""
         before, server = self.meta.get("topology"), runtime.server.name
-        expected = len(runtime.edges or runtime.clients)
-        if before is not None and len(before["serves"].get(server, ())) >= expected:
+        expected = {pod.name for pod in (*runtime.edges, *runtime.clients)}
+        if before is not None and expected <= {pod for served in before["serves"].values() for pod in served}:
             return
         seen = agent.topology()
         # Whose log the rounds are from is known; the rest was seen.
@@ -360,14 +388,6 @@ class Job:
         for text in dict.fromkeys(map(notices.words, events)):
             if text is not None and text not in before:  # an end is said by all who see to it
                 self.progress.note(text)
-
-
-def _workload_pods(runtime: Runtime) -> tuple[Pod, ...]:
-    return (runtime.server, *runtime.edges, *runtime.clients)
-
-
-def _processes(runtime: Runtime) -> Processes:
-    return runtime.source.processes(_workload_pods(runtime))
 
 
 def _log(runtime: Runtime, pod: Pod) -> Path:

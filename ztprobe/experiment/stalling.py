@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ztprobe.agent.stall_look import Look
+from ztprobe.agent.stall_look import Look, look
 from ztprobe.agent.stalls import Stall, StallWatch, Timeout
+from ztprobe.pods.model import Pod
+from ztprobe.pods.source import Processes
+from ztprobe.runtime.interface import Runtime
 
-__all__ = ("RunStalls",)
+__all__ = ("RunStalls", "processes_of", "stalls_of", "workload_pods")
 
 _LOOKS = 4  # within the time after which a stall is one: so long after it at the latest it is named
 _DEADLINE = "the server's deadline (FL_ROUND_DEADLINE_S)"
+
+
+def workload_pods(runtime: Runtime) -> tuple[Pod, ...]:
+    """Those that take part in the rounds."""
+    return (runtime.server, *runtime.edges, *runtime.clients)
+
+
+def processes_of(runtime: Runtime) -> Processes:
+    """What runs in them now."""
+    return runtime.source.processes(workload_pods(runtime))
+
+
+def stalls_of(runtime: Runtime, clients: Iterable[str], after_s: float) -> RunStalls:
+    """Watch a run whose clients have just been started."""
+    return RunStalls(
+        runtime.server.name,
+        clients,
+        lambda: look(workload_pods(runtime), processes_of(runtime)),
+        since_s=time.monotonic(),
+        after_s=after_s,
+        deadline_s=runtime.facts().get("round_deadline_s"),
+    )
 
 
 class RunStalls:

@@ -139,7 +139,7 @@ class Runtime(Protocol):
         ...
 
     def start_server(self) -> None:
-        """Start the FL server and return once it listens."""
+        """Start the FL server and the edge aggregators, if any; return once they listen."""
         ...
 
     def prove(self) -> Enforcement:

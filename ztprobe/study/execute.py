@@ -37,7 +37,7 @@ from ztprobe.runtime.deployments import appearing_whole, clean_leftovers
 from ztprobe.study.plan import PlannedRun, Study
 from ztprobe.study.reset import machine_state
 
-__all__ = ("STUDY_FILE", "Tally", "open_study", "run_block", "run_study")
+__all__ = ("STUDY_FILE", "Tally", "open_plan", "open_study", "run_block", "run_study")
 
 _MOST_BYTES = 16 << 20  # of study.json
 _BUSY_REPEATS = 2  # of a run on a machine that is not quiet, besides the plan's retries of failures
@@ -76,21 +76,29 @@ class Tally:
         return None if not tried else self.busy_s / tried * (self.planned - self.there - tried)
 
 
-@contextlib.contextmanager
-def open_study(study: Study, out: Path) -> Iterator[None]:
+def open_study(study: Study, out: Path) -> contextlib.AbstractContextManager[None]:
     """Make the directory, or make sure that it is this study's, and keep others out of it.
 
     :raises RunDirError: it holds something else, cannot be written, or another ztprobe is at it.
     """
-    plan = dump_json(study.as_dict())
-    file = out / STUDY_FILE
+    return open_plan(out, STUDY_FILE, dump_json(study.as_dict()), "study")
+
+
+@contextlib.contextmanager
+def open_plan(out: Path, name: str, plan: bytes, noun: str) -> Iterator[None]:
+    """A directory that belongs to one plan, kept in a file of it.
+
+    :param noun: what is planned, for messages.
+    :raises RunDirError: as `open_study`.
+    """
+    file = out / name
     if not file.exists() and holds_results(out):
-        raise RunDirError(f"{out}: is not empty and no study; choose another --out")
-    with claimed(out, "is running this study"):
+        raise RunDirError(f"{out}: is not empty and no {noun}; choose another --out")
+    with claimed(out, f"is running this {noun}"):
         if not file.exists():
             write_atomically(file, plan)
         elif _plan_there(file) != plan:
-            raise RunDirError(f"{out}: holds a study of another plan; choose another --out")
+            raise RunDirError(f"{out}: holds a {noun} of another plan; choose another --out")
         yield
 
 

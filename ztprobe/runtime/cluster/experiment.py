@@ -46,7 +46,7 @@ def experiment_documents(
             raise UsageError("--mtls linkerd: there are manifests for sec3 without edges alone")
         overlay = manifests_dir / "mtls-linkerd"
     if not overlay.is_dir():
-        raise UsageError(f"--fl-edges: edges have no sidecars yet, so not under sec{options.level}")
+        raise UsageError(f"--fl-edges: {overlay} is missing, which sec{options.level} needs with edges")
     documents = render(overlay)
     workload = plan(documents, options)
     place = namespace or f"fl-{run}"
@@ -65,8 +65,9 @@ def _certificates(run: str, workload: Workload, namespace: str) -> list[Document
     authority, made = Authority(run), {}
     for pod in workload.pods:
         for secret in (mount.secret for c in pod.containers for mount in c.mounts if mount.secret):
-            name = f"{workload.service.name}.{namespace}.svc.cluster.local"
-            dns_names = [name] if workload.service.selects(pod) else []
+            names = workload.served_names(pod.service_account)
+            ends = (f".{_MANIFESTS_NAMESPACE}.svc.cluster.local", f".{namespace}.svc.cluster.local")
+            dns_names = [name.replace(*ends) for name in names]
             if secret not in made:
                 made[secret] = tls_secret(authority, secret, namespace, pod.service_account, dns_names)
     return list(made.values())

@@ -33,13 +33,17 @@ def _policy_problems(options: WorkloadOptions, workload: Workload, rules: Rulese
         return ["it has NetworkPolicies, and they have none"]
     return [
         f"no NetworkPolicy isolates {pod.name} for {direction} (they have {_listed(names)})"
-        for pod, direction in ((workload.server, "ingress"), *((c, "egress") for c in workload.clients[:1]))
+        for pod, direction in (
+            (workload.server, "ingress"),
+            *((edge, direction) for edge in workload.edges[:1] for direction in ("ingress", "egress")),
+            *((client, "egress") for client in workload.clients[:1]),
+        )
         if pod.name not in rules.isolated[direction]
     ]
 
 
 def _tls_problems(options: WorkloadOptions, workload: Workload) -> list[str]:
-    pods = (workload.server, *workload.clients[:1])
+    pods = (workload.server, *workload.edges[:1], *workload.clients[:1])
     if not options.mutual_tls:
         with_proxy = [pod.name for pod in pods if any(c.sidecar for c in pod.containers)]
         return [f"it has no sidecars, and {_listed(with_proxy)} have one"] if with_proxy else []

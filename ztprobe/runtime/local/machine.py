@@ -25,7 +25,7 @@ def check_machine(workload: Workload, *, mutual_tls: bool, congestion_control: s
     for program in needed:
         if shutil.which(program, path=PATH) is None:
             raise PreflightError(f"{program} is missing: apt-get install {_PACKAGES[program]}")
-    for pod in workload.pods[:2]:  # all clients are alike
+    for pod in (workload.server, *workload.edges[:1], *workload.clients[:1]):  # the others are like these
         for container in pod.containers:
             program = container.command[0]
             if forked_module(container.command) is None and shutil.which(program, path=PATH) is None:

@@ -50,21 +50,32 @@ class Scene:
     clients: tuple[Pod, ...]
     dns: Pod
     outsider: Pod  # neither a client nor in their namespace
+    # One that has to go through the clients, which are edge aggregators and listen; None: there is none such.
+    stranger: Pod | None = None
     service_name: str
     port: int
     loopback_port: int | None  # the server's application behind its sidecar
     policy: bool
-    # the clients' and the server's certificate directories, None without mutual TLS
+    # the clients' certificate directory and one of another account's, None without mutual TLS
     certificates: tuple[Path, Path] | None
     client_identity: str
     server_identity: str
     server_proxy_log: Path
 
 
-def prove(scene: Scene) -> Enforcement:
-    """Run every probe of the level; whether a control is in force is in what they found."""
-    checks = _policy_checks(scene)
-    tls_checks = _tls_checks(scene, *scene.certificates) if scene.certificates is not None else []
+def prove(scenes: Sequence[Scene]) -> Enforcement:
+    """Run every probe of the level; whether a control is in force is in what they found.
+
+    :param scenes: of one node and one level, at least one.
+    """
+    scene = scenes[0]
+    checks = [check for each in scenes for check in _policy_checks(each)]
+    tls_checks = [
+        check
+        for each in scenes
+        if each.certificates is not None
+        for check in _tls_checks(each, *each.certificates)
+    ]
     before = firewall.dropped(scene.node) if scene.policy else {}
     with ThreadPoolExecutor(max_workers=len(checks) + len(tls_checks)) as pool:
         futures = [pool.submit(check.run) for check in (*checks, *tls_checks)]
@@ -76,7 +87,7 @@ def prove(scene: Scene) -> Enforcement:
         for check, seen in zip(tls_checks, observed[len(checks) :], strict=True)
     ]
     if tls_checks:
-        tls_proofs.append(_server_saw_identity(scene))
+        tls_proofs += [_server_saw_identity(each) for each in scenes]
     return Enforcement(
         network_policy_expected=scene.policy,
         mtls_expected=scene.certificates is not None,
@@ -120,11 +131,14 @@ def _policy_checks(scene: Scene) -> list[_Check]:
     closed = scene.port + _CLOSED_PORT_OFFSET
     attempts = [(client, server, closed, REFUSED), (scene.outsider, server, scene.port, CONNECTED)]
     if len(scene.clients) > 1:
-        attempts.append((client, scene.clients[1], scene.port, REFUSED))
+        unhindered = REFUSED if scene.stranger is None else CONNECTED
+        attempts.append((client, scene.clients[1], scene.port, unhindered))
+    if scene.stranger is not None:
+        attempts.append((scene.stranger, server, scene.port, CONNECTED))
     word = "forbidden" if scene.policy else "open without policy"
-    for source, target, port, unhindered in attempts:
+    for source, target, port, open_answer in attempts:
         name = f"{word}: {source.name} -> {target.name}:{port}/tcp"
-        checks.append(_tcp(name, source, target, port, unhindered, blocked=scene.policy))
+        checks.append(_tcp(name, source, target, port, open_answer, blocked=scene.policy))
     return checks
 
 

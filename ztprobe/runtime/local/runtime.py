@@ -91,7 +91,7 @@ class LocalRuntime:
             manifests_dir / "overlays" / f"sec{options.level}{'-edges' if options.fl.get('edges') else ''}"
         )
         if not overlay.is_dir() and options.fl.get("edges"):
-            raise UsageError(f"--fl-edges: edges have no sidecars yet, so not under sec{options.level}")
+            raise UsageError(f"--fl-edges: {overlay} is missing, which sec{options.level} needs with edges")
         self._workload: Workload = plan(render(overlay), options)
         self._plans = {pod.name: pod for pod in self._workload.pods}
         self._mtls = options.mutual_tls
@@ -219,7 +219,7 @@ class LocalRuntime:
 
     def _issue_certificates(self) -> None:
         for pod in {p.service_account: p for p in self._workload.pods}.values():
-            names = [self._workload.service.domain_name] if pod is self._workload.server else []
+            names = self._workload.served_names(pod.service_account)
             for mount in (m for c in pod.containers for m in c.mounts if m.secret is not None):
                 directory = self._up().secrets_directory / str(mount.secret)
                 self.authority.issue(directory, pod.namespace, pod.service_account, names)
@@ -243,12 +243,13 @@ class LocalRuntime:
         return self._journal.setting(file, value)
 
     def start_server(self) -> None:
-        """Start the FL server and return once it listens.
+        """Start the FL server, and the edge aggregators if there are any; return once they listen.
 
         :raises UsageError: the workload refuses its settings, e.g. the data directory.
-        :raises WorkloadError: it ended, or does not listen in time.
+        :raises WorkloadError: one ended, or does not listen in time.
         """
-        self._start_listening(self._workload.server)
+        for pod in (self._workload.server, *self._workload.edges):
+            self._start_listening(pod)
 
     def _start_listening(self, pod: PodPlan) -> None:
         self._up().launch([(self._pods[pod.name], pod.application)])
@@ -268,28 +269,7 @@ class LocalRuntime:
 
     def prove(self) -> Enforcement:
         """Show that the level's controls are in force. :raises NotProven: one is not."""
-        server, service = self._workload.server, self._workload.service
-        # Whoever talks to the server: where there are edges, no client does.
-        peers = self._workload.edges or self._workload.clients
-        client = peers[0]
-        secrets = self._up().secrets_directory
-        found = proof.prove(
-            proof.Scene(
-                node=self.node_netns,
-                server=self._pods[server.name],
-                clients=tuple(self._pods[p.name] for p in peers),
-                dns=self._pods[dns.POD],
-                outsider=self._pods[placement.OUTSIDER],
-                service_name=service.domain_name,
-                port=service.port,
-                loopback_port=self.loopback_port(server.name),
-                policy=self._options.network_policy,
-                certificates=(secrets / client.secret, secrets / server.secret) if self._mtls else None,
-                client_identity=certificates.spiffe_id(client.namespace, client.service_account),
-                server_identity=certificates.spiffe_id(server.namespace, server.service_account),
-                server_proxy_log=self._up().log_path(server.name, "proxy"),
-            )
-        )
+        found = proof.prove(self._scenes())
         found.details.update(self.expected().details)
         if self._workload.policies:
             found.details["counters"] = firewall.counters(self.node_netns)
@@ -302,10 +282,42 @@ class LocalRuntime:
             raise NotProven(found)
         return found
 
+    def _scenes(self) -> list[proof.Scene]:
+        """Between which pods the controls are to be shown: clients and server, with edges those two ways."""
+        workload = self._workload
+        if workload.edge_service is None:
+            return [self._scene(workload.server, workload.clients, workload.service.domain_name)]
+        edge = workload.edges[0]
+        own = [name for name, pod in workload.edge_names.items() if pod == edge.name]
+        return [
+            self._scene(workload.server, workload.edges, workload.service.domain_name, workload.clients[0]),
+            self._scene(edge, workload.clients, own[0]),
+        ]
+
+    def _scene(
+        self, server: PodPlan, clients: Sequence[PodPlan], name: str, stranger: PodPlan | None = None
+    ) -> proof.Scene:
+        secrets = self._up().secrets_directory
+        client, foreign = clients[0], stranger or server
+        return proof.Scene(
+            node=self.node_netns,
+            server=self._pods[server.name],
+            clients=tuple(self._pods[p.name] for p in clients),
+            dns=self._pods[dns.POD],
+            outsider=self._pods[placement.OUTSIDER],
+            stranger=None if stranger is None else self._pods[stranger.name],
+            service_name=name,
+            port=self._workload.service.port,
+            loopback_port=self.loopback_port(server.name),
+            policy=self._options.network_policy,
+            certificates=(secrets / client.secret, secrets / foreign.secret) if self._mtls else None,
+            client_identity=certificates.spiffe_id(client.namespace, client.service_account),
+            server_identity=certificates.spiffe_id(server.namespace, server.service_account),
+            server_proxy_log=self._up().log_path(server.name, "proxy"),
+        )
+
     def start_clients(self) -> None:
-        """Start every client's application, and before them the edges', if there are any."""
-        for edge in self._workload.edges:
-            self._start_listening(edge)
+        """Start every client's application."""
         self._up().launch([(self._pods[p.name], p.application) for p in self._workload.clients])
 
     def check(self) -> None:

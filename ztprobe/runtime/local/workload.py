@@ -151,6 +151,12 @@ class Workload:
             return {}
         return {f"{pod.name}.{self.edge_service.domain_name}": pod.name for pod in self.edges}
 
+    def served_names(self, service_account: str) -> list[str]:
+        """Domain names that the account's pods are reached by, which its certificate is to be good for."""
+        names = [self.service.domain_name] if service_account == self.server.service_account else []
+        mine = [pod.name for pod in self.edges if pod.service_account == service_account]
+        return names + [name for name, pod in self.edge_names.items() if pod in mine]
+
 
 def _pod_object(pod: PodPlan) -> Document:
     # Which of its containers has a port is nothing to a policy.
@@ -235,6 +241,7 @@ def settings_of(options: WorkloadOptions) -> dict[str, str]:
         "FL_DATA_DIR": "" if options.data_dir is None else str(options.data_dir.resolve()),
         "FL_RECONNECT": "1" if options.reconnect else "0",
         "FL_OPTIONS": json.dumps(dict(options.fl)) if options.fl else "",
+        "FL_EDGES": str(options.fl.get("edges") or 0),
         **options.environment,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -12,6 +13,7 @@ from ztprobe.validate.faults.cgroup_paths import cgroups_of
 from ztprobe.validate.inject.scene import Scene
 
 __all__ = (
+    "evict",
     "kill",
     "limit_cpu",
     "limit_files",
@@ -27,6 +29,18 @@ def kill(pod: str, container: str, how: signal.Signals = signal.SIGKILL) -> Do:
 
     def do(scene: Scene) -> None:
         os.kill(scene.pid(pod, container), how)
+
+    return do
+
+
+def evict(pod: str) -> Do:
+    """Tell all of a pod's containers to end, as kubelet does when a pod is evicted, drained or deleted."""
+
+    def do(scene: Scene) -> None:
+        where = scene.pod(pod)
+        for pid in scene.runtime.source.processes([where]):
+            with contextlib.suppress(ProcessLookupError):  # ended with its parent
+                os.kill(pid, signal.SIGTERM)
 
     return do
 

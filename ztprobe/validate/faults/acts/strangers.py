@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import resource
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ __all__ = (
 )
 
 _CONNTRACK = Path("/proc/sys/net/netfilter")
+_AGAIN_S = 0.05
 _DEAF = """table ip ztprobe_fault {{
   chain deaf {{
     type filter hook input priority 0; policy accept;
@@ -31,17 +33,38 @@ _DEAF = """table ip ztprobe_fault {{
 
 
 def half_open(attempts: int) -> Do:
-    """A stranger's connection attempts at the server that never become connections."""
+    """A stranger's connection attempts at the server that never become connections, and always new ones:
+    the kernel lets go of old ones early where they are many.
+    """
 
     def do(scene: Scene) -> Undo:
         stranger = _stranger(scene)
         # What it is answered does not reach it, so that it neither accepts nor refuses.
         load_rules(stranger.netns, _DEAF.format(scene.server_port))
-        sockets = [_socket_in(stranger.netns) for _ in range(attempts)]
-        for one in sockets:
-            one.setblocking(False)
-            one.connect_ex((scene.runtime.server.address, scene.server_port))
-        return lambda: _close(sockets)
+        target = (scene.runtime.server.address, scene.server_port)
+        over = threading.Event()
+
+        def flood() -> None:
+            sockets: list[socket.socket] = []
+            with entered(stranger.netns):
+                while True:
+                    _close(sockets)  # the server is not told
+                    sockets = [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(attempts)]
+                    for one in sockets:
+                        one.setblocking(False)
+                        one.connect_ex(target)
+                    if over.wait(_AGAIN_S):
+                        _close(sockets)
+                        return
+
+        thread = threading.Thread(target=flood, name="half-open", daemon=True)
+        thread.start()
+
+        def end() -> None:
+            over.set()
+            thread.join()
+
+        return end
 
     return do
 

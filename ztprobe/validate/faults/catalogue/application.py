@@ -8,7 +8,7 @@ import signal
 from ztprobe.validate.faults.acts.act import NODE, Act
 from ztprobe.validate.faults.acts.filters import change_names
 from ztprobe.validate.faults.acts.links import link_down, sysctl
-from ztprobe.validate.faults.acts.processes import kill, stop
+from ztprobe.validate.faults.acts.processes import evict, kill, stop
 from ztprobe.validate.faults.catalogue.words import OTHER, SERVER, TARGET, amid_round
 from ztprobe.validate.faults.model import Fault, Variant
 from ztprobe.validate.faults.objects import Edit, Objects
@@ -291,6 +291,17 @@ FAULTS = (
                 shows="came within",
                 deadline_s=8,
             ),
+        ),
+    ),
+    _ends(
+        "pod_restarted",
+        "done: evict",
+        ("a client's pod is evicted in round 2", 0, Act("evict", evict(TARGET), amid_round(2))),
+        ("the server's pod is evicted in round 3", 1, Act("evict", evict(SERVER), amid_round(3))),
+        (
+            "a client's pod is evicted in round 2, with its sidecar",
+            2,
+            Act("evict", evict(OTHER), amid_round(2)),
         ),
     ),
 )

@@ -14,19 +14,8 @@ LEFT_OUT = (
         " Job, Namespace, NetworkPolicy, Role, RoleBinding, Service, ServiceAccount",
     ),
     LeftOut(
-        cause="resources.receive_buffer_full",
-        tried="tcp_rmem of 4096 bytes at the server and at a client, messages of 4.8 MB",
-        said="no PruneCalled and no TCPRcvQDrop in /proc/net/netstat: the kernel offers a smaller window",
-    ),
-    LeftOut(
         cause="application.keepalive",
         tried="grpc.keepalive_timeout_ms of 60 at the clients on net2, where a ping's answer takes 160 ms",
         said="the run goes through; with a ping a second the server ends it first, by GOAWAY too_many_pings",
-    ),
-    LeftOut(
-        cause="application.pod_restarted",
-        tried="kill -TERM of a client's process",
-        said="the run ends: fl-client-1/client exited with status 143; the local runtime restarts no"
-        " container",
     ),
 )

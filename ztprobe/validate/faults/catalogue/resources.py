@@ -14,6 +14,7 @@ from ztprobe.validate.inject.cpu import Competitor
 __all__ = ("FAULTS",)
 
 _PORTS = "net.ipv4.ip_local_port_range"
+_BUFFER = "net.ipv4.tcp_rmem"
 _KILLED = r"ended: .*out of memory"
 
 
@@ -105,14 +106,14 @@ FAULTS = (
                 compute_ms=800,
                 deadline_s=30,
             )
-            for loops, number, level in ((6, 3, 0), (5, 4, 1), (6, 3, 2))
+            for loops, number, level in ((12, 3, 0), (10, 4, 1), (12, 3, 2))
         ),
     ),
     Fault(
         cause="resources.syn_queue_overflow",
         variants=tuple(
             Variant(
-                what=f"{attempts} connection attempts of a stranger stay half open at the server",
+                what=f"a stranger's connection attempts stay half open at the server, {attempts} at a time",
                 level=level,
                 prepare=(sysctl_before(SERVER, {"net.ipv4.tcp_syncookies": "0", "net.core.somaxconn": "8"}),),
                 acts=(Act("half open", half_open(attempts)),),
@@ -214,6 +215,24 @@ FAULTS = (
                 deadline_s=25,
             )
             for level in (0, 1, 2)
+        ),
+    ),
+    Fault(
+        cause="resources.receive_buffer_full",
+        variants=tuple(
+            Variant(
+                what=f"{words} take 4 kB at a time",
+                level=level,
+                prepare=tuple(sysctl_before(pod, {_BUFFER: "4096 4096 4096"}) for pod in pods),
+                shows="came within",
+                networks=("net2",),  # without a delay, even that is enough
+                bulk=True,
+            )
+            for words, pods, level in (
+                ("the server's sockets", (SERVER,), 0),
+                ("the clients' sockets", (TARGET, OTHER), 1),
+                ("the sockets of clients and their sidecars", (TARGET, OTHER), 2),
+            )
         ),
     ),
 )
