@@ -19,7 +19,7 @@ import pytest
 from ztprobe.errors import EnforcementError, PreflightError, UsageError
 from ztprobe.kubernetes import api, pod_source
 from ztprobe.kubernetes.pod_source import Cluster
-from ztprobe.pods.cgroup import Namespaces
+from ztprobe.pods.cgroup import PodNamespaces
 from ztprobe.pods.selectors import parse_selector
 
 EVERYTHING = parse_selector("")
@@ -84,7 +84,7 @@ def kubeconfig(path: Path, monkeypatch: pytest.MonkeyPatch, server: str, **user:
     path.write_text(json.dumps(config))
     monkeypatch.setenv("KUBECONFIG", str(path))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    monkeypatch.setattr(pod_source, "find_namespaces", lambda: Namespaces(pods={}, others=()))
+    monkeypatch.setattr(pod_source, "find_namespaces", lambda: PodNamespaces(pods={}, others=()))
 
 
 @pytest.fixture

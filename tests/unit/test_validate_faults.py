@@ -31,9 +31,9 @@ from ztprobe.validate.faults.catalogue import FAULTS, LEFT_OUT
 from ztprobe.validate.faults.catalogue.healthy import healthy_runs
 from ztprobe.validate.faults.judgement import judged
 from ztprobe.validate.faults.model import NOTHING, Fault
-from ztprobe.validate.faults.objects import Objects, write_overlay
+from ztprobe.validate.faults.objects import EditedObjects, write_overlay
 from ztprobe.validate.faults.plan import COMBINATIONS, PlannedFault, choose_faults, plan_faults
-from ztprobe.validate.faults.runner import FaultRun, Named, spec_of_fault
+from ztprobe.validate.faults.runner import FaultRun, NamedCause, spec_of_fault
 
 PLANNED = plan_faults(FAULTS)
 # Said where what was seen does not tell which of several causes it is; nobody injects them.
@@ -102,7 +102,7 @@ def documents(level: int) -> str:
 
 def edited(planned: PlannedFault) -> list[Any]:
     """A run's objects, with the mistake in them."""
-    objects = Objects(json.loads(documents(planned.variant.level)))
+    objects = EditedObjects(json.loads(documents(planned.variant.level)))
     if planned.variant.edit is not None:
         planned.variant.edit(objects)
     return objects.documents
@@ -203,9 +203,9 @@ def test_an_interrupted_validation_goes_on_where_it_was(
             observed=["seen"],
         )
 
-    def diagnose(run_dir: Path) -> list[Named]:
+    def diagnose(run_dir: Path) -> list[NamedCause]:
         assert run_dir.is_dir()
-        return [Named("policy.default_deny", 0.9)]
+        return [NamedCause("policy.default_deny", 0.9)]
 
     monkeypatch.setattr(suite, "run_fault", run_fault)
     monkeypatch.setattr(suite, "clean_leftovers", list)

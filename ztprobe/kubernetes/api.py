@@ -25,7 +25,7 @@ from ztprobe.documents.problem import DocumentError
 from ztprobe.documents.strict_yaml import kubectl_scalar, parse_yaml
 from ztprobe.errors import PreflightError, UsageError, ZtprobeError
 from ztprobe.kubernetes import credential_plugin
-from ztprobe.kubernetes.answers import MOST_REFUSAL_BYTES, Object, Refusal, page_of, refusal_of
+from ztprobe.kubernetes.answers import MOST_REFUSAL_BYTES, ApiRefusal, Object, page_of, refusal_of
 from ztprobe.printable import printable
 
 __all__ = ("Api", "Object", "configured")
@@ -159,7 +159,7 @@ class Api:
 
 
 class _Refused(Exception):
-    def __init__(self, refusal: Refusal) -> None:
+    def __init__(self, refusal: ApiRefusal) -> None:
         super().__init__(refusal.message)
         self.refusal = refusal
 
@@ -300,7 +300,7 @@ def _in_cluster() -> bool:
     return "KUBERNETES_SERVICE_HOST" in os.environ
 
 
-def _error_of(refusal: Refusal, what: str, selector: str) -> ZtprobeError:
+def _error_of(refusal: ApiRefusal, what: str, selector: str) -> ZtprobeError:
     status, message = refusal.status if refusal.is_status else None, refusal.message
     if status == 400 and selector:
         return UsageError(f"selector {selector!r}: {message}")

@@ -98,7 +98,7 @@ class LocalRuntime:
         self._placed = placement.place(self._workload)
         self._rules = placement.rules(self._workload, self._placed, check_port_names=not as_admitted)
         check_level(options, self._workload, self._rules)
-        self._node = network.Node(run_id, offloads)
+        self._node = network.NodeNetwork(run_id, offloads)
         self._tree = cgroups.Tree(cgroups.detect(), f"ztp-{run_id}")
         self._pods: dict[str, Pod] = {}
         self._journal: Journal | None = None
@@ -282,7 +282,7 @@ class LocalRuntime:
             raise NotProven(found)
         return found
 
-    def _scenes(self) -> list[proof.Scene]:
+    def _scenes(self) -> list[proof.ProofScene]:
         """Between which pods the controls are to be shown: clients and server, with edges those two ways."""
         workload = self._workload
         if workload.edge_service is None:
@@ -296,10 +296,10 @@ class LocalRuntime:
 
     def _scene(
         self, server: PodPlan, clients: Sequence[PodPlan], name: str, stranger: PodPlan | None = None
-    ) -> proof.Scene:
+    ) -> proof.ProofScene:
         secrets = self._up().secrets_directory
         client, foreign = clients[0], stranger or server
-        return proof.Scene(
+        return proof.ProofScene(
             node=self.node_netns,
             server=self._pods[server.name],
             clients=tuple(self._pods[p.name] for p in clients),

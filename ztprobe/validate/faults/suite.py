@@ -30,7 +30,7 @@ from ztprobe.validate.faults.figure import write_confusion
 from ztprobe.validate.faults.judgement import judged
 from ztprobe.validate.faults.model import LeftOut
 from ztprobe.validate.faults.plan import PlannedFault
-from ztprobe.validate.faults.runner import Diagnose, Named, run_fault
+from ztprobe.validate.faults.runner import Diagnose, NamedCause, run_fault
 
 __all__ = ("diagnosed", "planned_names", "run_faults")
 
@@ -43,11 +43,11 @@ _ATTEMPTS = 3
 _NOT_MEASURED = "is not what the pods got"
 
 
-def diagnosed(run_dir: Path) -> list[Named]:
+def diagnosed(run_dir: Path) -> list[NamedCause]:
     """What ``ztprobe diagnose`` says of a saved run. :raises RunDirError: the run is damaged."""
     from analysis.causes.diagnosis import diagnose_run
 
-    return [Named(one["id"], one["confidence"]) for one in diagnose_run(load_run(run_dir))["causes"]]
+    return [NamedCause(one["id"], one["confidence"]) for one in diagnose_run(load_run(run_dir))["causes"]]
 
 
 def planned_names(out: Path) -> list[str]:
