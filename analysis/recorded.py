@@ -19,7 +19,7 @@ from analysis.evidence.values import ACK, SYN, Endpoint, KernelEvents
 from ztprobe.errors import RunDirError, UsageError
 from ztprobe.events.kinds import Direction
 from ztprobe.policy.manifests import read_documents
-from ztprobe.policy.model import Objects, Pod
+from ztprobe.policy.model import ClusterPod, Objects
 from ztprobe.policy.objects import read_objects
 from ztprobe.policy.simulation import Recorded, merged
 from ztprobe.rundir.store import Run
@@ -38,15 +38,15 @@ _DNS_PORT = 53
 _Opened = dict[tuple[str, str, str, int], dict[Any, bool]]
 
 
-def recorded_pods(run: Run) -> list[Pod]:
+def recorded_pods(run: Run) -> list[ClusterPod]:
     """The run's pods, as policies see them."""
     return policy_pods(run.meta["pods"])
 
 
-def policy_pods(pods: Iterable[Mapping[str, Any]]) -> list[Pod]:
+def policy_pods(pods: Iterable[Mapping[str, Any]]) -> list[ClusterPod]:
     """Pods by name, namespace, labels and address, as policies see them."""
     return [
-        Pod(
+        ClusterPod(
             name=pod["name"],
             namespace=pod["namespace"],
             labels=pod["labels"],

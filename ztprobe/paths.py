@@ -32,7 +32,17 @@ MANIFESTS_DIR = _DATA_DIR / "manifests"
 # /run is emptied by a reboot, as are the namespaces, queues and processes it describes.
 # (ZTPROBE_STATE_DIR is for tests, which must not meet other people's runs.)
 _STATE_VARIABLE = "ZTPROBE_STATE_DIR"
-_OF_TESTS = ("ZTPROBE_EXAMPLES", "ZTPROBE_IN_VM", "ZTPROBE_REQUIRE_KERNEL", "ZTPROBE_TEST_PATIENCE")
+_OF_TESTS = (
+    "ZTPROBE_EXAMPLES",
+    "ZTPROBE_FRAMEWORKS",
+    "ZTPROBE_IN_VM",
+    "ZTPROBE_POLICY_PACKET_FIRST",
+    "ZTPROBE_POLICY_PACKET_SETS",
+    "ZTPROBE_POLICY_SETS",
+    "ZTPROBE_QUIET_PAIRS",
+    "ZTPROBE_REQUIRE_KERNEL",
+    "ZTPROBE_TEST_PATIENCE",
+)
 STATE_DIR = Path(os.environ.get(_STATE_VARIABLE, "/run/ztprobe"))
 # Beside it, what the probes compile to (`ztprobe.probes.compiler`): valid for this kernel, hence as long.
 COMPILED_DIR = STATE_DIR.with_name(f"{STATE_DIR.name}-compiled")

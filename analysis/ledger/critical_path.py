@@ -25,10 +25,10 @@ from analysis.intervals import Interval, Segment, clip, union
 from analysis.ledger.connections import Topology
 from analysis.ledger.delays import Delays
 from analysis.ledger.handshakes import DnsQuery, Setup
-from analysis.ledger.timeline import Message
+from analysis.ledger.timeline import HopMessage
 from ztprobe.events.kinds import Direction, Hook
 
-__all__ = ("Chain", "Exchange", "Transmission", "chain_of", "setup_overlays")
+__all__ = ("Chain", "LedgerExchange", "Transmission", "chain_of", "setup_overlays")
 
 _SET_UP_OVER = ("compute", "residual", "proxy", "server")
 
@@ -36,7 +36,7 @@ _SET_UP_OVER = ("compute", "residual", "proxy", "server")
 class Transmission(NamedTuple):
     """What the sender's socket accounted for while a message was transmitted (sub-row -> ns)."""
 
-    message: Message
+    message: HopMessage
     accounted_ns: dict[str, int]
     windows_full: bool  # of packets that waited for one another
 
@@ -50,11 +50,11 @@ class _Repairs(NamedTuple):
     packets: int  # all of them
 
 
-class Exchange(NamedTuple):
+class LedgerExchange(NamedTuple):
     """A message down and the one that answers it, as far as they were seen."""
 
-    down: Message | None
-    up: Message | None
+    down: HopMessage | None
+    up: HopMessage | None
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Chain:
     """Segments of one client in one round, and what they consist of."""
 
     client: str
-    exchanges: list[Exchange]
+    exchanges: list[LedgerExchange]
     arrivals_ns: list[int] = field(default_factory=list)  # by exchange: the server's application had it all
     base: list[Segment] = field(default_factory=list)
     overlays: list[Segment] = field(default_factory=list)
@@ -73,21 +73,21 @@ class Chain:
     needless_retransmissions: int = 0
 
     @property
-    def down(self) -> Message | None:
+    def down(self) -> HopMessage | None:
         """What brought this round's model."""
         return self.exchanges[0].down if self.exchanges else None
 
     @property
-    def update(self) -> Exchange:
+    def update(self) -> LedgerExchange:
         """The exchange in which the update came: its message up is the longest."""
         return max(
             self.exchanges,
             key=lambda each: -1 if each.up is None else each.up.sent.bytes,
-            default=Exchange(None, None),
+            default=LedgerExchange(None, None),
         )
 
     @property
-    def up(self) -> Message | None:
+    def up(self) -> HopMessage | None:
         """What carried this round's update."""
         return self.update.up
 
@@ -98,7 +98,7 @@ class Chain:
         return self.arrivals_ns[at] if at < len(self.arrivals_ns) else None
 
     @property
-    def messages(self) -> list[Message]:
+    def messages(self) -> list[HopMessage]:
         """All of them, in order."""
         return [message for each in self.exchanges for message in each if message is not None]
 
@@ -110,7 +110,7 @@ class Chain:
         return self.arrivals_ns[-1]
 
 
-def _loss_stalls(topology: Topology, delays: Delays, message: Message, sender: str) -> _Repairs:
+def _loss_stalls(topology: Topology, delays: Delays, message: HopMessage, sender: str) -> _Repairs:
     """What was sent again of a message, and how long the receiver missed it.
 
     An original was lost unless the receiver reported its bytes as a duplicate (DSACK, RFC 2883).
@@ -153,7 +153,7 @@ def _within(seq: int, pieces: Sequence[tuple[int, int]]) -> bool:
     return any((seq - start) & 0xFFFFFFFF < length for start, length in pieces)
 
 
-def _starved(topology: Topology, message: Message, sender: str) -> list[Segment]:
+def _starved(topology: Topology, message: HopMessage, sender: str) -> list[Segment]:
     """Pauses in which the wire had nothing to carry: the sidecar's while it held bytes, else the sender's."""
     gaps = [
         p
@@ -176,7 +176,7 @@ def _starved(topology: Topology, message: Message, sender: str) -> list[Segment]
 
 
 def _on_loopback(
-    pauses: Mapping[tuple[str, Wire | LoKey], Sequence[Pause]], lo: LoKey | None, message: Message
+    pauses: Mapping[tuple[str, Wire | LoKey], Sequence[Pause]], lo: LoKey | None, message: HopMessage
 ) -> list[Pause]:
     """Pauses of one kind on a loopback connection, in the message's direction."""
     if lo is None:
@@ -185,7 +185,7 @@ def _on_loopback(
     return [p for p in pauses.get((lo.pod, lo), ()) if p.direction == direction]
 
 
-def _unread(topology: Topology, message: Message) -> list[Segment]:
+def _unread(topology: Topology, message: HopMessage) -> list[Segment]:
     """Where the receiving sidecar had bytes to hand over, and the application's window was closed."""
     lo = message.path.client_lo if message.down else message.path.server_lo
     application = topology.work_of(message.path.client) if message.down else "server"
@@ -195,7 +195,7 @@ def _unread(topology: Topology, message: Message) -> list[Segment]:
     ]
 
 
-def _small_pauses(topology: Topology, message: Message, start_ns: int) -> Segment | None:
+def _small_pauses(topology: Topology, message: HopMessage, start_ns: int) -> Segment | None:
     """The starved time of pauses too short for an event, placed at the message's beginning.
 
     Their sum is measured, their places are not: only the length matters to the ledger.
@@ -208,7 +208,7 @@ def _small_pauses(topology: Topology, message: Message, start_ns: int) -> Segmen
 
 
 def _add_message(
-    chain: Chain, topology: Topology, delays: Delays, message: Message, end_ns: int, open_ended: bool
+    chain: Chain, topology: Topology, delays: Delays, message: HopMessage, end_ns: int, open_ended: bool
 ) -> int | None:
     """Append a message's hops to the chain; returns when the receiving side's socket had it all."""
     sender = topology.server if message.down else message.path.client
@@ -253,7 +253,7 @@ def chain_of(
     topology: Topology,
     delays: Delays,
     client: str,
-    exchanges: Sequence[Exchange],
+    exchanges: Sequence[LedgerExchange],
     start_ns: int,
     end_ns: int,
     *,
@@ -290,7 +290,7 @@ def chain_of(
 
 
 def _add_work(
-    chain: Chain, topology: Topology, exchange: Exchange, received_ns: int, written_ns: int
+    chain: Chain, topology: Topology, exchange: LedgerExchange, received_ns: int, written_ns: int
 ) -> None:
     """The client's own time between two messages; an aggregator's is filled in with its clients' ways."""
     if chain.client in topology.aggregators:
@@ -304,7 +304,7 @@ def _add_work(
 
 def setup_overlays(
     topology: Topology,
-    message: Message | None,
+    message: HopMessage | None,
     setup: Setup | None,
     queries: Sequence[DnsQuery],
     since_ns: int,

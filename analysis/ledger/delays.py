@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from analysis.evidence.values import Retransmission
-from analysis.ledger.timeline import Message
+from analysis.ledger.timeline import HopMessage
 
 __all__ = ("Delays", "delays_of")
 
@@ -40,7 +40,7 @@ class Delays:
     variation_ns: dict[str, int] = field(default_factory=dict)  # client -> by how much unloaded delays differ
     shortest_ns: dict[str, int] = field(default_factory=dict)  # client -> the shortest unloaded delay
 
-    def varies(self, message: Message, repairs: int) -> bool:
+    def varies(self, message: HopMessage, repairs: int) -> bool:
         """Whether the path's own delay differs from packet to packet.
 
         :param repairs: packets of the message that were sent again, needed or not; those arrive late, too.
@@ -52,7 +52,7 @@ class Delays:
         variation_ns = self.variation_ns.get(message.path.client, 0)
         return variation_ns >= max(_NOISE_NS, _EXPLAINED * message.late_ns)
 
-    def fills_windows(self, message: Message, repairs: int) -> bool:
+    def fills_windows(self, message: HopMessage, repairs: int) -> bool:
         """Whether the message's packets waited for one another longer than the way takes."""
         if message.last_arrived_ns is None or self.varies(message, repairs):
             return False
@@ -60,14 +60,14 @@ class Delays:
         waited_ns = message.last_arrived_ns - message.sent.last_ns - shortest_ns
         return waited_ns >= max(_NOISE_NS, shortest_ns)
 
-    def queue_was_full(self, message: Message, repairs: int, copy: Retransmission) -> bool:
+    def queue_was_full(self, message: HopMessage, repairs: int, copy: Retransmission) -> bool:
         """Whether queues were full of packets when one of the message's was sent again."""
         return copy.rtt_excess_us >= _FULL_QUEUE_US and not self.varies(message, repairs)
 
 
-def delays_of(server: str, messages: Iterable[Message]) -> Delays:
+def delays_of(server: str, messages: Iterable[HopMessage]) -> Delays:
     """From all of a run's messages."""
-    by_sender: dict[str, list[Message]] = defaultdict(list)
+    by_sender: dict[str, list[HopMessage]] = defaultdict(list)
     for message in messages:
         by_sender[server if message.down else message.path.client].append(message)
     unloaded_ns: dict[tuple[str, bool], list[int]] = defaultdict(list)
@@ -85,6 +85,6 @@ def delays_of(server: str, messages: Iterable[Message]) -> Delays:
     return Delays(variation_ns, shortest_ns)
 
 
-def _under_way(message: Message, when_ns: int) -> bool:
+def _under_way(message: HopMessage, when_ns: int) -> bool:
     end_ns = message.last_arrived_ns
     return message.sent.first_ns <= when_ns < (message.sent.last_ns if end_ns is None else end_ns)

@@ -19,7 +19,7 @@ from analysis.ledger.connections import Path, Topology
 from analysis.ledger.coverage import losses_of
 from analysis.ledger.critical_path import Chain, setup_overlays
 from analysis.ledger.handshakes import Setup
-from analysis.ledger.levels import Level, Way, levels_of, stitched, ways_of
+from analysis.ledger.levels import Level, LevelWay, levels_of, stitched, ways_of
 from analysis.ledger.model import COMPONENTS, ClientRound, ConnectionSetup, Ledger, RoundLedger
 from analysis.ledger.policy_waits import wait_overlays
 from analysis.ledger.sub_rows import sub_rows_of
@@ -132,7 +132,7 @@ class _Builder:
         yield self.level
         yield from self.edges.values()
 
-    def ways(self, window: Window) -> list[list[Way]]:
+    def ways(self, window: Window) -> list[list[LevelWay]]:
         """The ways of the clients, by the peer of the server that they go through."""
         span = (window.start_ns, window.end_ns)
         found = []
@@ -144,7 +144,7 @@ class _Builder:
             found.append(ways_of(chain, self.level, self.edges, span, never_came))
         return found
 
-    def client_round(self, way: Way, window: Window, slack_ns: int) -> ClientRound:
+    def client_round(self, way: LevelWay, window: Window, slack_ns: int) -> ClientRound:
         arrival_ns, own = way.arrival_ns, way.own
         end_ns = min(max(window.end_ns if arrival_ns is None else arrival_ns, window.start_ns), window.end_ns)
         components, _ = sums(paint(window.start_ns, end_ns, way.base, way.overlays))
@@ -204,7 +204,7 @@ class _Builder:
             return next((i for i, chain in enumerate(chains) if chain.client == last), None), False
         return max(arrived, key=lambda i: chains[i].arrival_ns or 0, default=None), False
 
-    def critical(self, by_peer: Sequence[Sequence[Way]], window: Window) -> tuple[Way | None, bool]:
+    def critical(self, by_peer: Sequence[Sequence[LevelWay]], window: Window) -> tuple[LevelWay | None, bool]:
         """The way that the round's time was spent on, and whether it ended with a deadline."""
         peer, in_vain = self._last(self.topology.server, [ways[0].top for ways in by_peer], window)
         if peer is None:
@@ -214,7 +214,7 @@ class _Builder:
             return ways[0], in_vain
         own, missed = self._last(ways[0].through[0], [way.own for way in ways], window)
         # Without one of its clients to name, the edge itself is what is known.
-        return (Way.over(ways[0].hops[0]) if own is None else ways[own]), in_vain or missed
+        return (LevelWay.over(ways[0].hops[0]) if own is None else ways[own]), in_vain or missed
 
     def round(self, window: Window) -> RoundLedger:
         by_peer = self.ways(window)
@@ -308,7 +308,7 @@ class _Builder:
         )
 
 
-def _slack_ns(way: Way, critical: Way | None, ways: Sequence[Way], window: Window) -> int:
+def _slack_ns(way: LevelWay, critical: LevelWay | None, ways: Sequence[LevelWay], window: Window) -> int:
     """How much later this client could have been without making its edge later, and then all."""
     latest_ns = (critical.top.arrival_ns if critical is not None else None) or window.end_ns
     arrival_ns = window.end_ns if way.arrival_ns is None else way.arrival_ns
@@ -317,7 +317,7 @@ def _slack_ns(way: Way, critical: Way | None, ways: Sequence[Way], window: Windo
     return slack_ns + max([0, *behind])
 
 
-def _is_tie(critical: Way, ways: Sequence[Way]) -> bool:
+def _is_tie(critical: LevelWay, ways: Sequence[LevelWay]) -> bool:
     apart = (
         critical.behind_ns(way)
         for way in ways
@@ -326,7 +326,9 @@ def _is_tie(critical: Way, ways: Sequence[Way]) -> bool:
     return any(by is not None and by < _TIE_NS for by in apart)
 
 
-def _levels(critical: Way | None, pieces: Sequence[Segment]) -> tuple[tuple[str, str, dict[str, int]], ...]:
+def _levels(
+    critical: LevelWay | None, pieces: Sequence[Segment]
+) -> tuple[tuple[str, str, dict[str, int]], ...]:
     """Of a path over several levels, the components by level: (server, client, parts)."""
     if critical is None or not critical.through:
         return ()

@@ -20,14 +20,14 @@ from typing import Any, NamedTuple
 from analysis.evidence.values import KernelEvents
 from analysis.intervals import Interval, Segment
 from analysis.ledger.connections import Path, Topology, topologies_of
-from analysis.ledger.critical_path import Chain, Exchange, Transmission, chain_of, setup_overlays
+from analysis.ledger.critical_path import Chain, LedgerExchange, Transmission, chain_of, setup_overlays
 from analysis.ledger.delays import Delays, delays_of
 from analysis.ledger.handshakes import DnsQuery, Setup, dns_queries, read_setup
 from analysis.ledger.policy_waits import PolicyWait, policy_waits, wait_overlays
 from analysis.ledger.short_messages import short_messages_of
-from analysis.ledger.timeline import Message, messages_of
+from analysis.ledger.timeline import HopMessage, messages_of
 
-__all__ = ("Level", "Way", "levels_of", "stitched", "ways_of")
+__all__ = ("Level", "LevelWay", "levels_of", "stitched", "ways_of")
 
 # Below it a message may be frames.
 _LARGE_BYTES = 8 << 10
@@ -39,13 +39,13 @@ class Level:
 
     topology: Topology
     setups: Mapping[Path, Setup | None]
-    down: Mapping[str, list[Message]]  # client -> its messages, in order
-    up: Mapping[str, list[Message]]
+    down: Mapping[str, list[HopMessage]]  # client -> its messages, in order
+    up: Mapping[str, list[HopMessage]]
     delays: Delays
     policy: Mapping[str, list[PolicyWait]]
     queries: Sequence[DnsQuery]
 
-    def exchanges(self, client: str, window: Interval) -> list[Exchange]:
+    def exchanges(self, client: str, window: Interval) -> list[LedgerExchange]:
         """What went down and what answered it, of a client within a round."""
         start_ns, end_ns = window
         inside = [
@@ -56,16 +56,16 @@ class Level:
         if any(message.down for message in inside):
             while not inside[0].down:  # a late answer, to the round before
                 inside.pop(0)
-        turns: list[Message] = []
+        turns: list[HopMessage] = []
         for message in inside:
             if not turns or message.down != turns[-1].down:
                 turns.append(message)
             elif _outdoes(message, turns[-1]):
                 turns[-1] = message
         if turns and not turns[0].down:
-            return [Exchange(None, turns[0])]
+            return [LedgerExchange(None, turns[0])]
         found = [
-            Exchange(down, up)
+            LedgerExchange(down, up)
             for down, up in zip(turns[::2], [*turns[1::2], *([None] * (len(turns) % 2))], strict=True)
         ]
         if len(found) > 1 and found[-1].up is None and turns[-1].sent.bytes < _LARGE_BYTES:
@@ -85,7 +85,7 @@ class Level:
         return chain
 
 
-def _outdoes(later: Message, earlier: Message) -> bool:
+def _outdoes(later: HopMessage, earlier: HopMessage) -> bool:
     """Which of two in one direction the message is: frames are short, and go ahead of a short message."""
     if max(later.sent.bytes, earlier.sent.bytes) >= _LARGE_BYTES:
         return later.sent.bytes > earlier.sent.bytes
@@ -108,8 +108,8 @@ def levels_of(meta: Mapping[str, Any], events: KernelEvents) -> tuple[Level, dic
 
 
 def _level(topology: Topology, queries: Sequence[DnsQuery]) -> Level:
-    down: dict[str, list[Message]] = defaultdict(list)
-    up: dict[str, list[Message]] = defaultdict(list)
+    down: dict[str, list[HopMessage]] = defaultdict(list)
+    up: dict[str, list[HopMessage]] = defaultdict(list)
     for path in topology.paths:
         down[path.client] += messages_of(topology, path, down=True)
         up[path.client] += messages_of(topology, path, down=False)
@@ -139,7 +139,7 @@ class Hop(NamedTuple):
 
 
 @dataclass
-class Way:
+class LevelWay:
     """A client's way through one round: what its chains of all levels make together."""
 
     hops: list[Hop]  # the server's first
@@ -149,7 +149,7 @@ class Way:
     workers: tuple[str, ...] = ()  # whose applications' time is compute
 
     @classmethod
-    def over(cls, *hops: Hop) -> Way:
+    def over(cls, *hops: Hop) -> LevelWay:
         """The way that these levels' chains make."""
         chains = [hop.chain for hop in hops]
         return cls(
@@ -190,7 +190,7 @@ class Way:
         """The server had what came of this client's update; None: it did not, or that was not seen."""
         return None if self.own.arrival_ns is None else self.top.arrival_ns
 
-    def behind_ns(self, other: Way) -> int | None:
+    def behind_ns(self, other: LevelWay) -> int | None:
         """By how much this client was later than another where their ways meet; None: that is not known."""
         same = self.through == other.through
         mine, its = ((one.own if same else one.top).update_arrival_ns for one in (self, other))
@@ -199,7 +199,7 @@ class Way:
 
 def ways_of(
     top: Chain, level: Level, edges: Mapping[str, Level], window: Interval, open_ended: Mapping[str, bool]
-) -> list[Way]:
+) -> list[LevelWay]:
     """The ways of all who are reached by one of the server's peers.
 
     :param top: the peer's own chain.
@@ -209,10 +209,10 @@ def ways_of(
     first = Hop(level.topology.server, top, window)
     below = edges.get(top.client)
     if below is None or top.turnaround is None:
-        return [Way.over(first)]
+        return [LevelWay.over(first)]
     span = top.turnaround
     return [
-        Way.over(
+        LevelWay.over(
             first,
             Hop(top.client, below.chain(client, span, open_ended=open_ended.get(client, True)), span),
         )
@@ -220,7 +220,7 @@ def ways_of(
     ]
 
 
-def stitched(ways: Sequence[Way], window: Interval) -> Way | None:
+def stitched(ways: Sequence[LevelWay], window: Interval) -> LevelWay | None:
     """The path of a round of several exchanges: until each is over, the way of whoever was last in it.
 
     :returns: None where a round has one exchange, or too little was seen of the others. The client that is
@@ -234,7 +234,7 @@ def stitched(ways: Sequence[Way], window: Interval) -> Way | None:
     last = [max(whole, key=lambda way: way.own.arrivals_ns[k]) for k in range(count)]
     ends_ns = [*(way.own.arrivals_ns[k] for k, way in enumerate(last[:-1])), window[1]]
     updated = next(k for k, each in enumerate(last[0].own.exchanges) if each is last[0].own.update)
-    path = Way(hops=last[updated].hops, workers=tuple(dict.fromkeys(way.client for way in last)))
+    path = LevelWay(hops=last[updated].hops, workers=tuple(dict.fromkeys(way.client for way in last)))
     for k, (way, since_ns, until_ns) in enumerate(zip(last, [window[0], *ends_ns], ends_ns, strict=False)):
         path.base += _within(way.base, since_ns, until_ns)
         path.overlays += _within(way.overlays, since_ns, until_ns)

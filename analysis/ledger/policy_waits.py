@@ -25,7 +25,7 @@ from analysis.evidence.values import ACK, SYN, Endpoint, Retransmission, Wire, w
 from analysis.intervals import Segment
 from analysis.ledger.connections import Topology
 from analysis.ledger.handshakes import read_setup
-from analysis.ledger.timeline import Message
+from analysis.ledger.timeline import HopMessage
 from ztprobe.events.kinds import Direction
 
 __all__ = ("PolicyWait", "policy_waits", "wait_overlays")
@@ -103,7 +103,7 @@ def policy_waits(topology: Topology) -> dict[str, list[PolicyWait]]:
 
 
 def wait_overlays(
-    waits: Sequence[PolicyWait], messages: Sequence[Message | None], end_ns: int
+    waits: Sequence[PolicyWait], messages: Sequence[HopMessage | None], end_ns: int
 ) -> list[Segment]:
     """What of a client's waits counts for these messages (of a round that ends at ``end_ns``)."""
     found = []

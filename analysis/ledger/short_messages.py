@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from analysis.evidence.values import Burst, Key, LoKey
 from analysis.ledger.connections import FRAMES_BYTES, Path, Topology
-from analysis.ledger.timeline import Message, overlaps
+from analysis.ledger.timeline import HopMessage, overlaps
 from ztprobe.events.kinds import Direction, Hook
 
 __all__ = ("short_messages_of",)
@@ -26,7 +26,7 @@ _ENVELOPE_BYTES = 150
 _ORDER_SLACK_NS = 200_000
 
 
-def short_messages_of(topology: Topology, path: Path, down: bool) -> list[Message]:
+def short_messages_of(topology: Topology, path: Path, down: bool) -> list[HopMessage]:
     """The short messages that went over a path in one direction, in time order."""
     sender, receiver = (path.server, path.client) if down else (path.client, path.server)
     sender_lo, receiver_lo = (path.server_lo, path.client_lo) if down else (path.client_lo, path.server_lo)
@@ -49,7 +49,7 @@ def short_messages_of(topology: Topology, path: Path, down: bool) -> list[Messag
         )
         delivery = next(after, None)
         found.append(
-            Message(
+            HopMessage(
                 path=path,
                 down=down,
                 handed=_placed(before[-1], min(before[-1].last_ns, turn.last_ns)) if before else None,

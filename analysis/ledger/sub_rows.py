@@ -13,16 +13,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from analysis.evidence.values import Burst
 from analysis.intervals import Interval, Segment, overlap_ns, total_ns
-from analysis.ledger.levels import Way
-from analysis.ledger.timeline import Message
+from analysis.ledger.levels import LevelWay
+from analysis.ledger.timeline import HopMessage
 
 __all__ = ("sub_rows_of",)
 
 
 def sub_rows_of(
     waits: Mapping[str, Sequence[Sequence[Interval]]],
-    critical: Way,
-    ways: Sequence[Way],
+    critical: LevelWay,
+    ways: Sequence[LevelWay],
     pieces: Sequence[Segment],
     *,
     marks: Mapping[str, int],
@@ -62,7 +62,7 @@ def sub_rows_of(
     return rows
 
 
-def _sending_rows(critical: Way, ways: Sequence[Way]) -> dict[str, int]:
+def _sending_rows(critical: LevelWay, ways: Sequence[LevelWay]) -> dict[str, int]:
     """How long whoever serves took until it sent the model on to anybody, and from then on to this client."""
     rows: dict[str, int] = defaultdict(int)
     for depth, hop in enumerate(critical.hops):
@@ -96,7 +96,7 @@ def _between(disjoint: Sequence[Interval], begin_ns: int, end_ns: int) -> Sequen
     return disjoint[first : bisect_left(disjoint, end_ns, key=lambda wait: wait[0])]
 
 
-def _transmission_rows(critical: Way, ways: Sequence[Way], transmission_ns: int) -> dict[str, int]:
+def _transmission_rows(critical: LevelWay, ways: Sequence[LevelWay], transmission_ns: int) -> dict[str, int]:
     """The senders' own accounting, cut to the time that transmission really took on this path."""
     rows: dict[str, int] = defaultdict(int)
     chains = {id(hop.chain): hop.chain for way in ways for hop in way.hops}  # an edge's is in several ways
@@ -120,7 +120,7 @@ def _transmission_rows(critical: Way, ways: Sequence[Way], transmission_ns: int)
     return dict(rows)
 
 
-def _leaves_beside(other: Message, message: Message) -> bool:
+def _leaves_beside(other: HopMessage, message: HopMessage) -> bool:
     """Whether it is for somebody else and of the same sender."""
     return other.path.server == message.path.server and other.path.client != message.path.client
 

@@ -15,14 +15,14 @@ from analysis.evidence.values import Burst, LoKey
 from analysis.ledger.connections import Path, Topology
 from ztprobe.events.kinds import Direction, Hook
 
-__all__ = ("Message", "messages_of", "overlaps")
+__all__ = ("HopMessage", "messages_of", "overlaps")
 
 # Two hooks on one machine read one clock; this covers the order in which they run.
 _ORDER_SLACK_NS = 200_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Message:
+class HopMessage:
     """One message's edges in CLOCK_MONOTONIC nanoseconds; None where no event says so.
 
     ``sent``/``arrived`` are the wire (eth0 of sender and receiver), ``handed`` is the sending
@@ -143,7 +143,7 @@ def _on_loopback(topology: Topology, lo: LoKey | None, direction: Direction) -> 
     return topology.messages(lo.pod, Hook.LO, lo, direction) if lo is not None else []
 
 
-def messages_of(topology: Topology, path: Path, down: bool) -> list[Message]:
+def messages_of(topology: Topology, path: Path, down: bool) -> list[HopMessage]:
     """Every message that went over a path in one direction, in time order."""
     server = topology.server
     sender, receiver = (server, path.client) if down else (path.client, server)
@@ -174,7 +174,7 @@ def messages_of(topology: Topology, path: Path, down: bool) -> list[Message]:
         delivery = _first_after(delivered, arrival.first_ns, until_ns) if arrival is not None else None
         before = delivery if delivery is not None else arrival if not receiver_lo else None
         found.append(
-            Message(
+            HopMessage(
                 path=path,
                 down=down,
                 handed=_last_before(handed, burst.first_ns, since_ns)

@@ -9,6 +9,7 @@ from analysis.report.wording import NOTHING, PART_NAMES, human_percent, human_ti
 
 __all__ = (
     "advice",
+    "busy_words",
     "first_sentences",
     "machine_differences",
     "machine_rows",
@@ -38,9 +39,9 @@ def _contention(judged: Mapping[str, Any], report: Mapping[str, Any]) -> Iterato
     # The busiest first, whichever it is: that is the run that was disturbed.
     runs.sort(key=lambda one: (not one["busy"], not one["known"], -(one.get("foreign_share") or 0.0)))
     whose = [_whose(one, judged) for one in runs]
-    said = [f"While {whose[0]} rounds ran, {' and '.join(_busy_words(runs[0]))}"]
+    said = [f"While {whose[0]} rounds ran, {' and '.join(busy_words(runs[0]))}"]
     for one, other in zip(runs[1:], whose[1:], strict=True):
-        words = " and ".join(_busy_words(one)) or (
+        words = " and ".join(busy_words(one)) or (
             f"other processes used {human_percent(one['foreign_share'])}"
             if one["known"]
             else "is not recorded"
@@ -189,7 +190,8 @@ def _number(value: float | None, unit: str) -> str:
     return NOTHING if value is None else f"{value:,.4g}{unit}"
 
 
-def _busy_words(one: Mapping[str, Any]) -> list[str]:
+def busy_words(one: Mapping[str, Any]) -> list[str]:
+    """What others did to the machine of one run (the contention's `run` or `baseline`); empty: nothing."""
     return [
         _BUSY[kind].format(share=human_percent(one[kind]), cpus=one["foreign_cpus"], of=one["cpus"])
         for kind in one["busy"]

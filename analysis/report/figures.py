@@ -118,6 +118,7 @@ def svg_text(name: str, title: str, figure: Figure) -> str:
     canvas = FigureCanvasSVG(figure)
     canvas.print_svg(stream, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
     # Several figures may share a page, so that their ids must not meet.
+    name = re.sub("[^A-Za-z0-9_-]", "-", name)  # it may hold a run's name, which anybody may have given
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", stream.getvalue())
     # For whoever hears the page, and beside the pointer; the element's first child, as SVG wants it.
     attributes = f' role="img" aria-labelledby="{name}-title"'

@@ -6,6 +6,8 @@ pair would give. With two runs or more on each side the unit is the run: Welch's
 variances, scipy) of the runs' mean times, which covers what differs between runs. One run against
 several gets no interval, because nothing is known of how the one would vary. Runs that were made in
 pairs, one of each side close in time, are compared pair by pair (Student's interval of the differences).
+Where the machine was not quiet during one of the runs there is no interval, as in a report: what others
+did to it is in the difference, and nothing says how much.
 
 The relative change is the same on a logarithmic scale (Welch), or from the same resamples (one pair).
 Hedges' g is the difference in units of the pooled standard deviation, of runs or of rounds, corrected
@@ -68,6 +70,7 @@ def _described(group: RunGroup) -> dict[str, Any]:
         "experiment": group.experiment,
         "runs": len(group.samples),
         "rounds": group.rounds,
+        "contended_runs": group.contended,
         "mean_s": {part: _seconds(mean) for part, mean in zip(PARTS, means_ns, strict=True)},
     }
 
@@ -76,7 +79,13 @@ def _difference(group: RunGroup, reference: RunGroup, *, paired: bool) -> dict[s
     one, other = group.run_means_ns, reference.run_means_ns
     deltas_ns = one.mean(axis=0) - other.mean(axis=0)
     least = min(len(one), len(other))
-    if len(one) == len(other) == 1:
+    intervals_ns: list[tuple[float, float] | None]
+    relative: tuple[float, float] | None
+    spread: list[NDArray[np.float64]]
+    if group.contended or reference.contended:
+        unit, method = "runs", _not_quiet(group, reference)
+        intervals_ns, relative, spread = [None] * len(PARTS), None, []
+    elif len(one) == len(other) == 1:
         unit, method = "rounds", _PAIR
         intervals_ns = _bootstrapped(group, reference)
         relative = _relative_rounds(group, reference)
@@ -105,6 +114,15 @@ def _difference(group: RunGroup, reference: RunGroup, *, paired: bool) -> dict[s
         }
     parts["duration"]["relative_ci95"] = None if relative is None else [round(edge, 9) for edge in relative]
     return {"parts": parts, "unit": unit, "method": method}
+
+
+def _not_quiet(*groups: RunGroup) -> str:
+    said = [
+        f"{one.contended} of {plural(len(one.samples), 'run')} of {one.experiment}"
+        for one in groups
+        if one.contended
+    ]
+    return f"no interval: the machine was not quiet during {' and '.join(said)}, which may be the difference"
 
 
 def _bootstrapped(group: RunGroup, reference: RunGroup) -> list[tuple[float, float] | None]:

@@ -12,14 +12,16 @@ from matplotlib.figure import Figure
 from analysis.report.figures import COLOURS, INK, STYLE, svg_text
 from analysis.report.html import inline_svg
 from analysis.report.wording import PART_NAMES, plural
-from analysis.results.comparison_text import human_change, rows_of
+from analysis.results.comparison_text import contention_words, human_change, rows_of
 from analysis.results.samples import PARTS
+from ztprobe.printable import printable_tree
 
 __all__ = ("render_comparison",)
 
 
 def render_comparison(comparison: Mapping[str, Any]) -> str:
     """The page as HTML text."""
+    comparison = printable_tree(comparison)
     environment = Environment(
         loader=PackageLoader("analysis.results"),
         autoescape=True,
@@ -32,6 +34,7 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
     return environment.get_template("comparison.html.j2").render(
         c=comparison,
         rows_of=rows_of,
+        first=contention_words([comparison["reference"], *comparison["groups"]]),
         plural=plural,
         drawings=[inline_svg(_draw(group)) for group in comparison["groups"]],
     )

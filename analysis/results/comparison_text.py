@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 from rich.console import Console
@@ -13,20 +13,39 @@ from rich.text import Text
 from analysis.report.text_report import WIDTH
 from analysis.report.wording import NOTHING, PART_NAMES, human_time, plural
 from analysis.results.samples import PARTS
+from ztprobe.printable import printable_tree
 
-__all__ = ("human_change", "print_comparison", "rows_of")
+__all__ = ("contention_words", "human_change", "print_comparison", "rows_of")
 
 
 def print_comparison(comparison: Mapping[str, Any], stream: IO[str] | None = None) -> None:
     """Print one table for each group beside the reference."""
+    comparison = printable_tree(comparison)
     console = Console(file=stream or sys.stdout, width=WIDTH, highlight=False)
     reference = comparison["reference"]
     with console.capture() as printed:
+        for words in contention_words([reference, *comparison["groups"]]):
+            console.print(Text(f"read this first: {words}", style="bold"))
         for group in comparison["groups"]:
             console.print(Text(f"{_named(group)} against {_named(reference)}", style="bold"))
             console.print(_table(group, reference))
             console.print(Text(f"interval: {group['method']}; Hedges' g in units of {group['unit']}\n"))
     console.file.write(printed.get())
+
+
+def contention_words(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What to say before any number of groups that hold runs on a machine that was not quiet."""
+    said = [
+        f"{group['contended_runs']} of {plural(group['runs'], 'run')} of {group['experiment']}"
+        for group in groups
+        if group["contended_runs"]
+    ]
+    if not said:
+        return []
+    return [
+        f"others used the machine during {' and '.join(said)} (each run's report says who and how much)."
+        " Differences may be that and nothing else, so they have no interval; make those runs anew."
+    ]
 
 
 def rows_of(group: Mapping[str, Any], reference: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -13,11 +13,15 @@ from matplotlib.figure import Figure
 from analysis.ledger.model import COMPONENTS
 from analysis.report.figures import COLOURS, STYLE
 from analysis.report.wording import PART_NAMES, human_percent, human_time, shown_components
+from ztprobe.printable import printable_tree
 
 __all__ = ("COLUMN_IN", "breakdown_pdf", "latex_table")
 
 COLUMN_IN = 3.5
-_UNSAFE = {letter: f"\\{letter}" for letter in "&%_#$"} | {
+_UNSAFE = {letter: f"\\{letter}" for letter in "&%_#${}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
     "−": "$-$",
     "±": r"$\pm$",
     "×": r"$\times$",
@@ -29,6 +33,7 @@ _UNSAFE = {letter: f"\\{letter}" for letter in "&%_#$"} | {
 
 def latex_table(report: Mapping[str, Any]) -> str:
     """The components' medians, shares and overheads as a ``table`` environment (package booktabs)."""
+    report = printable_tree(report)
     overhead = report["overhead"]
     names = _shown(report)
     lines = [
@@ -79,6 +84,7 @@ def _escaped(text: str) -> str:
 
 def breakdown_pdf(report: Mapping[str, Any]) -> bytes:
     """Mean seconds a round by component, stacked: the run and, where there is one, its baseline."""
+    report = printable_tree(report)
     bars = {report["experiment"]: report["components"] | {"residual": report["residual"]}}
     if report["overhead"]:
         baseline = report["overhead"]

@@ -7,9 +7,11 @@ are integer nanoseconds with nine digits, so they are read back exactly.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,17 @@ from numpy.typing import NDArray
 from analysis.ledger.model import COMPONENTS
 from analysis.report.report import REPORT_SCHEMA_VERSION, build_report
 from analysis.report.wording import plural
+from ztprobe.documents.files import read_text
+from ztprobe.documents.problem import DocumentError
+from ztprobe.documents.strict_json import parse_json
 from ztprobe.errors import RunDirError
 
 __all__ = ("PARTS", "RunGroup", "Sample", "find_runs", "load_group", "load_report", "sample_of")
 
 PARTS = ("duration", *COMPONENTS, "residual")
 _META, _REPORT = "run.json", "report.json"
+_LONGEST_NS = 2**62
+_MOST_BYTES = 256 << 20  # a report of 500 rounds and 200 clients has some 100 MB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +41,7 @@ class Sample:
     path: Path
     experiment: str
     parts_ns: NDArray[np.int64]  # rounds x PARTS
+    contended: bool = False  # others used the machine meanwhile, or its memory was short
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +56,11 @@ class RunGroup:
     def rounds(self) -> int:
         """Counted rounds of all runs."""
         return sum(len(sample.parts_ns) for sample in self.samples)
+
+    @property
+    def contended(self) -> int:
+        """Runs during which the machine was not quiet."""
+        return sum(sample.contended for sample in self.samples)
 
     @property
     def run_means_ns(self) -> NDArray[np.float64]:
@@ -73,16 +86,31 @@ def load_report(run: Path) -> dict[str, Any]:
 
     :raises RunDirError: the run cannot be analysed.
     """
-    try:
-        report = json.loads((run / _REPORT).read_text())
-        if report["schema_version"] == REPORT_SCHEMA_VERSION:
-            return dict(report)
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        pass  # not there, damaged, or of another version: the raw run decides
+    if (saved := _saved_report(run / _REPORT)) is not None:
+        return saved
     from analysis.load import load_analysed
 
     analysed = load_analysed(run)
     return build_report(analysed.run, analysed.ledger, analysed.baseline)
+
+
+def _saved_report(file: Path) -> dict[str, Any] | None:
+    """None: not there, damaged, of another version, or no report: the raw run decides."""
+    try:
+        report = parse_json(read_text(file, _MOST_BYTES))
+    except DocumentError:
+        return None
+    if not isinstance(report, dict) or report.get("schema_version") != REPORT_SCHEMA_VERSION:
+        return None
+    return report if next(_schema().iter_errors(report), None) is None else None
+
+
+@functools.cache
+def _schema() -> Any:
+    import jsonschema  # 0.2 s to import
+
+    text = (resources.files("analysis.report") / "report.schema.json").read_text(encoding="utf-8")
+    return jsonschema.Draft202012Validator(json.loads(text))
 
 
 def sample_of(report: Mapping[str, Any], path: Path) -> Sample:
@@ -94,8 +122,14 @@ def sample_of(report: Mapping[str, Any], path: Path) -> Sample:
         (one["duration_s"], *(one["components"][name] for name in COMPONENTS), one["residual_s"])
         for one in counted
     ]
-    parts_ns = np.rint(np.array(rows, dtype=np.float64) * 1e9).astype(np.int64)
-    return Sample(path=path, experiment=report["experiment"], parts_ns=parts_ns)
+    found_ns = np.rint(np.array(rows, dtype=np.float64) * 1e9)
+    if not (np.abs(found_ns) < _LONGEST_NS).all():
+        raise RunDirError(
+            f"{path}: its {_REPORT} holds times that no round takes; `ztprobe report` writes it anew"
+        )
+    parts_ns = found_ns.astype(np.int64)
+    contended = bool(report["contention"]["run"]["busy"])
+    return Sample(path=path, experiment=report["experiment"], parts_ns=parts_ns, contended=contended)
 
 
 def load_group(path: Path) -> RunGroup:

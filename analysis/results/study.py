@@ -9,7 +9,6 @@ value. Overhead against the group without profile and level is a comparison of r
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,11 +22,11 @@ from analysis.results.comparison import compare
 from analysis.results.samples import RunGroup, Sample, load_report, sample_of
 from analysis.results.slack import ClientSlack, slack_of_group, slack_of_run
 from analysis.results.study_effects import effects_of
+from analysis.results.study_files import failed_attempts, read_plan
 from ztprobe.errors import RunDirError
 
-__all__ = ("MIN_ROUNDS_FOR_P99_INTERVAL", "STUDY_FILE", "study_report")
+__all__ = ("MIN_ROUNDS_FOR_P99_INTERVAL", "study_report")
 
-STUDY_FILE = "study.json"
 MIN_ROUNDS_FOR_P99_INTERVAL = 367  # 0.99**n is 2.5 %: the largest value can be the upper edge
 _RESAMPLES = 1000
 _SEED = 1
@@ -39,7 +38,7 @@ def study_report(path: Path) -> dict[str, Any]:
 
     :raises RunDirError: no study stands there, or none of its runs has been made yet.
     """
-    plan = _plan(path)
+    plan = read_plan(path)
     cells = [_cell(path, cell, plan["repetitions"]) for cell in plan["cells"]]
     if not any(cell["samples"] for cell in cells):
         raise RunDirError(f"{path}: none of the study's runs is there yet")
@@ -65,13 +64,6 @@ def study_report(path: Path) -> dict[str, Any]:
     }
 
 
-def _plan(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((path / STUDY_FILE).read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise RunDirError(f"{path}: is no study ({STUDY_FILE} is missing or damaged)") from error
-
-
 def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, Any]:
     name, experiment = cell["name"], cell["experiment"]
     samples, accuracies, targets_s = [], [], []
@@ -84,12 +76,6 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
         contended += report["contention"]["contended"] is True
         accuracies.append(report["accuracy"]["final"])
         targets_s.append(report["accuracy"]["time_to_target_s"])
-    failures = []
-    for file in sorted((path / "attempts").glob(f"{name}-r[0-9]*/failure.json")):
-        try:
-            failures.append(json.loads(file.read_text()) | {"attempt": file.parent.name})
-        except (OSError, ValueError) as error:
-            raise RunDirError(f"{file}: is damaged") from error
     control = cell.get("congestion_control", "cubic")  # studies of before have none
     rest = "".join(
         [
@@ -112,7 +98,7 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
         "planned": repetitions,
         "complete": len(samples),
         "contended": contended,  # of these, runs during which others used the machine
-        "failures": failures,
+        "failures": failed_attempts(path, name),
         "accuracy": accuracies,
         "time_to_target_s": targets_s,
         "samples": tuple(samples),
@@ -152,6 +138,7 @@ def _group(path: Path, name: str, members: Sequence[Mapping[str, Any]]) -> dict[
         "variant": members[0]["variant"],
         "planned": sum(one["planned"] for one in members),
         "complete": complete,
+        "contended": sum(sample.contended for sample in samples),
         "attempts": complete + sum(len(one["failures"]) for one in members),
         "rounds": len(together),
         "durations_s": [_seconds(float(duration_ns)) for duration_ns in np.sort(together)],

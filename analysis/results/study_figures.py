@@ -20,6 +20,7 @@ from analysis.ledger.model import COMPONENTS
 from analysis.report.figures import COLOURS, INK, STYLE, svg_text
 from analysis.report.wording import PART_NAMES, human_time
 from analysis.results.effects_figures import COLOUR_CYCLE, draw_effects, draw_slack
+from ztprobe.printable import printable_tree
 
 __all__ = ("draw_study",)
 
@@ -39,6 +40,7 @@ _TITLES = {
 
 def draw_study(report: Mapping[str, Any]) -> dict[str, str]:
     """Name -> standalone SVG; what the study's runs cannot show is left out."""
+    report = printable_tree(report)
     drawers: dict[str, Callable[[Mapping[str, Any]], Figure]] = {"success": _draw_success}
     if any(group["median_s"] is not None for group in report["groups"]):
         drawers |= {"median": _draw_median, "distribution": _draw_distribution}

@@ -16,6 +16,8 @@ from analysis.results.comparison_text import human_change
 from analysis.results.effects_tables import effect_rows, effects_frame, interaction_tables, slack_frame
 from analysis.results.study import study_report
 from analysis.results.study_figures import draw_study
+from analysis.results.study_text import study_contention_words
+from ztprobe.printable import printable_tree
 from ztprobe.rundir.store import dump_json, write_atomically
 
 __all__ = ("render_study", "study_frame", "write_study")
@@ -73,6 +75,7 @@ def study_frame(report: Mapping[str, Any]) -> pd.DataFrame:
 
 def render_study(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
     """The page as HTML text. ``figures`` are the SVGs that `draw_study` gives for this report."""
+    report = printable_tree(report)
     environment = Environment(
         loader=PackageLoader("analysis.results"),
         autoescape=True,
@@ -89,6 +92,7 @@ def render_study(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
     }
     return environment.get_template("study.html.j2").render(
         s=report,
+        first=study_contention_words(report),
         figures={name: inline_svg(svg) for name, svg in figures.items()},
         plural=plural,
         interval=_interval,

@@ -13,26 +13,30 @@ from rich.text import Text
 from analysis.ledger.model import COMPONENTS
 from analysis.report.text_report import WIDTH
 from analysis.report.wording import NOTHING, PART_NAMES, human_time, plural
-from analysis.results.comparison_text import human_change
+from analysis.results.comparison_text import contention_words, human_change
 from analysis.results.effects_tables import interaction_tables
+from ztprobe.printable import printable_tree
 
-__all__ = ("print_study",)
+__all__ = ("print_study", "study_contention_words")
 
 _LARGEST = 3  # components named as the largest parts of an overhead
 
 
 def print_study(report: Mapping[str, Any], stream: IO[str] | None = None) -> None:
     """Print what came of the runs, and what each group costs more than the reference."""
+    report = printable_tree(report)
     console = Console(file=stream or sys.stdout, width=WIDTH, highlight=False)
     complete = sum(group["complete"] for group in report["groups"])
     planned = sum(group["planned"] for group in report["groups"])
     with console.capture() as printed:
+        for words in study_contention_words(report):
+            console.print(Text(f"read this first: {words}", style="bold"))
         console.print(
             Text(f"{report['study']}: {complete} of {plural(planned, 'run')} complete", style="bold")
         )
         console.print(_times(report))
         for name, count in report["failures"].items():
-            console.print(f"failed attempts, {name}: {count}")
+            console.print(Text(f"failed attempts, {name}: {count}"))
         if report["reference"] is not None:
             console.print(Text(f"\noverhead against {report['reference']}, mean a round", style="bold"))
             console.print(_overheads(report))
@@ -43,6 +47,16 @@ def print_study(report: Mapping[str, Any], stream: IO[str] | None = None) -> Non
             if table["changed"] in ("mtls", "level") and table["under"] == "profile":
                 console.print(_by_part(table))
     console.file.write(printed.get())
+
+
+def study_contention_words(report: Mapping[str, Any]) -> list[str]:
+    """What to say before any number of a study that holds runs on a machine that was not quiet."""
+    return contention_words(
+        [
+            {"contended_runs": one["contended"], "runs": one["complete"], "experiment": one["name"]}
+            for one in report["groups"]
+        ]
+    )
 
 
 def _table(*columns: str) -> Table:
@@ -57,7 +71,7 @@ def _times(report: Mapping[str, Any]) -> Table:
     table = _table("", "runs", "attempts", "rounds", "median", "95 % interval", "p99", "to 95 % accuracy")
     for group in report["groups"]:
         table.add_row(
-            group["name"],
+            Text(group["name"]),
             f"{group['complete']} of {group['planned']}",
             str(group["attempts"]),
             str(group["rounds"]),
@@ -77,7 +91,7 @@ def _overheads(report: Mapping[str, Any]) -> Table:
         parts = group["overhead"]["parts"]
         largest = sorted(COMPONENTS, key=lambda name: -abs(parts[name]["delta_s"]))[:_LARGEST]
         table.add_row(
-            group["name"],
+            Text(group["name"]),
             human_time(parts["duration"]["delta_s"], signed=True),
             _interval(parts["duration"]["ci95"], signed=True),
             human_change(parts["duration"]["relative"]),

@@ -16,10 +16,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from analysis.rounds.messages import Message, Transfer, messages_of
+from analysis.rounds.messages import TrafficMessage, TrafficTransfer, messages_of
 from analysis.rounds.server_side import ServerSide
 
-__all__ = ("Exchange", "InferredRound", "exchanges_of", "infer_rounds")
+__all__ = ("InferredRound", "RoundExchange", "exchanges_of", "infer_rounds")
 
 # What lies between rounds is idle if it is longer than some seconds, and than either what usually lies there
 # or what rounds take themselves.
@@ -51,15 +51,17 @@ class InferredRound:
 
 
 @dataclass(frozen=True)
-class Exchange:
+class RoundExchange:
     """An update of a client, and the model that it answers."""
 
     client: str
-    model: Message
-    update: Message
+    model: TrafficMessage
+    update: TrafficMessage
 
 
-def infer_rounds(transfers: Iterable[Transfer], at_server: Iterable[Transfer] = ()) -> list[InferredRound]:
+def infer_rounds(
+    transfers: Iterable[TrafficTransfer], at_server: Iterable[TrafficTransfer] = ()
+) -> list[InferredRound]:
     """The rounds that were whole within what was seen.
 
     :param transfers: between the clients and whatever they speak with: the server, or a hub.
@@ -90,29 +92,29 @@ def infer_rounds(transfers: Iterable[Transfer], at_server: Iterable[Transfer] = 
     return _bounded(groups, starts, ends, unanswered)
 
 
-def exchanges_of(messages: Sequence[Message]) -> list[Exchange]:
+def exchanges_of(messages: Sequence[TrafficMessage]) -> list[RoundExchange]:
     """Updates with the model before each, in the order of time."""
     return _exchanges(messages)[0]
 
 
-def _exchanges(messages: Sequence[Message]) -> tuple[list[Exchange], list[Message]]:
+def _exchanges(messages: Sequence[TrafficMessage]) -> tuple[list[RoundExchange], list[TrafficMessage]]:
     """Pairs of a model and its update, and the models that no update answered."""
     exchanges, unanswered = [], []
-    waiting: dict[str, list[Message]] = defaultdict(list)
+    waiting: dict[str, list[TrafficMessage]] = defaultdict(list)
     for message in messages:
         models = waiting[message.client]
         if message.down:
             models.append(message)
         elif models:
             *others, model = models
-            exchanges.append(Exchange(message.client, model, message))
+            exchanges.append(RoundExchange(message.client, model, message))
             unanswered += others
             models.clear()
     unanswered += [model for models in waiting.values() for model in models]
     return sorted(exchanges, key=lambda one: one.model), sorted(unanswered)
 
 
-def _rounds(exchanges: Sequence[Exchange]) -> list[list[Exchange]]:
+def _rounds(exchanges: Sequence[RoundExchange]) -> list[list[RoundExchange]]:
     """Exchanges in rounds.
 
     A client takes part once in a round. That alone tells rounds apart where they have the same clients each:
@@ -127,8 +129,8 @@ def _rounds(exchanges: Sequence[Exchange]) -> list[list[Exchange]]:
     return _split(exchanges, also_when_over=True)
 
 
-def _split(exchanges: Sequence[Exchange], *, also_when_over: bool) -> list[list[Exchange]]:
-    groups: list[list[Exchange]] = []
+def _split(exchanges: Sequence[RoundExchange], *, also_when_over: bool) -> list[list[RoundExchange]]:
+    groups: list[list[RoundExchange]] = []
     for one in exchanges:
         group = groups[-1] if groups else []
         again = any(other.client == one.client for other in group)
@@ -139,7 +141,7 @@ def _split(exchanges: Sequence[Exchange], *, also_when_over: bool) -> list[list[
     return groups
 
 
-def _is_asynchronous(groups: Sequence[Sequence[Exchange]]) -> bool:
+def _is_asynchronous(groups: Sequence[Sequence[RoundExchange]]) -> bool:
     """Whether clients come and go on their own: then there are no rounds, and none are made up.
 
     A server that waits no longer for its slowest client overlaps rounds as well, but sends to all others at
@@ -161,7 +163,7 @@ def _is_asynchronous(groups: Sequence[Sequence[Exchange]]) -> bool:
     return sum(begun) < _SENT_AT_ONCE * len(begun)
 
 
-def _evaluates_first(groups: Sequence[Sequence[Exchange]], unanswered: Sequence[Message]) -> bool:
+def _evaluates_first(groups: Sequence[Sequence[RoundExchange]], unanswered: Sequence[TrafficMessage]) -> bool:
     """Whether models that no update answers open a round rather than end it, by the record's two ends."""
     first_ns = min(one.model.first_ns for one in groups[0])
     last_ns = max(one.update.last_ns for one in groups[-1])
@@ -171,9 +173,9 @@ def _evaluates_first(groups: Sequence[Sequence[Exchange]], unanswered: Sequence[
 
 
 def _begun_ns(
-    group: Sequence[Exchange],
-    before: Sequence[Exchange] | None,
-    unanswered: Sequence[Message],
+    group: Sequence[RoundExchange],
+    before: Sequence[RoundExchange] | None,
+    unanswered: Sequence[TrafficMessage],
     unanswered_first: bool,
 ) -> int:
     """When the first model of a round left."""
@@ -185,7 +187,7 @@ def _begun_ns(
     return first_ns
 
 
-def _over_ns(group: Sequence[Exchange], messages: Sequence[Message], next_ns: int | None) -> int:
+def _over_ns(group: Sequence[RoundExchange], messages: Sequence[TrafficMessage], next_ns: int | None) -> int:
     """When the last message of a round was over, evaluations included."""
     last_ns = max(one.update.last_ns for one in group)
     inside = [
@@ -198,10 +200,10 @@ def _over_ns(group: Sequence[Exchange], messages: Sequence[Message], next_ns: in
 
 
 def _bounded(
-    groups: Sequence[Sequence[Exchange]],
+    groups: Sequence[Sequence[RoundExchange]],
     starts: Sequence[tuple[int, int | None]],
     ends: Sequence[tuple[int, bool]],
-    unanswered: Sequence[Message],
+    unanswered: Sequence[TrafficMessage],
 ) -> list[InferredRound]:
     between = [
         max(0, start_ns - over_ns) for (start_ns, _), (over_ns, _) in zip(starts[1:], ends, strict=False)

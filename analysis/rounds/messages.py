@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-__all__ = ("LEAST_BYTES", "Message", "Transfer", "messages_of")
+__all__ = ("LEAST_BYTES", "TrafficMessage", "TrafficTransfer", "messages_of")
 
 # Below are requests, polls, small results, handshakes with certificates; the smallest messages are 20 kB.
 LEAST_BYTES = 8 << 10
@@ -23,7 +23,7 @@ _SAME_MESSAGE_NS = 250_000_000
 
 
 @dataclass(frozen=True, order=True)
-class Transfer:
+class TrafficTransfer:
     """Payload that went one way without a pause; times in CLOCK_MONOTONIC nanoseconds."""
 
     first_ns: int
@@ -34,7 +34,7 @@ class Transfer:
 
 
 @dataclass(frozen=True, order=True)
-class Message:
+class TrafficMessage:
     """A model or an update, whole."""
 
     first_ns: int
@@ -44,9 +44,9 @@ class Message:
     bytes: int
 
 
-def messages_of(transfers: Iterable[Transfer]) -> list[Message]:
+def messages_of(transfers: Iterable[TrafficTransfer]) -> list[TrafficMessage]:
     """The messages among the transfers, in the order of time."""
-    by_client: dict[str, list[Transfer]] = defaultdict(list)
+    by_client: dict[str, list[TrafficTransfer]] = defaultdict(list)
     for transfer in sorted(transfers):
         if transfer.bytes >= LEAST_BYTES:
             by_client[transfer.client].append(transfer)
@@ -59,9 +59,9 @@ def messages_of(transfers: Iterable[Transfer]) -> list[Message]:
     return sorted(found)
 
 
-def _joined(transfers: Sequence[Transfer]) -> list[Message]:
+def _joined(transfers: Sequence[TrafficTransfer]) -> list[TrafficMessage]:
     """One client's transfers, parts of the same message as one; two directions may overlap for a moment."""
-    joined: list[Message] = []
+    joined: list[TrafficMessage] = []
     for one in transfers:
         before = joined[-1] if joined else None
         if (
@@ -70,13 +70,15 @@ def _joined(transfers: Sequence[Transfer]) -> list[Message]:
             and one.first_ns - before.last_ns <= _SAME_MESSAGE_NS
         ):
             last_ns = max(before.last_ns, one.last_ns)
-            joined[-1] = Message(before.first_ns, last_ns, one.client, one.down, before.bytes + one.bytes)
+            joined[-1] = TrafficMessage(
+                before.first_ns, last_ns, one.client, one.down, before.bytes + one.bytes
+            )
         else:
-            joined.append(Message(one.first_ns, one.last_ns, one.client, one.down, one.bytes))
+            joined.append(TrafficMessage(one.first_ns, one.last_ns, one.client, one.down, one.bytes))
     return joined
 
 
-def _large(messages: Sequence[Message], down: bool) -> list[Message]:
+def _large(messages: Sequence[TrafficMessage], down: bool) -> list[TrafficMessage]:
     mine = [message for message in messages if message.down == down]
     if not mine:
         return []

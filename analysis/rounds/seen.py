@@ -11,7 +11,7 @@ from analysis.flows.proxies import proxy_pids, speak_for_applications
 from analysis.flows.roles import Parts, parts_of
 from analysis.flows.turns import Channel, channels_of
 from analysis.ledger.connections import Topology
-from analysis.rounds.messages import Transfer
+from analysis.rounds.messages import TrafficTransfer
 from analysis.run_checks import checked
 from ztprobe.events.kinds import Direction, Hook
 from ztprobe.rundir.store import Run
@@ -23,8 +23,8 @@ __all__ = ("Seen", "seen_by_turns", "seen_of", "seen_on_wires")
 class Seen:
     """Of one run."""
 
-    at_clients: list[Transfer]
-    at_server: list[Transfer]  # between the server and its hub; none: clients speak with the server
+    at_clients: list[TrafficTransfer]
+    at_server: list[TrafficTransfer]  # between the server and its hub; none: clients speak with the server
 
 
 def seen_of(run: Run) -> Seen:
@@ -49,7 +49,7 @@ def seen_on_wires(topology: Topology) -> Seen:
         for direction in (Direction.TX, Direction.RX):
             for burst in topology.bursts(topology.server, Hook.ETH, path.wire, direction):
                 down = direction == Direction.TX
-                found.append(Transfer(burst.first_ns, burst.last_ns, path.client, down, burst.bytes))
+                found.append(TrafficTransfer(burst.first_ns, burst.last_ns, path.client, down, burst.bytes))
     return Seen(found, [])
 
 
@@ -65,9 +65,11 @@ def seen_by_turns(channels: Iterable[Channel], parts: Parts) -> Seen:
     return Seen(at_clients, at_server)
 
 
-def _transfers(channel: Channel, one: frozenset[Process], others: dict[Process, str]) -> Iterator[Transfer]:
+def _transfers(
+    channel: Channel, one: frozenset[Process], others: dict[Process, str]
+) -> Iterator[TrafficTransfer]:
     for turn in channel.turns:
         if turn.speaker in one and turn.listener in others:
-            yield Transfer(turn.first_ns, turn.whole_ns, others[turn.listener], True, turn.bytes)
+            yield TrafficTransfer(turn.first_ns, turn.whole_ns, others[turn.listener], True, turn.bytes)
         elif turn.listener in one and turn.speaker in others:
-            yield Transfer(turn.first_ns, turn.whole_ns, others[turn.speaker], False, turn.bytes)
+            yield TrafficTransfer(turn.first_ns, turn.whole_ns, others[turn.speaker], False, turn.bytes)

@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import median
 
-from analysis.rounds.messages import Transfer
+from analysis.rounds.messages import TrafficTransfer
 
 __all__ = ("ServerSide",)
 
@@ -34,7 +34,7 @@ class ServerSide:
     :param transfers: between the server and its hub (down: towards the hub); none: there is no hub.
     """
 
-    def __init__(self, transfers: Iterable[Transfer]) -> None:
+    def __init__(self, transfers: Iterable[TrafficTransfer]) -> None:
         ordered = sorted(transfers)
         asked, answered = ([one for one in ordered if one.down == down] for down in (True, False))
         self._asked, self._answered, self._got = asked, answered, _more(answered)
@@ -89,9 +89,9 @@ class ServerSide:
                 found[self._asked[last].bytes] += 1
         return {size for size, count in found.items() if count >= max(2, _HALF * (len(self._starts) - 1))}
 
-    def _prepares(self, asked: Sequence[Transfer]) -> list[int]:
+    def _prepares(self, asked: Sequence[TrafficTransfer]) -> list[int]:
         """When the server asked what it asks only before it puts models there."""
-        by_size: dict[int, list[Transfer]] = defaultdict(list)
+        by_size: dict[int, list[TrafficTransfer]] = defaultdict(list)
         for one in asked:
             by_size[one.bytes].append(one)
         found: list[int] = []
@@ -109,14 +109,14 @@ class ServerSide:
         return following if is_near else None
 
 
-def _more(transfers: Sequence[Transfer]) -> list[Transfer]:
+def _more(transfers: Sequence[TrafficTransfer]) -> list[TrafficTransfer]:
     if not transfers:
         return []
     limit = _MORE_THAN_POLLS * median(one.bytes for one in transfers)
     return [one for one in transfers if one.bytes >= limit]
 
 
-def _runs(put: Sequence[Transfer]) -> list[tuple[int, int]]:
+def _runs(put: Sequence[TrafficTransfer]) -> list[tuple[int, int]]:
     """First and last byte of models that were put there one after the other."""
     runs: list[tuple[int, int]] = []
     for one in put:

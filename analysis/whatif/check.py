@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.results.study import STUDY_FILE
+from analysis.results.study_files import STUDY_FILE
 from analysis.statistics import LEVEL
 from analysis.whatif.change import Cell, Change, cell_of, check_profile
 from analysis.whatif.graph import RunWay, way_of

@@ -19,7 +19,7 @@ from analysis.intervals import Segment
 from analysis.ledger.critical_path import Chain
 from analysis.ledger.ledger import RoundChains, chains_of
 from analysis.ledger.model import COMPONENTS, ClientRound
-from analysis.ledger.timeline import Message
+from analysis.ledger.timeline import HopMessage
 from analysis.report.wording import plural
 from ztprobe.errors import RunDirError
 from ztprobe.rundir.store import Run
@@ -187,7 +187,7 @@ def _within(pieces: Sequence[Segment], start_ns: int, end_ns: int) -> dict[str, 
     return found
 
 
-def _message_way(chain: Chain, message: Message, components_ns: dict[str, int]) -> MessageWay:
+def _message_way(chain: Chain, message: HopMessage, components_ns: dict[str, int]) -> MessageWay:
     accounted = next((one for one in chain.transmissions if one.message is message), None)
     rows = dict(accounted.accounted_ns) if accounted is not None else {}
     transmission_ns = components_ns["transmission"]

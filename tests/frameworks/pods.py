@@ -45,7 +45,7 @@ _SHUT_PORT = 9
 class Pods:
     """The server's pod and its clients', connected."""
 
-    node: network.Node
+    node: network.NodeNetwork
     found: list[Pod]  # the server's first
     directory: Path
     emulator: Emulator
@@ -135,7 +135,7 @@ def pods(clients: int, profile: str, directory: Path) -> Iterator[Pods]:
     """
     run = f"f{secrets.token_hex(3)}"
     names = ["fl-server", *(f"fl-client-{number}" for number in range(clients))]
-    node = network.Node(run, offloads=False)
+    node = network.NodeNetwork(run, offloads=False)
     journal = Journal(run)
     try:
         journal.namespaces(node.name(name) for name in ("node", *names))

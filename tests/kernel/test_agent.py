@@ -177,7 +177,12 @@ def test_memory_is_bounded_and_does_not_grow_with_what_is_seen(node: Node, agent
     loaded = (process / "maps").read_text()
     assert "/numpy/" in loaded
     assert "/pandas/" not in loaded  # an agent on a node passes events on, it does not analyse them
-    memory = agent.stop().memory
+    account = agent.stop()
+    memory = account.memory
+    # Read from the kernel: nobody has put a qdisc there, and no profile was asked for.
+    assert {name: found["kind"] for name, found in account.observed.items()} == dict.fromkeys(
+        ("pod-a", "pod-b"), "noqueue"
+    )
     assert memory["resident_bytes"] < RESIDENT_BYTES
     assert 1 << 20 < memory["kernel_maps_bytes"] < KERNEL_BYTES
     assert median(resident_bytes[7:]) - median(resident_bytes[2:7]) < 4 << 20, resident_bytes
@@ -200,7 +205,9 @@ def test_a_profile_is_put_on_measured_and_taken_off(node: Node, tmp_path: Path) 
             subprocess.run(["tc", "qdisc", "del", "dev", "eth0", "root"], check=True)
         problem = "slow is in force no longer: the tbf on eth0 of pod-a has been removed by somebody else"
         assert agent.status().problem == problem
-        assert agent.stop().problem == problem  # beside all that was seen until then
+        account = agent.stop()
+        assert account.problem == problem  # beside all that was seen until then
+        assert account.observed["pod-a"]["kind"] != "tbf"  # never what was declared
     for pod in node.pods:
         with entered(pod.netns):
             shown = subprocess.run(["tc", "qdisc", "show", "dev", "eth0"], capture_output=True, text=True)

@@ -16,13 +16,20 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.command import run
+from tests.unit.recorded_run import RECORDED
 from ztprobe import paths
-from ztprobe.errors import RunDirError
+from ztprobe.agent.service.session import Sessions
+from ztprobe.errors import PreflightError, RunDirError
 from ztprobe.rundir import files, state
+from ztprobe.rundir.claim import LOCK, claimed
 from ztprobe.rundir.store import write_atomically
 from ztprobe.runtime.local.journal import appearing_whole
 
 NOBODY = 65534
+_HOLDING = (
+    "import fcntl, os, sys, time; os.setuid(65534); fcntl.flock(os.open(sys.argv[1], 0), 2);"
+    " print(flush=True); time.sleep(60)"
+)
 
 
 @pytest.fixture
@@ -93,6 +100,45 @@ def test_a_link_that_somebody_planted_is_not_followed(public: Path) -> None:
         write_atomically(public / "way" / "report.json", b"{}")
 
 
+def test_nothing_is_made_behind_a_link_that_somebody_planted(public: Path) -> None:
+    """Also where a directory is filled over several calls, or only made so that a file can stand in it."""
+    hidden = public / "hidden"
+    hidden.mkdir(0o700)
+    assert as_nobody(lambda: (public / "way").symlink_to(hidden)) == "done"
+    outcome = run("compare", RECORDED, RECORDED, "--out", public / "way" / "new")
+    outcome.assert_refused(4, "way is a link that belongs to nobody (user 65534)")
+    words = r"way is a link that belongs to nobody \(user 65534\); root does not follow it; choose another"
+    for command in ("is running this study", "validates there"):
+        with pytest.raises(RunDirError, match=words), claimed(public / "way" / "new", command):
+            pytest.fail("it began")
+    assert list(hidden.iterdir()) == []
+
+
+def test_a_queue_of_somebody_else_is_not_taken_up(public: Path) -> None:
+    theirs = public / "queue"
+    assert as_nobody(theirs.mkdir) == "done"
+    assert as_nobody(lambda: os.mkfifo(theirs / "service.json")) == "done"
+    with pytest.raises(PreflightError, match=r"belongs to nobody .* choose another --state"):
+        Sessions(theirs, queue_bytes=1 << 20, orphan_s=60)
+
+
+def test_nobody_else_can_hold_up_a_study(public: Path) -> None:
+    with claimed(public / "study", "is running this study"):
+        pass
+    assert as_nobody(lambda: os.open(public / "study" / LOCK, os.O_RDONLY)) == "PermissionError"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", _HOLDING, str(public / "study")], stdout=subprocess.PIPE
+    )  # the directory itself may be read, and so locked
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"\n"
+        with claimed(public / "study", "is running this study"):
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
+
+
 @pytest.mark.parametrize(
     ("mode", "owner", "words"),
     [
@@ -139,13 +185,7 @@ def test_nobody_else_can_hold_up_a_command(public: Path) -> None:
         )
     # A state directory of an earlier version may be open to all: then it can be locked, and nothing waits.
     paths.STATE_DIR.chmod(0o755)
-    locking = (
-        "import fcntl, os, sys, time; os.setuid(65534); fcntl.flock(os.open(sys.argv[1], 0), 2); print()"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", f"{locking}; sys.stdout.flush(); time.sleep(60)", str(paths.STATE_DIR)],
-        stdout=subprocess.PIPE,
-    )
+    holder = subprocess.Popen([sys.executable, "-c", _HOLDING, str(paths.STATE_DIR)], stdout=subprocess.PIPE)
     try:
         assert holder.stdout is not None
         holder.stdout.readline()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
 import ssl
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -15,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.kernel.agent_service import certificates
 from tests.unit.test_batches import rows_of
+from ztprobe.agent.service import http_server
 from ztprobe.agent.service.client import AgentClient, Connection
 from ztprobe.agent.service.metrics import Metrics
 from ztprobe.agent.service.server import AgentServer
@@ -97,3 +102,36 @@ def test_others_need_a_certificate(server: AgentServer, tmp_path: Path) -> None:
             figures(url.replace("https", "http"))
         context.load_cert_chain(tls["collector"].certificate, tls["collector"].key)
         assert figures(url, context)["ztprobe_agent_sessions"] == {"": 0}
+
+
+@pytest.mark.parametrize("secured", [False, True], ids=["clear", "tls"])
+def test_who_connects_and_says_nothing_stops_nobody(
+    server: AgentServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secured: bool
+) -> None:
+    """On the loopback that may be any user of the machine, and no certificate is needed to connect."""
+    monkeypatch.setattr(http_server, "_WITHIN_S", 1.0)
+    tls = certificates(tmp_path / "tls")
+    host, context, word = "127.0.0.1", None, "http"
+    if secured:
+        host, word = "0.0.0.0", "https"
+        context = ssl.create_default_context(cafile=str(tls["collector"].authority))
+        context.check_hostname = False
+        context.load_cert_chain(tls["collector"].certificate, tls["collector"].key)
+    metrics = Metrics(f"{host}:0", tls["agent"] if secured else None, server.status, server.delivered)
+    url = f"{word}://127.0.0.1:{metrics.port}/metrics"
+    with closing(metrics), contextlib.ExitStack() as silent:
+        for _ in range(5):
+            silent.enter_context(socket.create_connection(("127.0.0.1", metrics.port)))
+        assert "ztprobe_agent_sessions" in figures(url, context)  # although they are still there
+        threads = threading.active_count()
+        for _ in range(60):
+            silent.enter_context(socket.create_connection(("127.0.0.1", metrics.port)))
+        assert threading.active_count() < threads + 40  # two each of those that are answered, and no more
+        end = time.monotonic() + 20
+        while time.monotonic() < end:  # who says nothing is left after a time
+            with contextlib.suppress(OSError):
+                figures(url, context)
+                break
+            time.sleep(0.1)
+        else:
+            pytest.fail("nobody is answered any more")

@@ -19,7 +19,7 @@ import pytest
 from ztprobe.errors import EnforcementError, PreflightError, UsageError
 from ztprobe.kubernetes import api, pod_source
 from ztprobe.kubernetes.pod_source import Cluster
-from ztprobe.pods.cgroup import Namespaces
+from ztprobe.pods.cgroup import PodNamespaces
 from ztprobe.pods.selectors import parse_selector
 
 EVERYTHING = parse_selector("")
@@ -84,7 +84,7 @@ def kubeconfig(path: Path, monkeypatch: pytest.MonkeyPatch, server: str, **user:
     path.write_text(json.dumps(config))
     monkeypatch.setenv("KUBECONFIG", str(path))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    monkeypatch.setattr(pod_source, "find_namespaces", lambda: Namespaces(pods={}, others=()))
+    monkeypatch.setattr(pod_source, "find_namespaces", lambda: PodNamespaces(pods={}, others=()))
 
 
 @pytest.fixture
@@ -318,11 +318,64 @@ def test_a_credential_plugin_that_fails_is_said_to(
     assert capfd.readouterr() == ("", "")  # what the library prints goes through us
 
 
+def runs(pid_file: Path) -> bool:
+    try:
+        os.kill(int(pid_file.read_text()), 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("stream", ["1", "2"])
+def test_a_credential_plugin_that_does_not_stop_printing_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: str
+) -> None:
+    pid_file = tmp_path / "pid"
+    endless = plugin("sh", "-c", f"echo $$ >{pid_file}; exec yes $(printf %01000d 0) >&{stream}")
+    kubeconfig(tmp_path / "kubeconfig", monkeypatch, "http://127.0.0.1:9", exec=endless)
+    words = r"the credential plugin that .* \(users: exec\) failed: it prints more than 1 MiB; "
+    tracemalloc.start()
+    try:
+        with pytest.raises(PreflightError, match=words):
+            Cluster("node-a")
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20  # with what the library itself takes
+    finally:
+        tracemalloc.stop()
+    assert not runs(pid_file)
+
+
+def test_a_token_that_another_kind_of_plugin_prints_is_limited_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {"cmd-path": "/usr/bin/yes", "cmd-args": "x"}
+    user = {"auth-provider": {"name": "gcp", "config": config}}
+    kubeconfig(tmp_path / "kubeconfig", monkeypatch, "http://127.0.0.1:9", **user)
+    with pytest.raises(PreflightError, match="log in with cannot be used: it prints more than 1 MiB"):
+        Cluster("node-a")
+
+
+def test_what_a_plugin_says_within_limits_logs_in(
+    server: Raw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    credential = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "kind": "ExecCredential",
+        "status": {"token": "t" * 100_000},  # more than a pipe holds
+    }
+    (tmp_path / "credential").write_text(json.dumps(credential))
+    user = plugin("cat", str(tmp_path / "credential"))
+    kubeconfig(tmp_path / "kubeconfig", monkeypatch, f"http://127.0.0.1:{server.port}", exec=user)
+    assert api.Api()._core.api_client.configuration.api_key["BearerToken"] == f"Bearer {'t' * 100_000}"
+
+
 def test_a_login_that_does_not_end_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "_LOG_IN_S", 0.5)
-    kubeconfig(tmp_path / "kubeconfig", monkeypatch, "http://127.0.0.1:9", exec=plugin("sleep", "3"))
+    pid_file = tmp_path / "pid"
+    waiting = plugin("sh", "-c", f"echo $$ >{pid_file}; exec sleep 60")
+    kubeconfig(tmp_path / "kubeconfig", monkeypatch, "http://127.0.0.1:9", exec=waiting)
     with pytest.raises(PreflightError, match=r"does not end within [01] s"):
         Cluster("node-a")
+    assert not runs(pid_file)
     os.mkfifo(tmp_path / "fifo")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "fifo"))
     with pytest.raises(PreflightError, match="fifo"):

@@ -10,9 +10,9 @@ import pytest
 from analysis.evidence.values import Drop, Endpoint, KernelEvents, LoKey, Pause, Retransmission, wire_between
 from analysis.intervals import paint
 from analysis.ledger.connections import Path, Topology
-from analysis.ledger.critical_path import Exchange, chain_of
+from analysis.ledger.critical_path import LedgerExchange, chain_of
 from analysis.ledger.delays import Delays
-from analysis.ledger.timeline import Message
+from analysis.ledger.timeline import HopMessage
 from ztprobe.events.kinds import Direction, Hook
 
 MS = 1_000_000
@@ -30,8 +30,8 @@ def burst(first_ms: float, last_ms: float) -> Any:
     )
 
 
-def message(*, down: bool, at_ms: float, delivered_ms: float) -> Message:
-    return Message(
+def message(*, down: bool, at_ms: float, delivered_ms: float) -> HopMessage:
+    return HopMessage(
         path=Path("fl-client-0", WIRE, CLIENT_LO, SERVER_LO),
         down=down,
         handed=burst(at_ms, at_ms + 1),
@@ -74,7 +74,7 @@ def components(
     )
     down = message(down=True, at_ms=0, delivered_ms=down_delivered_ms)
     up = message(down=False, at_ms=500, delivered_ms=up_delivered_ms)
-    exchanges = [Exchange(down, up)]
+    exchanges = [LedgerExchange(down, up)]
     chain = chain_of(topology, delays or Delays(), "fl-client-0", exchanges, 0, 1000 * MS)
     found: dict[str, float] = {}
     for piece in paint(0, 1000 * MS, chain.base, chain.overlays):

@@ -7,7 +7,7 @@ import pytest
 from analysis.evidence.values import Burst, Endpoint, Retransmission, wire_between
 from analysis.ledger.connections import Path
 from analysis.ledger.delays import Delays, delays_of
-from analysis.ledger.timeline import Message
+from analysis.ledger.timeline import HopMessage
 from ztprobe.events.kinds import Direction, Hook
 
 MS = 1_000_000
@@ -26,13 +26,15 @@ def burst(
 def message(
     at_ms: float, *, owd_ms: float = 20, late_ms: float = 0, lasts_ms: float = 100, client: str = "a",
     down: bool = False, late_packets: int = 0,
-) -> Message:  # fmt: skip
+) -> HopMessage:  # fmt: skip
     wire = wire_between(Endpoint("10.0.0.2", 50_051), Endpoint("10.0.0.3", 40_000))
     arrives_ms = at_ms + owd_ms
     arrived = burst(arrives_ms, arrives_ms + lasts_ms + late_ms, late_packets=late_packets)
     sent = burst(at_ms, at_ms + lasts_ms)
     path = Path(client, wire, None, None)
-    return Message(path=path, down=down, handed=None, sent=sent, arrived=arrived, delivered=None, read=None)
+    return HopMessage(
+        path=path, down=down, handed=None, sent=sent, arrived=arrived, delivered=None, read=None
+    )
 
 
 def test_lateness_where_every_message_finds_the_same_delay_is_a_queues() -> None:

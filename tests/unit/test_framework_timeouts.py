@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analysis.rounds.messages import Transfer
+from analysis.rounds.messages import TrafficTransfer
 from analysis.rounds.seen import Seen
 from analysis.rounds.timeouts import longest_of, timeout_rows, warnings_of
 from ztprobe.frameworks.timeouts import BOUNDS, timeouts_of
@@ -13,12 +13,12 @@ SECOND = 1_000_000_000
 def test_what_is_longest() -> None:
     seen = Seen(
         [
-            Transfer(0, 3 * SECOND, "a", True, 5_000_000),
-            Transfer(3 * SECOND, 5 * SECOND, "a", True, 5_000_000),
-            Transfer(9 * SECOND, 13 * SECOND, "a", False, 10_000_000),
-            Transfer(13 * SECOND, 99 * SECOND, "a", True, 400),  # a poll
+            TrafficTransfer(0, 3 * SECOND, "a", True, 5_000_000),
+            TrafficTransfer(3 * SECOND, 5 * SECOND, "a", True, 5_000_000),
+            TrafficTransfer(9 * SECOND, 13 * SECOND, "a", False, 10_000_000),
+            TrafficTransfer(13 * SECOND, 99 * SECOND, "a", True, 400),  # a poll
         ],
-        [Transfer(0, 4 * SECOND, "", True, 10_000_000)],
+        [TrafficTransfer(0, 4 * SECOND, "", True, 10_000_000)],
     )
     assert longest_of(seen) == {"part": 4 * SECOND, "message": 5 * SECOND, "exchange": 13 * SECOND}
     assert longest_of(Seen([], [])) == {}

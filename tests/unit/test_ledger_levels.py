@@ -7,8 +7,8 @@ from typing import Any
 
 from analysis.evidence.values import Burst, Endpoint, KernelEvents, wire_between
 from analysis.intervals import Segment, paint
-from analysis.ledger.critical_path import Chain, Exchange
-from analysis.ledger.levels import Hop, Level, Way, levels_of, stitched, ways_of
+from analysis.ledger.critical_path import Chain, LedgerExchange
+from analysis.ledger.levels import Hop, Level, LevelWay, levels_of, stitched, ways_of
 from ztprobe.events.kinds import Direction, Hook
 
 LONG, SHORT, FRAMES = 4_800_000, 200, 60
@@ -51,7 +51,7 @@ def test_frames_beside_a_message_do_not_make_an_exchange_of_their_own() -> None:
 
 def chain(client: str, *arrivals_ns: int, lengths: tuple[int, ...], base: list[Segment]) -> Chain:
     pairs = [
-        Exchange(message(0, down=True, length=length), message(0, down=False, length=length))
+        LedgerExchange(message(0, down=True, length=length), message(0, down=False, length=length))
         for length in lengths
     ]
     return Chain(client, pairs, list(arrivals_ns), base)
@@ -73,7 +73,7 @@ def test_the_path_changes_to_whoever_is_last_in_each_exchange() -> None:
             Segment(80, 100, "server"),
         ],
     )
-    ways = [Way.over(Hop("s", each, (0, 100))) for each in (slow_at_first, slow_trainer)]
+    ways = [LevelWay.over(Hop("s", each, (0, 100))) for each in (slow_at_first, slow_trainer)]
     path = stitched(ways, (0, 100))
     assert path is not None
     assert (path.client, path.workers) == ("b", ("a", "b"))
@@ -83,7 +83,7 @@ def test_the_path_changes_to_whoever_is_last_in_each_exchange() -> None:
 
 def test_rounds_of_one_exchange_are_not_stitched() -> None:
     one = chain("a", 40, lengths=(LONG,), base=[])
-    assert stitched([Way.over(Hop("s", one, (0, 100)))], (0, 100)) is None
+    assert stitched([LevelWay.over(Hop("s", one, (0, 100)))], (0, 100)) is None
 
 
 def test_a_way_through_an_edge_fills_the_edges_own_time() -> None:
@@ -97,7 +97,7 @@ def test_a_way_through_an_edge_fills_the_edges_own_time() -> None:
         chain("a", at_ns, lengths=(LONG,), base=[Segment(20, at_ns, "compute"), Segment(at_ns, 80, "server")])
         for at_ns in (50, 70)
     ]
-    ways = [Way.over(Hop("s", upper, (0, 100)), Hop("edge", each, (20, 80))) for each in lower]
+    ways = [LevelWay.over(Hop("s", upper, (0, 100)), Hop("edge", each, (20, 80))) for each in lower]
     assert ways[1].through == ("edge",) and ways[1].servers == ("s", "edge")
     assert ways[1].arrival_ns == 90
     assert ways[1].behind_ns(ways[0]) == 20

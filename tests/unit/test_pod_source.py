@@ -23,7 +23,7 @@ from ztprobe.kubernetes import pod_source
 from ztprobe.kubernetes.api import configured
 from ztprobe.kubernetes.pod_source import Cluster
 from ztprobe.paths import MANIFESTS_DIR
-from ztprobe.pods.cgroup import Namespaces
+from ztprobe.pods.cgroup import PodNamespaces
 from ztprobe.pods.selectors import parse_selector
 
 EVERYTHING = parse_selector("")
@@ -81,7 +81,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Answers]:
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
         monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
         monkeypatch.delenv("NODE_NAME", raising=False)
-        monkeypatch.setattr(pod_source, "find_namespaces", lambda: Namespaces(pods={}, others=()))
+        monkeypatch.setattr(pod_source, "find_namespaces", lambda: PodNamespaces(pods={}, others=()))
         try:
             yield answers
         finally:

@@ -20,6 +20,7 @@ from analysis.report.text_report import print_report
 from ztprobe.cli import main
 from ztprobe.cli.rendering.profile import table
 from ztprobe.errors import UsageError
+from ztprobe.paths import REPO_DIR
 from ztprobe.printable import LONGEST, escape_json, printable, printable_lines
 from ztprobe.profile.model import load_profile
 from ztprobe.progress import LiveProgress, PlainProgress
@@ -139,6 +140,142 @@ def test_messages_tables_and_progress_are_harmless(capsys: pytest.CaptureFixture
     assert "[/nothing]" in out
     assert not UNSHOWN.search(out + err + stream.getvalue())
     assert len(err.splitlines()) == 2
+
+
+EVIL_TEXT = EVIL.replace("\udc9b", "").replace("\0", "")
+
+
+@pytest.fixture
+def evil_objects(tmp_path: Path) -> str:
+    pods = [
+        {
+            "kind": "Pod",
+            "metadata": {"name": f"{EVIL_TEXT}{n}", "namespace": EVIL_TEXT, "labels": {"a": EVIL_TEXT}},
+        }
+        for n in range(3)
+    ]
+    policy = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": EVIL_TEXT, "namespace": EVIL_TEXT},
+        "spec": {"podSelector": {"matchLabels": {"app": EVIL_TEXT}}},
+    }
+    unplaced = policy | {"metadata": {"name": f"{EVIL_TEXT}-unplaced"}}
+    items = [*({"apiVersion": "v1", **pod} for pod in pods), policy, unplaced]
+    (tmp_path / "objects.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+    return str(tmp_path / "objects.json")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["check"],
+        ["matrix"],
+        ["matrix", "--json"],
+        [
+            "explain",
+            "--port",
+            "1/TCP",
+            "--from",
+            f"{EVIL_TEXT}/{EVIL_TEXT}0",
+            "--to",
+            f"{EVIL_TEXT}/{EVIL_TEXT}1",
+        ],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_names_in_objects_are_harmless(
+    evil_objects: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["policy", words[0], "-f", evil_objects, *words[1:]])
+    printed = capsys.readouterr()
+    assert "owned" in printed.out
+    assert not UNSHOWN.search(printed.out + printed.err)
+
+
+def test_many_names_are_all_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A long result is not a long message: nothing is left out of it."""
+    pods = [
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": f"pod-{n}-x", "namespace": "fl", "labels": {"n": str(n)}},
+        }
+        for n in range(300)
+    ]
+    policies = [
+        {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"name": f"p{n}", "namespace": "fl"},
+            "spec": {
+                "podSelector": {"matchLabels": {"n": str(n)}},
+                "ingress": [{"ports": [{"port": n + 1}]}],
+            },
+        }
+        for n in range(300)
+    ]
+    (tmp_path / "objects.json").write_text(
+        json.dumps({"apiVersion": "v1", "kind": "List", "items": pods + policies})
+    )
+    assert main(["policy", "matrix", "-f", str(tmp_path / "objects.json")]) == 0
+    printed = capsys.readouterr().out
+    assert "left out" not in printed
+    assert all(f"pod-{n}-x" in printed for n in range(300))
+
+
+def test_every_page_lets_nothing_in(evil_objects: str, tmp_path: Path) -> None:
+    """Whatever stands in a page that we write, it loads and sends nothing."""
+    pages = [path for package in ("analysis", "ztprobe") for path in (REPO_DIR / package).rglob("*.html.j2")]
+    pages = [page for page in pages if "<html" in page.read_text()]
+    assert len(pages) == 4
+    assert main(["policy", "matrix", "-f", evil_objects, "--html", str(tmp_path / "reach.html")]) == 0
+    for page in (*pages, tmp_path / "reach.html"):
+        text = page.read_text()
+        policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
+        assert policy is not None, page
+        assert (
+            policy[1].startswith("default-src 'none'; ")
+            and "base-uri 'none'; form-action 'none'" in policy[1]
+        )
+        assert not UNSHOWN.search(text)
+
+
+def test_a_comparison_of_hostile_runs_is_harmless(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = _spoilt_name(json.loads(RECORDED.read_text()))
+    runs = []
+    for number in range(2):
+        run = tmp_path / f"run{number}"
+        run.mkdir()
+        (run / "run.json").touch()
+        (run / "report.json").write_text(json.dumps(report))
+        runs.append(str(run))
+    assert main(["compare", *runs, "--out", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    printed = capsys.readouterr().out
+    assert "owned" in printed and "owned" in page
+    assert not UNSHOWN.search(page + printed)
+    assert "<b>" not in page and "<script" not in page
+    assert main(["export", runs[0], "--format", "latex", "--out", str(tmp_path / "out")]) == 0
+    assert main(["export", runs[0], "--format", "pdf", "--out", str(tmp_path / "out")]) == 0
+    latex = (tmp_path / "out" / "components.tex").read_text()
+    assert r"\textbackslash{}input\{/etc/passwd\}" in latex
+    assert not UNSHOWN.search(latex)
+
+
+def _spoilt_name(report: Any) -> Any:
+    return report | {"experiment": rf'net2\input{{/etc/passwd}}"><script>{EVIL_TEXT}'}
+
+
+def test_a_report_that_never_ends_is_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    os.mkfifo(tmp_path / "run" / "report.json")
+    assert main(["compare", str(tmp_path / "run"), str(tmp_path / "run")]) == 4
+    (tmp_path / "run" / "report.json").unlink()
+    (tmp_path / "run" / "report.json").symlink_to("/dev/zero")
+    assert main(["export", str(tmp_path / "run"), "--format", "csv", "--out", str(tmp_path / "out")]) == 4
+    assert len(capsys.readouterr().err.splitlines()) == 2
 
 
 SECRET = "hunter2:$y$j9T$salt:20000:0:99999"

@@ -13,6 +13,7 @@ from ztprobe import paths
 from ztprobe.cli import main
 from ztprobe.cli.profile import profile
 from ztprobe.cli.rendering.profile import profile_words
+from ztprobe.emulation.backends import only_rate
 from ztprobe.profile.model import load_profile, profile_names
 
 COMMANDS = sorted(profile.commands)
@@ -20,6 +21,14 @@ COMMANDS = sorted(profile.commands)
 
 def test_commands_are_the_ones_we_mean() -> None:
     assert COMMANDS == ["apply", "clear", "list", "show", "status", "verify"]
+
+
+def test_the_help_says_where_an_end_of_the_veth_cannot_be_chosen() -> None:
+    said = " ".join((profile.commands["apply"].help or "").split())
+    assert "net6 --at host, for one, needs netem" in said
+    rate_alone = [name for name in profile_names() if only_rate(load_profile(name)) and name != "net0"]
+    assert rate_alone == ["net5"]
+    assert "--at is refused for all profiles but net5, which is a rate alone" in said
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -14,7 +14,7 @@ import pytest
 from analysis.evidence.reader import read_events
 from analysis.ledger.connections import topology_of
 from analysis.rounds.inferred import InferredRound, infer_rounds
-from analysis.rounds.messages import Transfer, messages_of
+from analysis.rounds.messages import TrafficTransfer, messages_of
 from analysis.rounds.seen import seen_on_wires
 from analysis.rounds.settled import named
 from analysis.run_checks import checked
@@ -42,12 +42,12 @@ def test_recorded_runs_of_our_own_workload(name: str) -> None:
         assert found.clients == ("fl-client-0", "fl-client-1") and found.evaluations == 0
 
 
-def of_flower(version: str) -> tuple[list[Transfer], list[Transfer], list[tuple[int, int]]]:
+def of_flower(version: str) -> tuple[list[TrafficTransfer], list[TrafficTransfer], list[tuple[int, int]]]:
     """An unmodified Flower job between idle times: turns between its processes, and its app's own rounds."""
     directory = DATA / "frameworks" / f"flower-{version}"
-    transfers: dict[str, list[Transfer]] = {"clients": [], "server": []}
+    transfers: dict[str, list[TrafficTransfer]] = {"clients": [], "server": []}
     for at, first_ns, last_ns, client, down, size in pd.read_parquet(directory / "transfers.parquet").values:
-        transfers[at].append(Transfer(first_ns, last_ns, client, bool(down), size))
+        transfers[at].append(TrafficTransfer(first_ns, last_ns, client, bool(down), size))
     events = [json.loads(line) for line in (directory / "rounds.jsonl").read_text().splitlines()]
     times = {(event["event"], event["round"]): event["time_monotonic_ns"] for event in events}
     numbers = sorted({number for _, number in times})
@@ -84,7 +84,7 @@ class Traffic:
     down_bytes: int = MODEL_BYTES
     up_bytes: int = MODEL_BYTES
     parts: int = 1
-    transfers: list[Transfer] = field(default_factory=list)
+    transfers: list[TrafficTransfer] = field(default_factory=list)
     truth: list[tuple[int, int]] = field(default_factory=list)
     now_ns: int = 100 * SECOND
 
@@ -95,7 +95,7 @@ class Traffic:
         """:returns: when all of it was there"""
         for _ in range(self.parts):
             end_ns = at_ns + self.random.randrange(20, 60) * MS
-            self.transfers.append(Transfer(at_ns, end_ns, client, down, size // self.parts))
+            self.transfers.append(TrafficTransfer(at_ns, end_ns, client, down, size // self.parts))
             at_ns = end_ns + self.random.randrange(1, 30) * MS
         return end_ns
 
@@ -105,10 +105,10 @@ class Traffic:
             for i in range(int(seconds / every_s)):
                 at_ns = self.now_ns + int(i * every_s * SECOND) + self.random.randrange(SECOND)
                 self.transfers.append(
-                    Transfer(at_ns, at_ns + MS, client, False, self.random.choice((420, 3200)))
+                    TrafficTransfer(at_ns, at_ns + MS, client, False, self.random.choice((420, 3200)))
                 )
                 self.transfers.append(
-                    Transfer(at_ns + MS, at_ns + 2 * MS, client, True, self.random.choice((310, 4100)))
+                    TrafficTransfer(at_ns + MS, at_ns + 2 * MS, client, True, self.random.choice((310, 4100)))
                 )
         self.now_ns += int(seconds * SECOND)
 
@@ -138,7 +138,7 @@ class Traffic:
                     client, self.now_ns + self.random.randrange(spread_ms) * MS, True, self.down_bytes
                 )
                 result_ns = had_ns + 700 * MS
-                self.transfers.append(Transfer(result_ns, result_ns + MS, client, False, 1_900))
+                self.transfers.append(TrafficTransfer(result_ns, result_ns + MS, client, False, 1_900))
                 ends.append(result_ns)
             self.now_ns = max(ends) + 20 * MS
         self.truth.append((start_ns, self.now_ns))
@@ -292,16 +292,16 @@ def test_evaluation_before_training() -> None:
 def test_a_hubs_server_bounds_the_rounds_itself() -> None:
     """Clients fetch seconds after the server has put a model into the hub; its own turns say when."""
     traffic = Traffic(FIVE[:3])
-    at_server: list[Transfer] = []
+    at_server: list[TrafficTransfer] = []
     for i in range(4):
         begun_ns = traffic.now_ns
         # Later models are known to the hub already: their names are a hundredth of them.
         at_server.append(
-            Transfer(begun_ns + 3 * MS, begun_ns + 40 * MS, "", True, 4_800_000 if i == 0 else 11_000)
+            TrafficTransfer(begun_ns + 3 * MS, begun_ns + 40 * MS, "", True, 4_800_000 if i == 0 else 11_000)
         )
         traffic.now_ns += 2 * SECOND
         traffic.round(evaluates=True, pause_ms=0)
-        at_server.append(Transfer(traffic.now_ns - 9 * MS, traffic.now_ns - 8 * MS, "", False, 9_000))
+        at_server.append(TrafficTransfer(traffic.now_ns - 9 * MS, traffic.now_ns - 8 * MS, "", False, 9_000))
         at_server += polls(begun_ns, traffic.now_ns)
         traffic.truth[-1] = (begun_ns, traffic.now_ns)
     rounds = infer_rounds(traffic.transfers, at_server)
@@ -310,15 +310,15 @@ def test_a_hubs_server_bounds_the_rounds_itself() -> None:
     assert all(one.start_uncertainty_ns <= 50 * MS for one in rounds[1:])
 
 
-def polls(start_ns: int, end_ns: int) -> Iterator[Transfer]:
+def polls(start_ns: int, end_ns: int) -> Iterator[TrafficTransfer]:
     for at_ns in range(start_ns + 500 * MS, end_ns - 100 * MS, 600 * MS):
-        yield Transfer(at_ns, at_ns + MS, "", True, 400)
-        yield Transfer(at_ns + MS, at_ns + 2 * MS, "", False, 300)
+        yield TrafficTransfer(at_ns, at_ns + MS, "", True, 400)
+        yield TrafficTransfer(at_ns + MS, at_ns + 2 * MS, "", False, 300)
 
 
 def test_parts_on_several_connections_are_one_message() -> None:
-    parts = [Transfer(i * 10 * MS, i * 10 * MS + 15 * MS, "a", True, 1_000_000) for i in range(10)]
-    (message,) = messages_of([*parts, Transfer(20 * MS, 21 * MS, "a", False, 500)])
+    parts = [TrafficTransfer(i * 10 * MS, i * 10 * MS + 15 * MS, "a", True, 1_000_000) for i in range(10)]
+    (message,) = messages_of([*parts, TrafficTransfer(20 * MS, 21 * MS, "a", False, 500)])
     assert message.bytes == 10_000_000 and message.last_ns == 105 * MS
 
 

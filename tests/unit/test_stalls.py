@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ztprobe.agent.stall_look import Look, ProcessLook
+from ztprobe.agent.stall_look import ProcessLook, StallLook
 from ztprobe.agent.stalls import StallWatch, Timeout, stall_words, standings
 from ztprobe.experiment.stalling import RunStalls
 from ztprobe.kernelnet.tcp_ends import PROBE_TIMER, RETRANSMIT_TIMER, TcpEnd
@@ -36,12 +36,12 @@ def end(local: str, local_port: int, remote: str, remote_port: int, **values: An
     )
 
 
-def look_at(at_s: float, *ends: tuple[str, TcpEnd], cpu_s: float = 1.0, state: str = "S") -> Look:
+def look_at(at_s: float, *ends: tuple[str, TcpEnd], cpu_s: float = 1.0, state: str = "S") -> StallLook:
     by_pod: dict[str, tuple[TcpEnd, ...]] = dict.fromkeys(ADDRESSES.values(), ())
     for pod, one in ends:
         by_pod[pod] += (one,)
     process = ProcessLook(container="app", cpu_s=cpu_s, state=state, started_s=0.0)
-    return Look(
+    return StallLook(
         at_s=at_s,
         addresses=ADDRESSES,
         ends=by_pod,

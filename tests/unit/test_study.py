@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
 import shutil
+import stat
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,8 @@ from ztprobe.errors import EnforcementError, RunDirError, UsageError, WorkloadEr
 from ztprobe.experiment.names import Experiment
 from ztprobe.profile.model import profile_names
 from ztprobe.progress import QuietProgress
+from ztprobe.rundir.claim import LOCK
+from ztprobe.rundir.store import RunDir
 from ztprobe.study import execute
 from ztprobe.study.pairs import run_pairs
 from ztprobe.study.plan import Cell, Study, load_study, plan_names
@@ -92,6 +96,7 @@ class Made:
 
     names: list[str] = field(default_factory=list)
     failing: dict[int, BaseException] = field(default_factory=dict)
+    busy: set[int] = field(default_factory=set)  # those during which others use the machine
 
 
 @pytest.fixture
@@ -113,6 +118,8 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Made:
             for file in ("rounds.jsonl", "clients.jsonl", "run.json"):
                 shutil.copy(source / file, self.path / file)
             shutil.copytree(source / "events", self.path / "events", dirs_exist_ok=True)
+            if len(made.names) in made.busy:
+                busy_machine(self.path)
 
     monkeypatch.setattr(execute, "Job", Copied)
     return made
@@ -165,11 +172,81 @@ def test_a_study_keeps_to_its_plan_and_to_itself(made: Made, tmp_path: Path) -> 
     (tmp_path / "full" / "file").touch()
     with pytest.raises(RunDirError, match="no study"):
         execute.run_study(PAIR, tmp_path / "full", QuietProgress())
-    handle = os.open(out, os.O_RDONLY)
+    handle = os.open(out / LOCK, os.O_RDWR)
     fcntl.flock(handle, fcntl.LOCK_EX)
     with pytest.raises(RunDirError, match="another ztprobe"):
         execute.run_study(PAIR, out, QuietProgress())
     os.close(handle)
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["file"]
+    # Whoever may read the directory may lock the directory, and holds nobody up with that.
+    assert stat.S_IMODE((out / LOCK).stat().st_mode) == 0o600
+    handle = os.open(out, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    assert execute.run_study(PAIR, out, QuietProgress()).there == 6
+    os.close(handle)
+    (out / "study.json").unlink()
+    os.mkfifo(out / "study.json")
+    with pytest.raises(RunDirError, match=r"study\.json: is a FIFO, expected a regular file"):
+        execute.run_study(PAIR, out, QuietProgress())
+
+
+def busy_machine(run: Path) -> None:
+    """A record in which other processes used a quarter of the machine's CPU time."""
+    events = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
+    times_ns = [one["time_monotonic_ns"] for one in events]
+    begin_ns, end_ns = min(times_ns) - 10**9, max(times_ns) + 10**9
+    meta = json.loads((run / "run.json").read_text())
+    cpus = meta["cores"]
+    edges = np.arange(begin_ns, end_ns, 250_000_000, dtype=np.int64)
+    table = pd.DataFrame({"from_ns": edges[:-1], "to_ns": edges[1:]})
+    table["foreign_ns"] = (table["to_ns"] - table["from_ns"]) * cpus // 4
+    table["steal_ns"] = np.int64(0)
+    meta.pop("digests", None)
+    meta["table_rows"] = meta.get("table_rows", {}) | {"machine": len(table)}
+    meta["machine_load"] = {"cpus": cpus}
+    RunDir(run).write_events("machine", table)
+    (run / "run.json").write_text(json.dumps(meta))
+
+
+def test_a_run_on_a_busy_machine_is_made_anew(made: Made, tmp_path: Path, capsys) -> None:
+    made.busy = {2}
+    out = tmp_path / "out"
+    tally = execute.run_study(dataclasses.replace(PAIR, repetitions=1, retries=0), out, QuietProgress())
+    assert (tally.done, tally.failed, tally.attempts) == (2, 0, 3)
+    (kept,) = (out / "attempts").glob("*/failure.json")
+    failure = json.loads(kept.read_text())
+    assert failure["class"] == "contention"
+    assert "other processes used 25.0 % of the machine's CPU time" in failure["message"]
+    assert (kept.parent / "run.json").exists()  # with all that was seen
+    report = study_report(out)
+    assert report["failures"] == {"contention": 1}
+    assert [group["contended"] for group in report["groups"]] == [0, 0]
+    assert main(["report", str(out)]) == 0
+    assert "read this first" not in capsys.readouterr().out
+
+
+def test_a_machine_that_stays_busy_is_told_before_any_number(made: Made, tmp_path: Path, capsys) -> None:
+    made.busy = set(range(1, 100))
+    out = tmp_path / "out"
+    study = dataclasses.replace(PAIR, repetitions=1, retries=0)
+    comparison = run_pairs(study, out, QuietProgress())
+    assert len(made.names) == 2 * 3  # each run twice more, though nothing failed
+    (group,) = comparison["groups"]
+    assert (group["contended_runs"], comparison["reference"]["contended_runs"]) == (1, 1)
+    assert group["parts"]["duration"]["ci95"] is group["parts"]["duration"]["relative_ci95"] is None
+    assert group["parts"]["compute"]["ci95"] is None
+    assert "1 of 1 run of net2-sec3 and 1 of 1 run of net0-sec0, which may be the" in group["method"]
+    assert main(["report", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("read this first: others used the machine during 1 of 1 run of ")
+    assert "Read this first: others used the machine" in (out / "study.html").read_text()
+    runs = [str(out / "runs" / name) for name in ("net0-sec0", "net2-sec3")]
+    assert main(["compare", *runs]) == 0
+    assert capsys.readouterr().out.startswith(
+        "read this first: others used the machine during 1 of 1 run of "
+    )
+    assert main(["compare", *runs, "--fail-above", "5%"]) == 2
+    assert "has no interval to judge by" in capsys.readouterr().err
 
 
 def test_pairs_are_compared_pair_by_pair(made: Made, tmp_path: Path) -> None:

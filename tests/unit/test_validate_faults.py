@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
+import os
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from ztprobe.experiment.names import LEVELS
 from ztprobe.paths import MANIFESTS_DIR
 from ztprobe.profile.model import load_profile, profile_names
 from ztprobe.progress import QuietProgress
+from ztprobe.rundir.claim import LOCK
 from ztprobe.runtime.interface import WorkloadOptions
 from ztprobe.runtime.local import placement
 from ztprobe.runtime.local.kustomize import render
@@ -28,9 +31,9 @@ from ztprobe.validate.faults.catalogue import FAULTS, LEFT_OUT
 from ztprobe.validate.faults.catalogue.healthy import healthy_runs
 from ztprobe.validate.faults.judgement import judged
 from ztprobe.validate.faults.model import NOTHING, Fault
-from ztprobe.validate.faults.objects import Objects, write_overlay
+from ztprobe.validate.faults.objects import EditedObjects, write_overlay
 from ztprobe.validate.faults.plan import COMBINATIONS, PlannedFault, choose_faults, plan_faults
-from ztprobe.validate.faults.runner import FaultRun, Named, spec_of_fault
+from ztprobe.validate.faults.runner import FaultRun, NamedCause, spec_of_fault
 
 PLANNED = plan_faults(FAULTS)
 # Said where what was seen does not tell which of several causes it is; nobody injects them.
@@ -100,7 +103,7 @@ def documents(level: int) -> str:
 
 def edited(planned: PlannedFault) -> list[Any]:
     """A run's objects, with the mistake in them."""
-    objects = Objects(json.loads(documents(planned.variant.level)))
+    objects = EditedObjects(json.loads(documents(planned.variant.level)))
     if planned.variant.edit is not None:
         planned.variant.edit(objects)
     return objects.documents
@@ -201,9 +204,9 @@ def test_an_interrupted_validation_goes_on_where_it_was(
             observed=["seen"],
         )
 
-    def diagnose(run_dir: Path) -> list[Named]:
+    def diagnose(run_dir: Path) -> list[NamedCause]:
         assert run_dir.is_dir()
-        return [Named("policy.default_deny", 0.9)]
+        return [NamedCause("policy.default_deny", 0.9)]
 
     monkeypatch.setattr(suite, "run_fault", run_fault)
     monkeypatch.setattr(suite, "clean_leftovers", list)
@@ -214,6 +217,17 @@ def test_an_interrupted_validation_goes_on_where_it_was(
     with pytest.raises(RunDirError, match="--resume"):
         suite.run_faults(chosen, LEFT_OUT, out, QuietProgress(), diagnose=diagnose)
     assert suite.planned_names(out) == names(chosen)
+    handle = os.open(out / LOCK, os.O_RDWR)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(RunDirError, match="another ztprobe validates there"):
+        suite.run_faults(chosen, LEFT_OUT, out, QuietProgress(), resumes=True, diagnose=diagnose)
+    os.close(handle)
+    first_result = out / "results" / f"{names(chosen)[0]}.json"
+    whole = first_result.read_text()
+    first_result.write_text("{}")
+    with pytest.raises(RunDirError, match="is no result of a fault; remove it"):
+        suite.run_faults(chosen, LEFT_OUT, out, QuietProgress(), resumes=True, diagnose=diagnose)
+    first_result.write_text(whole)
     (out / "runs" / ".policy-default-deny-2.state.123").mkdir()  # of a call that was killed
     content = suite.run_faults(chosen, LEFT_OUT, out, QuietProgress(), resumes=True, diagnose=diagnose)
     first, second, third = names(chosen)
@@ -226,6 +240,14 @@ def test_an_interrupted_validation_goes_on_where_it_was(
 
 
 def test_only_a_beginning_can_be_taken_up(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="could be taken up"):
+        suite.planned_names(tmp_path)
+    for text in ("[]", '{"runs": 3}', '{"runs": [], "runs": []}', "[" * 5000):
+        (tmp_path / "plan.json").write_text(text)
+        with pytest.raises(UsageError, match="could be taken up"):
+            suite.planned_names(tmp_path)
+    (tmp_path / "plan.json").unlink()
+    os.mkfifo(tmp_path / "plan.json")
     with pytest.raises(UsageError, match="could be taken up"):
         suite.planned_names(tmp_path)
 

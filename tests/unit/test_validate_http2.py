@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pytest
 
 from ztprobe.errors import WorkloadError
-from ztprobe.validate.observe.capture import ACK, SYN, Seen
+from ztprobe.validate.observe.capture import ACK, SYN, CapturedPacket
 from ztprobe.validate.observe.http2 import (
     End,
     behind_sidecar,
@@ -22,10 +22,10 @@ DATA, HEADERS, SETTINGS, WINDOW_UPDATE = 0, 1, 4, 8
 MODEL_BYTES = 8192
 
 
-def seen(ts_ns: int, sender: End, seq: int, payload: bytes = b"", flags: int = ACK) -> Seen:
+def seen(ts_ns: int, sender: End, seq: int, payload: bytes = b"", flags: int = ACK) -> CapturedPacket:
     other = SERVER if sender == CLIENT else CLIENT
     ends = (sender[0], other[0], sender[1], other[1])
-    return Seen(ts_ns, *ends, False, seq % (1 << 32), 0, flags, 512, len(payload), payload)
+    return CapturedPacket(ts_ns, *ends, False, seq % (1 << 32), 0, flags, 512, len(payload), payload)
 
 
 def frame(kind: int, stream: int, payload: bytes, flags: int = 0) -> bytes:
@@ -52,7 +52,7 @@ MODEL_GOES_ON = bytes.fromhex("004000000000000001")
 LAST_BYTE_NS, UPDATE_NS = 118_748_209, 159_124_261
 
 
-def recorded(move: int = 0) -> list[Seen]:
+def recorded(move: int = 0) -> list[CapturedPacket]:
     """:param move: added to all sequence numbers."""
     up, down = 579_735_889 + move, 1_625_860_712 + move
     model = ANSWER + MODEL_BEGIN
@@ -110,7 +110,7 @@ def test_order_and_repetition_change_nothing_but_the_time() -> None:
     assert closed_windows([*shuffled, *packets[10:]]) == {(SERVER, CLIENT): [(150_000_000, UPDATE_NS)]}
 
 
-def stream(*written: tuple[int, End, bytes]) -> Iterable[Seen]:
+def stream(*written: tuple[int, End, bytes]) -> Iterable[CapturedPacket]:
     """A connection whose SETTINGS leave the default, and what is written on it at which ms."""
     yield from recorded()[:2]
     at = {CLIENT: 579_735_890, SERVER: 1_625_860_713}
@@ -140,7 +140,9 @@ def test_both_windows_count_and_settings_move_only_the_streams() -> None:
 def test_what_was_not_captured_whole_is_refused() -> None:
     packets = list(recorded())
     cut = packets[8]
-    packets[8] = Seen(*(getattr(cut, name) for name in Seen.__slots__[:-1]), cut.head[:144])
+    packets[8] = CapturedPacket(
+        *(getattr(cut, name) for name in CapturedPacket.__slots__[:-1]), cut.head[:144]
+    )
     with pytest.raises(WorkloadError, match="144 of 2896 bytes"):
         closed_windows(packets)
 

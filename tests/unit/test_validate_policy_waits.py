@@ -25,7 +25,7 @@ from analysis.evidence.values import (
 from analysis.intervals import Segment
 from analysis.ledger.connections import Path, Topology
 from analysis.ledger.policy_waits import PolicyWait, policy_waits, wait_overlays
-from analysis.ledger.timeline import Message
+from analysis.ledger.timeline import HopMessage
 from ztprobe.events.kinds import Direction
 
 MS = 1_000_000
@@ -148,13 +148,15 @@ def test_blocked_questions_count_where_a_connection_follows() -> None:
 
 
 @pytest.fixture
-def message() -> Message:
+def message() -> HopMessage:
     burst = SimpleNamespace(first_ns=1000 * MS, last_ns=4000 * MS, end_seq=9, tail_end_seq=0, tail_ns=0)
     path = Path("fl-client-0", wire(), None, None)
-    return Message(path=path, down=False, handed=None, sent=burst, arrived=burst, delivered=None, read=None)
+    return HopMessage(
+        path=path, down=False, handed=None, sent=burst, arrived=burst, delivered=None, read=None
+    )
 
 
-def test_blocked_data_costs_its_own_messages_and_nothing_else(message: Message) -> None:
+def test_blocked_data_costs_its_own_messages_and_nothing_else(message: HopMessage) -> None:
     packets = [syn(1), syn_ack(2), settings(3)]
     found = waits([drop(500, flags=ACK), drop(700, flags=ACK)], [*packets])
     assert found[0].wire == message.path.wire
@@ -171,7 +173,7 @@ def test_blocked_data_costs_its_own_messages_and_nothing_else(message: Message) 
     assert wait_overlays([early._replace(wire=wire(1))], (message,), 9000 * MS) == []
 
 
-def test_blocked_data_was_sent_a_paths_delay_before_the_drop(message: Message) -> None:
+def test_blocked_data_was_sent_a_paths_delay_before_the_drop(message: HopMessage) -> None:
     arrived = SimpleNamespace(**vars(message.sent) | {"first_ns": 1020 * MS, "last_ns": 4020 * MS})
     late = dataclasses.replace(message, arrived=arrived)
     (wait,) = waits([drop(1220, flags=ACK), again(2400)], [syn(1), syn_ack(2), settings(3)])
@@ -209,7 +211,7 @@ def test_the_acknowledgement_that_causes_a_repair_is_of_something_that_passed() 
     assert end == pytest.approx(1260, abs=0.001)
 
 
-def test_data_blocked_while_the_connection_is_set_up_costs_anything(message: Message) -> None:
+def test_data_blocked_while_the_connection_is_set_up_costs_anything(message: HopMessage) -> None:
     packets = [syn(1), syn_ack(2), settings(900)]
     (wait,) = waits([drop(500, flags=ACK), again(800)], packets)
     assert wait.segment.over == ()

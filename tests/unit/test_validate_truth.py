@@ -14,9 +14,9 @@ from scapy.utils import RawPcapWriter
 
 from tests.unit.recorded_run import recorded
 from ztprobe.errors import WorkloadError
-from ztprobe.validate.compare import Evidence
+from ztprobe.validate.compare import RunEvidence
 from ztprobe.validate.observe import truth
-from ztprobe.validate.observe.capture import ACK, SYN, Seen, read_pcap
+from ztprobe.validate.observe.capture import ACK, SYN, CapturedPacket, read_pcap
 
 MS = 1_000_000
 PORT = 50_443
@@ -36,15 +36,15 @@ def tcp(
     head: bytes = b"",
     ack: int = 0,
     window: int = 0xFFFF,
-) -> Seen:
+) -> CapturedPacket:
     ends = (CLIENT, SERVER, port, PORT) if up else (SERVER, CLIENT, PORT, port)
-    return Seen(round(at_ms * MS), *ends, False, seq, ack, flags, window, size, head)
+    return CapturedPacket(round(at_ms * MS), *ends, False, seq, ack, flags, window, size, head)
 
 
-def dns(at_ms: float, ident: int, *, up: bool = True, port: int = 5353) -> Seen:
+def dns(at_ms: float, ident: int, *, up: bool = True, port: int = 5353) -> CapturedPacket:
     head = struct.pack(">H", ident) + bytes(10)
     ends = (CLIENT, DNS, port, 53) if up else (DNS, CLIENT, 53, port)
-    return Seen(round(at_ms * MS), *ends, True, 0, 0, 0, 0, len(head), head)
+    return CapturedPacket(round(at_ms * MS), *ends, True, 0, 0, 0, 0, len(head), head)
 
 
 def ms(*intervals: tuple[float, float]) -> list[tuple[int, int]]:
@@ -70,7 +70,7 @@ def test_the_server_s_ports_are_the_run_s() -> None:
     for one in meta["topology"]["endpoints"]:
         one["port"] += 1
     for found, port in ((run, 50_051), (dataclasses.replace(run, meta=meta), 50_052)):
-        evidence = Evidence(run=found, packets={}, notes=(), target="fl-client-1", sizes={})
+        evidence = RunEvidence(run=found, packets={}, notes=(), target="fl-client-1", sizes={})
         assert evidence.server_ports == {port}
 
 
@@ -113,7 +113,7 @@ def test_policy_block_ends_with_the_sending_of_the_syn_that_arrived() -> None:
     assert truth.policy_blocks(client, [], PORTS) == []
 
 
-def stream(first_ms: float, count: int, step_ms: float, *, start: int = 1000) -> list[Seen]:
+def stream(first_ms: float, count: int, step_ms: float, *, start: int = 1000) -> list[CapturedPacket]:
     wrap = 1 << 32
     return [tcp(first_ms + i * step_ms, seq=(start + 1448 * i) % wrap, size=1448) for i in range(count)]
 

@@ -41,7 +41,7 @@ from ztprobe.kernelnet.rtnetlink import Links
 from ztprobe.pods.model import Pod, still_there
 from ztprobe.profile.model import Profile
 
-__all__ = ("BACKENDS", "Emulator", "take_off")
+__all__ = ("BACKENDS", "Emulator", "observed_qdisc", "take_off")
 
 _ATTEMPTS = 3
 _QDISCS = ("netem", "tbf", "nfqueue+tbf")
@@ -209,7 +209,7 @@ class Emulator:
         }
 
     def stats(self) -> dict[str, Any]:
-        """What the backend counted: per pod for qdiscs, and the delay line's counters.
+        """What the backend counted: the delay line's counters. (Of qdiscs: `observed_qdisc`.)
 
         ``cpu_ns`` is the delay line's own CPU time; as the kernel delivers packets inside its
         system calls, that includes the receiving side of the path. Qdiscs cost none that shows.
@@ -220,8 +220,6 @@ class Emulator:
                 line = self._queue.stats()
             counted |= {"delay_line": line, "cpu_ns": line.get("cpu_ns", 0)}
             counted["alive"] = self.delay_line_pid is not None
-        if self.backend in _QDISCS:
-            counted["qdiscs"] = {pod.name: _qdisc_stats(pod) for pod in self._pods}
         return counted
 
     def clear(self) -> None:
@@ -270,7 +268,8 @@ def _shaping(there: Links, index: int) -> DeviceState:
     return {root.kind: repr(found) for parent, root in found if (parent, root.handle) == (ROOT, HANDLE)}
 
 
-def _qdisc_stats(pod: Pod) -> dict[str, Any] | None:
+def observed_qdisc(pod: Pod) -> dict[str, Any] | None:
+    """What stands at the root of a pod's interface, whoever put it there; None: the pod is gone."""
     try:
         with netlink(pod.netns) as ipr:
             found = root_qdisc(ipr, _index(ipr, pod))

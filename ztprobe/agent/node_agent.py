@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ztprobe.agent import memory
-from ztprobe.agent.emulator import Emulator
+from ztprobe.agent.emulator import Emulator, observed_qdisc
 from ztprobe.agent.endpoints import pod_sockets, topology
 from ztprobe.agent.interface import Account, Measurement, Status
 from ztprobe.agent.pod_counters import PodCounters
@@ -265,11 +265,12 @@ class NodeAgent:
             except EnforcementError as error:
                 problem = str(error)
         seen = self._stop_probes() if self.collector is not None else {}
+        observed = {name: observed_qdisc(pod) for name, pod in self._pods.items()}
         schedule = None
         if self._emulator is not None:
             self._emulator.clear()
             schedule = self._emulator.schedule_record()
-        return Account(emulation=counted, schedule=schedule, problem=problem, **seen)
+        return Account(emulation=counted, observed=observed, schedule=schedule, problem=problem, **seen)
 
     def _stop_probes(self) -> dict[str, Any]:
         collector, kernel = self.collector, self._kernel

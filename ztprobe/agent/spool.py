@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ("END", "LOST", "NAMES", "SUFFIX", "Segment", "Spool")
+__all__ = ("END", "LOST", "NAMES", "SUFFIX", "QueueSegment", "Spool")
 
 NAMES, END = "names", "end"
 LOST = "lost.json"
@@ -24,7 +24,7 @@ SUFFIX = ".arrow"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segment:
+class QueueSegment:
     """One file of the queue: a message."""
 
     path: Path
@@ -33,7 +33,7 @@ class Segment:
     rows: int
 
     @classmethod
-    def of(cls, path: Path) -> Segment:
+    def of(cls, path: Path) -> QueueSegment:
         """By its name. :raises ValueError: it is none."""
         sequence, kind, rows = path.name.removesuffix(SUFFIX).split(".")
         return cls(path=path, sequence=int(sequence), kind=kind, rows=int(rows))
@@ -45,13 +45,13 @@ class Spool:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def segments(self) -> list[Segment]:
+    def segments(self) -> list[QueueSegment]:
         """What has not been delivered yet, oldest first."""
         found = []
         with contextlib.suppress(FileNotFoundError):
             for path in self._directory.glob(f"*{SUFFIX}"):
                 with contextlib.suppress(ValueError):
-                    found.append(Segment.of(path))
+                    found.append(QueueSegment.of(path))
         return sorted(found, key=lambda segment: segment.sequence)
 
     def queued(self) -> dict[str, Any]:

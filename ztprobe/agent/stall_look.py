@@ -17,7 +17,7 @@ from ztprobe.kernelnet.tcp_ends import TcpEnd, tcp_ends
 from ztprobe.pods.model import Pod
 from ztprobe.pods.source import Processes
 
-__all__ = ("Look", "ProcessLook", "look")
+__all__ = ("ProcessLook", "StallLook", "look")
 
 _SYSCTLS = Path("/proc/sys/net/ipv4")
 _TCP_LIMITS = ("tcp_syn_retries", "tcp_syn_linear_timeouts", "tcp_retries2")  # the second since Linux 6.5
@@ -34,7 +34,7 @@ class ProcessLook:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class StallLook:
     """Everything at one moment."""
 
     at_s: float  # CLOCK_MONOTONIC
@@ -44,7 +44,7 @@ class Look:
     limits: Mapping[str, Mapping[str, int]]  # pod -> how often TCP repeats before it gives up
 
 
-def look(pods: Iterable[Pod], processes: Processes) -> Look:
+def look(pods: Iterable[Pod], processes: Processes) -> StallLook:
     """Look now. Takes about a millisecond a pod."""
     pods = list(pods)
     ends: dict[str, tuple[TcpEnd, ...]] = {}
@@ -57,7 +57,7 @@ def look(pods: Iterable[Pod], processes: Processes) -> Look:
     for pid, (pod_name, container) in processes.items():
         with contextlib.suppress(OSError, ValueError):  # it has ended
             running.setdefault(pod_name, {})[pid] = _process(pid, container)
-    return Look(
+    return StallLook(
         at_s=time.monotonic(),
         addresses={pod.address: pod.name for pod in pods},
         ends=ends,

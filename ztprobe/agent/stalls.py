@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ztprobe.agent.stall_look import Look
+from ztprobe.agent.stall_look import StallLook
 from ztprobe.kernelnet.tcp_ends import PROBE_TIMER, RETRANSMIT_TIMER, TcpEnd
 
 __all__ = ("Stall", "StallWatch", "Standing", "Timeout", "stall_words", "standings")
@@ -94,7 +94,7 @@ class StallWatch:
 
     def __init__(self, after_s: float) -> None:
         self._after_s = after_s
-        self._before: Look | None = None
+        self._before: StallLook | None = None
         self._moved_s: float | None = None
         self._is_said = False
 
@@ -104,7 +104,7 @@ class StallWatch:
 
     def take(
         self,
-        now: Look,
+        now: StallLook,
         *,
         waiting: str = "",
         waits_for: Sequence[str] = (),
@@ -142,7 +142,7 @@ class StallWatch:
         )
 
 
-def _went_on(before: Look, now: Look, wanted: set[str]) -> bool:
+def _went_on(before: StallLook, now: StallLook, wanted: set[str]) -> bool:
     seconds = max(now.at_s - before.at_s, 0.1)
     for pod in wanted:
         cpu_s = sum(
@@ -164,7 +164,7 @@ def _message_bytes(end: TcpEnd) -> int:
     return max(0, end.acked_bytes - _SETUP_BYTES) + max(0, end.received_bytes - _SETUP_BYTES)
 
 
-def _states(now: Look, pods: Iterable[str]) -> dict[str, str]:
+def _states(now: StallLook, pods: Iterable[str]) -> dict[str, str]:
     found = {}
     for pod in pods:
         processes = now.processes.get(pod, {})
@@ -176,7 +176,7 @@ def _states(now: Look, pods: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def standings(now: Look, *, waiting: str, waits_for: Sequence[str]) -> tuple[Standing, ...]:
+def standings(now: StallLook, *, waiting: str, waits_for: Sequence[str]) -> tuple[Standing, ...]:
     """Every connection between who waits and those waited for, each once; without either, all between pods.
 
     Of those within one of these pods (to and from a sidecar) the ones that do not just wait.
@@ -203,7 +203,7 @@ def standings(now: Look, *, waiting: str, waits_for: Sequence[str]) -> tuple[Sta
     return tuple(sorted(found, key=lambda one: (_ORDER.index(one.state), one.source)))
 
 
-def _standing(now: Look, pod: str, end: TcpEnd, other: str) -> Standing:
+def _standing(now: StallLook, pod: str, end: TcpEnd, other: str) -> Standing:
     # Told from the end that is worse off: of two ends that disagree, that is the one that knows less.
     peer = next((each for each in now.ends.get(other, ()) if each.key == end.other_key), None)
     state, detail = _state(end, peer, pod, other, is_seen=other in now.ends)
@@ -262,7 +262,7 @@ def _last_data(pod: str, end: TcpEnd, other: str, peer: TcpEnd | None) -> tuple[
     return min(known) if known else (None, "")
 
 
-def _given_up(now: Look, pod: str, end: TcpEnd, state: str) -> tuple[float | None, str]:
+def _given_up(now: StallLook, pod: str, end: TcpEnd, state: str) -> tuple[float | None, str]:
     name = {"no answer to SYN": "tcp_syn_retries", "retransmitting into nothing": "tcp_retries2"}.get(
         state, ""
     )

@@ -47,7 +47,6 @@ def compare(
         from analysis.results.comparison_page import render_comparison
 
         page = render_comparison(comparison)
-        out.mkdir(parents=True, exist_ok=True)
         write_atomically(out / "comparison.html", page.encode())
         write_atomically(out / "comparison.json", dump_json(comparison))
     if as_json:

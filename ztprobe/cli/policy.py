@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ztprobe.cli.output import say_whole
 from ztprobe.cli.policy_objects import PORT, is_large, read_files, working
 from ztprobe.errors import RunDirError, UsageError
 
@@ -103,7 +104,7 @@ def explain(
         click.echo(dump_json(explanation_dict(found, rules, deviations)), nl=False)
     else:
         for line in explanation_lines(found, rules, deviations):
-            click.echo(line)
+            say_whole(line)
     context.exit({"denied": _DENIED, "undecidable": _UNDECIDABLE}.get(found.verdict, 0))
 
 
@@ -137,7 +138,7 @@ def matrix(files: tuple[str, ...], namespace: str | None, html: Path | None, as_
         click.echo(f"written: {html}")
     else:
         for line in matrix_lines(found):
-            click.echo(line)
+            say_whole(line)
 
 
 @policy.command(epilog="Example: ztprobe policy check -f policies.yaml -f pods.yaml")
@@ -163,7 +164,7 @@ def check(context: click.Context, files: tuple[str, ...], namespace: str | None,
         click.echo(dump_json(rows), nl=False)
     else:
         for one in found:
-            click.echo(f"{one.where}: {one.what}")
+            say_whole(f"{one.where}: {one.what}")
         if not objects.pods:
             click.echo("no pods among the objects: selectors and names could not be checked")
         elif not found:
@@ -203,7 +204,7 @@ def simulate(
         click.echo(dump_json(simulation_dict(found)), nl=False)
     else:
         for line in simulation_lines(found, len(objects.policies)):
-            click.echo(line)
+            say_whole(line)
     verdicts = {one.explanation.verdict for one in found if one.recorded.answered}
     context.exit(_DENIED if "denied" in verdicts else _UNDECIDABLE if "undecidable" in verdicts else 0)
 

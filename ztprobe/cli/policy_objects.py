@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ztprobe.errors import UsageError
+from ztprobe.printable import printable
 
 if TYPE_CHECKING:
     from ztprobe.policy.model import Objects
@@ -71,7 +72,8 @@ def read_files(paths: Sequence[str], namespace: str | None) -> Objects:
     if objects.unplaced and namespace is None:
         names = ", ".join(objects.unplaced[:3]) + (", ..." if len(objects.unplaced) > 3 else "")
         some = f"{len(objects.unplaced)} objects name" if len(objects.unplaced) > 1 else "1 object names"
-        click.echo(f"note: {some} no namespace, taken to be in `default` (-n says which): {names}", err=True)
+        note = f"note: {some} no namespace, taken to be in `default` (-n says which): {names}"
+        click.echo(printable(note), err=True)
     return objects
 
 

@@ -6,6 +6,8 @@ import html
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ztprobe.printable import printable
+
 if TYPE_CHECKING:
     from ztprobe.policy.matrix import Matrix, MatrixCell
     from ztprobe.policy.simulation import Simulated
@@ -18,9 +20,14 @@ __all__ = (
     "simulation_lines",
 )
 
+_CSP = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _SIGNS = {"allowed": "+", "denied": "-", "not applicable": ".", "undecidable": "?"}
 _COLORS = {"allowed": "#cfe8cf", "denied": "#f2c6c2", "not applicable": "#eeeeee", "undecidable": "#fbe7b2"}
 _ORDER = ("allowed", "not applicable", "undecidable", "denied")
+
+
+def _shown(text: str) -> str:
+    return html.escape(printable(text, len(text)))
 
 
 def _port(cell: MatrixCell) -> str:
@@ -73,10 +80,10 @@ def matrix_html(matrix: Matrix) -> str:
     found = _by_target(matrix)
     columns = [(target, port) for target, ports in found.items() for port in ports]
     head = "".join(
-        f'<th colspan="{len(ports)}">{html.escape(matrix.groups[target].name)}</th>'
+        f'<th colspan="{len(ports)}">{_shown(matrix.groups[target].name)}</th>'
         for target, ports in found.items()
     )
-    ports = "".join(f"<th>{html.escape(port)}</th>" for _, port in columns)
+    ports = "".join(f"<th>{_shown(port)}</th>" for _, port in columns)
     rows = []
     for source, group in enumerate(matrix.groups):
         cells = []
@@ -86,17 +93,19 @@ def matrix_html(matrix: Matrix) -> str:
                 cells.append("<td></td>")
                 continue
             title = f"{group.name} -> {matrix.groups[target].name} {port}: {verdict}"
-            cells.append(f'<td class="{verdict[:3]}" title="{html.escape(title)}">{_SIGNS[verdict]}</td>')
-        rows.append(f"<tr><th>{html.escape(group.name)}</th>{''.join(cells)}</tr>")
+            cells.append(f'<td class="{verdict[:3]}" title="{_shown(title)}">{_SIGNS[verdict]}</td>')
+        rows.append(f"<tr><th>{_shown(group.name)}</th>{''.join(cells)}</tr>")
     legend = ", ".join(f"{sign} {word}" for word, sign in _SIGNS.items())
     colors = "".join(f".{word[:3]} {{ background: {color} }}\n" for word, color in _COLORS.items())
     members = "".join(
-        f"<li>{html.escape(group.name)}: {html.escape(', '.join(group.pods))}</li>\n"
+        f"<li>{_shown(group.name)}: {_shown(', '.join(group.pods))}</li>\n"
         for group in matrix.groups
         if len(group.pods) > 1
     )
     return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Who reaches whom</title><style>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{_CSP}">
+<title>Who reaches whom</title><style>
 body {{ font: 14px sans-serif; margin: 2em }}
 table {{ border-collapse: collapse }}
 th, td {{ border: 1px solid #bbb; padding: 2px 6px; text-align: center; white-space: nowrap }}

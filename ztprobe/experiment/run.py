@@ -139,6 +139,8 @@ class Job:
             failure = failure or ended_early
             load.stop()
             self.meta["emulation"]["stats"] = account.emulation
+            # Read from the kernel, whatever was asked for.
+            self.meta["emulation"]["observed"] = account.observed
             if account.schedule is not None:
                 self.meta["emulation"]["schedule"] = account.schedule
             if others := notices.merged(self.told):

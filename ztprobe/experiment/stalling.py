@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ztprobe.agent.stall_look import Look, look
+from ztprobe.agent.stall_look import StallLook, look
 from ztprobe.agent.stalls import Stall, StallWatch, Timeout
 from ztprobe.pods.model import Pod
 from ztprobe.pods.source import Processes
@@ -56,7 +56,7 @@ class RunStalls:
         self,
         server: str,
         clients: Iterable[str],
-        look: Callable[[], Look],
+        look: Callable[[], StallLook],
         *,
         since_s: float,
         after_s: float,

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 
 from ztprobe.frameworks.log_source import FrameworkLog, Word
-from ztprobe.frameworks.stamps import ASCTIME, Stamp, asctime_stamp
+from ztprobe.frameworks.stamps import ASCTIME, LineStamp, asctime_stamp
 
 __all__ = ("BATCHED_NS", "FlowerLog")
 
@@ -52,7 +52,7 @@ class FlowerLog(FrameworkLog):
     # Of lines without a clock nobody can tell whether they came through the SuperLink.
     batched_ns = BATCHED_NS
 
-    def read(self, text: str) -> tuple[Stamp | None, bool, Word | None]:
+    def read(self, text: str) -> tuple[LineStamp | None, bool, Word | None]:
         """See `FrameworkLog.read`."""
         found = _CONSOLE.match(text) or _FILE.match(text) or _JSON.match(text)
         if found is None:

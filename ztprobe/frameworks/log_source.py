@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ztprobe.frameworks.source import Event, RoundsFrom
-from ztprobe.frameworks.stamps import Stamp, ZoneOf, without_prefix
+from ztprobe.frameworks.stamps import LineStamp, ZoneOf, without_prefix
 from ztprobe.printable import printable
 
 __all__ = ("FrameworkLog", "Word")
@@ -62,7 +62,7 @@ class FrameworkLog(ABC):
         )
 
     @abstractmethod
-    def read(self, text: str) -> tuple[Stamp | None, bool, Word | None]:
+    def read(self, text: str) -> tuple[LineStamp | None, bool, Word | None]:
         """The line's own stamp; whether it is this framework's; what it says of rounds."""
 
     def take(self, line: bytes, received_ns: int) -> None:
@@ -109,7 +109,7 @@ class FrameworkLog(ABC):
     def _received_uncertainty_ns(self) -> int:
         return self._read_every_ns + self.batched_ns + _WRITTEN_NS
 
-    def _add(self, word: Word, stamp: Stamp | None, received_ns: int) -> None:
+    def _add(self, word: Word, stamp: LineStamp | None, received_ns: int) -> None:
         if stamp is not None:
             unix_ns = self._zone.unix_ns(stamp, received_ns + self._offset_ns)
             times = {"time_unix_ns": unix_ns, "time_monotonic_ns": unix_ns - self._offset_ns}

@@ -13,7 +13,7 @@ import json
 import re
 
 from ztprobe.frameworks.log_source import FrameworkLog, Word
-from ztprobe.frameworks.stamps import ASCTIME, Stamp, asctime_stamp
+from ztprobe.frameworks.stamps import ASCTIME, LineStamp, asctime_stamp
 
 __all__ = ("NvflareLog",)
 
@@ -51,9 +51,9 @@ class NvflareLog(FrameworkLog):
 
     framework = "NVFlare"
     # Of the last line that had a time, for lines that belong to it; None: it was not NVFlare's.
-    _above: Stamp | None = None
+    _above: LineStamp | None = None
 
-    def read(self, text: str) -> tuple[Stamp | None, bool, Word | None]:
+    def read(self, text: str) -> tuple[LineStamp | None, bool, Word | None]:
         """See `FrameworkLog.read`."""
         if text.startswith("{"):
             return self._read_json(text)
@@ -67,7 +67,7 @@ class NvflareLog(FrameworkLog):
         self._above = asctime_stamp(found) if is_ours else None
         return asctime_stamp(found), is_ours, word if is_ours else None
 
-    def _read_json(self, text: str) -> tuple[Stamp | None, bool, Word | None]:
+    def _read_json(self, text: str) -> tuple[LineStamp | None, bool, Word | None]:
         try:
             record = json.loads(text)
             asctime = _ASCTIME.match(record["asctime"])

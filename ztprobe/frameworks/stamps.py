@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-__all__ = ("ASCTIME", "Stamp", "ZoneOf", "asctime_stamp", "without_prefix")
+__all__ = ("ASCTIME", "LineStamp", "ZoneOf", "asctime_stamp", "without_prefix")
 
 _NS = 1_000_000_000
 _QUARTER_NS = 15 * 60 * _NS
@@ -32,7 +32,7 @@ ASCTIME = rf"(?P<date>\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d){_FRACTION}"
 
 
 @dataclass(frozen=True)
-class Stamp:
+class LineStamp:
     """A line's own time. ``unix_ns`` is as if in UTC where the zone is not known."""
 
     unix_ns: int
@@ -55,7 +55,7 @@ def _seconds_ns(text: str, form: str) -> int | None:
         return None
 
 
-def without_prefix(line: str, year: int) -> tuple[str, Stamp | None]:
+def without_prefix(line: str, year: int) -> tuple[str, LineStamp | None]:
     """A line without what its collector put before it, and the collector's stamp.
 
     :param year: of now, for stamps that have none.
@@ -65,13 +65,13 @@ def without_prefix(line: str, year: int) -> tuple[str, Stamp | None]:
         if whole_ns is None:
             return line, None
         unix_ns = whole_ns + _fraction_ns(found["fraction"]) - _zone_ns(found["zone"])
-        return _without_unit(line[found.end() :]), Stamp(unix_ns, _precision_ns(found["fraction"]), True)
+        return _without_unit(line[found.end() :]), LineStamp(unix_ns, _precision_ns(found["fraction"]), True)
     if (found := _SYSLOG.match(line)) is not None:
         text = f"{year} {found['month']} {found['day']} {found['time']}"
         whole_ns = _seconds_ns(text, "%Y %b %d %H:%M:%S")
         if whole_ns is None:
             return line, None
-        stamp = Stamp(whole_ns + _fraction_ns(found["fraction"]), _precision_ns(found["fraction"]), False)
+        stamp = LineStamp(whole_ns + _fraction_ns(found["fraction"]), _precision_ns(found["fraction"]), False)
         return _without_unit(line[found.end() :]), stamp
     return line, None
 
@@ -88,12 +88,12 @@ def _zone_ns(zone: str) -> int:
     return (minutes if zone[0] == "+" else -minutes) * 60 * _NS
 
 
-def asctime_stamp(found: re.Match[str]) -> Stamp | None:
+def asctime_stamp(found: re.Match[str]) -> LineStamp | None:
     """The stamp of a match that contains `ASCTIME`."""
     whole_ns = _seconds_ns(found["date"], "%Y-%m-%d %H:%M:%S")
     if whole_ns is None:
         return None
-    return Stamp(whole_ns + _fraction_ns(found["fraction"]), _precision_ns(found["fraction"]), False)
+    return LineStamp(whole_ns + _fraction_ns(found["fraction"]), _precision_ns(found["fraction"]), False)
 
 
 class ZoneOf:
@@ -102,7 +102,7 @@ class ZoneOf:
     def __init__(self) -> None:
         self._least_ns: int | None = None
 
-    def unix_ns(self, stamp: Stamp, received_unix_ns: int) -> int:
+    def unix_ns(self, stamp: LineStamp, received_unix_ns: int) -> int:
         """The stamp's Unix time."""
         if stamp.has_zone:
             return stamp.unix_ns

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ("BOUNDS", "Timeout", "timeouts_of")
+__all__ = ("BOUNDS", "FrameworkTimeout", "timeouts_of")
 
 BOUNDS = {
     "part": "one request and its answer, with at most one part of a message in it",
@@ -20,7 +20,7 @@ _S = 1_000_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timeout:
+class FrameworkTimeout:
     """One limit."""
 
     name: str
@@ -31,35 +31,35 @@ class Timeout:
 
 
 _FLOWER = (
-    Timeout(
+    FrameworkTimeout(
         name="replies to the ServerApp",
         limit_ns=3600 * _S,
         bounds="exchange",
         source="flwr/serverapp/strategy/strategy.py: Strategy.start(timeout=3600)",
         setting="strategy.start(timeout=...)",
     ),
-    Timeout(
+    FrameworkTimeout(
         name="life of a message",
         limit_ns=43_200 * _S,
         bounds="exchange",
         source="flwr/app/constants.py: DEFAULT_TTL",
         setting="Message(ttl=...)",
     ),
-    Timeout(
+    FrameworkTimeout(
         name="parts of a message that is pushed",
         limit_ns=180 * _S,
         bounds="part",
         source="flwr/supercore/constant.py: OBJECT_PUSH_SESSION_TTL_SECONDS, anew with each part",
         setting="",
     ),
-    Timeout(
+    FrameworkTimeout(
         name="pulling a whole message",
         limit_ns=7200 * _S,
         bounds="message",
         source="flwr/supercore/constant.py: PULL_MAX_TIME",
         setting="",
     ),
-    Timeout(
+    FrameworkTimeout(
         name="HTTP silence",
         limit_ns=30 * _S,
         bounds="part",
@@ -68,7 +68,7 @@ _FLOWER = (
     ),
 )
 _FLOWER_GRPC = (
-    Timeout(
+    FrameworkTimeout(
         name="gRPC keepalive",
         limit_ns=20 * _S,
         bounds="message",
@@ -78,21 +78,21 @@ _FLOWER_GRPC = (
     ),
 )
 _NVFLARE = (
-    Timeout(
+    FrameworkTimeout(
         name="a task or an update",
         limit_ns=300 * _S,
         bounds="message",
         source="nvflare/private/fed/client/fed_client_base.py: communication_timeout",
         setting="communication_timeout in fed_client.json",
     ),
-    Timeout(
+    FrameworkTimeout(
         name="silence of a stream",
         limit_ns=600 * _S,
         bounds="part",
         source="nvflare/fuel/f3/streaming/transfer_progress.py: DEFAULT_STREAMING_IDLE_TIMEOUT",
         setting="streaming_idle_timeout in comm_config.json",
     ),
-    Timeout(
+    FrameworkTimeout(
         name="heartbeat of a client",
         limit_ns=60 * _S,
         bounds="message",
@@ -103,7 +103,7 @@ _NVFLARE = (
 )
 
 
-def timeouts_of(framework: str, version: str | None = None) -> tuple[Timeout, ...]:
+def timeouts_of(framework: str, version: str | None = None) -> tuple[FrameworkTimeout, ...]:
     """A framework's own limits; none of one whose wheel was not read.
 
     :param version: of the framework; None: not known, then what every version read has.

@@ -15,7 +15,7 @@ from ztprobe.documents.problem import DocumentError, shown
 from ztprobe.documents.strict_json import parse_json
 from ztprobe.printable import printable
 
-__all__ = ("MOST_REFUSAL_BYTES", "Object", "Refusal", "page_of", "refusal_of")
+__all__ = ("MOST_REFUSAL_BYTES", "ApiRefusal", "Object", "page_of", "refusal_of")
 
 Object = Mapping[str, Any]
 
@@ -46,7 +46,7 @@ MOST_REFUSAL_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refusal:
+class ApiRefusal:
     """An answer that is no success.
 
     :param status: HTTP's.
@@ -81,7 +81,7 @@ def page_of(body: bytes, kind: str) -> tuple[list[Object], str]:
     return [_checked(item, f"items[{number}]", kind) for number, item in enumerate(found)], more or ""
 
 
-def refusal_of(status: int, reason: str, content_type: str, body: bytes) -> Refusal:
+def refusal_of(status: int, reason: str, content_type: str, body: bytes) -> ApiRefusal:
     """What an answer says that is no success; any server or proxy may have given it.
 
     :param reason: the words beside the status.
@@ -89,18 +89,18 @@ def refusal_of(status: int, reason: str, content_type: str, body: bytes) -> Refu
     """
     message = _status_message(body) if len(body) <= MOST_REFUSAL_BYTES else ""
     if message:
-        return Refusal(status=status, message=_line(message, _LONGEST_MESSAGE), is_status=True)
+        return ApiRefusal(status=status, message=_line(message, _LONGEST_MESSAGE), is_status=True)
     said = _line(reason, _LONGEST_MESSAGE) or "no reason given"
     kind = _line(content_type.partition(";")[0], _LONGEST_TYPE).lower()
     if kind == "text/plain" and (text := _line(body.decode(errors="replace"), _LONGEST_MESSAGE)):
         # The API's outermost layers answer so, for instance where HTTP is spoken to its HTTPS port.
-        return Refusal(status=status, message=text, is_status=False)
+        return ApiRefusal(status=status, message=text, is_status=False)
     found = kind or "a body without a type"
     if len(body) > MOST_REFUSAL_BYTES:
         found += f" of more than {MOST_REFUSAL_BYTES >> 10} KiB"
     if body:
         said += f" (with {found} instead of a Kubernetes Status: does a proxy or another server answer?)"
-    return Refusal(status=status, message=said, is_status=False)
+    return ApiRefusal(status=status, message=said, is_status=False)
 
 
 def _status_message(body: bytes) -> str:

@@ -24,7 +24,8 @@ from ztprobe.documents.files import read_text
 from ztprobe.documents.problem import DocumentError
 from ztprobe.documents.strict_yaml import kubectl_scalar, parse_yaml
 from ztprobe.errors import PreflightError, UsageError, ZtprobeError
-from ztprobe.kubernetes.answers import MOST_REFUSAL_BYTES, Object, Refusal, page_of, refusal_of
+from ztprobe.kubernetes import credential_plugin
+from ztprobe.kubernetes.answers import MOST_REFUSAL_BYTES, ApiRefusal, Object, page_of, refusal_of
 from ztprobe.printable import printable
 
 __all__ = ("Api", "Object", "configured")
@@ -158,7 +159,7 @@ class Api:
 
 
 class _Refused(Exception):
-    def __init__(self, refusal: Refusal) -> None:
+    def __init__(self, refusal: ApiRefusal) -> None:
         super().__init__(refusal.message)
         self.refusal = refusal
 
@@ -231,6 +232,7 @@ def _kept_log() -> Iterator[_Kept]:
 
 def _client(kubeconfig: str | None, context: str | None) -> Any:
     from kubernetes import client, config
+    from kubernetes.config import exec_provider, kube_config
     from kubernetes.config.config_exception import ConfigException
     from yaml import YAMLError
 
@@ -244,6 +246,8 @@ def _client(kubeconfig: str | None, context: str | None) -> Any:
         where, log_in = "this pod's service account", config.load_incluster_config
     else:
         _check_kubeconfig(where)
+    for module in (exec_provider, kube_config):
+        vars(module)["subprocess"] = credential_plugin.Subprocess
     settings = client.Configuration()
     settings.retries = False  # a command says so at once and is called again
     try:
@@ -255,7 +259,10 @@ def _client(kubeconfig: str | None, context: str | None) -> Any:
             )
     except (ConfigException, YAMLError, OSError) as error:
         raise _no_access(f"{where}: {' '.join(str(error).split())}") from error
+    except credential_plugin.TooMuch as error:
+        raise _no_access(f"{where}: what it names to log in with cannot be used: {error}") from error
     except ZtprobeError:
+        credential_plugin.end_plugins()
         raise
     except Exception as error:  # whatever the library makes of a file that is no kubeconfig
         raise _no_access(f"{where}: is no kubeconfig ({type(error).__name__})") from error
@@ -293,7 +300,7 @@ def _in_cluster() -> bool:
     return "KUBERNETES_SERVICE_HOST" in os.environ
 
 
-def _error_of(refusal: Refusal, what: str, selector: str) -> ZtprobeError:
+def _error_of(refusal: ApiRefusal, what: str, selector: str) -> ZtprobeError:
     status, message = refusal.status if refusal.is_status else None, refusal.message
     if status == 400 and selector:
         return UsageError(f"selector {selector!r}: {message}")

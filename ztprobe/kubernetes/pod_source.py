@@ -18,7 +18,7 @@ from pathlib import Path
 from ztprobe.errors import EnforcementError, PreflightError, UsageError, ZtprobeError
 from ztprobe.kernelnet.netns import inode
 from ztprobe.kubernetes.api import Api, Object
-from ztprobe.pods.cgroup import Namespaces, find_namespaces, find_processes, lasting
+from ztprobe.pods.cgroup import PodNamespaces, find_namespaces, find_processes, lasting
 from ztprobe.pods.links import host_end, pod_interface
 from ztprobe.pods.model import NOWHERE, Pod
 from ztprobe.pods.selection import no_match
@@ -46,7 +46,7 @@ class Cluster:
         self._named = node or os.environ.get(_NODE_NAME)
         self._node = self._named or socket.gethostname().lower()
         self._api = Api()
-        self._namespaces: Namespaces | None = None
+        self._namespaces: PodNamespaces | None = None
         self._uids: dict[str, str] = {}  # a pod's UID -> the one that its cgroup is named after
         self._containers: dict[str, str] = {}  # container's ID -> its name
         self._learned_s = 0.0
@@ -171,7 +171,7 @@ class Cluster:
         starts = [int(path.stem) for path in directory.glob("*.log") if path.stem.isdigit()]
         return directory / f"{max(starts, default=0)}.log"
 
-    def _seen(self) -> Namespaces:
+    def _seen(self) -> PodNamespaces:
         if self._namespaces is None:
             self._namespaces = find_namespaces()
         return self._namespaces

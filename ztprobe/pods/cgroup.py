@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ztprobe.pods.cgroup_path import pod_of_path
 
-__all__ = ("Namespaces", "container_id", "find_namespaces", "find_processes", "lasting", "pod_uid")
+__all__ = ("PodNamespaces", "container_id", "find_namespaces", "find_processes", "lasting", "pod_uid")
 
 _HEX = "[0-9a-f]"
 _PINNED = (Path("/run/netns"), Path("/proc/1/root/run/netns"))  # from a pod with hostPID, the latter
@@ -49,14 +49,14 @@ def container_id(cgroup_file: str) -> str | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Namespaces:
+class PodNamespaces:
     """The network namespaces of this machine's processes."""
 
     pods: Mapping[str, Path]  # by the pod's UID
     others: tuple[Path, ...]  # of processes of no pod; the machine's own first
 
 
-def find_namespaces(proc: Path = Path("/proc")) -> Namespaces:
+def find_namespaces(proc: Path = Path("/proc")) -> PodNamespaces:
     """Find every pod's network namespace, and those that may hold the other ends of pods' links.
 
     Pods in the host's own network are left out: there is nothing of theirs to change.
@@ -74,7 +74,7 @@ def find_namespaces(proc: Path = Path("/proc")) -> Namespaces:
         elif namespace not in hosts:
             of_pods.setdefault(uid, (namespace, path))
     taken = {namespace for namespace, _ in of_pods.values()}
-    return Namespaces(
+    return PodNamespaces(
         pods={uid: path for uid, (_, path) in of_pods.items()},
         others=tuple(path for namespace, path in others.items() if namespace not in taken),
     )

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ztprobe.policy.compiled import Compiled
 from ztprobe.policy.compiled_rules import CompiledPolicy, CompiledRule, PolicyGroup
-from ztprobe.policy.model import DIRECTIONS, PROTOCOLS, IPAddress, Objects, Pod, Policy
+from ztprobe.policy.model import DIRECTIONS, PROTOCOLS, ClusterPod, IPAddress, Objects, Policy
 from ztprobe.policy.selections import Bits
 
 __all__ = ("ALLOWED", "CODES", "DENIED", "NOT_APPLICABLE", "UNDECIDABLE", "Verdicts")
@@ -92,7 +92,7 @@ class Verdicts:
 
     # -- changes
 
-    def put_pod(self, pod: Pod) -> None:
+    def put_pod(self, pod: ClusterPod) -> None:
         """Take in a new pod, or one that changed."""
         self.compiled.put_pod(pod)
 

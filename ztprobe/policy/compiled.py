@@ -16,10 +16,10 @@ import numpy.typing as npt
 from ztprobe.policy.compiled_rules import CompiledPolicy, CompiledPort, CompiledRule, PolicyGroup
 from ztprobe.policy.model import (
     DIRECTIONS,
+    ClusterPod,
     IPAddress,
     NetworkPeer,
     Objects,
-    Pod,
     Policy,
     PortMatch,
 )
@@ -80,7 +80,7 @@ class Compiled:
 
     # -- endpoints
 
-    def _add_pod(self, pod: Pod) -> None:
+    def _add_pod(self, pod: ClusterPod) -> None:
         self.others |= pod.host_network
         self._owner_count += 1
         addresses: tuple[IPAddress | None, ...] = pod.addresses or (None,)
@@ -98,7 +98,7 @@ class Compiled:
         self.owners[slot] = self._owner_count
         return slot
 
-    def put_pod(self, pod: Pod) -> None:
+    def put_pod(self, pod: ClusterPod) -> None:
         """Take in a new pod, or one that changed."""
         self.slots.pop(pod.id, None)
         if pod.ended:

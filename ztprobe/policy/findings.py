@@ -15,7 +15,7 @@ import numpy as np
 from ztprobe.policy.bulk import ALLOWED, DENIED, NOT_APPLICABLE, Verdicts
 from ztprobe.policy.compiled import Compiled
 from ztprobe.policy.compiled_rules import CompiledPolicy
-from ztprobe.policy.model import PROTOCOLS, Objects, Pod, PodPeer, PolicyRule
+from ztprobe.policy.model import PROTOCOLS, ClusterPod, Objects, PodPeer, PolicyRule
 
 __all__ = ("Finding", "check")
 
@@ -134,7 +134,7 @@ def _port_names(
             )
 
 
-def _pods_in(compiled: Compiled, sets: tuple[int, ...] | list[int]) -> list[Pod]:
+def _pods_in(compiled: Compiled, sets: tuple[int, ...] | list[int]) -> list[ClusterPod]:
     slots = {slot for number in sets for slot in compiled.selections.slots(number)[0].tolist()}
     pods = [compiled.selections.endpoints[slot].pod for slot in sorted(slots)]
     return [pod for pod in pods if pod is not None]
@@ -215,7 +215,7 @@ def _sidecars(verdicts: Verdicts, objects: Objects) -> Iterator[Finding]:
                     yield Finding(kind="sidecar-port", where=f"Pod {pod.id}", what=what)
 
 
-def _needed_ports(pod: Pod, ambient: bool) -> dict[tuple[str, int], str]:
+def _needed_ports(pod: ClusterPod, ambient: bool) -> dict[tuple[str, int], str]:
     # (protocol, port) -> why it has to be reached.
     needed: dict[tuple[str, int], str] = {}
     for name, ports in pod.sidecars:
@@ -229,11 +229,11 @@ def _needed_ports(pod: Pod, ambient: bool) -> dict[tuple[str, int], str]:
     return needed
 
 
-def _host_pods(compiled: Compiled, objects: Objects, peer: PodPeer) -> list[Pod]:
+def _host_pods(compiled: Compiled, objects: Objects, peer: PodPeer) -> list[ClusterPod]:
     return [pod for pod in objects.pods if pod.host_network and _by_labels(compiled, peer, pod)]
 
 
-def _by_labels(compiled: Compiled, peer: PodPeer, pod: Pod) -> bool:
+def _by_labels(compiled: Compiled, peer: PodPeer, pod: ClusterPod) -> bool:
     if not peer.pods.matches(pod.labels):
         return False
     if peer.namespace is not None:
@@ -241,7 +241,7 @@ def _by_labels(compiled: Compiled, peer: PodPeer, pod: Pod) -> bool:
     return compiled.selections.namespace_matches(peer.namespaces, pod.namespace) is True
 
 
-def _listed(pods: list[Pod]) -> str:
+def _listed(pods: list[ClusterPod]) -> str:
     more = f" and {len(pods) - _SHOWN} more" if len(pods) > _SHOWN else ""
     return ", ".join(pod.id for pod in pods[:_SHOWN]) + more
 

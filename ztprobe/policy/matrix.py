@@ -16,7 +16,7 @@ import numpy as np
 
 from ztprobe.errors import UsageError
 from ztprobe.policy.bulk import CODES, Verdicts
-from ztprobe.policy.model import DIRECTIONS, PROTOCOLS, Objects, Pod
+from ztprobe.policy.model import DIRECTIONS, PROTOCOLS, ClusterPod, Objects
 
 __all__ = ("OTHER_PORT", "Matrix", "MatrixCell", "PodGroup", "reach")
 
@@ -100,9 +100,9 @@ def _questions(groups: list[PodGroup], slots: list[list[int]]) -> Iterator[tuple
                     yield source, target, port, protocol
 
 
-def _grouped(verdicts: Verdicts, objects: Objects) -> list[list[Pod]]:
+def _grouped(verdicts: Verdicts, objects: Objects) -> list[list[ClusterPod]]:
     compiled = verdicts.compiled
-    found: dict[object, list[Pod]] = {}
+    found: dict[object, list[ClusterPod]] = {}
     for pod in sorted((p for p in objects.pods if p.id in compiled.slots), key=lambda p: p.id):
         alike = tuple(
             (
@@ -118,7 +118,7 @@ def _grouped(verdicts: Verdicts, objects: Objects) -> list[list[Pod]]:
     return list(found.values())
 
 
-def _name(pods: list[Pod]) -> str:
+def _name(pods: list[ClusterPod]) -> str:
     if len(pods) == 1:
         return pods[0].id
     first, last = pods[0].name, pods[-1].name  # in order, so what these share all share
@@ -126,7 +126,7 @@ def _name(pods: list[Pod]) -> str:
     return f"{pods[0].namespace}/{common}* ({len(pods)})"
 
 
-def _ports(verdicts: Verdicts, pod: Pod) -> tuple[tuple[int, str], ...]:
+def _ports(verdicts: Verdicts, pod: ClusterPod) -> tuple[tuple[int, str], ...]:
     compiled = verdicts.compiled
     slot = compiled.slots[pod.id][0]
     found = {(number, protocol) for protocol, number in pod.container_ports if protocol in PROTOCOLS}

@@ -18,6 +18,7 @@ __all__ = (
     "DIRECTIONS",
     "PROTOCOLS",
     "AddressBlock",
+    "ClusterPod",
     "DomainPeer",
     "IPAddress",
     "Namespace",
@@ -26,7 +27,6 @@ __all__ = (
     "NodePeer",
     "Objects",
     "Peer",
-    "Pod",
     "PodPeer",
     "Policy",
     "PolicyRule",
@@ -41,7 +41,7 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pod:
+class ClusterPod:
     """A pod as policies see it."""
 
     name: str
@@ -194,7 +194,7 @@ class Policy:
 class Objects:
     """Everything that verdicts are about, at one moment."""
 
-    pods: tuple[Pod, ...] = ()
+    pods: tuple[ClusterPod, ...] = ()
     namespaces: tuple[Namespace, ...] = ()
     nodes: tuple[Node, ...] = ()
     services: tuple[Service, ...] = ()

@@ -18,7 +18,7 @@ from ztprobe.policy.clusterpolicies import parse_admin_policy, parse_baseline_po
 from ztprobe.policy.fields import Where, in_words
 from ztprobe.policy.labels import NAMESPACE_NAME
 from ztprobe.policy.manifests import Document
-from ztprobe.policy.model import IPAddress, Namespace, Node, Objects, Pod, Policy, Service
+from ztprobe.policy.model import ClusterPod, IPAddress, Namespace, Node, Objects, Policy, Service
 from ztprobe.policy.networkpolicies import parse_network_policy
 
 __all__ = ("MESH_PROXIES", "read_objects")
@@ -72,7 +72,7 @@ class _Reader:
     def __init__(self, namespace: str) -> None:
         self._default = namespace
         self.unplaced: list[str] = []
-        self.pods: dict[str, Pod] = {}
+        self.pods: dict[str, ClusterPod] = {}
         self.namespaces: dict[str, Namespace] = {}
         self.nodes: dict[str, Node] = {}
         self.services: dict[str, Service] = {}
@@ -231,7 +231,7 @@ def _pod(
     metadata: Mapping[str, Any],
     where: Where,
     template_of: str | None,
-) -> Pod:
+) -> ClusterPod:
     labels = (where / "metadata" / "labels").labels(metadata.get("labels"))
     spec = (where / "spec").mapping(data.get("spec"))
     status = (where / "status").mapping(data.get("status"))
@@ -250,7 +250,7 @@ def _pod(
             if key == "initContainers" or container.get("name") in MESH_PROXIES:
                 own = frozenset((protocol, port) for protocol, port, _ in ports)
                 sidecars.append((str(container.get("name", "")), own))
-    return Pod(
+    return ClusterPod(
         name=name,
         namespace=namespace,
         labels=labels,

@@ -9,7 +9,7 @@ from typing import Any
 from ztprobe.errors import UsageError
 from ztprobe.policy.fields import Where
 from ztprobe.policy.labels import NAMESPACE_NAME
-from ztprobe.policy.model import Namespace, NetworkPeer, Objects, Pod, Policy, PolicyRule
+from ztprobe.policy.model import ClusterPod, Namespace, NetworkPeer, Objects, Policy, PolicyRule
 from ztprobe.policy.networkpolicies import parse_network_policy
 from ztprobe.policy.rules import PolicyPod, Ruleset
 
@@ -62,8 +62,8 @@ def _parse(document: Mapping[str, Any]) -> Policy:
     return parse_network_policy(document, name, str(metadata.get("namespace") or "default"), where)
 
 
-def _pod(pod: PolicyPod) -> Pod:
-    return Pod(
+def _pod(pod: PolicyPod) -> ClusterPod:
+    return ClusterPod(
         name=pod.name,
         namespace=pod.namespace,
         labels=pod.labels,

@@ -22,12 +22,12 @@ from ztprobe.label_selectors import LabelSelector
 from ztprobe.policy.labels import NAMESPACE_NAME
 from ztprobe.policy.model import (
     AddressBlock,
+    ClusterPod,
     DomainPeer,
     IPAddress,
     Namespace,
     Node,
     NodePeer,
-    Pod,
     PodPeer,
 )
 
@@ -40,7 +40,7 @@ Bits = npt.NDArray[np.uint8]
 class Endpoint:
     """One end of connections."""
 
-    pod: Pod | None  # None: outside
+    pod: ClusterPod | None  # None: outside
     address: IPAddress | None  # None: not known (of a pod)
 
     @property

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ztprobe.policy.explanation import Explainer, Explanation
-from ztprobe.policy.model import Objects, Pod
+from ztprobe.policy.model import ClusterPod, Objects
 
 __all__ = ("Recorded", "Simulated", "merged", "simulate")
 
@@ -36,7 +36,7 @@ class Simulated:
     explanation: Explanation
 
 
-def merged(proposed: Objects, pods: Iterable[Pod]) -> Objects:
+def merged(proposed: Objects, pods: Iterable[ClusterPod]) -> Objects:
     """Proposed objects with a run's pods: what a file says of a pod goes before, but for its addresses."""
     known = {pod.id: pod for pod in proposed.pods}
     for pod in pods:

@@ -26,7 +26,7 @@ from ztprobe.documents.problem import DocumentError
 from ztprobe.documents.strict_yaml import decimal
 from ztprobe.errors import UsageError
 
-__all__ = ("Named", "Trace", "beside", "read_samples", "read_trace")
+__all__ = ("NamedFile", "Trace", "beside", "read_samples", "read_trace")
 
 _COLUMNS = ("time_s", "delay_ms", "jitter_ms", "loss_pct", "rate_mbit")
 _MOST_ROWS = 10_000
@@ -40,7 +40,7 @@ _EXPECTED_TIME = "a time in seconds from the trace's beginning"
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedFile:
     """A file that a profile names."""
 
     path: Path
@@ -60,17 +60,17 @@ class Trace:
     period_ns: int
 
 
-def beside(profile: Path, name: str) -> Named:
+def beside(profile: Path, name: str) -> NamedFile:
     """The file that the profile at ``profile`` calls ``name``."""
     path = profile.parent / name
     try:
         quotable = path.resolve().is_relative_to(profile.parent.resolve())
     except (OSError, RuntimeError, ValueError):
         quotable = False
-    return Named(path, quotable)
+    return NamedFile(path, quotable)
 
 
-def read_trace(file: Named, where: str, schema: Mapping[str, Any]) -> Trace:
+def read_trace(file: NamedFile, where: str, schema: Mapping[str, Any]) -> Trace:
     """Read a trace of any of the three kinds.
 
     :param where: which key of the profile names it, for messages.
@@ -98,7 +98,7 @@ def _split(cells: list[str]) -> list[str]:
     return cells[0].split() if len(cells) == 1 else cells
 
 
-def _rows(file: Named, text: str) -> Iterator[tuple[int, list[str]]]:
+def _rows(file: NamedFile, text: str) -> Iterator[tuple[int, list[str]]]:
     # Line by line: a quote that is never closed would swallow the rest of the file.
     for number, line in enumerate(text.split("\n"), 1):
         try:
@@ -111,7 +111,7 @@ def _rows(file: Named, text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _csv(
-    file: Named,
+    file: NamedFile,
     first: tuple[int, list[str]],
     rows: Iterator[tuple[int, list[str]]],
     schema: Mapping[str, Any],
@@ -140,7 +140,7 @@ def _csv(
     return times.trace()
 
 
-def _rates(file: Named, rows: Iterator[tuple[int, list[str]]], schema: Mapping[str, Any]) -> Trace:
+def _rates(file: NamedFile, rows: Iterator[tuple[int, list[str]]], schema: Mapping[str, Any]) -> Trace:
     times = _Times(file, from_zero=False)
     for number, cells in rows:
         pair = _split(cells)
@@ -151,7 +151,7 @@ def _rates(file: Named, rows: Iterator[tuple[int, list[str]]], schema: Mapping[s
     return times.trace()
 
 
-def _mahimahi(file: Named, rows: Iterator[tuple[int, list[str]]]) -> Trace:
+def _mahimahi(file: NamedFile, rows: Iterator[tuple[int, list[str]]]) -> Trace:
     counts: dict[int, int] = {}
     lines: dict[int, int] = {}
     last_ms = 0
@@ -199,7 +199,7 @@ def _with_outages(timed: list[tuple[int, dict[str, Any]]]) -> list[tuple[int, di
 class _Times:
     # Changes that are collected in the order of their times.
 
-    def __init__(self, file: Named, *, from_zero: bool = True) -> None:
+    def __init__(self, file: NamedFile, *, from_zero: bool = True) -> None:
         self._file = file
         self._from_zero = from_zero  # or the first row's own time is where the trace begins
         self._begin_s = 0.0
@@ -235,7 +235,7 @@ class _Times:
         return Trace(_with_outages(self._timed), self._rows, 2 * self._timed[-1][0] - self._timed[-2][0])
 
 
-def _number(file: Named, number: int, key: str, cell: str, schema: Mapping[str, Any]) -> float:
+def _number(file: NamedFile, number: int, key: str, cell: str, schema: Mapping[str, Any]) -> float:
     value = decimal(cell)
     limits = schema[key]
     is_outage = key == "rate_mbit" and value == 0
@@ -247,7 +247,7 @@ def _number(file: Named, number: int, key: str, cell: str, schema: Mapping[str, 
     return float(value)
 
 
-def read_samples(file: Named, where: str) -> tuple[float, ...]:
+def read_samples(file: NamedFile, where: str) -> tuple[float, ...]:
     """Measured delays in milliseconds, one a line.
 
     :param where: which key of the profile names the file, for messages.
@@ -268,7 +268,7 @@ def read_samples(file: Named, where: str) -> tuple[float, ...]:
     return tuple(samples)
 
 
-def _text(file: Named, where: str) -> str:
+def _text(file: NamedFile, where: str) -> str:
     try:
         return read_text(file.path, _MOST_BYTES)
     except DocumentError as error:

@@ -32,6 +32,7 @@ __all__ = (
     "append",
     "checked",
     "make_directory",
+    "open_lock",
     "opened_directory",
     "publish",
     "remove_tree",
@@ -136,6 +137,22 @@ def publish(unfinished: Path, path: Path, mode: int = 0o777) -> None:
         with opened_directory(unfinished) as made:
             os.fchmod(made, mode & ~_umask())
         os.rename(unfinished.name, path.name, src_dir_fd=above, dst_dir_fd=above)
+
+
+def open_lock(name: str, directory: int) -> int:
+    """A file to hold a lock on (flock), in a directory that `opened_directory` gave; it is made if missing.
+
+    Its user alone can open it: whatever anybody may open, a directory included, anybody may lock.
+
+    :raises OSError: the disk refuses; PermissionError: what stands there can be opened by others.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | _FILE
+    descriptor = os.open(name, flags, 0o600, dir_fd=directory)
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077:
+        return descriptor
+    os.close(descriptor)
+    raise PermissionError(errno.EPERM, f"{name} in there is not ours alone: remove it")
 
 
 def remove_tree(path: Path) -> bool:

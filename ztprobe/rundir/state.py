@@ -12,7 +12,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -134,22 +133,14 @@ def _take(until_s: float, make: int | None = 0o700) -> int | None:
 
 
 def _open_lock(make: int | None) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     for _ in range(_TRIES):
         try:
             with files.opened_directory(paths.STATE_DIR, make=make) as directory:
-                descriptor = os.open(LOCK, flags, 0o600, dir_fd=directory)
-                break
+                return files.open_lock(LOCK, directory)
         except FileNotFoundError:  # its last user has just taken the directory away
             if make is None:
                 raise
-    else:
-        raise FileNotFoundError(errno.ENOENT, "comes and goes")
-    status = os.fstat(descriptor)
-    if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077:
-        return descriptor
-    os.close(descriptor)
-    raise PermissionError(errno.EPERM, f"{LOCK} in there is not ours alone: remove it")
+    raise FileNotFoundError(errno.ENOENT, "comes and goes")
 
 
 def _is_in_place(descriptor: int) -> bool:

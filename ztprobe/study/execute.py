@@ -2,7 +2,9 @@
 
 A study's directory holds ``study.json`` (the plan), ``runs/CELL/rNN`` (complete run directories: one
 appears whole or not at all) and ``attempts/CELL-rNN-N`` (what failed: its class, its message, and what was
-seen of it until then, for `ztprobe diagnose`).
+seen of it until then, for `ztprobe diagnose`). A run during which the machine was not quiet counts as such
+an attempt, of the class ``contention``, and is made anew, twice at most unless the plan says otherwise: after that it stays, and whatever is
+said of it says so.
 What is there decides what is left to do, so an interrupted study goes on where it was; a plan that has
 changed meanwhile is refused.
 """
@@ -10,22 +12,26 @@ changed meanwhile is refused.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.causes.diagnosis import top_cause
 from analysis.report.wording import human_time
+from analysis.results.run_contention import why_contended
+from analysis.results.study_files import STUDY_FILE, failed_attempts
+from ztprobe.documents.files import read_bytes
+from ztprobe.documents.problem import DocumentError
 from ztprobe.errors import EnforcementError, RunDirError, WorkloadError, ZtprobeError
 from ztprobe.experiment.request import TraceRequest
 from ztprobe.experiment.run import Job
 from ztprobe.experiment.spec import spec_of
 from ztprobe.profile.model import load_profile
 from ztprobe.progress import Progress
+from ztprobe.rundir.claim import claimed, holds_results
 from ztprobe.rundir.store import create_run_dir, dump_json, write_atomically
 from ztprobe.runtime.deployments import appearing_whole, clean_leftovers
 from ztprobe.study.plan import PlannedRun, Study
@@ -33,12 +39,20 @@ from ztprobe.study.reset import machine_state
 
 __all__ = ("STUDY_FILE", "Tally", "open_plan", "open_study", "run_block", "run_study")
 
-STUDY_FILE = "study.json"
+_MOST_BYTES = 16 << 20  # of study.json
+_CONTENTION = "contention"
+
+
+class _NotQuiet(ZtprobeError):
+    """Others used the machine while the rounds ran."""
+
+
 # What makes an attempt a failed one. Anything else ends the study: the machine lacks something, a bug.
 _CLASSES: dict[type[ZtprobeError], str] = {
     EnforcementError: "not in force",
     WorkloadError: "workload",
     RunDirError: "storage",
+    _NotQuiet: _CONTENTION,
 }
 _LIMIT_S = (180, 60)  # a run may take this long, and this long a round
 
@@ -76,27 +90,22 @@ def open_plan(out: Path, name: str, plan: bytes, noun: str) -> Iterator[None]:
     :param noun: what is planned, for messages.
     :raises RunDirError: as `open_study`.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        handle = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise RunDirError(f"{out}: cannot be made: {error.strerror}; choose another --out") from error
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunDirError(f"{out}: another ztprobe is running this {noun}; wait for it") from error
-        file = out / name
-        if file.exists():
-            if file.read_bytes() != plan:
-                raise RunDirError(f"{out}: holds a {noun} of another plan; choose another --out")
-        elif any(out.iterdir()):
-            raise RunDirError(f"{out}: is not empty and no {noun}; choose another --out")
-        else:
+    file = out / name
+    if not file.exists() and holds_results(out):
+        raise RunDirError(f"{out}: is not empty and no {noun}; choose another --out")
+    with claimed(out, f"is running this {noun}"):
+        if not file.exists():
             write_atomically(file, plan)
+        elif _plan_there(file) != plan:
+            raise RunDirError(f"{out}: holds a {noun} of another plan; choose another --out")
         yield
-    finally:
-        os.close(handle)
+
+
+def _plan_there(file: Path) -> bytes:
+    try:
+        return read_bytes(file, _MOST_BYTES)
+    except DocumentError as error:
+        raise RunDirError(f"{error.at(file)}; choose another --out") from error
 
 
 def run_study(study: Study, out: Path, progress: Progress) -> Tally:
@@ -140,17 +149,19 @@ def _run_one(
 ) -> bool:
     number = tally.there + tally.done + tally.failed + 1
     name = f"{planned.cell.name}-r{planned.repetition:02d}"
-    while (failed := _failed_attempts(out, name)) <= study.retries:
-        again = f", attempt {failed + 1}" if failed else ""
+    while (before := _attempts_before(out, planned)).total() - before[_CONTENTION] <= study.retries:
+        again = f", attempt {before.total() + 1}" if before else ""
         left = "" if tally.left_s is None else f", about {human_time(tally.left_s)} left"
         progress.note(f"{number} of {tally.planned}: {name}{again}{left}")
         tally.attempts += 1
-        kept = out / "attempts" / f"{name}-{failed + 1}"
+        kept = out / "attempts" / f"{name}-{before.total() + 1}"
         began_s = time.monotonic()
         try:
             with appearing_whole(target) as partial:
                 try:
                     _measure(study, planned, partial, target, progress, offloads=offloads)
+                    if before[_CONTENTION] < study.contention_retries:
+                        _refuse_busy(partial)
                 except tuple(_CLASSES) as error:
                     _keep_failed(partial, kept)
                     raise type(error)(str(error).replace(str(partial), str(kept))) from error
@@ -198,8 +209,14 @@ def _measure(
     directory.write_json("reset.json", before)
 
 
-def _failed_attempts(out: Path, name: str) -> int:
-    return sum(1 for _ in (out / "attempts").glob(f"{name}-*/failure.json"))
+def _refuse_busy(run: Path) -> None:
+    if (why := why_contended(run)) is not None:
+        raise _NotQuiet(f"while its rounds ran, {why}")
+
+
+def _attempts_before(out: Path, planned: PlannedRun) -> Counter[str]:
+    """By class, those that are kept."""
+    return Counter(one["class"] for one in failed_attempts(out, planned.cell.name, planned.repetition))
 
 
 def _keep_failed(partial: Path, kept: Path) -> None:

@@ -41,6 +41,7 @@ _SCHEMA: dict[str, Any] = {
         "clients": _COUNT,
         "repetitions": _COUNT,
         "retries": {"type": "integer", "minimum": 0, "maximum": 10},
+        "contention_retries": {"type": "integer", "minimum": 0, "maximum": 10},
         "order_seed": {"type": "integer", "minimum": 0},
         "factors": {
             "type": "object",
@@ -108,6 +109,7 @@ class Study:
     cells: tuple[Cell, ...]
     repetitions: int = 1
     retries: int = 0
+    contention_retries: int = 2  # how often a run that others have disturbed is made anew
     order_seed: int = 1
     dataset: str = "digits"
     data_dir: Path | None = None
@@ -164,6 +166,7 @@ def load_study(name: str, profiles: Sequence[str]) -> Study:
         cells=_cells(factors, plan.get("clients", Cell.clients)),
         repetitions=plan.get("repetitions", 1),
         retries=plan.get("retries", 0),
+        contention_retries=plan.get("contention_retries", Study.contention_retries),
         order_seed=plan.get("order_seed", 1),
     )
 

@@ -20,7 +20,7 @@ from analysis.ledger.roles import roles_of
 from ztprobe.rundir.store import Run
 from ztprobe.validate.inject.scene import Note
 from ztprobe.validate.model import Pair
-from ztprobe.validate.observe.capture import ACK, SYN, Seen
+from ztprobe.validate.observe.capture import ACK, SYN, CapturedPacket
 from ztprobe.validate.observe.http2 import (
     End,
     Progress,
@@ -30,19 +30,19 @@ from ztprobe.validate.observe.http2 import (
 )
 from ztprobe.validate.observe.truth import BULK_BYTES, Interval, Link, between, window_scale
 
-__all__ = ("Evidence", "Measure", "from_capture", "injected_part", "noted_part", "slack", "sub_row")
+__all__ = ("Measure", "RunEvidence", "from_capture", "injected_part", "noted_part", "slack", "sub_row")
 
 _LOOPBACK = "127.0.0.1"
-Measure = Callable[["Evidence"], list[Pair]]
-CaptureTruth = Callable[["Evidence", int], Sequence[Interval]]
+Measure = Callable[["RunEvidence"], list[Pair]]
+CaptureTruth = Callable[["RunEvidence", int], Sequence[Interval]]
 
 
 @dataclass
-class Evidence:
+class RunEvidence:
     """A finished run, what was observed of the injection, and what was asked for."""
 
     run: Run
-    packets: Mapping[str, Sequence[Seen]]
+    packets: Mapping[str, Sequence[CapturedPacket]]
     notes: Sequence[Note]
     target: str  # the pod that the cost was put on
     sizes: Mapping[int, str]  # round -> what was asked for; rounds that are missing are not compared
@@ -84,7 +84,7 @@ class Evidence:
         entry = self.rounds[number]
         return entry.start_ns, entry.start_ns + entry.duration_ns
 
-    def seen(self, pod: str, number: int) -> list[Seen]:
+    def seen(self, pod: str, number: int) -> list[CapturedPacket]:
         """A pod's packets within a round."""
         return between(self.packets[pod], *self.span(number))
 
@@ -225,7 +225,7 @@ def from_capture(component: str, truth: CaptureTruth, *, anyone: bool = False) -
     :param anyone: the cost is on every client alike, so whoever was critical is compared.
     """
 
-    def measure(evidence: Evidence) -> list[Pair]:
+    def measure(evidence: RunEvidence) -> list[Pair]:
         pairs = []
         for number, size in evidence.sizes.items():
             if not evidence.critical(number, anyone=anyone):
@@ -246,7 +246,7 @@ def from_capture(component: str, truth: CaptureTruth, *, anyone: bool = False) -
 
 
 def injected_part(
-    component: str, kind: str, whole_ns: Callable[[Evidence, int], int], *, pod: str | None = None
+    component: str, kind: str, whole_ns: Callable[[RunEvidence, int], int], *, pod: str | None = None
 ) -> Measure:
     """A component less what else it holds by another observer's account, against what was spent on purpose.
 
@@ -255,7 +255,7 @@ def injected_part(
     :param pod: whose log says what was spent; None: the target's.
     """
 
-    def measure(evidence: Evidence) -> list[Pair]:
+    def measure(evidence: RunEvidence) -> list[Pair]:
         def beyond_ns(number: int) -> int:
             return evidence.rounds[number].components_ns[component] - whole_ns(evidence, number)
 
@@ -282,7 +282,7 @@ def injected_part(
 def noted_part(
     component: str,
     kind: str,
-    whole: Callable[[Evidence, int], Interval | None],
+    whole: Callable[[RunEvidence, int], Interval | None],
     *,
     pod: str | None = None,
 ) -> Measure:
@@ -293,7 +293,7 @@ def noted_part(
     :param pod: that the act was noted on; None: the target.
     """
 
-    def measure(evidence: Evidence) -> list[Pair]:
+    def measure(evidence: RunEvidence) -> list[Pair]:
         pairs = []
         for number, size in evidence.sizes.items():
             seen = whole(evidence, number)
@@ -317,13 +317,13 @@ def noted_part(
     return measure
 
 
-def slack(other: str, leaked_ns: Callable[[Evidence, int], int]) -> Measure:
+def slack(other: str, leaked_ns: Callable[[RunEvidence, int], int]) -> Measure:
     """How long the server still waited after ``other``'s update, against the ledger's slack of it.
 
     :param leaked_ns: how far the critical path is off by another observer's account: slack costs no time.
     """
 
-    def measure(evidence: Evidence) -> list[Pair]:
+    def measure(evidence: RunEvidence) -> list[Pair]:
         pairs = []
         for number, size in evidence.sizes.items():
             if not evidence.critical(number):
@@ -350,7 +350,7 @@ def slack(other: str, leaked_ns: Callable[[Evidence, int], int]) -> Measure:
 def sub_row(
     component: str,
     row: str,
-    truth_ns: Callable[[Evidence, int], int],
+    truth_ns: Callable[[RunEvidence, int], int],
     *,
     within: CaptureTruth,
     anyone: bool = False,
@@ -361,7 +361,7 @@ def sub_row(
         is cross-talk.
     """
 
-    def measure(evidence: Evidence) -> list[Pair]:
+    def measure(evidence: RunEvidence) -> list[Pair]:
         pairs = []
         for number, size in evidence.sizes.items():
             if evidence.critical(number, anyone=anyone):

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ("CROSS_TALK_LIMIT", "Bound", "Case", "Outcome", "Pair", "judge")
+__all__ = ("CROSS_TALK_LIMIT", "Bound", "Outcome", "Pair", "ValidationCase", "judge")
 
 CROSS_TALK_LIMIT = 0.03
 _RESAMPLES = 1000
@@ -43,7 +43,7 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
+class ValidationCase:
     """All pairs of one size in one place."""
 
     where: str
@@ -66,7 +66,7 @@ class Outcome:
     title: str
     background: str
     bound: Bound
-    cases: tuple[Case, ...]
+    cases: tuple[ValidationCase, ...]
     problems: tuple[str, ...]
     run_dir: str
 
@@ -76,7 +76,7 @@ class Outcome:
         return bool(self.cases) and not self.problems and all(case.passed for case in self.cases)
 
 
-def judge(where: str, pairs: Sequence[Pair], bound: Bound) -> list[Case]:
+def judge(where: str, pairs: Sequence[Pair], bound: Bound) -> list[ValidationCase]:
     """Cases in order of appearance. One passes if its median error and cross-talk are within bounds.
 
     The median, because a shared machine may spoil single rounds; the interval says how far the
@@ -92,7 +92,7 @@ def judge(where: str, pairs: Sequence[Pair], bound: Bound) -> list[Case]:
         bound_ns = bound.ns(true_ns)
         cross_talk = statistics.median(shares) if shares else None
         cases.append(
-            Case(
+            ValidationCase(
                 where=where,
                 size=size,
                 pairs=tuple(mine),

@@ -14,7 +14,7 @@ from analysis.report.wording import plural
 from ztprobe import __version__
 from ztprobe.printable import printable, printable_tree
 from ztprobe.rundir.store import dump_json, write_atomically
-from ztprobe.validate.model import CROSS_TALK_LIMIT, Case, Outcome
+from ztprobe.validate.model import CROSS_TALK_LIMIT, Outcome, ValidationCase
 
 __all__ = ("WIDTH", "as_json", "print_table", "write_report")
 
@@ -49,7 +49,7 @@ def as_json(outcomes: Sequence[Outcome], facts: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def _case(case: Case) -> dict[str, Any]:
+def _case(case: ValidationCase) -> dict[str, Any]:
     return {
         "where": case.where,
         "size": case.size,

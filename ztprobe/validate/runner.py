@@ -19,9 +19,9 @@ from ztprobe.progress import QuietProgress
 from ztprobe.rundir import files
 from ztprobe.rundir.store import create_run_dir, load_run
 from ztprobe.runtime.interface import Runtime
-from ztprobe.validate.compare import Evidence
+from ztprobe.validate.compare import RunEvidence
 from ztprobe.validate.inject.scene import Follower, Note, Scene
-from ztprobe.validate.model import Case, Outcome, judge
+from ztprobe.validate.model import Outcome, ValidationCase, judge
 from ztprobe.validate.observe.capture import Capture
 from ztprobe.validate.scenarios.catalogue import CLIENTS, Scenario
 from ztprobe.validate.scenarios.plan import OTHER, SERVER, TARGET, Plan
@@ -41,7 +41,7 @@ def run_scenario(scenario: Scenario, out: Path) -> Outcome:
     injection = _Injection(scenario, plan, out)
     try:
         run(_spec(scenario, plan, out), create_run_dir(out), QuietProgress(), interference=injection)
-        evidence = Evidence(
+        evidence = RunEvidence(
             run=load_run(out),
             packets=injection.capture.packets() if injection.capture else {},
             notes=injection.notes,
@@ -55,8 +55,10 @@ def run_scenario(scenario: Scenario, out: Path) -> Outcome:
     return outcome
 
 
-def _compare(scenario: Scenario, plan: Plan, evidence: Evidence, problems: list[str], out: Path) -> Outcome:
-    cases: list[Case] = []
+def _compare(
+    scenario: Scenario, plan: Plan, evidence: RunEvidence, problems: list[str], out: Path
+) -> Outcome:
+    cases: list[ValidationCase] = []
     problems = list(problems)
     for claim in plan.claims:
         pairs = claim.measure(evidence)

@@ -7,9 +7,11 @@ a cluster without a bound, and are in `ztprobe agent status`.
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ztprobe.agent.service.http_server import HttpServer
 from ztprobe.agent.service.wire import TlsFiles
 from ztprobe.errors import PreflightError, UsageError
 from ztprobe.events.tables import RINGS
@@ -34,37 +36,30 @@ class Metrics:
         status: Callable[[], Mapping[str, Any]],
         delivered: Mapping[str, int],
     ) -> None:
-        from prometheus_client import CollectorRegistry, start_http_server
+        from prometheus_client import CollectorRegistry, make_wsgi_app
 
         host, colon, port = listen.rpartition(":")
         if not colon or not port.isdigit() or int(port) > 65535:
             raise UsageError(f"--metrics {listen}: expected ADDRESS:PORT")
-        secured: dict[str, Any] = {}
+        host, context = host.strip("[]"), None
         if not _is_loopback(host):
             if tls is None:
                 raise UsageError(
                     f"--metrics {listen}: others could read it; take 127.0.0.1:{port}, or give --cert, --key"
                     " and --client-ca"
                 )
-            secured = {
-                "certfile": str(tls.certificate),
-                "keyfile": str(tls.key),
-                "client_cafile": str(tls.authority),
-                "client_auth_required": True,
-            }
+            context = _context(listen, tls)
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Figures(status, delivered))
         try:
-            self._server, self._thread = start_http_server(int(port), host, registry, **secured)
+            self._server = HttpServer(host, int(port), make_wsgi_app(registry), context)
         except OSError as error:
             raise PreflightError(f"--metrics {listen}: {error.strerror or error}") from error
         self.port = int(self._server.server_port)
 
     def close(self) -> None:
         """Answer no more."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._server.close()
 
 
 class _Figures:
@@ -110,6 +105,16 @@ class _Figures:
             for kind in RINGS:
                 family.add_metric([kind], counted.get(kind, 0))
             yield family
+
+
+def _context(listen: str, tls: TlsFiles) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(tls.authority))
+        context.load_cert_chain(tls.certificate, tls.key)
+    except (OSError, ssl.SSLError) as error:
+        raise PreflightError(f"--metrics {listen}: {error.strerror or error}") from error
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 def _is_loopback(host: str) -> bool:

@@ -25,7 +25,7 @@ from ztprobe.agent.service import wire
 from ztprobe.agent.service.privileges import lacking
 from ztprobe.agent.service.session import Session, Sessions
 from ztprobe.agent.service.wire import TlsFiles
-from ztprobe.agent.spool import END, Segment
+from ztprobe.agent.spool import END, QueueSegment
 from ztprobe.documents.problem import DocumentError
 from ztprobe.errors import EnforcementError, PreflightError, UsageError
 from ztprobe.leases import records
@@ -227,7 +227,7 @@ class _Stream:
 
     def messages(self) -> Iterator[bytes]:
         """Until the last batch is acknowledged, the collector goes, or opens another stream."""
-        on_their_way: deque[Segment] = deque()
+        on_their_way: deque[QueueSegment] = deque()
         last = False
         while self._is_wanted:
             self._session.touch()
@@ -250,7 +250,7 @@ class _Stream:
                 return
             self._wait(on_their_way)
 
-    def _wait(self, on_their_way: deque[Segment]) -> None:
+    def _wait(self, on_their_way: deque[QueueSegment]) -> None:
         self._news.wait(_LOOK_S)
         self._news.clear()
         while on_their_way and on_their_way[0].sequence <= self._acked:

@@ -20,7 +20,7 @@ from typing import Any
 from ztprobe.agent.memory import held
 from ztprobe.agent.remote import AgentProcess
 from ztprobe.agent.spool import Spool
-from ztprobe.errors import EnforcementError, ZtprobeError
+from ztprobe.errors import EnforcementError, PreflightError, ZtprobeError
 from ztprobe.pods.model import Pod
 from ztprobe.process.identity import ProcessIdentity, started_ticks
 from ztprobe.rundir import files
@@ -147,7 +147,8 @@ class Sessions:
     """All of a service's, below one directory.
 
     :param orphan_s: a session without a collector for so long is ended, and what it queued is given up.
-    :raises ZtprobeError: another service uses the directory.
+    :raises PreflightError: the directory cannot be made, or somebody else could replace what is in it.
+    :raises ZtprobeError: another service uses it.
     """
 
     def __init__(self, root: Path, *, queue_bytes: int, orphan_s: float) -> None:
@@ -158,8 +159,12 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         self.found: list[str] = []  # what an earlier service left and is undone now, a line each
         self.ended: dict[str, str] = {}  # token -> why; the latest ones
-        with contextlib.suppress(FileExistsError):
-            files.make_directory(root, 0o700, parents=True)
+        try:
+            with contextlib.suppress(FileExistsError):
+                files.make_directory(root, 0o700, parents=True)
+            files.checked(root)  # what is read in it is acted on
+        except OSError as error:
+            raise PreflightError(f"{root}: {error.strerror}; choose another --state") from error
         self._owner = root / "service.json"
         self._take()
         self._recover()

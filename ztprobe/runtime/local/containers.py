@@ -7,7 +7,7 @@ files, volumes, environment, cgroup, log files.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from ztprobe.errors import PreflightError
@@ -18,9 +18,9 @@ from ztprobe.runtime.local import dns
 from ztprobe.runtime.local.cgroups import Tree
 from ztprobe.runtime.local.journal import Journal
 from ztprobe.runtime.local.processes import ContainerSpec, Preload, Zygote
-from ztprobe.runtime.local.workload import ContainerPlan, Mount, Workload
+from ztprobe.runtime.local.workload import ContainerPlan, Mount, PodPlan, Workload
 
-__all__ = ("PATH", "Containers", "forked_module", "preload_for")
+__all__ = ("PATH", "Containers", "create_cgroups", "forked_module", "preload_for")
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CGROUP = "runtime"  # the zygotes' own
@@ -46,6 +46,27 @@ def preload_for(workload: Workload, options: WorkloadOptions) -> Preload | None:
         dataset=options.dataset,
         data_dir=None if data_dir is None else str(data_dir.absolute()),
     )
+
+
+def create_cgroups(journal: Journal, tree: Tree, pods: Iterable[PodPlan], *, cpu_limits: bool) -> None:
+    """A group for each container with the limits that its manifest names, and one for the name server.
+
+    :param cpu_limits: apply those of CPU time, too.
+    """
+    enable = tree.controllers_to_enable()
+    if enable is not None:
+        control, missing = enable
+        for controller in missing:
+            journal.lasting_setting(control, f"+{controller}", f"-{controller}")
+    for pod in pods:
+        for container in pod.containers:
+            tree.create(
+                pod.name,
+                container.name,
+                memory_bytes=container.memory_limit_bytes,
+                cpus=container.cpu_limit if cpu_limits else None,
+            )
+    tree.create(dns.POD, "dnsmasq")
 
 
 class Containers:

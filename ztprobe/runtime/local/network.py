@@ -29,7 +29,7 @@ from ztprobe.kernelnet import netlink
 from ztprobe.kernelnet.netns import entered, inode
 from ztprobe.pods.model import Pod
 
-__all__ = ("MTU_BYTES", "Node", "PodAddress", "addresses", "read_sysctl", "write_sysctl")
+__all__ = ("MTU_BYTES", "NodeNetwork", "PodAddress", "addresses", "read_sysctl", "write_sysctl")
 
 MTU_BYTES = 1500
 _BRIDGE = "cni0"
@@ -106,7 +106,7 @@ def _sysctl_file(name: str) -> Path:
     return Path("/proc/sys", *name.split("."))
 
 
-class Node:
+class NodeNetwork:
     """The forwarding namespace and the pods around it."""
 
     def __init__(self, run: str, offloads: bool) -> None:

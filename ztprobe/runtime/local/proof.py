@@ -24,7 +24,7 @@ from ztprobe.pods.model import Pod
 from ztprobe.runtime.interface import Enforcement, Proof
 from ztprobe.runtime.local import dns, firewall
 
-__all__ = ("Scene", "prove")
+__all__ = ("ProofScene", "prove")
 
 # Silence for longer than any profile's round trip (net4: 0.3 s) and than a retransmitted
 # SYN takes to be answered (1 s + 0.3 s).
@@ -42,7 +42,7 @@ CONNECTED, REFUSED, SILENT = "connected", "refused", "timed out"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scene:
+class ProofScene:
     """Where to prove what."""
 
     node: Path
@@ -63,7 +63,7 @@ class Scene:
     server_proxy_log: Path
 
 
-def prove(scenes: Sequence[Scene]) -> Enforcement:
+def prove(scenes: Sequence[ProofScene]) -> Enforcement:
     """Run every probe of the level; whether a control is in force is in what they found.
 
     :param scenes: of one node and one level, at least one.
@@ -114,7 +114,7 @@ class _Check:
         return Proof(name=self.name, expected=self.expected, observed=seen, passed=passed)
 
 
-def _policy_checks(scene: Scene) -> list[_Check]:
+def _policy_checks(scene: ProofScene) -> list[_Check]:
     client, server = scene.clients[0], scene.server
     checks = [
         _tcp(
@@ -153,7 +153,7 @@ def _tcp(name: str, source: Pod, target: Pod, port: int, unhindered: str, blocke
     )
 
 
-def _tls_checks(scene: Scene, own: Path, foreign: Path) -> list[_Check]:
+def _tls_checks(scene: ProofScene, own: Path, foreign: Path) -> list[_Check]:
     client, application_port = scene.clients[0], scene.loopback_port or 0
     return [
         _Check(
@@ -209,7 +209,7 @@ def _connect(pod: Pod, address: str, port: int, timeout_s: float) -> str:
     return CONNECTED
 
 
-def _resolve(pod: Pod, scene: Scene) -> str:
+def _resolve(pod: Pod, scene: ProofScene) -> str:
     # UDP is not repeated by anyone but us: one lost datagram must not fail the proof.
     for _ in range(3):
         try:
@@ -220,7 +220,7 @@ def _resolve(pod: Pod, scene: Scene) -> str:
     return SILENT
 
 
-def _handshake(scene: Scene, pod: Pod, trust: Path, certificate: Path | None) -> str:
+def _handshake(scene: ProofScene, pod: Pod, trust: Path, certificate: Path | None) -> str:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(trust / "ca.crt")
     if certificate is not None:
@@ -270,7 +270,7 @@ def _plaintext(pod: Pod, server: Pod, port: int) -> str:
     return "no HTTP/2 answer: a TLS alert" if received[0] == _TLS_ALERT else f"answered {received[:9].hex()}"
 
 
-def _server_saw_identity(scene: Scene) -> Proof:
+def _server_saw_identity(scene: ProofScene) -> Proof:
     # The proxy writes its line when the connection has closed, a round trip after we did.
     deadline = time.monotonic() + _LOG_S
     seen = "no such connection in the proxy's log"

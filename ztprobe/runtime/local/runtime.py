@@ -38,7 +38,7 @@ from ztprobe.runtime.local import (
     sidecar,
     transport,
 )
-from ztprobe.runtime.local.containers import Containers, preload_for
+from ztprobe.runtime.local.containers import Containers, create_cgroups, preload_for
 from ztprobe.runtime.local.journal import Journal
 from ztprobe.runtime.local.kustomize import render
 from ztprobe.runtime.local.level import check_level
@@ -98,7 +98,7 @@ class LocalRuntime:
         self._placed = placement.place(self._workload)
         self._rules = placement.rules(self._workload, self._placed, check_port_names=not as_admitted)
         check_level(options, self._workload, self._rules)
-        self._node = network.Node(run_id, offloads)
+        self._node = network.NodeNetwork(run_id, offloads)
         self._tree = cgroups.Tree(cgroups.detect(), f"ztp-{run_id}")
         self._pods: dict[str, Pod] = {}
         self._journal: Journal | None = None
@@ -179,7 +179,7 @@ class LocalRuntime:
             journal.namespaces(self._node.name(pod) for pod in ("node", *self._placed))
             preload = preload_for(self._workload, self._options)
             self._containers = Containers(journal, self._tree, self._log_dir, preload)
-            self._create_cgroups(journal)
+            create_cgroups(journal, self._tree, self._workload.pods, cpu_limits=self._cpu_limits)
             self._node.create()
             for name, where in self._placed.items():
                 self._pods[name] = self._node.add(where)
@@ -191,22 +191,6 @@ class LocalRuntime:
             self.names.start(self.node_netns, self._workload, self._placed)
             journal.pods(self.pods, self._log_dir)
             publish_objects(journal.directory, self._workload.namespace_objects)
-
-    def _create_cgroups(self, journal: Journal) -> None:
-        enable = self._tree.controllers_to_enable()
-        if enable is not None:
-            control, missing = enable
-            for controller in missing:
-                journal.lasting_setting(control, f"+{controller}", f"-{controller}")
-        for pod in self._workload.pods:
-            for container in pod.containers:
-                self._tree.create(
-                    pod.name,
-                    container.name,
-                    memory_bytes=container.memory_limit_bytes,
-                    cpus=container.cpu_limit if self._cpu_limits else None,
-                )
-        self._tree.create(dns.POD, "dnsmasq")
 
     def secure(self) -> None:
         """Put the level's policies in force, then start the sidecars and wait for them.
@@ -298,7 +282,7 @@ class LocalRuntime:
             raise NotProven(found)
         return found
 
-    def _scenes(self) -> list[proof.Scene]:
+    def _scenes(self) -> list[proof.ProofScene]:
         """Between which pods the controls are to be shown: clients and server, with edges those two ways."""
         workload = self._workload
         if workload.edge_service is None:
@@ -312,10 +296,10 @@ class LocalRuntime:
 
     def _scene(
         self, server: PodPlan, clients: Sequence[PodPlan], name: str, stranger: PodPlan | None = None
-    ) -> proof.Scene:
+    ) -> proof.ProofScene:
         secrets = self._up().secrets_directory
         client, foreign = clients[0], stranger or server
-        return proof.Scene(
+        return proof.ProofScene(
             node=self.node_netns,
             server=self._pods[server.name],
             clients=tuple(self._pods[p.name] for p in clients),

@@ -16,12 +16,12 @@ import yaml
 from ztprobe.paths import MANIFESTS_DIR
 from ztprobe.runtime.local.kustomize import render
 
-__all__ = ("Edit", "Objects", "write_overlay")
+__all__ = ("Edit", "EditedObjects", "write_overlay")
 
 Document = dict[str, Any]
 
 
-class Objects:
+class EditedObjects:
     """The documents of a level, to be changed in place."""
 
     def __init__(self, documents: list[Document]) -> None:
@@ -83,7 +83,7 @@ class Objects:
         data["haproxy.cfg"] = data["haproxy.cfg"].replace(old, new)
 
 
-Edit = Callable[[Objects], None]
+Edit = Callable[[EditedObjects], None]
 
 
 def write_overlay(level: int, edit: Edit | None, directory: Path) -> Path:
@@ -92,7 +92,7 @@ def write_overlay(level: int, edit: Edit | None, directory: Path) -> Path:
     :param directory: to make.
     """
     documents = copy.deepcopy(render(MANIFESTS_DIR / "overlays" / f"sec{level}"))
-    objects = Objects(documents)
+    objects = EditedObjects(documents)
     if edit is not None:
         edit(objects)
     overlay = directory / "overlays" / f"sec{level}"

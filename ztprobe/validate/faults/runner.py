@@ -26,14 +26,14 @@ from ztprobe.validate.faults.observe import observed_at_end, said_in_logs
 from ztprobe.validate.faults.plan import PlannedFault
 from ztprobe.validate.inject.scene import Follower, Scene
 
-__all__ = ("Diagnose", "FaultRun", "Named", "run_fault", "spec_of_fault")
+__all__ = ("Diagnose", "FaultRun", "NamedCause", "run_fault", "spec_of_fault")
 
 # For a run that its own deadlines do not end: so long beyond one round's deadline.
 _LIMIT_S = 60.0
 _PORT = 50051  # the Service's
 
 
-class Named(NamedTuple):
+class NamedCause(NamedTuple):
     """One cause of a diagnosis."""
 
     id: str
@@ -43,7 +43,7 @@ class Named(NamedTuple):
 class Diagnose(Protocol):
     """What looks at a saved run, and at nothing else."""
 
-    def __call__(self, run_dir: Path) -> Sequence[Named]:
+    def __call__(self, run_dir: Path) -> Sequence[NamedCause]:
         """The causes, the likeliest first. :raises ZtprobeError: the run cannot be read."""
         ...
 

@@ -11,40 +11,43 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
-import json
-import os
 import platform
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ztprobe import __version__
+from ztprobe.documents.files import read_text
+from ztprobe.documents.problem import DocumentError
+from ztprobe.documents.strict_json import parse_json
 from ztprobe.errors import RunDirError, UsageError, ZtprobeError
 from ztprobe.progress import Progress
 from ztprobe.rundir import files
+from ztprobe.rundir.claim import claimed, holds_results
 from ztprobe.rundir.store import dump_json, load_run, write_atomically
 from ztprobe.runtime.deployments import clean_leftovers
 from ztprobe.validate.faults.figure import write_confusion
 from ztprobe.validate.faults.judgement import judged
 from ztprobe.validate.faults.model import LeftOut
 from ztprobe.validate.faults.plan import PlannedFault
-from ztprobe.validate.faults.runner import Diagnose, Named, run_fault
+from ztprobe.validate.faults.runner import Diagnose, NamedCause, run_fault
 
 __all__ = ("diagnosed", "planned_names", "run_faults")
 
 _PLAN = "plan.json"
 _PLAN_VERSION = 1
+_RESULT = ("name", "cause", "what", "experiment", "is_there", "ended", "problems")
+_MOST_BYTES = 16 << 20  # of a plan, or of one result
 # A busy machine may keep a profile from being what it should be, before there is anything to break.
 _ATTEMPTS = 3
 _NOT_MEASURED = "is not what the pods got"
 
 
-def diagnosed(run_dir: Path) -> list[Named]:
+def diagnosed(run_dir: Path) -> list[NamedCause]:
     """What ``ztprobe diagnose`` says of a saved run. :raises RunDirError: the run is damaged."""
     from analysis.causes.diagnosis import diagnose_run
 
-    return [Named(one["id"], one["confidence"]) for one in diagnose_run(load_run(run_dir))["causes"]]
+    return [NamedCause(one["id"], one["confidence"]) for one in diagnose_run(load_run(run_dir))["causes"]]
 
 
 def planned_names(out: Path) -> list[str]:
@@ -53,9 +56,9 @@ def planned_names(out: Path) -> list[str]:
     :raises UsageError: no such call has been made there.
     """
     try:
-        plan = json.loads((out / _PLAN).read_text())
+        plan = parse_json(read_text(out / _PLAN, _MOST_BYTES))
         return [str(name) for name in plan["runs"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (DocumentError, KeyError, TypeError) as error:
         raise UsageError(f"--resume {out}: holds no validation of faults that could be taken up") from error
 
 
@@ -98,26 +101,19 @@ def run_faults(
 @contextlib.contextmanager
 def _opened(out: Path, chosen: Sequence[PlannedFault], *, resumes: bool) -> Iterator[None]:
     """The directory with its plan, and nobody else in it."""
-    try:
-        if not resumes and out.exists() and any(out.iterdir()):
-            raise RunDirError(f"{out}: is not empty; choose another --out, or take it up with --resume {out}")
-        for room in ("runs", "manifests", "results", "observed"):
-            (out / room).mkdir(parents=True, exist_ok=True)
-        handle = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise RunDirError(f"{out}: cannot be made: {error.strerror}; choose another --out") from error
-    try:
+    if not resumes and holds_results(out):
+        raise RunDirError(f"{out}: is not empty; choose another --out, or take it up with --resume {out}")
+    with claimed(out, "validates there"):
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunDirError(f"{out}: another ztprobe validates there; wait for it") from error
+            for room in ("runs", "manifests", "results", "observed"):
+                (out / room).mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunDirError(f"{out}: cannot be made: {error.strerror}; choose another --out") from error
         if not resumes:
             plan = {"schema_version": _PLAN_VERSION, "runs": [planned.name for planned in chosen]}
             write_atomically(out / _PLAN, dump_json(plan))
         _remove_unfinished(out)
         yield
-    finally:
-        os.close(handle)
 
 
 def _remove_unfinished(out: Path) -> None:
@@ -148,13 +144,24 @@ def _make(planned: PlannedFault, out: Path) -> None:
 
 
 def _with_diagnosis(planned: PlannedFault, out: Path, diagnose: Diagnose) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads(_result_file(out, planned).read_text())
+    result = _saved_result(_result_file(out, planned))
     try:
         named = [one._asdict() for one in diagnose(out / "runs" / planned.name)]
     except ZtprobeError as error:
         named = []
         result["problems"] = [*result["problems"], f"not diagnosed: {error}"]
     return result | {"named": named}
+
+
+def _saved_result(file: Path) -> dict[str, Any]:
+    try:
+        result = parse_json(read_text(file, _MOST_BYTES))
+        if isinstance(result, dict) and set(_RESULT) <= set(result):
+            return result
+        why = "is no result of a fault"
+    except DocumentError as error:
+        why = error.problem
+    raise RunDirError(f"{file}: {why}; remove it, and --resume makes that run anew")
 
 
 def _words(result: dict[str, Any], *, made: bool) -> str:

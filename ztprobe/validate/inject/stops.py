@@ -21,7 +21,7 @@ from typing import Any
 from ztprobe.kernelnet.netns import entered
 from ztprobe.validate.inject.scene import POLL_S, Note, Scene, prefer_this_thread
 
-__all__ = ("Moment", "ProcessStop", "ReceiveBuffer")
+__all__ = ("ProcessStop", "ReceiveBuffer", "StopMoment")
 
 _BULK_BYTES = 256
 _SO_TIMESTAMPNS = 35
@@ -38,7 +38,7 @@ _PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Moment:
+class StopMoment:
     """A byte of a message, and where to look for it.
 
     :param pod: at whose interfaces.
@@ -69,7 +69,7 @@ class ProcessStop:
         self,
         pod: str,
         container: str,
-        moment: Moment,
+        moment: StopMoment,
         stop_ms: Mapping[int, float],
         *,
         announced: tuple[str, str],
@@ -134,9 +134,9 @@ class ProcessStop:
 
 
 class _Tap:
-    """A packet socket that waits for a `Moment`."""
+    """A packet socket that waits for a `StopMoment`."""
 
-    def __init__(self, scene: Scene, moment: Moment) -> None:
+    def __init__(self, scene: Scene, moment: StopMoment) -> None:
         pod = scene.pod(moment.pod)
         self._moment = moment
         self._peer = socket.inet_aton(scene.pod(moment.peer).address) if moment.peer else b""

@@ -23,7 +23,7 @@ from ztprobe.kernelnet.netns import entered
 from ztprobe.pods.model import Pod
 from ztprobe.rundir import files
 
-__all__ = ("Capture", "Seen", "read_pcap")
+__all__ = ("Capture", "CapturedPacket", "read_pcap")
 
 SYN, ACK, FIN, RST = 2, 16, 1, 4
 _SNAP_BYTES = 144
@@ -39,7 +39,7 @@ _ETHERTYPE_IPV4 = b"\x08\x00"
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class CapturedPacket:
     """One TCP or UDP packet at one interface; ``ts_ns`` is CLOCK_MONOTONIC."""
 
     ts_ns: int
@@ -163,7 +163,7 @@ class Capture:
     def _errors(self, tap: _Tap) -> Path:
         return self._file(tap).with_suffix(".err")
 
-    def packets(self) -> dict[str, list[Seen]]:
+    def packets(self) -> dict[str, list[CapturedPacket]]:
         """POD and POD/lo -> what passed there, in time order; call it after the capture's end.
 
         :raises WorkloadError: tcpdump lost packets, so the observation has holes.
@@ -189,7 +189,7 @@ def _clock_offset_ns() -> int:
     return offset_ns
 
 
-def read_pcap(path: Path, offset_ns: int) -> Iterator[Seen]:
+def read_pcap(path: Path, offset_ns: int) -> Iterator[CapturedPacket]:
     """IPv4 TCP and UDP packets of a capture with nanosecond stamps, sorted by time.
 
     :param offset_ns: added to every stamp.
@@ -210,7 +210,7 @@ def read_pcap(path: Path, offset_ns: int) -> Iterator[Seen]:
     yield from sorted(found, key=lambda p: p.ts_ns)
 
 
-def _parse(frame: bytes, length: int, ts_ns: int) -> Seen | None:
+def _parse(frame: bytes, length: int, ts_ns: int) -> CapturedPacket | None:
     if len(frame) < 42 or frame[12:14] != _ETHERTYPE_IPV4 or frame[14] != 0x45 or frame[23] not in (6, 17):
         return None
     source, target = (".".join(map(str, frame[i : i + 4])) for i in (26, 30))
@@ -218,12 +218,14 @@ def _parse(frame: bytes, length: int, ts_ns: int) -> Seen | None:
     # From the IP header, not from the frame: short frames may be padded.
     ip_bytes = struct.unpack_from(">H", frame, 16)[0] or length - 14
     if frame[23] == 17:
-        return Seen(ts_ns, source, target, sport, dport, True, 0, 0, 0, 0, ip_bytes - 28, frame[42:])
+        return CapturedPacket(
+            ts_ns, source, target, sport, dport, True, 0, 0, 0, 0, ip_bytes - 28, frame[42:]
+        )
     if len(frame) < 54:
         return None
     seq, ack, offset, flags, window = struct.unpack_from(">IIBBH", frame, 38)
     header_bytes = (offset >> 4) * 4
-    return Seen(
+    return CapturedPacket(
         ts_ns,
         source,
         target,

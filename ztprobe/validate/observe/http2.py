@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ztprobe.errors import WorkloadError
-from ztprobe.validate.observe.capture import SYN, Seen
+from ztprobe.validate.observe.capture import SYN, CapturedPacket
 
 __all__ = ("End", "Frame", "Progress", "behind_sidecar", "closed_windows", "frames", "sealed_progress")
 
@@ -52,12 +52,12 @@ class Frame(NamedTuple):
 class _Stream:
     """The bytes of one direction of a connection in their order."""
 
-    def __init__(self, syn: Seen) -> None:
+    def __init__(self, syn: CapturedPacket) -> None:
         self._next_seq = (syn.seq + 1) % _WRAP  # a SYN counts as a byte
-        self._waiting: list[Seen] = []
+        self._waiting: list[CapturedPacket] = []
         self._unread = bytearray()
 
-    def _add(self, packet: Seen) -> None:
+    def _add(self, packet: CapturedPacket) -> None:
         if len(packet.head) < packet.payload_bytes:
             raise WorkloadError(f"the capture has {len(packet.head)} of {packet.payload_bytes} bytes")
         self._waiting.append(packet)
@@ -67,21 +67,21 @@ class _Stream:
         # The others came a second time, or lie behind a hole.
         self._waiting = [p for p in self._waiting if self._known_bytes(p) >= _WRAP // 2]
 
-    def _known_bytes(self, packet: Seen) -> int:
+    def _known_bytes(self, packet: CapturedPacket) -> int:
         return (self._next_seq - packet.seq) % _WRAP
 
-    def _continues(self, packet: Seen) -> bool:
+    def _continues(self, packet: CapturedPacket) -> bool:
         return self._known_bytes(packet) < packet.payload_bytes
 
 
 class _Reader(_Stream):
     """The frames of one direction of a connection."""
 
-    def __init__(self, syn: Seen) -> None:
+    def __init__(self, syn: CapturedPacket) -> None:
         super().__init__(syn)
         self._begun = False
 
-    def feed(self, packet: Seen) -> Iterator[Frame]:
+    def feed(self, packet: CapturedPacket) -> Iterator[Frame]:
         """The frames that are whole with this packet."""
         self._add(packet)
         yield from self._whole(packet.ts_ns)
@@ -104,7 +104,7 @@ class _Reader(_Stream):
         del self._unread[:at]
 
 
-def frames(packets: Sequence[Seen]) -> Iterator[tuple[End, End, Frame]]:
+def frames(packets: Sequence[CapturedPacket]) -> Iterator[tuple[End, End, Frame]]:
     """(from, to, frame) of every connection that begins in ``packets``, in the order in which they passed.
 
     :raises WorkloadError: a packet was not captured whole.
@@ -122,11 +122,11 @@ def frames(packets: Sequence[Seen]) -> Iterator[tuple[End, End, Frame]]:
 class _Records(_Stream):
     """How much sealed content one direction of a connection has carried."""
 
-    def __init__(self, syn: Seen) -> None:
+    def __init__(self, syn: CapturedPacket) -> None:
         super().__init__(syn)
         self.content_bytes = 0
 
-    def feed(self, packet: Seen) -> None:
+    def feed(self, packet: CapturedPacket) -> None:
         """Account for the records that are whole with this packet."""
         self._add(packet)
         at = 0
@@ -140,7 +140,7 @@ class _Records(_Stream):
         del self._unread[:at]
 
 
-def sealed_progress(packets: Sequence[Seen]) -> dict[tuple[End, End], Progress]:
+def sealed_progress(packets: Sequence[CapturedPacket]) -> dict[tuple[End, End], Progress]:
     """(from, to) -> what has been sent inside TLS 1.3, of every connection that begins in ``packets``.
 
     :raises WorkloadError: a packet was not captured whole.
@@ -215,7 +215,7 @@ class _Window:
             self.opened, self.closed = (self.closed[0], frame.ts_ns), None
 
 
-def closed_windows(packets: Sequence[Seen]) -> dict[tuple[End, End], list[Interval]]:
+def closed_windows(packets: Sequence[CapturedPacket]) -> dict[tuple[End, End], list[Interval]]:
     """(sender, receiver) -> from the last byte that there was a window for to the frame that opened it again.
 
     Only of senders at whose interface ``packets`` passed, and only where they went on afterwards.

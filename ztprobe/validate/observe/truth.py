@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from functools import cached_property
 
-from ztprobe.validate.observe.capture import ACK, SYN, Seen
+from ztprobe.validate.observe.capture import ACK, SYN, CapturedPacket
 
 __all__ = (
     "BULK_BYTES",
@@ -41,16 +41,16 @@ _QUEUED_NS = 50_000_000
 _SEGMENT_BYTES = 1448
 
 
-def between(packets: Sequence[Seen], start_ns: int, end_ns: int) -> list[Seen]:
+def between(packets: Sequence[CapturedPacket], start_ns: int, end_ns: int) -> list[CapturedPacket]:
     """What passed in [start, end)."""
     return [p for p in packets if start_ns <= p.ts_ns < end_ns]
 
 
-def _is_syn(packet: Seen, ports: Collection[int]) -> bool:
+def _is_syn(packet: CapturedPacket, ports: Collection[int]) -> bool:
     return not packet.udp and packet.flags & (SYN | ACK) == SYN and packet.dport in ports
 
 
-def handshakes(client: Sequence[Seen], ports: Collection[int]) -> list[Interval]:
+def handshakes(client: Sequence[CapturedPacket], ports: Collection[int]) -> list[Interval]:
     """First SYN to SYN-ACK of every connection that a client opened."""
     opened: dict[int, int] = {}
     found = []
@@ -62,9 +62,9 @@ def handshakes(client: Sequence[Seen], ports: Collection[int]) -> list[Interval]
     return found
 
 
-def tls_handshakes(client: Sequence[Seen], ports: Collection[int]) -> list[Interval]:
+def tls_handshakes(client: Sequence[CapturedPacket], ports: Collection[int]) -> list[Interval]:
     """ClientHello to the client's next flight, of every connection that begins inside ``client``."""
-    streams: dict[int, list[Seen]] = defaultdict(list)
+    streams: dict[int, list[CapturedPacket]] = defaultdict(list)
     opened: set[int] = set()
     for packet in client:
         if _is_syn(packet, ports):
@@ -84,7 +84,7 @@ def tls_handshakes(client: Sequence[Seen], ports: Collection[int]) -> list[Inter
     return found
 
 
-def dns_waits(client: Sequence[Seen]) -> list[Interval]:
+def dns_waits(client: Sequence[CapturedPacket]) -> list[Interval]:
     """Question to answer, for every question that was answered."""
     asked: dict[tuple[int, bytes], int] = {}
     found = []
@@ -98,7 +98,9 @@ def dns_waits(client: Sequence[Seen]) -> list[Interval]:
     return found
 
 
-def policy_blocks(client: Sequence[Seen], server: Sequence[Seen], ports: Collection[int]) -> list[Interval]:
+def policy_blocks(
+    client: Sequence[CapturedPacket], server: Sequence[CapturedPacket], ports: Collection[int]
+) -> list[Interval]:
     """First SYN that did not arrive to the sending of the first that did, per client port."""
     arrived: dict[tuple[str, int], list[int]] = defaultdict(list)
     for packet in server:
@@ -118,12 +120,12 @@ def policy_blocks(client: Sequence[Seen], server: Sequence[Seen], ports: Collect
     return found
 
 
-def dns_blocks(client: Sequence[Seen]) -> list[Interval]:
+def dns_blocks(client: Sequence[CapturedPacket]) -> list[Interval]:
     """First question that was never answered to the sending of the first one after it that was."""
     questions = [p for p in client if p.udp and p.dport == 53 and len(p.head) >= 12]
     answers = [p for p in client if p.udp and p.sport == 53 and len(p.head) >= 12]
 
-    def answered(asked: Seen) -> bool:
+    def answered(asked: CapturedPacket) -> bool:
         again = next(
             (q.ts_ns for q in questions if _same(q, asked) and q.ts_ns > asked.ts_ns), asked.ts_ns + _LONG_NS
         )
@@ -142,7 +144,7 @@ def dns_blocks(client: Sequence[Seen]) -> list[Interval]:
     return found
 
 
-def _same(one: Seen, other: Seen) -> bool:
+def _same(one: CapturedPacket, other: CapturedPacket) -> bool:
     return one.sport == other.sport and one.head[:2] == other.head[:2]
 
 
@@ -155,15 +157,15 @@ class Link:
 
     def __init__(
         self,
-        sender: Sequence[Seen],
-        receiver: Sequence[Seen],
+        sender: Sequence[CapturedPacket],
+        receiver: Sequence[CapturedPacket],
         source: str,
         target: str,
         window_scale: int | None = None,
     ) -> None:
         self._scale = window_scale
 
-        def data(packets: Sequence[Seen]) -> list[Seen]:
+        def data(packets: Sequence[CapturedPacket]) -> list[CapturedPacket]:
             return [p for p in packets if not p.udp and p.source == source and p.target == target]
 
         self._all = data(sender)
@@ -219,9 +221,9 @@ class Link:
         return found
 
     @cached_property
-    def _fresh(self) -> list[Seen]:
+    def _fresh(self) -> list[CapturedPacket]:
         """What was sent for the first time."""
-        fresh: list[Seen] = []
+        fresh: list[CapturedPacket] = []
         for packet in self.sent:
             if not fresh or _ahead(packet.end_seq, fresh[-1].end_seq):
                 fresh.append(packet)
@@ -298,7 +300,7 @@ def data_blocks(link: Link) -> list[Interval]:
     return []
 
 
-def window_scale(syn: Seen) -> int | None:
+def window_scale(syn: CapturedPacket) -> int | None:
     """The window scale option of a SYN or SYN-ACK (RFC 7323); None: it has none."""
     from scapy.layers.inet import TCP  # 0.6 s to import
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ztprobe.errors import WorkloadError
-from ztprobe.validate.compare import Evidence, injected_part, slack, sub_row
+from ztprobe.validate.compare import RunEvidence, injected_part, slack, sub_row
 from ztprobe.validate.inject.cpu import Competitor
 from ztprobe.validate.model import Bound
 from ztprobe.validate.observe import truth
@@ -24,7 +24,7 @@ from ztprobe.validate.scenarios.setup import SYN_ACK, TCP_HANDSHAKE, hold
 __all__ = ("busy", "cpu", "not_critical", "server", "sleep", "two_at_once")
 
 
-def _server_whole_ns(evidence: Evidence, number: int) -> int:
+def _server_whole_ns(evidence: RunEvidence, number: int) -> int:
     """To the model's first byte on the wire, and from the update's last one to the round's end."""
     start_ns, end_ns = evidence.span(number)
     model, update = both_ways(evidence, number)
@@ -34,7 +34,7 @@ def _server_whole_ns(evidence: Evidence, number: int) -> int:
     return model.sent[0].ts_ns - start_ns + end_ns - arrived[1]
 
 
-def _compute_whole_ns(evidence: Evidence, number: int) -> int:
+def _compute_whole_ns(evidence: RunEvidence, number: int) -> int:
     """From the model's last byte to the update's first, where the application is: beside its sidecar."""
     received, written = evidence.at_application(number, evidence.target)
     if received.transmission is None or not written.sent:
@@ -84,11 +84,11 @@ def busy(sizes: Mapping[int, float]) -> Plan:
 def cpu(sizes: Mapping[int, float]) -> Plan:
     """Busy loops on the target's only CPU, against its thread's own schedstat."""
 
-    def waited_ns(evidence: Evidence, number: int) -> int:
+    def waited_ns(evidence: RunEvidence, number: int) -> int:
         begun, ended = evidence.logged(evidence.target, number, "cpu_wait")
         return int(ended["cpu_wait_ns"] - begun["cpu_wait_ns"])
 
-    def training(evidence: Evidence, number: int) -> list[truth.Interval]:
+    def training(evidence: RunEvidence, number: int) -> list[truth.Interval]:
         begun, ended = (
             evidence.logged(evidence.target, number, f"train_{edge}") for edge in ("start", "end")
         )
@@ -110,7 +110,7 @@ def cpu(sizes: Mapping[int, float]) -> Plan:
 def not_critical(sizes: Mapping[int, float]) -> Plan:
     """The other client sleeps, and the target decides the round."""
 
-    def leaked_ns(evidence: Evidence, number: int) -> int:
+    def leaked_ns(evidence: RunEvidence, number: int) -> int:
         return abs(evidence.rounds[number].components_ns["compute"] - _compute_whole_ns(evidence, number))
 
     sleeps = f"{TARGET}={per_round({}, 900.0)};{OTHER}={per_round(sizes)}"

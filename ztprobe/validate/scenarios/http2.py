@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from analysis.intervals import overlap_ns, total_ns, union
-from ztprobe.validate.compare import Evidence, sub_row
+from ztprobe.validate.compare import RunEvidence, sub_row
 from ztprobe.validate.inject.packets import PacketHolder
 from ztprobe.validate.model import Bound
 from ztprobe.validate.observe import truth
@@ -31,7 +31,7 @@ _SEALED_UPDATE = (
 )
 
 
-def _closed(evidence: Evidence, number: int) -> list[list[truth.Interval]]:
+def _closed(evidence: RunEvidence, number: int) -> list[list[truth.Interval]]:
     """Both messages' waits for a window, HTTP/2's or TCP's, which the ledger has in one row."""
     found = []
     for link, down in zip(both_ways(evidence, number), (True, False), strict=True):
@@ -42,11 +42,11 @@ def _closed(evidence: Evidence, number: int) -> list[list[truth.Interval]]:
     return found
 
 
-def _closed_ns(evidence: Evidence, number: int) -> int:
+def _closed_ns(evidence: RunEvidence, number: int) -> int:
     return sum(map(total_ns, _closed(evidence, number)))
 
 
-def _at_receiver(evidence: Evidence, number: int) -> list[truth.Interval]:
+def _at_receiver(evidence: RunEvidence, number: int) -> list[truth.Interval]:
     """The same as the ledger places it, which is later by the way's delay."""
     found: list[truth.Interval] = []
     for link, waits in zip(both_ways(evidence, number), _closed(evidence, number), strict=True):
@@ -56,7 +56,7 @@ def _at_receiver(evidence: Evidence, number: int) -> list[truth.Interval]:
     return found
 
 
-def _clocked_ns(evidence: Evidence, number: int) -> int:
+def _clocked_ns(evidence: RunEvidence, number: int) -> int:
     """The congestion window's part, which is everything that an acknowledgement ended but those waits."""
     links = both_ways(evidence, number)
     return sum(
@@ -65,7 +65,7 @@ def _clocked_ns(evidence: Evidence, number: int) -> int:
     )
 
 
-def _claim(where: str, row: str, truth_ns: Callable[[Evidence, int], int]) -> Claim:
+def _claim(where: str, row: str, truth_ns: Callable[[RunEvidence, int], int]) -> Claim:
     return Claim(where, Bound(relative=0.05), sub_row("transmission", row, truth_ns, within=_at_receiver))
 
 

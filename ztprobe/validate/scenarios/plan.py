@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ztprobe.profile.model import Profile
-from ztprobe.validate.compare import Evidence, Measure
+from ztprobe.validate.compare import Measure, RunEvidence
 from ztprobe.validate.inject.scene import Injector
 from ztprobe.validate.model import Bound
 from ztprobe.validate.observe import truth
@@ -68,7 +68,7 @@ def critical(constant_ms: float = _HEAD_START_MS) -> dict[str, str]:
     return {"FL_INJECT_COMPUTE_SLEEP_MS": f"{TARGET}={per_round({}, constant_ms)}"}
 
 
-def both_ways(evidence: Evidence, number: int) -> list[truth.Link]:
+def both_ways(evidence: RunEvidence, number: int) -> list[truth.Link]:
     """The critical client's model and update."""
     client = evidence.rounds[number].critical_client or evidence.target
     return [evidence.link(number, client, down=down) for down in (True, False)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ztprobe.profile.model import Profile
-from ztprobe.validate.compare import Evidence, from_capture, noted_part
+from ztprobe.validate.compare import RunEvidence, from_capture, noted_part
 from ztprobe.validate.inject.packets import DROPPED, Blocker, PacketHolder
 from ztprobe.validate.model import Bound
 from ztprobe.validate.observe import truth
@@ -84,7 +84,7 @@ def second_flight(sizes: Mapping[int, float]) -> Plan:
     def decide(_pod: str, number: int, _nth: int) -> float:
         return sizes.get(number, 0.0)
 
-    def whole(evidence: Evidence, number: int) -> truth.Interval | None:
+    def whole(evidence: RunEvidence, number: int) -> truth.Interval | None:
         found = truth.tls_handshakes(evidence.seen(evidence.target, number), evidence.server_ports)
         releases = [end_ns for _, end_ns in evidence.note(number, "second-flight")]
         return (found[0][0], releases[0]) if found and releases else None
@@ -125,7 +125,7 @@ POLICY_BOUND = Bound(relative=0.05)
 def port_blocked(sizes: Mapping[int, float]) -> Plan:
     """The server's port blocked from the target's next connection attempt on."""
 
-    def blocks(evidence: Evidence, number: int) -> list[truth.Interval]:
+    def blocks(evidence: RunEvidence, number: int) -> list[truth.Interval]:
         client, server = (evidence.seen(pod, number) for pod in (evidence.target, evidence.server))
         return truth.policy_blocks(client, server, evidence.server_ports)
 
@@ -140,7 +140,7 @@ def port_blocked(sizes: Mapping[int, float]) -> Plan:
 def dns_blocked(sizes: Mapping[int, float]) -> Plan:
     """The name service blocked from the target's next question on."""
 
-    def blocks(evidence: Evidence, number: int) -> list[truth.Interval]:
+    def blocks(evidence: RunEvidence, number: int) -> list[truth.Interval]:
         return truth.dns_blocks(evidence.seen(evidence.target, number))
 
     return Plan(

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 
 from analysis.intervals import total_ns
 from ztprobe.profile.model import Profile
-from ztprobe.validate.compare import Evidence, from_capture, sub_row
+from ztprobe.validate.compare import RunEvidence, from_capture, sub_row
 from ztprobe.validate.inject.packets import DROPPED, Blocker, PacketHolder
 from ztprobe.validate.inject.profile_changes import ProfileSteps
-from ztprobe.validate.inject.stops import Moment, ProcessStop, ReceiveBuffer
+from ztprobe.validate.inject.stops import ProcessStop, ReceiveBuffer, StopMoment
 from ztprobe.validate.model import Bound
 from ztprobe.validate.observe import truth
 from ztprobe.validate.scenarios.plan import (
@@ -51,15 +51,15 @@ def steps(
     )
 
 
-def _delays(evidence: Evidence, number: int) -> list[truth.Interval]:
+def _delays(evidence: RunEvidence, number: int) -> list[truth.Interval]:
     return [link.first_delay for link in both_ways(evidence, number) if link.first_delay is not None]
 
 
-def _transmissions(evidence: Evidence, number: int) -> list[truth.Interval]:
+def _transmissions(evidence: RunEvidence, number: int) -> list[truth.Interval]:
     return [link.transmission for link in both_ways(evidence, number) if link.transmission is not None]
 
 
-def _missing(evidence: Evidence, number: int) -> list[truth.Interval]:
+def _missing(evidence: RunEvidence, number: int) -> list[truth.Interval]:
     return [hole for link in both_ways(evidence, number) for hole in truth.holes(link)]
 
 
@@ -77,7 +77,7 @@ _TRANSMISSION = Claim(
 def propagation(sizes: Mapping[int, float]) -> Plan:
     """Messages of many windows: what is left is the congestion window's."""
 
-    def clocked_ns(evidence: Evidence, number: int) -> int:
+    def clocked_ns(evidence: RunEvidence, number: int) -> int:
         return sum(total_ns(link.ack_clocked) for link in both_ways(evidence, number))
 
     cwnd = Claim(
@@ -142,13 +142,13 @@ def loss(sizes: Mapping[int, float]) -> Plan:
 def receive_window(sizes: Mapping[int, float]) -> Plan:
     """The server stops reading in the middle of an update, and its small receive buffer fills up."""
 
-    def closed(evidence: Evidence, number: int) -> list[truth.Interval]:
+    def closed(evidence: RunEvidence, number: int) -> list[truth.Interval]:
         return [pause for link in both_ways(evidence, number) for pause in link.closed_windows]
 
-    def closed_ns(evidence: Evidence, number: int) -> int:
+    def closed_ns(evidence: RunEvidence, number: int) -> int:
         return total_ns(closed(evidence, number))
 
-    moment = Moment(pod=SERVER, peer=TARGET, bytes_before=300_000)
+    moment = StopMoment(pod=SERVER, peer=TARGET, bytes_before=300_000)
     claim = Claim(
         "receive window",
         Bound(relative=0.05),
@@ -171,7 +171,7 @@ def receive_window(sizes: Mapping[int, float]) -> Plan:
 def blocked_live(sizes: Mapping[int, float]) -> Plan:
     """Data of a live connection blocked from the middle of an update on, then let through."""
 
-    def blocks(evidence: Evidence, number: int) -> list[truth.Interval]:
+    def blocks(evidence: RunEvidence, number: int) -> list[truth.Interval]:
         return truth.data_blocks(evidence.link(number, evidence.target, down=False))
 
     return Plan(

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ztprobe.errors import EnforcementError, WorkloadError
 from ztprobe.validate.inject.scene import POLL_S, Note, Scene
 
-__all__ = ("NODE", "Act", "Do", "Moment", "Undo", "namespace_of")
+__all__ = ("NODE", "Act", "ActMoment", "Do", "Undo", "namespace_of")
 
 NODE = ""  # in place of a pod: the node's own namespace
 
@@ -24,7 +24,7 @@ Undo = Callable[[], None]
 Do = Callable[[Scene], Undo | None]
 
 
-class Moment(NamedTuple):
+class ActMoment(NamedTuple):
     """An event in a pod's log, of a round; round 0: the first of that name."""
 
     pod: str
@@ -38,7 +38,7 @@ class Act:
     :param at: None: before any client has started.
     """
 
-    def __init__(self, kind: str, do: Do, at: Moment | None = None) -> None:
+    def __init__(self, kind: str, do: Do, at: ActMoment | None = None) -> None:
         self.kind = kind
         self._do = do
         self._at = at

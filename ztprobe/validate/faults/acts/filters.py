@@ -13,7 +13,7 @@ from typing import Any
 from ztprobe.errors import EnforcementError
 from ztprobe.kernelnet.netns import entered
 from ztprobe.validate.faults.acts.act import Do, Undo, namespace_of
-from ztprobe.validate.faults.objects import Objects
+from ztprobe.validate.faults.objects import EditedObjects
 from ztprobe.validate.inject.scene import Scene
 
 __all__ = (
@@ -54,12 +54,12 @@ def filter_rules(pod: str, hook: str, *rules: str) -> Do:
     return do
 
 
-def change_policies(edit: Callable[[Objects], None]) -> Do:
+def change_policies(edit: Callable[[EditedObjects], None]) -> Do:
     """Put edited NetworkPolicies in force."""
 
     def do(scene: Scene) -> None:
         runtime: Any = scene.runtime
-        objects = Objects([_thawed(policy) for policy in runtime.policies])
+        objects = EditedObjects([_thawed(policy) for policy in runtime.policies])
         edit(objects)
         runtime.enforce(objects.documents)
 

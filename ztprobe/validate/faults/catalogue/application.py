@@ -11,7 +11,7 @@ from ztprobe.validate.faults.acts.links import link_down, sysctl
 from ztprobe.validate.faults.acts.processes import evict, kill, stop
 from ztprobe.validate.faults.catalogue.words import OTHER, SERVER, TARGET, amid_round
 from ztprobe.validate.faults.model import Fault, Variant
-from ztprobe.validate.faults.objects import Edit, Objects
+from ztprobe.validate.faults.objects import Edit, EditedObjects
 from ztprobe.validate.scenarios.plan import per_round
 
 __all__ = ("FAULTS",)
@@ -23,21 +23,21 @@ _LONG_TRAINING = {"FL_INJECT_COMPUTE_SLEEP_MS": per_round({}, 6000.0)}
 
 
 def _client_calls(server: str) -> Edit:
-    def edit(objects: Objects) -> None:
+    def edit(objects: EditedObjects) -> None:
         objects.set_env("fl-client", "client", {"FL_SERVER": server})
 
     return edit
 
 
 def _proxy_calls(port: int) -> Edit:
-    def edit(objects: Objects) -> None:
+    def edit(objects: EditedObjects) -> None:
         objects.replace("fl-client-proxy", f"{_HOST}:50051", f"{_HOST}:{port}")
 
     return edit
 
 
 def _server_listens(where: str) -> Edit:
-    def edit(objects: Objects) -> None:
+    def edit(objects: EditedObjects) -> None:
         objects.set_env("fl-server", "server", {"FL_LISTEN": where})
 
     return edit
@@ -47,14 +47,14 @@ def _grpc(owner: str, container: str, **arguments: int) -> Edit:
     """gRPC's channel arguments at one end."""
     text = json.dumps({f"grpc.{name}": value for name, value in arguments.items()})
 
-    def edit(objects: Objects) -> None:
+    def edit(objects: EditedObjects) -> None:
         objects.set_env(owner, container, {"FL_GRPC_OPTIONS": text})
 
     return edit
 
 
 def _idle_timeout(config: str, seconds: int) -> Edit:
-    def edit(objects: Objects) -> None:
+    def edit(objects: EditedObjects) -> None:
         for side in ("client", "server"):
             objects.replace(config, f"timeout {side} 1h", f"timeout {side} {seconds}s")
 

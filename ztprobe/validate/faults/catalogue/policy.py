@@ -17,7 +17,7 @@ from ztprobe.validate.faults.catalogue.words import (
     without_startup_probes,
 )
 from ztprobe.validate.faults.model import Fault, Variant
-from ztprobe.validate.faults.objects import Edit, Objects
+from ztprobe.validate.faults.objects import Edit, EditedObjects
 
 __all__ = ("FAULTS",)
 
@@ -34,7 +34,7 @@ Port = Mapping[str, Any]
 def _egress(peer: Peer | None = None, port: Port | None = None) -> Edit:
     """The clients' rule for the server with another peer or port."""
 
-    def edit(objects: Objects) -> None:
+    def edit(objects: EditedObjects) -> None:
         _change(objects.policy(CLIENTS_POLICY)["egress"][0], "to", peer, port)
 
     return edit
@@ -43,7 +43,7 @@ def _egress(peer: Peer | None = None, port: Port | None = None) -> Edit:
 def _ingress(peer: Peer | None = None, port: Port | None = None) -> Edit:
     """The server's rule for the clients with another peer or port."""
 
-    def edit(objects: Objects) -> None:
+    def edit(objects: EditedObjects) -> None:
         _change(objects.policy(SERVERS_POLICY)["ingress"][0], "from", peer, port)
 
     return edit
@@ -68,7 +68,7 @@ def _block(cidr: str, *excepted: str) -> Peer:
 
 
 def _all(*edits: Edit) -> Edit:
-    def edit(objects: Objects) -> None:
+    def edit(objects: EditedObjects) -> None:
         for one in edits:
             one(objects)
 
@@ -76,14 +76,14 @@ def _all(*edits: Edit) -> Edit:
 
 
 def _without(*names: str) -> Edit:
-    def edit(objects: Objects) -> None:
+    def edit(objects: EditedObjects) -> None:
         for name in names:
             objects.remove("NetworkPolicy", name)
 
     return edit
 
 
-def _only_closed(objects: Objects) -> None:
+def _only_closed(objects: EditedObjects) -> None:
     # One policy that selects the server alone, in place of two.
     _without(SERVERS_POLICY)(objects)
     objects.policy("default-deny")["policyTypes"] = ["Egress"]
@@ -102,13 +102,13 @@ def _only_closed(objects: Objects) -> None:
 
 
 def _dns(*ports: Port) -> Edit:
-    def edit(objects: Objects) -> None:
+    def edit(objects: EditedObjects) -> None:
         objects.policy(DNS_POLICY)["egress"][0]["ports"] = [dict(port) for port in ports]
 
     return edit
 
 
-def _ask_over_tcp(objects: Objects) -> None:
+def _ask_over_tcp(objects: EditedObjects) -> None:
     # As resolvers do with answers that are longer than a datagram.
     objects.pod("fl-client")["dnsConfig"] = {"options": [{"name": "use-vc"}]}
 

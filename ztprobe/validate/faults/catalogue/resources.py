@@ -8,7 +8,7 @@ from ztprobe.validate.faults.acts.processes import limit_cpu, limit_files, limit
 from ztprobe.validate.faults.acts.strangers import half_open, track_at_most
 from ztprobe.validate.faults.catalogue.words import OTHER, SERVER, TARGET, amid_round
 from ztprobe.validate.faults.model import Fault, Variant
-from ztprobe.validate.faults.objects import Edit, Objects
+from ztprobe.validate.faults.objects import Edit, EditedObjects
 from ztprobe.validate.inject.cpu import Competitor
 
 __all__ = ("FAULTS",)
@@ -19,7 +19,7 @@ _KILLED = r"ended: .*out of memory"
 
 
 def _memory(owner: str, container: str, limit: str) -> Edit:
-    def edit(objects: Objects) -> None:
+    def edit(objects: EditedObjects) -> None:
         objects.container(owner, container)["resources"]["limits"] = {"memory": limit}
 
     return edit
@@ -28,14 +28,14 @@ def _memory(owner: str, container: str, limit: str) -> Edit:
 def _queue(most: int) -> Edit:
     """The server's sidecar serves so many connections at once, and lets one more wait."""
 
-    def edit(objects: Objects) -> None:
+    def edit(objects: EditedObjects) -> None:
         objects.replace("fl-server-proxy", "maxconn 4096", f"maxconn {most}")
         objects.replace("fl-server-proxy", "bind :50051 ssl", "bind :50051 backlog 1 ssl")
 
     return edit
 
 
-def _checkpoints(objects: Objects) -> None:
+def _checkpoints(objects: EditedObjects) -> None:
     # A pod's /run holds 1 MB here, and the model has 4.8 MB.
     objects.set_env("fl-server", "server", {"FL_CHECKPOINT_DIR": "/run"})
 

@@ -9,7 +9,7 @@ from ztprobe.validate.faults.acts.processes import kill
 from ztprobe.validate.faults.catalogue.words import SERVER, TARGET, amid_round, without_startup_probes
 from ztprobe.validate.faults.certificates import misissued
 from ztprobe.validate.faults.model import Fault, Preparation, Variant
-from ztprobe.validate.faults.objects import Edit, Objects
+from ztprobe.validate.faults.objects import Edit, EditedObjects
 
 __all__ = ("FAULTS",)
 
@@ -29,7 +29,7 @@ _DIED = r"ended: .*/proxy was killed by SIG"
 
 
 def _words(config: str, *changes: tuple[str, str]) -> Edit:
-    def edit(objects: Objects) -> None:
+    def edit(objects: EditedObjects) -> None:
         for old, new in changes:
             objects.replace(config, old, new)
 
@@ -37,7 +37,7 @@ def _words(config: str, *changes: tuple[str, str]) -> Edit:
 
 
 def _both(*edits: Edit) -> Edit:
-    def edit(objects: Objects) -> None:
+    def edit(objects: EditedObjects) -> None:
         for one in edits:
             one(objects)
 
@@ -63,18 +63,18 @@ def _edited(cause: str, shows: str, *variants: tuple[str, int, Edit]) -> Fault:
     )
 
 
-def _past_the_sidecar(objects: Objects) -> None:
+def _past_the_sidecar(objects: EditedObjects) -> None:
     objects.set_env("fl-client", "client", {"FL_SERVER": f"{_HOST}:50051"})
 
 
-def _plain_server(objects: Objects) -> None:
+def _plain_server(objects: EditedObjects) -> None:
     # Whatever comes is passed on to the application as it is.
     text = objects.config(_SERVER_PROXY)["haproxy.cfg"].replace(f" {_BIND}", "")
     kept = [line for line in text.splitlines() if "from_client" not in line and "log-format" not in line]
     objects.config(_SERVER_PROXY)["haproxy.cfg"] = "\n".join([*kept, ""])
 
 
-def _plain_client(objects: Objects) -> None:
+def _plain_client(objects: EditedObjects) -> None:
     lines = objects.config(_CLIENT_PROXY)["haproxy.cfg"].splitlines()
     at = next(n for n, line in enumerate(lines) if line.strip().startswith("server fl-server"))
     head, _, _ = lines[at].partition(" ssl ")
@@ -82,14 +82,14 @@ def _plain_client(objects: Objects) -> None:
     objects.config(_CLIENT_PROXY)["haproxy.cfg"] = "\n".join([*lines, ""])
 
 
-def _to_application(objects: Objects) -> None:
+def _to_application(objects: EditedObjects) -> None:
     # The application listens for other pods as well, and the sidecars call it instead of their like.
     objects.set_env("fl-server", "server", {"FL_LISTEN": "0.0.0.0:15051"})
     objects.replace(_CLIENT_PROXY, f"{_HOST}:50051", f"{_HOST}:15051")
 
 
 def _late(owner: str, seconds: int) -> Edit:
-    def edit(objects: Objects) -> None:
+    def edit(objects: EditedObjects) -> None:
         without_startup_probes(objects)
         container = objects.container(owner, "proxy")
         container["command"] = ["bash", "-c", f"sleep {seconds}; exec {' '.join(container['command'])}"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ztprobe.validate.faults.acts.act import Moment
-from ztprobe.validate.faults.objects import Objects
+from ztprobe.validate.faults.acts.act import ActMoment
+from ztprobe.validate.faults.objects import EditedObjects
 from ztprobe.validate.scenarios.plan import OTHER, SERVER, TARGET
 
 __all__ = (
@@ -20,12 +20,12 @@ __all__ = (
 CLIENTS_POLICY, SERVERS_POLICY, DNS_POLICY = "fl-client-to-server", "fl-server-from-clients", "allow-dns"
 
 
-def amid_round(number: int) -> Moment:
+def amid_round(number: int) -> ActMoment:
     """When the target begins to train."""
-    return Moment(TARGET, "train_start", number)
+    return ActMoment(TARGET, "train_start", number)
 
 
-def without_startup_probes(objects: Objects) -> None:
+def without_startup_probes(objects: EditedObjects) -> None:
     """Nobody waits for sidecars: a mistake that keeps them from being ready shows in the run."""
     for owner in ("fl-server", "fl-client"):
         del objects.container(owner, "proxy")["startupProbe"]

@@ -1,0 +1,79 @@
+"""What a study's directory says of itself: its plan, and the attempts that were kept. Read strictly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from ztprobe.documents.files import read_text
+from ztprobe.documents.problem import DocumentError
+from ztprobe.documents.strict_json import parse_json
+from ztprobe.errors import RunDirError
+
+__all__ = ("STUDY_FILE", "failed_attempts", "read_plan")
+
+STUDY_FILE = "study.json"
+_MOST_BYTES = 16 << 20
+_TEXT = {"type": "string"}
+_COUNT = {"type": "integer", "minimum": 1, "maximum": 1_000_000}
+# What is read of it here; ztprobe.study writes more.
+_CELL = {
+    "type": "object",
+    "required": ["name", "experiment", "clients", "reconnect"],
+    "properties": {
+        "name": {"type": "string", "pattern": "^[a-z0-9][a-z0-9-]*$"},  # of directories
+        "experiment": {
+            "type": "object",
+            "required": ["profile", "level", "distribution", "seed"],
+            "properties": {
+                "profile": _TEXT,
+                "level": {"type": "integer"},
+                "distribution": _TEXT,
+                "seed": {"type": "integer"},
+            },
+        },
+        "clients": _COUNT,
+        "reconnect": {"type": "boolean"},
+    },
+}
+_PLAN = {
+    "type": "object",
+    "required": ["name", "rounds", "repetitions", "cells"],
+    "properties": {
+        "name": _TEXT,
+        "rounds": _COUNT,
+        "repetitions": _COUNT,
+        "cells": {"type": "array", "minItems": 1, "items": _CELL},
+    },
+}
+_FAILURE = {"type": "object", "required": ["class"], "properties": {"class": _TEXT}}
+
+
+def read_plan(study: Path) -> dict[str, Any]:
+    """study.json's content. :raises RunDirError: it is not there, or is no plan."""
+    return _read(study / STUDY_FILE, _PLAN, f"{study}: is no study ({STUDY_FILE} is missing or damaged)")
+
+
+def failed_attempts(study: Path, cell: str, repetition: int | None = None) -> list[dict[str, Any]]:
+    """What is kept of each attempt that was no run of the study's, with its directory's name as ``attempt``.
+
+    :param repetition: None: of all.
+    :raises RunDirError: a file is damaged.
+    """
+    which = "r[0-9]*" if repetition is None else f"r{repetition:02d}"
+    return [
+        _read(file, _FAILURE, f"{file}: is damaged") | {"attempt": file.parent.name}
+        for file in sorted((study / "attempts").glob(f"{cell}-{which}-*/failure.json"))
+    ]
+
+
+def _read(file: Path, schema: dict[str, Any], problem: str) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = parse_json(read_text(file, _MOST_BYTES))
+    except DocumentError as error:
+        raise RunDirError(problem) from error
+    if next(jsonschema.Draft202012Validator(schema).iter_errors(content), None) is not None:
+        raise RunDirError(problem)
+    return content
