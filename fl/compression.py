@@ -112,5 +112,6 @@ def _to_int8(delta: Vector) -> Payload:
     rows = padded.reshape(blocks, _BLOCK)
     scales = (np.abs(rows).max(axis=1) / 127).astype(_FLOAT32)
     rows /= np.where(scales > 0, scales, 1)[:, None]
-    quantised = np.rint(padded[: len(delta)]).astype(np.int8)
+    # A scale of next to nothing (a subnormal number) has few digits, and may be too small for its own values.
+    quantised = np.clip(np.rint(padded[: len(delta)]), -127, 127).astype(np.int8)
     return np.concatenate((scales.view(np.uint8), quantised.view(np.uint8)))

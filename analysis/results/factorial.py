@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from analysis.statistics import LEVEL
 
-__all__ = ("Contrast", "Design", "Estimate", "Factor", "Fit", "LeftOut", "Term", "design_of", "fit")
+__all__ = ("Contrast", "Design", "Estimate", "Factor", "Fit", "LeftOutTerm", "Term", "design_of", "fit")
 
 Term = tuple[str, ...]  # names of the factors in it
 _LEVERAGE = 1 - 1e-9  # above it a run's residual is 0 whatever was measured
@@ -49,7 +49,7 @@ class Factor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeftOut:
+class LeftOutTerm:
     """A term that is not in the model, and why."""
 
     term: Term
@@ -92,7 +92,7 @@ class Design:
     factors: tuple[Factor, ...]
     runs: tuple[Mapping[str, str], ...]
     terms: tuple[Term, ...]
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[LeftOutTerm, ...]
 
     @cached_property
     def matrix(self) -> NDArray[np.float64]:
@@ -197,7 +197,7 @@ def design_of(
     candidates += [term for term in three if set(term) <= set(crossed)]
     by_name = {factor.name: factor for factor in factors}
     terms: list[Term] = []
-    left_out: list[LeftOut] = []
+    left_out: list[LeftOutTerm] = []
     matrix = np.ones((len(runs), 1))
     for term in candidates:
         columns = _columns([by_name[name] for name in term], runs)
@@ -213,7 +213,7 @@ def design_of(
             terms.append(term)
             matrix = larger
             continue
-        left_out.append(LeftOut(term=term, reason=reason))
+        left_out.append(LeftOutTerm(term=term, reason=reason))
     return Design(tuple(factors), tuple(runs), tuple(terms), tuple(left_out))
 
 

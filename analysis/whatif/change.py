@@ -10,14 +10,14 @@ from analysis.whatif.transport import CONGESTION_CONTROLS
 from ztprobe.errors import UsageError
 from ztprobe.profile.model import Profile
 
-__all__ = ("REMOVABLE", "Cell", "Change", "cell_of", "check_profile")
+__all__ = ("REMOVABLE", "WhatIfCell", "WhatIfChange", "cell_of", "check_profile")
 
 REMOVABLE = ("mtls", "policy", "profile", "polling")
 _NONE = "net0"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class WhatIfCell:
     """What tells the runs of one group from another's."""
 
     profile: str
@@ -38,7 +38,7 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class WhatIfChange:
     """A question; without anything it asks for the run as it is."""
 
     without: frozenset[str] = frozenset()
@@ -68,7 +68,7 @@ class Change:
             *([f"--congestion-control {self.congestion_control}"] if self.congestion_control else []),
         )
 
-    def target(self, cell: Cell) -> Cell:
+    def target(self, cell: WhatIfCell) -> WhatIfCell:
         """Which cell a run of this one is asked to be. :raises UsageError: it has nothing to take away."""
         policy, mtls = cell.level % 2, cell.level // 2
         for name, has in (
@@ -86,7 +86,7 @@ class Change:
         if self.profile is not None and self.profile.name == cell.profile:
             raise UsageError(f"--profile {cell.profile}: {cell.name} has it already")
         profile = _NONE if "profile" in self.without else cell.profile
-        return Cell(
+        return WhatIfCell(
             profile=self.profile.name if self.profile is not None else profile,
             level=policy * ("policy" not in self.without) + 2 * mtls * ("mtls" not in self.without),
             clients=cell.clients,
@@ -118,9 +118,11 @@ def check_profile(profile: Profile) -> Profile:
     return profile
 
 
-def cell_of(experiment: Mapping[str, Any], clients: int, reconnect: bool, congestion_control: str) -> Cell:
+def cell_of(
+    experiment: Mapping[str, Any], clients: int, reconnect: bool, congestion_control: str
+) -> WhatIfCell:
     """The cell of a run, whatever its data and seed."""
-    return Cell(
+    return WhatIfCell(
         profile=str(experiment["profile"]),
         level=int(experiment["level"]),
         clients=clients,

@@ -23,7 +23,7 @@ import numpy as np
 
 from analysis.results.study_files import STUDY_FILE
 from analysis.statistics import LEVEL
-from analysis.whatif.change import Cell, Change, cell_of, check_profile
+from analysis.whatif.change import WhatIfCell, WhatIfChange, cell_of, check_profile
 from analysis.whatif.graph import RunWay, way_of
 from analysis.whatif.replay import Prediction, predict
 from ztprobe.errors import RunDirError, UsageError
@@ -49,7 +49,7 @@ class _Measured:
         return [float(np.mean(way.counted_ns)) / 1e9 for way in self.ways]
 
 
-def check_study(path: Path, only: Change | None = None) -> dict[str, Any]:
+def check_study(path: Path, only: WhatIfChange | None = None) -> dict[str, Any]:
     """Every prediction that a study's cells allow, beside what was measured; plain data with seconds.
 
     :param only: the one question that is asked; None: all that the cells allow.
@@ -70,14 +70,14 @@ def check_study(path: Path, only: Change | None = None) -> dict[str, Any]:
     }
 
 
-def _measured(path: Path) -> tuple[dict[Cell, _Measured], dict[str, Any]]:
+def _measured(path: Path) -> tuple[dict[WhatIfCell, _Measured], dict[str, Any]]:
     try:
         plan = json.loads((path / STUDY_FILE).read_text())
         planned = [(cell["name"], cell) for cell in plan["cells"]]
         about: dict[str, Any] = {"study": plan["name"], "rounds": plan["rounds"]}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunDirError(f"{path}: is no study ({STUDY_FILE} is missing or damaged)") from error
-    ways: dict[Cell, list[RunWay]] = defaultdict(list)
+    ways: dict[WhatIfCell, list[RunWay]] = defaultdict(list)
     for name, cell in planned:
         for file in sorted((path / "runs" / name).glob("r*/run.json")):
             run = load_run(file.parent)
@@ -89,7 +89,7 @@ def _measured(path: Path) -> tuple[dict[Cell, _Measured], dict[str, Any]]:
         raise RunDirError(f"{path}: none of the study's runs is there yet")
     every = [way for of in ways.values() for way in of]
     about |= {"runs": len(every), "contended_runs": sum(way.contended is True for way in every)}
-    as_it_was = Change()
+    as_it_was = WhatIfChange()
     cells = {
         cell: _Measured(ways=tuple(of), itself=tuple(predict(way, as_it_was) for way in of))
         for cell, of in ways.items()
@@ -98,8 +98,8 @@ def _measured(path: Path) -> tuple[dict[Cell, _Measured], dict[str, Any]]:
 
 
 def _changes(
-    source: Cell, cells: Mapping[Cell, _Measured], only: Change | None
-) -> Iterator[tuple[Cell, Change]]:
+    source: WhatIfCell, cells: Mapping[WhatIfCell, _Measured], only: WhatIfChange | None
+) -> Iterator[tuple[WhatIfCell, WhatIfChange]]:
     """Which of the other cells can be predicted from one, and by which question."""
     for target in cells:
         change = _between(source, target)
@@ -108,7 +108,7 @@ def _changes(
         yield target, change
 
 
-def _between(source: Cell, target: Cell) -> Change | None:
+def _between(source: WhatIfCell, target: WhatIfCell) -> WhatIfChange | None:
     """What makes one cell of another; None: nothing that can be asked for."""
     added_level = target.level & ~source.level
     if source == target or added_level or target.clients != source.clients:
@@ -127,7 +127,7 @@ def _between(source: Cell, target: Cell) -> Change | None:
                 return None
     control = target.congestion_control if target.congestion_control != source.congestion_control else None
     try:
-        return Change(
+        return WhatIfChange(
             without=frozenset(without),
             profile=profile,
             reconnect=target.reconnect and not source.reconnect,
@@ -137,7 +137,9 @@ def _between(source: Cell, target: Cell) -> Change | None:
         return None
 
 
-def _row(change: Change, source: Cell, of: _Measured, target: Cell, measured: _Measured) -> dict[str, Any]:
+def _row(
+    change: WhatIfChange, source: WhatIfCell, of: _Measured, target: WhatIfCell, measured: _Measured
+) -> dict[str, Any]:
     predicted = [predict(way, change) for way in of.ways]
     predicted_s, measured_s = [one.mean_s for one in predicted], measured.means_s
     mean_s, truth_s = float(np.mean(predicted_s)), float(np.mean(measured_s))
@@ -213,10 +215,11 @@ def kept_checks() -> dict[str, dict[str, Any]]:
 
     :raises RunDirError: one is damaged.
     """
-    found = {}
-    for file in sorted(
-        resources.files("analysis.whatif").joinpath("records").iterdir(), key=lambda f: f.name
-    ):
+    found: dict[str, dict[str, Any]] = {}
+    records = resources.files("analysis.whatif").joinpath("records")
+    if not records.is_dir():
+        return found
+    for file in sorted(records.iterdir(), key=lambda f: f.name):
         if not file.name.endswith(".json"):
             continue
         try:
@@ -228,7 +231,7 @@ def kept_checks() -> dict[str, dict[str, Any]]:
     return found
 
 
-def rows_for(check: Mapping[str, Any], change: Change, cell: Cell) -> list[dict[str, Any]]:
+def rows_for(check: Mapping[str, Any], change: WhatIfChange, cell: WhatIfCell) -> list[dict[str, Any]]:
     """The rows of a check that say how far a question about a run of this cell may be off.
 
     The same question under the same profile; of the same cell alone, where the check has it. What others used

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.whatif.change import Cell, Change, cell_of
+from analysis.whatif.change import WhatIfCell, WhatIfChange, cell_of
 from analysis.whatif.check import check_study, kept_checks, rows_for
 from analysis.whatif.graph import way_of
 from analysis.whatif.replay import predict
@@ -19,7 +19,7 @@ from ztprobe.rundir.store import load_run
 __all__ = ("answer", "checks_of")
 
 
-def answer(run: Path, change: Change, check: str | None) -> dict[str, Any]:
+def answer(run: Path, change: WhatIfChange, check: str | None) -> dict[str, Any]:
     """What rounds of a run would take on average after a change, as plain data with seconds.
 
     :param check: a study's directory, or the name of a check that comes with ztprobe; None: any of those.
@@ -40,14 +40,16 @@ def answer(run: Path, change: Change, check: str | None) -> dict[str, Any]:
         "options": " ".join(change.words),
         "cell": cell.name,
         "target": target.name,
-        "recorded": predict(way, Change()).as_dict(),
+        "recorded": predict(way, WhatIfChange()).as_dict(),
         "predicted": predict(way, change).as_dict(),
         "left_out": way.left_out,
         "checks": checks,
     }
 
 
-def checks_of(change: Change, cell: Cell, target: Cell, check: str | None) -> list[dict[str, Any]]:
+def checks_of(
+    change: WhatIfChange, cell: WhatIfCell, target: WhatIfCell, check: str | None
+) -> list[dict[str, Any]]:
     """The measured runs that say how far off answers to a question are.
 
     :raises UsageError: there are none; the line says which there are.
@@ -63,7 +65,7 @@ def checks_of(change: Change, cell: Cell, target: Cell, check: str | None) -> li
     return fitting
 
 
-def _checks(change: Change, check: str | None) -> Sequence[Mapping[str, Any]]:
+def _checks(change: WhatIfChange, check: str | None) -> Sequence[Mapping[str, Any]]:
     if check is not None and Path(check).is_dir():
         return [check_study(Path(check), only=change)]
     kept = kept_checks()
@@ -75,7 +77,9 @@ def _checks(change: Change, check: str | None) -> Sequence[Mapping[str, Any]]:
     return [kept[check]]
 
 
-def _refusal(change: Change, cell: Cell, check: str | None, found: Sequence[Mapping[str, Any]]) -> str:
+def _refusal(
+    change: WhatIfChange, cell: WhatIfCell, check: str | None, found: Sequence[Mapping[str, Any]]
+) -> str:
     options = " ".join(change.words)
     asked = f"{options}: no measured runs under {cell.profile} check it"
     if any(row["options"] == options and row["contended"] for one in found for row in one["rows"]):

@@ -27,7 +27,7 @@ import numpy as np
 
 from analysis import statistics
 from analysis.ledger.model import COMPONENTS
-from analysis.whatif.change import Change, cell_of
+from analysis.whatif.change import WhatIfChange, cell_of
 from analysis.whatif.graph import ClientWay, MessageWay, RoundWay, RunWay
 from analysis.whatif.processors import ends_of, work_of
 from analysis.whatif.transport import window_wait_ns
@@ -78,7 +78,7 @@ class Prediction:
         }
 
 
-def predict(run: RunWay, change: Change) -> Prediction:
+def predict(run: RunWay, change: WhatIfChange) -> Prediction:
     """What rounds of this run would take on average after a change.
 
     :raises UsageError: the run has nothing of what is to be taken away, or cannot tell.
@@ -97,7 +97,7 @@ def predict(run: RunWay, change: Change) -> Prediction:
     )
 
 
-def replay(run: RunWay, change: Change) -> list[Replayed]:
+def replay(run: RunWay, change: WhatIfChange) -> list[Replayed]:
     """Every round of a run after a change. :raises UsageError: see `predict`."""
     if change.words:
         change.target(cell_of(run.experiment, run.clients, run.reconnect, run.congestion_control))
@@ -111,7 +111,9 @@ def replay(run: RunWay, change: Change) -> list[Replayed]:
     return [_replay_round(one, run, change, round_trip_ns) for one in run.rounds]
 
 
-def _replay_round(one: RoundWay, run: RunWay, change: Change, round_trip_ns: Mapping[str, int]) -> Replayed:
+def _replay_round(
+    one: RoundWay, run: RunWay, change: WhatIfChange, round_trip_ns: Mapping[str, int]
+) -> Replayed:
     spans = [(way.ready_ns, way.ready_ns + way.at_client_ns["compute"]) for way in one.clients]
     work_ns = work_of(spans, run.cpus)
     changed = [_changed(way, run, change, round_trip_ns[way.client]) for way in one.clients]
@@ -140,7 +142,7 @@ def _replay_round(one: RoundWay, run: RunWay, change: Change, round_trip_ns: Map
     )
 
 
-def _changed(way: ClientWay, run: RunWay, change: Change, round_trip_ns: int) -> ClientWay:
+def _changed(way: ClientWay, run: RunWay, change: WhatIfChange, round_trip_ns: int) -> ClientWay:
     """A client's edges after the change, but for how long it trains."""
     at_client_ns = dict(way.at_client_ns)
     if change.reconnect:
@@ -164,7 +166,7 @@ def _changed(way: ClientWay, run: RunWay, change: Change, round_trip_ns: int) ->
     return ClientWay(client=way.client, before_ns=way.before_ns, down=down, at_client_ns=at_client_ns, up=up)
 
 
-def _one_way_ns(change: Change) -> int | None:
+def _one_way_ns(change: WhatIfChange) -> int | None:
     """Of the new path; None: it stays."""
     if change.profile is not None:
         return _BARE_ONE_WAY_NS + round((change.profile.delay_ms or 0) * 1e6)
@@ -174,7 +176,7 @@ def _one_way_ns(change: Change) -> int | None:
 def _message(
     message: MessageWay,
     run: RunWay,
-    change: Change,
+    change: WhatIfChange,
     round_trip_ns: int,
     idle_ns: int,
     *,

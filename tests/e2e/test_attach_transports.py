@@ -20,7 +20,8 @@ from analysis.ledger.ledger import windows_of
 from analysis.rounds.settled import settled
 from tests.e2e.command import Trace
 from tests.e2e.deployments import Place, places, switch_ipv6_on
-from tests.generic_direct import NAME, Settings
+from tests.generic_direct import Settings
+from tests.generic_transports import NAME
 from tests.generic_truth import DirectTruth
 from ztprobe.kernelnet.netlink import create_netns, netlink, remove_netns
 from ztprobe.kernelnet.netns import entered

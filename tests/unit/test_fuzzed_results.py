@@ -80,7 +80,15 @@ def used(run_dir: Path) -> list[str]:
     (sample,) = load_group(run_dir).samples
     loaded = load(run_dir)
     assert len(loaded.rounds) >= len(sample.parts_ns)
-    return [*loaded.tables, latex_table(loaded.report), str(len(spans_of(loaded.report)))]
+    tables = [
+        loaded.rounds,
+        loaded.components,
+        loaded.sub_rows,
+        loaded.clients,
+        loaded.segments,
+        loaded.overhead,
+    ]
+    return [*map(str, map(len, tables)), latex_table(loaded.report), str(len(spans_of(loaded.report)))]
 
 
 @numbers

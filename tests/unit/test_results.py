@@ -114,8 +114,10 @@ def test_exported_tables_are_the_loaded_ones(run, tmp_path: Path, capsys) -> Non
     assert len(capsys.readouterr().out.splitlines()) == 2 * len(run.tables)
     for name, table in run.tables.items():
         read = pd.read_csv(tmp_path / f"{name}.csv")
-        empty = {column: "" for column in read if table[column].dtype.kind == "O"}  # CSV has no empty text
-        pd.testing.assert_frame_equal(read.fillna(empty), table.fillna(empty), check_dtype=False)
+        for column in table.select_dtypes("str").columns:  # CSV has no empty text
+            read[column] = read[column].astype("str").fillna("")
+            table = table.assign(**{column: table[column].fillna("")})
+        pd.testing.assert_frame_equal(read, table, check_dtype=False)
         pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / f"{name}.parquet"), table)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from analysis import statistics
 from analysis.ledger.model import COMPONENTS
-from analysis.whatif.change import Cell, Change, check_profile
+from analysis.whatif.change import WhatIfCell, WhatIfChange, check_profile
 from analysis.whatif.check import CHECK_SCHEMA_VERSION, check_study, kept_checks
 from analysis.whatif.graph import ClientWay, MessageWay, RoundWay, RunWay, way_of
 from analysis.whatif.processors import ends_of, work_of
@@ -28,7 +28,7 @@ from ztprobe.profile.model import load_profile
 from ztprobe.rundir.store import load_run
 
 RECONNECTING = RECORDED.parent / "net2-sec3-reconnect"
-NOTHING_IN_THE_WAY = Change(without=frozenset({"mtls", "policy", "profile"}))
+NOTHING_IN_THE_WAY = WhatIfChange(without=frozenset({"mtls", "policy", "profile"}))
 MS = 1_000_000
 
 
@@ -39,7 +39,7 @@ def way(path: Path) -> RunWay:
 
 @pytest.mark.parametrize("path", [RECORDED, RECORDED / "baseline", RECONNECTING], ids=lambda path: path.name)
 def test_without_a_change_the_recorded_rounds_come_out(path: Path) -> None:
-    replayed = replay(way(path), Change())
+    replayed = replay(way(path), WhatIfChange())
     assert [one.duration_ns for one in replayed] == [one.duration_ns for one in way(path).rounds]
     report = json.loads((RECORDED / "report.json").read_text())
     if path == RECORDED:
@@ -52,10 +52,10 @@ def test_without_a_change_the_recorded_rounds_come_out(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [NOTHING_IN_THE_WAY, Change(profile=load_profile("net4")), Change(congestion_control="bbr")],
+    [NOTHING_IN_THE_WAY, WhatIfChange(profile=load_profile("net4")), WhatIfChange(congestion_control="bbr")],
     ids=lambda change: " ".join(change.words),
 )
-def test_components_are_the_predicted_round(change: Change) -> None:
+def test_components_are_the_predicted_round(change: WhatIfChange) -> None:
     for one in replay(way(RECORDED), change):
         assert sum(one.components_ns.values()) == one.duration_ns
         assert min(one.components_ns.values()) >= 0
@@ -64,7 +64,7 @@ def test_components_are_the_predicted_round(change: Change) -> None:
 def test_the_measured_baseline_is_met() -> None:
     """Nothing of the baseline went into it; the interval of 7 rounds of it is 0.82 to 1.09 s."""
     predicted = predict(way(RECORDED), NOTHING_IN_THE_WAY)
-    measured = predict(way(RECORDED / "baseline"), Change())
+    measured = predict(way(RECORDED / "baseline"), WhatIfChange())
     assert measured.interval_s is not None
     assert measured.interval_s[0] <= predicted.mean_s <= measured.interval_s[1]
     for name in ("server", "compute", "transmission"):
@@ -73,7 +73,9 @@ def test_the_measured_baseline_is_met() -> None:
 
 
 def test_a_new_connection_costs_its_handshakes() -> None:
-    as_it_was, predicted = (predict(way(RECORDED), one) for one in (Change(), Change(reconnect=True)))
+    as_it_was, predicted = (
+        predict(way(RECORDED), one) for one in (WhatIfChange(), WhatIfChange(reconnect=True))
+    )
     report = json.loads((RECORDED / "report.json").read_text())
     for name in ("tcp_handshake", "tls_handshake", "http2_setup"):
         setup_s = report["connection_setup"]["components"][name]["median_s"]
@@ -82,7 +84,7 @@ def test_a_new_connection_costs_its_handshakes() -> None:
 
 
 def test_a_removed_handshake_leaves_the_round_trip_of_tcp() -> None:
-    predicted = predict(way(RECONNECTING), Change(without=frozenset({"mtls"})))
+    predicted = predict(way(RECONNECTING), WhatIfChange(without=frozenset({"mtls"})))
     assert predicted.components_s["tls_handshake"] == predicted.components_s["proxy"] == 0
     assert predicted.components_s["tcp_handshake"] > 0.1
 
@@ -131,8 +133,8 @@ def test_another_client_may_be_the_critical_one_then() -> None:
         client("waits", 500, transmission_ms=2000, window_ms=1980),
         client("trains", 900, transmission_ms=1000, window_ms=980),
     )
-    (as_it_was,) = replay(run, Change())
-    (without,) = replay(run, Change(without=frozenset({"profile"})))
+    (as_it_was,) = replay(run, WhatIfChange())
+    (without,) = replay(run, WhatIfChange(without=frozenset({"profile"})))
     assert (as_it_was.critical_client, without.critical_client) == ("waits", "trains")
     assert without.duration_ns == pytest.approx((900 + 2 * 20 + 1) * MS, abs=2 * MS)
 
@@ -144,7 +146,7 @@ def test_trainings_that_come_together_share_the_processors() -> None:
         for n in range(4)
     ]
     run = run_of(*clients)
-    (as_it_was,) = replay(run, Change())
+    (as_it_was,) = replay(run, WhatIfChange())
     assert as_it_was.duration_ns == run.rounds[0].duration_ns
     together = run_of(*(dataclasses.replace(one, before_ns=0) for one in clients))
     spans = [(one.ready_ns, one.ready_ns + 500 * MS) for one in together.rounds[0].clients]
@@ -228,7 +230,7 @@ def test_a_path_with_a_rate_does_not_show_how_fast_it_is_without() -> None:
     run = way(RECORDED.parent / "net5-sec0")
     assert run.has_rate
     with pytest.raises(UsageError, match="limits the rate"):
-        predict(run, Change(without=frozenset({"profile"})))
+        predict(run, WhatIfChange(without=frozenset({"profile"})))
 
 
 def test_profiles_of_a_fixed_delay_can_be_asked_for() -> None:
@@ -238,10 +240,10 @@ def test_profiles_of_a_fixed_delay_can_be_asked_for() -> None:
 
 
 def test_cells_are_what_a_question_makes_of_them() -> None:
-    cell = Cell(profile="net2", level=3, clients=5)
-    assert NOTHING_IN_THE_WAY.target(cell) == Cell(profile="net0", level=0, clients=5)
-    assert Change(without=frozenset({"mtls"})).target(cell).level == 1
-    assert Change(without=frozenset({"policy"}), reconnect=True).target(cell) == Cell(
+    cell = WhatIfCell(profile="net2", level=3, clients=5)
+    assert NOTHING_IN_THE_WAY.target(cell) == WhatIfCell(profile="net0", level=0, clients=5)
+    assert WhatIfChange(without=frozenset({"mtls"})).target(cell).level == 1
+    assert WhatIfChange(without=frozenset({"policy"}), reconnect=True).target(cell) == WhatIfCell(
         profile="net2", level=2, clients=5, reconnect=True
     )
 

@@ -12,7 +12,7 @@ from ztprobe.cli.output import say, say_json
 from ztprobe.errors import UsageError
 
 if TYPE_CHECKING:
-    from analysis.whatif.change import Change
+    from analysis.whatif.change import WhatIfChange
 
 __all__ = ("whatif",)
 
@@ -50,10 +50,10 @@ def whatif(
     Replays the recorded rounds of RUN with components removed or rescaled: every client's way is changed, and
     who is critical is found anew. Nothing is fitted. A question that no measured runs check is refused.
     """
-    from analysis.whatif.change import Change, check_profile
+    from analysis.whatif.change import WhatIfChange, check_profile
     from ztprobe.profile.model import load_profile
 
-    change = Change(
+    change = WhatIfChange(
         without=frozenset(without),
         profile=None if profile is None else check_profile(load_profile(profile)),
         reconnect=reconnect,
@@ -76,7 +76,7 @@ def whatif(
         print_prediction(found)
 
 
-def _check(change: Change, check: str | None, *, as_json: bool, out: Path | None) -> None:
+def _check(change: WhatIfChange, check: str | None, *, as_json: bool, out: Path | None) -> None:
     if check is None:
         raise UsageError("RUN: is missing, or --check with a study to check predictions on")
     from analysis.whatif.check import check_study, kept_checks

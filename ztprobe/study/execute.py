@@ -3,8 +3,8 @@
 A study's directory holds ``study.json`` (the plan), ``runs/CELL/rNN`` (complete run directories: one
 appears whole or not at all) and ``attempts/CELL-rNN-N`` (what failed: its class, its message, and what was
 seen of it until then, for `ztprobe diagnose`). A run during which the machine was not quiet counts as such
-an attempt, of the class ``contention``, and is made anew, twice at most unless the plan says otherwise: after that it stays, and whatever is
-said of it says so.
+an attempt, of the class ``contention``, and is made anew, twice at most unless the plan says otherwise: after
+that it stays, and whatever is said of it says so.
 What is there decides what is left to do, so an interrupted study goes on where it was; a plan that has
 changed meanwhile is refused.
 """
