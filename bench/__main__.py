@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,9 +19,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bench.attached import measure_attached, rows_of
 from bench.clients import measure_clients, words_of
 from bench.delayline import measure_delay_line
 from bench.emissions import emissions
+from bench.machine import machine_facts
 from bench.policy import measure as measure_policy
 from bench.profile_apply import measure_apply
 from bench.profile_change import measure_changes
@@ -59,6 +60,7 @@ _PARTS = (
     "delay-line",
     "policy",
     "clients",
+    "attached",
     *(plan.experiment for plan in _FULL),
 )
 _QUIET_NS, _LOUD_NS = 150, 300  # goals: a run that emits nothing, a run that does
@@ -215,6 +217,13 @@ def _clients(quick: bool, progress: Progress) -> tuple[list[Row], dict[str, Any]
     return rows, {"runs": [asdict(one) for one in found]}
 
 
+def _attached(quick: bool, seed: int, progress: Progress) -> tuple[list[Row], dict[str, Any]]:
+    cycles = 6 if quick else 20
+    with progress.bar("  attached", cycles) as advance:
+        found = measure_attached(cycles, 8, seed, advance)
+    return [Row(*words) for words in rows_of(found)], asdict(found)
+
+
 def _rounds(plan: Plan, seed: int, progress: Progress) -> tuple[list[Row], dict[str, Any]]:
     with progress.bar(f"  {plan.experiment}", plan.rounds) as advance:
         found = measure_rounds(plan, seed, advance)
@@ -297,21 +306,6 @@ def _spread(values: Any) -> str:
     return f"{statistics.median(numbers):.3g} ({min(numbers):.3g} to {max(numbers):.3g})"
 
 
-def _machine() -> dict[str, Any]:
-    models = [
-        line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if "model name" in line
-    ]
-    return {
-        "kernel": platform.release(),
-        "cpu": models[0] if models else platform.machine(),
-        "cores": os.cpu_count() or 1,
-        "load_before": os.getloadavg()[0],
-        "python": platform.python_version(),
-    }
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", default=bool(os.environ.get("BENCH_QUICK")))
@@ -324,20 +318,22 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+_ALONE = {
+    "startup": _startup,
+    "programs": _programs,
+    "profile": _profile,
+    "delay-line": _delay_line,
+    "policy": _policy,
+    "connections": _connections,
+}
+
+
 def _measure(part: str, options: argparse.Namespace, progress: Progress) -> tuple[list[Row], dict[str, Any]]:
     quick = options.quick
-    if part == "startup":
-        return _startup(quick)
-    if part == "programs":
-        return _programs(quick)
-    if part == "profile":
-        return _profile(quick)
-    if part == "delay-line":
-        return _delay_line(quick)
-    if part == "policy":
-        return _policy(quick)
-    if part == "connections":
-        return _connections(quick)
+    if part in _ALONE:
+        return _ALONE[part](quick)
+    if part == "attached":
+        return _attached(quick, options.seed, progress)
     if part == "clients":
         return _clients(quick, progress)
     if part == "throughput":
@@ -355,7 +351,7 @@ def main() -> int:
         print("bench: probes and network namespaces need root", file=sys.stderr)
         return 1
     parts = options.only or _PARTS
-    record: dict[str, Any] = {"machine": _machine(), "quick": options.quick, "seed": options.seed}
+    record: dict[str, Any] = {"machine": machine_facts(), "quick": options.quick, "seed": options.seed}
     machine = record["machine"]
     print(
         f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']},"
