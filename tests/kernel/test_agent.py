@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
 
 import pandas as pd
 import pytest
@@ -168,7 +167,7 @@ def test_memory_is_bounded_and_does_not_grow_with_what_is_seen(node: Node, agent
     agent.watch(ME)
     process = Path(f"/proc/{agent._process.pid}")
     # What is made once (an allocator's arenas, a writer's buffers) is there after two of them, and some of it
-    # is given back and taken again from time to time.
+    # is given back and taken again from time to time: what is never given back is in the least of several.
     resident_bytes = []
     for _ in range(12):
         for _ in range(300):
@@ -185,7 +184,7 @@ def test_memory_is_bounded_and_does_not_grow_with_what_is_seen(node: Node, agent
     )
     assert memory["resident_bytes"] < RESIDENT_BYTES
     assert 1 << 20 < memory["kernel_maps_bytes"] < KERNEL_BYTES
-    assert median(resident_bytes[7:]) - median(resident_bytes[2:7]) < 4 << 20, resident_bytes
+    assert min(resident_bytes[7:]) - min(resident_bytes[2:7]) < 4 << 20, resident_bytes
 
 
 def test_a_profile_is_put_on_measured_and_taken_off(node: Node, tmp_path: Path) -> None:
