@@ -1,7 +1,7 @@
 # make setup         install what is needed: Debian packages and a virtual environment in .venv
 # make trace         the main job; make trace EXPERIMENT=net2a-sec1 ARGS='--rounds 20'
 # make test          lint and tests, unit before kernel (root) before whole jobs; 20 minutes
-# make test-long     the suites that make test leaves out: accuracy of training, options, stalls, deaths, faults; 9 minutes
+# make test-long     the suites that make test leaves out: training, every option, every transport, faults; an hour
 # make bench         what watching costs; BENCH_QUICK=1 for a first look, BENCH_ARGS='--only net0-sec3' for a part
 # make smoke         every level without a profile and under net2, three rounds each, and their page; 4 minutes
 # make lint          ruff, mypy and the import contract

@@ -345,7 +345,8 @@ def test_the_capabilities_of_the_least_privilege_manifest_are_enough(
         account = agent.stop()
     assert not any(account.loss.values()), account.loss
     bursts = tables(tmp_path, account)["bursts"]
-    assert sent_bytes(bursts, "pod-a", port) == SENT_BYTES
+    # At a rate the last bytes may leave by themselves, and fewer than 256 count as a control frame.
+    assert SENT_BYTES - 256 < sent_bytes(bursts, "pod-a", port) <= SENT_BYTES
     assert set(bursts["process"]) >= {"pod-a/test"}
 
 

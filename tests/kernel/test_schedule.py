@@ -20,7 +20,7 @@ import pytest
 
 from tests.kernel.bridged import Node
 from tests.kernel.test_emulation import bulk_s, delay_backend, node
-from ztprobe.agent.emulator import Emulator
+from ztprobe.agent.emulator import Emulator, observed_qdisc
 from ztprobe.emulation.netem import netem_supported
 from ztprobe.kernelnet.netlink import netlink
 from ztprobe.kernelnet.netns import entered
@@ -160,7 +160,7 @@ def test_a_full_bucket_changes_its_rate_and_keeps_what_it_holds(node: Node, tmp_
         emulator.follow(told.append)
         arrivals = send_along(*node.pods, count, gap_s=0, payload_bytes=1472)
         record = emulator.schedule_record()
-        dropped = [stats["drops"] for stats in emulator.stats()["qdiscs"].values()]
+        dropped = [found["drops"] for found in map(observed_qdisc, node.pods) if found is not None]
     assert [a.number for a in arrivals] == list(range(count))  # all, and in order
     assert dropped == [0, 0]
     assert record is not None
@@ -268,14 +268,14 @@ def test_what_somebody_removed_is_said_and_not_made_again(node: Node, tmp_path: 
             assert remove_ours(ipr, index)
         emulator.follow(told.append)
         time.sleep(0.25)
-        stats = emulator.stats()["qdiscs"]
+        stands = observed_qdisc(pod)
         record = emulator.schedule_record()
     assert record is not None
     failed = record["changes"][1]
     assert failed["at_ns"] is None
     assert "pod-b: the tbf on eth0 has been removed" in failed["error"]
     assert "test: step 2 could not be put into force: pod-b" in told[0]
-    assert stats[pod.name]["kind"] != "tbf"
+    assert stands is not None and stands["kind"] != "tbf"
 
 
 def test_a_dead_delay_line_is_said(node: Node, tmp_path: Path) -> None:
