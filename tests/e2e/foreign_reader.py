@@ -35,6 +35,7 @@ class ForeignReader:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._looks: list[tuple[int, int]] = []  # CLOCK_MONOTONIC, cumulative
+        self._stolen: list[tuple[int, int]] = []  # likewise
         self._last: dict[int, int] = {}
         self._total_ns = 0
         self._ours: set[int] = {trace}
@@ -49,13 +50,11 @@ class ForeignReader:
 
     def share(self, spans: Sequence[tuple[int, int]]) -> float:
         """Foreign CPU time within the spans over the machine's, 0..1."""
-        inside_ns = sum(self._at(end) - self._at(begin) for begin, end in spans)
-        return inside_ns / sum(end - begin for begin, end in spans) / (os.cpu_count() or 1)
+        return _share_within(self._looks, spans)
 
-    def _at(self, at_ns: int) -> float:
-        assert self._looks[0][0] <= at_ns <= self._looks[-1][0], "the reader was not there"
-        times_ns, values_ns = zip(*self._looks, strict=True)
-        return float(np.interp(at_ns, times_ns, values_ns))
+    def stolen_share(self, spans: Sequence[tuple[int, int]]) -> float:
+        """What the hypervisor took within the spans, likewise."""
+        return _share_within(self._stolen, spans)
 
     def _run(self) -> None:
         while True:
@@ -66,6 +65,7 @@ class ForeignReader:
 
     def _look(self) -> None:
         at_ns = time.monotonic_ns()
+        self._stolen.append((at_ns, _TICK_NS * int(Path("/proc/stat").read_text().split("\n")[0].split()[8])))
         parents: dict[int, int] = {}
         ticks: dict[int, int] = {}
         for name in os.listdir("/proc"):
@@ -87,3 +87,10 @@ class ForeignReader:
             self._total_ns += _TICK_NS * (sum(foreign.values()) - sum(self._last.values()))
         self._last = foreign
         self._looks.append((at_ns, max(self._total_ns, self._looks[-1][1] if self._looks else 0)))
+
+
+def _share_within(looks: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> float:
+    assert looks[0][0] <= min(spans)[0] and max(spans)[1] <= looks[-1][0], "the reader was not there"
+    times_ns, values_ns = zip(*looks, strict=True)
+    inside_ns = sum(float(np.diff(np.interp(span, times_ns, values_ns))[0]) for span in spans)
+    return inside_ns / sum(end - begin for begin, end in spans) / (os.cpu_count() or 1)

@@ -20,7 +20,8 @@ import pytest
 from tests.e2e.command import Trace
 from tests.e2e.foreign_reader import ForeignReader
 
-QUIET_SHARE = 0.02
+# Below 2 % by the reader, whose looks are a second apart: so far it may be off, in either way.
+QUIET_SHARE, READER_ERROR = 0.02, 0.01
 CPUS = os.cpu_count() or 1
 QUIET_PAIRS = int(os.environ.get("ZTPROBE_QUIET_PAIRS", "1"))
 # On a machine that others use few pairs are quiet, and the rest only checks what was recorded.
@@ -45,6 +46,7 @@ class Pair:
     stdout: str
     stderr: str
     seen: dict[str, float]  # run | baseline -> share of the machine's CPU time
+    stolen: dict[str, float]  # likewise, what the hypervisor took
 
     def foreign_share(self, which: str) -> float:
         return float(self.report["contention"][which]["foreign_share"])
@@ -79,14 +81,13 @@ def trace_pair(out: Path, *, disturbed: str | None = None, share_of_a_core: floa
             process.wait()
         trace.end()
     assert outcome.status == 0, outcome.stderr
+    rounds = {"run": counted_rounds(out), "baseline": counted_rounds(out / "baseline")}
     return Pair(
         report=json.loads((out / "report.json").read_text()),
         stdout=outcome.stdout,
         stderr=outcome.stderr,
-        seen={
-            "run": reader.share(counted_rounds(out)),
-            "baseline": reader.share(counted_rounds(out / "baseline")),
-        },
+        seen={name: reader.share(spans) for name, spans in rounds.items()},
+        stolen={name: reader.stolen_share(spans) for name, spans in rounds.items()},
     )
 
 
@@ -133,7 +134,7 @@ def test_quiet_pairs_are_left_in_peace(tmp_path: Path) -> None:
         print(
             f"pair {number + 1}: others used {shares}, said {pair.report['contention']['said']}", flush=True
         )
-        if max(pair.seen.values()) < QUIET_SHARE:
+        if max(*pair.seen.values(), *pair.stolen.values()) < QUIET_SHARE - READER_ERROR:
             quiet.append(pair)
         if len(quiet) == QUIET_PAIRS:
             break
