@@ -1,4 +1,4 @@
-"""`make bench`: the observer's own cost as a table and as JSON. Needs root; about 28 minutes.
+"""`make bench`: the observer's own cost as a table and as JSON. Needs root; about 33 minutes.
 
 `BENCH_QUICK=1` takes about 7; `--cycles` and `--only` choose more finely. Goals are shown
 beside the figures, and nothing fails because of them: intervals of a few rounds on a busy

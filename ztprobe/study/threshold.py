@@ -37,7 +37,7 @@ class Axis:
         return abs(works - fails) <= precision * max(works, fails)
 
     def words(self, value: float) -> str:
-        """``250 ms``, ``12.5 %``, ``3 of 5 clients`` without the number of all."""
+        """With its unit: ``250 ms``, ``12.5 %``."""
         return f"{value:g}{' ' if self.unit else ''}{self.unit}"
 
 
