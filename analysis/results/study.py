@@ -25,12 +25,12 @@ from analysis.results.study_effects import effects_of
 from analysis.results.study_files import failed_attempts, read_plan
 from ztprobe.errors import RunDirError
 
-__all__ = ("MIN_ROUNDS_FOR_P99_INTERVAL", "study_report")
+__all__ = ("MIN_ROUNDS_FOR_P99_INTERVAL", "report_of_cells", "study_cells", "study_report")
 
 MIN_ROUNDS_FOR_P99_INTERVAL = 367  # 0.99**n is 2.5 %: the largest value can be the upper edge
 _RESAMPLES = 1000
 _SEED = 1
-_OF_RUNS = ("samples", "slack")  # of a cell: what its runs hold, which is not told one by one
+_OF_RUNS = ("samples", "slack", "conditions")  # of a cell: what its runs hold, which is not told one by one
 
 
 def study_report(path: Path) -> dict[str, Any]:
@@ -38,11 +38,25 @@ def study_report(path: Path) -> dict[str, Any]:
 
     :raises RunDirError: no study stands there, or none of its runs has been made yet.
     """
+    return report_of_cells(path, study_cells(path))
+
+
+def study_cells(path: Path) -> list[dict[str, Any]]:
+    """A study's cells with what their runs hold.
+
+    :raises RunDirError: no study stands there, or none of its runs has been made yet.
+    """
     plan = read_plan(path)
     cells = [_cell(path, cell, plan["repetitions"]) for cell in plan["cells"]]
     if not any(cell["samples"] for cell in cells):
         raise RunDirError(f"{path}: none of the study's runs is there yet")
-    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    return cells
+
+
+def report_of_cells(path: Path, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """As `study_report`, of cells that `study_cells` has read."""
+    plan = read_plan(path)
+    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for cell in cells:
         groups[cell["group"]].append(cell)
     reports = {name: _group(path, name, members) for name, members in groups.items()}
@@ -68,11 +82,13 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
     name, experiment = cell["name"], cell["experiment"]
     samples, accuracies, targets_s = [], [], []
     slack: list[ClientSlack] = []
+    conditions: list[dict[str, Any]] = []
     contended = 0
     for run in sorted((path / "runs" / name).glob("r*/run.json")):
         report = load_report(run.parent)
         samples.append(sample_of(report, run.parent))
         slack.append(slack_of_run(report))
+        conditions.append({"kernel": report["kernel"], "backend": report["emulation"]["backend"] or "none"})
         contended += report["contention"]["contended"] is True
         accuracies.append(report["accuracy"]["final"])
         targets_s.append(report["accuracy"]["time_to_target_s"])
@@ -103,6 +119,7 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
         "time_to_target_s": targets_s,
         "samples": tuple(samples),
         "slack": tuple(slack),
+        "conditions": tuple(conditions),  # of each run
     }
 
 
