@@ -27,7 +27,7 @@ __all__ = ("REFERENCE", "check_enough", "prediction_interval", "reproduction_of"
 
 REFERENCE = "net0-sec0"
 _LEAST_RATIOS = 2  # without a second one nothing is known of how they vary
-_SETTINGS = ("distribution", "clients", "reconnect", "congestion_control")
+_SETTINGS = ("distribution", "clients", "reconnect", "congestion_control", "level_switch")
 
 
 def prediction_interval(logarithms: Sequence[float], new: int) -> tuple[float, float]:
@@ -48,7 +48,7 @@ def usable_ratios(
 ) -> dict[str, dict[str, float]]:
     """Network and level -> seed and repetition -> median round over that of net0-sec0.
 
-    :param like: distribution, clients, reconnect and congestion_control of the runs that count.
+    :param like: distribution, clients, reconnect, congestion_control and level_switch of runs that count.
     :param quiet: leave out runs during which others used the machine.
     """
     frame = rounds.frame
@@ -79,7 +79,7 @@ def check_enough(recorded: StudyRounds, like: Mapping[str, Any], groups: Sequenc
             raise RunDirError(
                 f"{recorded.study}: has {plural(count, 'pair')} of quiet runs of {name} and {REFERENCE}"
                 f" ({like['distribution']}, {plural(like['clients'], 'client')}), and an interval needs"
-                f" {_LEAST_RATIOS}: run it with more seeds (ztprobe sweep) or name another study"
+                f" {_LEAST_RATIOS}: run more seeds of it on a quiet machine, or name another study"
             )
 
 

@@ -93,11 +93,13 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
         accuracies.append(report["accuracy"]["final"])
         targets_s.append(report["accuracy"]["time_to_target_s"])
     control = cell.get("congestion_control", "cubic")  # studies of before have none
+    switch = cell.get("level_switch", "none")
     rest = "".join(
         [
             "" if cell["clients"] == 5 else f"-c{cell['clients']}",
             "-reconnect" if cell["reconnect"] else "",
             "" if control == "cubic" else f"-{control}",
+            "" if switch == "none" else f"-to-{switch.replace('@', '-')}",
         ]
     )
     return {
@@ -111,6 +113,7 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
         "clients": cell["clients"],
         "reconnect": cell["reconnect"],
         "congestion_control": control,
+        "level_switch": switch,
         "planned": repetitions,
         "complete": len(samples),
         "contended": contended,  # of these, runs during which others used the machine

@@ -36,10 +36,19 @@ __all__ = (
 
 ROUNDS_FILE = "study-rounds.parquet"
 RECORDS_DIR = Path(__file__).parent / "records"  # STUDY.parquet, of studies that come with ztprobe
-_FACTORS = ("profile", "level", "distribution", "seed", "clients", "reconnect", "congestion_control")
+_FACTORS = (
+    "profile",
+    "level",
+    "distribution",
+    "seed",
+    "clients",
+    "reconnect",
+    "congestion_control",
+    "level_switch",
+)
 _CONDITIONS = ("kernel", "backend")
 _COLUMNS = ("cell", *_FACTORS, "repetition", "contended", "round", *_CONDITIONS)
-_WORDS = ("cell", "profile", "distribution", "congestion_control", *_CONDITIONS)
+_WORDS = ("cell", "profile", "distribution", "congestion_control", "level_switch", *_CONDITIONS)
 _FLAGS = ("reconnect", "contended")
 _NUMBERS = ("level", "seed", "clients", "repetition", "round")
 _PUBLISHED = "paper-80"

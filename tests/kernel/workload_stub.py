@@ -64,7 +64,12 @@ def manifests(directory: Path, server: str = SERVER, client: str = CLIENT) -> Pa
 
 
 def runtime(
-    directory: Path, level: int, clients: int = 2, manifests_dir: Path | None = None, offloads: bool = False
+    directory: Path,
+    level: int,
+    clients: int = 2,
+    manifests_dir: Path | None = None,
+    offloads: bool = False,
+    later_level: int | None = None,
 ) -> LocalRuntime:
     """A runtime over the stub workload, not created yet."""
     return LocalRuntime(
@@ -77,6 +82,7 @@ def runtime(
             data_dir=None,
             reconnect=False,
             level=level,
+            later_level=later_level,
         ),
         run_id=f"t{secrets.token_hex(4)}",
         log_dir=directory / "logs",

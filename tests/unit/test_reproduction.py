@@ -22,7 +22,13 @@ from ztprobe.errors import RunDirError
 from ztprobe.profile.model import profile_names
 from ztprobe.study.plan import load_study
 
-LIKE = {"distribution": "iid", "clients": 5, "reconnect": False, "congestion_control": "cubic"}
+LIKE: dict[str, Any] = {
+    "distribution": "iid",
+    "clients": 5,
+    "reconnect": False,
+    "congestion_control": "cubic",
+}
+LIKE |= {"level_switch": "none"}
 GROUPS = ["net0-sec3", "net2-sec0", "net2-sec3"]
 FACTORS = {"net0-sec0": 1.0, "net0-sec3": 1.2, "net2-sec0": 3.0, "net2-sec3": 4.0}
 

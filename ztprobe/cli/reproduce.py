@@ -50,7 +50,10 @@ def reproduce(context: click.Context, against: str, out: Path | None, as_json: b
     recorded = rounds_of_study(against)
     plan = dataclasses.replace(load_study("reproduce", profile_names()), rounds=recorded.rounds_planned)
     experiments = [cell.experiment for cell in plan.cells]
-    like = dataclasses.asdict(plan.cells[0]) | {"distribution": experiments[0].distribution}
+    like = dataclasses.asdict(plan.cells[0]) | {
+        "distribution": experiments[0].distribution,
+        "level_switch": "none",
+    }
     names = dict.fromkeys(f"{one.profile}-sec{one.level}" for one in experiments)
     groups = [name for name in names if name != REFERENCE]
     check_enough(recorded, like, groups)  # before an hour of runs

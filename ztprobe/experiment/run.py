@@ -29,6 +29,7 @@ from ztprobe.agent.machine_load import MachineLoad
 from ztprobe.agent.remote import AgentProcess
 from ztprobe.agent.stalls import Stall, stall_words
 from ztprobe.errors import EnforcementError, WorkloadError, ZtprobeError
+from ztprobe.experiment.level_switch import SwitchRecord
 from ztprobe.experiment.quiet import ensure_quiet
 from ztprobe.experiment.record import (
     accounted,
@@ -305,6 +306,7 @@ class Job:
         clients = [pod.name for pod in runtime.edges or runtime.clients]
         waiting = Waiting(clients, time.monotonic())
         stalls = self._stalls = stalls_of(runtime, clients, self.spec.stall_after_s)
+        switch = SwitchRecord(self.spec.level_switch, runtime, self.meta, self.progress)
         self._watch(agent, runtime)
         log = GrowingLog(_log(runtime, runtime.server))
         starts: dict[Any, int] = {}
@@ -320,6 +322,7 @@ class Job:
             for event in events:
                 waiting.take(event)
                 stalls.take(event)
+                switch.take(event)
                 number = event.get("round")
                 if event["event"] == "round_start":
                     starts[number] = event["time_monotonic_ns"]

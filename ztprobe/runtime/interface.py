@@ -36,6 +36,7 @@ class WorkloadOptions:
     fl: Mapping[str, Any] = field(default_factory=dict)
     # more environment for the workload's containers (ztprobe validate puts known costs there)
     environment: dict[str, str] = field(default_factory=dict)
+    later_level: int | None = None  # with other policies, to be put in force while rounds go on
 
     @property
     def network_policy(self) -> bool:
@@ -148,6 +149,14 @@ class Runtime(Protocol):
 
     def start_clients(self) -> None:
         """Start every client's application."""
+        ...
+
+    def switch_level(self) -> None:
+        """Put the policies of the options' ``later_level`` in force, at once."""
+        ...
+
+    def prove_switch(self) -> Enforcement:
+        """What shows that they are, and costs the rounds that go on nothing."""
         ...
 
     def check(self) -> None:

@@ -24,7 +24,7 @@ from ztprobe.pods.model import Pod
 from ztprobe.runtime.interface import Enforcement, Proof
 from ztprobe.runtime.local import dns, firewall
 
-__all__ = ("ProofScene", "prove")
+__all__ = ("ProofScene", "prove", "prove_switch")
 
 # Silence for longer than any profile's round trip (net4: 0.3 s) and than a retransmitted
 # SYN takes to be answered (1 s + 0.3 s).
@@ -93,6 +93,29 @@ def prove(scenes: Sequence[ProofScene]) -> Enforcement:
         mtls_expected=scene.certificates is not None,
         network_policy=tuple(proofs),
         mtls=tuple(tls_proofs),
+    )
+
+
+def prove_switch(scene: ProofScene) -> Enforcement:
+    """Knock at the server's port from a pod that no policy lets in, whose packets no round waits for.
+
+    :param scene: under the level that the run has by now.
+    """
+    check = _tcp(
+        f"{'forbidden' if scene.policy else 'open without policy'}: {scene.outsider.name} ->"
+        f" {scene.server.name}:{scene.port}/tcp",
+        scene.outsider,
+        scene.server,
+        scene.port,
+        CONNECTED,
+        blocked=scene.policy,
+    )
+    before = firewall.dropped(scene.node)
+    proof = check.judge(check.run(), before, firewall.dropped(scene.node))
+    return Enforcement(
+        network_policy_expected=scene.policy,
+        mtls_expected=scene.certificates is not None,
+        network_policy=(proof,),
     )
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ztprobe import paths, policy
-from ztprobe.errors import PreflightError, UsageError, WorkloadError
+from ztprobe.errors import PreflightError, WorkloadError
 from ztprobe.kernelnet.sockets import tcp_sockets
 from ztprobe.pods.in_force import publish_objects
 from ztprobe.pods.local import LocalPods
@@ -32,6 +32,7 @@ from ztprobe.runtime.local import (
     cgroups,
     dns,
     firewall,
+    later_level,
     network,
     placement,
     proof,
@@ -87,17 +88,13 @@ class LocalRuntime:
         self._offloads = offloads
         self._congestion_control = congestion_control
         self._cpu_limits = cpu_limits
-        overlay = (
-            manifests_dir / "overlays" / f"sec{options.level}{'-edges' if options.fl.get('edges') else ''}"
-        )
-        if not overlay.is_dir() and options.fl.get("edges"):
-            raise UsageError(f"--fl-edges: {overlay} is missing, which sec{options.level} needs with edges")
-        self._workload: Workload = plan(render(overlay), options)
+        self._workload: Workload = plan(render(later_level.overlay_of(manifests_dir, options)), options)
         self._plans = {pod.name: pod for pod in self._workload.pods}
         self._mtls = options.mutual_tls
         self._placed = placement.place(self._workload)
         self._rules = placement.rules(self._workload, self._placed, check_port_names=not as_admitted)
         check_level(options, self._workload, self._rules)
+        self._later = later_level.policies_of(manifests_dir, options, self._workload, self._placed)
         self._node = network.NodeNetwork(run_id, offloads)
         self._tree = cgroups.Tree(cgroups.detect(), f"ztp-{run_id}")
         self._pods: dict[str, Pod] = {}
@@ -198,12 +195,14 @@ class LocalRuntime:
         :raises EnforcementError: the node refuses the rules.
         :raises WorkloadError: a sidecar does not become ready.
         """
-        if self._workload.policies:
+        # With nothing in force yet, too: a policy that comes later must know the connections that there are.
+        if self._workload.policies or self._later is not None:
             firewall.load(self.node_netns, policy.to_nft(self._rules))
+        if self._workload.policies:
             publish_objects(paths.STATE_DIR / self._run_id, self._workload.policy_objects)
         if not self._mtls:
             return
-        self._issue_certificates()
+        certificates.issue_all(self.authority, self._workload, self._up().secrets_directory)
         self._up().launch(
             [(self._pods[p.name], c) for p in self._workload.pods for c in p.containers if c.sidecar]
         )
@@ -217,13 +216,6 @@ class LocalRuntime:
             if not waiting:
                 return
 
-    def _issue_certificates(self) -> None:
-        for pod in {p.service_account: p for p in self._workload.pods}.values():
-            names = self._workload.served_names(pod.service_account)
-            for mount in (m for c in pod.containers for m in c.mounts if m.secret is not None):
-                directory = self._up().secrets_directory / str(mount.secret)
-                self.authority.issue(directory, pod.namespace, pod.service_account, names)
-
     def enforce(self, policies: Sequence[Mapping[str, Any]]) -> None:
         """Put these NetworkPolicies in force in place of the present ones, as a change in a cluster would.
 
@@ -235,6 +227,18 @@ class LocalRuntime:
         firewall.load(self.node_netns, policy.to_nft(self._rules), replace=True)
         change = {"time_monotonic_ns": time.monotonic_ns(), "objects": list(self._workload.policy_objects)}
         self._changes.append(change)
+
+    def switch_level(self) -> None:
+        """See `ztprobe.runtime.interface.Runtime`."""
+        if self._later is None or self._options.later_level is None:
+            raise RuntimeError("no later level was asked for")
+        self.enforce(self._later)
+        self._options = dataclasses.replace(self._options, level=self._options.later_level)
+        publish_objects(paths.STATE_DIR / self._run_id, self._workload.policy_objects)
+
+    def prove_switch(self) -> Enforcement:
+        """See `ztprobe.runtime.interface.Runtime`."""
+        return proof.prove_switch(self._scenes()[0])
 
     def machine_setting(self, file: Path, value: str) -> AbstractContextManager[None]:
         """A setting of the whole machine that the run's journal takes back, whatever ends the run."""
