@@ -108,7 +108,7 @@ def draw_reproduction(found: Mapping[str, Any]) -> str:
         axes.set_ylim(len(rows) - 0.5, -0.6)
         axes.set_xlabel(
             f"median round over that of {found['reference']}; grey: 95 % prediction interval of"
-            f" {found['study']}, whose runs are circles; crosses: new runs, bar: their mean"
+            f" {found['study']},\nwhose runs are circles; crosses: new runs, bar: their mean"
         )
         title = f"New runs held against {found['study']}"
         return svg_text("reproduction", title, figure)

@@ -23,6 +23,7 @@ from analysis.results.samples import RunGroup, Sample, load_report, sample_of
 from analysis.results.slack import ClientSlack, slack_of_group, slack_of_run
 from analysis.results.study_effects import effects_of
 from analysis.results.study_files import failed_attempts, read_plan
+from analysis.results.study_outcomes import convergence_of, outcomes_of
 from ztprobe.errors import RunDirError
 
 __all__ = ("MIN_ROUNDS_FOR_P99_INTERVAL", "report_of_cells", "study_cells", "study_report")
@@ -30,7 +31,12 @@ __all__ = ("MIN_ROUNDS_FOR_P99_INTERVAL", "report_of_cells", "study_cells", "stu
 MIN_ROUNDS_FOR_P99_INTERVAL = 367  # 0.99**n is 2.5 %: the largest value can be the upper edge
 _RESAMPLES = 1000
 _SEED = 1
-_OF_RUNS = ("samples", "slack", "conditions")  # of a cell: what its runs hold, which is not told one by one
+_OF_RUNS = (
+    "samples",
+    "slack",
+    "conditions",
+    "curves",
+)  # of a cell: what its runs hold, which is not told one by one
 
 
 def study_report(path: Path) -> dict[str, Any]:
@@ -74,6 +80,8 @@ def report_of_cells(path: Path, cells: Sequence[Mapping[str, Any]]) -> dict[str,
         "cells": [{key: value for key, value in cell.items() if key not in _OF_RUNS} for cell in cells],
         "effects": effects_of(cells),
         "completion": _completion(cells),
+        "outcomes": outcomes_of(cells),
+        "convergence": convergence_of(cells),
         "failures": dict(Counter(one["class"] for cell in cells for one in cell["failures"])),
     }
 
@@ -83,6 +91,7 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
     samples, accuracies, targets_s = [], [], []
     slack: list[ClientSlack] = []
     conditions: list[dict[str, Any]] = []
+    curves = []
     contended = 0
     for run in sorted((path / "runs" / name).glob("r*/run.json")):
         report = load_report(run.parent)
@@ -90,6 +99,9 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
         slack.append(slack_of_run(report))
         conditions.append({"kernel": report["kernel"], "backend": report["emulation"]["backend"] or "none"})
         contended += report["contention"]["contended"] is True
+        curves.append(
+            {one["round"]: one["accuracy"] for one in report["rounds"] if one["accuracy"] is not None}
+        )
         accuracies.append(report["accuracy"]["final"])
         targets_s.append(report["accuracy"]["time_to_target_s"])
     control = cell.get("congestion_control", "cubic")  # studies of before have none
@@ -123,6 +135,7 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
         "samples": tuple(samples),
         "slack": tuple(slack),
         "conditions": tuple(conditions),  # of each run
+        "curves": tuple(curves),  # of each run: round -> accuracy
     }
 
 

@@ -16,6 +16,7 @@ from analysis.results.comparison_text import human_change
 from analysis.results.effects_tables import effect_rows, effects_frame, interaction_tables, slack_frame
 from analysis.results.study import report_of_cells, study_cells
 from analysis.results.study_figures import draw_study
+from analysis.results.study_outcomes import completion_frame, outcomes_frame
 from analysis.results.study_rounds import ROUNDS_FILE, rounds_frame, rounds_parquet
 from analysis.results.study_text import study_contention_words
 from ztprobe.printable import printable_tree
@@ -37,6 +38,8 @@ def write_study(path: Path) -> dict[str, Any]:
         "study": study_frame(report),
         "study-effects": effects_frame(report),
         "study-slack": slack_frame(report),
+        "study-outcomes": outcomes_frame(report),
+        "study-completion": completion_frame(report),
     }
     write_atomically(path / "study-report.json", dump_json(report))
     write_atomically(path / "study.html", render_study(report, figures).encode())

@@ -315,7 +315,7 @@ def test_a_study_has_a_page_tables_and_figures(made: Made, tmp_path: Path, capsy
         float(np.median(next(g["durations_s"] for g in report["groups"] if g["name"] == "net0-sec0")))
     )
     page = written["study.html"].decode()
-    assert page.count("<svg") == len(list((out / "figures").glob("*.svg"))) == 6
+    assert page.count("<svg") == len(list((out / "figures").glob("*.svg"))) == 9
     assert "Additive or not cannot be said" in page  # the two cells differ in everything at once
     assert pd.read_csv(out / "study-effects.csv").empty
     slack = pd.read_csv(out / "study-slack.csv").set_index(["group", "client"])
