@@ -240,6 +240,7 @@ def _roles_of_attached(meta: Mapping[str, Any]) -> Roles:
         ports=frozenset(int(one["port"]) for one in topology["endpoints"] if one["pod"] == server),
         clients=tuple(one["name"] for one in meta["attachment"]["participants"] if one["role"] == "client"),
         behind_sidecar=frozenset(topology["behind_sidecar"]),
+        sidecars_ns=0,
     )
 
 

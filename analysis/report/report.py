@@ -32,7 +32,7 @@ from analysis.report.conditions import (
     rounds_under,
 )
 from analysis.report.contention_words import first_sentences
-from analysis.report.level_switch import level_switch_of, levels_of_rounds
+from analysis.report.level_switch import add_level_switch
 from analysis.report.wording import plural
 from analysis.report.workload import workload_of
 from ztprobe.errors import RunDirError
@@ -163,8 +163,7 @@ def build_report(
         report["workload"] = workload
     report["contention"]["said"] = first_sentences(report)
     _add_conditions(report, run, in_order)
-    if (switch := level_switch_of(run, ledger, counted)) is not None:
-        report["level_switch"] = switch
+    add_level_switch(report, run, ledger, counted)
     report["notes"] = sections.notes(run, ledger, report, baseline)
     report["diagnosis"] = diagnose(report)
     return report
@@ -203,9 +202,6 @@ def _add_conditions(report: dict[str, Any], run: Run, in_order: Sequence[RoundLe
             entry["conditions"] = round_conditions(conditions, one.start_ns, one.duration_ns)
         if (late_ns := late_in_round(late, one)) is not None:
             entry["delay_line_late_s"] = sections.seconds(late_ns)
-    levels = levels_of_rounds(run, in_order)
-    for entry in report["rounds"] if levels else ():
-        entry["security_levels"] = levels[entry["round"]]
     for other in emulation.get("others", ()):
         under = set(rounds_under(other, in_order))
         for entry in report["rounds"]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
+
+import pytest
 
 from tests.kernel import workload_stub
 from tests.kernel.workload_stub import finish, up
@@ -18,6 +21,10 @@ def connected(source: Pod, target: Pod, port: int) -> socket.socket:
     sock.settimeout(2)
     sock.connect((target.address, port))
     return sock
+
+
+def nothing() -> None:
+    """Nobody wants to know of new processes."""
 
 
 def can_connect(source: Pod, target: Pod, port: int) -> bool:
@@ -42,10 +49,10 @@ def test_policies_come_while_connections_stand(tmp_path: Path) -> None:
         standing = connected(client, server, 50060)
         accepted, _ = listener.accept()
         assert can_connect(client, server, 50061) and can_connect(runtime.outsider, server, 50051)
-        runtime.switch_level()
-        found = runtime.prove_switch()
-        assert [proof.passed for proof in found.network_policy] == [True]
-        assert found.network_policy[0].name == "forbidden: outsider -> fl-server:50051/tcp"
+        seen = runtime.switch_level(nothing)
+        (proof,) = seen.enforcement.network_policy
+        assert proof.passed and proof.name == "forbidden: outsider -> fl-server:50051/tcp"
+        assert seen.sidecars_ns is None and seen.policies_ns is not None
         accepted.sendall(b"from the server")
         standing.settimeout(2)
         assert standing.recv(64) == b"from the server"
@@ -65,7 +72,44 @@ def test_policies_are_lifted_again(tmp_path: Path) -> None:
         runtime.secure()
         runtime.start_server()
         assert not can_connect(runtime.outsider, runtime.server, 50051)
-        runtime.switch_level()
-        (proof,) = runtime.prove_switch().network_policy
+        (proof,) = runtime.switch_level(nothing).enforcement.network_policy
         assert proof.passed and proof.name.startswith("open without policy: outsider")
         finish(runtime)
+
+
+@pytest.mark.parametrize("later", [2, 3])
+def test_sidecars_come_while_connections_stand(tmp_path: Path, later: int) -> None:
+    with up(workload_stub.runtime(tmp_path, level=0, later_level=later)) as runtime:
+        runtime.secure()
+        runtime.start_server()
+        assert all(proof.passed for proof in runtime.prove().network_policy)
+        client, server = runtime.clients[0], runtime.server
+        standing = connected(client, server, 50051)
+        assert standing.recv(5) == b"hello"
+        started: list[set[str]] = []
+        processes = runtime.source.processes
+
+        def note() -> None:
+            started.append({pod for pod, name in processes(runtime.pods).values() if name == "proxy"})
+
+        seen = runtime.switch_level(note)
+        assert started == [{"fl-client-0", "fl-client-1"}, {"fl-client-0", "fl-client-1", "fl-server"}]
+        proofs = (*seen.enforcement.mtls, *seen.enforcement.network_policy)
+        assert [proof.passed for proof in proofs] == [True] * (5 if later == 2 else 6), proofs
+        assert seen.sidecars_ns is not None and (seen.policies_ns is None) is (later == 2)
+        # The connection from before goes on; a new one in plain text does not reach the application.
+        standing.sendall(b"more")
+        assert standing.recv(1) == b""  # the stub closes whatever it is told but "bye"
+        fresh = connected(client, server, 50051)
+        fresh.sendall(b"plain text")
+        assert not fresh.recv(64).startswith(b"hello")
+        for sock in (standing, fresh):
+            sock.close()
+        finish(runtime)  # the clients connect where the file says by now
+        lines = [json.loads(line) for line in runtime.source.log(server, "proxy").read_text().splitlines()]
+        served = [line for line in lines if line.get("peer", "").startswith(("10.244.0.3:", "10.244.0.4:"))]
+        assert {line["peer"].partition(":")[0] for line in served if line.get("tls") == "TLSv1.3"} == {
+            "10.244.0.3",
+            "10.244.0.4",
+        }
+        assert runtime.facts()["certificates"]

@@ -102,8 +102,8 @@ __all__ = ("trace",)
 @click.option(
     "--switch-level",
     metavar="LEVEL@roundN",
-    help="Put another level's NetworkPolicies in force when round N begins, such as sec1@round4, and mark the"
-    " rounds.",
+    help="Put another level in force when round N begins, such as sec3@round4, and mark the rounds; clients"
+    " connect anew where sidecars come.",
 )
 @fl_options
 @attach_options

@@ -1,7 +1,7 @@
 """A security level that is put in force while rounds go on: asked for, carried out, recorded as seen.
 
-What a level has of NetworkPolicies can be put in force at any moment. Sidecars cannot: they stand between an
-application and its port from the start (docs/limits.md says what that would take).
+Policies come at once, and to the connections that stand. Sidecars take the server's port over, and a client
+speaks to its own from its next connection on.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,14 +54,17 @@ def parse_level_switch(text: str, experiment: Experiment, rounds: int) -> LevelS
     switch = LevelSwitch(level=int(match[1]), round=int(match[2]))
     if switch.level == experiment.level:
         raise UsageError(f"{text}: {experiment.name} has that level from the start")
-    if dataclasses.replace(experiment, level=switch.level).mutual_tls != experiment.mutual_tls:
-        other = experiment.level ^ 1
+    later = dataclasses.replace(experiment, level=switch.level)
+    # Sidecars do not go again; and what shows that they came is a pod that policies keep away.
+    if later.mutual_tls != experiment.mutual_tls and experiment.level != 0:
         raise UsageError(
-            f"{text}: sidecars cannot come or go while rounds go on;"
-            f" from sec{experiment.level} only sec{other} can be reached"
+            f"{text}: from sec{experiment.level} only sec{experiment.level ^ 1} can be reached while rounds"
+            " go on; sidecars come to sec0 alone"
         )
-    if not _FIRST <= switch.round <= rounds:
-        raise UsageError(f"{text}: expected a round from {_FIRST} to {rounds}, the run's last")
+    # A client connects through its sidecar in the first training after that, at the latest one round later.
+    last = rounds - (later.mutual_tls and not experiment.mutual_tls)
+    if not _FIRST <= switch.round <= last:
+        raise UsageError(f"{text}: expected a round from {_FIRST} to {last} of the run's {rounds}")
     return switch
 
 
@@ -70,11 +73,18 @@ class SwitchRecord:
 
     :param meta: run.json's content, which gets ``level_switch``: what was asked for, and when it was seen to
         be in force.
+    :param started: called when there are new processes.
     """
 
     def __init__(
-        self, switch: LevelSwitch | None, runtime: Runtime, meta: dict[str, Any], progress: Progress
+        self,
+        switch: LevelSwitch | None,
+        runtime: Runtime,
+        meta: dict[str, Any],
+        progress: Progress,
+        started: Callable[[], None],
     ) -> None:
+        self._started = started
         self._switch = switch
         self._runtime = runtime
         self._progress = progress
@@ -83,7 +93,7 @@ class SwitchRecord:
             self._told = meta["level_switch"] = {
                 "to_level": switch.level,
                 "round": switch.round,
-                **dict.fromkeys(("due_ns", "from_ns", "at_ns", "proven_ns")),
+                **dict.fromkeys(("due_ns", "from_ns", "sidecars_ns", "policies_ns", "proven_ns")),
                 "proofs": [],
             }
 
@@ -98,17 +108,18 @@ class SwitchRecord:
         ):
             return
         self._told |= {"due_ns": event["time_monotonic_ns"], "from_ns": time.monotonic_ns()}
-        self._runtime.switch_level()
-        self._told["at_ns"] = time.monotonic_ns()
-        proofs = self._runtime.prove_switch()
+        seen = self._runtime.switch_level(self._started)
+        proofs = (*seen.enforcement.mtls, *seen.enforcement.network_policy)
         self._told |= {
+            "sidecars_ns": seen.sidecars_ns,
+            "policies_ns": seen.policies_ns,
             "proven_ns": time.monotonic_ns(),
-            "proofs": [dataclasses.asdict(proof) for proof in proofs.network_policy],
+            "proofs": [dataclasses.asdict(proof) for proof in proofs],
         }
-        if proofs.failed:
-            raise NotProven(proofs)
-        late_ms = (self._told["at_ns"] - self._told["due_ns"]) / 1e6
+        if seen.enforcement.failed:
+            raise NotProven(seen.enforcement)
+        late_ms = (max(filter(None, (seen.sidecars_ns, seen.policies_ns))) - self._told["due_ns"]) / 1e6
         self._progress.note(
             f"sec{self._switch.level} is in force, {late_ms:.0f} ms into round {self._switch.round}:"
-            f" {'; '.join(f'{proof.name}: {proof.observed}' for proof in proofs.network_policy)}"
+            f" {'; '.join(f'{proof.name}: {proof.observed}' for proof in proofs)}"
         )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ztprobe.pods.in_force import publish_objects
 from ztprobe.pods.local import LocalPods
 from ztprobe.pods.model import Pod
 from ztprobe.process.interrupts import shielded
-from ztprobe.runtime.interface import Enforcement, NotProven, WorkloadOptions
+from ztprobe.runtime.interface import Enforcement, LevelInForce, NotProven, WorkloadOptions
 from ztprobe.runtime.local import (
     certificates,
     cgroups,
@@ -46,11 +46,13 @@ from ztprobe.runtime.local.level import check_level
 from ztprobe.runtime.local.machine import check_machine
 from ztprobe.runtime.local.names import NameService
 from ztprobe.runtime.local.presented import presented
+from ztprobe.runtime.local.scenes import scenes_of
 from ztprobe.runtime.local.workload import PodPlan, Workload, plan
 
 __all__ = ("LocalRuntime",)
 
 _READY_S, _POLL_S = 30.0, 0.005
+_DRAIN_S = 1.0  # from a client's look at an address to its connection, under any profile of ours
 
 
 class LocalRuntime:
@@ -88,13 +90,14 @@ class LocalRuntime:
         self._offloads = offloads
         self._congestion_control = congestion_control
         self._cpu_limits = cpu_limits
-        self._workload: Workload = plan(render(later_level.overlay_of(manifests_dir, options)), options)
+        workload = plan(render(later_level.overlay_of(manifests_dir, options)), options)
+        self._later = later_level.read_later_level(manifests_dir, options, workload)
+        self._workload: Workload = later_level.prepared(workload, self._later)
         self._plans = {pod.name: pod for pod in self._workload.pods}
         self._mtls = options.mutual_tls
         self._placed = placement.place(self._workload)
         self._rules = placement.rules(self._workload, self._placed, check_port_names=not as_admitted)
         check_level(options, self._workload, self._rules)
-        self._later = later_level.policies_of(manifests_dir, options, self._workload, self._placed)
         self._node = network.NodeNetwork(run_id, offloads)
         self._tree = cgroups.Tree(cgroups.detect(), f"ztp-{run_id}")
         self._pods: dict[str, Pod] = {}
@@ -164,7 +167,12 @@ class LocalRuntime:
         :raises PreflightError: not root, or this machine lacks something.
         :raises UsageError: the run's name is taken.
         """
-        check_machine(self._workload, mutual_tls=self._mtls, congestion_control=self._congestion_control)
+        to_be = self._workload if self._later is None else self._later.workload
+        check_machine(
+            to_be,
+            mutual_tls=any(c.sidecar for p in to_be.pods for c in p.containers),
+            congestion_control=self._congestion_control,
+        )
         try:
             self._log_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -176,7 +184,7 @@ class LocalRuntime:
             journal.namespaces(self._node.name(pod) for pod in ("node", *self._placed))
             preload = preload_for(self._workload, self._options)
             self._containers = Containers(journal, self._tree, self._log_dir, preload)
-            create_cgroups(journal, self._tree, self._workload.pods, cpu_limits=self._cpu_limits)
+            create_cgroups(journal, self._tree, to_be.pods, cpu_limits=self._cpu_limits)
             self._node.create()
             for name, where in self._placed.items():
                 self._pods[name] = self._node.add(where)
@@ -200,16 +208,14 @@ class LocalRuntime:
             firewall.load(self.node_netns, policy.to_nft(self._rules))
         if self._workload.policies:
             publish_objects(paths.STATE_DIR / self._run_id, self._workload.policy_objects)
-        if not self._mtls:
-            return
-        certificates.issue_all(self.authority, self._workload, self._up().secrets_directory)
-        self._up().launch(
-            [(self._pods[p.name], c) for p in self._workload.pods for c in p.containers if c.sidecar]
-        )
+        if self._mtls:
+            certificates.issue_all(self.authority, self._workload, self._up().secrets_directory)
+            self._start_sidecars(self._workload.pods)
+
+    def _start_sidecars(self, plans: Sequence[PodPlan]) -> None:
+        self._up().launch([(self._pods[p.name], c) for p in plans for c in p.containers if c.sidecar])
         # As the kubelet does: without a startup probe a sidecar is not waited for.
-        probed = [
-            p.name for p in self._workload.pods if any(c.sidecar and c.startup_probe for c in p.containers)
-        ]
+        probed = [p.name for p in plans if any(c.sidecar and c.startup_probe for c in p.containers)]
         waiting = [self._pods[name] for name in probed]
         for _ in self._until("sidecars are not ready"):
             waiting = [pod for pod in waiting if not sidecar.backends_ready(pod.netns)]
@@ -228,17 +234,35 @@ class LocalRuntime:
         change = {"time_monotonic_ns": time.monotonic_ns(), "objects": list(self._workload.policy_objects)}
         self._changes.append(change)
 
-    def switch_level(self) -> None:
+    def switch_level(self, started: Callable[[], None]) -> LevelInForce:
         """See `ztprobe.runtime.interface.Runtime`."""
-        if self._later is None or self._options.later_level is None:
+        if (later := self._later) is None:
             raise RuntimeError("no later level was asked for")
-        self.enforce(self._later)
-        self._options = dataclasses.replace(self._options, level=self._options.later_level)
-        publish_objects(paths.STATE_DIR / self._run_id, self._workload.policy_objects)
-
-    def prove_switch(self) -> Enforcement:
-        """See `ztprobe.runtime.interface.Runtime`."""
-        return proof.prove_switch(self._scenes()[0])
+        sidecars_ns = policies_ns = None
+        self._workload = later.workload
+        self._options, self._placed, self._mtls = later.options, dict(later.placed), later.options.mutual_tls
+        if later.adds_sidecars:
+            certificates.issue_all(self.authority, self._workload, self._up().secrets_directory)
+            self._start_sidecars(self._workload.clients)
+            started()
+            for client in self._workload.clients:
+                address = client.application.env["FL_SERVER"]
+                self._up().renew(self._pods[client.name], later_level.ADDRESS_FILE, address)
+            # Who has just read the old one gets there first; who reads this one tries until it is answered.
+            time.sleep(_DRAIN_S)
+            self._start_sidecars([self._workload.server])
+            started()
+            sidecars_ns = time.monotonic_ns()
+        scene = self._scenes()[0]
+        found = self.expected()
+        if later.adds_sidecars:
+            found = dataclasses.replace(found, mtls=tuple(proof.prove_sidecar(scene)))
+        if later.changes_policies:
+            self.enforce(later.workload.policies)
+            policies_ns = time.monotonic_ns()
+            publish_objects(paths.STATE_DIR / self._run_id, self._workload.policy_objects)
+            found = dataclasses.replace(found, network_policy=(proof.prove_policies(scene),))
+        return LevelInForce(sidecars_ns=sidecars_ns, policies_ns=policies_ns, enforcement=found)
 
     def machine_setting(self, file: Path, value: str) -> AbstractContextManager[None]:
         """A setting of the whole machine that the run's journal takes back, whatever ends the run."""
@@ -287,37 +311,15 @@ class LocalRuntime:
         return found
 
     def _scenes(self) -> list[proof.ProofScene]:
-        """Between which pods the controls are to be shown: clients and server, with edges those two ways."""
-        workload = self._workload
-        if workload.edge_service is None:
-            return [self._scene(workload.server, workload.clients, workload.service.domain_name)]
-        edge = workload.edges[0]
-        own = [name for name, pod in workload.edge_names.items() if pod == edge.name]
-        return [
-            self._scene(workload.server, workload.edges, workload.service.domain_name, workload.clients[0]),
-            self._scene(edge, workload.clients, own[0]),
-        ]
-
-    def _scene(
-        self, server: PodPlan, clients: Sequence[PodPlan], name: str, stranger: PodPlan | None = None
-    ) -> proof.ProofScene:
-        secrets = self._up().secrets_directory
-        client, foreign = clients[0], stranger or server
-        return proof.ProofScene(
+        up = self._up()
+        return scenes_of(
+            self._workload,
+            self._options,
             node=self.node_netns,
-            server=self._pods[server.name],
-            clients=tuple(self._pods[p.name] for p in clients),
-            dns=self._pods[dns.POD],
-            outsider=self._pods[placement.OUTSIDER],
-            stranger=None if stranger is None else self._pods[stranger.name],
-            service_name=name,
-            port=self._workload.service.port,
-            loopback_port=self.loopback_port(server.name),
-            policy=self._options.network_policy,
-            certificates=(secrets / client.secret, secrets / foreign.secret) if self._mtls else None,
-            client_identity=certificates.spiffe_id(client.namespace, client.service_account),
-            server_identity=certificates.spiffe_id(server.namespace, server.service_account),
-            server_proxy_log=self._up().log_path(server.name, "proxy"),
+            pods=self._pods,
+            secrets=up.secrets_directory,
+            loopback_ports={name: where.loopback_port for name, where in self._placed.items()},
+            proxy_log=lambda pod: up.log_path(pod, "proxy"),
         )
 
     def start_clients(self) -> None:
@@ -363,9 +365,7 @@ class LocalRuntime:
             "tls_session_resumption": "off" if self._mtls else None,
             "cgroups": self._tree.hierarchies.version,
             "limits_unavailable": sorted(self._tree.unavailable),
-            "memory_limits_bytes": {
-                f"{p.name}/{c.name}": c.memory_limit_bytes for p in self._workload.pods for c in p.containers
-            },
+            "memory_limits_bytes": self._workload.memory_limits_bytes,
             "cpu_limits": "applied" if self._cpu_limits else "off: throttling would distort the rounds",
             "object_changes": list(self._changes),
             "certificates": presented(
