@@ -16,7 +16,7 @@ import pytest
 
 from analysis.ledger.ledger import build_ledger
 from analysis.ledger.model import COMPONENTS, SUB_ROWS
-from analysis.results.dropped import dropped_packets
+from analysis.results.drops import dropped_packets
 from tests.e2e.conftest import CLIENTS, Traced
 
 PERSISTENT = ("net0-sec0", "net0-sec3", "net2-sec0", "net2-sec3")
