@@ -44,7 +44,7 @@ def reproduce(context: click.Context, against: str, out: Path | None, as_json: b
     from ztprobe.profile.model import profile_names
     from ztprobe.progress import open_progress
     from ztprobe.rundir.store import dump_json, write_atomically
-    from ztprobe.study.execute import run_study
+    from ztprobe.study.execution import run_study
     from ztprobe.study.plan import load_study
 
     recorded = rounds_of_study(against)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ztprobe.agent import endpoints
 from ztprobe.agent.interface import Agent
-from ztprobe.experiment.stalling import workload_pods
+from ztprobe.experiment.stall_watch import workload_pods
 from ztprobe.runtime.interface import Runtime
 
 __all__ = ("seen_topology", "unseen_topology")
