@@ -168,7 +168,7 @@ class Containers:
 
     def renew(self, pod: Pod, file: PurePosixPath, text: str) -> None:
         """Change a file that the pod's containers see, as the kubelet does with a ConfigMap's."""
-        files.write_whole(self.volume(pod, file.parent) / file.name, text.encode())
+        files.write_whole(self.volume(pod, file.parent) / file.name, text.encode(), make=0o755)
 
     def pid(self, pod: str, container: str) -> int:
         """Of a container that was started. :raises KeyError: it was not."""
