@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +13,7 @@ __all__ = ("attachment_lines", "attachment_of")
 
 _SOURCES = {"events": "the application's events", "log": "the framework's log", "traffic": "the traffic"}
 _FEW, _MANY = 4, 8
+_NO_QDISC = "noqueue"
 
 
 def attachment_of(run: Run) -> dict[str, dict[str, Any]]:
@@ -81,6 +82,8 @@ def attachment_lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "rounds", f"{inferred} {_SOURCES[source['source']]}: {source['detail']}{exact}"
     yield from _set_up_lines(report)
     yield from _coming_lines(told["participants"])
+    if queues := _queue_words(report["emulation"].get("observed", {})):
+        yield "queues", queues
     if told["unix_sockets"]:
         yield "not seen", _unix_words(told["unix_sockets"])
     if elsewhere := [one for one in told["participants"] if one["address"]]:
@@ -110,6 +113,36 @@ def _coming_lines(participants: Sequence[Mapping[str, Any]]) -> Iterator[tuple[s
         told = [words for _, words in sorted(moved)]
         more = f"; and {len(told) - _MANY} more" if len(told) > _MANY else ""
         yield "came and went", "; ".join(told[:_MANY]) + more
+
+
+def _queue_words(observed: Mapping[str, Mapping[str, Any] | None]) -> str:
+    """What stands at the participants' own interfaces; empty: not known."""
+    found = [
+        (one, " of ".join(filter(None, (one.get("interface"), pod))))
+        for pod, first in observed.items()
+        if first is not None
+        for one in (first, *first.get("others", ()))
+    ]
+    if not found:
+        return ""
+    said: list[str] = []
+    idle: dict[str, list[str]] = defaultdict(list)
+    for one, where in found:
+        if one["drops"] or one["overlimits"]:
+            said.append(
+                f"{one['kind']} at {where} held packets back {one['overlimits']:,} times and dropped "
+                f"{one['drops']:,}, and sent {one['packets']:,}"
+            )
+        elif one["kind"] != _NO_QDISC:
+            idle[one["kind"]].append(where)
+    said = _cut(said, _MANY)
+    said += [f"{kind} at {', '.join(_cut(at, _FEW))}, which held none back" for kind, at in idle.items()]
+    words = "; ".join(said) or "none at the participants' own interfaces"
+    return f"{words}; what shapes packets further on is not seen"
+
+
+def _cut(words: list[str], most: int) -> list[str]:
+    return words if len(words) <= most else [*words[:most], f"{len(words) - most} more"]
 
 
 def _unix_words(sockets: Sequence[Mapping[str, Any]]) -> str:

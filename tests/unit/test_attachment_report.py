@@ -16,6 +16,7 @@ from analysis.report.attachment import attachment_lines
 from analysis.report.report import build_report
 from tests.schemas import problems
 from ztprobe.events.kinds import Hook
+from ztprobe.rundir.schema import problem_in
 from ztprobe.rundir.store import Run, load_run
 
 RECORDED = Path(__file__).parents[1] / "data" / "attached-hub"
@@ -114,3 +115,39 @@ def test_packets_that_are_lost_on_the_way_are_a_cause_with_what_dropped_them() -
     # What the receiver had already was not lost.
     case.events.duplicate_acks["client-1", key] = [DuplicateAck(begun_ns, 0, 5_000)]
     assert list(attached.recognise(case, [trouble])) == []
+
+
+def with_queues(run: Run, **at: dict[str, Any] | None) -> str:
+    """What the report says of them."""
+    observed = {name.replace("_", "-"): one for name, one in at.items()}
+    run = dataclasses.replace(
+        run, meta={**run.meta, "emulation": run.meta["emulation"] | {"observed": observed}}
+    )
+    assert problem_in(run.meta) is None
+    report = build_report(run, build_ledger_of_attached(run), None)
+    assert problems("report", report) == []
+    assert report["emulation"]["observed"] == observed
+    return dict(attachment_lines(report))["queues"]
+
+
+def qdisc(kind: str, *, interface: str = "net0", drops: int = 0, overlimits: int = 0) -> dict[str, Any]:
+    return {"interface": interface, "kind": kind, "packets": 1200, "drops": drops, "overlimits": overlimits}
+
+
+def test_what_stands_at_interfaces_is_said_as_the_kernel_had_it() -> None:
+    run = load_run(RECORDED)
+    assert with_queues(run, server=qdisc("noqueue"), client_1=None) == (
+        "none at the participants' own interfaces; what shapes packets further on is not seen"
+    )
+    loopback = qdisc("netem", interface="lo", drops=3)
+    said = with_queues(
+        run,
+        server=qdisc("noqueue") | {"others": [loopback]},
+        client_1=qdisc("tbf", drops=12, overlimits=3400),
+        client_2=qdisc("fq_codel"),
+    )
+    assert said == (
+        "netem at lo of server held packets back 0 times and dropped 3, and sent 1,200; "
+        "tbf at net0 of client-1 held packets back 3,400 times and dropped 12, and sent 1,200; "
+        "fq_codel at net0 of client-2, which held none back; what shapes packets further on is not seen"
+    )

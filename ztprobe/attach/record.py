@@ -112,7 +112,12 @@ def _meta(record: RunRecord, framework: Framework) -> dict[str, Any]:
             "attached_ns": record.attached_ns,
             "detached_ns": record.detached_ns,
         },
-        "emulation": {"profile": _NOT_OURS, "backend": None, "requested": None, "measured": None},
+        "emulation": {
+            "profile": _NOT_OURS,
+            **dict.fromkeys(("backend", "requested", "measured")),
+            # Read from the kernel, whoever put it there.
+            "observed": account.observed,
+        },
         "enforcement": {
             "network_policy_expected": False,
             "mtls_expected": False,
