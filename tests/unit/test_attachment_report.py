@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,8 @@ from analysis.causes.findings import Trouble
 from analysis.evidence.values import Drop, DuplicateAck, Endpoint, Retransmission, Wire
 from analysis.flows.choice import build_ledger_of_attached
 from analysis.report.attachment import attachment_lines
-from analysis.report.report import build_report
+from analysis.report.report import build_report, write_report
+from analysis.report.text_report import print_report
 from tests.schemas import problems
 from ztprobe.events.kinds import Hook
 from ztprobe.rundir.schema import problem_in
@@ -70,6 +74,42 @@ def test_a_round_that_had_not_ended_when_the_server_did_is_the_servers_doing() -
     assert found["causes"][0]["id"] == "application.server_died"
     # Nobody told how it ended, so that is not said.
     assert found["causes"][0]["summary"] == "server ended"
+
+
+def test_a_trace_that_failed_is_no_trouble_of_the_deployments() -> None:
+    run = load_run(RECORDED)
+    reason = "the agent has ended before its time (see logs/agent.log)"
+    over_ns = run.meta["attachment"]["detached_ns"]
+    run = dataclasses.replace(run, meta={**run.meta, "failed": {"reason": reason, "at_ns": over_ns}})
+    assert problem_in(run.meta) is None
+    found = diagnose_run(run)
+    assert (found["troubles"], found["causes"], found["failed"]["reason"]) == ([], [], reason)
+    assert found["said"].startswith(f"No cause: the trace failed ({reason})")
+
+
+def test_a_report_names_the_causes_as_a_diagnosis_does(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(RECORDED, out)
+    events = load_run(out).rounds
+    last = max(event["round"] for event in events if event["event"] == "round_start")
+    kept = [event for event in events if event.get("round") != last or event["event"] == "round_start"]
+    (out / "rounds.jsonl").write_text("".join(f"{json.dumps(event)}\n" for event in kept))
+    meta = json.loads((out / "run.json").read_text())
+    meta.pop("digests", None)
+    server = next(one for one in meta["attachment"]["participants"] if one["name"] == "server")
+    server["ended_ns"] = kept[-1]["time_monotonic_ns"] + SECOND_NS
+    (out / "run.json").write_text(json.dumps(meta))
+    found, report = diagnose_run(load_run(out)), write_report(out)
+    assert problems("report", report) == []
+    assert {name: report[name] for name in ("troubles", "causes", "dropped_by_filter")} == {
+        name: found[name] for name in ("troubles", "causes", "dropped_by_filter")
+    }
+    assert found["causes"][0]["id"] == "application.server_died"
+    page = (out / "report.html").read_text()
+    assert '<h2 id="why">' in page and "1. server ended" in page
+    printed = io.StringIO()
+    print_report(report, printed)
+    assert " ".join(printed.getvalue().split()).rpartition("Why: ")[2].startswith("server ended (")
 
 
 def test_a_client_that_ends_when_its_part_is_done_is_no_trouble() -> None:
