@@ -9,7 +9,7 @@ from typing import Any
 from analysis.report.wording import human_time, plural
 from ztprobe.rundir.store import Run
 
-__all__ = ("attachment_lines", "attachment_of")
+__all__ = ("attachment_lines", "attachment_of", "set_up_words")
 
 _SOURCES = {"events": "the application's events", "log": "the framework's log", "traffic": "the traffic"}
 _FEW, _MANY = 4, 8
@@ -80,13 +80,13 @@ def attachment_lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     exact = f", exact to {human_time(source['uncertainty_ns'] / 1e9)}" if source["uncertainty_ns"] else ""
     inferred = "inferred from" if source["source"] == "traffic" else "from"
     yield "rounds", f"{inferred} {_SOURCES[source['source']]}: {source['detail']}{exact}"
-    yield from _set_up_lines(report)
     yield from _coming_lines(told["participants"])
     if queues := _queue_words(report["emulation"].get("observed", {})):
         yield "queues", queues
     if told["unix_sockets"]:
         yield "not seen", _unix_words(told["unix_sockets"])
-    if elsewhere := [one for one in told["participants"] if one["address"]]:
+    elsewhere = [one for one in told["participants"] if one["address"]]
+    if elsewhere and "communication" not in report:
         yield (
             "one-sided",
             f"{_names(elsewhere)} on other machines, where nobody watches; a second agent there would tell "
@@ -94,12 +94,16 @@ def attachment_lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         )
 
 
-def _set_up_lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    ends = [one["set_up_not_seen"] for one in report["attachment"]["participants"]]
+def set_up_words(report: Mapping[str, Any]) -> str:
+    """Which connections' set-up was seen; that of some is in the rounds that they were opened in."""
+    told = report.get("communication")
     # An end of each is the server's, a hub's or (of those between a client's own processes) a client's.
-    older = report.get("communication", {}).get("older_connections", max(ends, default=0))
-    if older:
-        yield "set-up", f"not seen of {plural(older, 'connection')} that were there before the trace"
+    ends = [one["set_up_not_seen"] for one in report["attachment"]["participants"]]
+    older = told["older_connections"] if told else max(ends, default=0)
+    said = [f"not seen of {plural(older, 'connection')} that were there before the trace"] if older else []
+    if told and told["new_connections"]:
+        said.append(f"seen of {told['new_connections']}, and told in the rounds that it fell into")
+    return "; ".join(said)
 
 
 def _coming_lines(participants: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
