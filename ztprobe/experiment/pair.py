@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from ztprobe.errors import ZtprobeError
-from ztprobe.experiment.failed import why_failed
+from ztprobe.experiment.failure import why_failed
 from ztprobe.experiment.request import TraceRequest
 from ztprobe.experiment.run import Job
 from ztprobe.experiment.spec import spec_of

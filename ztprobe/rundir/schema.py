@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ztprobe.rundir.attachment_schema import ATTACHMENT
-from ztprobe.rundir.observed_schema import OBSERVED
+from ztprobe.rundir.qdisc_schema import OBSERVED
 
 __all__ = ("LOSS_CHANNELS", "problem_in")
 

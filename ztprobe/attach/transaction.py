@@ -7,7 +7,7 @@ from pathlib import Path
 from ztprobe.attach.request import AttachRequest
 from ztprobe.attach.run import attach
 from ztprobe.errors import ZtprobeError
-from ztprobe.experiment.failed import why_failed
+from ztprobe.experiment.failure import why_failed
 from ztprobe.progress import Progress
 from ztprobe.rundir import temporary
 from ztprobe.rundir.store import create_run_dir
