@@ -49,9 +49,11 @@ def death_of_edge(case: Case, one: Exit, how: str, troubles: Sequence[Trouble]) 
     """
     ends = list(_ends(case, one))
     own = [end.ts_ns for end in ends if end.process == one.process]
-    died_ns = min([one.at_ns, *own])
+    # All that it still had open ends at once; what it ended long before was another matter.
+    died_ns = min([one.at_ns, *(ts_ns for ts_ns in own if ts_ns >= max(own) - _AFTER_NS)])
     # The server's first: on it hangs the round.
-    shown = sorted(ends, key=lambda end: (end.peer != case.server, end.ts_ns))[: 2 * _FEW]
+    ordered = sorted(ends, key=lambda end: (end.peer != case.server, end.ts_ns))
+    shown = [end for end in ordered if end.ts_ns >= died_ns][: 2 * _FEW]
     moments = [*_last_words(case, one, shown), *_closings(shown), *_refused(case, one.pod, died_ns)]
     moments.append(
         Moment(ts_ns=one.at_ns, pod=one.pod, event=f"{one.process} {how}", shows="it runs no longer")
@@ -100,6 +102,8 @@ def _ends(case: Case, one: Exit) -> Iterator[_End]:
         # What runs in the end of a process is that process; a peer's close is the peer's.
         if first.pod != one.pod or not first.process.startswith(f"{one.pod}/"):
             continue
+        if attempt.is_local and first.process != one.process:
+            continue  # its sidecar's way of passing on what came from without
         peer = attempt.pod if attempt.target == one.pod else attempt.target
         yield _End(
             ts_ns=first.ts_ns,
@@ -177,7 +181,15 @@ def _lost(case: Case, edge: str, trouble: Trouble) -> Moment:
 
 def _is_by_itself(case: Case, one: Exit, died_ns: int) -> bool:
     """Whether an edge that ended with an error had no peer that left it and nothing to wait for in vain."""
-    if any(other.at_ns <= one.at_ns and other.status and other is not one for other in case.exits):
+    # Its clients end with an error where it gives them up, and may well be through with that before it is.
+    followers = case.edges[one.pod]
+    if any(
+        other.at_ns <= one.at_ns
+        and other.status
+        and other is not one
+        and not (other.pod in followers and other.status > 0)
+        for other in case.exits
+    ):
         return False
     deadline_s = case.run.meta.get("facts", {}).get("round_deadline_s")
     begun_ns = max(

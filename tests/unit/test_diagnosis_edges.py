@@ -12,6 +12,7 @@ import pytest
 from analysis.causes.case import case_of
 from analysis.causes.diagnosis import diagnose_run
 from analysis.causes.diagnosis_text import diagnosis_lines
+from ztprobe.experiment.followers import await_followers
 from ztprobe.rundir.store import Run, load_run
 
 # Four clients behind two edges; fl-edge-1 was killed half a second into round 2.
@@ -100,6 +101,31 @@ def test_an_edge_that_ends_by_itself_had_its_reason_where_it_has_not_waited_in_v
     assert ids(found) == ["application.edge_died"]
     assert least < found["causes"][0]["confidence"] < most
     assert "ended with status 1 in round 2" in found["causes"][0]["summary"]
+
+
+def test_an_edge_that_ends_by_itself_takes_its_clients_with_it() -> None:
+    """It gives them up first, so that their ends are noted before its own, or with it."""
+    clients = [(f"{client}/client", 1) for client in BEHIND]
+    found = ended(*clients, (f"{EDGE}/edge", 1))
+    assert ids(found)[0] == "application.edge_died"
+    assert found["causes"][0]["confidence"] == pytest.approx(0.8)
+    # A client of another edge ended with an error, too: whatever ended both is not this edge.
+    found = ended(("fl-client-0/client", 1), *clients, (f"{EDGE}/edge", 1))
+    assert not [one for one in found["causes"] if one["confidence"] > 0.5]
+
+
+@pytest.mark.parametrize(("status", "looks"), [(1, 2), (-9, 0)])
+def test_who_ends_after_an_error_is_waited_for_and_nobody_after_a_kill(status: int, looks: int) -> None:
+    exits, looked = [{"process": "fl-client-2/client", "status": status}], []
+
+    def note() -> None:
+        looked.append(len(exits))
+        if len(looked) == 2:
+            exits.append({"process": "fl-edge-1/edge", "status": 1})
+
+    await_followers(note, exits)
+    assert len(looked) >= looks
+    assert (len(exits), bool(looked)) == ((2, True) if status > 0 else (1, False))
 
 
 def test_a_client_that_dies_behind_an_edge_is_not_the_edges_doing() -> None:
