@@ -322,8 +322,12 @@ class LocalRuntime:
 
     def check(self) -> None:
         """:raises WorkloadError: a container ended that should not have, or with an error."""
-        for key, status in self._up().exits().items():
-            pod, _, container = key.partition("/")
+        ended = self._up().exits()
+        order = {pod.name: number for number, pod in enumerate(self._workload.pods)}
+        # Who was killed before who ended by itself; an edge before its clients, which end with it.
+        exits = [(status > 0, order.get(key.partition("/")[0], -1), key) for key, status in ended.items()]
+        for _, _, key in sorted(exits):
+            status, (pod, _, container) = ended[key], key.partition("/")
             application = pod in self._plans and self._plans[pod].application.name == container
             if status == 0 and application:
                 continue
