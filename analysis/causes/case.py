@@ -131,6 +131,8 @@ class Case:
 
     def is_ours(self, source: str, target: str, protocol: str, port: int, ts_ns: int) -> bool:
         """Whether that was the workload's own traffic, or what a failed proof found shut."""
+        if "level_switch" in self.run.meta and source not in self.addresses:
+            return False  # the knocks that showed a level in force while rounds went on
         if self.since_ns:
             return ts_ns >= self.since_ns or not self.proven
         # The run failed before its clients were started: by what sidecars tried, or in the proof.
@@ -254,6 +256,7 @@ def _roles_of_attached(meta: Mapping[str, Any]) -> Roles:
         ports=frozenset(int(one["port"]) for one in topology["endpoints"] if one["pod"] == server),
         clients=tuple(one["name"] for one in meta["attachment"]["participants"] if one["role"] == "client"),
         behind_sidecar=frozenset(topology["behind_sidecar"]),
+        sidecars_ns=0,
     )
 
 

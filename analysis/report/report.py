@@ -32,6 +32,7 @@ from analysis.report.conditions import (
     rounds_under,
 )
 from analysis.report.contention_words import first_sentences
+from analysis.report.level_switch import add_level_switch
 from analysis.report.wording import plural
 from analysis.report.workload import workload_of
 from ztprobe.errors import RunDirError
@@ -160,6 +161,7 @@ def build_report(
         report["workload"] = workload
     report["contention"]["said"] = first_sentences(report)
     _add_conditions(report, run, in_order)
+    add_level_switch(report, run, ledger, counted)
     report["notes"] = sections.notes(run, ledger, report, baseline)
     report["diagnosis"] = diagnose(report)
     return report

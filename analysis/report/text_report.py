@@ -23,6 +23,7 @@ from analysis.causes.diagnosis_text import why_words
 from analysis.report.attachment import attachment_lines, set_up_words
 from analysis.report.communication_words import client_columns, communication_lines
 from analysis.report.contention_words import machine_sentence
+from analysis.report.level_switch import switch_lines
 from analysis.report.wording import (
     CPU_ROW_NAMES,
     NOTHING,
@@ -191,6 +192,8 @@ def _lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "policy, network", "as they are there: ztprobe put none into force, and proved none"
     else:
         yield from _enforcement_lines(report["enforcement"])
+        if "level_switch" in report:
+            yield from switch_lines(report["level_switch"])
         yield "emulated", _emulation_sentence(report["emulation"])
     yield "training time", _compute_sentence(report["compute_check"])
     yield "measuring cost", _cpu_sentence(report["cpu"])

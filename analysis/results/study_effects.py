@@ -100,6 +100,7 @@ def factors_of(cells: Sequence[Mapping[str, Any]]) -> tuple[list[Factor], list[d
                 "clients": str(cell["clients"]),
                 "connections": "new each round" if cell["reconnect"] else "kept",
                 "congestion control": str(cell["congestion_control"]),
+                "level switched": str(cell.get("level_switch", "none")),
                 "distribution": str(cell["distribution"]),
                 "seed": str(cell["seed"]),
             }
@@ -129,7 +130,7 @@ def _first_of(name: str) -> Any:
         return lambda value: value == "with"
     if name == "connections":
         return lambda value: value != "kept"
-    return lambda value: (value not in ("iid", "cubic"), value)
+    return lambda value: (value not in ("iid", "cubic", "none"), value)
 
 
 def _term_name(term: Term) -> str:

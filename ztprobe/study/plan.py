@@ -21,6 +21,7 @@ from ztprobe.documents.files import read_text
 from ztprobe.documents.problem import DocumentError, shown
 from ztprobe.documents.strict_yaml import Parsed, decimal_scalar, parse_yaml
 from ztprobe.errors import UsageError
+from ztprobe.experiment.level_switch import LevelSwitch, parse_level_switch
 from ztprobe.experiment.names import DISTRIBUTIONS, LEVELS, MAX_SEED, Experiment
 from ztprobe.experiment.request import TraceRequest
 
@@ -29,6 +30,7 @@ __all__ = ("PLANS_DIR", "Cell", "PlannedRun", "Study", "load_study", "pair_study
 PLANS_DIR = Path(__file__).parent / "plans"
 
 _MOST_BYTES = 1 << 20
+_KEPT = "none"  # of switch_level
 _MOST_SHOWN = 160  # characters of what the schema says
 _COUNT = {"type": "integer", "minimum": 1}
 _SCHEMA: dict[str, Any] = {
@@ -63,6 +65,7 @@ _SCHEMA: dict[str, Any] = {
                     "minItems": 1,
                     "items": {"type": "string", "pattern": "^[a-z0-9_]+$"},
                 },
+                "switch_level": {"type": "array", "minItems": 1, "items": {"type": "string"}},
             },
         },
     },
@@ -77,6 +80,7 @@ class Cell:
     clients: int = 5
     reconnect: bool = False
     congestion_control: str = "cubic"  # of the pods' connections, as the kernel calls it
+    level_switch: LevelSwitch | None = None  # while rounds go on
 
     @property
     def name(self) -> str:
@@ -84,7 +88,21 @@ class Cell:
         clients = "" if self.clients == Cell.clients else f"-c{self.clients}"
         reconnect = "-reconnect" if self.reconnect else ""
         control = "" if self.congestion_control == Cell.congestion_control else f"-{self.congestion_control}"
-        return f"{self.experiment.name}{clients}{reconnect}{control}"
+        switch = "" if self.level_switch is None else f"-{self.level_switch.slug}"
+        return f"{self.experiment.name}{clients}{reconnect}{control}{switch}"
+
+    @property
+    def demands(self) -> tuple[Experiment, ...]:
+        """What the machine must be able to run for it."""
+        switch = self.level_switch
+        later = () if switch is None else (dataclasses.replace(self.experiment, level=switch.level),)
+        return (self.experiment, *later)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As study.json has it: a switch only where there is one."""
+        switch = {} if self.level_switch is None else {"level_switch": self.level_switch.name}
+        values = dataclasses.asdict(self) | {"name": self.name}
+        return {name: value for name, value in values.items() if name != "level_switch"} | switch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +146,7 @@ class Study:
     def as_dict(self) -> dict[str, Any]:
         """As study.json has it."""
         return dataclasses.asdict(self) | {
-            "cells": [dataclasses.asdict(cell) | {"name": cell.name} for cell in self.cells],
+            "cells": [cell.as_dict() for cell in self.cells],
             "data_dir": None if self.data_dir is None else str(self.data_dir),
         }
 
@@ -163,7 +181,7 @@ def load_study(name: str, profiles: Sequence[str]) -> Study:
     return Study(
         name=plan["name"],
         rounds=plan["rounds"],
-        cells=_cells(factors, plan.get("clients", Cell.clients)),
+        cells=_cells(path, parsed),
         repetitions=plan.get("repetitions", 1),
         retries=plan.get("retries", 0),
         contention_retries=plan.get("contention_retries", Study.contention_retries),
@@ -191,25 +209,36 @@ def _read(path: Path) -> Parsed:
     return documents[0]
 
 
-def _cells(factors: Mapping[str, list[Any]], clients: int) -> tuple[Cell, ...]:
+def _cells(path: Path, parsed: Parsed) -> tuple[Cell, ...]:
+    plan = parsed.value
+    factors: Mapping[str, list[Any]] = plan["factors"]
     combinations = itertools.product(
         factors.get("profile", ["net0"]),
         factors.get("level", [0]),
         factors.get("distribution", ["iid"]),
         factors.get("seed", [0]),
-        factors.get("clients", [clients]),
+        factors.get("clients", [plan.get("clients", Cell.clients)]),
         factors.get("reconnect", [False]),
         factors.get("congestion_control", [Cell.congestion_control]),
+        enumerate(factors.get("switch_level", [_KEPT])),
     )
-    cells = (
-        Cell(
-            experiment=Experiment(profile=profile, level=level, distribution=distribution, seed=seed),
-            clients=count,
-            reconnect=reconnect,
-            congestion_control=control,
+    cells = []
+    for profile, level, distribution, seed, count, reconnect, control, (number, text) in combinations:
+        experiment = Experiment(profile=profile, level=level, distribution=distribution, seed=seed)
+        try:
+            switch = None if text == _KEPT else parse_level_switch(text, experiment, plan["rounds"])
+        except UsageError as error:
+            line = parsed.line(("factors", "switch_level", number))
+            raise UsageError(f"{path}:{line}: factors.switch_level: {error}") from error
+        cells.append(
+            Cell(
+                experiment=experiment,
+                clients=count,
+                reconnect=reconnect,
+                congestion_control=control,
+                level_switch=switch,
+            )
         )
-        for profile, level, distribution, seed, count, reconnect, control in combinations
-    )
     return tuple(dict.fromkeys(cells))
 
 
@@ -223,7 +252,12 @@ def pair_study(request: TraceRequest, repetitions: int) -> Study:
             f"--repeat {repetitions}: {request.experiment.name} has no baseline to be compared with"
         )
     cells = [
-        Cell(experiment=experiment, clients=request.clients, reconnect=request.reconnect)
+        Cell(
+            experiment=experiment,
+            clients=request.clients,
+            reconnect=request.reconnect,
+            level_switch=request.level_switch if experiment is request.experiment else None,
+        )
         for experiment in request.experiments
     ]
     return Study(

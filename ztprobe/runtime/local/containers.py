@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from ztprobe.errors import PreflightError
 from ztprobe.pods.local import log_name
 from ztprobe.pods.model import Pod
+from ztprobe.rundir import files
 from ztprobe.runtime.interface import WorkloadOptions
 from ztprobe.runtime.local import dns
 from ztprobe.runtime.local.cgroups import Tree
@@ -164,6 +165,10 @@ class Containers:
     def volume(self, pod: Pod, path: PurePosixPath) -> Path:
         """Where on this machine the files are that the pod's containers see at ``path``."""
         return self._pod_directory(pod) / "volumes" / str(path).strip("/").replace("/", "-")
+
+    def renew(self, pod: Pod, file: PurePosixPath, text: str) -> None:
+        """Change a file that the pod's containers see, as the kubelet does with a ConfigMap's."""
+        files.write_whole(self.volume(pod, file.parent) / file.name, text.encode(), make=0o755)
 
     def pid(self, pod: str, container: str) -> int:
         """Of a container that was started. :raises KeyError: it was not."""
