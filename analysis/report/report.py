@@ -60,8 +60,6 @@ def _why(run: Run) -> dict[str, Any]:
     """``troubles`` and ``causes``, where something went wrong or a filter dropped what clients sent."""
     from analysis.causes.diagnosis import diagnose_run
 
-    if "attachment" in run.meta:  # `ztprobe diagnose` tells: what is slow there may well be meant to be
-        return {}
     found = diagnose_run(run)
     if not found["troubles"] and not found["dropped_by_filter"]:
         return {}

@@ -28,6 +28,7 @@ from ztprobe.agent.machine_load import MachineLoad
 from ztprobe.agent.remote import AgentProcess
 from ztprobe.agent.stalls import Stall, stall_words
 from ztprobe.errors import EnforcementError, WorkloadError, ZtprobeError
+from ztprobe.experiment.followers import await_followers
 from ztprobe.experiment.level_switch import SwitchRecord
 from ztprobe.experiment.live_state import publish_so_far
 from ztprobe.experiment.missing_clients import Waiting, words
@@ -181,6 +182,8 @@ class Job:
         except ZtprobeError as error:
             self._failed_ns = time.monotonic_ns()
             self._note_exits(runtime)
+            if runtime.edges:
+                await_followers(lambda: self._note_exits(runtime), self.meta["exits"])
             with contextlib.suppress(ZtprobeError):  # the agent itself may have died
                 self._count(agent)
                 self._look_at_topology(agent, runtime)

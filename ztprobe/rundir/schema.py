@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ztprobe.rundir.attachment_schema import ATTACHMENT
+from ztprobe.rundir.qdisc_schema import OBSERVED
 
 __all__ = ("LOSS_CHANNELS", "problem_in")
 
@@ -348,6 +349,7 @@ _SCHEMA: dict[str, Any] = {
                 "measured": {"type": ["object", "null"]},
                 "schedule": _SCHEDULE,
                 "others": _OTHERS,
+                "observed": OBSERVED,
                 "stats": {
                     "type": ["object", "null"],
                     "properties": {"delay_line": {"type": "object", "properties": {"late": _LATE}}},

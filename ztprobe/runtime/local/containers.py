@@ -178,6 +178,17 @@ class Containers:
         """POD/CONTAINER -> exit status (negative: the signal) of all that have ended."""
         return self._bare.poll() | ({} if self._warm is None else self._warm.poll())
 
+    def ended(self, pods: Sequence[str]) -> list[tuple[str, str, int]]:
+        """Pod, container and exit status of all that have ended, whoever may have brought it about first.
+
+        That is who was killed before who ended by itself, and then those who are served by somebody after it.
+
+        :param pods: their names, servers before their clients.
+        """
+        order = {pod: number for number, pod in enumerate(pods)}
+        found = [(*key.partition("/")[::2], status) for key, status in self.exits().items()]
+        return sorted(found, key=lambda one: (one[2] > 0, order.get(one[0], -1), one))
+
     def log_path(self, pod: str, container: str) -> Path:
         """Standard output; standard error is beside it as ``.err``."""
         return self._log_dir / log_name(pod, container)

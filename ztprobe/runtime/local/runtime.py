@@ -328,8 +328,7 @@ class LocalRuntime:
 
     def check(self) -> None:
         """:raises WorkloadError: a container ended that should not have, or with an error."""
-        for key, status in self._up().exits().items():
-            pod, _, container = key.partition("/")
+        for pod, container, status in self._up().ended([pod.name for pod in self._workload.pods]):
             application = pod in self._plans and self._plans[pod].application.name == container
             if status == 0 and application:
                 continue
@@ -337,7 +336,7 @@ class LocalRuntime:
             how = killed or f"exited with status {status}"
             if self._tree.oom_kills(pod, container):
                 how += " (out of memory: its limit is in the manifests)"
-            raise WorkloadError(f"{key} {how}: {self._up().last_words(pod, container)}")
+            raise WorkloadError(f"{pod}/{container} {how}: {self._up().last_words(pod, container)}")
 
     def exits(self) -> dict[str, int]:
         """See `ztprobe.runtime.interface.Runtime`."""
