@@ -196,6 +196,7 @@ def _measure(
         data_dir=study.data_dir,
         out=target,
         reconnect=cell.reconnect,
+        fl=dict(cell.fl),
     )
     directory = create_run_dir(partial, shown=target)
     base_s, round_s = _LIMIT_S

@@ -3,6 +3,9 @@
 A *cell* is one combination of factors. Every repetition is a block that holds each cell once, in an order
 drawn from the study's own seed, so that what drifts with time (a machine that warms up, other users) falls
 on all cells alike. The order is a function of the plan: an interrupted study goes on with what is missing.
+
+Each of the workload's options is a factor by its name on the command line (`fl-compression: [none, int8]`).
+What its values may be is the workload's to say, so that whoever loads a plan brings the check.
 """
 
 from __future__ import annotations
@@ -10,13 +13,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jsonschema
 
+from analysis.results.study_files import option_words
 from ztprobe.documents.files import read_text
 from ztprobe.documents.problem import DocumentError, shown
 from ztprobe.documents.strict_yaml import Parsed, decimal_scalar, parse_yaml
@@ -24,12 +28,24 @@ from ztprobe.errors import UsageError
 from ztprobe.experiment.names import DISTRIBUTIONS, LEVELS, MAX_SEED, Experiment
 from ztprobe.experiment.request import TraceRequest
 
-__all__ = ("PLANS_DIR", "Cell", "PlannedRun", "Study", "load_study", "pair_study", "plan_names")
+__all__ = (
+    "PLANS_DIR",
+    "Cell",
+    "OptionCheck",
+    "PlannedRun",
+    "Study",
+    "load_study",
+    "pair_study",
+    "plan_names",
+)
 
 PLANS_DIR = Path(__file__).parent / "plans"
 
 _MOST_BYTES = 1 << 20
 _MOST_SHOWN = 160  # characters of what the schema says
+# Options by name (x_y) and the number of clients -> those that differ from the defaults, or UsageError.
+OptionCheck: TypeAlias = Callable[[Mapping[str, Any], int], Mapping[str, Any]]
+_OPTION = "fl-"
 _COUNT = {"type": "integer", "minimum": 1}
 _SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -64,6 +80,13 @@ _SCHEMA: dict[str, Any] = {
                     "items": {"type": "string", "pattern": "^[a-z0-9_]+$"},
                 },
             },
+            "patternProperties": {
+                f"^{_OPTION}[a-z]+(-[a-z]+)*$": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {"type": ["string", "number", "boolean", "null"]},  # null: not given
+                }
+            },
         },
     },
 }
@@ -77,14 +100,21 @@ class Cell:
     clients: int = 5
     reconnect: bool = False
     congestion_control: str = "cubic"  # of the pods' connections, as the kernel calls it
+    fl: tuple[tuple[str, Any], ...] = ()  # the workload's options that differ from its defaults
 
     @property
     def name(self) -> str:
         """Of its directory, and the same for equal cells alone: net2-sec3, net2-sec3-c10, ..."""
+        options = "".join(f"-{words}" for words in option_words(dict(self.fl)))
         clients = "" if self.clients == Cell.clients else f"-c{self.clients}"
         reconnect = "-reconnect" if self.reconnect else ""
         control = "" if self.congestion_control == Cell.congestion_control else f"-{self.congestion_control}"
-        return f"{self.experiment.name}{clients}{reconnect}{control}"
+        return f"{self.experiment.name}{clients}{reconnect}{control}{options}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """As study.json has it; without options as it was before there were any."""
+        plain = dataclasses.asdict(self) | {"name": self.name, "fl": dict(self.fl)}
+        return plain if self.fl else {key: value for key, value in plain.items() if key != "fl"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +158,7 @@ class Study:
     def as_dict(self) -> dict[str, Any]:
         """As study.json has it."""
         return dataclasses.asdict(self) | {
-            "cells": [dataclasses.asdict(cell) | {"name": cell.name} for cell in self.cells],
+            "cells": [cell.as_dict() for cell in self.cells],
             "data_dir": None if self.data_dir is None else str(self.data_dir),
         }
 
@@ -138,10 +168,11 @@ def plan_names() -> list[str]:
     return sorted(path.stem for path in PLANS_DIR.glob("*.yaml"))
 
 
-def load_study(name: str, profiles: Sequence[str]) -> Study:
+def load_study(name: str, profiles: Sequence[str], check_options: OptionCheck | None = None) -> Study:
     """A plan by its name, or from a YAML file.
 
     :param profiles: the network profiles there are.
+    :param check_options: of the workload; None: a plan may have none of them.
     :raises UsageError: there is none, or it is wrong; the line says where.
     """
     path = PLANS_DIR / f"{name}.yaml" if name in plan_names() else Path(name)
@@ -160,10 +191,11 @@ def load_study(name: str, profiles: Sequence[str]) -> Study:
     if "clients" in factors and "clients" in plan:
         line = parsed.line(("clients",))
         raise UsageError(f"{path}:{line}: clients: is a factor and a fixed number; give one")
+    cells = _cells(factors, plan.get("clients", Cell.clients))
     return Study(
         name=plan["name"],
         rounds=plan["rounds"],
-        cells=_cells(factors, plan.get("clients", Cell.clients)),
+        cells=_with_options(cells, factors, check_options, path),
         repetitions=plan.get("repetitions", 1),
         retries=plan.get("retries", 0),
         contention_retries=plan.get("contention_retries", Study.contention_retries),
@@ -213,6 +245,28 @@ def _cells(factors: Mapping[str, list[Any]], clients: int) -> tuple[Cell, ...]:
     return tuple(dict.fromkeys(cells))
 
 
+def _with_options(
+    cells: Sequence[Cell], factors: Mapping[str, list[Any]], check: OptionCheck | None, path: Path
+) -> tuple[Cell, ...]:
+    """Each cell with each combination of the workload's options."""
+    names = [name for name in factors if name.startswith(_OPTION)]
+    if names and check is None:
+        raise UsageError(f"{path}: factors.{names[0]}: options of the workload cannot be varied here")
+    found = []
+    for cell, values in itertools.product(cells, itertools.product(*(factors[name] for name in names))):
+        given = {
+            name.removeprefix(_OPTION).replace("-", "_"): value
+            for name, value in zip(names, values, strict=True)
+        }
+        try:
+            options = {} if check is None else check(given, cell.clients)
+        except UsageError as error:
+            words = ", ".join(f"{name} {shown(value)}" for name, value in zip(names, values, strict=True))
+            raise UsageError(f"{path}: factors: {error} (of the cells with {words})") from None
+        found.append(dataclasses.replace(cell, fl=tuple(options.items())))
+    return tuple(dict.fromkeys(found))
+
+
 def pair_study(request: TraceRequest, repetitions: int) -> Study:
     """An experiment and its baseline, again and again, in either order.
 
@@ -223,8 +277,13 @@ def pair_study(request: TraceRequest, repetitions: int) -> Study:
             f"--repeat {repetitions}: {request.experiment.name} has no baseline to be compared with"
         )
     cells = [
-        Cell(experiment=experiment, clients=request.clients, reconnect=request.reconnect)
-        for experiment in request.experiments
+        Cell(
+            experiment=experiment,
+            clients=request.clients,
+            reconnect=request.reconnect,
+            fl=tuple(fl.items()),
+        )
+        for experiment, fl in zip(request.experiments, (request.baseline_fl, request.fl), strict=True)
     ]
     return Study(
         name=f"{cells[1].name}-against-{cells[0].name}",
