@@ -7,7 +7,7 @@ from pathlib import Path
 
 from analysis.evidence.node_clocks import aligned
 from analysis.ledger.model import Ledger
-from analysis.rounds.settled import settled
+from analysis.rounds.round_source import settled
 from ztprobe.errors import RunDirError
 from ztprobe.rundir.store import BASELINE_DIR, Run, load_run
 

@@ -23,8 +23,8 @@ from bench.profile_apply import many_pods, whole_lease
 from ztprobe.emulation.apply import put_into_force, revert
 from ztprobe.emulation.delay_line.node import NodeQueue, QueuedPod
 from ztprobe.emulation.delay_line.process import MAX_PODS
-from ztprobe.emulation.in_place import change
 from ztprobe.emulation.netem import netem_supported
+from ztprobe.emulation.profile_change import change
 from ztprobe.kernelnet.drift import PodDevice
 from ztprobe.kernelnet.netns import entered
 from ztprobe.pods.model import Pod

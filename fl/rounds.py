@@ -17,7 +17,7 @@ from fl.events import EventLog, Stamp
 from fl.injection import Injection
 from fl.model import Model
 from fl.rendezvous import Rendezvous
-from fl.secure.collect import SecureCollection
+from fl.secure.collection import SecureCollection
 from fl.training import evaluate
 from fl.wire import Kind, Message
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from analysis.causes.case import Case
 from analysis.causes.findings import Cause, Moment, Remedial, Trouble, cause_of
 from analysis.evidence.values import Burst, Packet, Wire
-from analysis.results.dropped import DroppedPacket
+from analysis.results.drops import DroppedPacket
 from ztprobe.events.kinds import Direction, Hook
 
 __all__ = ("recognise_black_holes",)

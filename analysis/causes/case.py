@@ -18,8 +18,8 @@ from analysis.evidence.reader import read_events
 from analysis.evidence.values import KernelEvents, Key
 from analysis.ledger.handshakes import DnsQuery, dns_queries
 from analysis.ledger.roles import Roles, roles_of
-from analysis.results.dropped import DroppedPacket, ExplainerOverTime, dropped_packets
-from analysis.rounds.settled import settled
+from analysis.results.drops import DroppedPacket, ExplainerOverTime, dropped_packets
+from analysis.rounds.round_source import settled
 from analysis.run_checks import checked
 from ztprobe.errors import RunDirError
 from ztprobe.policy.model import Objects

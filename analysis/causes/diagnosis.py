@@ -15,7 +15,7 @@ from analysis.causes.case import Case, case_of
 from analysis.causes.findings import Cause, Trouble
 from analysis.causes.ranking import acts_in, ranked
 from analysis.causes.troubles import troubles_of
-from analysis.results.dropped_why import BY_FILTER
+from analysis.results.drop_explanations import BY_FILTER
 from ztprobe.errors import ZtprobeError
 from ztprobe.policy.model import Objects
 from ztprobe.rundir.store import Run, load_run

@@ -14,8 +14,8 @@ from typing import NamedTuple
 from analysis.causes.case import Case
 from analysis.causes.findings import Cause, Moment, Remedial, Trouble, cause_of
 from analysis.causes.policy_mistakes import mistake_of
-from analysis.results.dropped import DroppedPacket
-from analysis.results.dropped_why import BY_FILTER
+from analysis.results.drop_explanations import BY_FILTER
+from analysis.results.drops import DroppedPacket
 from ztprobe.errors import UsageError
 from ztprobe.policy.explanation import Explanation
 from ztprobe.policy.remedies import missing_rules

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from analysis.causes.case import Case
-from analysis.causes.contended import recognise_contention
+from analysis.causes.cpu_contention import recognise_contention
 from analysis.causes.findings import Cause, Moment, Remedial, Trouble, cause_of
 from analysis.causes.windows import recognise_windows
 

@@ -2,6 +2,6 @@
 
 `reader` reads and `values` are what it gives; `node_clocks` brings the clocks of several nodes together;
 `identity` tells connections with the same addresses and ports apart, `participants` describes a run that
-was attached to, and `unseen` says what was there where no round was. The tables themselves are
+was attached to, and `no_rounds` says what was there where no round was. The tables themselves are
 `ztprobe.events.tables`.
 """

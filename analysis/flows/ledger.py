@@ -12,14 +12,14 @@ from collections.abc import Sequence
 
 from analysis.evidence.reader import read_events
 from analysis.evidence.values import KernelEvents
-from analysis.flows.facts import facts_of, transfer_of
+from analysis.flows.client_paths import ClientPath, ClientPaths, Phase
+from analysis.flows.observations import facts_of, transfer_of
 from analysis.flows.processes import Processes
 from analysis.flows.proxies import proxy_pids, speak_for_applications
 from analysis.flows.repairs import repairs_of
 from analysis.flows.roles import handing_to_nobodys, parts_of
 from analysis.flows.setups import setups_of
 from analysis.flows.turns import channels_of, place_arrivals, round_trips_of
-from analysis.flows.ways import Phase, Way, Ways
 from analysis.intervals import Interval, Segment, overlap_ns, paint
 from analysis.ledger.coverage import losses_of
 from analysis.ledger.ledger import Window, reported_training, sums, windows_of
@@ -50,7 +50,7 @@ class _Builder:
         speak_for_applications(self.channels, proxy_pids(run.events["turns"]))
         place_arrivals(self.channels, round_trips_of(self.channels))
         self.parts = parts_of(processes, self.channels)
-        self.ways = Ways(self.parts, self.channels, processes)
+        self.ways = ClientPaths(self.parts, self.channels, processes)
         parts = self.parts
         inner = {parts.server, parts.edge}
         self.setups = {
@@ -128,7 +128,7 @@ class _Builder:
             uncertainty_ns=loss.uncertainty_ns(window.end_ns - window.start_ns, residual_ns),
         )
 
-    def _painted(self, phase: Phase, way: Way | None) -> list[Segment]:
+    def _painted(self, phase: Phase, way: ClientPath | None) -> list[Segment]:
         base = way.base if way is not None else []
         overlays = repairs_of(self.events, way.turns) if way is not None else []
         overlays += self.setups[way.client] if way is not None else []
@@ -138,10 +138,10 @@ class _Builder:
         self,
         client: str,
         pieces: list[Segment],
-        ways: Sequence[Way],
+        ways: Sequence[ClientPath],
         window: Window,
         critical: str | None,
-        told: Sequence[tuple[Phase, dict[str, Way]]],
+        told: Sequence[tuple[Phase, dict[str, ClientPath]]],
     ) -> ClientRound:
         arrivals = [way.arrival_ns for way in ways if way.arrival_ns is not None]
         slack_ns = 0

@@ -17,7 +17,7 @@ import pandas as pd
 
 from analysis.evidence.identity import Connections
 from analysis.evidence.values import Endpoint, Key, Wire
-from analysis.flows.parting import LARGE_BYTES, Messages
+from analysis.flows.message_bounds import LARGE_BYTES, Messages
 from analysis.flows.processes import Process, Processes, rows_of
 from ztprobe.events.kinds import Direction, Hook
 

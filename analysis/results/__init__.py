@@ -3,7 +3,7 @@
 Several runs: `samples` (counted rounds as numbers), `comparison` (its interval's method),
 `comparison_text`, `comparison_page`; `study` with `study_text`, `study_page`, `study_figures`;
 `limit_point` and `limits_text`. One run for others: `frames` (DataFrames), `perfetto_trace` (with
-`hops`), `otlp`, `paper` (LaTeX, PDF), `heads_pcapng`, `message_table`. Dropped packets: `dropped` (a
-saved run's), `dropped_live`, `dropped_why` (the policy or the normal work behind one), `dropped_text`,
-`dropped_pcapng`, `packet_filter` (tcpdump's language).
+`hops`), `otlp`, `paper` (LaTeX, PDF), `heads_pcapng`, `message_table`. Dropped packets: `drops` (a
+saved run's), `drops_live`, `drop_explanations` (the policy or the normal work behind one), `drops_text`,
+`drops_pcapng`, `packet_filter` (tcpdump's language).
 """

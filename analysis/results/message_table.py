@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis.evidence.node_clocks import wires_of
 from analysis.ledger.ledger import windows_of
-from analysis.results.dropped import dropped_packets
+from analysis.results.drops import dropped_packets
 from analysis.run_checks import checked
 from ztprobe.rundir.store import Run
 

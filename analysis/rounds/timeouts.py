@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from analysis.rounds.inferred import exchanges_of
 from analysis.rounds.messages import LEAST_BYTES, messages_of
-from analysis.rounds.seen import Seen
+from analysis.rounds.traffic_pattern import exchanges_of
+from analysis.rounds.transfers import Seen
 from ztprobe.frameworks.timeouts import BOUNDS, timeouts_of
 
 __all__ = ("LEAST_MARGIN", "longest_of", "timeout_rows", "warnings_of")

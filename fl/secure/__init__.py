@@ -14,5 +14,5 @@ update hidden that comes late, after its mask key has been given away. As long a
 answer, whoever drops out in any round is taken out exactly.
 
 `client` and `server` are the two sides without a network, `masks`, `shamir` and `keys` what they are
-built of, `messages` the bodies on the wire, `quantise` the way from floats to integers modulo 2^64.
+built of, `messages` the bodies on the wire, `quantisation` the way from floats to integers modulo 2^64.
 """

@@ -7,7 +7,7 @@ import numpy as np
 from fl import wire
 from fl.errors import WireError
 from fl.secure.client import SecureClient
-from fl.secure.quantise import quantised
+from fl.secure.quantisation import quantised
 from fl.wire import Encoding, Kind, Message, Vector
 
 __all__ = ("SecureTurns",)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from analysis.ledger.ledger import windows_of
-from analysis.rounds.settled import settled
+from analysis.rounds.round_source import settled
 from tests.e2e.command import Trace
 from tests.e2e.deployments import places
 from tests.e2e.direct_deployments import Deployed, deployment, loopback

@@ -105,7 +105,14 @@ def assert_as_the_reader_saw(pair: Pair) -> None:
         assert pair.foreign_share(which) == pytest.approx(seen, abs=0.02, rel=0.1), pair.seen
 
 
-@pytest.mark.parametrize(("share_of_a_core", "disturbed"), [(0.25, "run"), (0.5, "baseline"), (1.0, "run")])
+@pytest.mark.parametrize(
+    ("share_of_a_core", "disturbed"),
+    [
+        pytest.param(0.25, "run", marks=pytest.mark.long),
+        pytest.param(0.5, "baseline", marks=pytest.mark.long),
+        (1.0, "run"),
+    ],
+)
 def test_a_competitor_in_one_of_two_runs_is_told(
     tmp_path: Path, share_of_a_core: float, disturbed: str
 ) -> None:

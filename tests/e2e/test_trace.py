@@ -16,18 +16,17 @@ import pytest
 
 from analysis.ledger.ledger import build_ledger
 from analysis.ledger.model import COMPONENTS, SUB_ROWS
-from analysis.results.dropped import dropped_packets
+from analysis.results.drops import dropped_packets
 from tests.e2e.conftest import CLIENTS, Traced
 
 PERSISTENT = ("net0-sec0", "net0-sec3", "net2-sec0", "net2-sec3")
 RECONNECTING = "net2-sec3 --reconnect"
-EVERY = (*PERSISTENT, RECONNECTING)
 
 # What lies between an application's read and the line that it logs about it, on a busy machine.
 _LOGGED_LATE_S = 0.15
 
 
-@pytest.fixture(params=EVERY)
+@pytest.fixture(params=[*PERSISTENT, pytest.param(RECONNECTING, marks=pytest.mark.long)])
 def one(request: pytest.FixtureRequest, traced: Callable[[str], Traced]) -> Traced:
     return traced(request.param)
 
@@ -176,6 +175,7 @@ def test_a_long_way_costs_transmission_through_the_congestion_window(traced: Cal
         assert near["components"]["compute"]["median_s"] > near_s
 
 
+@pytest.mark.long
 def test_a_narrow_link_costs_its_rate_and_what_others_send_through_it(
     traced: Callable[[str], Traced],
 ) -> None:
@@ -190,7 +190,9 @@ def test_a_narrow_link_costs_its_rate_and_what_others_send_through_it(
     assert rows["shared_egress"] == pytest.approx((CLIENTS - 1) * alone_s, rel=0.3)
 
 
-@pytest.mark.parametrize("name", ["net2-sec3", "net3-sec0", "net5-sec0"])
+@pytest.mark.parametrize(
+    "name", ["net2-sec3", "net3-sec0", pytest.param("net5-sec0", marks=pytest.mark.long)]
+)
 def test_what_was_declared_does_not_change_the_ledger(traced: Callable[[str], Traced], name: str) -> None:
     one = traced(name)
     declared = ("emulation", "experiment", "options")
@@ -201,6 +203,7 @@ def test_what_was_declared_does_not_change_the_ledger(traced: Callable[[str], Tr
     assert any(jitter) if name.startswith("net2") else not any(jitter), jitter
 
 
+@pytest.mark.long
 def test_a_fresh_channel_puts_one_handshake_of_each_kind_on_every_round_s_path(
     traced: Callable[[str], Traced],
 ) -> None:

@@ -17,6 +17,7 @@ from ztprobe.rundir.store import load_run
 CHOSEN = ("proxy-stop", "two-at-once")
 
 
+@pytest.mark.long
 def test_injected_costs_are_attributed_within_their_bounds(tmp_path: Path) -> None:
     out = tmp_path / "validation"
     before = look()

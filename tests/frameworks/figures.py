@@ -13,7 +13,7 @@ from typing import Any
 from analysis.intervals import Segment
 from analysis.ledger.model import Ledger
 from analysis.load import Analysed
-from analysis.rounds.settled import settled
+from analysis.rounds.round_source import settled
 from tests.frameworks.hub_log import HubWait
 from tests.frameworks.tracing import Truth, truth_of
 from ztprobe.rundir.clock import Clock

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.frameworks.processes import environment
-from ztprobe.frameworks.detect import ProcessFacts, framework_of
+from ztprobe.frameworks.detection import ProcessFacts, framework_of
 from ztprobe.frameworks.flower import LOG_STREAM_INTERVAL_NS, LOG_UPLOAD_INTERVAL_NS
 from ztprobe.frameworks.timeouts import timeouts_of
 

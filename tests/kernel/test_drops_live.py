@@ -27,7 +27,7 @@ from tests.kernel.live_run import PATIENCE, Cluster, cluster
 from tests.programs import program
 from ztprobe.kernelnet.netns import entered
 from ztprobe.paths import REPO_DIR
-from ztprobe.pods.in_force import publish_objects
+from ztprobe.pods.live_objects import publish_objects
 
 __all__ = ("cluster",)
 

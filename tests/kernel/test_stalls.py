@@ -15,7 +15,7 @@ import pytest
 
 from tests.kernel.bridged import Node, bridged_node
 from tests.programs import program
-from ztprobe.agent.stall_look import look
+from ztprobe.agent.stall_snapshot import look
 from ztprobe.agent.stalls import Stall, StallWatch, stall_words
 from ztprobe.kernelnet.netlink import netlink
 from ztprobe.kernelnet.netns import entered

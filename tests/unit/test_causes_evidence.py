@@ -13,7 +13,7 @@ from analysis.causes import application, emulation, resources
 from analysis.causes.attempts import Attempt
 from analysis.causes.case import Case, Exit, StateChange, case_of
 from analysis.causes.closes import recognise_closes, recognise_resets
-from analysis.causes.contended import recognise_contention
+from analysis.causes.cpu_contention import recognise_contention
 from analysis.causes.deadlines import recognise_deadlines
 from analysis.causes.findings import Cause, Moment, Remedial, Trouble, cause_of
 from analysis.causes.ranking import ranked

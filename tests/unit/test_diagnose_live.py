@@ -20,8 +20,8 @@ from ztprobe.agent.machine_load import COLUMNS
 from ztprobe.cli.diagnose_live import watch_causes
 from ztprobe.cli.entry import main
 from ztprobe.errors import UsageError
-from ztprobe.experiment import so_far
-from ztprobe.experiment.so_far import FILE, RunSoFar, runs_going_on
+from ztprobe.experiment import live_state
+from ztprobe.experiment.live_state import FILE, RunSoFar, runs_going_on
 from ztprobe.rundir.store import Run
 
 NS = 1_000_000_000
@@ -77,7 +77,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory = tmp_path / "state"
     directory.mkdir()
     monkeypatch.setattr(paths, "STATE_DIR", directory)
-    monkeypatch.setattr(so_far, "kernel_drop_reasons", dict)
+    monkeypatch.setattr(live_state, "kernel_drop_reasons", dict)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     return directory
 

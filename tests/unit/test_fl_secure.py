@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fl.errors import RoundError, WireError
-from fl.secure import messages, quantise, shamir
+from fl.secure import messages, quantisation, shamir
 from fl.secure.client import SecureClient
 from fl.secure.keys import KeyPair, mask_key, open_sealed, seal
 from fl.secure.masks import add_mask
 from fl.secure.messages import Roster
-from fl.secure.quantise import STEP, quantised
+from fl.secure.quantisation import STEP, quantised
 from fl.secure.server import SecureServer
 
 SIZE = 40_000  # more than one slice of the key stream
@@ -281,12 +281,12 @@ def test_quantised_sums_give_the_weighted_mean() -> None:
     for delta, weight in zip(deltas, weights, strict=True):
         total += quantised(delta, weight, clients=3)
     expected = np.average(np.stack(deltas).astype(np.float64), axis=0, weights=weights)
-    assert np.abs(quantise.mean_of(total) - expected).max() < STEP
-    assert quantise.sums_of(total)[1] == sum(weights)
+    assert np.abs(quantisation.mean_of(total) - expected).max() < STEP
+    assert quantisation.sums_of(total)[1] == sum(weights)
 
 
 def test_quantising_what_is_out_of_range() -> None:
     values = quantised(np.float32([np.nan, np.inf, -np.inf, 0.5]), 2, clients=4).view(np.int64)
     assert values.tolist() == [0, 2**60, -(2**60), 2**24, 2]
     with pytest.raises(ValueError, match="weights' sum is 0"):
-        quantise.mean_of(np.zeros(3, dtype=np.uint64))
+        quantisation.mean_of(np.zeros(3, dtype=np.uint64))

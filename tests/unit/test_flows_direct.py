@@ -5,10 +5,10 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.evidence.values import Endpoint, Wire
+from analysis.flows.client_paths import ClientPath, ClientPaths
 from analysis.flows.processes import Process, Processes
 from analysis.flows.roles import parts_of
 from analysis.flows.turns import Channel, Turn
-from analysis.flows.ways import Way, Ways
 from analysis.intervals import paint
 
 MS = 1_000_000
@@ -52,22 +52,22 @@ def update(client: Process, at_ms: float) -> list[Turn]:
     ]
 
 
-def ways_of(*channels: list[Turn]) -> Ways:
+def ways_of(*channels: list[Turn]) -> ClientPaths:
     made = [Channel(turns[0].key, 0, sorted(turns, key=lambda one: one.first_ns)) for turns in channels]
     roles = [
         {"name": one.participant, "role": "server" if one is SERVER else "client"}
         for one in (SERVER, EARLY, LATE)
     ]
     processes = Processes({"participants": roles}, pd.DataFrame({"how": []}))
-    return Ways(parts_of(processes, made), made, processes)
+    return ClientPaths(parts_of(processes, made), made, processes)
 
 
-def milliseconds(way: Way) -> list[tuple[str, float]]:
+def milliseconds(way: ClientPath) -> list[tuple[str, float]]:
     pieces = paint(START_MS * MS, END_MS * MS, way.base, [])
     return [(one.component, (one.end_ns - one.start_ns) / MS) for one in pieces]
 
 
-def phase_of(ways: Ways, ready_ms: int = READY_MS) -> dict[str, Way]:
+def phase_of(ways: ClientPaths, ready_ms: int = READY_MS) -> dict[str, ClientPath]:
     (phase,) = ways.phases(START_MS * MS, END_MS * MS, ready_ms * MS)
     return ways.of_phase(phase)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ztprobe.frameworks.detect import ProcessFacts, framework_of
+from ztprobe.frameworks.detection import ProcessFacts, framework_of
 
 VENV = "/home/user/env"
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ztprobe.frameworks.choose import round_source, wanted_lines
 from ztprobe.frameworks.flower import BATCHED_NS, FlowerLog
+from ztprobe.frameworks.log_readers import round_source, wanted_lines
 from ztprobe.frameworks.nvflare import NvflareLog
 from ztprobe.frameworks.source import RoundSource
 
@@ -86,7 +86,7 @@ def test_scatter_and_gather_says_when_a_round_ends() -> None:
 
 def test_lines_that_were_kept_back_are_known_by_coming_together() -> None:
     source = FlowerLog()
-    late_ns = NOW_NS + 300 * SECOND_NS
+    late_ns = time.monotonic_ns() + 300 * SECOND_NS
     for line in (DATA / "flower-1.42-run.log").read_bytes().splitlines():
         source.take(line, late_ns)
     assert [e["round"] for e in source.fresh() if e["event"] == "round_start"] == [1, 2]

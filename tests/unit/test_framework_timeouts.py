@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from analysis.rounds.messages import TrafficTransfer
-from analysis.rounds.seen import Seen
 from analysis.rounds.timeouts import longest_of, timeout_rows, warnings_of
+from analysis.rounds.transfers import Seen
 from ztprobe.frameworks.timeouts import BOUNDS, timeouts_of
 
 SECOND = 1_000_000_000

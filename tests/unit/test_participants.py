@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.evidence.participants import MIRRORED, by_participant
-from ztprobe.attach.foreign import without_foreign
+from ztprobe.attach.foreign_traffic import without_foreign
 from ztprobe.attach.owner_log import OwnedEnd
 from ztprobe.attach.owners import owners_table
 from ztprobe.events.owners import OWNERS

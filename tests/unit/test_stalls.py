@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from ztprobe.agent.stall_look import ProcessLook, StallLook
+from ztprobe.agent.stall_snapshot import ProcessLook, StallLook
 from ztprobe.agent.stalls import StallWatch, Timeout, stall_words, standings
-from ztprobe.experiment.stalling import RunStalls
+from ztprobe.experiment.stall_watch import RunStalls
 from ztprobe.kernelnet.tcp_ends import PROBE_TIMER, RETRANSMIT_TIMER, TcpEnd
 
 ADDRESSES = {"10.0.0.1": "server", "10.0.0.2": "client-0", "10.0.0.3": "client-1"}

@@ -27,7 +27,7 @@ from ztprobe.profile.model import profile_names
 from ztprobe.progress import QuietProgress
 from ztprobe.rundir.claim import LOCK
 from ztprobe.rundir.store import RunDir
-from ztprobe.study import execute
+from ztprobe.study import execution
 from ztprobe.study.pairs import run_pairs
 from ztprobe.study.plan import Cell, Study, load_study, plan_names
 
@@ -124,17 +124,17 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Made:
             if len(made.names) in made.busy:
                 busy_machine(self.path)
 
-    monkeypatch.setattr(execute, "Job", Copied)
+    monkeypatch.setattr(execution, "Job", Copied)
     return made
 
 
 def test_an_interrupted_study_goes_on_without_repeating_a_run(made: Made, tmp_path: Path) -> None:
     made.failing[3] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
-        execute.run_study(PAIR, tmp_path / "out", QuietProgress())
+        execution.run_study(PAIR, tmp_path / "out", QuietProgress())
     first = list(made.names)
     made.failing.clear()
-    tally = execute.run_study(PAIR, tmp_path / "out", QuietProgress())
+    tally = execution.run_study(PAIR, tmp_path / "out", QuietProgress())
     assert (tally.there, tally.done, tally.failed) == (2, 4, 0)
     assert Counter(made.names) == Counter({"net0-sec0": 3, "net2-sec3": 3}) + Counter(first[2:])
     there = sorted(file.parent for file in (tmp_path / "out").glob("runs/*/*/run.json"))
@@ -148,7 +148,7 @@ def test_failed_attempts_are_kept_with_their_class(made: Made, tmp_path: Path) -
         2: EnforcementError("no policy"),
         4: WorkloadError("again"),
     }
-    tally = execute.run_study(PAIR, tmp_path / "out", QuietProgress())
+    tally = execution.run_study(PAIR, tmp_path / "out", QuietProgress())
     assert (tally.done, tally.failed, tally.attempts) == (5, 1, 8)
     attempts = tmp_path / "out" / "attempts"
     found = {file.parent.name: json.loads(file.read_text()) for file in attempts.glob("*/failure.json")}
@@ -160,37 +160,37 @@ def test_failed_attempts_are_kept_with_their_class(made: Made, tmp_path: Path) -
 def test_what_is_no_failure_of_a_run_ends_the_study(made: Made, tmp_path: Path) -> None:
     made.failing[2] = UsageError("the manifests are wrong")
     with pytest.raises(UsageError):
-        execute.run_study(PAIR, tmp_path / "out", QuietProgress())
+        execution.run_study(PAIR, tmp_path / "out", QuietProgress())
     assert len(made.names) == 2
     assert not (tmp_path / "out" / "attempts").exists()
 
 
 def test_a_study_keeps_to_its_plan_and_to_itself(made: Made, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    execute.run_study(PAIR, out, QuietProgress())
+    execution.run_study(PAIR, out, QuietProgress())
     other = Study(name="pair", rounds=8, cells=PAIR.cells)
     with pytest.raises(RunDirError, match="another plan"):
-        execute.run_study(other, out, QuietProgress())
+        execution.run_study(other, out, QuietProgress())
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     with pytest.raises(RunDirError, match="no study"):
-        execute.run_study(PAIR, tmp_path / "full", QuietProgress())
+        execution.run_study(PAIR, tmp_path / "full", QuietProgress())
     handle = os.open(out / LOCK, os.O_RDWR)
     fcntl.flock(handle, fcntl.LOCK_EX)
     with pytest.raises(RunDirError, match="another ztprobe"):
-        execute.run_study(PAIR, out, QuietProgress())
+        execution.run_study(PAIR, out, QuietProgress())
     os.close(handle)
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["file"]
     # Whoever may read the directory may lock the directory, and holds nobody up with that.
     assert stat.S_IMODE((out / LOCK).stat().st_mode) == 0o600
     handle = os.open(out, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
-    assert execute.run_study(PAIR, out, QuietProgress()).there == 6
+    assert execution.run_study(PAIR, out, QuietProgress()).there == 6
     os.close(handle)
     (out / "study.json").unlink()
     os.mkfifo(out / "study.json")
     with pytest.raises(RunDirError, match=r"study\.json: is a FIFO, expected a regular file"):
-        execute.run_study(PAIR, out, QuietProgress())
+        execution.run_study(PAIR, out, QuietProgress())
 
 
 def busy_machine(run: Path) -> None:
@@ -214,7 +214,7 @@ def busy_machine(run: Path) -> None:
 def test_a_run_on_a_busy_machine_is_made_anew(made: Made, tmp_path: Path, capsys) -> None:
     made.busy = {2}
     out = tmp_path / "out"
-    tally = execute.run_study(dataclasses.replace(PAIR, repetitions=1, retries=0), out, QuietProgress())
+    tally = execution.run_study(dataclasses.replace(PAIR, repetitions=1, retries=0), out, QuietProgress())
     assert (tally.done, tally.failed, tally.attempts) == (2, 0, 3)
     (kept,) = (out / "attempts").glob("*/failure.json")
     failure = json.loads(kept.read_text())
@@ -274,7 +274,7 @@ def test_pairs_that_are_not_complete_do_not_count(made: Made, tmp_path: Path) ->
 
 
 def test_the_report_has_success_times_and_overhead(made: Made, tmp_path: Path) -> None:
-    execute.run_study(PAIR, tmp_path / "out", QuietProgress())
+    execution.run_study(PAIR, tmp_path / "out", QuietProgress())
     report = study_report(tmp_path / "out")
     by_name = {group["name"]: group for group in report["groups"]}
     assert {name: (group["complete"], group["attempts"]) for name, group in by_name.items()} == {
@@ -292,7 +292,7 @@ def test_the_report_has_success_times_and_overhead(made: Made, tmp_path: Path) -
 def test_a_study_has_a_page_tables_and_figures(made: Made, tmp_path: Path, capsys) -> None:
     made.failing[3] = WorkloadError("a pod <b>died</b>")
     out = tmp_path / "out"
-    execute.run_study(PAIR, out, QuietProgress())
+    execution.run_study(PAIR, out, QuietProgress())
     assert main(["report", str(out)]) == 0
     assert f"page: {out / 'study.html'}" in capsys.readouterr().out
     written = {name: (out / name).read_bytes() for name in ("study-report.json", "study.html", "study.csv")}
@@ -328,7 +328,7 @@ def test_a_study_has_a_page_tables_and_figures(made: Made, tmp_path: Path, capsy
 def test_a_study_of_eight_runs_says_what_factors_do_together(made: Made, tmp_path: Path) -> None:
     """All runs are the same but for net2-sec3, so that all that is dear is dear together."""
     out = tmp_path / "out"
-    execute.run_study(load_study("smoke", profile_names()), out, QuietProgress())
+    execution.run_study(load_study("smoke", profile_names()), out, QuietProgress())
     assert main(["report", str(out)]) == 0
     page = (out / "study.html").read_text()
     assert "mTLS under net0, and what is more of it in mTLS × net2" in page
@@ -354,7 +354,7 @@ def failures_of(report: dict[str, Any], group: str) -> int:
 
 
 def test_a_study_is_reported_alone(made: Made, tmp_path: Path, capsys) -> None:
-    execute.run_study(PAIR, tmp_path / "out", QuietProgress())
+    execution.run_study(PAIR, tmp_path / "out", QuietProgress())
     assert main(["report", str(tmp_path / "out"), str(RECORDED)]) == 2
     assert "a study is reported alone" in capsys.readouterr().err
 

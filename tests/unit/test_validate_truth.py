@@ -14,7 +14,7 @@ from scapy.utils import RawPcapWriter
 
 from tests.unit.recorded_run import recorded
 from ztprobe.errors import WorkloadError
-from ztprobe.validate.compare import RunEvidence
+from ztprobe.validate.comparison import RunEvidence
 from ztprobe.validate.observe import truth
 from ztprobe.validate.observe.capture import ACK, SYN, CapturedPacket, read_pcap
 

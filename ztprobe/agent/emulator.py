@@ -29,8 +29,8 @@ from ztprobe.conformance.udp_probe import PROBES, probe_delays, probe_rates, war
 from ztprobe.emulation import backends
 from ztprobe.emulation.backends import BACKENDS, choose_backend
 from ztprobe.emulation.delay_line.node import NodeQueue, QueuedPod
-from ztprobe.emulation.in_place import change
 from ztprobe.emulation.netem import netem_supported, set_netem
+from ztprobe.emulation.profile_change import change
 from ztprobe.emulation.schedule_follower import ScheduleFollower
 from ztprobe.emulation.tbf import set_tbf
 from ztprobe.errors import EnforcementError

@@ -24,7 +24,7 @@ import time
 
 from ztprobe.emulation.apply import put_into_force, revert
 from ztprobe.emulation.delay_line.node import NodeQueue
-from ztprobe.emulation.in_place import change
+from ztprobe.emulation.profile_change import change
 from ztprobe.emulation.schedule_follower import Change, ScheduleRunner
 from ztprobe.errors import ZtprobeError
 from ztprobe.kernelnet.drift import PodDevice

@@ -2,8 +2,8 @@
 
 Progress is payload that a connection's other end has acknowledged, or CPU time of a process that is waited
 for: so a long training is no stall, and keep-alives, retransmissions and attempts to connect are no progress.
-It is judged by looks (`ztprobe.agent.stall_look`) a few seconds apart, for a run, an attached deployment or
-one moment.
+It is judged by looks (`ztprobe.agent.stall_snapshot`) a few seconds apart, for a run, an attached
+deployment or one moment.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ztprobe.agent.stall_look import StallLook
+from ztprobe.agent.stall_snapshot import StallLook
 from ztprobe.kernelnet.tcp_ends import PROBE_TIMER, RETRANSMIT_TIMER, TcpEnd
 
 __all__ = ("Stall", "StallWatch", "Standing", "Timeout", "stall_words", "standings")

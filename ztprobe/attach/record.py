@@ -13,11 +13,11 @@ from typing import Any
 
 from ztprobe.agent.interface import Account
 from ztprobe.agent.machine_load import MachineLoad
-from ztprobe.attach.foreign import without_foreign
+from ztprobe.attach.foreign_traffic import without_foreign
 from ztprobe.attach.namespaces import Held
 from ztprobe.attach.owner_log import OwnedEnd
 from ztprobe.attach.owners import owners_table
-from ztprobe.attach.recognise import Evidence
+from ztprobe.attach.process_evidence import Evidence
 from ztprobe.attach.request import AttachRequest
 from ztprobe.attach.rounds import Rounds
 from ztprobe.experiment.record import pod_record, read_tables, versions

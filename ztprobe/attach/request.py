@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ztprobe.errors import UsageError
-from ztprobe.frameworks.choose import FRAMEWORKS
+from ztprobe.frameworks.log_readers import FRAMEWORKS
 from ztprobe.pods.targets import Role, Target, parse_target
 
 __all__ = ("AttachRequest", "duration_s", "make_request")

@@ -6,7 +6,7 @@ from typing import Any
 
 from ztprobe.attach.lines import Lines
 from ztprobe.errors import UsageError
-from ztprobe.frameworks.choose import round_source, wanted_lines
+from ztprobe.frameworks.log_readers import round_source, wanted_lines
 from ztprobe.frameworks.source import RoundsFrom
 
 __all__ = ("Rounds",)

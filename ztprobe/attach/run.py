@@ -21,7 +21,7 @@ from ztprobe.attach.lines import Lines
 from ztprobe.attach.namespaces import Namespaces
 from ztprobe.attach.owner_log import OwnerLog
 from ztprobe.attach.peers import Peers
-from ztprobe.attach.recognise import Evidence
+from ztprobe.attach.process_evidence import Evidence
 from ztprobe.attach.record import RunRecord, write_run
 from ztprobe.attach.request import AttachRequest
 from ztprobe.attach.rounds import Rounds

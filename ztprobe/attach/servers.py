@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ztprobe.attach.recognise import Evidence
+from ztprobe.attach.process_evidence import Evidence
 from ztprobe.kernelnet.sockets import TcpSocket, socket_owners, tcp_sockets
 from ztprobe.kernelnet.tcp_ends import TcpEnd, tcp_ends
 from ztprobe.pods.command_line import without_secrets

@@ -95,7 +95,7 @@ def trace_attached(context: click.Context) -> bool:
     if not given["attach"]:
         return False
     from ztprobe.attach.request import make_request
-    from ztprobe.attach.whole import attach_whole
+    from ztprobe.attach.transaction import attach_whole
     from ztprobe.experiment.requirements import check_attach
     from ztprobe.progress import open_progress
 
@@ -122,7 +122,7 @@ def trace_attached(context: click.Context) -> bool:
 
 
 def _report(directory: Path, coverage_floor: float, note: Callable[[str], None]) -> dict[str, Any]:
-    from analysis.evidence.unseen import why_no_rounds
+    from analysis.evidence.no_rounds import why_no_rounds
     from analysis.report.report import write_report
     from ztprobe.errors import RunDirError
 

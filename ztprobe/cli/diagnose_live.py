@@ -17,7 +17,7 @@ from ztprobe.printable import escape_json, printable_lines
 from ztprobe.process.interrupts import Interrupted
 
 if TYPE_CHECKING:
-    from ztprobe.experiment.so_far import RunSoFar
+    from ztprobe.experiment.live_state import RunSoFar
     from ztprobe.policy.model import Objects
 
 __all__ = ("watch_causes",)
@@ -53,7 +53,7 @@ def watch_causes(run: str | None, objects: Objects | None, *, seconds: float | N
 
 
 def _chosen(name: str | None) -> RunSoFar:
-    from ztprobe.experiment.so_far import RunSoFar, runs_going_on
+    from ztprobe.experiment.live_state import RunSoFar, runs_going_on
 
     there = runs_going_on()
     if name is not None and name not in there:

@@ -150,9 +150,9 @@ def _saved(
     pcap: Path | None,
     as_json: bool,
 ) -> None:
-    from analysis.results.dropped import dropped_packets, in_bursts
-    from analysis.results.dropped import matching as of_interest
-    from analysis.results.dropped_text import burst_lines, packet_dict
+    from analysis.results.drops import dropped_packets, in_bursts
+    from analysis.results.drops import matching as of_interest
+    from analysis.results.drops_text import burst_lines, packet_dict
     from ztprobe.rundir.store import load_run, write_atomically
     from ztprobe.rundir.temporary import scratch
 
@@ -167,7 +167,7 @@ def _saved(
         unseen = sum(not one.head for one in found)
         found = [one for one in found if matching.matches(one.head)]
     if pcap is not None:
-        from analysis.results.dropped_pcapng import write_pcapng
+        from analysis.results.drops_pcapng import write_pcapng
 
         with scratch() as directory:
             written = directory / "drops.pcapng"

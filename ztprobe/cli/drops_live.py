@@ -20,9 +20,9 @@ from ztprobe.printable import escape_json, printable_lines
 from ztprobe.process.interrupts import Interrupted
 
 if TYPE_CHECKING:
-    from analysis.results.dropped import DropBurst
-    from analysis.results.dropped_live import LiveDrop
-    from analysis.results.dropped_pcapng import DropWriter
+    from analysis.results.drops import DropBurst
+    from analysis.results.drops_live import LiveDrop
+    from analysis.results.drops_pcapng import DropWriter
     from ztprobe.probes.drop_watch import DropWatch
 
 __all__ = ("LiveRequest", "watch_drops")
@@ -84,7 +84,7 @@ class _Told:
 
     def packet(self, drop: LiveDrop) -> None:
         """Into the file, if there is to be one."""
-        from analysis.results.dropped_pcapng import DropWriter, is_writable
+        from analysis.results.drops_pcapng import DropWriter, is_writable
         from ztprobe.rundir.temporary import scratch
 
         if self._request.pcap is None or drop.is_counted or not is_writable(drop.packet):
@@ -96,7 +96,7 @@ class _Told:
 
     def burst(self, burst: DropBurst) -> None:
         """As a line, or as JSON on one line."""
-        from analysis.results.dropped_text import burst_dict, burst_lines
+        from analysis.results.drops_text import burst_dict, burst_lines
 
         if self._request.as_json:
             value = {"run": burst.run, **burst_dict(burst)}
@@ -135,7 +135,7 @@ class _Totals:
 
 class _Watching:
     def __init__(self, request: LiveRequest, watch: DropWatch, there: WatchedPods, told: _Told) -> None:
-        from analysis.results.dropped_live import DropDecoder, DropLines
+        from analysis.results.drops_live import DropDecoder, DropLines
         from ztprobe.probes.kallsyms import Kallsyms
 
         self._request, self._watch, self._there, self._told = request, watch, there, told

@@ -13,7 +13,7 @@ from ztprobe import paths
 from ztprobe.errors import UsageError
 
 if TYPE_CHECKING:
-    from analysis.results.dropped_live import Deployment
+    from analysis.results.drops_live import Deployment
     from analysis.results.packet_filter import PacketFilter
     from ztprobe.pods.model import Pod
     from ztprobe.policy.model import Objects
@@ -62,7 +62,7 @@ class WatchedPods:
 
     def look(self) -> bool:
         """Whether something has changed since the last time."""
-        from ztprobe.pods.in_force import objects_in_force
+        from ztprobe.pods.live_objects import objects_in_force
         from ztprobe.pods.local import local_pods
 
         pods = [pod for pod in local_pods() if self._request.run in (None, pod.run)]
@@ -109,8 +109,8 @@ class WatchedPods:
 
     def _deployment(self, run: str, in_force: Sequence[Any]) -> Deployment:
         from analysis.recorded import policy_pods, read_recorded
-        from analysis.results.dropped_live import Deployment
-        from analysis.results.dropped_why import DropExplainer
+        from analysis.results.drop_explanations import DropExplainer
+        from analysis.results.drops_live import Deployment
         from ztprobe.kernelnet.netns import inode
         from ztprobe.policy.simulation import merged
 

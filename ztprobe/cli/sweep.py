@@ -40,7 +40,7 @@ def sweep(study: str, out: Path | None, only_list: bool, as_json: bool) -> None:
     from ztprobe.progress import open_progress
     from ztprobe.rundir.store import dump_json
     from ztprobe.runtime.local import transport
-    from ztprobe.study.execute import run_study
+    from ztprobe.study.execution import run_study
 
     check_machine([cell.experiment for cell in plan.cells])
     for control in sorted({cell.congestion_control for cell in plan.cells}):

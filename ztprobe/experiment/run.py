@@ -29,7 +29,9 @@ from ztprobe.agent.machine_load import MachineLoad
 from ztprobe.agent.remote import AgentProcess
 from ztprobe.agent.stalls import Stall, stall_words
 from ztprobe.errors import EnforcementError, WorkloadError, ZtprobeError
-from ztprobe.experiment.quiet import ensure_quiet
+from ztprobe.experiment.live_state import publish_so_far
+from ztprobe.experiment.missing_clients import Waiting, words
+from ztprobe.experiment.quiet_check import ensure_quiet
 from ztprobe.experiment.record import (
     accounted,
     described,
@@ -39,10 +41,8 @@ from ztprobe.experiment.record import (
     save_events,
     save_logs,
 )
-from ztprobe.experiment.so_far import publish_so_far
 from ztprobe.experiment.spec import Interference, RunSpec
-from ztprobe.experiment.stalling import RunStalls, processes_of, stalls_of, workload_pods
-from ztprobe.experiment.waiting import Waiting, words
+from ztprobe.experiment.stall_watch import RunStalls, processes_of, stalls_of, workload_pods
 from ztprobe.leases import notices
 from ztprobe.paths import STATE_DIR
 from ztprobe.pods.model import Pod

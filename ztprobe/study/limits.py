@@ -31,7 +31,7 @@ from ztprobe.rundir.logs import GrowingLog
 from ztprobe.rundir.store import create_run_dir, dump_json, write_atomically
 from ztprobe.runtime.deployments import appearing_whole, clean_leftovers
 from ztprobe.runtime.interface import Runtime
-from ztprobe.study.execute import open_plan
+from ztprobe.study.execution import open_plan
 from ztprobe.study.threshold import AXES, Axis, Threshold, find_threshold
 
 __all__ = ("LIMITS_FILE", "REPORT_FILE", "Search", "run_search")

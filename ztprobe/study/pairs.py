@@ -16,7 +16,7 @@ from analysis.results.samples import RunGroup, load_report, sample_of
 from ztprobe.errors import WorkloadError
 from ztprobe.progress import Progress
 from ztprobe.rundir.store import dump_json, write_atomically
-from ztprobe.study.execute import Tally, open_study, run_block
+from ztprobe.study.execution import Tally, open_study, run_block
 from ztprobe.study.plan import Study
 
 __all__ = ("COMPARISON_FILE", "run_pairs")

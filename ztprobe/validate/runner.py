@@ -19,7 +19,7 @@ from ztprobe.progress import QuietProgress
 from ztprobe.rundir import files
 from ztprobe.rundir.store import create_run_dir, load_run
 from ztprobe.runtime.interface import Runtime
-from ztprobe.validate.compare import RunEvidence
+from ztprobe.validate.comparison import RunEvidence
 from ztprobe.validate.inject.scene import Follower, Note, Scene
 from ztprobe.validate.model import Outcome, ValidationCase, judge
 from ztprobe.validate.observe.capture import Capture

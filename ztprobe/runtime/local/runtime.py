@@ -22,7 +22,7 @@ from typing import Any
 from ztprobe import paths, policy
 from ztprobe.errors import PreflightError, UsageError, WorkloadError
 from ztprobe.kernelnet.sockets import tcp_sockets
-from ztprobe.pods.in_force import publish_objects
+from ztprobe.pods.live_objects import publish_objects
 from ztprobe.pods.local import LocalPods
 from ztprobe.pods.model import Pod
 from ztprobe.process.interrupts import shielded
@@ -44,7 +44,7 @@ from ztprobe.runtime.local.kustomize import render
 from ztprobe.runtime.local.level import check_level
 from ztprobe.runtime.local.machine import check_machine
 from ztprobe.runtime.local.names import NameService
-from ztprobe.runtime.local.presented import presented
+from ztprobe.runtime.local.presented_certificates import presented
 from ztprobe.runtime.local.workload import PodPlan, Workload, plan
 
 __all__ = ("LocalRuntime",)

@@ -22,7 +22,7 @@ from ztprobe.rundir import files
 from ztprobe.rundir.store import create_run_dir
 from ztprobe.runtime.interface import Runtime
 from ztprobe.validate.faults.objects import write_overlay
-from ztprobe.validate.faults.observe import observed_at_end, said_in_logs
+from ztprobe.validate.faults.observations import observed_at_end, said_in_logs
 from ztprobe.validate.faults.plan import PlannedFault
 from ztprobe.validate.inject.scene import Follower, Scene
 

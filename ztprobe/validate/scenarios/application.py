@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ztprobe.errors import WorkloadError
-from ztprobe.validate.compare import RunEvidence, injected_part, slack, sub_row
+from ztprobe.validate.comparison import RunEvidence, injected_part, slack, sub_row
 from ztprobe.validate.inject.cpu import Competitor
 from ztprobe.validate.model import Bound
 from ztprobe.validate.observe import truth

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from analysis.intervals import overlap_ns, total_ns, union
-from ztprobe.validate.compare import RunEvidence, sub_row
+from ztprobe.validate.comparison import RunEvidence, sub_row
 from ztprobe.validate.inject.packets import PacketHolder
 from ztprobe.validate.model import Bound
 from ztprobe.validate.observe import truth

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ztprobe.profile.model import Profile
-from ztprobe.validate.compare import Measure, RunEvidence
+from ztprobe.validate.comparison import Measure, RunEvidence
 from ztprobe.validate.inject.scene import Injector
 from ztprobe.validate.model import Bound
 from ztprobe.validate.observe import truth

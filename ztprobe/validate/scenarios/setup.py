@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ztprobe.profile.model import Profile
-from ztprobe.validate.compare import RunEvidence, from_capture, noted_part
+from ztprobe.validate.comparison import RunEvidence, from_capture, noted_part
 from ztprobe.validate.inject.packets import DROPPED, Blocker, PacketHolder
 from ztprobe.validate.model import Bound
 from ztprobe.validate.observe import truth

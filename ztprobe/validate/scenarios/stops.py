@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from ztprobe.validate.compare import RunEvidence, noted_part
+from ztprobe.validate.comparison import RunEvidence, noted_part
 from ztprobe.validate.inject.stops import ProcessStop, ReceiveBuffer, StopMoment
 from ztprobe.validate.model import Bound
 from ztprobe.validate.observe import truth

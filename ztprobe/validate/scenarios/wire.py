@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from analysis.intervals import total_ns
 from ztprobe.profile.model import Profile
-from ztprobe.validate.compare import RunEvidence, from_capture, sub_row
+from ztprobe.validate.comparison import RunEvidence, from_capture, sub_row
 from ztprobe.validate.inject.packets import DROPPED, Blocker, PacketHolder
 from ztprobe.validate.inject.profile_changes import ProfileSteps
 from ztprobe.validate.inject.stops import ProcessStop, ReceiveBuffer, StopMoment

@@ -14,7 +14,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.packet import Packet
 from scapy.utils import PcapNgWriter
 
-from analysis.results.dropped import DroppedPacket
+from analysis.results.drops import DroppedPacket
 from ztprobe.errors import RunDirError
 from ztprobe.events.heads import packet_bytes
 from ztprobe.printable import printable

@@ -14,16 +14,16 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 
 from analysis.recorded import policy_pods, read_recorded
-from analysis.results.dropped import flag_letters
-from analysis.results.dropped_live import Deployment, DropDecoder, DropLines, LiveDrop
-from analysis.results.dropped_text import burst_dict, burst_lines
-from analysis.results.dropped_why import DropExplainer
+from analysis.results.drop_explanations import DropExplainer
+from analysis.results.drops import flag_letters
+from analysis.results.drops_live import Deployment, DropDecoder, DropLines, LiveDrop
+from analysis.results.drops_text import burst_dict, burst_lines
 from analysis.results.packet_filter import PacketFilter
 from ztprobe.cli.entry import ztprobe
 from ztprobe.errors import RunDirError, UsageError
 from ztprobe.events.heads import address_bytes, packet_bytes
 from ztprobe.events.layout import plain_structs
-from ztprobe.pods.in_force import objects_in_force, publish_objects
+from ztprobe.pods.live_objects import objects_in_force, publish_objects
 from ztprobe.policy.simulation import merged
 from ztprobe.rundir import store
 from ztprobe.rundir.store import load_run

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from analysis.flows.client_paths import ClientPath
 from analysis.flows.hops import FEWEST_POLLS, Talk
 from analysis.flows.processes import Process
 from analysis.flows.roles import Parts
 from analysis.flows.turns import Channel, round_trips_of
-from analysis.flows.ways import Way
 from analysis.ledger.model import FlowFacts, Poller, Transfer
-from analysis.rounds.seen import seen_by_turns
 from analysis.rounds.timeouts import longest_of, timeout_rows
+from analysis.rounds.transfers import seen_by_turns
 
 __all__ = ("facts_of", "transfer_of")
 
@@ -90,7 +90,7 @@ def _polls(talk: Talk, speakers: frozenset[Process]) -> tuple[int, int] | None:
     return (len(polls), pauses[len(pauses) // 2]) if pauses else None
 
 
-def transfer_of(number: int, way: Way, nodes: frozenset[Process]) -> Transfer:
+def transfer_of(number: int, way: ClientPath, nodes: frozenset[Process]) -> Transfer:
     """What one client's messages of one phase were."""
     down = [turn for turn in way.turns if turn.listener in nodes]
     up = [turn for turn in way.turns if turn.speaker in nodes]

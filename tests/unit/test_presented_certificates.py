@@ -6,7 +6,7 @@ import datetime
 from pathlib import Path
 
 from ztprobe.runtime.local.certificates import Authority
-from ztprobe.runtime.local.presented import presented
+from ztprobe.runtime.local.presented_certificates import presented
 from ztprobe.validate.faults.certificates import misissued
 
 HOST = "fl-server.fl.svc.cluster.local"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ztprobe.experiment.waiting import NAMED_AFTER_S, Waiting, words
+from ztprobe.experiment.missing_clients import NAMED_AFTER_S, Waiting, words
 
 
 def ready(client: str) -> dict[str, object]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ztprobe.agent.stall_look import StallLook, look
+from ztprobe.agent.stall_snapshot import StallLook, look
 from ztprobe.agent.stalls import Stall, StallWatch, Timeout
 from ztprobe.pods.model import Pod
 from ztprobe.pods.source import Processes

@@ -17,7 +17,7 @@ from fl.config import ServerConfig
 from fl.errors import RoundError
 from fl.events import EventLog
 from fl.rendezvous import Rendezvous
-from fl.secure import quantise
+from fl.secure import quantisation
 from fl.secure.server import SecureServer
 from fl.wire import Encoding, Kind, Message, Payload
 
@@ -56,7 +56,7 @@ class SecureCollection:
         self._log.emit("secure_sum", number, clients=len(survivors), dropped=secure.dropped)
         del masked  # 9.6 MB a client, which the sum holds
         answers = self._exchange(Kind.SURVIVORS, survivors, Kind.UNMASK, number, deadline_s)
-        summed, weight = quantise.sums_of(secure.total(answers))
+        summed, weight = quantisation.sums_of(secure.total(answers))
         if weight < 1:
             raise RoundError(f"round {number}: the clients' numbers of examples sum up to {weight}")
         return summed, weight, len(survivors)

@@ -18,7 +18,7 @@ from analysis.flows.roles import Parts
 from analysis.flows.turns import Channel, Turn
 from analysis.intervals import Interval, Segment
 
-__all__ = ("Phase", "Way", "Ways")
+__all__ = ("ClientPath", "ClientPaths", "Phase")
 
 _WHOLE = 0.95  # of a message's bytes: headers and parts that differ
 # An answer that takes longer was held back until there was something to say.
@@ -29,7 +29,7 @@ _NOTEWORTHY_NS = 20_000_000
 
 
 @dataclass
-class Way:
+class ClientPath:
     """One client's hops in one phase, downstream first, so that the first to cover an instant owns it."""
 
     client: str
@@ -46,7 +46,7 @@ class Way:
     turns: list[Turn] = field(default_factory=list)  # large ones, for repairs
 
 
-class Ways:
+class ClientPaths:
     """Of one run."""
 
     def __init__(self, parts: Parts, channels: Sequence[Channel], processes: Processes) -> None:
@@ -77,9 +77,9 @@ class Ways:
         """
         return phases_of(self.parts, self._at_server, self._at_edge, start_ns, end_ns, ready_ns)
 
-    def of_phase(self, phase: Phase) -> dict[str, Way]:
+    def of_phase(self, phase: Phase) -> dict[str, ClientPath]:
         """Every client's way, by client."""
-        ways = {client: Way(client) for client in self.clients}
+        ways = {client: ClientPath(client) for client in self.clients}
         pulled = {
             client: self._at_edge[client].large(self._edge, phase.sent[0].first_ns, phase.end_ns)
             for client in self.clients
@@ -109,7 +109,9 @@ class Ways:
             for client, copy in found.items()
         }
 
-    def _to_edge(self, way: Way, phase: Phase, pulled: Sequence[Turn], copy: Copy | None) -> int | None:
+    def _to_edge(
+        self, way: ClientPath, phase: Phase, pulled: Sequence[Turn], copy: Copy | None
+    ) -> int | None:
         """From the server's preparation to the hub's (or server's) receipt of the update; when that was."""
         talk, nodes = self._at_edge[way.client], self.parts.nodes[way.client]
         holder = "store_and_forward" if self.parts.hub is not None else "server"
@@ -182,7 +184,7 @@ class Ways:
         return phase.ready_ns if polls else first.first_ns
 
     def _read_ns(
-        self, way: Way, talk: Talk, parts: Sequence[Turn], holder: str, polls: Sequence[Exchange]
+        self, way: ClientPath, talk: Talk, parts: Sequence[Turn], holder: str, polls: Sequence[Exchange]
     ) -> int | None:
         """When a message had been read with all that belongs to it and came behind it."""
         arrived_ns = max(turn.whole_ns for turn in parts)
@@ -192,7 +194,9 @@ class Ways:
         )
         return read_ns
 
-    def _fetch(self, way: Way, talk: Talk, parts: Sequence[Turn], available_ns: int, holder: str) -> None:
+    def _fetch(
+        self, way: ClientPath, talk: Talk, parts: Sequence[Turn], available_ns: int, holder: str
+    ) -> None:
         """A message from one that holds it to one that asks for it (or is sent it unasked)."""
         end_ns = max(turn.whole_ns for turn in parts)
         if parts[0].asks:  # the holder opened the connection: nobody need ask
@@ -204,7 +208,7 @@ class Ways:
             Segment(available_ns, began_ns, unasked),
         ]
 
-    def _task(self, way: Way, phase: Phase, models: Sequence[Turn], had_ns: int) -> int | None:
+    def _task(self, way: ClientPath, phase: Phase, models: Sequence[Turn], had_ns: int) -> int | None:
         """From the node's receipt of the model through a task's process and back; when the node had the
         update."""
         talk, nodes = self._inside[way.client], self.parts.nodes[way.client]
@@ -253,7 +257,7 @@ class Ways:
         ]
         return end_ns
 
-    def _loaded_ns(self, way: Way, task: Process, read_ns: int, began_ns: int) -> int:
+    def _loaded_ns(self, way: ClientPath, task: Process, read_ns: int, began_ns: int) -> int:
         """When a process that was started for the task had loaded what it needs: some do once they have read.
 
         What it works with is its own program, which it opens last before it begins; libraries that are loaded
@@ -277,7 +281,7 @@ class Ways:
         way.loads_late = ready_ns - read_ns > _NOTEWORTHY_NS
         return ready_ns
 
-    def _start(self, way: Way, task: Process, had_ns: int, started_ns: int) -> None:
+    def _start(self, way: ClientPath, task: Process, had_ns: int, started_ns: int) -> None:
         """From the node's receipt of a model to the start of a process for it."""
         nodes = self.parts.nodes[way.client]
         if any(task.parent == node.pid for node in nodes):
@@ -300,7 +304,7 @@ class Ways:
             )
             way.base.insert(0, Segment(had_ns, asked[-1].begun_ns, "poll_wait"))
 
-    def _to_server(self, ways: dict[str, Way], handed: dict[str, int], phase: Phase) -> None:
+    def _to_server(self, ways: dict[str, ClientPath], handed: dict[str, int], phase: Phase) -> None:
         """From the hub to the server: what came first goes first."""
         if self._at_server is None:
             return
@@ -326,7 +330,7 @@ class Ways:
                 self._fetch(way, self._at_server, mine, handed[client], "store_and_forward")
                 way.arrival_ns = max(turn.whole_ns for turn in mine)
 
-    def _small_to_server(self, way: Way, had_ns: int, phase: Phase) -> None:
+    def _small_to_server(self, way: ClientPath, had_ns: int, phase: Phase) -> None:
         """A result that is no message: whatever the server asks for next brings it."""
         assert self._at_server is not None
         answered = [

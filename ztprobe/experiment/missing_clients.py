@@ -2,7 +2,7 @@
 
 A client that cannot reach its server retries for as long as it is let, and the server waits for its
 clients for a whole deadline of minutes. Whoever watches should not have to: what has not come after
-`NAMED_AFTER_S` is named, once, with what it says itself (`ztprobe.experiment.stalling` says what its
+`NAMED_AFTER_S` is named, once, with what it says itself (`ztprobe.experiment.stall_watch` says what its
 connections say). The run goes on, because a slow network may yet let it through, and ends by the server's
 own deadline.
 """

@@ -1,4 +1,4 @@
-"""What a deployment's processes run and have loaded: the evidence for `ztprobe.frameworks.detect`."""
+"""What a deployment's processes run and have loaded: the evidence for `ztprobe.frameworks.detection`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from ztprobe.frameworks.detect import ProcessFacts, framework_of
+from ztprobe.frameworks.detection import ProcessFacts, framework_of
 from ztprobe.frameworks.source import Framework
 from ztprobe.pods.process_table import OneProcess
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from analysis import contention
 from ztprobe.cli.options import wait_for_quiet_option
-from ztprobe.experiment import quiet
+from ztprobe.experiment import quiet_check
 from ztprobe.progress import QuietProgress
 
 
@@ -50,11 +50,11 @@ def passing_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(
         monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds)
     )
-    monkeypatch.setattr(quiet, "time", clock)
+    monkeypatch.setattr(quiet_check, "time", clock)
 
 
 def ensure(load: Load, wait_s: float | None, lines: Lines) -> dict[str, float]:
-    return quiet.ensure_quiet(load, wait_s, lines, lambda: None)  # type: ignore[arg-type]
+    return quiet_check.ensure_quiet(load, wait_s, lines, lambda: None)  # type: ignore[arg-type]
 
 
 def test_a_quiet_machine_is_not_worth_a_word() -> None:
@@ -94,7 +94,7 @@ def test_a_deployment_that_dies_meanwhile_ends_the_wait() -> None:
         raise RuntimeError("a container ended")
 
     with pytest.raises(RuntimeError):
-        quiet.ensure_quiet(Load(0.24), 60, Lines(), check)  # type: ignore[arg-type]
+        quiet_check.ensure_quiet(Load(0.24), 60, Lines(), check)  # type: ignore[arg-type]
 
 
 def test_a_machine_that_is_not_recorded_holds_nothing_up() -> None:
@@ -104,7 +104,7 @@ def test_a_machine_that_is_not_recorded_holds_nothing_up() -> None:
 
 
 def test_both_sides_mean_the_same_by_quiet() -> None:
-    assert quiet.QUIET_SHARE == contention.QUIET_SHARE
+    assert quiet_check.QUIET_SHARE == contention.QUIET_SHARE
 
 
 @pytest.mark.parametrize(

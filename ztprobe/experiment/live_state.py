@@ -21,7 +21,7 @@ from ztprobe.agent.interface import Account
 from ztprobe.agent.machine_load import COLUMNS
 from ztprobe.errors import UsageError, WorkloadError
 from ztprobe.experiment.record import described, kernel_drop_reasons, owners_of, pod_record, tables_in
-from ztprobe.experiment.stalling import workload_pods
+from ztprobe.experiment.stall_watch import workload_pods
 from ztprobe.probes.kallsyms import Kallsyms
 from ztprobe.rundir import files
 from ztprobe.rundir.batches import BATCHES_DIR

@@ -13,10 +13,10 @@ import pytest
 
 from analysis.evidence.reader import read_events
 from analysis.ledger.connections import topology_of
-from analysis.rounds.inferred import InferredRound, infer_rounds
 from analysis.rounds.messages import TrafficTransfer, messages_of
-from analysis.rounds.seen import seen_on_wires
-from analysis.rounds.settled import named
+from analysis.rounds.round_source import named
+from analysis.rounds.traffic_pattern import InferredRound, infer_rounds
+from analysis.rounds.transfers import seen_on_wires
 from analysis.run_checks import checked
 from ztprobe.rundir.store import load_run
 

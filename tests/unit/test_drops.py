@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from scapy.layers.inet import IP, TCP
 from scapy.utils import PcapNgReader
 
-from analysis.results.dropped import BURST_GAP_NS, dropped_packets, in_bursts
-from analysis.results.dropped_pcapng import write_pcapng
-from analysis.results.dropped_text import burst_lines
+from analysis.results.drops import BURST_GAP_NS, dropped_packets, in_bursts
+from analysis.results.drops_pcapng import write_pcapng
+from analysis.results.drops_text import burst_lines
 from tests.unit.recorded_run import recorded
 from ztprobe.cli.entry import main, ztprobe
 from ztprobe.rundir.store import Run, load_run

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from analysis.report.wording import human_time, plural
-from analysis.results.dropped import DropBurst, DroppedPacket
-from analysis.results.dropped_why import NOISE
+from analysis.results.drop_explanations import NOISE
+from analysis.results.drops import DropBurst, DroppedPacket
 
 __all__ = ("burst_dict", "burst_lines", "packet_dict")
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.rounds.inferred import InferredRound, infer_rounds
-from analysis.rounds.seen import seen_of
+from analysis.rounds.traffic_pattern import InferredRound, infer_rounds
+from analysis.rounds.transfers import seen_of
 from ztprobe.frameworks.source import RoundsFrom
 from ztprobe.rundir.clock import Clock
 from ztprobe.rundir.store import Run

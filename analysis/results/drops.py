@@ -1,6 +1,6 @@
 """The packets that a run's kernels dropped: pods by name, each with the policy that explains it.
 
-What explains a packet is `analysis.results.dropped_why`'s business.
+What explains a packet is `analysis.results.drop_explanations`'s business.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from analysis.evidence.values import ACK, FIN, RST, SYN
 from analysis.recorded import changed_objects, recorded_objects
-from analysis.results.dropped_why import DropExplainer, noise_of
+from analysis.results.drop_explanations import DropExplainer, noise_of
 from ztprobe.policy.explanation import Explainer
 from ztprobe.policy.model import Objects
 from ztprobe.rundir.clock import Clock
@@ -54,7 +54,7 @@ class DroppedPacket:
     reason: str
     location: str  # the kernel's function; empty: unknown
     head: bytes
-    noise: str  # what part of normal work it is (`analysis.results.dropped_why.NOISE`); empty: none
+    noise: str  # what part of normal work it is (`analysis.results.drop_explanations.NOISE`); empty: none
     verdict: str  # denied | allowed | ... of the policies in force; empty: no policy is asked
     policies: tuple[str, ...]  # that deny it
     explanation: tuple[str, ...]  # one sentence for each side that denies, or one

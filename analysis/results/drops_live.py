@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.results.dropped import DropBurst, DroppedPacket, flag_letters
-from analysis.results.dropped_why import DropExplainer, noise_of
+from analysis.results.drop_explanations import DropExplainer, noise_of
+from analysis.results.drops import DropBurst, DroppedPacket, flag_letters
 from ztprobe.events.heads import address_text, read_head
 from ztprobe.events.kinds import Direction
 
