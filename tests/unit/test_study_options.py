@@ -22,7 +22,7 @@ from ztprobe.experiment.names import Experiment
 from ztprobe.experiment.request import TraceRequest
 from ztprobe.profile.model import profile_names
 from ztprobe.progress import QuietProgress
-from ztprobe.study import execute
+from ztprobe.study import execution
 from ztprobe.study.pairs import run_pairs
 from ztprobe.study.plan import load_study, pair_study
 
@@ -104,7 +104,7 @@ def test_a_study_of_options_tells_them_apart(made: Made, tmp_path: Path, capsys)
     (tmp_path / "plan.yaml").write_text(WITH_OPTIONS.replace("level: [0, 3]", "profile: [net0]"))
     out = tmp_path / "out"
     study = load_study(str(tmp_path / "plan.yaml"), profile_names(), study_fl_options)
-    execute.run_study(dataclasses.replace(study, repetitions=2), out, QuietProgress())
+    execution.run_study(dataclasses.replace(study, repetitions=2), out, QuietProgress())
     plain, inspect, topk = {}, {"inspect": True}, {"compression": "top-k"}
     expected = [options for options in (plain, inspect, topk, inspect | topk) for _ in range(2)]
     assert sorted(made.options, key=str) == sorted(expected, key=str)
