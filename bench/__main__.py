@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.attached import measure_attached, rows_of
-from bench.clients import measure_clients, words_of
+from bench.clients import growth_of, growth_words, measure_clients, words_of
 from bench.delayline import measure_delay_line
 from bench.emissions import emissions
 from bench.machine import machine_facts
@@ -214,7 +214,10 @@ def _clients(quick: bool, progress: Progress) -> tuple[list[Row], dict[str, Any]
             found.append(measure_clients(clients))
             advance(1)
     rows = [Row(*words) for one in found for words in words_of(one)]
-    return rows, {"runs": [asdict(one) for one in found]}
+    return [*rows, Row(*growth_words(found))], {
+        "runs": [asdict(one) for one in found],
+        "growth": growth_of(found),
+    }
 
 
 def _attached(quick: bool, seed: int, progress: Progress) -> tuple[list[Row], dict[str, Any]]:

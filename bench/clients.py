@@ -8,10 +8,11 @@ every update of a round.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from ztprobe.rundir.store import create_run_dir
 from ztprobe.rundir.temporary import scratch
 from ztprobe.runtime.interface import Runtime
 
-__all__ = ("ClientsResult", "measure_clients", "words_of")
+__all__ = ("ClientsResult", "growth_of", "growth_words", "measure_clients", "words_of")
 
 _EXPERIMENT, _ROUNDS = "net0-sec0", 3
 _SYNTHETIC = {"client": "synthetic", "synthetic_compute_ms": 20.0}
@@ -147,6 +148,35 @@ def words_of(found: ClientsResult) -> list[tuple[str, str, str]]:
             "",
         ),
     ]
+
+
+def growth_of(found: Sequence[ClientsResult]) -> dict[str, float]:
+    """With which power of the number of clients time and sizes grow from the second largest to the largest.
+
+    1 is linear. What is there without any client, as the two smallest show it, is taken off: beside it even
+    quadratic growth would look flat.
+
+    :param found: three sizes or more, rising.
+    """
+    few, some, many, most = found[0], found[1], found[-2], found[-1]
+    powers = {}
+    for name in ("analysis_s", "report_bytes", "run_bytes", "events"):
+        start, second, before, last = (float(getattr(one, name)) for one in (few, some, many, most))
+        fixed = start - few.clients * (second - start) / (some.clients - few.clients)
+        fixed = min(max(fixed, 0.0), start)
+        powers[name] = math.log((last - fixed) / (before - fixed)) / math.log(most.clients / many.clients)
+    return powers
+
+
+def growth_words(found: Sequence[ClientsResult]) -> tuple[str, str, str]:
+    """What, value and goal of the row that lays the sizes beside each other."""
+    powers = growth_of(found)
+    return (
+        f"  from {found[-2].clients} to {found[-1].clients} clients, as a power of their number",
+        f"analysis {powers['analysis_s']:.2f}, report {powers['report_bytes']:.2f}, "
+        f"run {powers['run_bytes']:.2f}, events {powers['events']:.2f}",
+        "1 is linear",
+    )
 
 
 def _size_bytes(path: Path) -> int:

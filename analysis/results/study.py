@@ -22,7 +22,7 @@ from analysis.results.comparison import compare
 from analysis.results.samples import RunGroup, Sample, load_report, sample_of
 from analysis.results.slack import ClientSlack, slack_of_group, slack_of_run
 from analysis.results.study_effects import effects_of
-from analysis.results.study_files import failed_attempts, read_plan
+from analysis.results.study_files import failed_attempts, option_words, read_plan
 from analysis.results.study_outcomes import convergence_of, outcomes_of
 from ztprobe.errors import RunDirError
 
@@ -31,12 +31,9 @@ __all__ = ("MIN_ROUNDS_FOR_P99_INTERVAL", "report_of_cells", "study_cells", "stu
 MIN_ROUNDS_FOR_P99_INTERVAL = 367  # 0.99**n is 2.5 %: the largest value can be the upper edge
 _RESAMPLES = 1000
 _SEED = 1
-_OF_RUNS = (
-    "samples",
-    "slack",
-    "conditions",
-    "curves",
-)  # of a cell: what its runs hold, which is not told one by one
+_FACTORS = ("profile", "level", "distribution", "seed", "clients")
+# Of a cell: what its runs hold, which is not told one by one.
+_OF_RUNS = ("samples", "slack", "conditions", "curves")
 
 
 def study_report(path: Path) -> dict[str, Any]:
@@ -112,6 +109,7 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
             "-reconnect" if cell["reconnect"] else "",
             "" if control == "cubic" else f"-{control}",
             "" if switch == "none" else f"-to-{switch.replace('@', '-')}",
+            *(f"-{words}" for words in option_words(cell.get("fl", {}))),
         ]
     )
     return {
@@ -126,6 +124,7 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
         "reconnect": cell["reconnect"],
         "congestion_control": control,
         "level_switch": switch,
+        "fl": dict(cell.get("fl", {})),
         "planned": repetitions,
         "complete": len(samples),
         "contended": contended,  # of these, runs during which others used the machine
@@ -142,10 +141,13 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
 def _completion(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Runs by each factor's values, for the factors that vary."""
     rows = []
-    for factor in ("profile", "level", "distribution", "seed", "clients"):
-        values = list(dict.fromkeys(cell[factor] for cell in cells))
-        for value in values if len(values) > 1 else ():
-            members = [cell for cell in cells if cell[factor] == value]
+    options = sorted({name for cell in cells for name in cell["fl"]})
+    told = [(name, [cell[name] for cell in cells]) for name in _FACTORS]
+    told += [(option, [cell["fl"].get(option, "not given") for cell in cells]) for option in options]
+    for factor, values in told:
+        distinct = list(dict.fromkeys(values))
+        for value in distinct if len(distinct) > 1 else ():
+            members = [cell for cell, its in zip(cells, values, strict=True) if its == value]
             rows.append(
                 {
                     "factor": factor,

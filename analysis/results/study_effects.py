@@ -23,6 +23,8 @@ __all__ = ("effects_of", "factors_of")
 
 _SECURITY: dict[str, tuple[int, ...]] = {"policy": (0, 1, 0, 1), "mtls": (0, 0, 1, 1)}  # by level
 _NAMES = {"policy": "NetworkPolicy", "mtls": "mTLS"}
+_OPTION = "--fl-"  # of the workload, by its flag
+_NOT_GIVEN = "not given"
 _FEW_DEGREES = 4  # below, one interval says little, and a missing effect nothing
 _LARGEST = 3
 _LARGEST_LOGARITHM = 50.0  # of an interval's edge that says nothing anyway
@@ -88,6 +90,7 @@ def factors_of(cells: Sequence[Mapping[str, Any]]) -> tuple[list[Factor], list[d
     """What varies over these cells (one a run), and each one's values; policy and mTLS before the rest."""
     levels = sorted({int(cell["level"]) for cell in cells})
     security = _security(levels)
+    options = sorted({name for cell in cells for name in cell.get("fl", {})})
     coded: list[dict[str, str]] = []
     for cell in cells:
         values = {name: ("without", "with")[of[int(cell["level"])]] for name, of in security.items()}
@@ -104,6 +107,7 @@ def factors_of(cells: Sequence[Mapping[str, Any]]) -> tuple[list[Factor], list[d
                 "distribution": str(cell["distribution"]),
                 "seed": str(cell["seed"]),
             }
+            | {_option_name(name): str(cell["fl"].get(name, _NOT_GIVEN)) for name in options}
         )
     factors = []
     for name in coded[0] if coded else ():
@@ -122,6 +126,10 @@ def _security(levels: Sequence[int]) -> dict[str, tuple[int, ...]]:
     return dict(varying) if rank == 1 + len(varying) else {}
 
 
+def _option_name(name: str) -> str:
+    return f"{_OPTION}{name.replace('_', '-')}"
+
+
 def _first_of(name: str) -> Any:
     """How values are sorted: what means nothing in particular comes first."""
     if name in ("clients", "seed"):
@@ -130,6 +138,8 @@ def _first_of(name: str) -> Any:
         return lambda value: value == "with"
     if name == "connections":
         return lambda value: value != "kept"
+    if name.startswith(_OPTION):
+        return lambda value: (value != _NOT_GIVEN, value)
     return lambda value: (value not in ("iid", "cubic", "none"), value)
 
 
@@ -142,6 +152,9 @@ def _change_name(name: str, value: str) -> str:
         return _NAMES[name]
     if name == "clients":
         return f"{value} clients"
+    if name.startswith(_OPTION):
+        flag = name if value == "True" else f"{name} {value}"
+        return f"no {name}" if value == _NOT_GIVEN else flag
     return f"connections {value}" if name == "connections" else value
 
 

@@ -216,5 +216,6 @@ def _draw_decomposed(report: Mapping[str, Any]) -> Figure:
         f"mean time a round more than {report['reference']} [s]; lines: 95 % intervals of the largest"
         " components, below each bar of the whole"
     )
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
+    if axes.get_legend_handles_labels()[0]:  # none where all groups take the same
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
     return figure

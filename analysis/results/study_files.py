@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ztprobe.documents.problem import DocumentError
 from ztprobe.documents.strict_json import parse_json
 from ztprobe.errors import RunDirError
 
-__all__ = ("STUDY_FILE", "failed_attempts", "read_plan")
+__all__ = ("STUDY_FILE", "failed_attempts", "option_words", "read_plan")
 
 STUDY_FILE = "study.json"
 _MOST_BYTES = 16 << 20
@@ -23,7 +24,12 @@ _CELL = {
     "type": "object",
     "required": ["name", "experiment", "clients", "reconnect"],
     "properties": {
-        "name": {"type": "string", "pattern": "^[a-z0-9][a-z0-9-]*$"},  # of directories
+        "name": {"type": "string", "pattern": "^[a-z0-9][a-z0-9._-]*$"},  # of directories
+        "fl": {
+            "type": "object",
+            "propertyNames": {"pattern": "^[a-z]+(_[a-z]+)*$"},
+            "additionalProperties": {"type": ["string", "number", "boolean"]},
+        },
         "experiment": {
             "type": "object",
             "required": ["profile", "level", "distribution", "seed"],
@@ -55,6 +61,14 @@ _FAILURE = {"type": "object", "required": ["class"], "properties": {"class": _TE
 def read_plan(study: Path) -> dict[str, Any]:
     """study.json's content. :raises RunDirError: it is not there, or is no plan."""
     return _read(study / STUDY_FILE, _PLAN, f"{study}: is no study ({STUDY_FILE} is missing or damaged)")
+
+
+def option_words(options: Mapping[str, Any]) -> list[str]:
+    """Options of the workload as they stand in names of cells and groups: compression-int8, inspect, ..."""
+    return [
+        name.replace("_", "-") + ("" if value is True else f"-{value}".lower().replace("+", ""))
+        for name, value in sorted(options.items())
+    ]
 
 
 def failed_attempts(study: Path, cell: str, repetition: int | None = None) -> list[dict[str, Any]]:

@@ -61,7 +61,7 @@ def study_contention_words(report: Mapping[str, Any]) -> list[str]:
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="")
-    table.add_column(columns[0])
+    table.add_column(columns[0], overflow="fold")  # of long names the end tells them apart
     for name in columns[1:]:
         table.add_column(name, justify="right")
     return table

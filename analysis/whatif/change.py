@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from analysis.results.study_files import option_words
 from analysis.whatif.transport import CONGESTION_CONTROLS
 from ztprobe.errors import UsageError
 from ztprobe.profile.model import Profile
@@ -25,6 +26,7 @@ class WhatIfCell:
     clients: int
     reconnect: bool = False
     congestion_control: str = "cubic"
+    options: tuple[str, ...] = ()  # of the workload, as studies name them: no question changes them
 
     @property
     def name(self) -> str:
@@ -33,6 +35,7 @@ class WhatIfCell:
             f"{self.clients} clients",
             *(["reconnecting"] if self.reconnect else []),
             *([] if self.congestion_control == "cubic" else [self.congestion_control]),
+            *self.options,
         ]
         return f"{self.profile}-sec{self.level} ({', '.join(rest)})"
 
@@ -92,6 +95,7 @@ class WhatIfChange:
             clients=cell.clients,
             reconnect=cell.reconnect or self.reconnect,
             congestion_control=self.congestion_control or cell.congestion_control,
+            options=cell.options,
         )
 
 
@@ -119,7 +123,11 @@ def check_profile(profile: Profile) -> Profile:
 
 
 def cell_of(
-    experiment: Mapping[str, Any], clients: int, reconnect: bool, congestion_control: str
+    experiment: Mapping[str, Any],
+    clients: int,
+    reconnect: bool,
+    congestion_control: str,
+    fl: Mapping[str, Any] | None = None,
 ) -> WhatIfCell:
     """The cell of a run, whatever its data and seed."""
     return WhatIfCell(
@@ -128,4 +136,5 @@ def cell_of(
         clients=clients,
         reconnect=reconnect,
         congestion_control=congestion_control,
+        options=tuple(option_words(fl or {})),
     )

@@ -84,7 +84,7 @@ def _measured(path: Path) -> tuple[dict[WhatIfCell, _Measured], dict[str, Any]]:
             run = load_run(file.parent)
             about |= {key: run.meta[key] for key in _FACTS if key in run.meta}
             control = cell.get("congestion_control", "cubic")
-            key = cell_of(cell["experiment"], cell["clients"], cell["reconnect"], control)
+            key = cell_of(cell["experiment"], cell["clients"], cell["reconnect"], control, cell.get("fl", {}))
             ways[key].append(way_of(run))
     if not ways:
         raise RunDirError(f"{path}: none of the study's runs is there yet")
@@ -113,6 +113,8 @@ def _between(source: WhatIfCell, target: WhatIfCell) -> WhatIfChange | None:
     """What makes one cell of another; None: nothing that can be asked for."""
     added_level = target.level & ~source.level
     if source == target or added_level or target.clients != source.clients:
+        return None
+    if target.options != source.options:
         return None
     if source.reconnect and not target.reconnect:
         return None

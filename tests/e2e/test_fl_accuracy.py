@@ -31,13 +31,13 @@ def test_compression_costs_less_than_a_point(name: str) -> None:
     assert simulate(FlOptions(compression=name), rounds=ROUNDS).accuracy > plain().accuracy - 0.01
 
 
-@pytest.mark.parametrize(
-    ("attack", "aggregation"), [("sign-flip", "mean"), ("scale", "median"), ("scale", "krum")]
-)
+@pytest.mark.parametrize("attack", ["sign-flip", "scale"])
+@pytest.mark.parametrize("aggregation", ["mean", "median", "trimmed-mean", "krum"])
 def test_an_attacker_among_five_is_flagged_and_a_robust_aggregate_holds(
     attack: str, aggregation: str
 ) -> None:
     outcome = simulate(FlOptions(attack=attack, aggregation=aggregation), rounds=ROUNDS)
+    print(f"{attack} against {aggregation}: accuracy {outcome.accuracy:.3f}, without {plain().accuracy:.3f}")
     flags = outcome.unusual()
     attacker = flags.pop("fl-client-4")
     assert sum(attacker) >= 0.95 * ROUNDS

@@ -1,29 +1,36 @@
 """Every option of the workload under net0-sec0 and net2-sec3: the ledger closes and shows what it costs.
 
-Bytes and messages are those that the option's parameters predict. Compute is the CPU time that the clients
-are given, in the ledger as they log it; what an option adds to it is in both.
+Bytes and messages are those that the option's parameters predict. Compute is predicted from what the option's
+operations take by themselves with the same parameters (`tests.e2e.fl_standalone`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
+import numpy as np
 import pytest
 
 from fl.compression import ENCODINGS, body_bytes
 from fl.secure.messages import wire_bytes
 from fl.shapes import size_of
 from tests.e2e.command import run
+from tests.e2e.fl_standalone import Standalone, standalone
+from tests.e2e.ledger_compute import RoundCompute, compute_of
+from ztprobe.cli.fl_options import checked_fl_options, fl_options
 
 pytestmark = pytest.mark.long
 
 SIZE, HEADER_BYTES = size_of("cnn"), 88
 MODEL_BYTES = HEADER_BYTES + 4 * SIZE
-COMPUTE_MS = 400
+COMPUTE_MS = 100
 KEEPS = 12_000  # values of a top-k update
+SYNTHETIC = ("--fl-client", "synthetic", "--fl-synthetic-compute-ms", str(COMPUTE_MS))
 
 
 class Predicted(NamedTuple):
@@ -33,6 +40,7 @@ class Predicted(NamedTuple):
     down_bytes: int = MODEL_BYTES
     exchanges: float = 1.0
     clients: int = 3
+    trains: bool = False  # with PyTorch: the option is part of training
 
 
 def compressed(name: str, **others: Any) -> Predicted:
@@ -46,8 +54,11 @@ def masked(clients: int) -> Predicted:
     return Predicted(up_bytes=up, down_bytes=down, exchanges=4.0, clients=clients)
 
 
+PLAIN = ""
+ROUNDS = {"net0-sec0": "5", "net2-sec3": "3"}
 OPTIONS = {
-    "--fl-algorithm fedprox": Predicted(),
+    PLAIN: Predicted(),
+    "--fl-algorithm fedprox": Predicted(trains=True),
     "--fl-algorithm fedadagrad": Predicted(),
     "--fl-algorithm fedadam": Predicted(),
     "--fl-algorithm fedyogi": Predicted(),
@@ -63,43 +74,82 @@ OPTIONS = {
     "--fl-secure-aggregation masks --fl-privacy dp": masked(4),
     "--fl-attack sign-flip": Predicted(),
     "--fl-attack scale": Predicted(),
-    "--fl-edges 2": Predicted(),
+    "--fl-edges 2": Predicted(clients=4),
     "--fl-edges 2 --fl-compression int8": compressed("int8", clients=4),
 }
-Reported = Callable[[str, str], dict[str, Any]]
+
+
+class Traced(NamedTuple):
+    """A run's report, and the compute that its ledger has."""
+
+    report: dict[str, Any]
+    compute: list[RoundCompute]
+
+
+Reported = Callable[[str, str], Traced]
 
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Reported:
     """``reported("net2-sec3", "--fl-edges 2")``: the report of a short run, traced when first wanted."""
-    found: dict[tuple[str, str], dict[str, Any] | None] = {}
+    found: dict[tuple[str, str], Traced | None] = {}
 
-    def get(experiment: str, flags: str) -> dict[str, Any]:
+    def get(experiment: str, flags: str) -> Traced:
         if (experiment, flags) not in found:
             found[experiment, flags] = None
             out: Path = tmp_path_factory.mktemp("options") / "run"
             outcome = run(
-                *("trace", "--experiment", experiment, "--no-baseline", "--out", out, "--rounds", "2"),
+                *(
+                    "trace",
+                    "--experiment",
+                    experiment,
+                    "--no-baseline",
+                    "--out",
+                    out,
+                    "--rounds",
+                    ROUNDS[experiment],
+                ),
                 *("--clients", str(OPTIONS[flags].clients), *flags.split()),
-                *("--fl-client", "synthetic", "--fl-synthetic-compute-ms", str(COMPUTE_MS)),
+                *(() if OPTIONS[flags].trains else SYNTHETIC),
             )
             assert outcome.status == 0, outcome.stderr
-            found[experiment, flags] = json.loads((out / "report.json").read_text())
-        report = found[experiment, flags]
-        assert report is not None, "it has failed before"
-        return report
+            report = json.loads((out / "report.json").read_text())
+            found[experiment, flags] = Traced(report, compute_of(out))
+        traced = found[experiment, flags]
+        assert traced is not None, "it has failed before"
+        return traced
 
     return get
 
 
-@pytest.fixture(params=["net0-sec0", "net2-sec3"])
+@lru_cache
+def operations(part: str) -> dict[str, Standalone]:
+    """What all options' operations take by themselves, measured while no run is on."""
+    measured = [flags for flags, one in OPTIONS.items() if one.trains or part != "training"]
+    found = standalone(part, [(options_of(flags), OPTIONS[flags].clients) for flags in measured])
+    return dict(zip(measured, found, strict=True))
+
+
+def options_of(flags: str) -> dict[str, Any]:
+    """As the command line reads them."""
+
+    @click.command()
+    @fl_options
+    def read(**values: Any) -> dict[str, Any]:
+        return checked_fl_options(values, clients=OPTIONS[flags].clients)
+
+    found: dict[str, Any] = read(flags.split(), standalone_mode=False)
+    return found
+
+
+@pytest.fixture(params=[*ROUNDS])
 def experiment(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.mark.parametrize("flags", OPTIONS)
 def test_the_ledger_closes_and_no_event_is_lost(reported: Reported, experiment: str, flags: str) -> None:
-    report = reported(experiment, flags)
+    report = reported(experiment, flags).report
     assert sum(report["loss"].values()) == 0
     for one in report["rounds"]:
         parts_s = sum(one["components"].values()) + one["residual_s"]
@@ -111,7 +161,7 @@ def test_the_ledger_closes_and_no_event_is_lost(reported: Reported, experiment: 
 @pytest.mark.parametrize("flags", OPTIONS)
 def test_bytes_and_messages_are_those_predicted(reported: Reported, experiment: str, flags: str) -> None:
     predicted = OPTIONS[flags]
-    for one in reported(experiment, flags)["rounds"]:
+    for one in reported(experiment, flags).report["rounds"]:
         assert one["exchanges"] == predicted.exchanges
         assert len(one["clients"]) == predicted.clients
         for client in one["clients"]:
@@ -119,21 +169,65 @@ def test_bytes_and_messages_are_those_predicted(reported: Reported, experiment: 
             assert client["down_bytes"] == pytest.approx(predicted.down_bytes, rel=0.05)
 
 
+class Compute(NamedTuple):
+    """Of one round, in CPU milliseconds: a client's, and the server's with that of the edge on the path."""
+
+    client_ms: float
+    model_ms: float
+
+    @property
+    def total_ms(self) -> float:
+        """Of the critical path."""
+        return self.client_ms + self.model_ms
+
+
+def seen(rounds: Sequence[RoundCompute]) -> Compute:
+    """Medians over rounds and clients, without the first, in which processes first touch their memory."""
+    clients_ns = [[*one.clients_ns.values()] for one in rounds[1:]]
+    model_ns = [sum(one.server_ns.values()) for one in rounds[1:]]
+    return Compute(float(np.median(clients_ns)) / 1e6, float(np.median(model_ns)) / 1e6)
+
+
+def alone(flags: str) -> Compute:
+    """What the operations take by themselves, training or what stands for it included; likewise."""
+
+    def median_ms(part: str, *roles: str) -> float:
+        of = operations(part)[flags]
+        found = [ns for who, rounds in of.items() if who.startswith(roles) for ns in rounds[1:]]
+        return float(np.median(found)) / 1e6 if found else 0.0
+
+    trained_ms = median_ms("training", "fl-client") if OPTIONS[flags].trains else COMPUTE_MS
+    model_ms = median_ms("model", "server") + median_ms("model", "fl-edge")
+    return Compute(trained_ms + median_ms("update", "fl-client"), model_ms)
+
+
 @pytest.mark.parametrize("flags", OPTIONS)
-def test_compute_is_what_clients_log_and_no_less_than_asked_for(
-    reported: Reported, experiment: str, flags: str
-) -> None:
-    report = reported(experiment, flags)
-    assert report["compute_check"]["within_limit"], report["compute_check"]
-    for one in report["rounds"]:
-        for client in one["clients"]:
-            assert client["compute_kernel_s"] >= 0.95 * COMPUTE_MS / 1e3
-            assert client["components"]["compute"] >= 0.95 * COMPUTE_MS / 1e3
+def test_compute_is_what_the_parameters_predict(reported: Reported, experiment: str, flags: str) -> None:
+    """A round's compute is, within 5 %, that of the run without the option and what its operations take.
+
+    They are measured by themselves, with the same parameters, on the same machine, while no run is on.
+    What an option takes is a few milliseconds for most, and 5 % of those would be noise of the clock: it
+    is 5 % of the round's whole compute, at the client, and in the sum with what the server does of the
+    updates. Most of that is what a client is given (`COMPUTE_MS`), which is little for that reason. The
+    run without options is held to 10 %: what gRPC does with a message is in no operation's time.
+    """
+    found, plain = (seen(reported(experiment, one).compute) for one in (flags, PLAIN))
+    predicted = alone(flags)
+    if flags != PLAIN:
+        without = alone(PLAIN)
+        predicted = Compute(
+            client_ms=plain.client_ms + predicted.client_ms - without.client_ms,
+            model_ms=plain.model_ms + predicted.model_ms - without.model_ms,
+        )
+    limit = 0.05 if flags else 0.1
+    print(f"{experiment} {flags or 'plain'}: seen {found}, predicted {predicted}, plain {plain}")
+    assert found.client_ms == pytest.approx(predicted.client_ms, rel=limit)
+    assert found.total_ms == pytest.approx(predicted.total_ms, rel=limit)
 
 
 @pytest.mark.parametrize("flags", [flags for flags in OPTIONS if "edges" in flags])
 def test_both_levels_are_on_the_critical_path(reported: Reported, experiment: str, flags: str) -> None:
-    report = reported(experiment, flags)
+    report = reported(experiment, flags).report
     delay_s = 0.05 if experiment.startswith("net2") else 0.0  # 80 ms with jitter, there and back
     for one in report["rounds"]:
         upper, lower = one["levels"]

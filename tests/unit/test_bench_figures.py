@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from bench.clients import ClientsResult, growth_of
 from bench.rounds import ARMS, Plan, RoundsResult
 from bench.spread import mean_ratio, paired_ratio
 from bench.throughput import Block, Throughput, orders
@@ -104,3 +105,25 @@ def test_rounds_are_compared_with_the_unprobed_block_of_their_own_cycle() -> Non
     assert found.pairs("tcpdump") == []
     assert found.sent_again("probed") == 2.0
     assert found.sent_again("tcpdump") == 0.0
+
+
+def sized(clients: int, power: float) -> ClientsResult:
+    """Something of a fixed size, and what clients add to it."""
+    amount = round(1e6 * clients**power)
+    return ClientsResult(
+        clients=clients,
+        round_s=1.0,
+        residual_share=0.0,
+        events=amount,
+        lost=0,
+        memory_bytes=1,
+        run_bytes=amount,
+        report_bytes=30_000_000 + amount,
+        analysis_s=0.3 + amount / 1e9,
+    )
+
+
+@pytest.mark.parametrize("power", [1.0, 1.5, 2.0])
+def test_growth_is_told_as_a_power_of_the_number_of_clients(power: float) -> None:
+    found = growth_of([sized(clients, power) for clients in (5, 20, 60, 200)])
+    assert found == pytest.approx(dict.fromkeys(found, power), abs=0.15)

@@ -96,6 +96,7 @@ class Made:
     """The experiments that were run, in order, and how the n-th (from 1) is to end instead."""
 
     names: list[str] = field(default_factory=list)
+    options: list[dict[str, Any]] = field(default_factory=list)  # of the workload, of each of them
     failing: dict[int, BaseException] = field(default_factory=dict)
     busy: set[int] = field(default_factory=set)  # those during which others use the machine
 
@@ -109,9 +110,11 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Made:
     class Copied:
         def __init__(self, spec: Any, target: Any, _progress: Any) -> None:
             self.name, self.path = spec.experiment.name, target.path
+            self.options = dict(spec.options.fl)
 
         def run(self) -> None:
             made.names.append(self.name)
+            made.options.append(self.options)
             (self.path / "logs" / "server.log").write_text("as it is")
             if (failure := made.failing.get(len(made.names))) is not None:
                 raise failure

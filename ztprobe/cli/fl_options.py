@@ -17,7 +17,7 @@ from fl.options import FlOptions, OptionError
 from fl.shapes import size_of
 from ztprobe.errors import UsageError
 
-__all__ = ("checked_fl_options", "fl_options")
+__all__ = ("checked_fl_options", "fl_options", "study_fl_options")
 
 _PREFIX = "fl_"
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -45,6 +45,19 @@ def checked_fl_options(values: Mapping[str, Any], *, clients: int) -> dict[str, 
     except OptionError as error:
         raise UsageError(f"{_flag(error.name)}: {error.problem}") from None
     return options.given()
+
+
+def study_fl_options(values: Mapping[str, Any], clients: int) -> dict[str, Any]:
+    """Likewise, of a plan's cell, by the options' own names; None: not given.
+
+    :raises UsageError: an option does not exist, or its value cannot be.
+    """
+    known = [one.name for one in fields(FlOptions)]
+    for name in values:
+        if name not in known:
+            there_are = ", ".join(map(_flag, known))
+            raise UsageError(f"{_flag(name)}: there is no such option; there are {there_are}")
+    return checked_fl_options({f"{_PREFIX}{name}": value for name, value in values.items()}, clients=clients)
 
 
 def _flag(name: str) -> str:

@@ -25,10 +25,11 @@ def sweep(study: str, out: Path | None, only_list: bool, as_json: bool) -> None:
     Every attempt is kept. A study that was interrupted goes on with what is missing, without repeating a run.
     Needs root.
     """
+    from ztprobe.cli.fl_options import study_fl_options
     from ztprobe.profile.model import profile_names
     from ztprobe.study.plan import load_study
 
-    plan = load_study(study, profile_names())
+    plan = load_study(study, profile_names(), study_fl_options)
     if only_list:
         for planned in plan.runs():
             click.echo(planned.directory)

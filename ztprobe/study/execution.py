@@ -197,6 +197,7 @@ def _measure(
         out=target,
         reconnect=cell.reconnect,
         level_switch=cell.level_switch,
+        fl=dict(cell.fl),
     )
     directory = create_run_dir(partial, shown=target)
     base_s, round_s = _LIMIT_S

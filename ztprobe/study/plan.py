@@ -3,6 +3,9 @@
 A *cell* is one combination of factors. Every repetition is a block that holds each cell once, in an order
 drawn from the study's own seed, so that what drifts with time (a machine that warms up, other users) falls
 on all cells alike. The order is a function of the plan: an interrupted study goes on with what is missing.
+
+Each of the workload's options is a factor by its name on the command line (`fl-compression: [none, int8]`).
+What its values may be is the workload's to say, so that whoever loads a plan brings the check.
 """
 
 from __future__ import annotations
@@ -10,13 +13,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jsonschema
 
+from analysis.results.study_files import option_words
 from ztprobe.documents.files import read_text
 from ztprobe.documents.problem import DocumentError, shown
 from ztprobe.documents.strict_yaml import Parsed, decimal_scalar, parse_yaml
@@ -25,13 +29,25 @@ from ztprobe.experiment.level_switch import LevelSwitch, parse_level_switch
 from ztprobe.experiment.names import DISTRIBUTIONS, LEVELS, MAX_SEED, Experiment
 from ztprobe.experiment.request import TraceRequest
 
-__all__ = ("PLANS_DIR", "Cell", "PlannedRun", "Study", "load_study", "pair_study", "plan_names")
+__all__ = (
+    "PLANS_DIR",
+    "Cell",
+    "OptionCheck",
+    "PlannedRun",
+    "Study",
+    "load_study",
+    "pair_study",
+    "plan_names",
+)
 
 PLANS_DIR = Path(__file__).parent / "plans"
 
 _MOST_BYTES = 1 << 20
 _KEPT = "none"  # of switch_level
 _MOST_SHOWN = 160  # characters of what the schema says
+# Options by name (x_y) and the number of clients -> those that differ from the defaults, or UsageError.
+OptionCheck: TypeAlias = Callable[[Mapping[str, Any], int], Mapping[str, Any]]
+_OPTION = "fl-"
 _COUNT = {"type": "integer", "minimum": 1}
 _SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -67,6 +83,13 @@ _SCHEMA: dict[str, Any] = {
                 },
                 "switch_level": {"type": "array", "minItems": 1, "items": {"type": "string"}},
             },
+            "patternProperties": {
+                f"^{_OPTION}[a-z]+(-[a-z]+)*$": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {"type": ["string", "number", "boolean", "null"]},  # null: not given
+                }
+            },
         },
     },
 }
@@ -81,15 +104,17 @@ class Cell:
     reconnect: bool = False
     congestion_control: str = "cubic"  # of the pods' connections, as the kernel calls it
     level_switch: LevelSwitch | None = None  # while rounds go on
+    fl: tuple[tuple[str, Any], ...] = ()  # the workload's options that differ from its defaults
 
     @property
     def name(self) -> str:
         """Of its directory, and the same for equal cells alone: net2-sec3, net2-sec3-c10, ..."""
+        options = "".join(f"-{words}" for words in option_words(dict(self.fl)))
         clients = "" if self.clients == Cell.clients else f"-c{self.clients}"
         reconnect = "-reconnect" if self.reconnect else ""
         control = "" if self.congestion_control == Cell.congestion_control else f"-{self.congestion_control}"
         switch = "" if self.level_switch is None else f"-{self.level_switch.slug}"
-        return f"{self.experiment.name}{clients}{reconnect}{control}{switch}"
+        return f"{self.experiment.name}{clients}{reconnect}{control}{switch}{options}"
 
     @property
     def demands(self) -> tuple[Experiment, ...]:
@@ -99,10 +124,14 @@ class Cell:
         return (self.experiment, *later)
 
     def as_dict(self) -> dict[str, Any]:
-        """As study.json has it: a switch only where there is one."""
-        switch = {} if self.level_switch is None else {"level_switch": self.level_switch.name}
+        """As study.json has it: a switch and options only where there are some."""
+        more: dict[str, Any] = {}
+        if self.level_switch is not None:
+            more["level_switch"] = self.level_switch.name
+        if self.fl:
+            more["fl"] = dict(self.fl)
         values = dataclasses.asdict(self) | {"name": self.name}
-        return {name: value for name, value in values.items() if name != "level_switch"} | switch
+        return {name: value for name, value in values.items() if name not in ("level_switch", "fl")} | more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,10 +185,11 @@ def plan_names() -> list[str]:
     return sorted(path.stem for path in PLANS_DIR.glob("*.yaml"))
 
 
-def load_study(name: str, profiles: Sequence[str]) -> Study:
+def load_study(name: str, profiles: Sequence[str], check_options: OptionCheck | None = None) -> Study:
     """A plan by its name, or from a YAML file.
 
     :param profiles: the network profiles there are.
+    :param check_options: of the workload; None: a plan may have none of them.
     :raises UsageError: there is none, or it is wrong; the line says where.
     """
     path = PLANS_DIR / f"{name}.yaml" if name in plan_names() else Path(name)
@@ -181,7 +211,7 @@ def load_study(name: str, profiles: Sequence[str]) -> Study:
     return Study(
         name=plan["name"],
         rounds=plan["rounds"],
-        cells=_cells(path, parsed),
+        cells=_with_options(_cells(path, parsed), factors, check_options, path),
         repetitions=plan.get("repetitions", 1),
         retries=plan.get("retries", 0),
         contention_retries=plan.get("contention_retries", Study.contention_retries),
@@ -242,6 +272,28 @@ def _cells(path: Path, parsed: Parsed) -> tuple[Cell, ...]:
     return tuple(dict.fromkeys(cells))
 
 
+def _with_options(
+    cells: Sequence[Cell], factors: Mapping[str, list[Any]], check: OptionCheck | None, path: Path
+) -> tuple[Cell, ...]:
+    """Each cell with each combination of the workload's options."""
+    names = [name for name in factors if name.startswith(_OPTION)]
+    if names and check is None:
+        raise UsageError(f"{path}: factors.{names[0]}: options of the workload cannot be varied here")
+    found = []
+    for cell, values in itertools.product(cells, itertools.product(*(factors[name] for name in names))):
+        given = {
+            name.removeprefix(_OPTION).replace("-", "_"): value
+            for name, value in zip(names, values, strict=True)
+        }
+        try:
+            options = {} if check is None else check(given, cell.clients)
+        except UsageError as error:
+            words = ", ".join(f"{name} {shown(value)}" for name, value in zip(names, values, strict=True))
+            raise UsageError(f"{path}: factors: {error} (of the cells with {words})") from None
+        found.append(dataclasses.replace(cell, fl=tuple(options.items())))
+    return tuple(dict.fromkeys(found))
+
+
 def pair_study(request: TraceRequest, repetitions: int) -> Study:
     """An experiment and its baseline, again and again, in either order.
 
@@ -257,8 +309,9 @@ def pair_study(request: TraceRequest, repetitions: int) -> Study:
             clients=request.clients,
             reconnect=request.reconnect,
             level_switch=request.level_switch if experiment is request.experiment else None,
+            fl=tuple(fl.items()),
         )
-        for experiment in request.experiments
+        for experiment, fl in zip(request.experiments, (request.baseline_fl, request.fl), strict=True)
     ]
     return Study(
         name=f"{cells[1].name}-against-{cells[0].name}",

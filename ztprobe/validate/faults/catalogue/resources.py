@@ -30,7 +30,7 @@ def _queue(most: int) -> Edit:
 
     def edit(objects: EditedObjects) -> None:
         objects.replace("fl-server-proxy", "maxconn 4096", f"maxconn {most}")
-        objects.replace("fl-server-proxy", "bind :50051 ssl", "bind :50051 backlog 1 ssl")
+        objects.replace("fl-server-proxy", ':50051" ssl', ':50051" backlog 1 ssl')
 
     return edit
 
