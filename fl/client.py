@@ -7,7 +7,8 @@ next message never waits for the server to ask.
 Persistent mode keeps one stream. Reconnect mode (FL_RECONNECT=1) closes its channel
 after training and sends the update as the first message of a new one: one new
 connection per client and round, always between compute and update, so the
-handshakes are on every round's path. What the server does is the same.
+handshakes are on every round's path. What the server does is the same. A persistent client does so once when
+FL_SERVER_FILE has got another address: in the round whose training begins next.
 
 With secure aggregation (`fl.secure`) a round has three further exchanges, which `SecureTurns` answers;
 training lies between the INBOX and the MASKED update.
@@ -53,11 +54,14 @@ class _Client:
         self._injection = injection
         self._trainer = _trainer(config)
         self._updates = UpdateMaker(config, self._trainer.size)
+        self._peer = ""  # to whom the stream goes
         self._stream = self._connect()
+        self._renews = False  # this round's update goes over a new connection
         self._model: Vector | None = None  # what the round began with, where the update needs it
 
     def _connect(self) -> ClientStream:
-        return ClientStream(self._config.peer, self._config.http2_window_bytes, self._config.grpc_options)
+        self._peer = self._config.peer
+        return ClientStream(self._peer, self._config.http2_window_bytes, self._config.grpc_options)
 
     def run(self) -> int:
         rounds = 0
@@ -98,7 +102,8 @@ class _Client:
     def _begin_training(self, number: int, arrived: Stamp) -> None:
         self._log.emit("train_start", number, at=arrived)
         self._injection.cpu_wait(number, self._log)
-        if self._config.reconnect:
+        self._renews = self._config.reconnect or self._config.peer != self._peer
+        if self._renews:
             self._stream.finish_sending()
 
     def _train(self, number: int, inbox: Message | None = None) -> None:
@@ -110,7 +115,7 @@ class _Client:
         loss: dict[str, Any] = {} if trained.loss is None else {"loss": trained.loss}
         self._log.emit("train_end", number, num_examples=trained.num_examples, **loss)
         self._injection.cpu_wait(number, self._log)
-        if self._config.reconnect:
+        if self._renews:
             self._stream.close()
             self._stream = self._connect()
         self._stream.send(update, partial(self._log.emit, "update_sent", number))

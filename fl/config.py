@@ -69,6 +69,8 @@ class WorkloadConfig:
 class ServerConfig(WorkloadConfig):
     """FL_LISTEN, FL_ROUNDS, FL_EVAL_EVERY, FL_ROUND_DEADLINE_S, FL_CHECKPOINT_DIR and the common ones.
 
+    FL_LISTEN may hold several addresses, with commas between.
+
     The last, if it is given, is where each round's model is kept until the next one's is written.
     """
 
@@ -134,7 +136,8 @@ class EdgeConfig(WorkloadConfig):
 class ClientConfig(WorkloadConfig):
     """POD_NAME, JOB_COMPLETION_INDEX, FL_SERVER, FL_DISTRIBUTION, FL_RECONNECT and the common ones.
 
-    FL_MAX_SAMPLES shortens training to so many of the client's samples (0: all of them).
+    FL_MAX_SAMPLES shortens training to so many of the client's samples (0: all of them). FL_SERVER_FILE is a
+    file with another address in FL_SERVER's place, looked at for each connection: it may change meanwhile.
     """
 
     client_id: str
@@ -143,11 +146,23 @@ class ClientConfig(WorkloadConfig):
     distribution: str
     reconnect: bool
     max_samples: int = 0
+    server_file: Path | None = None
 
     @property
     def peer(self) -> str:
-        """Whom to talk to: `{edge}` in FL_SERVER stands for the number of the client's edge."""
-        return self.server.replace("{edge}", str(self.edge_of(self.client_index)))
+        """Whom to talk to by now: `{edge}` in FL_SERVER stands for the number of the client's edge.
+
+        :raises ConfigError: FL_SERVER_FILE cannot be read, or is empty.
+        """
+        server = self.server
+        if self.server_file is not None:
+            try:
+                server = self.server_file.read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"FL_SERVER_FILE={self.server_file} cannot be read: {error}") from error
+            if not server:
+                raise ConfigError(f"FL_SERVER_FILE={self.server_file} is empty: expected HOST:PORT")
+        return server.replace("{edge}", str(self.edge_of(self.client_index)))
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> ClientConfig:
@@ -161,6 +176,7 @@ class ClientConfig(WorkloadConfig):
             distribution=_choice(env, "FL_DISTRIBUTION", DISTRIBUTIONS),
             reconnect=_choice(env, "FL_RECONNECT", ("0", "1")) == "1",
             max_samples=_integer(env, "FL_MAX_SAMPLES", 0, minimum=0),
+            server_file=Path(file) if (file := env.get("FL_SERVER_FILE", "")) else None,
         )
 
 

@@ -28,8 +28,9 @@ def listen(
     http2_window_bytes: int = 0,
     grpc_options: rpc.Options = (),
 ) -> tuple[Any, int]:
-    """Start to serve; returns gRPC's server and the port.
+    """Start to serve; returns gRPC's server and the (first) port.
 
+    :param address: where; several with commas between.
     :param peers: how many will come.
     :param parameters: the model's number of values.
     :param encoding: of their updates.
@@ -45,7 +46,7 @@ def listen(
         (grpc.method_handlers_generic_handler(rpc.SERVICE, {rpc.METHOD: handler}),)
     )
     try:
-        port = server.add_insecure_port(address)
+        port, *_ = [server.add_insecure_port(one) for one in address.split(",")]
     except RuntimeError as error:
         raise TransportError(f"cannot listen on {address}: is the port taken, the address ours?") from error
     server.start()

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from analysis.causes.attempts import Attempt
 from analysis.causes.case import Case, Exit
 from analysis.causes.closes import recognise_closes, recognise_resets
+from analysis.causes.edges import behind_words, death_of_edge
 from analysis.causes.findings import Cause, Moment, Remedial, Trouble, cause_of
 from analysis.causes.troubles import acts
 from analysis.causes.unreachable import recognise_unreachable
@@ -26,7 +27,7 @@ def recognise(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
     """Everything of this class."""
     evicted = list(_evictions(case))
     yield from evicted
-    yield from _deaths(case, {pod for one in evicted for pod in one.pods})
+    yield from _deaths(case, {pod for one in evicted for pod in one.pods}, troubles)
     yield from _refused(case, troubles)
     yield from _stopped(case, troubles)
     yield from recognise_unreachable(case, troubles)
@@ -49,7 +50,7 @@ def words_of_exit(one: Exit) -> str:
 def _evictions(case: Case) -> Iterator[Cause]:
     """Pods all of whose containers were told to end, as an eviction, a restart and a deletion do."""
     containers = {name for sample in case.counters for name in sample["containers"]}
-    for pod in (case.server, *case.clients):
+    for pod in case.participants:
         mine = {name for name in containers if name.startswith(f"{pod}/")}
         ended = [one for one in case.exits if one.pod == pod]
         told = [one for one in ended if one.status in _TOLD_TO_END]
@@ -74,7 +75,8 @@ def _evictions(case: Case) -> Iterator[Cause]:
         yield cause_of(
             "application.pod_restarted",
             summary=f"{pod} was {'restarted' if again else 'evicted, deleted or shut down'}: "
-            f"all of its containers ({', '.join(sorted(one.container for one in ended))}) were told to end",
+            f"all of its containers ({', '.join(sorted(one.container for one in ended))}) were told to end"
+            f"{behind_words(case, pod)}",
             strength=0.97,
             moments=tuple(sorted(moments)),
             remedial=Remedial(
@@ -103,7 +105,7 @@ def _runs_again(case: Case, pod: str, since_ns: int) -> Moment | None:
     )
 
 
-def _deaths(case: Case, evicted: Set[str]) -> Iterator[Cause]:
+def _deaths(case: Case, evicted: Set[str], troubles: Sequence[Trouble]) -> Iterator[Cause]:
     """Processes that ended before their time; one that says so itself has mostly been made to.
 
     :param evicted: pods of which it is said already.
@@ -115,6 +117,9 @@ def _deaths(case: Case, evicted: Set[str]) -> Iterator[Cause]:
         untold = one.status is None
         who = one.pod if case.is_attached else one.process  # of whom all processes have ended
         sidecar = case.sidecars.get(one.pod) == one.container
+        if one.pod in case.edges and not sidecar:
+            yield death_of_edge(case, one, words_of_exit(one), troubles)
+            continue
         if sidecar:
             identifier = "tls.sidecar_down"
         elif one.pod == case.server:
@@ -138,7 +143,7 @@ def _deaths(case: Case, evicted: Set[str]) -> Iterator[Cause]:
             )
         yield cause_of(
             identifier,
-            summary=f"{who} {words_of_exit(one)}",
+            summary=f"{who} {words_of_exit(one)}{behind_words(case, one.pod)}",
             # Who was killed did not choose to; who ended by itself had a reason, which may be another cause.
             # Of a deployment that runs already nobody tells which; that it was gone is certain.
             strength=0.96 if killed else 0.92 if untold else 0.35,
@@ -228,7 +233,7 @@ def _stopped(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
         pod = process.partition("/")[0]
         yield cause_of(
             "application.process_stopped",
-            summary=f"{process} is stopped: it is there and does nothing",
+            summary=f"{process} is stopped: it is there and does nothing{behind_words(case, pod)}",
             strength=0.95,
             moments=tuple(
                 Moment(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -95,12 +95,24 @@ class Case:
     refused_ports: Mapping[tuple[str, int], Sequence[int]]  # (pod, own port) -> when an open attempt ended
     machine: pd.DataFrame | None  # what else the machine did (`ztprobe.agent.machine_load`); None: not known
     logs: Mapping[str, str]  # file -> its end: never evidence alone
-    behind_edges: frozenset[str] = frozenset()  # clients of the server's clients
+    # Those of the clients that serve others in turn (edge aggregators) -> whom, or who would be served.
+    edges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def is_attached(self) -> bool:
         """Whether it is of a deployment that ran already."""
         return "attachment" in self.run.meta
+
+    @property
+    def behind_edges(self) -> frozenset[str]:
+        """Clients of edge aggregators."""
+        return frozenset(pod for served in self.edges.values() for pod in served)
+
+    @property
+    def participants(self) -> tuple[str, ...]:
+        """All who take part: the server, its clients, and theirs."""
+        below = (pod for served in self.edges.values() for pod in served if pod not in self.clients)
+        return tuple(dict.fromkeys((self.server, *self.clients, *below)))
 
     @property
     def counters(self) -> Sequence[Mapping[str, Any]]:
@@ -119,6 +131,8 @@ class Case:
 
     def is_ours(self, source: str, target: str, protocol: str, port: int, ts_ns: int) -> bool:
         """Whether that was the workload's own traffic, or what a failed proof found shut."""
+        if "level_switch" in self.run.meta and source not in self.addresses:
+            return False  # the knocks that showed a level in force while rounds went on
         if self.since_ns:
             return ts_ns >= self.since_ns or not self.proven
         # The run failed before its clients were started: by what sidecars tried, or in the proof.
@@ -196,6 +210,8 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
     events = read_events(run.events)
     roles = _roles_of_attached(meta) if attachment else roles_of(meta)
     changes, ended = _state_changes(run)
+    attempts = tuple(attempts_of(events, addresses, names))
+    since_ns = int(attachment.get("attached_ns", meta.get("clients_started_ns", 0)))
     return Case(
         run=run,
         recorded=recorded,
@@ -208,7 +224,7 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
         names=names,
         sidecars=_sidecars(meta),
         listeners={(one["pod"], one["port"]): one["container"] for one in topology["endpoints"]},
-        since_ns=int(attachment.get("attached_ns", meta.get("clients_started_ns", 0))),
+        since_ns=since_ns,
         doors=frozenset(_doors(meta)),
         until_ns=int(
             attachment.get("detached_ns", max(one["time_monotonic_ns"] for one in meta["clock_samples"]))
@@ -219,7 +235,7 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
         failed=meta["failed"]["reason"] if "failed" in meta else None,
         goes_on="so_far" in meta,
         exits=(*(Exit(**one) for one in meta.get("exits", ())), *_ended(attachment)),
-        attempts=tuple(attempts_of(events, addresses, names)),
+        attempts=attempts,
         questions=tuple(dns_queries(events.dns)),
         dropped=tuple(dropped_packets(run, objects)),
         policies=ExplainerOverTime(run, objects),
@@ -227,7 +243,7 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
         refused_ports=ended,
         machine=machine,
         logs=_logs(run),
-        behind_edges=frozenset(pod for served in roles.edges.values() for pod in served),
+        edges=roles.edges if attachment or not since_ns else _edges(roles, attempts, since_ns),
     )
 
 
@@ -240,7 +256,23 @@ def _roles_of_attached(meta: Mapping[str, Any]) -> Roles:
         ports=frozenset(int(one["port"]) for one in topology["endpoints"] if one["pod"] == server),
         clients=tuple(one["name"] for one in meta["attachment"]["participants"] if one["role"] == "client"),
         behind_sidecar=frozenset(topology["behind_sidecar"]),
+        sidecars_ns=0,
     )
+
+
+def _edges(roles: Roles, attempts: Sequence[Attempt], since_ns: int) -> dict[str, tuple[str, ...]]:
+    """Edge aggregators -> their clients, those included that tried to connect and did not get through."""
+    found: dict[str, list[str]] = {edge: list(served) for edge, served in roles.edges.items()}
+    below = {pod for served in roles.edges.values() for pod in served}
+    ours = {roles.server, *roles.clients, *below}
+    for one in attempts:
+        if one.pod == one.target or one.syns_ns[0] < since_ns or not {one.pod, one.target} <= ours:
+            continue
+        if one.target in roles.clients and one.pod not in (roles.server, *roles.edges):
+            served = found.setdefault(one.target, [])
+            if one.pod not in served:
+                served.append(one.pod)
+    return {edge: tuple(served) for edge, served in found.items()}
 
 
 def _ended(attachment: Mapping[str, Any]) -> Iterator[Exit]:

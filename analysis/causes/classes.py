@@ -119,6 +119,7 @@ _EMULATION = (
 _APPLICATION = (
     ("nothing_listens", "nothing listens at the port", _R.START_PROCESS),
     ("server_died", "the server's process ended during the run", _R.START_PROCESS),
+    ("edge_died", "an edge aggregator's process ended during the run", _R.START_PROCESS),
     ("client_died", "a client's process ended during the run", _R.START_PROCESS),
     ("pod_restarted", "a pod was restarted or evicted during the run", _R.START_PROCESS),
     ("process_stopped", "a process is stopped or does nothing, with its connections open", _R.START_PROCESS),

@@ -177,7 +177,7 @@ def _idle(close: _Close, who: str) -> Cause:
 
 def _said(case: Case, troubles: Sequence[Trouble], closes: Sequence[_Close]) -> Iterator[Cause]:
     """What an application's own words explain, where the kernel saw it close or its process end."""
-    for pod in (case.server, *case.clients):
+    for pod in case.participants:
         for word, identifier in _SAID:
             line = case.log_line(pod, word)
             if line is None:

@@ -159,6 +159,10 @@ def _excess(case: Case, trouble: Trouble) -> Mapping[str, float]:
 
 
 def _said(case: Case, troubles: Sequence[Trouble], causes: Sequence[tuple[Cause, float]]) -> str:
+    if not troubles and case.is_attached and case.failed is not None:
+        return (
+            f"No cause: the trace failed ({case.failed}), and nothing is wrong with what it saw until then."
+        )
     if not troubles and case.goes_on:
         return "No cause: no round stands still or is clearly slower than its peers so far."
     if not troubles:

@@ -49,7 +49,10 @@ _SLOWED = (
     *("application.half_open", "resources.accept_queue_overflow", "resources.receive_buffer_full"),
     *("emulation.rate_too_low", "emulation.delay_too_long", "emulation.loss_profile"),
 )
-_DIED = ("application.server_died", "application.client_died", "tls.sidecar_down")
+_DIED = (
+    *("application.server_died", "application.edge_died", "application.client_died"),
+    "tls.sidecar_down",
+)
 _POLICY = (
     *("policy.dns_blocked", "policy.dns_blocked_udp", "policy.dns_blocked_tcp", "policy.port_denied_egress"),
     *("policy.port_denied_ingress", "policy.default_deny", "policy.wrong_label", "policy.wrong_namespace"),
@@ -65,18 +68,24 @@ _REFUSED = (
 # Cause -> what it brings about.
 EFFECTS: Mapping[str, tuple[str, ...]] = {
     "resources.oom_kill": (*_DIED, *_GONE),
-    "application.server_died": (*_GONE, "application.client_died", "tls.sidecar_down"),
-    "application.client_died": (*_GONE, "application.server_died"),
+    "application.server_died": (
+        *(*_GONE, "application.edge_died", "application.client_died", "tls.sidecar_down"),
+    ),
+    "application.edge_died": (*_GONE, "application.server_died", "application.client_died"),
+    "application.client_died": (*_GONE, "application.server_died", "application.edge_died"),
     "tls.sidecar_down": (
         *_GONE,
         "application.server_died",
+        "application.edge_died",
         "application.client_died",
         "tls.plaintext_to_tls_port",
     ),
     "application.pod_restarted": (*_DIED, *_GONE),
     "application.process_stopped": (*_SLOWED, "application.nothing_listens", "tls.detection_stall"),
     "resources.receive_buffer_full": ("application.deadline_too_short", "application.slow_client"),
-    "resources.disk_full": ("application.server_died", "application.client_died"),
+    "resources.disk_full": (
+        *("application.server_died", "application.edge_died", "application.client_died"),
+    ),
     **dict.fromkeys(
         ("application.too_many_pings", "application.keepalive", "application.message_too_large"),
         (*_DIED, *_GONE, *_SLOWED, "application.idle_connection_dropped"),

@@ -8,6 +8,7 @@ from typing import Any
 
 from analysis.causes.case import Case
 from analysis.causes.cpu_contention import recognise_contention
+from analysis.causes.edges import behind_words
 from analysis.causes.findings import Cause, Moment, Remedial, Trouble, cause_of
 from analysis.causes.windows import recognise_windows
 
@@ -67,7 +68,8 @@ def _out_of_memory(case: Case) -> Iterator[Cause]:
         ]
         yield cause_of(
             "resources.oom_kill",
-            summary=f"{process} was killed: it needed more memory than its limit{limited}",
+            summary=f"{process} was killed: it needed more memory than its limit{limited}"
+            f"{behind_words(case, pod)}",
             strength=0.99,
             moments=tuple(moments),
             remedial=Remedial(

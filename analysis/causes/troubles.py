@@ -80,7 +80,7 @@ def _set_up(case: Case, rounds: Mapping[int, Mapping[str, int]]) -> list[Trouble
 
 
 def _failed(case: Case, rounds: Mapping[int, Mapping[str, int]]) -> list[Trouble]:
-    if case.failed is None:
+    if case.failed is None or case.is_attached:  # there it is the trace that failed
         return []
     at_ns = int(case.run.meta["failed"]["at_ns"])
     open_rounds = [number for number, at in rounds.items() if "round_end" not in at]

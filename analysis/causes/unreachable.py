@@ -186,7 +186,7 @@ def _unanswered_questions(case: Case, troubles: Sequence[Trouble]) -> Iterator[C
         d.target_port == 53 and d.reason == "NETFILTER_DROP" for d in case.dropped if d.ts_ns >= case.since_ns
     ):
         return
-    for pod in case.clients:
+    for pod in case.participants[1:]:
         mine = [q for q in case.questions if q.pod == pod and q.asked_ns >= case.since_ns > 0]
         lost = [q for q in mine if q.answered_ns is None and acts(q.asked_ns, troubles)]
         if len(lost) < 2 or any(q.answered_ns is not None and q.asked_ns >= lost[0].asked_ns for q in mine):

@@ -38,20 +38,23 @@ def facts_of(
             count, pause_ns = found
             pollers.append(Poller(who=who, of=of, polls=count, pause_ns=pause_ns))
     inner = {parts.server, parts.edge, *(node for nodes in parts.nodes.values() for node in nodes)}
-    older = sum(
-        not channel.opened_ns and {channel.turns[0].speaker, channel.turns[0].listener} <= inner
+    opened_ns = [
+        channel.opened_ns
         for channel in channels
-    )
+        if {channel.turns[0].speaker, channel.turns[0].listener} <= inner
+    ]
+    longest_ns = longest_of(seen_by_turns(channels, parts))
     timeouts: list[dict[str, Any]] = []
     if framework is not None:
-        longest_ns = longest_of(seen_by_turns(channels, parts))
         timeouts = timeout_rows(framework["name"], framework.get("version"), longest_ns)
     return FlowFacts(
         path=tuple(path),
         pollers=tuple(pollers),
-        older_connections=older,
+        older_connections=sum(not one for one in opened_ns),
+        new_connections=sum(one > 0 for one in opened_ns),
         transfers=tuple(transfers),
         timeouts=tuple(timeouts),
+        longest_ns=longest_ns,
         one_sided=any(not node.is_watched for nodes in parts.nodes.values() for node in nodes),
         round_trips_ns=round_trips_of(channels),
     )

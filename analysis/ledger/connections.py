@@ -140,6 +140,12 @@ def topologies_of(meta: Mapping[str, Any], events: KernelEvents) -> list[Topolog
     return [_topology(meta, events, roles, *level) for level in levels]
 
 
+def _opened_before(sidecars_ns: int, pod: str, wire: Wire, events: KernelEvents) -> bool:
+    """Whether a connection is older than the sidecars, which came while the run went on."""
+    opened_ns = next((p.ts_ns for p in events.packets.get((pod, wire), ()) if p.opens), 0)
+    return opened_ns < sidecars_ns
+
+
 def _topology(
     meta: Mapping[str, Any],
     events: KernelEvents,
@@ -158,8 +164,8 @@ def _topology(
 
     def partner(pod: str, wire: Wire) -> LoKey | None:
         # Behind a sidecar, a wire without its loopback connection has lost it, and is no direct way.
-        lost = LoKey(pod, 0, 0) if pod in roles.behind_sidecar else None
-        return events.partners.get((pod, wire), lost)
+        proxied = pod in roles.behind_sidecar and not _opened_before(roles.sidecars_ns, pod, wire, events)
+        return events.partners.get((pod, wire), LoKey(pod, 0, 0) if proxied else None)
 
     found = [(owner[w.peer_of(address).address], w) for w in events.wires if serves(w)]
     found.sort(key=lambda way: (clients.index(way[0]), way[1]))

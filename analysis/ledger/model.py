@@ -162,9 +162,12 @@ class FlowFacts:
     path: tuple[str, ...]  # through whom a message goes
     pollers: tuple[Poller, ...]
     older_connections: int  # than the trace: how they were set up was not seen
+    new_connections: int  # whose set-up was seen: what of it fell into a round is in the ledger
     transfers: tuple[Transfer, ...]
     # the framework's own limits beside what was measured (`analysis.rounds.timeouts`)
     timeouts: tuple[Mapping[str, Any], ...] = ()
+    # what timeouts bound (`ztprobe.frameworks.timeouts.BOUNDS`) -> the longest that was measured of it
+    longest_ns: Mapping[str, int] = field(default_factory=dict)
     one_sided: bool = False  # clients were on machines where nobody watched
     # client -> the shortest time in which it acknowledged anything: propagation lies between 0 and that
     round_trips_ns: Mapping[str, int] = field(default_factory=dict)

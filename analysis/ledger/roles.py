@@ -23,6 +23,7 @@ class Roles:
         str, ...
     ]  # that it serves, or would: no edge aggregator serves them, and they serve nobody
     behind_sidecar: frozenset[str]  # pods whose application speaks to another container over loopback
+    sidecars_ns: int  # since when; 0: from the start
     # Those of the clients that serve others in turn (edge aggregators) -> whom, and at which ports.
     edges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     edge_ports: Mapping[str, frozenset[int]] = field(default_factory=dict)
@@ -50,6 +51,7 @@ def roles_of(meta: Mapping[str, Any]) -> Roles:
         edges = {pod: tuple(serves[pod]) for pod in clients if serves.get(pod)}
         edge_ports = {pod: frozenset(port for owner, port in open_ports if owner == pod) for pod in edges}
         behind_sidecar = frozenset(told["behind_sidecar"])
+        sidecars_ns = int((meta.get("level_switch") or {}).get("sidecars_ns") or 0)
         named = {server, *clients, *(pod for served in edges.values() for pod in served)}
         unknown = named - {pod["name"] for pod in meta["pods"]}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -67,6 +69,7 @@ def roles_of(meta: Mapping[str, Any]) -> Roles:
         ports=frozenset(ports),
         clients=clients,
         behind_sidecar=behind_sidecar,
+        sidecars_ns=sidecars_ns,
         edges=edges,
         edge_ports=edge_ports,
     )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from analysis.report.wording import human_time, plural
 from ztprobe.rundir.store import Run
 
-__all__ = ("attachment_lines", "attachment_of")
+__all__ = ("attachment_lines", "attachment_of", "set_up_words")
 
 _SOURCES = {"events": "the application's events", "log": "the framework's log", "traffic": "the traffic"}
 _FEW, _MANY = 4, 8
+_NO_QDISC = "noqueue"
 
 
 def attachment_of(run: Run) -> dict[str, dict[str, Any]]:
@@ -79,11 +80,13 @@ def attachment_lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     exact = f", exact to {human_time(source['uncertainty_ns'] / 1e9)}" if source["uncertainty_ns"] else ""
     inferred = "inferred from" if source["source"] == "traffic" else "from"
     yield "rounds", f"{inferred} {_SOURCES[source['source']]}: {source['detail']}{exact}"
-    yield from _set_up_lines(report)
     yield from _coming_lines(told["participants"])
+    if queues := _queue_words(report["emulation"].get("observed", {})):
+        yield "queues", queues
     if told["unix_sockets"]:
         yield "not seen", _unix_words(told["unix_sockets"])
-    if elsewhere := [one for one in told["participants"] if one["address"]]:
+    elsewhere = [one for one in told["participants"] if one["address"]]
+    if elsewhere and "communication" not in report:
         yield (
             "one-sided",
             f"{_names(elsewhere)} on other machines, where nobody watches; a second agent there would tell "
@@ -91,12 +94,16 @@ def attachment_lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         )
 
 
-def _set_up_lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    ends = [one["set_up_not_seen"] for one in report["attachment"]["participants"]]
+def set_up_words(report: Mapping[str, Any]) -> str:
+    """Which connections' set-up was seen; that of some is in the rounds that they were opened in."""
+    told = report.get("communication")
     # An end of each is the server's, a hub's or (of those between a client's own processes) a client's.
-    older = report.get("communication", {}).get("older_connections", max(ends, default=0))
-    if older:
-        yield "set-up", f"not seen of {plural(older, 'connection')} that were there before the trace"
+    ends = [one["set_up_not_seen"] for one in report["attachment"]["participants"]]
+    older = told["older_connections"] if told else max(ends, default=0)
+    said = [f"not seen of {plural(older, 'connection')} that were there before the trace"] if older else []
+    if told and told["new_connections"]:
+        said.append(f"seen of {told['new_connections']}, and told in the rounds that it fell into")
+    return "; ".join(said)
 
 
 def _coming_lines(participants: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
@@ -110,6 +117,36 @@ def _coming_lines(participants: Sequence[Mapping[str, Any]]) -> Iterator[tuple[s
         told = [words for _, words in sorted(moved)]
         more = f"; and {len(told) - _MANY} more" if len(told) > _MANY else ""
         yield "came and went", "; ".join(told[:_MANY]) + more
+
+
+def _queue_words(observed: Mapping[str, Mapping[str, Any] | None]) -> str:
+    """What stands at the participants' own interfaces; empty: not known."""
+    found = [
+        (one, " of ".join(filter(None, (one.get("interface"), pod))))
+        for pod, first in observed.items()
+        if first is not None
+        for one in (first, *first.get("others", ()))
+    ]
+    if not found:
+        return ""
+    said: list[str] = []
+    idle: dict[str, list[str]] = defaultdict(list)
+    for one, where in found:
+        if one["drops"] or one["overlimits"]:
+            said.append(
+                f"{one['kind']} at {where} held packets back {one['overlimits']:,} times and dropped "
+                f"{one['drops']:,}, and sent {one['packets']:,}"
+            )
+        elif one["kind"] != _NO_QDISC:
+            idle[one["kind"]].append(where)
+    said = _cut(said, _MANY)
+    said += [f"{kind} at {', '.join(_cut(at, _FEW))}, which held none back" for kind, at in idle.items()]
+    words = "; ".join(said) or "none at the participants' own interfaces"
+    return f"{words}; what shapes packets further on is not seen"
+
+
+def _cut(words: list[str], most: int) -> list[str]:
+    return words if len(words) <= most else [*words[:most], f"{len(words) - most} more"]
 
 
 def _unix_words(sockets: Sequence[Mapping[str, Any]]) -> str:

@@ -10,14 +10,13 @@ import csv
 import io
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis.ledger.model import ClientRound, Ledger, RoundLedger
-from analysis.report.wording import PART_NAMES, human_percent, human_time, plural
-from analysis.rounds.timeouts import LEAST_MARGIN
+from ztprobe.frameworks.timeouts import BOUNDS
 
-__all__ = ("communication_csv", "communication_lines", "communication_of")
+__all__ = ("communication_csv", "communication_of")
 
 # What a user calls it -> the ledger's components.
 _PARTS = {
@@ -31,17 +30,6 @@ _PARTS = {
     "client_and_return_path": ("client_and_return_path",),
 }
 _COMMUNICATION = ("transfer", "polling", "hubs", "set_up")
-_NAMES = {
-    "transfer": "transfer",
-    "polling": "polling",
-    "hubs": "hubs and nodes",
-    "process_starts": "process starts",
-    "training": "training",
-    "server": "server",
-    "set_up": "connection set-up",
-    "client_and_return_path": "client and return path",
-}
-_SHOWN_SHARE = 0.0005
 
 
 def _seconds(nanoseconds: float) -> float:
@@ -76,6 +64,11 @@ def communication_of(ledger: Ledger, counted: Sequence[RoundLedger]) -> dict[str
         ],
         "decides": _decides(counted),
         "older_connections": flow.older_connections,
+        "new_connections": flow.new_connections,
+        "longest": {
+            f"{what}_s": _seconds(flow.longest_ns[what]) if what in flow.longest_ns else None
+            for what in BOUNDS
+        },
         "timeouts": [dict(one) for one in flow.timeouts],
     }
     return {"communication": found}
@@ -153,13 +146,15 @@ def _decides(counted: Sequence[RoundLedger]) -> dict[str, Any] | None:
         if mine is None or not others:
             continue
         for part, value in _parts(mine).items():
-            if part != "server":  # what the server does once it has an update is nobody's delay
-                differences[part] += round(value - statistics.mean(_parts(each)[part] for each in others))
-    because, more_ns = max(differences.items(), key=lambda item: item[1], default=(None, 0))
+            differences[part] += round(value - statistics.mean(_parts(each)[part] for each in others))
+    # What the server does comes first for everybody: it is a reason where nothing of the client's own is.
+    own = {part: more_ns for part, more_ns in differences.items() if part != "server" and more_ns > 0}
+    because, more_ns = max((own or differences).items(), key=lambda item: item[1], default=(None, 0))
     return {
         "client": client,
         "rounds": rounds,
         "of": len(counted),
+        "ties": sum(one.tie for one in counted if one.critical_client == client),
         "because": because if more_ns > 0 else None,
         "more_s": _seconds(more_ns / max(1, len(counted))) if more_ns > 0 else 0.0,
     }
@@ -173,72 +168,3 @@ def communication_csv(communication: Mapping[str, Any]) -> str:
         writer.writeheader()
         writer.writerows(rows)
     return text.getvalue()
-
-
-def communication_lines(communication: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Label and sentence, for people."""
-    if not communication:
-        return
-    yield "path", " → ".join(communication["path"]) + " and back"
-    shares = sorted(communication["shares"].items(), key=lambda item: -item[1])
-    said = [
-        f"{_NAMES.get(part, PART_NAMES.get(part, part))} {human_percent(share)}"
-        for part, share in shares
-        if share >= _SHOWN_SHARE
-    ]
-    yield "a round is", ", ".join(said)
-    for number, client in enumerate(communication["clients"]):
-        label = "communication" if number == 0 else ""
-        yield (
-            label,
-            f"{client['client']}: {human_time(client['communication_median_s'])} a round in the median, of "
-            f"that waiting for polls {human_time(client['polling_median_s'])}, transfer "
-            f"{human_time(client['transfer_median_s'])}; beside it process starts "
-            f"{human_time(client['process_starts_median_s'])}, training "
-            f"{human_time(client['training_median_s'])}",
-        )
-    for number, one in enumerate(communication["pollers"]):
-        yield (
-            "polls" if number == 0 else "",
-            f"{one['who']} asks {one['of']} {one['polls_per_round']:.1f} times a round, "
-            f"{human_time(one['pause_s'])} apart",
-        )
-    if (decides := communication["decides"]) is not None:
-        words = f"{decides['client']} decides {decides['rounds']} of {plural(decides['of'], 'round')}"
-        if decides["because"] is not None:
-            part = _NAMES[decides["because"]]
-            words += (
-                f"; what it spends more on than the others is {part}, {human_time(decides['more_s'])} a round"
-            )
-        yield "who decides", words
-    if communication["one_sided"]:
-        trips = [one["round_trip_s"] for one in communication["clients"] if one["round_trip_s"] is not None]
-        bounds = ""
-        if trips:
-            bounds = f"; propagation is half a round trip and lies between 0 and {human_time(max(trips))}"
-        yield (
-            "one-sided",
-            "only the server's side was watched. From a client's receipt of the model, by its "
-            "acknowledgements, to the first byte of its update all is one row, client and return path: an "
-            "agent on the client's machine would tell training, waits and the way back from each other"
-            + bounds,
-        )
-    yield from _timeout_lines(communication["timeouts"])
-
-
-def _timeout_lines(timeouts: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Those that are near, or else the nearest."""
-    known = [one for one in timeouts if one["margin"] is not None]
-    near = [one for one in known if one["margin"] < LEAST_MARGIN]
-    for number, one in enumerate(near or known[:1]):
-        words = (
-            f"{one['name']}: {human_time(one['limit_s'])}, and {one['bounds']} took up to "
-            f"{human_time(one['longest_s'])}"
-        )
-        if not near:
-            words += f"; {one['margin']:,.0f} times as long would fit, and other limits are further away"
-        elif one["margin"] < 1:
-            words += ", which is longer"
-        else:
-            words += f": only {one['margin']:.1f} times as long would fit"
-        yield "timeouts" if number == 0 else "", words

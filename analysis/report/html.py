@@ -17,8 +17,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis.causes.diagnosis_text import certainty, cost_words, moment_clock
-from analysis.report.attachment import attachment_lines
-from analysis.report.communication import communication_lines
+from analysis.report.attachment import attachment_lines, set_up_words
+from analysis.report.communication_words import client_columns, communication_lines
 from analysis.report.contention_words import machine_rows
 from analysis.report.figures import COLOURS, INK
 from analysis.report.timeline import timeline_data
@@ -75,6 +75,8 @@ def render_page(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
         tls_words=tls_words,
         timeline=timeline_data(report),
         communication_lines=list(communication_lines(report.get("communication", {}))),
+        client_columns=client_columns(report["communication"]) if "communication" in report else [],
+        set_up=set_up_words(report) if "attachment" in report else "",
         workload_lines=list(workload_lines(report.get("workload", {}))),
         interval=interval_words,
         machine_rows=machine_rows(report),

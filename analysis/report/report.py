@@ -32,6 +32,7 @@ from analysis.report.conditions import (
     rounds_under,
 )
 from analysis.report.contention_words import first_sentences
+from analysis.report.level_switch import add_level_switch
 from analysis.report.wording import plural
 from analysis.report.workload import workload_of
 from ztprobe.errors import RunDirError
@@ -59,8 +60,6 @@ def _why(run: Run) -> dict[str, Any]:
     """``troubles`` and ``causes``, where something went wrong or a filter dropped what clients sent."""
     from analysis.causes.diagnosis import diagnose_run
 
-    if "attachment" in run.meta:  # `ztprobe diagnose` tells: what is slow there may well be meant to be
-        return {}
     found = diagnose_run(run)
     if not found["troubles"] and not found["dropped_by_filter"]:
         return {}
@@ -162,6 +161,7 @@ def build_report(
         report["workload"] = workload
     report["contention"]["said"] = first_sentences(report)
     _add_conditions(report, run, in_order)
+    add_level_switch(report, run, ledger, counted)
     report["notes"] = sections.notes(run, ledger, report, baseline)
     report["diagnosis"] = diagnose(report)
     return report

@@ -11,6 +11,7 @@ from analysis import statistics
 from analysis.ledger.model import COMPONENTS, ClientRound, ConnectionSetup, Ledger, RoundLedger
 from analysis.report.conditions import late_notes, late_spans, notes_of, problems_of, stall_notes
 from analysis.report.contention_words import machine_differences, not_recorded
+from analysis.report.level_switch import switch_notes
 from analysis.report.wording import plural
 from ztprobe.rundir.clock import Clock
 from ztprobe.rundir.store import Run
@@ -211,7 +212,7 @@ def notes(
         said += problems_of(schedule)
     said += notes_of(run.meta["emulation"].get("others", ()), ledger.rounds)
     said += late_notes(late_spans(run.meta["emulation"]), ledger.rounds)
-    said += stall_notes(run.meta.get("stalls", ()))
+    said += [*switch_notes(report.get("level_switch")), *stall_notes(run.meta.get("stalls", ()))]
     check = report["compute_check"]
     if check and not check["within_limit"]:
         said.append(

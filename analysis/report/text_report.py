@@ -20,9 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.causes.diagnosis_text import why_words
-from analysis.report.attachment import attachment_lines
-from analysis.report.communication import communication_lines
+from analysis.report.attachment import attachment_lines, set_up_words
+from analysis.report.communication_words import client_columns, communication_lines
 from analysis.report.contention_words import machine_sentence
+from analysis.report.level_switch import switch_lines
 from analysis.report.wording import (
     CPU_ROW_NAMES,
     NOTHING,
@@ -48,6 +49,7 @@ _LABEL = 18
 _NARROWEST = 56  # the overhead's columns and a label of 14
 _LABEL_COLUMN = 27
 _GAP = 2
+_TIME_COLUMN, _LEAST_NAME = 7, 14  # of the clients' table
 # What falls into few rounds has a median of 0 and a share all the same, so the mean, of which the
 # share is, stands between them.
 _BREAKDOWN = (("median/round", 12), ("mean/round", 10), ("of mean", 8))
@@ -78,7 +80,7 @@ def print_report(
         console.print(_headline(report))
         for number, sentence in enumerate(report["contention"]["said"]):
             _print_line(console, "read this first" if number == 0 else "", sentence, width, style="bold")
-        for table in _tables(report, width):
+        for table in (*_tables(report, width), *_client_tables(report, width)):
             console.print(table)
             console.print()
         for label, sentence in _lines(report):
@@ -100,7 +102,8 @@ def _width(stream: IO[str]) -> int:
 def _headline(report: Mapping[str, Any]) -> Text:
     counted = report["rounds_counted"]
     text = Text(report["experiment"], style="bold")
-    text.append(f" on {report['runtime']}: median of {plural(counted, 'round')}", style="not bold")
+    where = "" if "attachment" in report else f" on {report['runtime']}"
+    text.append(f"{where}: median of {plural(counted, 'round')}", style="not bold")
     if len(report["rounds"]) > 1:
         text.append(f" (round {report['rounds'][0]['round']} left out)", style="not bold")
     if withheld := report.get("rounds_withheld"):
@@ -116,6 +119,25 @@ def _tables(report: Mapping[str, Any], width: int) -> list[Table]:
     if width >= _LABEL_COLUMN + sum(size + _GAP for _, size in (*_BREAKDOWN, *_OVERHEAD)):
         return [_table(report, (*_BREAKDOWN, *_OVERHEAD), width)]
     return [_table(report, columns, width) for columns in (_BREAKDOWN, _OVERHEAD)]
+
+
+def _client_tables(report: Mapping[str, Any], width: int) -> Iterator[Table]:
+    """By client of a deployment that ran already, medians; on a narrow terminal what fits."""
+    communication = report.get("communication")
+    if not communication or not communication["clients"]:
+        return
+    columns = client_columns(communication)
+    sizes = [max(_TIME_COLUMN, len(title)) for _, title in columns]
+    while len(columns) > 1 and sum(sizes) + _GAP * len(sizes) > width - _LEAST_NAME:
+        columns, sizes = columns[:-1], sizes[:-1]
+    left = width - sum(sizes) - _GAP * len(sizes)
+    table = Table(box=None, padding=(0, _GAP, 0, 0), show_edge=False, header_style="dim", pad_edge=False)
+    table.add_column("median/round, client", width=min(_LABEL_COLUMN, left), no_wrap=True)
+    for (_, title), size in zip(columns, sizes, strict=True):
+        table.add_column(title, width=size, justify="right", no_wrap=True)
+    for client in communication["clients"]:
+        table.add_row(client["client"], *(human_time(client[f"{part}_median_s"]) for part, _ in columns))
+    yield table
 
 
 def _table(report: Mapping[str, Any], columns: Sequence[tuple[str, int]], width: int) -> Table:
@@ -160,7 +182,7 @@ def _wrap(sentence: str, width: int) -> list[str]:
 def _lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Label and sentence of everything below the table, in order."""
     yield from communication_lines(report.get("communication", {}))
-    yield "connection set-up", _setup_sentence(report["connection_setup"])
+    yield "connection set-up", _setup_sentence(report)
     if report["duration"]["p99_s"] is not None:
         yield "p99 of a round", human_time(report["duration"]["p99_s"])
     yield "residual", f"{human_percent(report['residual']['median_share'])} of a round in the median"
@@ -170,6 +192,8 @@ def _lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "policy, network", "as they are there: ztprobe put none into force, and proved none"
     else:
         yield from _enforcement_lines(report["enforcement"])
+        if "level_switch" in report:
+            yield from switch_lines(report["level_switch"])
         yield "emulated", _emulation_sentence(report["emulation"])
     yield "training time", _compute_sentence(report["compute_check"])
     yield "measuring cost", _cpu_sentence(report["cpu"])
@@ -191,9 +215,10 @@ def _lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "note", note
 
 
-def _setup_sentence(setup: Mapping[str, Any]) -> str:
+def _setup_sentence(report: Mapping[str, Any]) -> str:
+    setup = report["connection_setup"]
     if not setup["clients"]:
-        return "none was seen"
+        return (set_up_words(report) if "attachment" in report else "") or "none was seen"
     parts = [
         f"{PART_NAMES.get(name, name)} {human_time(part['median_s'])}"
         for name, part in setup["components"].items()

@@ -42,6 +42,7 @@ class Sample:
     experiment: str
     parts_ns: NDArray[np.int64]  # rounds x PARTS
     contended: bool = False  # others used the machine meanwhile, or its memory was short
+    rounds: tuple[int, ...] = ()  # their numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,13 @@ def sample_of(report: Mapping[str, Any], path: Path) -> Sample:
         )
     parts_ns = found_ns.astype(np.int64)
     contended = bool(report["contention"]["run"]["busy"])
-    return Sample(path=path, experiment=report["experiment"], parts_ns=parts_ns, contended=contended)
+    return Sample(
+        path=path,
+        experiment=report["experiment"],
+        parts_ns=parts_ns,
+        contended=contended,
+        rounds=tuple(one["round"] for one in counted),
+    )
 
 
 def load_group(path: Path) -> RunGroup:

@@ -23,15 +23,21 @@ from analysis.results.samples import RunGroup, Sample, load_report, sample_of
 from analysis.results.slack import ClientSlack, slack_of_group, slack_of_run
 from analysis.results.study_effects import effects_of
 from analysis.results.study_files import failed_attempts, option_words, read_plan
+from analysis.results.study_outcomes import convergence_of, outcomes_of
 from ztprobe.errors import RunDirError
 
-__all__ = ("MIN_ROUNDS_FOR_P99_INTERVAL", "study_report")
+__all__ = ("MIN_ROUNDS_FOR_P99_INTERVAL", "report_of_cells", "study_cells", "study_report")
 
 MIN_ROUNDS_FOR_P99_INTERVAL = 367  # 0.99**n is 2.5 %: the largest value can be the upper edge
 _RESAMPLES = 1000
 _SEED = 1
 _FACTORS = ("profile", "level", "distribution", "seed", "clients")
-_OF_RUNS = ("samples", "slack")  # of a cell: what its runs hold, which is not told one by one
+_OF_RUNS = (
+    "samples",
+    "slack",
+    "conditions",
+    "curves",
+)  # of a cell: what its runs hold, which is not told one by one
 
 
 def study_report(path: Path) -> dict[str, Any]:
@@ -39,11 +45,25 @@ def study_report(path: Path) -> dict[str, Any]:
 
     :raises RunDirError: no study stands there, or none of its runs has been made yet.
     """
+    return report_of_cells(path, study_cells(path))
+
+
+def study_cells(path: Path) -> list[dict[str, Any]]:
+    """A study's cells with what their runs hold.
+
+    :raises RunDirError: no study stands there, or none of its runs has been made yet.
+    """
     plan = read_plan(path)
     cells = [_cell(path, cell, plan["repetitions"]) for cell in plan["cells"]]
     if not any(cell["samples"] for cell in cells):
         raise RunDirError(f"{path}: none of the study's runs is there yet")
-    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    return cells
+
+
+def report_of_cells(path: Path, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """As `study_report`, of cells that `study_cells` has read."""
+    plan = read_plan(path)
+    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for cell in cells:
         groups[cell["group"]].append(cell)
     reports = {name: _group(path, name, members) for name, members in groups.items()}
@@ -61,6 +81,8 @@ def study_report(path: Path) -> dict[str, Any]:
         "cells": [{key: value for key, value in cell.items() if key not in _OF_RUNS} for cell in cells],
         "effects": effects_of(cells),
         "completion": _completion(cells),
+        "outcomes": outcomes_of(cells),
+        "convergence": convergence_of(cells),
         "failures": dict(Counter(one["class"] for cell in cells for one in cell["failures"])),
     }
 
@@ -69,20 +91,28 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
     name, experiment = cell["name"], cell["experiment"]
     samples, accuracies, targets_s = [], [], []
     slack: list[ClientSlack] = []
+    conditions: list[dict[str, Any]] = []
+    curves = []
     contended = 0
     for run in sorted((path / "runs" / name).glob("r*/run.json")):
         report = load_report(run.parent)
         samples.append(sample_of(report, run.parent))
         slack.append(slack_of_run(report))
+        conditions.append({"kernel": report["kernel"], "backend": report["emulation"]["backend"] or "none"})
         contended += report["contention"]["contended"] is True
+        curves.append(
+            {one["round"]: one["accuracy"] for one in report["rounds"] if one["accuracy"] is not None}
+        )
         accuracies.append(report["accuracy"]["final"])
         targets_s.append(report["accuracy"]["time_to_target_s"])
     control = cell.get("congestion_control", "cubic")  # studies of before have none
+    switch = cell.get("level_switch", "none")
     rest = "".join(
         [
             "" if cell["clients"] == 5 else f"-c{cell['clients']}",
             "-reconnect" if cell["reconnect"] else "",
             "" if control == "cubic" else f"-{control}",
+            "" if switch == "none" else f"-to-{switch.replace('@', '-')}",
             *(f"-{words}" for words in option_words(cell.get("fl", {}))),
         ]
     )
@@ -97,6 +127,7 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
         "clients": cell["clients"],
         "reconnect": cell["reconnect"],
         "congestion_control": control,
+        "level_switch": switch,
         "fl": dict(cell.get("fl", {})),
         "planned": repetitions,
         "complete": len(samples),
@@ -106,15 +137,17 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
         "time_to_target_s": targets_s,
         "samples": tuple(samples),
         "slack": tuple(slack),
+        "conditions": tuple(conditions),  # of each run
+        "curves": tuple(curves),  # of each run: round -> accuracy
     }
 
 
 def _completion(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Runs by each factor's values, for the factors that vary."""
     rows = []
-    options = sorted({name for cell in cells for name in cell["fl"]})
+    options = sorted({name for cell in cells for name in cell.get("fl", {})})
     told = [(name, [cell[name] for cell in cells]) for name in _FACTORS]
-    told += [(option, [cell["fl"].get(option, "not given") for cell in cells]) for option in options]
+    told += [(option, [cell.get("fl", {}).get(option, "not given") for cell in cells]) for option in options]
     for factor, values in told:
         distinct = list(dict.fromkeys(values))
         for value in distinct if len(distinct) > 1 else ():

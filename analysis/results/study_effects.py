@@ -103,10 +103,11 @@ def factors_of(cells: Sequence[Mapping[str, Any]]) -> tuple[list[Factor], list[d
                 "clients": str(cell["clients"]),
                 "connections": "new each round" if cell["reconnect"] else "kept",
                 "congestion control": str(cell["congestion_control"]),
+                "level switched": str(cell.get("level_switch", "none")),
                 "distribution": str(cell["distribution"]),
                 "seed": str(cell["seed"]),
             }
-            | {_option_name(name): str(cell["fl"].get(name, _NOT_GIVEN)) for name in options}
+            | {_option_name(name): str(cell.get("fl", {}).get(name, _NOT_GIVEN)) for name in options}
         )
     factors = []
     for name in coded[0] if coded else ():
@@ -139,7 +140,7 @@ def _first_of(name: str) -> Any:
         return lambda value: value != "kept"
     if name.startswith(_OPTION):
         return lambda value: (value != _NOT_GIVEN, value)
-    return lambda value: (value not in ("iid", "cubic"), value)
+    return lambda value: (value not in ("iid", "cubic", "none"), value)
 
 
 def _term_name(term: Term) -> str:

@@ -20,6 +20,7 @@ from analysis.ledger.model import COMPONENTS
 from analysis.report.figures import COLOURS, INK, STYLE, svg_text
 from analysis.report.wording import PART_NAMES, human_time
 from analysis.results.effects_figures import COLOUR_CYCLE, draw_effects, draw_slack
+from analysis.results.study_outcome_figures import draw_outcomes
 from ztprobe.printable import printable_tree
 
 __all__ = ("draw_study",)
@@ -34,6 +35,11 @@ _TITLES = {
     "interaction": "Median time a round by level, a line for each network",
     "effects": "What mutual TLS and NetworkPolicy cost under each network, by component",
     "decomposed": "What each group takes more than the reference, stacked from its components",
+    "success-by-data": "Share of the planned runs that are complete, by data distribution",
+    "failures": "Attempts that failed, of all that others did not spoil, by data distribution",
+    "p99": "99th percentile of the time a round, by data distribution",
+    "accuracy": "Time until accuracy was 95 %, median of the runs that got there, by data distribution",
+    "convergence": "Accuracy by round: a line for each group, the range of its runs around it",
     "slack": "How much later each client could have been, by group",
 }
 
@@ -57,6 +63,7 @@ def draw_study(report: Mapping[str, Any]) -> dict[str, str]:
             for name, figure in (("effects", draw_effects(report)), ("slack", draw_slack(report)))
             if figure is not None
         }
+        figures |= draw_outcomes(report)
         return {name: svg_text(f"study-{name}", _TITLES[name], one) for name, one in figures.items()}
 
 

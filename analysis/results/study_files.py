@@ -42,6 +42,7 @@ _CELL = {
         },
         "clients": _COUNT,
         "reconnect": {"type": "boolean"},
+        "level_switch": {"type": "string", "pattern": "^sec[0-3]@round[0-9]{1,6}$"},
     },
 }
 _PLAN = {

@@ -14,8 +14,10 @@ from analysis.report.html import inline_svg
 from analysis.report.wording import NOTHING, PART_NAMES, human_percent, human_time, plural
 from analysis.results.comparison_text import human_change
 from analysis.results.effects_tables import effect_rows, effects_frame, interaction_tables, slack_frame
-from analysis.results.study import study_report
+from analysis.results.study import report_of_cells, study_cells
 from analysis.results.study_figures import draw_study
+from analysis.results.study_outcomes import completion_frame, outcomes_frame
+from analysis.results.study_rounds import ROUNDS_FILE, rounds_frame, rounds_parquet
 from analysis.results.study_text import study_contention_words
 from ztprobe.printable import printable_tree
 from ztprobe.rundir.store import dump_json, write_atomically
@@ -24,24 +26,30 @@ __all__ = ("render_study", "study_frame", "write_study")
 
 
 def write_study(path: Path) -> dict[str, Any]:
-    """Write study-report.json, study.html, figures/, and tables as CSV and LaTeX into a study's directory.
+    """Write study-report.json, study.html, figures/, tables as CSV, Parquet and LaTeX, and counted rounds.
 
     :returns: the report.
     :raises RunDirError: there is no study, or none of its runs; or it cannot be written.
     """
-    report = study_report(path)
+    cells = study_cells(path)
+    report = report_of_cells(path, cells)
     figures = draw_study(report)
     frames = {
         "study": study_frame(report),
         "study-effects": effects_frame(report),
         "study-slack": slack_frame(report),
+        "study-outcomes": outcomes_frame(report),
+        "study-completion": completion_frame(report),
     }
     write_atomically(path / "study-report.json", dump_json(report))
     write_atomically(path / "study.html", render_study(report, figures).encode())
     for name, frame in frames.items():
         write_atomically(path / f"{name}.csv", frame.to_csv(index=False).encode())
+        write_atomically(path / f"{name}.parquet", frame.to_parquet(index=False))
         latex = frame.to_latex(index=False, escape=True, float_format="%.3f", na_rep="--")
         write_atomically(path / f"{name}.tex", latex.encode())
+    rounds = rounds_parquet(report["study"], report["rounds_planned"], rounds_frame(cells))
+    write_atomically(path / ROUNDS_FILE, rounds)
     for name, svg in figures.items():
         write_atomically(path / "figures" / f"{name}.svg", svg.encode())
     return report
@@ -70,7 +78,9 @@ def study_frame(report: Mapping[str, Any]) -> pd.DataFrame:
         for name in ("duration", *COMPONENTS, "residual"):
             row[f"overhead_{name}_s"] = parts[name]["delta_s"] if parts else None
         rows.append(row)
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    # Numbers even where no group has one.
+    return frame.astype({name: "float64" for name in frame if str(name).endswith("_s")})
 
 
 def render_study(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:

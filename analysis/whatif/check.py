@@ -73,7 +73,8 @@ def check_study(path: Path, only: WhatIfChange | None = None) -> dict[str, Any]:
 def _measured(path: Path) -> tuple[dict[WhatIfCell, _Measured], dict[str, Any]]:
     try:
         plan = json.loads((path / STUDY_FILE).read_text())
-        planned = [(cell["name"], cell) for cell in plan["cells"]]
+        # Half of a run whose level was switched is under another one: no cell that a question is about.
+        planned = [(cell["name"], cell) for cell in plan["cells"] if "level_switch" not in cell]
         about: dict[str, Any] = {"study": plan["name"], "rounds": plan["rounds"]}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunDirError(f"{path}: is no study ({STUDY_FILE} is missing or damaged)") from error

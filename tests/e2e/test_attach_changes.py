@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from tests.e2e.command import Trace, run
@@ -44,7 +45,15 @@ def ended(trace: Trace) -> str:
 def diagnosed(out: Path) -> dict[str, Any]:
     outcome = run("diagnose", out, "--json")
     assert outcome.status == 0, outcome.stderr
-    return dict(json.loads(outcome.stdout))
+    found = dict(json.loads(outcome.stdout))
+    report = json.loads((out / "report.json").read_text())
+    # The report says the same, where there is something to say.
+    assert {name: report.get(name, []) for name in ("troubles", "causes")} == {
+        name: found[name] for name in ("troubles", "causes")
+    }
+    for cause in found["causes"]:
+        assert cause["id"] in (out / "report.html").read_text()
+    return found
 
 
 def names(out: Path) -> dict[int, str]:
@@ -102,6 +111,7 @@ def test_who_comes_late_and_who_vanishes_is_named(tmp_path: Path) -> None:
     assert "client-3 came " in printed
     assert f"{gone} ended " in printed
     assert "not seen of 2 connections" in printed
+    assert f"Why: {gone} ended" in printed
     found = diagnosed(out)
     assert [(one["kind"], one["pods"]) for one in found["troubles"]] == [("vanished", [gone])]
     assert found["causes"][0]["id"] == "application.client_died"
@@ -158,6 +168,50 @@ def test_a_client_that_knocks_where_nothing_listens(tmp_path: Path) -> None:
     assert [(one["kind"], one["pods"]) for one in found["troubles"]] == [("set-up", ["client-3"])]
     assert found["causes"][0]["id"] == "application.nothing_listens"
     assert f":{wrong} in server; client-3 was refused" in found["causes"][0]["summary"]
+
+
+def test_without_a_round_the_last_line_says_why_too(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with places(3) as where, federation(tmp_path / "it", where=where[:2], clients=1, pause_s=1000) as running:
+        wrong = str(running.port + 1 if running.port < 65535 else running.port - 1)
+        with entered(where[2][0]):
+            lost = subprocess.Popen([sys.executable, "-c", _KNOCKS, where[0][1], wrong])
+        try:
+            pids = [running.clients[0].pid, lost.pid]
+            named = [word for pid in pids for word in ("--client", f"pid:{pid}")]
+            outcome = started(out, running, *named, "--for", "5s").wait()
+        finally:
+            lost.kill()
+            lost.wait()
+    assert outcome.status == 6
+    last = outcome.stderr.splitlines()[-1]
+    assert "no round was seen in" in last
+    assert last.endswith(f"client-2 was refused: `ztprobe diagnose {out}`")
+
+
+def test_what_was_seen_is_kept_when_the_agent_dies(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with federation(tmp_path / "it") as running:
+        trace = started(out, running)
+        more_rounds(trace, 6)
+        (agent,) = psutil.Process(trace.process.pid).children()
+        agent.kill()
+        outcome = trace.wait()
+    assert outcome.status == 1
+    words = "the agent has ended before its time"
+    assert outcome.stderr.splitlines()[-1].startswith(f"ztprobe: {words}")
+    assert outcome.stderr.splitlines()[-1].endswith(f"is in {out}, for `ztprobe diagnose`")
+    kept = load_run(out)
+    assert len(kept.rounds) >= 12
+    assert {one["name"] for one in kept.meta["attachment"]["participants"]} == {
+        "server",
+        "client-1",
+        "client-2",
+    }
+    said = run("diagnose", out)
+    assert said.status == 0
+    assert f"No cause: the trace failed ({words} (see logs/agent.log))" in said.stdout
+    assert run("report", out).status == 4
 
 
 _OVER_UNIX = """

@@ -135,6 +135,11 @@ def test_a_rate_that_is_really_put_in_is_transmission(chosen: dict[str, Any], tm
         # Who waits for a CPU sends and reads later.
         more_s = truth.waited_s(one["round"], one["critical_client"])
         assert 2 * one_way_s - ABSOLUTE_S <= moved_s <= 2 * one_way_s + ABSOLUTE_S + more_s, one
+    # What was put there, nobody told: it was read from the kernel.
+    observed = report["emulation"]["observed"]
+    kinds = {pod: (one["interface"], one["kind"]) for pod, one in observed.items()}
+    assert kinds == {"server": ("net0", "noqueue")} | dict.fromkeys(made.settings.names, ("net0", "tbf"))
+    assert all(observed[name]["overlimits"] > 0 for name in made.settings.names)
 
 
 IPV6 = [

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -122,6 +123,30 @@ def test_a_whole_run(start: Start, mode: str, final_models: dict[str, tuple[floa
     # The connections make no difference to the arithmetic: same seed, same model, to the last bit.
     final_models[mode] = (evaluated[-1]["accuracy"], evaluated[-1]["loss"])
     assert len(set(final_models.values())) == 1
+
+
+def test_clients_go_where_a_file_says_by_then(start: Start, tmp_path: Path) -> None:
+    """The file changes while a round goes on: each client connects anew once, and no update is lost."""
+    clients, rounds = 2, 6
+    common = {"FL_CLIENTS": str(clients), "FL_ROUNDS": str(rounds), "FL_MODEL": "narrow"}
+    server, address = start_server(start, **common)
+    relay, file = Forwarder(address), tmp_path / "address"
+    file.write_text(f"{address}\n")
+    try:
+        processes = [
+            start_client(start, i, "nowhere.invalid:1", FL_SERVER_FILE=str(file), **common)
+            for i in range(clients)
+        ]
+        server.until("round_end", 2)
+        (tmp_path / "new").write_text(relay.address)
+        (tmp_path / "new").rename(file)
+        assert [process.wait() for process in (server, *processes)] == [0] * (clients + 1)
+    finally:
+        relay.close()
+    assert len(relay.accepted_ns) == clients
+    for number in range(1, rounds + 1):
+        received = [e for e in server.events if e["event"] == "update_received" and e["round"] == number]
+        assert len(received) == clients
 
 
 def test_clients_may_come_first_and_one_that_dies_is_reported_missing(start: Start) -> None:

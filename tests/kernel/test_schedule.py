@@ -20,7 +20,8 @@ import pytest
 
 from tests.kernel.bridged import Node
 from tests.kernel.test_emulation import bulk_s, delay_backend, node
-from ztprobe.agent.emulator import Emulator, observed_qdisc
+from ztprobe.agent.emulator import Emulator
+from ztprobe.agent.observed_qdiscs import observed_qdisc
 from ztprobe.emulation.netem import netem_supported
 from ztprobe.kernelnet.netlink import netlink
 from ztprobe.kernelnet.netns import entered

@@ -22,25 +22,28 @@ from ztprobe.runtime.local.runtime import LocalRuntime
 ALLOWED = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
 SERVER = """
 import os, socket, threading
-host, _, port = os.environ["FL_LISTEN"].rpartition(":")
-listener = socket.create_server((host, int(port)))
 done = threading.Semaphore(0)
 def serve(sock):
     sock.sendall(b"hello")
     if sock.recv(16) == b"bye":
         done.release()
     sock.close()
-def accept():
+def accept(listener):
     while True:
         threading.Thread(target=serve, args=listener.accept()[:1], daemon=True).start()
-threading.Thread(target=accept, daemon=True).start()
+for address in os.environ["FL_LISTEN"].split(","):
+    host, _, port = address.rpartition(":")
+    shared = "so_reuseport" in os.environ.get("FL_GRPC_OPTIONS", "")
+    listener = socket.create_server((host, int(port)), reuse_port=shared)
+    threading.Thread(target=accept, args=(listener,), daemon=True).start()
 for _ in range(int(os.environ["FL_CLIENTS"])):
     done.acquire()
 print("served", flush=True)
 """
 CLIENT = """
 import os, socket
-host, _, port = os.environ["FL_SERVER"].rpartition(":")
+file = os.environ.get("FL_SERVER_FILE")
+host, _, port = (open(file).read() if file else os.environ["FL_SERVER"]).rpartition(":")
 with socket.create_connection((host, int(port)), timeout=10) as sock:
     assert sock.recv(5) == b"hello"
     print(os.environ["POD_NAME"], sock.getpeername()[0], flush=True)
@@ -64,7 +67,12 @@ def manifests(directory: Path, server: str = SERVER, client: str = CLIENT) -> Pa
 
 
 def runtime(
-    directory: Path, level: int, clients: int = 2, manifests_dir: Path | None = None, offloads: bool = False
+    directory: Path,
+    level: int,
+    clients: int = 2,
+    manifests_dir: Path | None = None,
+    offloads: bool = False,
+    later_level: int | None = None,
 ) -> LocalRuntime:
     """A runtime over the stub workload, not created yet."""
     return LocalRuntime(
@@ -77,6 +85,7 @@ def runtime(
             data_dir=None,
             reconnect=False,
             level=level,
+            later_level=later_level,
         ),
         run_id=f"t{secrets.token_hex(4)}",
         log_dir=directory / "logs",

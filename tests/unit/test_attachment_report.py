@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,11 @@ from analysis.causes.findings import Trouble
 from analysis.evidence.values import Drop, DuplicateAck, Endpoint, Retransmission, Wire
 from analysis.flows.choice import build_ledger_of_attached
 from analysis.report.attachment import attachment_lines
-from analysis.report.report import build_report
+from analysis.report.report import build_report, write_report
+from analysis.report.text_report import print_report
 from tests.schemas import problems
 from ztprobe.events.kinds import Hook
+from ztprobe.rundir.schema import problem_in
 from ztprobe.rundir.store import Run, load_run
 
 RECORDED = Path(__file__).parents[1] / "data" / "attached-hub"
@@ -71,6 +76,42 @@ def test_a_round_that_had_not_ended_when_the_server_did_is_the_servers_doing() -
     assert found["causes"][0]["summary"] == "server ended"
 
 
+def test_a_trace_that_failed_is_no_trouble_of_the_deployments() -> None:
+    run = load_run(RECORDED)
+    reason = "the agent has ended before its time (see logs/agent.log)"
+    over_ns = run.meta["attachment"]["detached_ns"]
+    run = dataclasses.replace(run, meta={**run.meta, "failed": {"reason": reason, "at_ns": over_ns}})
+    assert problem_in(run.meta) is None
+    found = diagnose_run(run)
+    assert (found["troubles"], found["causes"], found["failed"]["reason"]) == ([], [], reason)
+    assert found["said"].startswith(f"No cause: the trace failed ({reason})")
+
+
+def test_a_report_names_the_causes_as_a_diagnosis_does(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(RECORDED, out)
+    events = load_run(out).rounds
+    last = max(event["round"] for event in events if event["event"] == "round_start")
+    kept = [event for event in events if event.get("round") != last or event["event"] == "round_start"]
+    (out / "rounds.jsonl").write_text("".join(f"{json.dumps(event)}\n" for event in kept))
+    meta = json.loads((out / "run.json").read_text())
+    meta.pop("digests", None)
+    server = next(one for one in meta["attachment"]["participants"] if one["name"] == "server")
+    server["ended_ns"] = kept[-1]["time_monotonic_ns"] + SECOND_NS
+    (out / "run.json").write_text(json.dumps(meta))
+    found, report = diagnose_run(load_run(out)), write_report(out)
+    assert problems("report", report) == []
+    assert {name: report[name] for name in ("troubles", "causes", "dropped_by_filter")} == {
+        name: found[name] for name in ("troubles", "causes", "dropped_by_filter")
+    }
+    assert found["causes"][0]["id"] == "application.server_died"
+    page = (out / "report.html").read_text()
+    assert '<h2 id="why">' in page and "1. server ended" in page
+    printed = io.StringIO()
+    print_report(report, printed)
+    assert " ".join(printed.getvalue().split()).rpartition("Why: ")[2].startswith("server ended (")
+
+
 def test_a_client_that_ends_when_its_part_is_done_is_no_trouble() -> None:
     run = load_run(RECORDED)
     over_ns = max(event["time_monotonic_ns"] for event in run.rounds if event["event"] == "round_end")
@@ -114,3 +155,39 @@ def test_packets_that_are_lost_on_the_way_are_a_cause_with_what_dropped_them() -
     # What the receiver had already was not lost.
     case.events.duplicate_acks["client-1", key] = [DuplicateAck(begun_ns, 0, 5_000)]
     assert list(attached.recognise(case, [trouble])) == []
+
+
+def with_queues(run: Run, **at: dict[str, Any] | None) -> str:
+    """What the report says of them."""
+    observed = {name.replace("_", "-"): one for name, one in at.items()}
+    run = dataclasses.replace(
+        run, meta={**run.meta, "emulation": run.meta["emulation"] | {"observed": observed}}
+    )
+    assert problem_in(run.meta) is None
+    report = build_report(run, build_ledger_of_attached(run), None)
+    assert problems("report", report) == []
+    assert report["emulation"]["observed"] == observed
+    return dict(attachment_lines(report))["queues"]
+
+
+def qdisc(kind: str, *, interface: str = "net0", drops: int = 0, overlimits: int = 0) -> dict[str, Any]:
+    return {"interface": interface, "kind": kind, "packets": 1200, "drops": drops, "overlimits": overlimits}
+
+
+def test_what_stands_at_interfaces_is_said_as_the_kernel_had_it() -> None:
+    run = load_run(RECORDED)
+    assert with_queues(run, server=qdisc("noqueue"), client_1=None) == (
+        "none at the participants' own interfaces; what shapes packets further on is not seen"
+    )
+    loopback = qdisc("netem", interface="lo", drops=3)
+    said = with_queues(
+        run,
+        server=qdisc("noqueue") | {"others": [loopback]},
+        client_1=qdisc("tbf", drops=12, overlimits=3400),
+        client_2=qdisc("fq_codel"),
+    )
+    assert said == (
+        "netem at lo of server held packets back 0 times and dropped 3, and sent 1,200; "
+        "tbf at net0 of client-1 held packets back 3,400 times and dropped 12, and sent 1,200; "
+        "fq_codel at net0 of client-2, which held none back; what shapes packets further on is not seen"
+    )

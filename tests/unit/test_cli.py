@@ -270,7 +270,8 @@ def test_a_full_disk_is_not_a_bug(failing, capsys) -> None:
 def test_commands_are_the_ones_we_mean() -> None:
     assert isinstance(ztprobe, click.Group)
     results = {"report", "compare", "whatif", "export", "drops", "diagnose"}
-    machine = {"trace", "attach", "sweep", "limits", "profile", "policy", "doctor", "clean", "validate"}
+    machine = {"trace", "attach", "sweep", "reproduce", "limits", "profile", "policy", "doctor"}
+    machine |= {"clean", "validate"}
     cluster = {"agent", "deploy", "undeploy"}
     assert set(ztprobe.commands) == results | machine | cluster
 

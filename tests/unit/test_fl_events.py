@@ -93,6 +93,21 @@ def test_environment_of_both_roles() -> None:
     assert ServerConfig.from_env({"FL_CLIENTS": "2"}).min_clients == 2
 
 
+def test_a_client_looks_up_whom_to_connect_to_each_time(tmp_path: Path) -> None:
+    file = tmp_path / "address"
+    client = ClientConfig.from_env(CLIENT | {"FL_SERVER_FILE": str(file)})
+    with pytest.raises(ConfigError, match="cannot be read"):
+        client.peer  # noqa: B018 - looking is what fails
+    file.write_text("one:1\n")
+    assert client.peer == "one:1"
+    file.write_text("127.0.0.1:15001")
+    assert client.peer == "127.0.0.1:15001"
+    file.write_text("\n")
+    with pytest.raises(ConfigError, match="is empty: expected HOST:PORT"):
+        client.peer  # noqa: B018
+    assert ClientConfig.from_env(CLIENT).peer == "fl-server:50051"
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [

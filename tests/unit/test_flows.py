@@ -23,7 +23,8 @@ from analysis.flows.turns import Channel, Turn, channels_of, place_arrivals, rou
 from analysis.intervals import Segment, paint
 from analysis.ledger.handshakes import TlsHandshake, read_setup
 from analysis.load import Analysed, load_analysed
-from analysis.report.communication import communication_csv, communication_lines
+from analysis.report.communication import communication_csv
+from analysis.report.communication_words import communication_lines
 from analysis.report.report import build_report
 from analysis.run_checks import checked
 from tests.generic_truth import Truth

@@ -76,8 +76,9 @@ def with_a_changing_network() -> dict[str, Any]:
     run = moving(a_change(0, 0, delay_ms=35.0), a_change(None, 1, error="pod-a: gone"), a_change(10, 0))
     run.meta["emulation"]["others"] = [an_other(1, None, a_change(1, 0, delay_ms=20.0))]
     late = {"from_ns": START_NS, "to_ns": START_NS + 10**9, "worst_ns": 5, "packets": 9}
-    counted = {"kind": "tbf", "packets": 7, "drops": 1, "overlimits": 2}
-    run.meta["emulation"]["observed"] = {"fl-server": counted, "fl-client-0": None}
+    counted = {"interface": "eth0", "kind": "tbf", "packets": 7, "drops": 1, "overlimits": 2}
+    several = counted | {"others": [counted | {"interface": "lo", "kind": "netem"}]}
+    run.meta["emulation"]["observed"] = {"fl-server": counted, "fl-client-0": None, "fl-client-1": several}
     run.meta["emulation"]["stats"] = {"delay_line": {"late": {"worst_ns": 5, "spans": [late]}}}
     return build_report(run, make_ledger(), None)
 

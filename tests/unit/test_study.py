@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 
 from analysis.results.study import MIN_ROUNDS_FOR_P99_INTERVAL, study_report
+from analysis.results.study_rounds import read_rounds
 from tests.unit.recorded_run import RECORDED
 from ztprobe import paths
 from ztprobe.cli import main
@@ -317,7 +318,7 @@ def test_a_study_has_a_page_tables_and_figures(made: Made, tmp_path: Path, capsy
         float(np.median(next(g["durations_s"] for g in report["groups"] if g["name"] == "net0-sec0")))
     )
     page = written["study.html"].decode()
-    assert page.count("<svg") == len(list((out / "figures").glob("*.svg"))) == 6
+    assert page.count("<svg") == len(list((out / "figures").glob("*.svg"))) == 9
     assert "Additive or not cannot be said" in page  # the two cells differ in everything at once
     assert pd.read_csv(out / "study-effects.csv").empty
     slack = pd.read_csv(out / "study-slack.csv").set_index(["group", "client"])
@@ -333,6 +334,18 @@ def test_a_study_of_eight_runs_says_what_factors_do_together(made: Made, tmp_pat
     page = (out / "study.html").read_text()
     assert "mTLS under net0, and what is more of it in mTLS × net2" in page
     assert "Noise is told by 1 degree of freedom alone" in page
+    rounds = read_rounds(out / "study-rounds.parquet")
+    assert (rounds.study, rounds.rounds_planned, rounds.frame["cell"].nunique()) == ("smoke", 3, 8)
+    medians = rounds.frame.groupby("cell")["duration_s"].median()
+    told = {
+        group["name"]: group["median_s"]
+        for group in json.loads((out / "study-report.json").read_text())["groups"]
+    }
+    assert medians.to_dict() == pytest.approx(told)
+    assert set(rounds.frame["round"]) == set(range(2, 9))
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(out / "study.parquet"), pd.read_csv(out / "study.csv"), check_dtype=False
+    )
     assert {"study-effects.tex", "study-slack.tex"} <= {file.name for file in out.iterdir()}
     assert (out / "figures" / "effects.svg").is_file()
     effects = pd.read_csv(out / "study-effects.csv").set_index(["part", "scale", "effect"])

@@ -187,6 +187,18 @@ def test_commands_are_read_again_after_exec(proc: Path) -> None:
     assert table[20].command == "node"
 
 
+def test_a_zombie_has_ended(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ztprobe.pods.process_table._YOUNG_S", 0.0)
+    add_process(proc, 10, "link --port 1")
+    found = _participants(proc, "cmd:^link")
+    found.first_look()
+    stat = proc / "10/stat"
+    stat.write_text(stat.read_text().replace(") S ", ") Z "))
+    found.look()
+    assert _pids(found) == {"server": set()}
+    assert found.server.ended_ns
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("1h", 3600), ("500ms", 0.5)]
 )

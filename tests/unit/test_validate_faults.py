@@ -31,7 +31,7 @@ from ztprobe.validate.faults.catalogue import FAULTS, LEFT_OUT
 from ztprobe.validate.faults.catalogue.healthy import healthy_runs
 from ztprobe.validate.faults.judgement import judged
 from ztprobe.validate.faults.model import NOTHING, Fault
-from ztprobe.validate.faults.objects import EditedObjects, write_overlay
+from ztprobe.validate.faults.objects import EditedObjects, overlay_name, write_overlay
 from ztprobe.validate.faults.plan import COMBINATIONS, PlannedFault, choose_faults, plan_faults
 from ztprobe.validate.faults.runner import FaultRun, NamedCause, spec_of_fault
 
@@ -96,14 +96,14 @@ def test_healthy_runs_meet_every_profile_level_and_mode() -> None:
 
 
 @functools.cache
-def documents(level: int) -> str:
+def documents(level: int, edges: bool = False) -> str:
     """A level's objects as nobody has edited them, as JSON."""
-    return json.dumps(render(MANIFESTS_DIR / "overlays" / f"sec{level}"))
+    return json.dumps(render(MANIFESTS_DIR / "overlays" / overlay_name(level, edges=edges)))
 
 
 def edited(planned: PlannedFault) -> list[Any]:
     """A run's objects, with the mistake in them."""
-    objects = EditedObjects(json.loads(documents(planned.variant.level)))
+    objects = EditedObjects(json.loads(documents(planned.variant.level, bool(planned.variant.edges))))
     if planned.variant.edit is not None:
         planned.variant.edit(objects)
     return objects.documents
@@ -113,7 +113,8 @@ def edited(planned: PlannedFault) -> list[Any]:
 def test_what_is_broken_can_still_be_run(planned: PlannedFault, tmp_path: Path) -> None:
     """The edited objects are a workload of that level, so that the run itself is what fails."""
     variant = planned.variant
-    assert (json.dumps(edited(planned)) == documents(variant.level)) == (variant.edit is None)
+    whole = documents(variant.level, bool(variant.edges))
+    assert (json.dumps(edited(planned)) == whole) == (variant.edit is None)
     options: WorkloadOptions = spec_of_fault(planned, tmp_path / "run", tmp_path).options
     workload = plan(edited(planned), options)
     rules = placement.rules(workload, placement.place(workload), check_port_names=False)

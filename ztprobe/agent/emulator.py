@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +35,12 @@ from ztprobe.emulation.tbf import set_tbf
 from ztprobe.errors import EnforcementError
 from ztprobe.kernelnet.drift import DeviceState, DriftMonitor, PodDevice
 from ztprobe.kernelnet.netlink import IPRoute, NetlinkError, netlink
-from ztprobe.kernelnet.root_qdisc import HANDLE, ROOT, LinkSpot, refuse_foreign, remove_ours, root_qdisc
+from ztprobe.kernelnet.root_qdisc import HANDLE, ROOT, LinkSpot, refuse_foreign, remove_ours
 from ztprobe.kernelnet.rtnetlink import Links
 from ztprobe.pods.model import Pod, still_there
 from ztprobe.profile.model import Profile
 
-__all__ = ("BACKENDS", "Emulator", "observed_qdisc", "take_off")
+__all__ = ("BACKENDS", "Emulator", "take_off")
 
 _ATTEMPTS = 3
 _QDISCS = ("netem", "tbf", "nfqueue+tbf")
@@ -209,7 +208,7 @@ class Emulator:
         }
 
     def stats(self) -> dict[str, Any]:
-        """What the backend counted: the delay line's counters. (Of qdiscs: `observed_qdisc`.)
+        """What the backend counted: the delay line's counters. (Of qdiscs: `ztprobe.agent.observed_qdiscs`.)
 
         ``cpu_ns`` is the delay line's own CPU time; as the kernel delivers packets inside its
         system calls, that includes the receiving side of the path. Qdiscs cost none that shows.
@@ -266,16 +265,3 @@ def _shaping(there: Links, index: int) -> DeviceState:
     # All that stands there: what somebody puts below ours changes it as well.
     found = there.qdiscs(index)
     return {root.kind: repr(found) for parent, root in found if (parent, root.handle) == (ROOT, HANDLE)}
-
-
-def observed_qdisc(pod: Pod) -> dict[str, Any] | None:
-    """What stands at the root of a pod's interface, whoever put it there; None: the pod is gone."""
-    try:
-        with netlink(pod.netns) as ipr:
-            found = root_qdisc(ipr, _index(ipr, pod))
-    except (OSError, NetlinkError):
-        return None
-    if found is None:
-        return None
-    counted = asdict(found)
-    return {key: counted[key] for key in ("kind", "packets", "drops", "overlimits")}

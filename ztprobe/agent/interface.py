@@ -57,7 +57,7 @@ class Account:
     drop_reasons: dict[str, str] = field(default_factory=dict)  # the kernel's number -> name
     drop_places: dict[str, str] = field(default_factory=dict)  # address in that kernel -> function
     emulation: dict[str, Any] = field(default_factory=dict)  # what the backend counted
-    observed: dict[str, Any] = field(default_factory=dict)  # pod -> the qdisc at its interface; None: gone
+    observed: dict[str, Any] = field(default_factory=dict)  # pod -> see ztprobe.agent.observed_qdiscs
     schedule: dict[str, Any] | None = None  # what was in force when; None: no schedule was begun
     problem: str | None = None  # why the profile was not in force until the end; None: it was
 

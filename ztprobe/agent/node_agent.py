@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from ztprobe.agent import memory
-from ztprobe.agent.emulator import Emulator, observed_qdisc
+from ztprobe.agent.emulator import Emulator
 from ztprobe.agent.endpoints import pod_sockets, topology
 from ztprobe.agent.interface import Account, Measurement, Status
+from ztprobe.agent.observed_qdiscs import ObservedQdiscs
 from ztprobe.agent.pod_counters import PodCounters
 from ztprobe.agent.sinks import Owners, Sink
 from ztprobe.errors import EnforcementError
@@ -74,6 +75,7 @@ class NodeAgent:
         self._emulator: Emulator | None = None
         self._notes: list[str] = []
         self._counters = PodCounters()
+        self._qdiscs = ObservedQdiscs()
         self._ended = False  # the sink has been told that that was all
 
     def __enter__(self) -> NodeAgent:
@@ -91,6 +93,7 @@ class NodeAgent:
         """See `Agent`."""
         node = inode(pod.node_netns)
         self._pods[pod.name] = pod
+        self._qdiscs.add(pod)
         # What runs in the node's own namespace, without one of its own, has that as its pod.
         is_pod = node in {one.netns_inode for one in self._pods.values()}
         self._name(self._owners.pods, {pod.netns_inode: pod.name} | ({} if is_pod else {node: NODE}))
@@ -107,6 +110,7 @@ class NodeAgent:
         known = self._pods.pop(pod.name, None)
         if known is None:
             return
+        self._qdiscs.leave(known)
         if self._emulator is not None:
             self._emulator.release(known)
         if self._kernel is None:
@@ -265,7 +269,7 @@ class NodeAgent:
             except EnforcementError as error:
                 problem = str(error)
         seen = self._stop_probes() if self.collector is not None else {}
-        observed = {name: observed_qdisc(pod) for name, pod in self._pods.items()}
+        observed = self._qdiscs.read()
         schedule = None
         if self._emulator is not None:
             self._emulator.clear()

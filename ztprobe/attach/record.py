@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ztprobe.agent import endpoints
 from ztprobe.agent.interface import Account
 from ztprobe.agent.machine_load import MachineLoad
 from ztprobe.attach.foreign_traffic import without_foreign
@@ -51,6 +52,9 @@ class RunRecord:
     detached_ns: int
     wall_ns: int
     evidence: Evidence
+    failed: Mapping[str, Any] | None = None  # why, and when that was noticed; None: it went through
+    # What the agent's numbers stand for, where it did not live to tell: `ztprobe.experiment.record.owners_of`
+    agent_names: Mapping[str, Any] | None = None
 
     def pod_of(self, participant: Participant) -> str:
         """The name of its namespace; empty: on another machine."""
@@ -61,7 +65,7 @@ class RunRecord:
 def write_run(target: RunDir, record: RunRecord) -> None:
     """Write the run directory, run.json last. :raises RunDirError: the disk refuses."""
     target.append_jsonl("rounds.jsonl", *record.rounds.events)
-    tables = read_tables(target, record.account)
+    tables = read_tables(target, record.account, record.agent_names)
     pods = {inode: held.pod.name for inode, held in record.held.items()}
     whose = {member.pid: one.name for one in record.participants for member in one.commands}
     owners = owners_table(record.owners, tables, pods, _with_children(whose, tables))
@@ -92,10 +96,11 @@ def _meta(record: RunRecord, framework: Framework) -> dict[str, Any]:
     spent_ns = sum(probe["run_time_ns"] for probe in account.probes) + account.reader_cpu_ns + load.cpu_ns
     name = f"attached-{framework.name}"
     server = next(one for one in record.participants if one.role == "server")
-    topology = (
-        {"topology": {"rounds_of": record.pod_of(server), **record.topology}} if record.topology else {}
-    )
-    return topology | {
+    rounds_of = record.pod_of(server)
+    topology = record.topology or endpoints.unknown(rounds_of, [held.pod for held in record.held.values()])
+    failed = {} if record.failed is None else {"failed": dict(record.failed)}
+    return failed | {
+        "topology": {"rounds_of": rounds_of, **topology},
         "experiment": {"name": name},
         "options": {},
         "runtime": "attached",
@@ -112,7 +117,12 @@ def _meta(record: RunRecord, framework: Framework) -> dict[str, Any]:
             "attached_ns": record.attached_ns,
             "detached_ns": record.detached_ns,
         },
-        "emulation": {"profile": _NOT_OURS, "backend": None, "requested": None, "measured": None},
+        "emulation": {
+            "profile": _NOT_OURS,
+            **dict.fromkeys(("backend", "requested", "measured")),
+            # Read from the kernel, whoever put it there.
+            "observed": account.observed,
+        },
         "enforcement": {
             "network_policy_expected": False,
             "mtls_expected": False,

@@ -26,8 +26,9 @@ from ztprobe.attach.record import RunRecord, write_run
 from ztprobe.attach.request import AttachRequest
 from ztprobe.attach.rounds import Rounds
 from ztprobe.attach.unix_log import UnixLog
-from ztprobe.errors import EnforcementError, UsageError
+from ztprobe.errors import EnforcementError, UsageError, ZtprobeError
 from ztprobe.events.owners import SIDECAR
+from ztprobe.experiment.record import kernel_drop_reasons, owners_of
 from ztprobe.paths import STATE_DIR
 from ztprobe.pods.participants import Participants
 from ztprobe.pods.process_table import ProcessTable
@@ -65,6 +66,7 @@ class Attachment:
     rounds: Rounds
     account: Account
     _agent: Agent
+    _hooks: dict[str, str]
     _watched: Processes
 
     def __init__(self, request: AttachRequest, target: RunDir, progress: Progress) -> None:
@@ -78,6 +80,9 @@ class Attachment:
         self.topology: dict[str, Any] | None = None
         self.ended_by = ""  # for people
         self.evidence = Evidence()
+        self.failure: ZtprobeError | None = None
+        self._failed_ns = 0
+        self._agent_lives = True
         self.attached_ns = self.detached_ns = 0
         self._ended_rounds = 0
 
@@ -95,15 +100,17 @@ class Attachment:
             with MachineLoad(self._pids) as load:
                 self._begin(agent)
                 with self._until_interrupted():
-                    self._watch(agent)
+                    self._watch_until_it_fails(agent)
                 with self._until_interrupted(), shielded():
                     self.detached_ns = time.monotonic_ns()
-                    self.account = agent.stop()
+                    self.account = self._account(agent)
                     self._read_rounds()
                     load.stop()
         with self._until_interrupted(), shielded():
             self._sample_clock()
             write_run(self.target, self._record(load, time.monotonic_ns() - started_ns))
+        if self.failure is not None:
+            raise self.failure
 
     @contextlib.contextmanager
     def _rounds(self) -> Iterator[Rounds]:
@@ -141,9 +148,30 @@ class Attachment:
             agent.add_pod(held.pod)
         self._watched = self._processes()
         agent.watch(self._watched)
-        hooks = agent.start()
+        self._hooks = agent.start()
         self.attached_ns = time.monotonic_ns()
-        self.progress.done(f"{len(hooks)} signals attached")
+        self.progress.done(f"{len(self._hooks)} signals attached")
+
+    def _watch_until_it_fails(self, agent: Agent) -> None:
+        """What was seen until then is kept; what was asked for and cannot be done leaves nothing."""
+        try:
+            self._watch(agent)
+        except UsageError:
+            raise
+        except ZtprobeError as error:
+            self._fails(error)
+
+    def _fails(self, error: ZtprobeError) -> None:
+        if self.failure is None:
+            self.failure, self._failed_ns = error, time.monotonic_ns()
+
+    def _account(self, agent: Agent) -> Account:
+        try:
+            return agent.stop()
+        except ZtprobeError as error:  # it has died; what it wrote is there
+            self._fails(error)
+            self._agent_lives = False
+            return Account(hooks=self._hooks, coverage=0.0, drop_reasons=kernel_drop_reasons())
 
     def _watch(self, agent: Agent) -> None:
         self.progress.stage("rounds", self.rounds.what)
@@ -295,4 +323,16 @@ class Attachment:
             detached_ns=self.detached_ns,
             wall_ns=wall_ns,
             evidence=self.evidence,
+            failed=self._failed(),
+            agent_names=None if self._agent_lives else self._agent_names(),
         )
+
+    def _failed(self) -> dict[str, Any] | None:
+        if self.failure is None:
+            return None
+        reason = str(self.failure).replace(f"{self.target.path}/", "")  # files as the directory has them
+        return {"reason": reason, "at_ns": self._failed_ns}
+
+    def _agent_names(self) -> dict[str, Any]:
+        pods = [held.pod for held in self.namespaces.ever.values()]
+        return owners_of(pods, {pid: f"{pod}/{name}" for pid, (pod, name) in self._watched.items()})

@@ -122,6 +122,7 @@ def trace_attached(context: click.Context) -> bool:
 
 
 def _report(directory: Path, coverage_floor: float, note: Callable[[str], None]) -> dict[str, Any]:
+    from analysis.causes.diagnosis import top_cause
     from analysis.evidence.no_rounds import why_no_rounds
     from analysis.report.report import write_report
     from ztprobe.errors import RunDirError
@@ -131,7 +132,10 @@ def _report(directory: Path, coverage_floor: float, note: Callable[[str], None])
     except BaseException as error:
         note(f"what was seen is kept: `ztprobe report {directory}` analyses it again")
         if isinstance(error, RunDirError) and (seen := why_no_rounds(directory)) is not None:
-            raise WorkloadError(seen) from error
+            why = top_cause(directory)
+            raise WorkloadError(
+                seen if why is None else f"{seen}; {why}: `ztprobe diagnose {directory}`"
+            ) from error
         raise
 
 

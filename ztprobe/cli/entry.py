@@ -32,6 +32,7 @@ from ztprobe.cli.limits import limits
 from ztprobe.cli.policy import policy
 from ztprobe.cli.profile import profile
 from ztprobe.cli.report import report
+from ztprobe.cli.reproduce import reproduce
 from ztprobe.cli.streams import (
     drop_buffered,
     end_as_sigpipe_would,
@@ -88,7 +89,21 @@ def _sweep_leases() -> None:
 
 
 for _command in (
-    *(trace, attach, sweep, limits, report, compare, whatif, export, drops, diagnose, profile, policy),
+    *(
+        trace,
+        attach,
+        sweep,
+        reproduce,
+        limits,
+        report,
+        compare,
+        whatif,
+        export,
+        drops,
+        diagnose,
+        profile,
+        policy,
+    ),
     *(agent, deploy, undeploy, doctor, clean, validate),
 ):
     ztprobe.add_command(_command)

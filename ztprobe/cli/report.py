@@ -32,8 +32,8 @@ def report(runs: tuple[Path, ...], as_json: bool, out: Path | None, coverage_flo
     """Analyse saved runs again, without root.
 
     Writes report.json, report.html and figures/ into each, the same bytes every time, and prints the
-    table. Of a study's directory (ztprobe sweep) it writes study.html, its tables as CSV and LaTeX, and
-    figures/.
+    table. Of a study's directory (ztprobe sweep) it writes study.html, its tables as CSV, Parquet and LaTeX,
+    and figures/.
     """
     if out is not None and len(runs) > 1:
         raise UsageError(f"--out {out}: takes one RUN, and {len(runs)} were given")

@@ -20,7 +20,8 @@ __all__ = ("sweep",)
 def sweep(study: str, out: Path | None, only_list: bool, as_json: bool) -> None:
     """Run a whole study: every combination of its factors.
 
-    STUDY is a YAML file, or the name of one that comes with ztprobe (smoke, paper-80, scale, whatif-check).
+    STUDY is a YAML file, or the name of one that comes with ztprobe (smoke, paper-80, dynamic, scale,
+    whatif-check).
     Every attempt is kept. A study that was interrupted goes on with what is missing, without repeating a run.
     Needs root.
     """
@@ -42,7 +43,7 @@ def sweep(study: str, out: Path | None, only_list: bool, as_json: bool) -> None:
     from ztprobe.runtime.local import transport
     from ztprobe.study.execution import run_study
 
-    check_machine([cell.experiment for cell in plan.cells])
+    check_machine([one for cell in plan.cells for one in cell.demands])
     for control in sorted({cell.congestion_control for cell in plan.cells}):
         transport.check(control)
     place = (out or Path("runs") / plan.name).absolute()

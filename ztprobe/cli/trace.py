@@ -14,7 +14,8 @@ from ztprobe.cli.attach_options import attach_options, trace_attached
 from ztprobe.cli.fl_options import checked_fl_options, fl_options
 from ztprobe.cli.options import OutPath, coverage_floor_option, percent, quiet_option, wait_for_quiet_option
 from ztprobe.errors import UsageError
-from ztprobe.experiment.names import MAX_SEED
+from ztprobe.experiment.level_switch import LevelSwitch, parse_level_switch
+from ztprobe.experiment.names import MAX_SEED, Experiment
 from ztprobe.experiment.request import (
     DATASETS,
     STALL_AFTER_S,
@@ -98,6 +99,12 @@ __all__ = ("trace",)
     metavar="SECONDS",
     help="Without data or work for so long, say who waits for whom, and how their connections stand.",
 )
+@click.option(
+    "--switch-level",
+    metavar="LEVEL@roundN",
+    help="Put another level in force when round N begins, such as sec3@round4, and mark the rounds; clients"
+    " connect anew where sidecars come.",
+)
 @fl_options
 @attach_options
 @wait_for_quiet_option
@@ -122,6 +129,7 @@ def trace(
     as_json: bool,
     reconnect: bool,
     stall_after: float,
+    switch_level: str | None,
     wait_for_quiet: float | None,
     coverage_floor: float,
     quiet: bool,
@@ -164,8 +172,16 @@ def trace(
         baseline_fl={} if baseline is None else fl,
         wait_for_quiet_s=wait_for_quiet,
         stall_after_s=stall_after,
+        level_switch=_switch(switch_level, chosen, rounds),
     )
     _carry_out(request, repeat, until_ci, as_json=as_json, coverage_floor=coverage_floor / 100, quiet=quiet)
+
+
+def _switch(text: str | None, experiment: Experiment, rounds: int) -> LevelSwitch | None:
+    try:
+        return None if text is None else parse_level_switch(text, experiment, rounds)
+    except UsageError as error:
+        raise UsageError(f"--switch-level {error}") from error
 
 
 def _carry_out(
@@ -187,7 +203,7 @@ def _carry_out(
         until = None if until_ci is None else percent("--until-ci", until_ci)
         _repeat(request, repeat, until, as_json=as_json, quiet=quiet)
         return
-    check_main_job(request.experiments, request.out)
+    check_main_job(request.demands, request.out)
     _run(request, as_json=as_json, coverage_floor=coverage_floor, quiet=quiet)
 
 
@@ -206,7 +222,7 @@ def _repeat(request: TraceRequest, pairs: int, until: float | None, *, as_json: 
     if request.profile is not None:
         raise UsageError(f"--repeat {pairs}: takes the profiles that come with ztprobe, not --profile")
     study = pair_study(request, pairs)
-    check_machine(request.experiments)
+    check_machine(request.demands)
     with open_progress(quiet=quiet) as progress:
         comparison = run_pairs(study, request.out, progress, until=until)
         progress.note(str(request.out))

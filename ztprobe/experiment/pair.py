@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from ztprobe.errors import ZtprobeError
+from ztprobe.experiment.failure import why_failed
 from ztprobe.experiment.request import TraceRequest
 from ztprobe.experiment.run import Job
 from ztprobe.experiment.spec import spec_of
@@ -35,7 +36,7 @@ def run_pair(request: TraceRequest, progress: Progress) -> Path:
                 raise type(error)(_with_kept_logs(str(error), partial)) from error
             failure = error
     message = str(failure).replace(str(partial), str(request.out))
-    raise type(failure)(f"{message}; {_why(request.out)}") from failure
+    raise type(failure)(f"{message}; {why_failed(request.out)}") from failure
 
 
 def _run_both(request: TraceRequest, directory: Path, progress: Progress) -> None:
@@ -67,15 +68,6 @@ def _keeps_failed(partial: Path) -> bool:
         os.rename(entry, partial / entry.name)
     baseline.rmdir()
     return True
-
-
-def _why(out: Path) -> str:
-    """The top cause, and where to read more."""
-    from analysis.causes.diagnosis import top_cause
-
-    if (found := top_cause(out)) is not None:
-        return f"{found}: `ztprobe diagnose {out}`"
-    return f"what was seen of it is in {out}, for `ztprobe diagnose`"
 
 
 def _with_kept_logs(message: str, partial: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from ztprobe.documents.idx import check_idx
 from ztprobe.documents.problem import DocumentError
 from ztprobe.errors import UsageError
+from ztprobe.experiment.level_switch import LevelSwitch
 from ztprobe.experiment.names import Experiment, parse_baseline, parse_experiment
 from ztprobe.profile.model import Profile, load_profile
 
@@ -53,11 +54,19 @@ class TraceRequest:
     baseline_fl: Mapping[str, Any] = field(default_factory=dict)  # likewise, of the baseline
     wait_for_quiet_s: float | None = None  # how long to wait for others to leave the CPUs; None: not at all
     stall_after_s: float = STALL_AFTER_S  # without progress a round has a stall
+    level_switch: LevelSwitch | None = None  # of the experiment, not of its baseline
 
     @property
     def experiments(self) -> tuple[Experiment, ...]:
         """In the order in which they are run."""
         return (self.experiment,) if self.baseline is None else (self.baseline, self.experiment)
+
+    @property
+    def demands(self) -> tuple[Experiment, ...]:
+        """All that the machine must be able to run: the experiments, and what one becomes meanwhile."""
+        switch = self.level_switch
+        later = () if switch is None else (replace(self.experiment, level=switch.level),)
+        return (*self.experiments, *later)
 
     def profile_of(self, experiment: Experiment) -> Profile:
         """The network profile of one of the experiments. :raises UsageError: there is none of that name."""

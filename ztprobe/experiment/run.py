@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from analysis.report.wording import plural
-from ztprobe.agent import endpoints
 from ztprobe.agent.interface import Account, Agent
 from ztprobe.agent.machine_load import MachineLoad
 from ztprobe.agent.remote import AgentProcess
 from ztprobe.agent.stalls import Stall, stall_words
 from ztprobe.errors import EnforcementError, WorkloadError, ZtprobeError
+from ztprobe.experiment.followers import await_followers
+from ztprobe.experiment.level_switch import SwitchRecord
 from ztprobe.experiment.live_state import publish_so_far
 from ztprobe.experiment.missing_clients import Waiting, words
 from ztprobe.experiment.quiet_check import ensure_quiet
@@ -43,6 +44,7 @@ from ztprobe.experiment.record import (
 )
 from ztprobe.experiment.spec import Interference, RunSpec
 from ztprobe.experiment.stall_watch import RunStalls, processes_of, stalls_of, workload_pods
+from ztprobe.experiment.topology import seen_topology, unseen_topology
 from ztprobe.leases import notices
 from ztprobe.paths import STATE_DIR
 from ztprobe.pods.model import Pod
@@ -180,10 +182,12 @@ class Job:
         except ZtprobeError as error:
             self._failed_ns = time.monotonic_ns()
             self._note_exits(runtime)
+            if runtime.edges:
+                await_followers(lambda: self._note_exits(runtime), self.meta["exits"])
             with contextlib.suppress(ZtprobeError):  # the agent itself may have died
                 self._count(agent)
                 self._look_at_topology(agent, runtime)
-            self.meta.setdefault("topology", endpoints.unknown(runtime.server.name, workload_pods(runtime)))
+            self.meta.setdefault("topology", unseen_topology(runtime))
             return error
         return None
 
@@ -305,6 +309,9 @@ class Job:
         clients = [pod.name for pod in runtime.edges or runtime.clients]
         waiting = Waiting(clients, time.monotonic())
         stalls = self._stalls = stalls_of(runtime, clients, self.spec.stall_after_s)
+        switch = SwitchRecord(
+            self.spec.level_switch, runtime, self.meta, self.progress, lambda: self._watch(agent, runtime)
+        )
         self._watch(agent, runtime)
         log = GrowingLog(_log(runtime, runtime.server))
         starts: dict[Any, int] = {}
@@ -320,6 +327,7 @@ class Job:
             for event in events:
                 waiting.take(event)
                 stalls.take(event)
+                switch.take(event)
                 number = event.get("round")
                 if event["event"] == "round_start":
                     starts[number] = event["time_monotonic_ns"]
@@ -365,17 +373,7 @@ class Job:
         agent.watch(processes)
 
     def _look_at_topology(self, agent: Agent, runtime: Runtime) -> None:
-        """Until all who connect to somebody have been seen to: often before round 1, then round by round."""
-        before, server = self.meta.get("topology"), runtime.server.name
-        expected = {pod.name for pod in (*runtime.edges, *runtime.clients)}
-        if before is not None and expected <= {pod for served in before["serves"].values() for pod in served}:
-            return
-        seen = agent.topology()
-        # Whose log the rounds are from is known; the rest was seen.
-        self.meta["topology"] = {
-            "rounds_of": server,
-            **(seen if before is None else endpoints.merged(before, seen)),
-        }
+        self.meta["topology"] = seen_topology(self.meta, agent, runtime)
 
     def _check(self, agent: Agent) -> None:
         status = agent.status()

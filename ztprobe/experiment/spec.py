@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from ztprobe.experiment.level_switch import LevelSwitch
 from ztprobe.experiment.names import Experiment
 from ztprobe.experiment.request import STALL_AFTER_S, TraceRequest
 from ztprobe.paths import MANIFESTS_DIR
@@ -35,6 +36,7 @@ class RunSpec:
     # rounds, so that a mistake in them shows there.
     try_controls: bool = True
     stall_after_s: float = STALL_AFTER_S
+    level_switch: LevelSwitch | None = None  # while rounds go on
 
 
 class Interference(Protocol):
@@ -68,6 +70,7 @@ def spec_of(
     :raises UsageError: there is no profile of that name.
     """
     experiment = experiment or request.experiment
+    switch = request.level_switch if experiment is request.experiment else None
     return RunSpec(
         experiment=experiment,
         profile=profile or request.profile_of(experiment),
@@ -82,10 +85,12 @@ def spec_of(
             level=experiment.level,
             fl=request.fl if experiment is request.experiment else request.baseline_fl,
             environment=dict(environment or {}),
+            later_level=None if switch is None else switch.level,
         ),
         offloads=offloads,
         congestion_control=congestion_control,
         limit_s=limit_s,
         wait_for_quiet_s=request.wait_for_quiet_s,
         stall_after_s=request.stall_after_s,
+        level_switch=switch,
     )

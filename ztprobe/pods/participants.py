@@ -153,7 +153,7 @@ class Participants:
 
     def look(self) -> list[Participant]:
         """See who is there now. :returns: those that were not there before."""
-        self._table.look()
+        self._table.look({member.pid for one in self._by_root.values() for member in one.running})
         self._own |= {one.pid for one in self._table.ancestors(os.getpid())}
         known = set(self._by_root)
         for one in self._by_root.values():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,8 +57,12 @@ class ProcessTable:
     def __iter__(self) -> Iterator[OneProcess]:
         return iter(self._known.values())
 
-    def look(self) -> None:
-        """See who is there now."""
+    def look(self, closely: Collection[int] = ()) -> None:
+        """See who is there now.
+
+        :param closely: pids that are read again: one that has ended keeps its entry as long as its parent
+            does not ask how.
+        """
         now_s = time.monotonic()
         inodes = {}
         with os.scandir(self._proc) as entries:
@@ -69,7 +73,7 @@ class ProcessTable:
             self._forget(pid)
         for pid, inode in inodes.items():
             is_new = self._inodes.get(pid) != inode
-            if is_new or now_s - self._since_s[pid] < _YOUNG_S:
+            if is_new or pid in closely or now_s - self._since_s[pid] < _YOUNG_S:
                 found = self._read(pid)
                 if found is None:
                     self._forget(pid)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ztprobe.rundir.attachment_schema import ATTACHMENT
+from ztprobe.rundir.qdisc_schema import OBSERVED
 
 __all__ = ("LOSS_CHANNELS", "problem_in")
 
@@ -239,6 +240,20 @@ _SCHEMA: dict[str, Any] = {
             "required": ["from_ns", "to_ns"],
             "properties": {"from_ns": _COUNT, "to_ns": _COUNT},
         },
+        # A level that was put in force while rounds went on: when it was due, begun, there and proven
+        "level_switch": {
+            "type": "object",
+            "required": ["to_level", "round", "due_ns", "sidecars_ns", "policies_ns", "proofs"],
+            "properties": {
+                "to_level": {"type": "integer", "minimum": 0, "maximum": 3},
+                "round": _COUNT,
+                **{
+                    name: {"type": ["integer", "null"], "minimum": 0}
+                    for name in ("due_ns", "from_ns", "sidecars_ns", "policies_ns", "proven_ns")
+                },
+                "proofs": _PROOFS,
+            },
+        },
         # Processes that ended, when that was noticed; a negative status is the signal that killed them
         "exits": {
             "type": "array",
@@ -334,6 +349,7 @@ _SCHEMA: dict[str, Any] = {
                 "measured": {"type": ["object", "null"]},
                 "schedule": _SCHEDULE,
                 "others": _OTHERS,
+                "observed": OBSERVED,
                 "stats": {
                     "type": ["object", "null"],
                     "properties": {"delay_line": {"type": "object", "properties": {"late": _LATE}}},

@@ -8,7 +8,7 @@ or of network profiles; those belong to the agent, which acts on the same `Pod` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,6 +36,7 @@ class WorkloadOptions:
     fl: Mapping[str, Any] = field(default_factory=dict)
     # more environment for the workload's containers (ztprobe validate puts known costs there)
     environment: dict[str, str] = field(default_factory=dict)
+    later_level: int | None = None  # with other policies, to be put in force while rounds go on
 
     @property
     def network_policy(self) -> bool:
@@ -73,6 +74,15 @@ class Enforcement:
     def failed(self) -> list[Proof]:
         """What is not in force."""
         return [proof for proof in (*self.network_policy, *self.mtls) if not proof.passed]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelInForce:
+    """A level that came while rounds went on: since when (CLOCK_MONOTONIC; None: it has no such change)."""
+
+    sidecars_ns: int | None  # the server's took its port over
+    policies_ns: int | None
+    enforcement: Enforcement
 
 
 class NotProven(EnforcementError):
@@ -148,6 +158,15 @@ class Runtime(Protocol):
 
     def start_clients(self) -> None:
         """Start every client's application."""
+        ...
+
+    def switch_level(self, started: Callable[[], None]) -> LevelInForce:
+        """Put the options' ``later_level`` in force while rounds go on, and show that it is.
+
+        What shows it comes from a pod that no round waits for.
+
+        :param started: called when there are new processes.
+        """
         ...
 
     def check(self) -> None:

@@ -196,6 +196,7 @@ def _measure(
         data_dir=study.data_dir,
         out=target,
         reconnect=cell.reconnect,
+        level_switch=cell.level_switch,
         fl=dict(cell.fl),
     )
     directory = create_run_dir(partial, shown=target)

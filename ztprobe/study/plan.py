@@ -25,6 +25,7 @@ from ztprobe.documents.files import read_text
 from ztprobe.documents.problem import DocumentError, shown
 from ztprobe.documents.strict_yaml import Parsed, decimal_scalar, parse_yaml
 from ztprobe.errors import UsageError
+from ztprobe.experiment.level_switch import LevelSwitch, parse_level_switch
 from ztprobe.experiment.names import DISTRIBUTIONS, LEVELS, MAX_SEED, Experiment
 from ztprobe.experiment.request import TraceRequest
 
@@ -42,6 +43,7 @@ __all__ = (
 PLANS_DIR = Path(__file__).parent / "plans"
 
 _MOST_BYTES = 1 << 20
+_KEPT = "none"  # of switch_level
 _MOST_SHOWN = 160  # characters of what the schema says
 # Options by name (x_y) and the number of clients -> those that differ from the defaults, or UsageError.
 OptionCheck: TypeAlias = Callable[[Mapping[str, Any], int], Mapping[str, Any]]
@@ -79,6 +81,7 @@ _SCHEMA: dict[str, Any] = {
                     "minItems": 1,
                     "items": {"type": "string", "pattern": "^[a-z0-9_]+$"},
                 },
+                "switch_level": {"type": "array", "minItems": 1, "items": {"type": "string"}},
             },
             "patternProperties": {
                 f"^{_OPTION}[a-z]+(-[a-z]+)*$": {
@@ -100,6 +103,7 @@ class Cell:
     clients: int = 5
     reconnect: bool = False
     congestion_control: str = "cubic"  # of the pods' connections, as the kernel calls it
+    level_switch: LevelSwitch | None = None  # while rounds go on
     fl: tuple[tuple[str, Any], ...] = ()  # the workload's options that differ from its defaults
 
     @property
@@ -109,12 +113,23 @@ class Cell:
         clients = "" if self.clients == Cell.clients else f"-c{self.clients}"
         reconnect = "-reconnect" if self.reconnect else ""
         control = "" if self.congestion_control == Cell.congestion_control else f"-{self.congestion_control}"
-        return f"{self.experiment.name}{clients}{reconnect}{control}{options}"
+        switch = "" if self.level_switch is None else f"-{self.level_switch.slug}"
+        return f"{self.experiment.name}{clients}{reconnect}{control}{switch}{options}"
+
+    @property
+    def demands(self) -> tuple[Experiment, ...]:
+        """What the machine must be able to run for it."""
+        switch = self.level_switch
+        later = () if switch is None else (dataclasses.replace(self.experiment, level=switch.level),)
+        return (self.experiment, *later)
 
     def as_dict(self) -> dict[str, Any]:
-        """As study.json has it; without options as it was before there were any."""
-        plain = dataclasses.asdict(self) | {"name": self.name, "fl": dict(self.fl)}
-        return plain if self.fl else {key: value for key, value in plain.items() if key != "fl"}
+        """As study.json has it: a switch and options only where there are some."""
+        more: dict[str, Any] = {"fl": dict(self.fl)} if self.fl else {}
+        if self.level_switch is not None:
+            more["level_switch"] = self.level_switch.name
+        values = dataclasses.asdict(self) | {"name": self.name}
+        return {name: value for name, value in values.items() if name not in ("level_switch", "fl")} | more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,11 +206,10 @@ def load_study(name: str, profiles: Sequence[str], check_options: OptionCheck | 
     if "clients" in factors and "clients" in plan:
         line = parsed.line(("clients",))
         raise UsageError(f"{path}:{line}: clients: is a factor and a fixed number; give one")
-    cells = _cells(factors, plan.get("clients", Cell.clients))
     return Study(
         name=plan["name"],
         rounds=plan["rounds"],
-        cells=_with_options(cells, factors, check_options, path),
+        cells=_with_options(_cells(path, parsed), factors, check_options, path),
         repetitions=plan.get("repetitions", 1),
         retries=plan.get("retries", 0),
         contention_retries=plan.get("contention_retries", Study.contention_retries),
@@ -223,25 +237,36 @@ def _read(path: Path) -> Parsed:
     return documents[0]
 
 
-def _cells(factors: Mapping[str, list[Any]], clients: int) -> tuple[Cell, ...]:
+def _cells(path: Path, parsed: Parsed) -> tuple[Cell, ...]:
+    plan = parsed.value
+    factors: Mapping[str, list[Any]] = plan["factors"]
     combinations = itertools.product(
         factors.get("profile", ["net0"]),
         factors.get("level", [0]),
         factors.get("distribution", ["iid"]),
         factors.get("seed", [0]),
-        factors.get("clients", [clients]),
+        factors.get("clients", [plan.get("clients", Cell.clients)]),
         factors.get("reconnect", [False]),
         factors.get("congestion_control", [Cell.congestion_control]),
+        enumerate(factors.get("switch_level", [_KEPT])),
     )
-    cells = (
-        Cell(
-            experiment=Experiment(profile=profile, level=level, distribution=distribution, seed=seed),
-            clients=count,
-            reconnect=reconnect,
-            congestion_control=control,
+    cells = []
+    for profile, level, distribution, seed, count, reconnect, control, (number, text) in combinations:
+        experiment = Experiment(profile=profile, level=level, distribution=distribution, seed=seed)
+        try:
+            switch = None if text == _KEPT else parse_level_switch(text, experiment, plan["rounds"])
+        except UsageError as error:
+            line = parsed.line(("factors", "switch_level", number))
+            raise UsageError(f"{path}:{line}: factors.switch_level: {error}") from error
+        cells.append(
+            Cell(
+                experiment=experiment,
+                clients=count,
+                reconnect=reconnect,
+                congestion_control=control,
+                level_switch=switch,
+            )
         )
-        for profile, level, distribution, seed, count, reconnect, control in combinations
-    )
     return tuple(dict.fromkeys(cells))
 
 
@@ -281,9 +306,10 @@ def pair_study(request: TraceRequest, repetitions: int) -> Study:
             experiment=experiment,
             clients=request.clients,
             reconnect=request.reconnect,
-            fl=tuple(fl.items()),
+            level_switch=request.level_switch if experiment is request.experiment else None,
+            fl=tuple((request.fl if experiment is request.experiment else request.baseline_fl).items()),
         )
-        for experiment, fl in zip(request.experiments, (request.baseline_fl, request.fl), strict=True)
+        for experiment in request.experiments
     ]
     return Study(
         name=f"{cells[1].name}-against-{cells[0].name}",

@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ztprobe.rundir import files
+from ztprobe.runtime.local.workload import Workload
 
-__all__ = ("LIFETIME", "Authority", "Issuer", "spiffe_id")
+__all__ = ("LIFETIME", "Authority", "Issuer", "issue_all", "spiffe_id")
 
 LIFETIME = datetime.timedelta(hours=24)
 # Clocks of one machine agree; this is for the second that validity is rounded to.
@@ -37,6 +38,14 @@ class Issuer(Protocol):
     def issue(self, directory: Path, namespace: str, service_account: str, dns_names: Sequence[str]) -> None:
         """Write tls.crt, tls.key and ca.crt, as a Secret of type kubernetes.io/tls holds them."""
         ...
+
+
+def issue_all(issuer: Issuer, workload: Workload, secrets: Path) -> None:
+    """One for each service account, in the directory of every Secret that its pods see."""
+    for pod in {p.service_account: p for p in workload.pods}.values():
+        names = workload.served_names(pod.service_account)
+        for mount in (m for c in pod.containers for m in c.mounts if m.secret is not None):
+            issuer.issue(secrets / str(mount.secret), pod.namespace, pod.service_account, names)
 
 
 class Authority:

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from ztprobe.errors import PreflightError
 from ztprobe.pods.local import log_name
 from ztprobe.pods.model import Pod
+from ztprobe.rundir import files
 from ztprobe.runtime.interface import WorkloadOptions
 from ztprobe.runtime.local import dns
 from ztprobe.runtime.local.cgroups import Tree
@@ -165,6 +166,10 @@ class Containers:
         """Where on this machine the files are that the pod's containers see at ``path``."""
         return self._pod_directory(pod) / "volumes" / str(path).strip("/").replace("/", "-")
 
+    def renew(self, pod: Pod, file: PurePosixPath, text: str) -> None:
+        """Change a file that the pod's containers see, as the kubelet does with a ConfigMap's."""
+        files.write_whole(self.volume(pod, file.parent) / file.name, text.encode(), make=0o755)
+
     def pid(self, pod: str, container: str) -> int:
         """Of a container that was started. :raises KeyError: it was not."""
         return self._running[f"{pod}/{container}"]
@@ -172,6 +177,17 @@ class Containers:
     def exits(self) -> dict[str, int]:
         """POD/CONTAINER -> exit status (negative: the signal) of all that have ended."""
         return self._bare.poll() | ({} if self._warm is None else self._warm.poll())
+
+    def ended(self, pods: Sequence[str]) -> list[tuple[str, str, int]]:
+        """Pod, container and exit status of all that have ended, whoever may have brought it about first.
+
+        That is who was killed before who ended by itself, and then those who are served by somebody after it.
+
+        :param pods: their names, servers before their clients.
+        """
+        order = {pod: number for number, pod in enumerate(pods)}
+        found = [(*key.partition("/")[::2], status) for key, status in self.exits().items()]
+        return sorted(found, key=lambda one: (one[2] > 0, order.get(one[0], -1), one))
 
     def log_path(self, pod: str, container: str) -> Path:
         """Standard output; standard error is beside it as ``.err``."""

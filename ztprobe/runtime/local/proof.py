@@ -10,6 +10,7 @@ seconds at most when nothing is wrong.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import socket
 import ssl
@@ -24,7 +25,7 @@ from ztprobe.pods.model import Pod
 from ztprobe.runtime.interface import Enforcement, Proof
 from ztprobe.runtime.local import dns, firewall
 
-__all__ = ("ProofScene", "prove")
+__all__ = ("ProofScene", "prove", "prove_policies", "prove_sidecar")
 
 # Silence for longer than any profile's round trip (net4: 0.3 s) and than a retransmitted
 # SYN takes to be answered (1 s + 0.3 s).
@@ -96,6 +97,32 @@ def prove(scenes: Sequence[ProofScene]) -> Enforcement:
     )
 
 
+def prove_policies(scene: ProofScene) -> Proof:
+    """Knock at the server's port from a pod that no policy lets in, whose packets no round waits for."""
+    check = _tcp(
+        f"{'forbidden' if scene.policy else 'open without policy'}: {scene.outsider.name} ->"
+        f" {scene.server.name}:{scene.port}/tcp",
+        scene.outsider,
+        scene.server,
+        scene.port,
+        CONNECTED,
+        blocked=scene.policy,
+    )
+    before = firewall.dropped(scene.node)
+    return check.judge(check.run(), before, firewall.dropped(scene.node))
+
+
+def prove_sidecar(scene: ProofScene) -> list[Proof]:
+    """Speak to the server's sidecar from the outsider, before policies keep that out."""
+    if scene.certificates is None:
+        return []
+    own, foreign = scene.certificates
+    checks = _tls_checks(dataclasses.replace(scene, clients=(scene.outsider,)), own, foreign, "the clients'")
+    with ThreadPoolExecutor(max_workers=len(checks)) as pool:
+        observed = list(pool.map(lambda check: check.run(), checks))
+    return [check.judge(seen, {}, {}) for check, seen in zip(checks, observed, strict=True)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Check:
     name: str
@@ -153,11 +180,11 @@ def _tcp(name: str, source: Pod, target: Pod, port: int, unhindered: str, blocke
     )
 
 
-def _tls_checks(scene: ProofScene, own: Path, foreign: Path) -> list[_Check]:
+def _tls_checks(scene: ProofScene, own: Path, foreign: Path, whose: str = "its") -> list[_Check]:
     client, application_port = scene.clients[0], scene.loopback_port or 0
     return [
         _Check(
-            name=f"{client.name} with its certificate -> {scene.server.name}:{scene.port}",
+            name=f"{client.name} with {whose} certificate -> {scene.server.name}:{scene.port}",
             expected=f"TLSv1.3 with {scene.server_identity}, accepted",
             run=lambda: _handshake(scene, client, own, own),
             passes=lambda seen: seen == f"TLSv1.3 with {scene.server_identity}, accepted",

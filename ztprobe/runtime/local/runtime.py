@@ -14,24 +14,25 @@ from __future__ import annotations
 import dataclasses
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from ztprobe import paths, policy
-from ztprobe.errors import PreflightError, UsageError, WorkloadError
+from ztprobe.errors import PreflightError, WorkloadError
 from ztprobe.kernelnet.sockets import tcp_sockets
 from ztprobe.pods.live_objects import publish_objects
 from ztprobe.pods.local import LocalPods
 from ztprobe.pods.model import Pod
 from ztprobe.process.interrupts import shielded
-from ztprobe.runtime.interface import Enforcement, NotProven, WorkloadOptions
+from ztprobe.runtime.interface import Enforcement, LevelInForce, NotProven, WorkloadOptions
 from ztprobe.runtime.local import (
     certificates,
     cgroups,
     dns,
     firewall,
+    later_level,
     network,
     placement,
     proof,
@@ -45,11 +46,13 @@ from ztprobe.runtime.local.level import check_level
 from ztprobe.runtime.local.machine import check_machine
 from ztprobe.runtime.local.names import NameService
 from ztprobe.runtime.local.presented_certificates import presented
+from ztprobe.runtime.local.scenes import scenes_of
 from ztprobe.runtime.local.workload import PodPlan, Workload, plan
 
 __all__ = ("LocalRuntime",)
 
 _READY_S, _POLL_S = 30.0, 0.005
+_DRAIN_S = 1.0  # from a client's look at an address to its connection, under any profile of ours
 
 
 class LocalRuntime:
@@ -87,12 +90,9 @@ class LocalRuntime:
         self._offloads = offloads
         self._congestion_control = congestion_control
         self._cpu_limits = cpu_limits
-        overlay = (
-            manifests_dir / "overlays" / f"sec{options.level}{'-edges' if options.fl.get('edges') else ''}"
-        )
-        if not overlay.is_dir() and options.fl.get("edges"):
-            raise UsageError(f"--fl-edges: {overlay} is missing, which sec{options.level} needs with edges")
-        self._workload: Workload = plan(render(overlay), options)
+        workload = plan(render(later_level.overlay_of(manifests_dir, options)), options)
+        self._later = later_level.read_later_level(manifests_dir, options, workload)
+        self._workload: Workload = later_level.prepared(workload, self._later)
         self._plans = {pod.name: pod for pod in self._workload.pods}
         self._mtls = options.mutual_tls
         self._placed = placement.place(self._workload)
@@ -167,7 +167,12 @@ class LocalRuntime:
         :raises PreflightError: not root, or this machine lacks something.
         :raises UsageError: the run's name is taken.
         """
-        check_machine(self._workload, mutual_tls=self._mtls, congestion_control=self._congestion_control)
+        to_be = self._workload if self._later is None else self._later.workload
+        check_machine(
+            to_be,
+            mutual_tls=any(c.sidecar for p in to_be.pods for c in p.containers),
+            congestion_control=self._congestion_control,
+        )
         try:
             self._log_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -179,7 +184,7 @@ class LocalRuntime:
             journal.namespaces(self._node.name(pod) for pod in ("node", *self._placed))
             preload = preload_for(self._workload, self._options)
             self._containers = Containers(journal, self._tree, self._log_dir, preload)
-            create_cgroups(journal, self._tree, self._workload.pods, cpu_limits=self._cpu_limits)
+            create_cgroups(journal, self._tree, to_be.pods, cpu_limits=self._cpu_limits)
             self._node.create()
             for name, where in self._placed.items():
                 self._pods[name] = self._node.add(where)
@@ -198,31 +203,24 @@ class LocalRuntime:
         :raises EnforcementError: the node refuses the rules.
         :raises WorkloadError: a sidecar does not become ready.
         """
-        if self._workload.policies:
+        # With nothing in force yet, too: a policy that comes later must know the connections that there are.
+        if self._workload.policies or self._later is not None:
             firewall.load(self.node_netns, policy.to_nft(self._rules))
+        if self._workload.policies:
             publish_objects(paths.STATE_DIR / self._run_id, self._workload.policy_objects)
-        if not self._mtls:
-            return
-        self._issue_certificates()
-        self._up().launch(
-            [(self._pods[p.name], c) for p in self._workload.pods for c in p.containers if c.sidecar]
-        )
+        if self._mtls:
+            certificates.issue_all(self.authority, self._workload, self._up().secrets_directory)
+            self._start_sidecars(self._workload.pods)
+
+    def _start_sidecars(self, plans: Sequence[PodPlan]) -> None:
+        self._up().launch([(self._pods[p.name], c) for p in plans for c in p.containers if c.sidecar])
         # As the kubelet does: without a startup probe a sidecar is not waited for.
-        probed = [
-            p.name for p in self._workload.pods if any(c.sidecar and c.startup_probe for c in p.containers)
-        ]
+        probed = [p.name for p in plans if any(c.sidecar and c.startup_probe for c in p.containers)]
         waiting = [self._pods[name] for name in probed]
         for _ in self._until("sidecars are not ready"):
             waiting = [pod for pod in waiting if not sidecar.backends_ready(pod.netns)]
             if not waiting:
                 return
-
-    def _issue_certificates(self) -> None:
-        for pod in {p.service_account: p for p in self._workload.pods}.values():
-            names = self._workload.served_names(pod.service_account)
-            for mount in (m for c in pod.containers for m in c.mounts if m.secret is not None):
-                directory = self._up().secrets_directory / str(mount.secret)
-                self.authority.issue(directory, pod.namespace, pod.service_account, names)
 
     def enforce(self, policies: Sequence[Mapping[str, Any]]) -> None:
         """Put these NetworkPolicies in force in place of the present ones, as a change in a cluster would.
@@ -235,6 +233,36 @@ class LocalRuntime:
         firewall.load(self.node_netns, policy.to_nft(self._rules), replace=True)
         change = {"time_monotonic_ns": time.monotonic_ns(), "objects": list(self._workload.policy_objects)}
         self._changes.append(change)
+
+    def switch_level(self, started: Callable[[], None]) -> LevelInForce:
+        """See `ztprobe.runtime.interface.Runtime`."""
+        if (later := self._later) is None:
+            raise RuntimeError("no later level was asked for")
+        sidecars_ns = policies_ns = None
+        self._workload = later.workload
+        self._options, self._placed, self._mtls = later.options, dict(later.placed), later.options.mutual_tls
+        if later.adds_sidecars:
+            certificates.issue_all(self.authority, self._workload, self._up().secrets_directory)
+            self._start_sidecars(self._workload.clients)
+            started()
+            for client in self._workload.clients:
+                address = client.application.env["FL_SERVER"]
+                self._up().renew(self._pods[client.name], later_level.ADDRESS_FILE, address)
+            # Who has just read the old one gets there first; who reads this one tries until it is answered.
+            time.sleep(_DRAIN_S)
+            self._start_sidecars([self._workload.server])
+            started()
+            sidecars_ns = time.monotonic_ns()
+        scene = self._scenes()[0]
+        found = self.expected()
+        if later.adds_sidecars:
+            found = dataclasses.replace(found, mtls=tuple(proof.prove_sidecar(scene)))
+        if later.changes_policies:
+            self.enforce(later.workload.policies)
+            policies_ns = time.monotonic_ns()
+            publish_objects(paths.STATE_DIR / self._run_id, self._workload.policy_objects)
+            found = dataclasses.replace(found, network_policy=(proof.prove_policies(scene),))
+        return LevelInForce(sidecars_ns=sidecars_ns, policies_ns=policies_ns, enforcement=found)
 
     def machine_setting(self, file: Path, value: str) -> AbstractContextManager[None]:
         """A setting of the whole machine that the run's journal takes back, whatever ends the run."""
@@ -283,37 +311,15 @@ class LocalRuntime:
         return found
 
     def _scenes(self) -> list[proof.ProofScene]:
-        """Between which pods the controls are to be shown: clients and server, with edges those two ways."""
-        workload = self._workload
-        if workload.edge_service is None:
-            return [self._scene(workload.server, workload.clients, workload.service.domain_name)]
-        edge = workload.edges[0]
-        own = [name for name, pod in workload.edge_names.items() if pod == edge.name]
-        return [
-            self._scene(workload.server, workload.edges, workload.service.domain_name, workload.clients[0]),
-            self._scene(edge, workload.clients, own[0]),
-        ]
-
-    def _scene(
-        self, server: PodPlan, clients: Sequence[PodPlan], name: str, stranger: PodPlan | None = None
-    ) -> proof.ProofScene:
-        secrets = self._up().secrets_directory
-        client, foreign = clients[0], stranger or server
-        return proof.ProofScene(
+        up = self._up()
+        return scenes_of(
+            self._workload,
+            self._options,
             node=self.node_netns,
-            server=self._pods[server.name],
-            clients=tuple(self._pods[p.name] for p in clients),
-            dns=self._pods[dns.POD],
-            outsider=self._pods[placement.OUTSIDER],
-            stranger=None if stranger is None else self._pods[stranger.name],
-            service_name=name,
-            port=self._workload.service.port,
-            loopback_port=self.loopback_port(server.name),
-            policy=self._options.network_policy,
-            certificates=(secrets / client.secret, secrets / foreign.secret) if self._mtls else None,
-            client_identity=certificates.spiffe_id(client.namespace, client.service_account),
-            server_identity=certificates.spiffe_id(server.namespace, server.service_account),
-            server_proxy_log=self._up().log_path(server.name, "proxy"),
+            pods=self._pods,
+            secrets=up.secrets_directory,
+            loopback_ports={name: where.loopback_port for name, where in self._placed.items()},
+            proxy_log=lambda pod: up.log_path(pod, "proxy"),
         )
 
     def start_clients(self) -> None:
@@ -322,8 +328,7 @@ class LocalRuntime:
 
     def check(self) -> None:
         """:raises WorkloadError: a container ended that should not have, or with an error."""
-        for key, status in self._up().exits().items():
-            pod, _, container = key.partition("/")
+        for pod, container, status in self._up().ended([pod.name for pod in self._workload.pods]):
             application = pod in self._plans and self._plans[pod].application.name == container
             if status == 0 and application:
                 continue
@@ -331,7 +336,7 @@ class LocalRuntime:
             how = killed or f"exited with status {status}"
             if self._tree.oom_kills(pod, container):
                 how += " (out of memory: its limit is in the manifests)"
-            raise WorkloadError(f"{key} {how}: {self._up().last_words(pod, container)}")
+            raise WorkloadError(f"{pod}/{container} {how}: {self._up().last_words(pod, container)}")
 
     def exits(self) -> dict[str, int]:
         """See `ztprobe.runtime.interface.Runtime`."""
@@ -359,9 +364,7 @@ class LocalRuntime:
             "tls_session_resumption": "off" if self._mtls else None,
             "cgroups": self._tree.hierarchies.version,
             "limits_unavailable": sorted(self._tree.unavailable),
-            "memory_limits_bytes": {
-                f"{p.name}/{c.name}": c.memory_limit_bytes for p in self._workload.pods for c in p.containers
-            },
+            "memory_limits_bytes": self._workload.memory_limits_bytes,
             "cpu_limits": "applied" if self._cpu_limits else "off: throttling would distort the rounds",
             "object_changes": list(self._changes),
             "certificates": presented(

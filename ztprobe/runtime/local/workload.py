@@ -145,6 +145,11 @@ class Workload:
         return (self.server, *self.edges, *self.clients)
 
     @property
+    def memory_limits_bytes(self) -> dict[str, int | None]:
+        """POD/CONTAINER -> its limit; None: it has none."""
+        return {f"{p.name}/{c.name}": c.memory_limit_bytes for p in self.pods for c in p.containers}
+
+    @property
     def edge_names(self) -> dict[str, str]:
         """Domain name -> edge pod: each has its own below the edges' headless service."""
         if self.edge_service is None:

@@ -46,6 +46,7 @@ class Variant:
     networks: tuple[str, ...] = NETWORKS
     modes: tuple[str, ...] = MODES
     clients: int = 2
+    edges: int = 0  # edge aggregators between server and clients
     rounds: int = 3
     bulk: bool = False
     compute_ms: float = 100.0

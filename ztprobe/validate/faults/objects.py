@@ -16,7 +16,7 @@ import yaml
 from ztprobe.paths import MANIFESTS_DIR
 from ztprobe.runtime.local.kustomize import render
 
-__all__ = ("Edit", "EditedObjects", "write_overlay")
+__all__ = ("Edit", "EditedObjects", "overlay_name", "write_overlay")
 
 Document = dict[str, Any]
 
@@ -86,16 +86,23 @@ class EditedObjects:
 Edit = Callable[[EditedObjects], None]
 
 
-def write_overlay(level: int, edit: Edit | None, directory: Path) -> Path:
+def overlay_name(level: int, *, edges: bool) -> str:
+    """Of a level's objects, with or without edge aggregators."""
+    return f"sec{level}{'-edges' if edges else ''}"
+
+
+def write_overlay(level: int, edit: Edit | None, directory: Path, *, edges: bool = False) -> Path:
     """Write a level's objects, edited, and return the directory of manifests that holds them.
 
     :param directory: to make.
+    :param edges: whether those with edge aggregators.
     """
-    documents = copy.deepcopy(render(MANIFESTS_DIR / "overlays" / f"sec{level}"))
+    name = overlay_name(level, edges=edges)
+    documents = copy.deepcopy(render(MANIFESTS_DIR / "overlays" / name))
     objects = EditedObjects(documents)
     if edit is not None:
         edit(objects)
-    overlay = directory / "overlays" / f"sec{level}"
+    overlay = directory / "overlays" / name
     overlay.mkdir(parents=True)
     head = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",

@@ -79,7 +79,7 @@ def run_fault(planned: PlannedFault, out: Path, manifests: Path) -> FaultRun:
         experiment=planned.experiment,
         mode=planned.mode,
     )
-    write_overlay(variant.level, variant.edit, manifests)
+    write_overlay(variant.level, variant.edit, manifests, edges=bool(variant.edges))
     breaking = _Breaking(planned, out)
     started_s = time.monotonic()
     try:
@@ -115,7 +115,8 @@ def spec_of_fault(planned: PlannedFault, out: Path, manifests: Path) -> RunSpec:
         data_dir=None,
         out=out,
         reconnect=planned.mode == "reconnecting",
-        fl={"client": "synthetic", "synthetic_compute_ms": variant.compute_ms},
+        fl={"client": "synthetic", "synthetic_compute_ms": variant.compute_ms}
+        | ({"edges": variant.edges} if variant.edges else {}),
     )
     environment = {
         "FL_ROUND_DEADLINE_S": f"{variant.deadline_s:g}",
@@ -160,7 +161,7 @@ class _Breaking:
 
     @contextlib.contextmanager
     def during(self, runtime: Runtime) -> Iterator[None]:
-        pods = (runtime.server, *runtime.clients)
+        pods = (runtime.server, *runtime.edges, *runtime.clients)
         logs = {pod.name: runtime.source.log(pod, runtime.applications[pod.name]) for pod in pods}
         follower = Follower(logs)
         scene = Scene(runtime=runtime, server_port=_PORT, follower=follower, state_dir=self.state_dir)

@@ -82,8 +82,8 @@ class Scene:
 
     @property
     def pods(self) -> list[Pod]:
-        """The experiment's pods, server first."""
-        return [self.runtime.server, *self.runtime.clients]
+        """The experiment's pods, server first, then edge aggregators."""
+        return [self.runtime.server, *self.runtime.edges, *self.runtime.clients]
 
     def pod(self, name: str) -> Pod:
         """One of them. :raises KeyError: there is none of that name."""

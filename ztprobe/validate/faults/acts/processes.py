@@ -6,6 +6,7 @@ import contextlib
 import os
 import resource
 import signal
+from pathlib import Path
 
 from ztprobe.errors import WorkloadError
 from ztprobe.validate.faults.acts.act import Do, Undo
@@ -15,6 +16,7 @@ from ztprobe.validate.inject.scene import Scene
 __all__ = (
     "evict",
     "kill",
+    "limit_address_space",
     "limit_cpu",
     "limit_files",
     "limit_memory",
@@ -64,6 +66,18 @@ def limit_files(pod: str, container: str, more: int) -> Do:
         highest = max(int(entry) for entry in os.listdir(f"/proc/{pid}/fd"))
         limit = highest + 1 + more
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limit))
+
+    return do
+
+
+def limit_address_space(pod: str, container: str) -> Do:
+    """Let a process map no more memory than it has mapped: what it asks for next is refused."""
+
+    def do(scene: Scene) -> None:
+        pid = scene.pid(pod, container)
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize()
+        resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))
 
     return do
 

@@ -8,8 +8,8 @@ import signal
 from ztprobe.validate.faults.acts.act import NODE, Act
 from ztprobe.validate.faults.acts.filters import change_names
 from ztprobe.validate.faults.acts.links import link_down, sysctl
-from ztprobe.validate.faults.acts.processes import evict, kill, stop
-from ztprobe.validate.faults.catalogue.words import OTHER, SERVER, TARGET, amid_round
+from ztprobe.validate.faults.acts.processes import evict, kill, limit_address_space, stop
+from ztprobe.validate.faults.catalogue.words import EDGE, OTHER, SERVER, TARGET, amid_round
 from ztprobe.validate.faults.model import Fault, Variant
 from ztprobe.validate.faults.objects import Edit, EditedObjects
 from ztprobe.validate.scenarios.plan import per_round
@@ -19,6 +19,7 @@ __all__ = ("FAULTS",)
 _HOST = "fl-server.fl.svc.cluster.local"
 _NOBODY, _ELSEWHERE = "10.244.0.99", "10.99.0.1"  # in the pods' network; beyond it
 _PERSISTENT, _RECONNECTING = ("persistent",), ("reconnecting",)
+_EDGE_ENDED = r"ended: .*fl-edge-0/edge (was killed|exited)"
 _LONG_TRAINING = {"FL_INJECT_COMPUTE_SLEEP_MS": per_round({}, 6000.0)}
 
 
@@ -302,6 +303,36 @@ FAULTS = (
             "a client's pod is evicted in round 2, with its sidecar",
             2,
             Act("evict", evict(OTHER), amid_round(2)),
+        ),
+    ),
+    Fault(
+        cause="application.edge_died",
+        variants=(
+            Variant(
+                what="an edge aggregator is killed in round 2",
+                acts=(Act("kill", kill(EDGE, "edge"), amid_round(2)),),
+                shows=_EDGE_ENDED,
+                clients=4,
+                edges=2,
+            ),
+            Variant(
+                what="an edge aggregator crashes in round 3",
+                level=1,
+                acts=(Act("kill", kill(EDGE, "edge", signal.SIGSEGV), amid_round(3)),),
+                shows=_EDGE_ENDED,
+                clients=4,
+                edges=2,
+            ),
+            Variant(
+                what="an edge aggregator gets no more memory in round 2, and ends, with sidecars",
+                level=2,
+                acts=(Act("address space", limit_address_space(EDGE, "edge"), amid_round(2)),),
+                shows=r"fl-edge-0\.edge said: .*(MemoryError|can't start new thread)",
+                clients=4,
+                edges=2,
+                bulk=True,
+                deadline_s=25,
+            ),
         ),
     ),
 )

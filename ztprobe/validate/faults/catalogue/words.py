@@ -9,6 +9,7 @@ from ztprobe.validate.scenarios.plan import OTHER, SERVER, TARGET
 __all__ = (
     "CLIENTS_POLICY",
     "DNS_POLICY",
+    "EDGE",
     "OTHER",
     "SERVER",
     "SERVERS_POLICY",
@@ -18,6 +19,7 @@ __all__ = (
 )
 
 CLIENTS_POLICY, SERVERS_POLICY, DNS_POLICY = "fl-client-to-server", "fl-server-from-clients", "allow-dns"
+EDGE = "fl-edge-0"  # the one before TARGET and OTHER, where there are two edges and four clients
 
 
 def amid_round(number: int) -> ActMoment:
