@@ -141,9 +141,9 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
 def _completion(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Runs by each factor's values, for the factors that vary."""
     rows = []
-    options = sorted({name for cell in cells for name in cell["fl"]})
+    options = sorted({name for cell in cells for name in cell.get("fl", {})})
     told = [(name, [cell[name] for cell in cells]) for name in _FACTORS]
-    told += [(option, [cell["fl"].get(option, "not given") for cell in cells]) for option in options]
+    told += [(option, [cell.get("fl", {}).get(option, "not given") for cell in cells]) for option in options]
     for factor, values in told:
         distinct = list(dict.fromkeys(values))
         for value in distinct if len(distinct) > 1 else ():

@@ -107,7 +107,7 @@ def factors_of(cells: Sequence[Mapping[str, Any]]) -> tuple[list[Factor], list[d
                 "distribution": str(cell["distribution"]),
                 "seed": str(cell["seed"]),
             }
-            | {_option_name(name): str(cell["fl"].get(name, _NOT_GIVEN)) for name in options}
+            | {_option_name(name): str(cell.get("fl", {}).get(name, _NOT_GIVEN)) for name in options}
         )
     factors = []
     for name in coded[0] if coded else ():

@@ -125,11 +125,9 @@ class Cell:
 
     def as_dict(self) -> dict[str, Any]:
         """As study.json has it: a switch and options only where there are some."""
-        more: dict[str, Any] = {}
+        more: dict[str, Any] = {"fl": dict(self.fl)} if self.fl else {}
         if self.level_switch is not None:
             more["level_switch"] = self.level_switch.name
-        if self.fl:
-            more["fl"] = dict(self.fl)
         values = dataclasses.asdict(self) | {"name": self.name}
         return {name: value for name, value in values.items() if name not in ("level_switch", "fl")} | more
 
