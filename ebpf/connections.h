@@ -206,13 +206,15 @@ static inline int key_of_untyped_sock(struct conn_key *key, const void *sk)
     return 1;
 }
 
-static inline void emit_burst(struct conn *conn, const struct half *half, u32 hook, u32 dir, u64 id)
+static inline void emit_burst(struct conn *conn, const struct half *half, u64 first_ns, u32 bytes, u32 hook, u32 dir,
+                              u64 id)
 {
     struct burst *event = reserve_burst();
     if (!event)
         return;
-    PREFIX(event, EVENT_BURST, half->last_ns, conn->id, conn->key.netns, id);
-    event->first_ns = half->first_ns;
+    u64 last_ns = half->last_ns;
+    PREFIX(event, EVENT_BURST, last_ns > first_ns ? last_ns : first_ns, conn->id, conn->key.netns, id);
+    event->first_ns = first_ns;
     event->tail_ns = half->tail_ns;
     event->cwnd_ns = half->cwnd_ns;
     event->rwnd_ns = half->rwnd_ns;
@@ -223,7 +225,7 @@ static inline void emit_burst(struct conn *conn, const struct half *half, u32 ho
     event->first_seq = half->first_seq;
     event->end_seq = half->end_seq;
     event->tail_end_seq = half->tail_end_seq;
-    event->bytes = half->bytes;
+    event->bytes = bytes;
     event->packets = half->packets;
     event->small_packets = half->small_packets;
     event->late_packets = half->late_packets;
@@ -234,7 +236,7 @@ static inline void emit_burst(struct conn *conn, const struct half *half, u32 ho
 
 static inline void reset_burst(struct half *half)
 {
-    half->first_ns = half->last_ns = half->tail_ns = 0;
+    half->last_ns = half->tail_ns = 0; /* who closes it has taken first_ns */
     half->cwnd_ns = half->rwnd_ns = half->queue_ns = 0;
     half->http2_ns = half->starved_ns = half->flight_ns = 0;
     half->first_seq = half->end_seq = half->tail_end_seq = 0;
@@ -243,9 +245,17 @@ static inline void reset_burst(struct half *half)
 
 static inline void close_burst(struct conn *conn, struct half *half, u32 hook, u32 dir, u64 id)
 {
-    if (likely(!half->bytes))
+    u32 bytes = half->bytes;
+    if (likely(!bytes))
         return;
-    emit_burst(conn, half, hook, dir, id);
+    /* Two CPUs may be at it in one moment (tried: a connection's end and its application's last read). One of them
+     * gets the time at which the burst began, and with it the burst. */
+    u64 first_ns = __sync_lock_test_and_set(&half->first_ns, 0ULL);
+    if (unlikely(!first_ns)) {
+        half->bytes = 0;
+        return;
+    }
+    emit_burst(conn, half, first_ns, bytes, hook, dir, id);
     reset_burst(half);
 }
 

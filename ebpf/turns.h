@@ -8,10 +8,14 @@ static inline void end_turn(struct conn *conn, struct speech *speech, u32 hook, 
 {
     if (!speech->first_ns)
         return;
+    /* As with bursts: of two CPUs that end it in one moment, one gets it. */
+    u64 first_ns = __sync_lock_test_and_set(&speech->first_ns, 0ULL), last_ns = speech->last_ns;
+    if (unlikely(!first_ns))
+        return;
     struct turn *event = reserve_point();
     if (event) {
-        PREFIX(event, EVENT_TURN, speech->last_ns, conn->id, conn->key.netns, speech->id);
-        event->first_ns = speech->first_ns;
+        PREFIX(event, EVENT_TURN, last_ns > first_ns ? last_ns : first_ns, conn->id, conn->key.netns, speech->id);
+        event->first_ns = first_ns;
         event->first_seq = speech->first_seq;
         event->end_seq = speech->end_seq;
         event->first_ack_us = speech->first_ack_us;
@@ -20,7 +24,6 @@ static inline void end_turn(struct conn *conn, struct speech *speech, u32 hook, 
         event->direction = dir;
         submit_point(event);
     }
-    speech->first_ns = 0;
 }
 
 /* Bytes up to `end_seq` that were not seen before, in one direction. */
