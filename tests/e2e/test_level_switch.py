@@ -22,7 +22,15 @@ QUICK = {"FL_MODEL": "narrow", "FL_MAX_SAMPLES": "320"}
 SWITCHED = 4
 
 
-@pytest.mark.parametrize(("level", "reconnect"), [(1, False), (1, True), (2, True), (3, False)])
+@pytest.mark.parametrize(
+    ("level", "reconnect"),
+    [
+        pytest.param(1, False, marks=pytest.mark.long),
+        (1, True),
+        pytest.param(2, True, marks=pytest.mark.long),
+        (3, False),
+    ],
+)
 def test_a_level_that_comes_in_the_middle_of_a_run(tmp_path: Path, level: int, reconnect: bool) -> None:
     before = look()
     # So short that many of them pass while sidecars come up and are tried.
