@@ -71,7 +71,7 @@ OPTIONS = {
     "--fl-compression top-k": compressed("top-k"),
     "--fl-privacy dp": Predicted(),
     "--fl-secure-aggregation masks": masked(3),
-    "--fl-secure-aggregation masks --fl-privacy dp": masked(4),
+    "--fl-secure-aggregation masks --fl-privacy dp": masked(3),
     "--fl-attack sign-flip": Predicted(),
     "--fl-attack scale": Predicted(),
     "--fl-edges 2": Predicted(clients=4),
