@@ -27,7 +27,7 @@ __all__ = ("REFERENCE", "check_enough", "prediction_interval", "reproduction_of"
 
 REFERENCE = "net0-sec0"
 _LEAST_RATIOS = 2  # without a second one nothing is known of how they vary
-_SETTINGS = ("distribution", "clients", "reconnect", "congestion_control", "level_switch")
+_SETTINGS = ("distribution", "clients", "reconnect", "congestion_control", "level_switch", "options")
 
 
 def prediction_interval(logarithms: Sequence[float], new: int) -> tuple[float, float]:
@@ -48,7 +48,8 @@ def usable_ratios(
 ) -> dict[str, dict[str, float]]:
     """Network and level -> seed and repetition -> median round over that of net0-sec0.
 
-    :param like: distribution, clients, reconnect, congestion_control and level_switch of runs that count.
+    :param like: distribution, clients, reconnect, congestion_control, level_switch and options of runs that
+        count.
     :param quiet: leave out runs during which others used the machine.
     """
     frame = rounds.frame

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.results.samples import PARTS
-from analysis.results.study_files import STUDY_FILE
+from analysis.results.study_files import STUDY_FILE, option_words
 from ztprobe.documents.files import read_bytes
 from ztprobe.documents.problem import DocumentError
 from ztprobe.errors import RunDirError
@@ -47,8 +47,9 @@ _FACTORS = (
     "level_switch",
 )
 _CONDITIONS = ("kernel", "backend")
-_COLUMNS = ("cell", *_FACTORS, "repetition", "contended", "round", *_CONDITIONS)
-_WORDS = ("cell", "profile", "distribution", "congestion_control", "level_switch", *_CONDITIONS)
+_OPTIONS = "options"  # the workload's, as `option_words` says them; empty: none
+_COLUMNS = ("cell", *_FACTORS, _OPTIONS, "repetition", "contended", "round", *_CONDITIONS)
+_WORDS = ("cell", "profile", "distribution", "congestion_control", "level_switch", _OPTIONS, *_CONDITIONS)
 _FLAGS = ("reconnect", "contended")
 _NUMBERS = ("level", "seed", "clients", "repetition", "round")
 _PUBLISHED = "paper-80"
@@ -76,6 +77,7 @@ def rounds_frame(cells: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         for sample, conditions in zip(cell["samples"], cell["conditions"], strict=True):
             table = pd.DataFrame(sample.parts_ns / 1e9, columns=[f"{part}_s" for part in PARTS])
             names = {"cell": cell["name"]} | {factor: cell[factor] for factor in _FACTORS}
+            names[_OPTIONS] = " ".join(option_words(cell["fl"]))
             numbers = {"repetition": int(sample.path.name.lstrip("r")), "contended": sample.contended}
             for name, value in reversed((names | numbers | {"round": sample.rounds} | conditions).items()):
                 table.insert(0, name, value)

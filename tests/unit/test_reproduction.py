@@ -28,7 +28,7 @@ LIKE: dict[str, Any] = {
     "reconnect": False,
     "congestion_control": "cubic",
 }
-LIKE |= {"level_switch": "none"}
+LIKE |= {"level_switch": "none", "options": ""}
 GROUPS = ["net0-sec3", "net2-sec0", "net2-sec3"]
 FACTORS = {"net0-sec0": 1.0, "net0-sec3": 1.2, "net2-sec0": 3.0, "net2-sec3": 4.0}
 
@@ -133,6 +133,15 @@ def test_contended_runs_of_the_study_do_not_enter_and_new_ones_are_told_first() 
     assert [len(row["recorded_ratios"]) for row in found["rows"]] == [4, 4, 4]
     assert max(row["recorded_ratio"] for row in found["rows"]) < 5
     assert printed(found).startswith("read this first: others used the machine during 1 of 8 runs")
+
+
+def test_runs_with_options_of_the_workload_are_other_runs() -> None:
+    recorded = rounds_of(range(5))
+    dearer = recorded.frame.assign(options="compression-int8")
+    dearer.loc[dearer["profile"] == "net2", "duration_s"] *= 10
+    both = dataclasses.replace(recorded, frame=pd.concat([recorded.frame, dearer], ignore_index=True))
+    new = rounds_of(range(2), chance=2)
+    assert judged(both, new)["rows"] == judged(recorded, new)["rows"]
 
 
 def test_a_study_of_one_seed_lets_nothing_be_held_against_it() -> None:

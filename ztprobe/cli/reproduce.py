@@ -53,6 +53,7 @@ def reproduce(context: click.Context, against: str, out: Path | None, as_json: b
     like = dataclasses.asdict(plan.cells[0]) | {
         "distribution": experiments[0].distribution,
         "level_switch": "none",
+        "options": "",
     }
     names = dict.fromkeys(f"{one.profile}-sec{one.level}" for one in experiments)
     groups = [name for name in names if name != REFERENCE]
