@@ -312,7 +312,9 @@ def _slack_ns(way: LevelWay, critical: LevelWay | None, ways: Sequence[LevelWay]
     """How much later this client could have been without making its edge later, and then all."""
     latest_ns = (critical.top.arrival_ns if critical is not None else None) or window.end_ns
     arrival_ns = window.end_ns if way.arrival_ns is None else way.arrival_ns
-    slack_ns = max(0, latest_ns - min(max(arrival_ns, window.start_ns), window.end_ns))
+    # A frame right behind an update counts as its end, and may come when the round is over.
+    latest_ns, arrival_ns = (min(max(ns, window.start_ns), window.end_ns) for ns in (latest_ns, arrival_ns))
+    slack_ns = max(0, latest_ns - arrival_ns)
     behind = [other.behind_ns(way) or 0 for other in ways if other.through and other.through == way.through]
     return slack_ns + max([0, *behind])
 

@@ -177,3 +177,20 @@ def test_thinned_out_reads_do_not_move_the_ledger(seed: int) -> None:
     reads = bursts.index[bursts["hook"] == Hook.SOCK]
     gone = np.random.default_rng(seed).choice(reads, len(reads) // 2, replace=False)
     no_component_gained(build_ledger(with_table(recorded(), "bursts", bursts.drop(index=gone))))
+
+
+def test_who_decided_a_round_had_no_time_to_lose_though_a_frame_came_after_its_end() -> None:
+    """A PING right behind an update is taken for the update's end, and the server waits for no PING."""
+    ended_ns = {}
+    for one in truth().rounds:
+        last_ns = max(client.arrival_ns or 0 for client in one.clients)
+        ended_ns[one.round] = one.start_ns + last_ns - 1_000
+    rounds = [
+        event | ({"time_monotonic_ns": ended_ns[event["round"]]} if event["event"] == "round_end" else {})
+        for event in recorded().rounds
+        if event["event"] not in ("wait_end", "aggregate_end", "evaluate_end")
+    ]
+    for one in build_ledger(dataclasses.replace(recorded(), rounds=rounds)).rounds:
+        (decided,) = (client for client in one.clients if client.client == one.critical_client)
+        assert decided.slack_ns == 0
+        assert (decided.arrival_ns or 0) > one.duration_ns
