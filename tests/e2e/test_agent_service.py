@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from analysis.ledger.ledger import build_ledger
 from tests.e2e.conftest import CLIENTS, Traced
@@ -51,6 +52,7 @@ def kinds(table: pd.DataFrame) -> dict[str, set[object]]:
     return {name: set(table[name]) for name in columns}
 
 
+@pytest.mark.long
 def test_a_job_through_the_service_leaves_the_same_run_directory(
     traced: Callable[[str], Traced], tmp_path: Path
 ) -> None:

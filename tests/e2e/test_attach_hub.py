@@ -52,7 +52,9 @@ def deployment(settings: Settings) -> Iterator[dict[str, subprocess.Popen[bytes]
     [
         pytest.param({}, id="in-parts"),
         pytest.param(
-            {"message_bytes": 20_000, "connections": 1, "hub_work_s": 0.2}, id="small-one-connection"
+            {"message_bytes": 20_000, "connections": 1, "hub_work_s": 0.2},
+            id="small-one-connection",
+            marks=pytest.mark.long,
         ),
     ],
 )

@@ -130,6 +130,7 @@ def test_a_competitor_in_one_of_two_runs_is_told(
     assert pair.stdout.splitlines()[1].startswith("read this first")
 
 
+@pytest.mark.long
 def test_quiet_pairs_are_left_in_peace(tmp_path: Path) -> None:
     quiet: list[Pair] = []
     tried = []

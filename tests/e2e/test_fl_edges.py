@@ -69,6 +69,7 @@ def test_an_edge_that_dies_is_named_and_ends_its_clients(start: Start) -> None:
     assert of(server, "client_missing")[0]["client_id"] == "fl-edge-1"
 
 
+@pytest.mark.long
 def test_a_client_that_dies_below_an_edge(start: Start) -> None:
     server, edges, clients = hierarchy(
         start, FL_EDGES=str(EDGES), FL_ROUND_DEADLINE_S="6", FL_MAX_SAMPLES="0"

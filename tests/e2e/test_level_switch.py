@@ -28,7 +28,7 @@ SWITCHED = 4
         pytest.param(1, False, marks=pytest.mark.long),
         (1, True),
         pytest.param(2, True, marks=pytest.mark.long),
-        (3, False),
+        pytest.param(3, False, marks=pytest.mark.long),
     ],
 )
 def test_a_level_that_comes_in_the_middle_of_a_run(tmp_path: Path, level: int, reconnect: bool) -> None:

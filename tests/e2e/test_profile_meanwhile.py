@@ -25,6 +25,7 @@ def trace(tmp_path: Path) -> Iterator[Trace]:
     run("clean")
 
 
+@pytest.mark.long
 def test_a_profile_put_on_a_running_trace(trace: Trace) -> None:
     trace.until(lambda t: t.said(f"round 2 of {ROUNDS}"))
     (name,) = (run_id for run_id, journal in trace.journals.items() if journal.get("pods"))

@@ -24,6 +24,7 @@ NEAR_MS, FAR_MS, EVERY_S = 10.0, 50.0, 2.0
 QUICK = {"FL_MODEL": "narrow", "FL_MAX_SAMPLES": "320"}
 
 
+@pytest.mark.long
 def test_propagation_follows_the_steps_of_a_schedule(tmp_path: Path) -> None:
     before = look()
     every_ns = round(EVERY_S * 1e9)

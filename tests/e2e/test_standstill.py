@@ -31,7 +31,7 @@ def delay_line_of(trace: Trace) -> int:
     raise AssertionError("no delay line")
 
 
-@pytest.mark.parametrize(("seconds", "status"), [(6.0, 5), (0.3, 0)])
+@pytest.mark.parametrize(("seconds", "status"), [(6.0, 5), pytest.param(0.3, 0, marks=pytest.mark.long)])
 def test_it_is_told_and_long_ones_end_the_run(tmp_path: Path, seconds: float, status: int) -> None:
     before = look()
     (tmp_path / "mine.yaml").write_text("name: cable\ndelay_ms: 40\n")

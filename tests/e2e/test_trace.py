@@ -21,12 +21,18 @@ from tests.e2e.conftest import CLIENTS, Traced
 
 PERSISTENT = ("net0-sec0", "net0-sec3", "net2-sec0", "net2-sec3")
 RECONNECTING = "net2-sec3 --reconnect"
+EVERY = (*PERSISTENT, RECONNECTING)
 
 # What lies between an application's read and the line that it logs about it, on a busy machine.
 _LOGGED_LATE_S = 0.15
 
 
-@pytest.fixture(params=[*PERSISTENT, pytest.param(RECONNECTING, marks=pytest.mark.long)])
+LONG = ("net2-sec0", RECONNECTING)
+
+
+@pytest.fixture(
+    params=[one if one not in LONG else pytest.param(one, marks=pytest.mark.long) for one in EVERY]
+)
 def one(request: pytest.FixtureRequest, traced: Callable[[str], Traced]) -> Traced:
     return traced(request.param)
 
@@ -163,6 +169,7 @@ def test_propagation_is_the_profile_s_delay_once_each_way(one: Traced) -> None:
         assert all(0 < ms < 2 for ms in found_ms), found_ms
 
 
+@pytest.mark.long
 def test_a_long_way_costs_transmission_through_the_congestion_window(traced: Callable[[str], Traced]) -> None:
     for level in ("sec0", "sec3"):
         near, far = traced(f"net0-{level}").report, traced(f"net2-{level}").report

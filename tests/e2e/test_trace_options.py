@@ -95,6 +95,7 @@ def test_the_baseline_is_the_same_without_the_options(traced: Callable[[str], Tr
     assert overhead["components"]["compute"]["delta_s"] < 0
 
 
+@pytest.mark.long
 def test_compute_is_the_cpu_time_that_was_asked_for(traced: Callable[[str], Traced]) -> None:
     """But for waiting for a CPU, which stands beside it."""
     one = traced("net0-sec0 --fl-client synthetic --fl-synthetic-compute-ms 1500")

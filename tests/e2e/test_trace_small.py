@@ -30,6 +30,7 @@ def _idx(path: Path, values: np.ndarray) -> None:
     path.write_bytes(header + values.astype(np.uint8).tobytes())
 
 
+@pytest.mark.long
 def test_a_trace_of_eight_images(tmp_path: Path) -> None:
     draws = np.random.default_rng(1)
     for part in ("train", "t10k"):

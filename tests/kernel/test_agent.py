@@ -165,6 +165,7 @@ def anonymous_bytes(process: Path) -> int:
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("Anonymous:"))
 
 
+@pytest.mark.long
 def test_memory_is_bounded_and_does_not_grow_with_what_is_seen(node: Node, agent: AgentProcess) -> None:
     agent.prepare()
     for pod in node.pods:

@@ -230,6 +230,7 @@ def cpu_seconds(pid: int) -> float:
     return float(sum(psutil.Process(pid).cpu_times()[:2])) + in_kernel_ns / 1e9
 
 
+@pytest.mark.long
 def test_a_flood_is_counted(cluster: Cluster) -> None:
     server = cluster.pods["server"].netns
     nft(server, "-f", "-", text=DROPS)

@@ -200,6 +200,7 @@ def test_someone_elses_qdisc_is_refused_or_put_back(cluster: Cluster) -> None:
     assert _root(pod) == before
 
 
+@pytest.mark.long
 def test_verify_explains(cluster: Cluster, tmp_path: Path) -> None:
     profile = profile_file(tmp_path, "delay_ms: 20")
     backend = ("--backend", "nfqueue")

@@ -180,6 +180,7 @@ def test_a_connection_that_nobody_answers(talk: Talk) -> None:
     assert stall.timeouts[0].in_s < 200  # six SYNs are repeated
 
 
+@pytest.mark.long
 def test_training_and_talking_are_no_stall(talk: Talk) -> None:
     assert talk.stall(1.5 * AFTER_S) is None
     talk.tell("train")

@@ -190,6 +190,7 @@ def overload(sender: Any, receiver: Any) -> Iterator[None]:
         sock.close()
 
 
+@pytest.mark.long
 def test_a_queue_that_overflows_is_named(cluster: Cluster, tmp_path: Path) -> None:
     profile = profile_file(tmp_path, "rate_mbit: 20\nqueue_limit_packets: 5")
     cluster.profile("apply", profile, "-l", "pod=client-0")
