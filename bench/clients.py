@@ -8,7 +8,6 @@ every update of a round.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import threading
 import time
@@ -16,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from scipy import optimize
 
 from analysis.report.report import write_report
 from ztprobe.experiment.names import parse_experiment
@@ -33,6 +34,7 @@ __all__ = ("ClientsResult", "growth_of", "growth_words", "measure_clients", "wor
 _EXPERIMENT, _ROUNDS = "net0-sec0", 3
 _SYNTHETIC = {"client": "synthetic", "synthetic_compute_ms": 20.0}
 _SAMPLE_S = 0.3
+_LEAST_POWER, _MOST_POWER = 0.01, 6.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,28 +153,35 @@ def words_of(found: ClientsResult) -> list[tuple[str, str, str]]:
 
 
 def growth_of(found: Sequence[ClientsResult]) -> dict[str, float]:
-    """With which power of the number of clients time and sizes grow from the second largest to the largest.
+    """With which power of the number of clients time and sizes grow, whatever is there without any client.
 
-    1 is linear. What is there without any client, as the two smallest show it, is taken off: beside it even
-    quadratic growth would look flat.
+    1 is linear. Of three sizes value = fixed + factor * clients ** power has one solution; 0: no growth that
+    can be told from noise.
 
-    :param found: three sizes or more, rising.
+    :param found: three sizes or more, rising; the smallest and the two largest count.
     """
-    few, some, many, most = found[0], found[1], found[-2], found[-1]
-    powers = {}
-    for name in ("analysis_s", "report_bytes", "run_bytes", "events"):
-        start, second, before, last = (float(getattr(one, name)) for one in (few, some, many, most))
-        fixed = start - few.clients * (second - start) / (some.clients - few.clients)
-        fixed = min(max(fixed, 0.0), start)
-        powers[name] = math.log((last - fixed) / (before - fixed)) / math.log(most.clients / many.clients)
-    return powers
+    few, many, most = found[0], found[-2], found[-1]
+
+    def power(start: float, before: float, last: float) -> float:
+        def excess(exponent: float) -> float:
+            small, large, largest = (one.clients**exponent for one in (few, many, most))
+            return (largest - large) * (before - start) - (last - before) * (large - small)
+
+        if before <= start or last <= before or excess(_LEAST_POWER) >= 0:
+            return 0.0
+        if excess(_MOST_POWER) <= 0:
+            return _MOST_POWER
+        return float(optimize.brentq(excess, _LEAST_POWER, _MOST_POWER))
+
+    names = ("analysis_s", "report_bytes", "run_bytes", "events")
+    return {name: power(*(float(getattr(one, name)) for one in (few, many, most))) for name in names}
 
 
 def growth_words(found: Sequence[ClientsResult]) -> tuple[str, str, str]:
     """What, value and goal of the row that lays the sizes beside each other."""
     powers = growth_of(found)
     return (
-        f"  from {found[-2].clients} to {found[-1].clients} clients, as a power of their number",
+        f"  from {found[0].clients} to {found[-1].clients} clients, as a power of their number",
         f"analysis {powers['analysis_s']:.2f}, report {powers['report_bytes']:.2f}, "
         f"run {powers['run_bytes']:.2f}, events {powers['events']:.2f}",
         "1 is linear",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from dataclasses import replace
@@ -126,4 +127,10 @@ def sized(clients: int, power: float) -> ClientsResult:
 @pytest.mark.parametrize("power", [1.0, 1.5, 2.0])
 def test_growth_is_told_as_a_power_of_the_number_of_clients(power: float) -> None:
     found = growth_of([sized(clients, power) for clients in (5, 20, 60, 200)])
-    assert found == pytest.approx(dict.fromkeys(found, power), abs=0.15)
+    assert found == pytest.approx(dict.fromkeys(found, power), abs=0.01)
+
+
+def test_what_does_not_grow_has_no_power() -> None:
+    slow_start = dataclasses.replace(sized(5, 1.0), analysis_s=9.0)
+    found = growth_of([slow_start, *(sized(clients, 1.0) for clients in (20, 60, 200))])
+    assert (found["analysis_s"], found["events"]) == (0.0, pytest.approx(1.0, abs=0.01))
