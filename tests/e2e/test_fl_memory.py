@@ -21,6 +21,6 @@ def test_two_hundred_synthetic_clients_and_what_grows_with_them() -> None:
     assert max(one.residual_share for one in found) <= 0.05
     assert 1 << 30 < found[-1].memory_bytes <= 12 << 30
     grows = growth_of(found)
-    # More clients on the same CPUs wait for them more often, and each wait is an event of its own.
-    assert max(grows["analysis_s"], grows["report_bytes"]) < 1.2, (grows, found)
-    assert grows["events"] < 1.7, (grows, found)
+    assert grows["report_bytes"] < 1.2, (grows, found)
+    # More clients on the same CPUs wait for them more often, and each wait is an event, to be read.
+    assert max(grows["events"], grows["analysis_s"]) < 1.7, (grows, found)
