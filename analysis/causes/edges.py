@@ -14,6 +14,7 @@ from typing import NamedTuple
 from analysis.causes.case import Case, Exit
 from analysis.causes.findings import Cause, Moment, Remedial, Trouble, cause_of
 from analysis.evidence.values import Key
+from analysis.report.wording import listed
 
 __all__ = ("behind_words", "death_of_edge")
 
@@ -39,7 +40,7 @@ class _End(NamedTuple):
 def behind_words(case: Case, pod: str) -> str:
     """``; behind it, fl-client-2 and fl-client-3 could not take part``; empty: it is no edge aggregator."""
     clients = case.edges.get(pod, ())
-    return f"; behind it, {_listed(clients)} could not take part" if clients else ""
+    return f"; behind it, {listed(clients, _FEW)} could not take part" if clients else ""
 
 
 def death_of_edge(case: Case, one: Exit, how: str, troubles: Sequence[Trouble]) -> Cause:
@@ -169,7 +170,7 @@ def _when(lost: Sequence[Trouble]) -> str:
 
 def _lost(case: Case, edge: str, trouble: Trouble) -> Moment:
     clients = case.edges[edge]
-    whose = f"what {_listed(clients)} trained" if clients else "its clients' part"
+    whose = f"what {listed(clients, _FEW)} trained" if clients else "its clients' part"
     return Moment(
         ts_ns=trouble.to_ns,
         pod=case.server,
@@ -213,10 +214,3 @@ def _is_by_itself(case: Case, one: Exit, died_ns: int) -> bool:
         for attempt in upwards
         for change in case.state_changes.get(attempt.key, ())
     )
-
-
-def _listed(pods: Sequence[str]) -> str:
-    """``a``, ``a and b``, ``a, b, c and 7 more``."""
-    if len(pods) > _FEW:
-        return f"{', '.join(pods[: _FEW - 1])} and {len(pods) - _FEW + 1} more"
-    return " and ".join(filter(None, (", ".join(pods[:-1]), pods[-1])))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from analysis.report.wording import NOTHING, PART_NAMES, human_percent, human_time
+from analysis.report.wording import NOTHING, PART_NAMES, human_percent, human_time, listed
 
 __all__ = (
     "advice",
@@ -57,7 +57,7 @@ def _contention(judged: Mapping[str, Any], report: Mapping[str, Any]) -> Iterato
     if more > 0:
         explained.append(f"{more} more")
     if explained:
-        what = f"That could explain {_listed(explained)} without any overhead"
+        what = f"That could explain {listed(explained)} without any overhead"
     else:
         name = _reached_most(judged)
         reach = human_time(judged["reach_s"][name])
@@ -75,7 +75,7 @@ def _drift(judged: Mapping[str, Any], report: Mapping[str, Any]) -> Iterator[str
             for name, change_s in one["drift"].items()
             if name != "duration"
         ]
-        mostly = f" ({_listed(parts)})" if parts else ""
+        mostly = f" ({listed(parts)})" if parts else ""
         how = "longer" if by_s > 0 else "shorter"
         whose = _whose(one, judged)
         sentence = (
@@ -226,7 +226,3 @@ def _largest(report: Mapping[str, Any]) -> str:
 
 def _title(name: str) -> str:
     return PART_NAMES[name][0].upper() + PART_NAMES[name][1:]
-
-
-def _listed(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

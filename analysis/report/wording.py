@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 __all__ = (
@@ -14,6 +14,7 @@ __all__ = (
     "human_percent",
     "human_time",
     "interval_words",
+    "listed",
     "plural",
     "schedule_words",
     "setting_pairs",
@@ -99,6 +100,13 @@ def human_percent(share: float | None) -> str:
 def plural(count: int, word: str) -> str:
     """``1 event``, ``2 events``."""
     return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
+
+
+def listed(words: Sequence[str], most: int | None = None) -> str:
+    """``a``, ``a and b``, ``a, b and c``; of more than ``most``: ``a, b, c and 7 more``."""
+    if most is not None and len(words) > most:
+        return f"{', '.join(words[: most - 1])} and {len(words) - most + 1} more"
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def shown_components(report: Mapping[str, Any]) -> list[str]:
