@@ -240,11 +240,20 @@ def _check_ends(run: Run, name: str, table: pd.DataFrame) -> None:
 def _check_connections(
     run: Run, name: str, table: pd.DataFrame, connections: pd.DataFrame, columns: Sequence[str]
 ) -> None:
-    """An event of a connection happened in the pod whose connection that is."""
+    """An event of a connection happened in the pod whose connection that is.
+
+    A connection whose own row was lost is nobody's; one that had none before the attachment likewise.
+    """
     owner = dict(zip(connections["connection"].tolist(), connections["pod"].tolist(), strict=True))
+    loss = run.meta.get("loss")
+    whole = loss is not None and not any(loss.values()) and "attachment" not in run.meta
     for column in columns:
         for pod, connection in zip(table["pod"].tolist(), table[column].tolist(), strict=True):
-            # A connection whose own row was lost is nobody's.
+            if whole and connection and connection not in owner:
+                raise RunDirError(
+                    f"{_where(run, name)}: {column} {connection} is no connection of connections.parquet, "
+                    "and no event was lost; a file was changed"
+                )
             if owner.get(connection, pod) != pod:
                 raise RunDirError(
                     f"{_where(run, name)}: rows of {pod} are of connections of {owner[connection]}; "

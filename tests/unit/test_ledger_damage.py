@@ -177,6 +177,15 @@ def test_another_runs_rounds_are_refused() -> None:
         build_ledger(dataclasses.replace(recorded(), rounds=recorded().rounds + other().rounds))
 
 
+def test_a_connection_that_nobody_wrote_is_refused_unless_events_were_lost() -> None:
+    table = recorded().events["connections"]
+    named = table["connection"].isin(recorded().events["pairs"]["from_connection"])
+    thinned = with_table(recorded(), "connections", table.drop(table.index[named][:1]))
+    with pytest.raises(RunDirError, match="is no connection of connections"):
+        build_ledger(thinned)
+    build_ledger(dataclasses.replace(thinned, meta=thinned.meta | {"loss": {"ring_buffer_full": 1}}))
+
+
 # --- columns and types --------------------------------------------------------------------------------
 
 
