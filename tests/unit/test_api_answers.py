@@ -51,7 +51,12 @@ class Raw:
                 return
             with connection:
                 try:
-                    connection.recv(65536)
+                    asked = connection.recv(65536)
+                    # What is left unread of an HTTP request becomes a reset, which can overtake the answer.
+                    while (
+                        asked[:1].isupper() and b"\r\n\r\n" not in asked and (more := connection.recv(65536))
+                    ):
+                        asked += more
                     connection.sendall(self.answer)
                     while self.drip and not self._end.wait(self.drip[1]):
                         connection.sendall(self.drip[0])
@@ -61,7 +66,8 @@ class Raw:
 
     def says(self, body: Any, *, status: int = 200, reason: str = "X", **headers: str) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        lines = [f"HTTP/1.1 {status} {reason}", f"Content-Length: {len(content)}"]
+        # Without "close" the next request may go to this connection, just before its end is seen.
+        lines = [f"HTTP/1.1 {status} {reason}", f"Content-Length: {len(content)}", "Connection: close"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         self.answer = "\r\n".join([*lines, "", ""]).encode() + content
 
