@@ -26,6 +26,7 @@ from ztprobe.rundir.store import Run
 
 __all__ = (
     "changed_objects",
+    "objects_at",
     "policy_pods",
     "read_recorded",
     "recorded_connections",
@@ -102,6 +103,15 @@ def changed_objects(run: Run) -> list[tuple[int, Objects]]:
         raise RunDirError(f"{run.path}: its record of the objects in force is damaged") from error
     pods = recorded_pods(run) if changes else []
     return [(at_ns, merged(read_recorded(objects, run.path), pods)) for at_ns, objects in sorted(changes)]
+
+
+def objects_at(run: Run, at_ns: int) -> Objects | None:
+    """What was in force at a moment of the run (CLOCK_MONOTONIC); None: the run holds no policies.
+
+    :raises RunDirError: see `recorded_objects`.
+    """
+    later = [objects for since_ns, objects in changed_objects(run) if since_ns <= at_ns]
+    return later[-1] if later else recorded_objects(run)
 
 
 def recorded_connections(run: Run) -> list[Recorded]:

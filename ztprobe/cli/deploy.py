@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from ztprobe.cli import completion
+from ztprobe.cli.options import cluster_options
 from ztprobe.cli.output import say, say_json
 from ztprobe.errors import UsageError
 
@@ -16,15 +17,6 @@ __all__ = ("deploy", "undeploy")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _RENDER = click.option("--render", is_flag=True, help="Print the manifests, keys included; ask no cluster.")
-
-
-def _cluster_options(command: _Command) -> _Command:
-    for option in (
-        click.option("--kubeconfig", metavar="FILE", help="Instead of $KUBECONFIG or ~/.kube/config."),
-        click.option("--context", metavar="NAME", help="Of the kubeconfig, instead of its current one."),
-    ):
-        command = option(command)
-    return command
 
 
 def _namespace_option(help_: str) -> Callable[[_Command], _Command]:
@@ -41,7 +33,7 @@ def deploy() -> None:
 @click.option("--image", metavar="IMAGE", help="Of the agent.  [default: what the manifests say]")
 @_RENDER
 @_namespace_option("One that is there, instead of ztprobe.")
-@_cluster_options
+@cluster_options
 @_JSON
 def agent(
     least_privilege: bool,
@@ -85,7 +77,7 @@ def agent(
 @click.option("--image", metavar="IMAGE", help="Of the workload.  [default: what the manifests say]")
 @_RENDER
 @_namespace_option("One that is there, instead of one that is made for the run and removed with it.")
-@_cluster_options
+@cluster_options
 @_JSON
 def experiment(
     name: str,
@@ -171,7 +163,7 @@ def _tell(run: str, namespace: str, applied: Sequence[str], notes: Sequence[str]
 @click.argument("run", metavar="[RUN]", required=False)
 @click.option("--all", "every", is_flag=True, help="All runs, and the agent.")
 @_namespace_option("Only what is in this one.")
-@_cluster_options
+@cluster_options
 @_JSON
 def undeploy(
     run: str | None,

@@ -15,6 +15,7 @@ from ztprobe.errors import PreflightError, UsageError
 
 __all__ = (
     "OutPath",
+    "cluster_options",
     "coverage_floor_option",
     "percent",
     "quiet_option",
@@ -111,3 +112,13 @@ wait_for_quiet_option = click.option(
     help="Wait before round 1, at most so long (120 s if no number is given), until other processes use less "
     "than 2 % of the machine's CPU time. Else a busy machine is only warned of.",
 )
+
+
+def cluster_options(command: _Command) -> _Command:
+    """Which cluster, as kubectl has it."""
+    for option in (
+        click.option("--kubeconfig", metavar="FILE", help="Instead of $KUBECONFIG or ~/.kube/config."),
+        click.option("--context", metavar="NAME", help="Of the kubeconfig, instead of its current one."),
+    ):
+        command = option(command)
+    return command

@@ -1,17 +1,18 @@
-"""``ztprobe policy``: what NetworkPolicies and their cluster-wide kin come to, without a cluster.
+"""``ztprobe policy``: what NetworkPolicies and their cluster-wide kin come to.
 
-The objects come from files here; every command works on `ztprobe.policy.model.Objects`, so that a
-saved run or a live cluster is another reader and nothing else.
+Every command works on `ztprobe.policy.model.Objects`: files, a saved run or a live cluster are readers of
+them and nothing else.
 """
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from ztprobe.cli.options import cluster_options
 from ztprobe.cli.output import say_whole
 from ztprobe.cli.policy_objects import PORT, is_large, read_files, working
 from ztprobe.errors import RunDirError, UsageError
@@ -38,6 +39,11 @@ _namespace = click.option(
     metavar="NAMESPACE",
     help="Of objects that name none, as for kubectl apply.  [default: default]",
 )
+_runtime = click.option(
+    "--runtime",
+    type=click.Choice(["kubernetes"]),
+    help="The objects of the live cluster that KUBECONFIG or a service account names, instead of files.",
+)
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -51,8 +57,8 @@ def policy() -> None:
     """Explain and check NetworkPolicies and their cluster-wide kin.
 
     NetworkPolicy, ClusterNetworkPolicy, AdminNetworkPolicy and BaselineAdminNetworkPolicy, from files of
-    objects as kubectl prints and applies them. Verdicts are on new connections, by what the API says;
-    network plugins that are known to differ are named.
+    objects as kubectl prints and applies them, or from a live cluster. Verdicts are on new connections,
+    by what the API says; network plugins that are known to differ are named.
     """
 
 
@@ -67,16 +73,30 @@ def policy() -> None:
     metavar="RUN",
     help="A saved run's pods, and its policies unless -f gives others.",
 )
+@click.option(
+    "--at",
+    "moment",
+    metavar="TIME",
+    help="With --run: by the policies in force then: 10:51:42.736 (UTC), a date and time, or round3."
+    "  [default: those at its beginning]",
+)
 @click.option("--from", "source", metavar="NS/POD|IP", required=True, help="Who connects.")
 @click.option("--to", "target", metavar="NS/POD|IP", required=True, help="To whom.")
 @click.option("--port", type=PORT, metavar="PORT/PROTOCOL", required=True, help="The target's, as 8080/TCP.")
+@_runtime
+@cluster_options
 @_as_json
 @click.pass_context
 def explain(
-    context: click.Context,
+    click_context: click.Context,
+    /,
     files: tuple[str, ...],
     namespace: str | None,
     run: Path | None,
+    moment: str | None,
+    runtime: str | None,
+    context: str | None,
+    kubeconfig: str | None,
     source: str,
     target: str,
     port: tuple[int, str],
@@ -94,7 +114,8 @@ def explain(
     from ztprobe.policy.remedies import missing_rules
     from ztprobe.rundir.store import dump_json
 
-    explainer = Explainer(_objects(files, namespace, run))
+    live = _Live(runtime, context, kubeconfig)
+    explainer = Explainer(_objects(files, namespace, live, run, moment))
     number, protocol = port
     found = explainer.explain(source, target, protocol, number)
     rules = missing_rules(explainer.objects, found)
@@ -105,19 +126,29 @@ def explain(
     else:
         for line in explanation_lines(found, rules, deviations):
             say_whole(line)
-    context.exit({"denied": _DENIED, "undecidable": _UNDECIDABLE}.get(found.verdict, 0))
+    click_context.exit({"denied": _DENIED, "undecidable": _UNDECIDABLE}.get(found.verdict, 0))
 
 
 @policy.command(
     epilog="Example: kubectl get pods,ns,netpol -A -o yaml | ztprobe policy matrix -f - --html reach.html"
 )
-@_files
+@_some_files
 @_namespace
+@_runtime
+@cluster_options
 @click.option(
     "--html", "html", type=click.Path(path_type=Path), metavar="FILE", help="Write a table to look at."
 )
 @_as_json
-def matrix(files: tuple[str, ...], namespace: str | None, html: Path | None, as_json: bool) -> None:
+def matrix(
+    files: tuple[str, ...],
+    namespace: str | None,
+    runtime: str | None,
+    context: str | None,
+    kubeconfig: str | None,
+    html: Path | None,
+    as_json: bool,
+) -> None:
     """Who reaches whom, per port.
 
     Pods that every policy treats alike are one line; `other` stands for the ports that neither a container
@@ -127,7 +158,7 @@ def matrix(files: tuple[str, ...], namespace: str | None, html: Path | None, as_
     from ztprobe.policy.matrix import reach
     from ztprobe.rundir.store import dump_json, write_atomically
 
-    objects = read_files(files, namespace)
+    objects = _objects(files, namespace, _Live(runtime, context, kubeconfig))
     with working("asking who reaches whom", is_large(objects)):
         found = reach(objects)
     if html is not None:
@@ -142,11 +173,22 @@ def matrix(files: tuple[str, ...], namespace: str | None, html: Path | None, as_
 
 
 @policy.command(epilog="Example: ztprobe policy check -f policies.yaml -f pods.yaml")
-@_files
+@_some_files
 @_namespace
+@_runtime
+@cluster_options
 @_as_json
 @click.pass_context
-def check(context: click.Context, files: tuple[str, ...], namespace: str | None, as_json: bool) -> None:
+def check(
+    click_context: click.Context,
+    /,
+    files: tuple[str, ...],
+    namespace: str | None,
+    runtime: str | None,
+    context: str | None,
+    kubeconfig: str | None,
+    as_json: bool,
+) -> None:
     """What is surely a mistake.
 
     Selectors and peers that match nothing, names of ports that nobody has, DNS over one protocol only, a
@@ -156,7 +198,7 @@ def check(context: click.Context, files: tuple[str, ...], namespace: str | None,
     from ztprobe.policy.findings import check as check_objects
     from ztprobe.rundir.store import dump_json
 
-    objects = read_files(files, namespace)
+    objects = _objects(files, namespace, _Live(runtime, context, kubeconfig))
     with working("checking", is_large(objects)):
         found = check_objects(objects)
     if as_json:
@@ -169,7 +211,7 @@ def check(context: click.Context, files: tuple[str, ...], namespace: str | None,
             click.echo("no pods among the objects: selectors and names could not be checked")
         elif not found:
             click.echo(f"no mistake in {_count(len(objects.policies), 'policy', 'policies')}")
-    context.exit(_DENIED if found else 0)
+    click_context.exit(_DENIED if found else 0)
 
 
 @policy.command(epilog="Example: ztprobe policy simulate -f proposed.yaml runs/net2-sec3-20260131-120000")
@@ -209,22 +251,57 @@ def simulate(
     context.exit(_DENIED if "denied" in verdicts else _UNDECIDABLE if "undecidable" in verdicts else 0)
 
 
-def _objects(files: tuple[str, ...], namespace: str | None, run: Path | None) -> Objects:
+class _Live(NamedTuple):
+    # The cluster that is asked; without a runtime none is.
+    runtime: str | None
+    context: str | None
+    kubeconfig: str | None
+
+
+def _objects(
+    files: tuple[str, ...],
+    namespace: str | None,
+    live: _Live,
+    run: Path | None = None,
+    moment: str | None = None,
+) -> Objects:
+    if moment is not None and (run is None or files):
+        raise UsageError(f"--at {moment}: is about the policies of a saved run (--run, without -f)")
+    if live.runtime is not None:
+        return _of_cluster(files, namespace, live, run)
+    if live.context is not None or live.kubeconfig is not None:
+        raise UsageError("--context, --kubeconfig: are about a live cluster, which --runtime kubernetes asks")
     if run is None:
         if not files:
-            raise UsageError("-f or --run: neither is given, and there is nothing to explain from")
+            raise UsageError("-f or --runtime kubernetes (explain: or --run) says where the objects are")
         return read_files(files, namespace)
-    from analysis.recorded import recorded_objects
+    from analysis.recorded import objects_at, recorded_objects
+    from analysis.results.moments import moment_ns
     from ztprobe.rundir.store import load_run
 
     given = read_files(files, namespace) if files else None
     try:
-        objects = recorded_objects(load_run(run), given)
+        saved = load_run(run)
+        if moment is not None:
+            objects = objects_at(saved, moment_ns(saved, moment, "--at"))
+        else:
+            objects = recorded_objects(saved, given)
     except RunDirError as error:  # whose own exit code means undecidable here
         raise UsageError(str(error)) from error
     if objects is None:
         raise UsageError(f"{run}: holds no policies; give those that were in force with -f")
     return objects
+
+
+def _of_cluster(files: tuple[str, ...], namespace: str | None, live: _Live, run: Path | None) -> Objects:
+    from ztprobe.kubernetes.api import Api
+    from ztprobe.kubernetes.policy_objects import cluster_objects
+
+    for option, given in {"-f": files, "--run": run, "--namespace": namespace}.items():
+        if given:
+            raise UsageError(f"{option}: --runtime kubernetes takes the cluster's objects; leave one out")
+    with working("asking the cluster", long=True):
+        return cluster_objects(Api(live.kubeconfig, live.context))
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -97,12 +97,37 @@ class Api:
         :raises PreflightError: the API refuses or does not answer; says what is missing.
         :raises UsageError: the API does not understand the selector.
         """
-        call: Callable[..., Any] = getattr(self._core, f"list_namespaced_{kind.removesuffix('s')}")
+        list_ = getattr(self._core, f"list_namespaced_{kind.removesuffix('s')}")
+        call: Callable[..., Any] = functools.partial(list_, namespace, label_selector=label_selector)
+        return self._all_pages(call, kind, f"list {kind} in namespace {namespace}", label_selector)
+
+    def everywhere(self, kind: str, group: str, version: str) -> list[Object] | None:
+        """Every object of a kind in all namespaces; None: this cluster knows no such kind.
+
+        :param kind: as in the API's paths, e.g. networkpolicies.
+        :param group: empty: the core's.
+        :raises PreflightError: the API refuses or does not answer; says what is missing.
+        """
+        from kubernetes.client import CustomObjectsApi
+
+        if group:
+            # This call is a path and nothing more: kinds that are built in have the same.
+            custom = CustomObjectsApi(self._core.api_client).list_cluster_custom_object
+            call: Callable[..., Any] = functools.partial(custom, group, version, kind)
+        elif kind in ("namespaces", "nodes"):
+            call = getattr(self._core, f"list_{kind.removesuffix('s')}")
+        else:
+            call = getattr(self._core, f"list_{kind.removesuffix('s')}_for_all_namespaces")
+        try:
+            return self._all_pages(call, kind, f"list {kind} in all namespaces", "")
+        except _NotThere:
+            return None
+
+    def _all_pages(self, call: Callable[..., Any], kind: str, what: str, selector: str) -> list[Object]:
         found: list[Object] = []
-        what, more = f"list {kind} in namespace {namespace}", ""
-        end_s = time.monotonic() + _LIST_S
+        more, end_s = "", time.monotonic() + _LIST_S
         while True:
-            ask = functools.partial(self._ask, call, what, namespace, label_selector, more)
+            ask = functools.partial(self._ask, call, what, selector, more)
             try:
                 body = _within(_PAGE_S, ask, f"{self._host} does not finish its answer")
                 items, following = page_of(body, kind)
@@ -121,12 +146,10 @@ class Api:
     def _host(self) -> str:
         return f"the Kubernetes API at {self._core.api_client.configuration.host}"
 
-    def _ask(self, call: Callable[..., Any], what: str, namespace: str, selector: str, more: str) -> bytes:
+    def _ask(self, call: Callable[..., Any], what: str, selector: str, more: str) -> bytes:
         options = {"_continue": more} if more else {}
         with self._translating(what, selector):
             answer = call(
-                namespace,
-                label_selector=selector,
                 limit=_PAGE,
                 _preload_content=False,
                 _request_timeout=_ANSWER_S,
@@ -148,6 +171,8 @@ class Api:
         try:
             yield
         except _Refused as error:
+            if error.refusal.status == 404:
+                raise _NotThere(str(_error_of(error.refusal, what, selector))) from error
             raise _error_of(error.refusal, what, selector) from error
         except ApiException as error:  # the library's only other reason: TLS
             said = printable(" ".join(str(error.reason).split()), _LONGEST_REASON)
@@ -162,6 +187,10 @@ class _Refused(Exception):
     def __init__(self, refusal: ApiRefusal) -> None:
         super().__init__(refusal.message)
         self.refusal = refusal
+
+
+class _NotThere(PreflightError):
+    pass
 
 
 class _RefusalsFirst:
