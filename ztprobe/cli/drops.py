@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ztprobe.cli.options import cluster_options
 from ztprobe.cli.output import say, say_json
 from ztprobe.cli.policy_objects import read_files
+from ztprobe.cli.profile_pods import node_option
 from ztprobe.errors import UsageError
 
 if TYPE_CHECKING:
     from analysis.results.packet_filter import PacketFilter
+    from ztprobe.kubernetes.access import ClusterAccess
     from ztprobe.policy.model import Objects
 
 __all__ = ("drops",)
@@ -62,6 +65,15 @@ _WATCHED_S = 10.0
     help="Of pods that run now, and of objects in -f that name none.",
 )
 @click.option(
+    "--runtime",
+    type=click.Choice(["local", "kubernetes"]),
+    default="local",
+    show_default=True,
+    help="Whose pods that run now. kubernetes: a cluster's on this node, by the policies in force there.",
+)
+@node_option
+@cluster_options
+@click.option(
     "--filter",
     "expression",
     metavar="EXPRESSION",
@@ -89,6 +101,10 @@ def drops(
     reasons: tuple[str, ...],
     files: tuple[str, ...],
     namespace: str | None,
+    runtime: str,
+    node: str | None,
+    context: str | None,
+    kubeconfig: str | None,
     expression: str | None,
     pcap: Path | None,
     as_json: bool,
@@ -110,6 +126,7 @@ def drops(
             raise UsageError("--follow goes on until Ctrl-C, --for ends by itself: leave one out")
         watch_drops(
             LiveRequest(
+                cluster=_cluster(runtime, namespace, node, context, kubeconfig, live_run),
                 selector=selector,
                 namespace=namespace,
                 run=live_run,
@@ -123,7 +140,8 @@ def drops(
             )
         )
         return
-    live = {"--follow": follow, "--for": seconds, "--selector": selector, "--run": live_run}
+    of_cluster = {"--runtime": runtime != "local", "--node": node, "--context": context}
+    live = of_cluster | {"--follow": follow, "--for": seconds, "--selector": selector, "--run": live_run}
     for option, given in live.items():
         if given:
             raise UsageError(f"{option}: is about pods that run now, and {run} is a saved run: leave one out")
@@ -191,3 +209,23 @@ def _known(option: str, given: tuple[str, ...], names: list[str]) -> None:
     for one in given:
         if one not in names:
             raise UsageError(f"{option} {one}: is none of this run's: {', '.join(names) or 'it has none'}")
+
+
+def _cluster(
+    runtime: str,
+    namespace: str | None,
+    node: str | None,
+    context: str | None,
+    kubeconfig: str | None,
+    live_run: str | None,
+) -> ClusterAccess | None:
+    if runtime == "local":
+        for option, given in {"--node": node, "--context": context, "--kubeconfig": kubeconfig}.items():
+            if given is not None:
+                raise UsageError(f"{option}: is about a cluster's pods (--runtime kubernetes)")
+        return None
+    if live_run is not None:
+        raise UsageError("--run names a run of the local runtime; leave it out with --runtime kubernetes")
+    from ztprobe.kubernetes.access import ClusterAccess
+
+    return ClusterAccess(namespace=namespace or "default", node=node, context=context, kubeconfig=kubeconfig)

@@ -182,6 +182,8 @@ class _Watching:
             if time.monotonic() - looked_s > _LOOK_S:
                 looked_s = time.monotonic()
                 before = self._there.pods
+                for note in self._there.fresh_notes():
+                    click.echo(printable_lines(note), err=True)
                 if self._there.look():
                     self._renew()
                     self._filters.look(self._there.pods)
@@ -204,7 +206,9 @@ class _Watching:
         names = [pod.name for pod in self._there.pods]
         some = ", ".join(names[:_FEW]) + (f" and {len(names) - _FEW} more" if len(names) > _FEW else "")
         runs = ", ".join(one.name for one in self._there.deployments)
-        what = f"watching run {runs}: {some}" if names else "no pods are running: waiting for some"
+        cluster = self._request.cluster
+        whose = f"namespace {cluster.namespace}" if cluster is not None else f"run {runs}"
+        what = f"watching {whose}: {some}" if names else "no pods are running: waiting for some"
         until = f"for {self._request.seconds:g} s" if self._request.seconds is not None else "Ctrl-C ends it"
         click.echo(printable_lines(f"{what}; {until}"), err=True)
 

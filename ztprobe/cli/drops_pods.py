@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from ztprobe.errors import UsageError
 if TYPE_CHECKING:
     from analysis.results.drops_live import Deployment
     from analysis.results.packet_filter import PacketFilter
+    from ztprobe.kubernetes.access import ClusterAccess
+    from ztprobe.kubernetes.watched import WatchedCluster
     from ztprobe.pods.model import Pod
     from ztprobe.policy.model import Objects
 
@@ -23,10 +25,14 @@ __all__ = ("FilterCounts", "LiveRequest", "WatchedPods")
 _UNKNOWN = "by a packet filter; the policies in force are not known (-f gives them)"
 
 
+_CLUSTER = "cluster"  # what its deployment is called
+
+
 @dataclass(frozen=True, kw_only=True)
 class LiveRequest:
     """What the command line asks."""
 
+    cluster: ClusterAccess | None  # None: of the local runtime's pods
     selector: str | None
     namespace: str | None
     run: str | None
@@ -47,6 +53,12 @@ def _is_address(text: str) -> bool:
     return True
 
 
+def _watched(access: ClusterAccess) -> WatchedCluster:
+    from ztprobe.kubernetes.watched import WatchedCluster
+
+    return WatchedCluster(access.api(), access.namespace, node=access.node)
+
+
 class WatchedPods:
     """The pods that run, and what is in force among them."""
 
@@ -59,9 +71,12 @@ class WatchedPods:
         self.deployments: list[Deployment] = []
         self.chosen: set[tuple[str, str]] = set()  # run and pod; only with a selector
         self._seen: Any = None
+        self._cluster = None if request.cluster is None else _watched(request.cluster)
 
     def look(self) -> bool:
         """Whether something has changed since the last time."""
+        if self._cluster is not None:
+            return self._look_at_cluster(self._cluster)
         from ztprobe.pods.live_objects import objects_in_force
         from ztprobe.pods.local import local_pods
 
@@ -83,9 +98,33 @@ class WatchedPods:
         }
         return True
 
+    def _look_at_cluster(self, cluster: WatchedCluster) -> bool:
+        cluster.look()
+        pods, in_force = cluster.pods, cluster.in_force
+        seen = ([(pod.name, pod.netns_inode) for pod in pods], [since for since, _ in in_force])
+        if seen == self._seen:
+            return False
+        self._seen, self.pods = seen, pods
+        self.chosen = {(_CLUSTER, pod.name) for pod in pods if self._selector.matches(pod.labels)}
+        self.deployments = [self._deployment_of(_CLUSTER, pods, in_force)]
+        # Policies know pods on every node, and by them a packet's other end has a name.
+        known = in_force[-1][1]
+        names = {
+            str(address): pod.name
+            for pod in (known.pods if known is not None else ())
+            for address in pod.addresses
+        }
+        self.deployments[0] = replace(self.deployments[0], names=names | dict(self.deployments[0].names))
+        return True
+
     def check(self) -> None:
         """:raises UsageError: what is asked for is not there, and is not to be waited for."""
         request = self._request
+        if not self.pods and request.seconds is not None and request.cluster is not None:
+            raise UsageError(
+                f"no pod of namespace {request.cluster.namespace} runs on this node: wait for pods with "
+                "--follow, or say which node this is with --node"
+            )
         if not self.pods and request.seconds is not None:
             where = f"--run {request.run}: no such run is going on" if request.run else "no pods are running"
             raise UsageError(
@@ -102,16 +141,21 @@ class WatchedPods:
             if name not in names and not _is_address(name):
                 raise UsageError(f"--pod {name}: no such pod runs, there are {', '.join(sorted(names))}")
 
+    def fresh_notes(self) -> Collection[str]:
+        """For people, since the last time."""
+        return () if self._cluster is None else self._cluster.fresh_notes()
+
     @property
     def selects(self) -> bool:
-        """Whether only some pods are asked for."""
-        return self._request.selector is not None or self._request.namespace is not None
+        """Whether only some pods are asked for; what a cluster's node drops besides is not."""
+        return (
+            self._request.cluster is not None
+            or self._request.selector is not None
+            or self._request.namespace is not None
+        )
 
     def _deployment(self, run: str, in_force: Sequence[Any]) -> Deployment:
         from analysis.recorded import policy_pods, read_recorded
-        from analysis.results.drop_explanations import DropExplainer
-        from analysis.results.drops_live import Deployment
-        from ztprobe.kernelnet.netns import inode
         from ztprobe.policy.simulation import merged
 
         pods = [pod for pod in self.pods if pod.run == run]
@@ -121,16 +165,24 @@ class WatchedPods:
         ]
         if self._request.objects is not None:
             objects = [(0, self._request.objects)]
-        explainers = [
-            (since, DropExplainer(None if each is None else merged(each, as_policies_see), unknown=_UNKNOWN))
-            for since, each in objects or [(0, None)]
+        with_pods = [
+            (since, None if each is None else merged(each, as_policies_see)) for since, each in objects
         ]
+        return self._deployment_of(run, pods, with_pods or [(0, None)])
+
+    def _deployment_of(
+        self, name: str, pods: Sequence[Pod], in_force: Sequence[tuple[int, Objects | None]]
+    ) -> Deployment:
+        from analysis.results.drop_explanations import DropExplainer
+        from analysis.results.drops_live import Deployment
+        from ztprobe.kernelnet.netns import inode
+
         places = {inode(pod.node_netns): "node" for pod in pods}
         return Deployment(
-            name=run,
+            name=name,
             places=places | {pod.netns_inode: pod.name for pod in pods},
             names={pod.address: pod.name for pod in pods},
-            explainers=explainers,
+            explainers=[(since, DropExplainer(each, unknown=_UNKNOWN)) for since, each in in_force],
         )
 
 

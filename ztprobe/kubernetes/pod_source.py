@@ -39,13 +39,14 @@ class Cluster:
     """A cluster as seen from one of its nodes; a `ztprobe.pods.source.PodSource`.
 
     :param node: this node's name in the cluster; None: $NODE_NAME, else the host's name.
+    :param api: None: of the cluster that the environment names.
     :raises PreflightError: nothing says which cluster, or how to log in.
     """
 
-    def __init__(self, node: str | None = None) -> None:
+    def __init__(self, node: str | None = None, api: Api | None = None) -> None:
         self._named = node or os.environ.get(_NODE_NAME)
         self._node = self._named or socket.gethostname().lower()
-        self._api = Api()
+        self._api = api or Api()
         self._namespaces: PodNamespaces | None = None
         self._uids: dict[str, str] = {}  # a pod's UID -> the one that its cgroup is named after
         self._containers: dict[str, str] = {}  # container's ID -> its name
@@ -137,6 +138,10 @@ class Cluster:
                 except ZtprobeError:
                     continue  # hostNetwork, or just starting: nobody to measure with
         return found
+
+    def look_again(self) -> None:
+        """Pods may have come and gone since the namespaces were found."""
+        self._namespaces = None
 
     def processes(self, pods: Iterable[Pod]) -> Processes:
         """See `PodSource`. Asks the API when containers have appeared. :raises PreflightError: it refuses."""
