@@ -9,9 +9,12 @@ from pathlib import Path
 
 from ztprobe.errors import UsageError
 from ztprobe.frameworks.log_readers import FRAMEWORKS
+from ztprobe.kubernetes.access import ClusterAccess
 from ztprobe.pods.targets import Role, Target, parse_target
 
-__all__ = ("AttachRequest", "duration_s", "make_request")
+__all__ = ("POD_LOG", "AttachRequest", "duration_s", "make_request")
+
+POD_LOG = "pod"  # for --events-from: what the server's pod writes
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 _LONGEST_S = 30 * 86_400.0
@@ -26,12 +29,19 @@ class AttachRequest:
     for_s: float | None = None  # how long; None: until Ctrl-C, the rounds or the server's end
     rounds: int | None = None  # how many ends of rounds
     framework: str = "auto"
-    events_from: str | None = None  # a file, "-"; None: rounds are told from the traffic
+    events_from: str | None = None  # a file, "-", POD_LOG; None: rounds are told from the traffic
+    must_tell: bool = True  # what is read has to be a log that tells of rounds; else it may
+    cluster: ClusterAccess | None = None
 
     @property
     def names_clients(self) -> bool:
         """Whether somebody has said who the clients are; otherwise they are the server's peers."""
         return any(target.role == "client" for target in self.targets)
+
+    @property
+    def server(self) -> Target:
+        """The server's."""
+        return next(target for target in self.targets if target.role == "server")
 
 
 def make_request(
@@ -44,6 +54,7 @@ def make_request(
     rounds: int | None = None,
     framework: str = "auto",
     events_from: str | None = None,
+    cluster: ClusterAccess | None = None,
 ) -> AttachRequest:
     """Check what was typed. :raises UsageError: something of it cannot be meant."""
     if server is None:
@@ -55,13 +66,24 @@ def make_request(
     texts = [text for text, _ in typed]
     if twice := next((text for text in texts if texts.count(text) > 1), None):
         raise UsageError(f"{twice} is named twice: a participant has one role")
+    targets = tuple(parse_target(text, role) for text, role in typed)
+    has_log = cluster is not None and targets[0].kind == "pods"
+    if events_from == POD_LOG and not has_log:
+        raise UsageError(
+            f"--events-from {POD_LOG}: --server is no pod of a cluster; expected a file, a pipe, - or none"
+        )
+    must_tell = events_from is not None
+    if events_from is None and has_log:
+        events_from = POD_LOG
     return AttachRequest(
-        targets=tuple(parse_target(text, role) for text, role in typed),
+        targets=targets,
         out=out,
         for_s=None if for_text is None else duration_s("--for", for_text),
         rounds=rounds,
         framework=framework,
         events_from=None if events_from in (None, "none") else events_from,
+        must_tell=must_tell,
+        cluster=cluster,
     )
 
 

@@ -22,10 +22,12 @@ class Rounds:
     """Events so far.
 
     :param lines: what is read; None: nothing, rounds are told from the traffic afterwards.
+    :param must_tell: it has to be a log that tells of rounds; else it may.
     """
 
-    def __init__(self, lines: Lines | None, framework: str) -> None:
+    def __init__(self, lines: Lines | None, framework: str, *, must_tell: bool = True) -> None:
         self._lines = lines
+        self._must_tell = must_tell
         self._source = round_source(framework)
         self._framework = framework
         self._starts: dict[Any, int] = {}
@@ -49,7 +51,7 @@ class Rounds:
         for line, received_ns in self._lines.fresh():
             self.read_lines += 1
             self._source.take(line, received_ns)
-        if self.read_lines >= _TELLING_LINES and not self._source.recognised:
+        if self._must_tell and self.read_lines >= _TELLING_LINES and not self._source.recognised:
             raise UsageError(
                 f"--events-from {self._lines.name}: none of its {self.read_lines} lines is of the server"
                 f" application's log, expected {wanted_lines(self._framework)}; see docs/frameworks.md"

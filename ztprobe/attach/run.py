@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -23,14 +24,15 @@ from ztprobe.attach.owner_log import OwnerLog
 from ztprobe.attach.peers import Peers
 from ztprobe.attach.process_evidence import Evidence
 from ztprobe.attach.record import RunRecord, write_run
-from ztprobe.attach.request import AttachRequest
+from ztprobe.attach.request import POD_LOG, AttachRequest
 from ztprobe.attach.rounds import Rounds
 from ztprobe.attach.unix_log import UnixLog
 from ztprobe.errors import EnforcementError, UsageError, ZtprobeError
 from ztprobe.events.owners import SIDECAR
 from ztprobe.experiment.record import kernel_drop_reasons, owners_of
 from ztprobe.paths import STATE_DIR
-from ztprobe.pods.participants import Participants
+from ztprobe.pods.labelled import LabelledPods, LocalLabelledPods
+from ztprobe.pods.participants import Participant, Participants
 from ztprobe.pods.process_table import ProcessTable
 from ztprobe.pods.source import Processes
 from ztprobe.process.interrupts import Interrupted, shielded
@@ -59,6 +61,14 @@ def attach(request: AttachRequest, target: RunDir, progress: Progress) -> Attach
     return attachment
 
 
+def _labelled(request: AttachRequest) -> LabelledPods:
+    if (access := request.cluster) is None:
+        return LocalLabelledPods()
+    from ztprobe.kubernetes.labelled import ClusterLabelledPods  # and the library only where it is needed
+
+    return ClusterLabelledPods(access.api(), access.namespace, node=access.node)
+
+
 class Attachment:
     """A trace that is about to begin, goes on or has ended."""
 
@@ -72,7 +82,8 @@ class Attachment:
     def __init__(self, request: AttachRequest, target: RunDir, progress: Progress) -> None:
         self.request, self.target, self.progress = request, target, progress
         self.table = ProcessTable()
-        self.participants = Participants(request.targets, self.table)
+        self.labelled = _labelled(request)
+        self.participants = Participants(request.targets, self.table, self.labelled)
         self.owners = OwnerLog(self._whose)
         self.unix = UnixLog(self._whose)
         self.peers = None if request.names_clients else Peers(self.participants, self.table, self.owners)
@@ -114,9 +125,20 @@ class Attachment:
 
     @contextlib.contextmanager
     def _rounds(self) -> Iterator[Rounds]:
-        name = self.request.events_from
+        request = self.request
+        name = self._pod_log() if request.events_from == POD_LOG else request.events_from
         with Lines(name) if name is not None else contextlib.nullcontext() as lines:
-            yield Rounds(lines, self.request.framework)
+            yield Rounds(lines, request.framework, must_tell=request.must_tell)
+
+    def _pod_log(self) -> str | None:
+        log = self.labelled.log_of(self.request.server)
+        if log is not None and os.access(log, os.R_OK):
+            return str(log)
+        why = "the log of the server's pod is not on this machine (/var/log/pods)"
+        if self.request.must_tell:
+            raise UsageError(f"--events-from {POD_LOG}: {why}")
+        self.progress.note(f"{why}: rounds are told from the traffic")
+        return None
 
     def _find(self) -> None:
         self.progress.stage("participants")
@@ -212,12 +234,18 @@ class Attachment:
 
     def _look(self, agent: Agent) -> None:
         for one in self.participants.look():
-            self.progress.note(f"{one.name} has come")
+            self._note_come(one)
+        for note in self.labelled.fresh_notes():
+            self.progress.note(note)
         self._hold(agent)
         self._look_at_sockets()
         if (processes := self._processes()) != self._watched:
             agent.watch(processes)
             self._watched = processes
+
+    def _note_come(self, one: Participant) -> None:
+        where = f" from {one.address}, where nobody watches" if one.address else ""
+        self.progress.note(f"{one.name} has come{where}")
 
     def _look_at_topology(self, agent: Agent) -> None:
         seen = agent.topology()
@@ -237,8 +265,7 @@ class Attachment:
             if not at_attachment:
                 for one in self.participants.all:
                     if one.name not in known:
-                        where = f" from {one.address}, where nobody watches" if one.address else ""
-                        self.progress.note(f"{one.name} has come{where}")
+                        self._note_come(one)
             self.participants.look()
             self._hold(None if at_attachment else self._agent)
 

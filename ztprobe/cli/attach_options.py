@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ztprobe.cli.options import cluster_options
 from ztprobe.errors import UsageError, WorkloadError
+
+if TYPE_CHECKING:
+    from ztprobe.kubernetes.access import ClusterAccess
 
 __all__ = ("attach_options", "trace_attached")
 
@@ -25,7 +29,7 @@ _OPTIONS = (
         "--server",
         metavar=_TARGET,
         help="With --attach: pid:N, cmd:PATTERN, cgroup:PATH or unit or container, netns:NAME, or labels of "
-        "the local runtime's pods.",
+        "pods.",
     ),
     click.option(
         "--client",
@@ -53,10 +57,26 @@ _OPTIONS = (
         "--events-from",
         metavar="FILE",
         help="With --attach: where the rounds stand, JSON events or the framework's log: a file that grows, "
-        "a pipe, or - for standard input. [default: none, rounds are told from the traffic]",
+        "a pipe, - for standard input, or pod for the log of a cluster's pod. [default: pod if there is "
+        "one, else none: rounds are told from the traffic]",
     ),
+    click.option(
+        "--runtime",
+        type=click.Choice(["local", "kubernetes"]),
+        default="local",
+        show_default=True,
+        help="With --attach: whose pods labels mean. kubernetes: a cluster's, on the node of the server's "
+        "pod; its clients on other nodes are seen from the server's side.",
+    ),
+    click.option("-n", "--namespace", default="default", show_default=True, help="Of a cluster's pods."),
+    click.option("--node", metavar="NAME", help="This node's name in the cluster. [default: $NODE_NAME]"),
+    cluster_options,
 )
-_NAMES = ("attach", "server", "client_targets", "hub_targets", "for_text", "framework", "events_from")
+_OF_CLUSTER = ("namespace", "node", "context", "kubeconfig")
+_NAMES = (
+    *("attach", "server", "client_targets", "hub_targets", "for_text", "framework", "events_from", "runtime"),
+    *_OF_CLUSTER,
+)
 _ALSO_ATTACHED = (*_NAMES, "rounds", "out", "as_json", "coverage_floor", "quiet")
 
 
@@ -79,6 +99,15 @@ def _refuse_others(context: click.Context, attach: bool) -> None:
         if attach and name not in _ALSO_ATTACHED:
             raise UsageError(
                 f"{parameter.opts[0]}: --attach traces what runs already as it is; leave it away"
+            )
+        if name in _OF_CLUSTER and context.params["runtime"] != "kubernetes":
+            raise UsageError(f"{parameter.opts[-1]}: needs --runtime kubernetes, whose pods it is about")
+        if not attach and name == "runtime":
+            if context.params[name] == "local":
+                continue
+            raise UsageError(
+                "--runtime kubernetes: trace brings up deployments on this machine only; `ztprobe deploy "
+                "experiment` puts one on a cluster, and trace --attach --runtime kubernetes watches it there"
             )
         if not attach and name in _NAMES:
             raise UsageError(f"{parameter.opts[0]}: needs --attach, which traces what runs already")
@@ -110,6 +139,7 @@ def trace_attached(context: click.Context) -> bool:
         rounds=given["rounds"] if has_rounds else None,
         framework=given["framework"],
         events_from=given["events_from"],
+        cluster=_cluster(given),
     )
     check_attach(request.out)
     with open_progress(quiet=given["quiet"]) as progress:
@@ -119,6 +149,14 @@ def trace_attached(context: click.Context) -> bool:
         progress.done(str(directory))
     _print(report, as_json=given["as_json"])
     return True
+
+
+def _cluster(given: Mapping[str, Any]) -> ClusterAccess | None:
+    from ztprobe.kubernetes.access import ClusterAccess
+
+    if given["runtime"] != "kubernetes":
+        return None
+    return ClusterAccess(**{name: given[name] for name in _OF_CLUSTER})
 
 
 def _report(directory: Path, coverage_floor: float, note: Callable[[str], None]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ztprobe.errors import UsageError
 from ztprobe.pods.command_line import without_secrets
-from ztprobe.pods.local import LocalPods, local_pods
+from ztprobe.pods.labelled import LabelledPods, LocalLabelledPods
 from ztprobe.pods.process_table import OneProcess, ProcessTable
 from ztprobe.pods.targets import ROLES, Role, Target, in_cgroup
 
@@ -78,6 +78,8 @@ class Participant:
 
 
 _MOST_COMMAND = 512
+# Of whom, where it was no target that named them.
+_PEER, _ELSEWHERE = "peer", "elsewhere"
 _PROXIES = frozenset(("haproxy", "envoy", "linkerd2-proxy", "nginx", "traefik", "ztunnel"))
 _NO_APPLICATIONS = frozenset(("dnsmasq", "linkerd-await", "pause", "pilot-agent"))
 
@@ -86,14 +88,17 @@ class Participants:
     """The participants that some targets name, as of the last `look`.
 
     :param targets: exactly one of them is the server's.
+    :param labelled: whose pods labels mean; None: those of the local runtime.
     """
 
-    def __init__(self, targets: Sequence[Target], table: ProcessTable) -> None:
+    def __init__(
+        self, targets: Sequence[Target], table: ProcessTable, labelled: LabelledPods | None = None
+    ) -> None:
         self._targets = sorted(targets, key=lambda target: _MOST_TELLING.index(target.kind))
         self._table = table
         self._pinned: dict[Target, Member] = {}  # of pid: targets, which mean the process that had it
         self._netns: dict[Target, int] = {}
-        self._run: str | None = None  # of the local runtime, whose pods labels mean
+        self._labelled = labelled or LocalLabelledPods()
         self._by_root: dict[tuple[Target | str, object], Participant] = {}
         self._of: dict[Member, Participant] = {}
         self._own = {os.getpid()}
@@ -129,10 +134,19 @@ class Participants:
         """Resolve every target. :raises UsageError: one names nothing, or several servers."""
         self.look()
         for target in self._targets:
-            found = [one for (of, _), one in self._by_root.items() if of == target]
+            found = [
+                one
+                for (of, _), one in self._by_root.items()
+                if of == target or (of == _ELSEWHERE and one.target == target.text)
+            ]
             if not found:
                 raise UsageError(f"{target.option}: {self._why_nothing(target)}")
             if target.role == "server" and len(found) > 1:
+                if target.kind == "pods":
+                    names = ", ".join(sorted(one.name for one in found)[:6])
+                    raise UsageError(
+                        f"{target.option}: matches {len(found)} pods ({names}), expected the server's alone"
+                    )
                 pids = sorted(min(member.pid for member in one.running) for one in found)
                 which = ", ".join(map(str, pids[:6])) + (", ..." if pids[6:] else "")
                 raise UsageError(
@@ -146,8 +160,7 @@ class Participants:
         if target.kind == "netns":
             return "no such network namespace" if not target.netns.exists() else "no process runs in it"
         if target.kind == "pods":
-            names = ", ".join(sorted(f"{pod.name}" for pod in local_pods())[:6])
-            return f"matches no pod of the local runtime; running: {names or 'none'}"
+            return self._labelled.why_nothing(target)
         what = "no process has such a command line" if target.kind == "cmd" else "no process is in it"
         return f"{what}; see `ztprobe attach --list`"
 
@@ -162,7 +175,8 @@ class Participants:
         matched = {
             process.pid: found
             for process in self._table
-            if not self._is_ours(process) and (found := self._match(process, pods)) is not None
+            if not self._is_ours(process)
+            and (found := self._match(process, pods) or self._peers_pod(process)) is not None
         }
         for process in sorted(self._table, key=lambda one: (one.started_ticks, one.pid)):
             if not self._is_ours(process):
@@ -176,45 +190,54 @@ class Participants:
         return [one for key, one in self._by_root.items() if key not in known]
 
     def add_peer(self, pid: int) -> Participant:
-        """A client that was found by its connection: this process, and what it has started."""
+        """A client that was found by its connection: this process, and what it has started.
+
+        In a pod whose name is known it is the pod with all that runs there: a sidecar may have connected.
+        """
         process = self._table[pid]
-        participant = self._new("peer", pid, "client", "", process)
+        pod = self._labelled.pod_of(process)
+        participant = self._new(_PEER, pod or pid, "client", "", process, pod)
         self._take(process, participant)
         return participant
 
     def add_elsewhere(self, address: str) -> Participant | None:
         """A client on another machine, by its address. :returns: None: it is known."""
-        if ("elsewhere", address) in self._by_root:
+        if (_ELSEWHERE, address) in self._by_root:
             return None
-        name = self._free_name("client")
+        name = self._free_name("client", self._labelled.pod_at(address))
         found = Participant(name, "client", "", root=address, address=address)
-        self._by_root["elsewhere", address] = found
+        self._by_root[_ELSEWHERE, address] = found
         return found
 
     def _is_ours(self, process: OneProcess) -> bool:
         return process.pid in self._own or process.parent == os.getpid() or not process.command
 
     def _pods(self) -> Mapping[int, tuple[Target, str]]:
-        """pid -> target and pod, of targets that are labels.
+        """pid -> target and pod, of targets that are labels; pods on other nodes take part by their address.
 
-        :raises UsageError: they are labels of several runs, whose pods have the same names.
+        :raises UsageError: the labels mean no one deployment's pods, or the server's are not here.
         """
         found: dict[int, tuple[Target, str]] = {}
         for target in self._targets:
             if target.kind == "pods":
-                selector = target.selector
-                pods = [pod for pod in local_pods() if selector.matches(pod.labels)]
-                runs = sorted({pod.run for pod in pods})
-                if self._run is None and len(runs) > 1:
-                    raise UsageError(
-                        f"{target.option}: matches pods of {len(runs)} runs ({', '.join(runs[:6])}); name "
-                        "one's by their namespaces (netns:), which `ip netns` shows"
-                    )
-                self._run = self._run or next(iter(runs), None)
-                mine = [pod for pod in pods if pod.run == self._run]
-                running = LocalPods().processes(mine)
-                found |= {pid: (target, pod) for pid, (pod, _) in running.items() if pid not in found}
+                meant = self._labelled.look(target, self._table)
+                found |= {pid: (target, pod) for pid, pod in meant.processes.items() if pid not in found}
+                for address, pod in meant.elsewhere.items():
+                    self._take_elsewhere(target, pod, address)
         return found
+
+    def _take_elsewhere(self, target: Target, pod: str, address: str) -> None:
+        if target.role == "client" and (_ELSEWHERE, address) not in self._by_root:
+            name = self._free_name(target.role, pod)
+            there = Participant(name, target.role, target.text, root=address, address=address)
+            self._by_root[_ELSEWHERE, address] = there
+
+    def _peers_pod(self, process: OneProcess) -> tuple[str, object] | None:
+        """The key of a peer that is a pod, whose process this is."""
+        if any(of == _PEER and isinstance(root, str) for of, root in self._by_root):
+            key = (_PEER, self._labelled.pod_of(process))
+            return key if key in self._by_root else None
+        return None
 
     def _match(
         self, process: OneProcess, pods: Mapping[int, tuple[Target, str]]
@@ -244,7 +267,7 @@ class Participants:
                 self._netns[target] = 0
         return process.netns_inode == self._netns[target] != 0
 
-    def _place(self, process: OneProcess, matched: Mapping[int, tuple[Target, object]]) -> None:
+    def _place(self, process: OneProcess, matched: Mapping[int, tuple[Target | str, object]]) -> None:
         participant = self._of.get(_member(process))
         if participant is None and process.pid in matched:
             target, root = matched[process.pid]
@@ -254,9 +277,9 @@ class Participants:
                     if matched.get(above.pid, (None,))[0] == target:
                         root = above.pid
                 root = self._member_of(root)
-            participant = self._by_root.get((target, root)) or self._new(
-                target, root, target.role, target.text, process
-            )
+            participant = self._by_root.get((target, root))
+            if participant is None and isinstance(target, Target):
+                participant = self._new(target, root, target.role, target.text, process)
         if participant is None:
             # Started by a member; one whose parent has ended is told by its group or session.
             related = (process.parent, process.group, process.session)
@@ -275,9 +298,9 @@ class Participants:
         participant.commands[member] = process.command
 
     def _new(
-        self, of: Target | str, root: object, role: Role, target: str, process: OneProcess
+        self, of: Target | str, root: object, role: Role, target: str, process: OneProcess, own: str = ""
     ) -> Participant:
-        own = of.own_name if isinstance(of, Target) else ""
+        own = of.own_name if isinstance(of, Target) else own
         if isinstance(of, Target) and of.kind == "pods":
             own = str(root)
         one = Participant(

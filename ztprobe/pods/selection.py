@@ -8,7 +8,7 @@ from ztprobe.errors import UsageError
 from ztprobe.pods.model import Pod
 from ztprobe.pods.selectors import Selector
 
-__all__ = ("choose", "no_match")
+__all__ = ("choose", "no_match", "nothing_matches")
 
 _FEW = 12
 
@@ -44,10 +44,15 @@ def no_match(
 
     :param there: namespace, name, labels.
     """
+    return UsageError(f"{option} {selector.text!r} {nothing_matches(namespace, there)}")
+
+
+def nothing_matches(namespace: str, there: Iterable[tuple[str, str, Mapping[str, str]]]) -> str:
+    """The end of a line that begins with a selector. :param there: namespace, name, labels."""
     running = sorted({f"{space}: {_words(labels) or name}" for space, name, labels in there})
     some = "; ".join(running[:_FEW]) + ("; ..." if len(running) > _FEW else "")
     what = f"running: {some}" if running else "nothing runs there"
-    return UsageError(f"{option} {selector.text!r} matches no pod in namespace {namespace}; {what}")
+    return f"matches no pod in namespace {namespace}; {what}"
 
 
 def _words(labels: Mapping[str, str]) -> str:

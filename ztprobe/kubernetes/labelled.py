@@ -1,0 +1,180 @@
+"""Labels of a cluster's pods, seen from one of its nodes: a `ztprobe.pods.labelled.LabelledPods`.
+
+The API says which pods a selector means and what addresses they have; this node's kernel says which of them
+run here, by the UID in their processes' cgroups. An API that is away for a while is asked again: what it
+said last still holds.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import threading
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ztprobe.errors import UsageError, ZtprobeError
+from ztprobe.kubernetes.api import Api, Object
+from ztprobe.pods.cgroup_path import pod_of_path
+from ztprobe.pods.labelled import Labelled
+from ztprobe.pods.process_table import OneProcess
+from ztprobe.pods.selection import nothing_matches
+from ztprobe.pods.targets import Target
+
+__all__ = ("ClusterLabelledPods",)
+
+_NODE_NAME = "NODE_NAME"  # as the downward API gives it to an agent's pod
+_STATIC_UID = "kubernetes.io/config.hash"  # a static pod's cgroup is named after this, not its UID
+_DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
+_ENDED = ("Succeeded", "Failed")
+_LOGS = Path("/var/log/pods")  # where kubelet links the containers' logs, one file for each start
+_ASK_AGAIN_S = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Listed:
+    """A pod, as far as it matters here."""
+
+    name: str
+    uid: str  # as its cgroup is named
+    api_uid: str
+    node: str
+    addresses: tuple[str, ...]
+    container: str  # the one that its log is read of
+
+    @classmethod
+    def of(cls, pod: Object) -> _Listed:
+        metadata, spec, status = pod["metadata"], pod["spec"], pod["status"]
+        annotations = metadata.get("annotations") or {}
+        listed = [entry.get("ip", "") for entry in status.get("podIPs") or ()] or [status.get("podIP") or ""]
+        containers = [str(one.get("name", "")) for one in spec.get("containers") or ()]
+        return cls(
+            name=metadata["name"],
+            uid=annotations.get(_STATIC_UID) or metadata["uid"],
+            api_uid=metadata["uid"],
+            node=spec.get("nodeName") or "",
+            addresses=tuple(filter(None, listed)),
+            container=annotations.get(_DEFAULT_CONTAINER) or next(iter(containers), ""),
+        )
+
+
+class ClusterLabelledPods:
+    """Those of one namespace.
+
+    :param node: this node's name in the cluster, for pods of which nothing runs yet; None: $NODE_NAME, else
+        the node that pods which are seen here are on, else the host's name.
+    """
+
+    def __init__(self, api: Api, namespace: str, *, node: str | None = None, logs: Path = _LOGS) -> None:
+        self._api, self._namespace, self._logs = api, namespace, logs
+        self._node = node or os.environ.get(_NODE_NAME)
+        self._guessed_node = socket.gethostname().lower()
+        self._listed: dict[str, list[_Listed]] = {}  # by selector
+        self._asked_s = 0.0
+        self._is_asking = False
+        self._notes: list[str] = []
+        self._is_away = False
+
+    def look(self, target: Target, processes: Iterable[OneProcess]) -> Labelled:
+        """See `LabelledPods`.
+
+        :raises UsageError: the server or a hub is on another node.
+        :raises PreflightError: the API refuses or does not answer, the first time.
+        """
+        pods = self._pods(target.selector.text)
+        by_uid = {pod.uid: pod.name for pod in pods}
+        found = {one.pid: by_uid[uid] for one in processes if (uid := _pod_uid(one.cgroups)) in by_uid}
+        here = set(found.values())
+        self._guessed_node = next((pod.node for pod in pods if pod.name in here), self._guessed_node)
+        away = [
+            pod
+            for pod in pods
+            if pod.name not in here and pod.node not in ("", self._node or self._guessed_node)
+        ]
+        if away and target.role != "client" and not here:
+            raise UsageError(
+                f"{target.option}: {self._namespace}/{away[0].name} is on node {away[0].node}, and this is "
+                f"node {self._node or self._guessed_node}: trace there, or name this node with --node"
+            )
+        return Labelled(
+            processes=found,
+            elsewhere={address: pod.name for pod in away for address in pod.addresses[:1]},
+        )
+
+    def why_nothing(self, target: Target) -> str:
+        """See `LabelledPods`."""
+        if pods := self._pods(target.selector.text):
+            return (
+                f"{self._namespace}/{pods[0].name} is not running yet, or none of its processes can be seen "
+                "from here: run ztprobe on its node as root, or in a privileged pod with hostPID: true"
+            )
+        there = [
+            (self._namespace, str(pod["metadata"]["name"]), pod["metadata"].get("labels") or {})
+            for pod in self._api.objects("pods", self._namespace)
+        ]
+        return nothing_matches(self._namespace, there)
+
+    def pod_of(self, process: OneProcess) -> str:
+        """See `LabelledPods`."""
+        uid = _pod_uid(process.cgroups)
+        return "" if not uid else next((pod.name for pod in self._pods("") if pod.uid == uid), "")
+
+    def pod_at(self, address: str) -> str:
+        """See `LabelledPods`."""
+        return next((pod.name for pod in self._pods("") if address in pod.addresses), "")
+
+    def fresh_notes(self) -> Collection[str]:
+        """See `LabelledPods`."""
+        notes, self._notes = self._notes, []
+        return notes
+
+    def log_of(self, target: Target) -> Path | None:
+        """The file with the output of the one pod that labels mean, of its latest start; None: none is here.
+
+        Lines are kubelet's: time, stream, tag, text.
+        """
+        pods = self._pods(target.selector.text)
+        if len(pods) != 1:
+            return None
+        directory = self._logs / f"{self._namespace}_{pods[0].name}_{pods[0].api_uid}" / pods[0].container
+        starts = {int(path.stem): path for path in directory.glob("*.log") if path.stem.isdigit()}
+        return starts[max(starts)] if starts else None
+
+    def _pods(self, selector: str) -> list[_Listed]:
+        """What the API said last; it is asked again behind the scenes, so that nobody waits for it."""
+        if selector not in self._listed:
+            self._listed[selector] = self._ask(selector)
+        if time.monotonic() - self._asked_s > _ASK_AGAIN_S and not self._is_asking:
+            self._is_asking = True
+            threading.Thread(target=self._ask_again, args=(list(self._listed),), daemon=True).start()
+        return self._listed[selector]
+
+    def _ask(self, selector: str) -> list[_Listed]:
+        pods = self._api.objects("pods", self._namespace, selector)
+        self._asked_s = time.monotonic()
+        return [_Listed.of(pod) for pod in pods if pod["status"].get("phase") not in _ENDED]
+
+    def _ask_again(self, selectors: Iterable[str]) -> None:
+        try:
+            for selector in selectors:
+                self._listed[selector] = self._ask(selector)
+            problem = ""
+        except ZtprobeError as error:
+            problem = str(error)
+        if problem and not self._is_away:
+            self._notes.append(f"{problem}; the pods known so far are watched, and it is asked again")
+        elif self._is_away and not problem:
+            self._notes.append("the Kubernetes API answers again")
+        self._is_away = bool(problem)
+        self._asked_s = time.monotonic()
+        self._is_asking = False
+
+
+@functools.lru_cache(maxsize=4096)
+def _pod_uid(cgroups: tuple[str, ...]) -> str:
+    """Of a process in these cgroups, one for each hierarchy; empty: no pod's."""
+    found = {uid for path in cgroups if (uid := pod_of_path(path)) is not None}
+    return found.pop() if len(found) == 1 else ""  # hierarchies that name two pods: somebody made that up
