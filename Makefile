@@ -105,4 +105,5 @@ api-server:
 	tools/kube-apiserver
 
 test-cluster: $(TESTS_STAMP) api-server
-	$(RUN) pytest tests/kernel/test_cluster.py tests/kernel/test_cluster_deploy.py
+	$(RUN) pytest tests/kernel/test_cluster.py tests/kernel/test_cluster_deploy.py \
+	    tests/kernel/test_cluster_attach.py

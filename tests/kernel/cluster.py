@@ -17,9 +17,11 @@ import signal
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,7 @@ class KubeNode:
         self.pods: dict[str, KubePod] = {}
         self._servers: list[subprocess.Popen[bytes]] = []
         self._tops: list[Path] = []
+        self._players: list[subprocess.Popen[bytes]] = []
         with netlink(self.netns) as ipr:
             ipr.link("set", index=1, state="up")
             ipr.link("add", ifname="cni0", kind="bridge")
@@ -245,6 +248,46 @@ class KubeNode:
             made.append(top / inner)
         return made
 
+    def outside(self, name: str, number: int) -> Path:
+        """A namespace on the bridge that is no pod's here: where a pod of another node would send from."""
+        netns = create_netns(f"{self.tag}{name}")
+        with netlink(self.netns) as ipr:
+            peer = {"ifname": "eth0", "net_ns_fd": str(netns)}
+            ipr.link("add", ifname=f"veth{name}", kind="veth", peer=peer)
+            (index,) = ipr.link_lookup(ifname=f"veth{name}")
+            ipr.link("set", index=index, master=self._bridge, state="up")
+        with netlink(netns) as ipr:
+            (index,) = ipr.link_lookup(ifname="eth0")
+            ipr.addr("add", index=index, address=f"10.98.0.{number}", prefixlen=24)
+            ipr.link("set", index=index, state="up")
+        return netns
+
+    def play(self, where: str | Path, *arguments: str) -> Path:
+        """Start a part of the small federation in a pod or a namespace; its log is as kubelet keeps it."""
+        pod = self.pods[where] if isinstance(where, str) else None
+        with entered(where if isinstance(where, Path) else self.pods[where].netns):
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.e2e.small_federation", *arguments],
+                cwd=REPO_DIR,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+            )
+        self._players.append(process)
+        for group in pod.cgroups if pod is not None else ():
+            (group / "cgroup.procs").write_text(str(process.pid))
+        whose = f"fl_{pod.name}_{pod.uid}" if pod is not None else f"elsewhere_{process.pid}"
+        log = self.directory / "log" / "pods" / whose / "c" / "0.log"
+        log.parent.mkdir(parents=True)
+        log.touch()
+        threading.Thread(target=_keep_log, args=(process, log), daemon=True).start()
+        return log
+
+    @property
+    def with_logs(self) -> tuple[str, ...]:
+        """For `ztprobe`: before a command that sees the logs where kubelet keeps them."""
+        mount = f'mount --bind {self.directory}/log /var/log && exec "$@"'
+        return ("unshare", "--mount", "sh", "-c", mount, "sh")
+
     def kill(self, name: str) -> None:
         """End a pod's sandbox on the node; its API object stays."""
         pod = self.pods.pop(name)
@@ -304,6 +347,9 @@ class KubeNode:
         """Undo everything."""
         with contextlib.suppress(AssertionError):
             self.ztprobe("profile", "clear")
+        for player in self._players:
+            player.kill()
+            player.wait()
         for name in list(self.pods):
             self.kill(name)
         for server in reversed(self._servers):
@@ -318,6 +364,14 @@ class KubeNode:
             for directory, _, _ in os.walk(top, topdown=False):
                 os.rmdir(directory)
         remove_netns(self.netns.name)
+
+
+def _keep_log(process: subprocess.Popen[bytes], log: Path) -> None:
+    """As kubelet writes it: when, which stream, whether the line is whole, the line."""
+    assert process.stdout is not None
+    with log.open("ab", buffering=0) as kept:
+        for line in process.stdout:
+            kept.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}000Z stdout F ".encode() + line)
 
 
 @contextlib.contextmanager
