@@ -40,8 +40,20 @@ _Opened = dict[tuple[str, str, str, int], dict[Any, bool]]
 
 
 def recorded_pods(run: Run) -> list[ClusterPod]:
-    """The run's pods, as policies see them."""
-    return policy_pods(run.meta["pods"])
+    """The run's pods, as policies see them.
+
+    Of what was attached to they are those that a cluster told of: the run's own have no labels.
+
+    :raises RunDirError: see `recorded_objects`.
+    """
+    if not _is_attached(run):
+        return policy_pods(run.meta["pods"])
+    recorded = run.meta["enforcement"].get("details", {}).get("objects")
+    return [] if recorded is None else list(read_recorded(recorded, run.path).pods)
+
+
+def _is_attached(run: Run) -> bool:
+    return "attachment" in run.meta
 
 
 def policy_pods(pods: Iterable[Mapping[str, Any]]) -> list[ClusterPod]:
@@ -101,7 +113,8 @@ def changed_objects(run: Run) -> list[tuple[int, Objects]]:
         ]
     except (TypeError, KeyError, ValueError) as error:
         raise RunDirError(f"{run.path}: its record of the objects in force is damaged") from error
-    pods = recorded_pods(run) if changes else []
+    # A cluster's objects have its pods among them, as they were then.
+    pods = recorded_pods(run) if changes and not _is_attached(run) else []
     return [(at_ns, merged(read_recorded(objects, run.path), pods)) for at_ns, objects in sorted(changes)]
 
 

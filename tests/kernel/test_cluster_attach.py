@@ -170,3 +170,25 @@ def test_a_cluster_that_may_not_be_asked_is_one_line(policed: KubeNode) -> None:
     words = ("policy", "check", "--runtime", "kubernetes")
     done = policed.ztprobe(*words, user="nobody", fails=3)
     assert "missing: the verb list on namespaces" in done.stderr.splitlines()[-1]
+
+
+def test_a_saved_run_knows_the_policies_that_were_in_force(policed: KubeNode, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ("trace", "--attach", "--runtime", "kubernetes", *LABELS, "--for", "6s", "--out", str(out), "-q")
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        tracing = pool.submit(policed.ztprobe, *words)
+        while not tracing.done():
+            knock(policed)
+    tracing.result()
+    drops = json.loads(policed.ztprobe("drops", str(out), "--reason", "NETFILTER_DROP", "--json").stdout)
+    assert drops
+    for one in drops:
+        assert (one["source"], one["target"], one["target_port"]) == ("fl-client-0", "fl-server-0", 50052)
+        assert one["policies"] == ["NetworkPolicy fl/server-port"]
+    asked = ("policy", "explain", "--run", str(out), "--from", "fl/fl-client-0", "--to", "fl/fl-server-0")
+    policed.ztprobe(*asked, "--port", "50052/TCP", fails=3)
+    proposed = tmp_path / "proposed.yaml"
+    nothing_in = {**POLICY, "spec": {"podSelector": {}, "policyTypes": ["Ingress"]}}
+    proposed.write_text(json.dumps(nothing_in))
+    simulated = policed.ztprobe("policy", "simulate", "-f", str(proposed), "-n", "fl", str(out), fails=None)
+    assert "fl/fl-client-0" in simulated.stdout

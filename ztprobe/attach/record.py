@@ -52,6 +52,9 @@ class RunRecord:
     detached_ns: int
     wall_ns: int
     evidence: Evidence
+    in_force: Sequence[
+        tuple[int, Sequence[Mapping[str, Any]]]
+    ]  # `ztprobe.pods.labelled.LabelledPods.in_force`
     failed: Mapping[str, Any] | None = None  # why, and when that was noticed; None: it went through
     # What the agent's numbers stand for, where it did not live to tell: `ztprobe.experiment.record.owners_of`
     agent_names: Mapping[str, Any] | None = None
@@ -108,7 +111,7 @@ def _meta(record: RunRecord, framework: Framework) -> dict[str, Any]:
         "machine": platform.machine(),
         "versions": versions(),
         "pods": pods,
-        "facts": _facts(),
+        "facts": _facts() | _later_objects(record),
         "attachment": {
             "participants": [one.as_dict(record.pod_of(one)) for one in record.participants],
             "framework": framework.as_dict(),
@@ -126,7 +129,7 @@ def _meta(record: RunRecord, framework: Framework) -> dict[str, Any]:
         "enforcement": {
             "network_policy_expected": False,
             "mtls_expected": False,
-            "details": {"whose": _NOT_OURS},
+            "details": {"whose": _NOT_OURS, **_first_objects(record)},
         },
         "machine_load": load.facts(),
         "hooks": account.hooks,
@@ -151,6 +154,15 @@ def _meta(record: RunRecord, framework: Framework) -> dict[str, Any]:
         "wall_ns": record.wall_ns,
         "cores": os.cpu_count() or 1,
     }
+
+
+def _first_objects(record: RunRecord) -> dict[str, Any]:
+    return {"objects": list(record.in_force[0][1])} if record.in_force else {}
+
+
+def _later_objects(record: RunRecord) -> dict[str, Any]:
+    later = [{"time_monotonic_ns": at_ns, "objects": list(each)} for at_ns, each in record.in_force[1:]]
+    return {"object_changes": later} if later else {}
 
 
 def _pod(held: Held) -> dict[str, Any]:

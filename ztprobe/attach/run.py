@@ -143,6 +143,7 @@ class Attachment:
     def _find(self) -> None:
         self.progress.stage("participants")
         self.participants.first_look()
+        self.labelled.in_force()  # as it was before anything was seen
         self._hold(None)
         self._look_at_sockets(at_attachment=True)
         server = self.participants.server
@@ -350,6 +351,7 @@ class Attachment:
             detached_ns=self.detached_ns,
             wall_ns=wall_ns,
             evidence=self.evidence,
+            in_force=self.labelled.in_force(),
             failed=self._failed(),
             agent_names=None if self._agent_lives else self._agent_names(),
         )

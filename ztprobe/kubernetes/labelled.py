@@ -15,9 +15,11 @@ import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ztprobe.errors import UsageError, ZtprobeError
 from ztprobe.kubernetes.api import Api, Object
+from ztprobe.kubernetes.policy_objects import cluster_documents
 from ztprobe.pods.cgroup_path import pod_of_path
 from ztprobe.pods.labelled import Labelled
 from ztprobe.pods.process_table import OneProcess
@@ -32,6 +34,7 @@ _DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 _ENDED = ("Succeeded", "Failed")
 _LOGS = Path("/var/log/pods")  # where kubelet links the containers' logs, one file for each start
 _ASK_AGAIN_S = 2.0
+_MOST_CHANGES = 1_000  # of objects; those of a cluster in which pods come and go all the time have no end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,9 @@ class ClusterLabelledPods:
         self._listed: dict[str, list[_Listed]] = {}  # by selector
         self._asked_s = 0.0
         self._is_asking = False
+        # Since when (CLOCK_MONOTONIC nanoseconds; 0: since before anybody looked), the oldest first.
+        self._in_force: list[tuple[int, list[dict[str, Any]]]] = []
+        self._objects_problem = ""
         self._notes: list[str] = []
         self._is_away = False
 
@@ -131,6 +137,26 @@ class ClusterLabelledPods:
         notes, self._notes = self._notes, []
         return notes
 
+    def in_force(self) -> list[tuple[int, list[dict[str, Any]]]]:
+        """See `LabelledPods`."""
+        if not self._in_force and not self._objects_problem:
+            self._read_objects()
+        return self._in_force
+
+    def _read_objects(self) -> None:
+        try:
+            documents, problem = cluster_documents(self._api), ""
+        except ZtprobeError as error:
+            documents, problem = [], f"the policies in force are not known: {error}"
+        if problem:
+            if not self._objects_problem and not self._is_away:
+                self._notes.append(problem)
+        elif not self._in_force:
+            self._in_force.append((0, documents))
+        elif documents != self._in_force[-1][1] and len(self._in_force) < _MOST_CHANGES:
+            self._in_force.append((time.monotonic_ns(), documents))
+        self._objects_problem = problem
+
     def log_of(self, target: Target) -> Path | None:
         """The file with the output of the one pod that labels mean, of its latest start; None: none is here.
 
@@ -169,6 +195,8 @@ class ClusterLabelledPods:
         elif self._is_away and not problem:
             self._notes.append("the Kubernetes API answers again")
         self._is_away = bool(problem)
+        if not problem:
+            self._read_objects()
         self._asked_s = time.monotonic()
         self._is_asking = False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ztprobe.errors import UsageError
 from ztprobe.pods.local import LocalPods, local_pods
@@ -45,6 +45,14 @@ class LabelledPods(Protocol):
 
     def pod_at(self, address: str) -> str:
         """The name of the pod that has an address, on whichever node; empty: nobody's that is known."""
+        ...
+
+    def in_force(self) -> list[tuple[int, list[dict[str, Any]]]]:
+        """The objects that policies are made of and rest on, as Kubernetes writes them, the oldest first.
+
+        Each with the time since when they are in force (CLOCK_MONOTONIC nanoseconds; 0: since before anybody
+        looked). Empty: nobody has told.
+        """
         ...
 
     def log_of(self, target: Target) -> Path | None:
@@ -91,6 +99,10 @@ class LocalLabelledPods:
     def pod_at(self, address: str) -> str:
         """See `LabelledPods`: all of a local run is on this machine."""
         return ""
+
+    def in_force(self) -> list[tuple[int, list[dict[str, Any]]]]:
+        """See `LabelledPods`: a local run records them itself."""
+        return []
 
     def log_of(self, target: Target) -> Path | None:
         """See `LabelledPods`: which of a pod's containers would tell of rounds is not known here."""
