@@ -44,7 +44,7 @@ def troubles_of(case: Case) -> list[Trouble]:
     found = [*_set_up(case, rounds), *_failed(case, rounds), *_missing(case, rounds)]
     found += _slow(case, rounds, {number for one in found for number in one.rounds})
     found += _under_way(case, rounds)
-    found += _stalls(case)
+    found += _stalls(case, rounds)
     if case.is_attached:
         found += troubles_of_attached(case, rounds)
     return sorted(found, key=lambda one: one.from_ns)
@@ -194,16 +194,28 @@ def _last(case: Case, number: int) -> tuple[str, ...]:
     return (last,) if last and (last in case.clients or not case.is_attached) else ()
 
 
-def _stalls(case: Case) -> list[Trouble]:
+def _stalls(case: Case, rounds: Mapping[int, Mapping[str, int]]) -> list[Trouble]:
     """What was noticed while the run went on."""
-    return [
-        Trouble(
-            kind="stall",
-            rounds=() if stall["round"] is None else (int(stall["round"]),),
-            from_ns=int(stall["since_ns"]),
-            to_ns=int(stall["at_ns"]),
-            pods=tuple(pod for pod in stall["waits_for"] if pod in case.clients),
-            words=str(stall["words"]),
+    found = []
+    for stall in case.run.meta.get("stalls", ()):
+        number = stall["round"]
+        if number is None and case.is_attached:
+            # Nobody told of rounds; those of the traffic tell a stall from having nothing to do.
+            number = next((n for n, at in rounds.items() if _holds(at, int(stall["since_ns"]))), None)
+            if number is None:
+                continue
+        found.append(
+            Trouble(
+                kind="stall",
+                rounds=() if number is None else (int(number),),
+                from_ns=int(stall["since_ns"]),
+                to_ns=int(stall["at_ns"]),
+                pods=tuple(pod for pod in stall["waits_for"] if pod in case.clients),
+                words=str(stall["words"]),
+            )
         )
-        for stall in case.run.meta.get("stalls", ())
-    ]
+    return found
+
+
+def _holds(marks: Mapping[str, int], ts_ns: int) -> bool:
+    return marks["round_start"] <= ts_ns < marks.get("round_end", ts_ns + 1)

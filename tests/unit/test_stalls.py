@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from ztprobe.agent.stall_snapshot import ProcessLook, StallLook
-from ztprobe.agent.stalls import StallWatch, Timeout, stall_words, standings
+from ztprobe.agent.stalls import StallWatch, Standing, Timeout, stall_words, standings
+from ztprobe.attach.attached_stalls import who_waits
 from ztprobe.experiment.stall_watch import RunStalls
 from ztprobe.kernelnet.tcp_ends import PROBE_TIMER, RETRANSMIT_TIMER, TcpEnd
 
@@ -225,3 +226,48 @@ def test_a_run_waits_for_whom_its_server_has_not_heard_of() -> None:
     stalls.take({"event": "round_end", "round": 1})
     assert stalls.overdue(500.0) is None  # between rounds nobody is waited for
     assert len(stalls.found) == 2
+
+
+def standing(source: str, target: str, sender: str, age_s: float | None) -> Standing:
+    return Standing(
+        source=f"{source}:1",
+        target=f"{target}:2",
+        state="established and silent",
+        detail="",
+        last_data_age_s=age_s,
+        last_data_from=sender,
+        ends_in_s=None,
+        ends_by="",
+    )
+
+
+@pytest.mark.parametrize(
+    ("connections", "expected"),
+    [
+        ([standing("server", "a", "server", 9.0), standing("server", "b", "b", 1.0)], ("server", ("a",))),
+        ([standing("a", "server", "a", 9.0), standing("b", "server", "server", 12.0)], ("server", ("b",))),
+        ([standing("a", "server", "a", 9.0), standing("b", "server", "b", 12.0)], ("a", ("server",))),
+        ([standing("hub", "server", "server", 3.0)], ("server", ("hub",))),
+        ([standing("a", "server", "", None), standing("a", "a", "a", 1.0)], ("", ())),
+        ([], ("", ())),
+    ],
+)
+def test_who_was_sent_something_last_is_waited_for(
+    connections: list[Standing], expected: tuple[str, tuple[str, ...]]
+) -> None:
+    assert who_waits(connections, ("server", "hub"), ("a", "b")) == expected
+
+
+def test_participants_of_one_namespace_are_told_apart_on_its_loopback() -> None:
+    server = end("127.0.0.1", 50051, "127.0.0.1", 4000)
+    client = end("127.0.0.1", 4000, "127.0.0.1", 50051, received_age_s=12.0)
+    apart = look_at(0.0, ("server", server), ("client-0", client))
+    shared = replace(apart, places={"server": 1, "client-0": 1, "client-1": 1})
+    (one,) = standings(shared, waiting="", waits_for=("server", "client-0"))
+    assert {one.source, one.target} == {"server:50051", "client-0:4000"}
+    # In namespaces of their own these are two connections that never left their pods.
+    within = standings(apart, waiting="", waits_for=("server", "client-0"))
+    assert [(one.source, one.target) for one in within] == [
+        ("client-0:4000", "client-0:50051"),
+        ("server:50051", "server:4000"),
+    ]

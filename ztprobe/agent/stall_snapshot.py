@@ -9,7 +9,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ztprobe.kernelnet.netns import entered
@@ -17,7 +17,7 @@ from ztprobe.kernelnet.tcp_ends import TcpEnd, tcp_ends
 from ztprobe.pods.model import Pod
 from ztprobe.pods.source import Processes
 
-__all__ = ("ProcessLook", "StallLook", "look")
+__all__ = ("ProcessLook", "StallLook", "look", "process_look", "tcp_limits")
 
 _SYSCTLS = Path("/proc/sys/net/ipv4")
 _TCP_LIMITS = ("tcp_syn_retries", "tcp_syn_linear_timeouts", "tcp_retries2")  # the second since Linux 6.5
@@ -42,6 +42,8 @@ class StallLook:
     ends: Mapping[str, tuple[TcpEnd, ...]]  # pod -> its ends; a pod whose namespace is gone is not there
     processes: Mapping[str, Mapping[int, ProcessLook]]  # pod -> pid -> process
     limits: Mapping[str, Mapping[str, int]]  # pod -> how often TCP repeats before it gives up
+    # Pod -> its network namespace, where several share one; each that is not there has its own.
+    places: Mapping[str, int] = field(default_factory=dict)
 
 
 def look(pods: Iterable[Pod], processes: Processes) -> StallLook:
@@ -52,11 +54,11 @@ def look(pods: Iterable[Pod], processes: Processes) -> StallLook:
     for pod in pods:
         with contextlib.suppress(OSError):  # it has ended
             ends[pod.name] = tuple(tcp_ends(pod.netns))
-            limits[pod.name] = _limits(pod.netns)
+            limits[pod.name] = tcp_limits(pod.netns)
     running: dict[str, dict[int, ProcessLook]] = {pod.name: {} for pod in pods}
     for pid, (pod_name, container) in processes.items():
         with contextlib.suppress(OSError, ValueError):  # it has ended
-            running.setdefault(pod_name, {})[pid] = _process(pid, container)
+            running.setdefault(pod_name, {})[pid] = process_look(pid, container)
     return StallLook(
         at_s=time.monotonic(),
         addresses={pod.address: pod.name for pod in pods},
@@ -66,7 +68,7 @@ def look(pods: Iterable[Pod], processes: Processes) -> StallLook:
     )
 
 
-def _process(pid: int, container: str) -> ProcessLook:
+def process_look(pid: int, container: str) -> ProcessLook:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     ticks = os.sysconf("SC_CLK_TCK")
     # In ticks since boot; CLOCK_BOOTTIME runs on where CLOCK_MONOTONIC stands while a machine sleeps.
@@ -79,7 +81,7 @@ def _process(pid: int, container: str) -> ProcessLook:
     )
 
 
-def _limits(netns: Path) -> dict[str, int]:
+def tcp_limits(netns: Path) -> dict[str, int]:
     with entered(netns):
         files = [_SYSCTLS / name for name in _TCP_LIMITS]
         return {file.name: int(file.read_text()) for file in files if file.exists()}

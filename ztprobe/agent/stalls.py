@@ -90,10 +90,15 @@ class StallWatch:
     """Takes looks, and says once of each stall what it is.
 
     :param after_s: how long nothing must go on.
+    :param least_bytes: what a connection has to carry between two looks so that something goes on.
+    :param least_cpu_share: likewise of a core, what processes that are waited for have to use.
     """
 
-    def __init__(self, after_s: float) -> None:
+    def __init__(
+        self, after_s: float, *, least_bytes: int = _FRAME_BYTES, least_cpu_share: float = _CPU_SHARE
+    ) -> None:
         self._after_s = after_s
+        self._least_bytes, self._least_cpu_share = least_bytes, least_cpu_share
         self._before: StallLook | None = None
         self._moved_s: float | None = None
         self._is_said = False
@@ -117,7 +122,11 @@ class StallWatch:
         :param timeouts: that the application has set.
         """
         wanted = tuple(waits_for) or tuple(now.processes)
-        if self._before is None or self._moved_s is None or _went_on(self._before, now, {*wanted, waiting}):
+        if (
+            self._before is None
+            or self._moved_s is None
+            or self._went_on(self._before, now, {*wanted, waiting})
+        ):
             self._before, self._moved_s, self._is_said = now, now.at_s, False
             return None
         self._before = now
@@ -141,23 +150,24 @@ class StallWatch:
             timeouts=tuple(sorted((*timeouts, *by_tcp), key=lambda one: one.in_s)),
         )
 
-
-def _went_on(before: StallLook, now: StallLook, wanted: set[str]) -> bool:
-    seconds = max(now.at_s - before.at_s, 0.1)
-    for pod in wanted:
-        cpu_s = sum(
-            process.cpu_s - earlier.cpu_s
-            for pid, process in now.processes.get(pod, {}).items()
-            if (earlier := before.processes.get(pod, {}).get(pid)) is not None
+    def _went_on(self, before: StallLook, now: StallLook, wanted: set[str]) -> bool:
+        seconds = max(now.at_s - before.at_s, 0.1)
+        for pod in wanted:
+            cpu_s = sum(
+                process.cpu_s - earlier.cpu_s
+                for pid, process in now.processes.get(pod, {}).items()
+                if (earlier := before.processes.get(pod, {}).get(pid)) is not None
+            )
+            if cpu_s > self._least_cpu_share * seconds:
+                return True
+        earlier_bytes = {
+            (pod, end.key): _message_bytes(end) for pod, ends in before.ends.items() for end in ends
+        }
+        return any(
+            _message_bytes(end) - earlier_bytes.get((pod, end.key), 0) > self._least_bytes
+            for pod, ends in now.ends.items()
+            for end in ends
         )
-        if cpu_s > _CPU_SHARE * seconds:
-            return True
-    earlier_bytes = {(pod, end.key): _message_bytes(end) for pod, ends in before.ends.items() for end in ends}
-    return any(
-        _message_bytes(end) - earlier_bytes.get((pod, end.key), 0) > _FRAME_BYTES
-        for pod, ends in now.ends.items()
-        for end in ends
-    )
 
 
 def _message_bytes(end: TcpEnd) -> int:
@@ -183,10 +193,14 @@ def standings(now: StallLook, *, waiting: str, waits_for: Sequence[str]) -> tupl
     """
     involved = {waiting, *waits_for} - {""}
     found, seen = [], set[Any]()
+    whose = {(_place(now, pod, end), end.key): pod for pod, ends in now.ends.items() for end in ends}
     for pod, ends in now.ends.items():
         for end in ends:
-            within = ipaddress.ip_address(end.local).is_loopback
-            other = pod if within else now.addresses.get(end.remote, "")
+            place = _place(now, pod, end)
+            other = whose.get(
+                (place, end.other_key), now.addresses.get(end.remote, "" if place is None else pod)
+            )
+            within = place is not None and other == pod
             if within:
                 wanted = pod in involved
             elif waiting:
@@ -201,6 +215,11 @@ def standings(now: StallLook, *, waiting: str, waits_for: Sequence[str]) -> tupl
             if not within or standing.state != _ORDER[-1]:
                 found.append(standing)
     return tuple(sorted(found, key=lambda one: (_ORDER.index(one.state), one.source)))
+
+
+def _place(now: StallLook, pod: str, end: TcpEnd) -> int | str | None:
+    """The namespace in which a loopback address means something; None: it is none."""
+    return now.places.get(pod, pod) if ipaddress.ip_address(end.local).is_loopback else None
 
 
 def _standing(now: StallLook, pod: str, end: TcpEnd, other: str) -> Standing:

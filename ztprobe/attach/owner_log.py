@@ -88,6 +88,16 @@ class OwnerLog:
         for key in self._known.keys() - there:
             del self._known[key]
 
+    def whose_end(self, netns: int, key: tuple[str, int, str, int]) -> str | None:
+        """The participant that has such an end open, as of the last look; None: nobody's.
+
+        :param key: local address and port, remote address and port.
+        """
+        for (place, socket), end in self._known.items():
+            if place == netns and end is not None and _key(socket) == key:
+                return end.participant
+        return None
+
     def forget_strangers(self) -> None:
         """Somebody has become a participant: look again at sockets that were nobody's."""
         self._known = {key: end for key, end in self._known.items() if end is not None}
@@ -109,6 +119,10 @@ class OwnerLog:
         )
         self._known[netns, socket] = end
         self.ends.append(end)
+
+
+def _key(socket: TcpSocket) -> tuple[str, int, str, int]:
+    return socket.local, socket.local_port, socket.remote, socket.remote_port
 
 
 def _of_any(pids: Iterable[int]) -> list[TcpSocket]:

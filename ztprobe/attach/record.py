@@ -14,6 +14,7 @@ from typing import Any
 from ztprobe.agent import endpoints
 from ztprobe.agent.interface import Account
 from ztprobe.agent.machine_load import MachineLoad
+from ztprobe.agent.stalls import Stall
 from ztprobe.attach.foreign_traffic import without_foreign
 from ztprobe.attach.namespaces import Held
 from ztprobe.attach.owner_log import OwnedEnd
@@ -55,6 +56,7 @@ class RunRecord:
     in_force: Sequence[
         tuple[int, Sequence[Mapping[str, Any]]]
     ]  # `ztprobe.pods.labelled.LabelledPods.in_force`
+    stalls: Sequence[Stall]
     failed: Mapping[str, Any] | None = None  # why, and when that was noticed; None: it went through
     # What the agent's numbers stand for, where it did not live to tell: `ztprobe.experiment.record.owners_of`
     agent_names: Mapping[str, Any] | None = None
@@ -103,6 +105,7 @@ def _meta(record: RunRecord, framework: Framework) -> dict[str, Any]:
     topology = record.topology or endpoints.unknown(rounds_of, [held.pod for held in record.held.values()])
     failed = {} if record.failed is None else {"failed": dict(record.failed)}
     return failed | {
+        "stalls": [stall.as_dict() for stall in record.stalls],
         "topology": {"rounds_of": rounds_of, **topology},
         "experiment": {"name": name},
         "options": {},

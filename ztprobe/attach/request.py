@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ztprobe.errors import UsageError
+from ztprobe.experiment.request import STALL_AFTER_S
 from ztprobe.frameworks.log_readers import FRAMEWORKS
 from ztprobe.kubernetes.access import ClusterAccess
 from ztprobe.pods.targets import Role, Target, parse_target
@@ -30,6 +31,7 @@ class AttachRequest:
     rounds: int | None = None  # how many ends of rounds
     framework: str = "auto"
     events_from: str | None = None  # a file, "-", POD_LOG; None: rounds are told from the traffic
+    stall_after_s: float = STALL_AFTER_S  # without progress
     must_tell: bool = True  # what is read has to be a log that tells of rounds; else it may
     cluster: ClusterAccess | None = None
 
@@ -54,6 +56,7 @@ def make_request(
     rounds: int | None = None,
     framework: str = "auto",
     events_from: str | None = None,
+    stall_after_s: float = STALL_AFTER_S,
     cluster: ClusterAccess | None = None,
 ) -> AttachRequest:
     """Check what was typed. :raises UsageError: something of it cannot be meant."""
@@ -82,6 +85,7 @@ def make_request(
         rounds=rounds,
         framework=framework,
         events_from=None if events_from in (None, "none") else events_from,
+        stall_after_s=stall_after_s,
         must_tell=must_tell,
         cluster=cluster,
     )

@@ -40,6 +40,17 @@ class Rounds:
         """For people."""
         return "from the traffic" if self._lines is None else f"from {self._lines.name}"
 
+    @property
+    def now(self) -> int | None:
+        """The round that goes on, by what was read; None: none, or nothing tells."""
+        last = self.events[-1] if self.events else {}
+        return int(last["round"]) if last.get("round") is not None and last["event"] != "round_end" else None
+
+    @property
+    def between(self) -> bool:
+        """Whether one round has ended and the next has not begun, by what was read."""
+        return bool(self.events) and self.events[-1]["event"] in ("round_end", "run_end")
+
     def read(self, attached_ns: int, detached_ns: int = 0) -> list[tuple[int, float]]:
         """Take what has been logged meanwhile. :returns: number and duration of rounds that have ended.
 

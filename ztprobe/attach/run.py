@@ -18,6 +18,8 @@ from ztprobe.agent import endpoints
 from ztprobe.agent.interface import Account, Agent
 from ztprobe.agent.machine_load import MachineLoad
 from ztprobe.agent.remote import AgentProcess
+from ztprobe.agent.stalls import stall_words
+from ztprobe.attach.attached_stalls import AttachedStalls
 from ztprobe.attach.lines import Lines
 from ztprobe.attach.namespaces import Namespaces
 from ztprobe.attach.owner_log import OwnerLog
@@ -75,6 +77,7 @@ class Attachment:
     namespaces: Namespaces
     rounds: Rounds
     account: Account
+    stalls: AttachedStalls
     _agent: Agent
     _hooks: dict[str, str]
     _watched: Processes
@@ -173,6 +176,9 @@ class Attachment:
         agent.watch(self._watched)
         self._hooks = agent.start()
         self.attached_ns = time.monotonic_ns()
+        self.stalls = AttachedStalls(
+            self.participants, self.namespaces, self.owners, after_s=self.request.stall_after_s
+        )
         self.progress.done(f"{len(self._hooks)} signals attached")
 
     def _watch_until_it_fails(self, agent: Agent) -> None:
@@ -213,6 +219,8 @@ class Attachment:
                     self._look_at_unix_sockets()
                 self._read_rounds()
                 self._check(agent)
+                if (stall := self.stalls.overdue(now_s, self.rounds)) is not None:
+                    self.progress.note(stall_words(stall))
                 self.ended_by = self._why_over(now_s - started_s)
             if not self.ended_by:
                 time.sleep(_POLL_S)
@@ -352,6 +360,7 @@ class Attachment:
             wall_ns=wall_ns,
             evidence=self.evidence,
             in_force=self.labelled.in_force(),
+            stalls=self.stalls.found,
             failed=self._failed(),
             agent_names=None if self._agent_lives else self._agent_names(),
         )

@@ -77,7 +77,7 @@ _NAMES = (
     *("attach", "server", "client_targets", "hub_targets", "for_text", "framework", "events_from", "runtime"),
     *_OF_CLUSTER,
 )
-_ALSO_ATTACHED = (*_NAMES, "rounds", "out", "as_json", "coverage_floor", "quiet")
+_ALSO_ATTACHED = (*_NAMES, "rounds", "stall_after", "out", "as_json", "coverage_floor", "quiet")
 
 
 def attach_options(command: _Command) -> _Command:
@@ -139,6 +139,7 @@ def trace_attached(context: click.Context) -> bool:
         rounds=given["rounds"] if has_rounds else None,
         framework=given["framework"],
         events_from=given["events_from"],
+        stall_after_s=given["stall_after"],
         cluster=_cluster(given),
     )
     check_attach(request.out)
