@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from concurrent import futures
+from functools import partial
 from typing import Any
 
 import grpc
@@ -65,7 +66,7 @@ class _Streams:
 
     def train(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         number = next(self._numbers)
-        if not context.add_callback(self._rendezvous.wake):
+        if not context.add_callback(partial(self._rendezvous.wake, number)):
             return
         try:
             for raw in requests:

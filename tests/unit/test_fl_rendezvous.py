@@ -141,8 +141,30 @@ def test_a_stream_that_is_gone_is_not_waited_for(pool: ThreadPoolExecutor) -> No
     m.meeting.wait_for_clients(5)
     assert not answer.done()
     gone.set()
-    m.meeting.wake()
+    m.meeting.wake(0)
     assert answer.result(5) is None
+
+
+def test_an_arrival_wakes_nobody_who_waits_for_something_else(pool: ThreadPoolExecutor) -> None:
+    m = Meeting(3, pool)
+    looked: list[float] = []
+
+    def is_open() -> bool:
+        looked.append(time.monotonic())
+        return True
+
+    hello = wire.decode(wire.encode(Kind.HELLO, 0, client_id="a"))
+    waiting = pool.submit(m.meeting.exchange, hello, 0, is_open)
+    while not m.events("client_ready"):
+        time.sleep(0.001)
+    others = [m.send(Kind.HELLO, client, stream=number) for number, client in enumerate("bc", start=1)]
+    assert m.meeting.wait_for_clients(5) == ["a", "b", "c"]
+    m.meeting.wake(1)
+    time.sleep(0.05)
+    assert len(looked) == 1
+    m.meeting.open_round(1, b"m1")
+    assert [one.result(5) for one in (waiting, *others)] == [b"m1"] * 3
+    assert len(looked) == 2
 
 
 def test_nobody_comes() -> None:
@@ -168,7 +190,7 @@ def test_a_pod_that_replaces_a_dead_one_takes_its_place(pool: ThreadPoolExecutor
     dead = m.send(Kind.HELLO, "fl-client-0-abcde", gone=gone)
     m.meeting.wait_for_clients(5)
     gone.set()
-    m.meeting.wake()
+    m.meeting.wake(0)
     assert dead.result(5) is None
     replacement = m.send(Kind.HELLO, "fl-client-0-fghij")
     m.meeting.open_round(1, b"m1")
