@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ztprobe.conformance.judgement import OneWay, Rate, direction
 from ztprobe.kernelnet.netns import entered
@@ -30,6 +31,7 @@ __all__ = ("PROBES", "probe_delays", "probe_flows", "probe_rates", "rate_flows",
 _SO_RCVBUFFORCE, _SO_TIMESTAMPNS = 33, 35
 _RECEIVE_BUFFER_BYTES = 4 << 20
 _DISCARD_PORT = 9
+_ATF_PERM = 0x04  # include/uapi/linux/if_arp.h
 _PROBE = struct.Struct("!QI")  # sending time in ns, sender's index
 _PROBE_BYTES = 64
 _TIMESPEC = struct.Struct("@qq")
@@ -78,16 +80,24 @@ class _End:
 def warm_up(pods: Sequence[Pod]) -> None:
     """Make every pod resolve every other, so that no later loss or delay meets an ARP request.
 
-    One datagram each way to the discard port; nothing listens, and that is no error.
+    One datagram each way to the discard port; nothing listens, and that is no error. Not to whom a pod knows
+    for good: with 200 pods those datagrams were 40,000 drops in a trace.
     """
     for pod in pods:
         with entered(pod.netns), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            known = _known_for_good()
             for peer in pods:
-                if peer is not pod:
+                if peer is not pod and peer.address not in known:
                     with contextlib.suppress(OSError):
                         sender.sendto(b"", (peer.address, _DISCARD_PORT))
     # Answers to ARP come within a fraction of this where nothing is emulated.
     time.sleep(0.02)
+
+
+def _known_for_good() -> set[str]:
+    # IP address, HW type, flags, HW address, mask, device; of the namespace that this thread is in.
+    lines = Path("/proc/thread-self/net/arp").read_text().splitlines()[1:]
+    return {line.split()[0] for line in lines if int(line.split()[2], 16) & _ATF_PERM}
 
 
 def probe_delays(
