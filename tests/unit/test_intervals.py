@@ -2,10 +2,11 @@
 
 import itertools
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.intervals import Segment, clip, overlap_ns, paint, total_ns, union
+from analysis.intervals import Segment, clip, merged, overlap_ns, paint, total_ns, union
 
 _TIMES = st.integers(-50, 150)
 _NAMES = st.sampled_from(["server", "compute", "transmission", "proxy"])
@@ -57,3 +58,9 @@ def test_an_overlay_takes_only_from_whom_it_may() -> None:
         ("retransmission", 10),
         ("compute", 50),
     ]
+
+
+@given(_SPANS)
+def test_arrays_merge_as_pairs_do(spans: list[tuple[int, int]]) -> None:
+    starts, ends = np.array(sorted(spans), dtype=np.int64).reshape(-1, 2).T
+    assert merged(starts, ends) == union(spans)
