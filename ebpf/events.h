@@ -191,10 +191,11 @@ struct blocked_reader {
     u8 pad[12];
 };
 
-/* A thread was runnable from since_ns on, and got a CPU at ts_ns. */
+/* A thread got a CPU at ts_ns, and has waited for one for ts_ns - since_ns: in one piece, but for waits below 0.2 ms
+ * since its last event, which are told with it. */
 struct cpu_wait {
     EVENT_PREFIX
-    u64 since_ns;      /* from when on it was runnable */
+    u64 since_ns;      /* from when on it was runnable, if it has waited in one piece */
     u8 pad[24];
 };
 

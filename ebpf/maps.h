@@ -18,7 +18,7 @@
 #define DEFERRED_NS 100000ULL  /* a pause worth a look at what ended it */
 #define PROMPT_US 1000         /* TCP sends this soon after an acknowledgement that lets it */
 #define TURN_GAP_NS 100000000ULL /* silence that ends a turn; what goes on after a slow path's round trip is joined later */
-#define WAIT_NS 200000ULL      /* a wait for a CPU worth an event of its own */
+#define WAIT_NS 200000ULL      /* waiting for a CPU worth an event: one wait, or several together */
 #define BULK_RECORD_BYTES 12288 /* a TLS record that begins a message; tickets with certificates have less */
 #define HEAD_PACKETS 16        /* payloads per direction in which a TLS handshake must be over */
 #define LO_HEAD_PACKETS 2      /* on loopback nothing is encrypted: enough to know a connection's beginning */
