@@ -17,7 +17,7 @@ import sys
 import time
 from functools import partial
 
-from fl import compression, wire
+from fl import compression, memory, wire
 from fl.aggregation.step import ServerStep
 from fl.config import EdgeConfig
 from fl.errors import FLError, RoundError, Terminated
@@ -44,6 +44,7 @@ def run(config: EdgeConfig, log: EventLog | None = None) -> int:
     :raises FLError: the port is taken, no clients, or the stream to the server broke.
     """
     log = log or EventLog(edge_id=config.edge_id)
+    memory.keep()
     size = size_of(config.model)
     rendezvous = Rendezvous(config.own_clients, log)
     service, port = listen(

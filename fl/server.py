@@ -22,7 +22,7 @@ import sys
 
 import torch
 
-from fl import compression, data
+from fl import compression, data, memory
 from fl.config import ServerConfig
 from fl.errors import FLError, Terminated
 from fl.events import EventLog
@@ -49,6 +49,7 @@ def run(config: ServerConfig, log: EventLog | None = None, injection: Injection 
     """
     log = log or EventLog()
     torch.set_num_threads(1)
+    memory.keep()
     rendezvous = Rendezvous(config.participants, log)
     # Read before listening: once the port answers, the server is ready.
     split = data.load(config.dataset, config.data_dir)

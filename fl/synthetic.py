@@ -10,12 +10,11 @@ and round: the wire and the server cannot tell it from training, accuracy means 
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import time
 
 import numpy as np
 
+from fl import memory
 from fl.config import ClientConfig
 from fl.errors import WireError
 from fl.shapes import size_of
@@ -28,15 +27,13 @@ __all__ = ("SyntheticTrainer",)
 _STEP_NORM = 0.5
 # One piece of work takes about 10 microseconds, so the time given is met that closely.
 _PIECE = 1 << 14
-# <malloc.h>
-_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 
 
 class SyntheticTrainer:
     """`fl.trainer.Trainer` without training."""
 
     def __init__(self, config: ClientConfig) -> None:
-        _give_memory_back()
+        memory.give_back()
         self._config = config
         self._vector = np.zeros(size_of(config.model), dtype=np.float32)
         self._compute_ns = round(config.options.of("synthetic_compute_ms") * 1e6)
@@ -69,12 +66,3 @@ class SyntheticTrainer:
             part = self._vector[start : start + _PIECE]
             bits = np.frombuffer(rng.bytes(_PIECE // 8), dtype=np.uint8)
             part += np.unpackbits(bits, count=len(part)) * step - step / 2
-
-
-def _give_memory_back() -> None:
-    # glibc keeps what was freed, in an arena for each of gRPC's threads: with messages of 4.8 MB that was
-    # 49 MB a client instead of 30. Blocks from 1 MB on are mapped one by one, and so returned when freed.
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
-        libc.mallopt(_M_ARENA_MAX, 1)
