@@ -91,7 +91,7 @@ def _ran_ns(run: Run, pod: str, inside: list[Interval], training: Interval | Non
     waits: list[Interval] = []
     for tid, of in mine.groupby("tid"):
         its = union(zip(of["since_ns"].tolist(), of["ts_ns"].tolist(), strict=True))
-        if tid == mine["tid"].min():
+        if tid in mine["tgid"].values:  # the least of them it need not be: numbers begin again
             waits += its
         elif training is not None:
             waits += [(since, min(until, training[0])) for since, until in its if since < training[0]]
