@@ -1,11 +1,14 @@
 """What an option's operations take by themselves, without a network: predictions of a round's compute.
 
-`python -m tests.e2e.fl_standalone PART` reads a JSON list of [options, clients] and prints who took how
-many CPU nanoseconds in each of the first rounds. The parts: `update`, what a client does to make the
+`python -m tests.e2e.fl_standalone PART [cold]` reads a JSON list of [options, clients] and prints who took
+how many CPU nanoseconds in each of the first rounds. The parts: `update`, what a client does to make the
 bytes of an update and to answer whatever else it is asked; `model`, what the server does from the last
 update to the next model, and an edge aggregator from its last update to its own; `training`. A process
 for each part, as memory costs what the process makes of it: a synthetic client gives all of it back, and
-the server has loaded PyTorch.
+the server has loaded PyTorch and keeps its own.
+
+Cold: before each operation more memory is touched than the caches hold, as others do who are at work while a
+process waits for seconds.
 
 Clock: CPU time of the one thread that works; the least of several times, as others can only add to it.
 """
@@ -23,7 +26,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fl import wire
+from fl import memory, wire
 from fl.aggregation.step import ServerStep
 from fl.config import ClientConfig
 from fl.events import EventLog
@@ -39,7 +42,8 @@ from fl.wire import Encoding, Kind, Message, Payload, Vector
 __all__ = ("Standalone", "standalone")
 
 SIZE = size_of("cnn")
-ROUNDS = 2
+ROUNDS = 3
+_CACHES_BYTES = 64 << 20  # more than a core's share of any cache
 _TIMES = 3
 # As the pods have it.
 _ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -47,10 +51,12 @@ _Result = TypeVar("_Result")
 Standalone = dict[str, list[int]]  # who ("server", "fl-client-0", ...) -> ns of each round
 
 
-def standalone(part: str, wanted: Sequence[tuple[Mapping[str, Any], int]]) -> list[Standalone]:
+def standalone(
+    part: str, wanted: Sequence[tuple[Mapping[str, Any], int]], *, cold: bool = False
+) -> list[Standalone]:
     """For each of the (options, clients): who -> CPU nanoseconds of each round."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.e2e.fl_standalone", part],
+        [sys.executable, "-m", "tests.e2e.fl_standalone", part, *(["cold"] if cold else [])],
         input=json.dumps(wanted),
         capture_output=True,
         text=True,
@@ -65,8 +71,9 @@ def standalone(part: str, wanted: Sequence[tuple[Mapping[str, Any], int]]) -> li
 class _Run:
     """A run's clients and server step, in turn, with a clock on those of one part."""
 
-    def __init__(self, part: str, options: FlOptions, clients: int) -> None:
+    def __init__(self, part: str, options: FlOptions, clients: int, others: Vector | None) -> None:
         self._part = part
+        self._others = others
         self.spent_ns: Standalone = {}
         self._options = options
         configs = [_client_config(index, clients, options) for index in range(clients)]
@@ -148,6 +155,8 @@ class _Run:
     def _timed(
         self, who: str, part: str, number: int, work: Callable[..., _Result], *arguments: Any
     ) -> _Result:
+        if self._others is not None and part == self._part:
+            self._others += 1
         begin_ns = time.thread_time_ns()
         result = work(*arguments)
         if part == self._part:
@@ -169,10 +178,10 @@ def _client_config(index: int, clients: int, options: FlOptions) -> ClientConfig
     )
 
 
-def _once(part: str, options: FlOptions, clients: int) -> Standalone:
+def _once(part: str, options: FlOptions, clients: int, others: Vector | None) -> Standalone:
     if part == "training":
         return _training(options, clients)
-    run = _Run(part, options, clients)
+    run = _Run(part, options, clients, others)
     for number in range(1, ROUNDS + 1):
         run.run(number)
     return run.spent_ns
@@ -194,16 +203,19 @@ def _training(options: FlOptions, clients: int) -> Standalone:
     return spent_ns
 
 
-def main(part: str) -> None:
+def main(part: str, *cold: str) -> None:
     """See the module."""
     if part == "model":
         import fl.server  # noqa: F401  the pod's process has loaded all of that
+
+        memory.keep()
+    others = np.zeros(_CACHES_BYTES // 4, dtype=np.float32) if cold else None
     found = []
     for options, clients in json.load(sys.stdin):
-        times = [_once(part, FlOptions(**options), clients) for _ in range(_TIMES)]
+        times = [_once(part, FlOptions(**options), clients, others) for _ in range(_TIMES)]
         found.append({who: np.min([one[who] for one in times], axis=0).tolist() for who in times[0]})
     json.dump(found, sys.stdout)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

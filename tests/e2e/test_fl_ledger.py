@@ -56,7 +56,7 @@ def masked(clients: int) -> Predicted:
 
 PLAIN = ""
 ROUNDS = {"net0-sec0": "5", "net2-sec3": "3"}
-PROMPT = "net0-sec0"  # where messages follow each other without a pause
+IDLE = ("net2-sec3",)  # where everybody waits for seconds between two messages
 OPTIONS = {
     PLAIN: Predicted(),
     "--fl-algorithm fedprox": Predicted(trains=True),
@@ -124,10 +124,11 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Reported:
 
 
 @lru_cache
-def operations(part: str) -> dict[str, Standalone]:
+def operations(part: str, cold: bool) -> dict[str, Standalone]:
     """What all options' operations take by themselves, measured while no run is on."""
     measured = [flags for flags, one in OPTIONS.items() if one.trains or part != "training"]
-    found = standalone(part, [(options_of(flags), OPTIONS[flags].clients) for flags in measured])
+    wanted = [(options_of(flags), OPTIONS[flags].clients) for flags in measured]
+    found = standalone(part, wanted, cold=cold)
     return dict(zip(measured, found, strict=True))
 
 
@@ -189,11 +190,11 @@ def seen(rounds: Sequence[RoundCompute]) -> Compute:
     return Compute(float(np.median(clients_ns)) / 1e6, float(np.median(model_ns)) / 1e6)
 
 
-def alone(flags: str) -> Compute:
+def alone(flags: str, *, cold: bool) -> Compute:
     """What the operations take by themselves, training or what stands for it included; likewise."""
 
     def median_ms(part: str, *roles: str) -> float:
-        of = operations(part)[flags]
+        of = operations(part, cold and part != "training")[flags]
         found = [ns for who, rounds in of.items() if who.startswith(roles) for ns in rounds[1:]]
         return float(np.median(found)) / 1e6 if found else 0.0
 
@@ -212,23 +213,20 @@ def test_compute_is_what_the_parameters_predict(reported: Reported, experiment: 
     updates. Most of that is what a client is given (`COMPUTE_MS`), which is little for that reason. The
     run without options is held to 10 %: what gRPC does with a message is in no operation's time.
 
-    Under net2 everybody is idle for seconds between two messages, and then the same work takes longer: here
-    1.35 ms became 2 to 4 for the mean of three updates, and 6 ms became up to 45 in a server. No prediction
-    from operations that are measured one after the other holds there, but for how little it can be.
+    Under net2 others have been at work for seconds between two messages, and caches hold nothing of ours: so
+    the operations are measured there, which makes up to 2 ms of a round.
     """
     found, plain = (seen(reported(experiment, one).compute) for one in (flags, PLAIN))
-    predicted = alone(flags)
+    cold = experiment in IDLE
+    predicted = alone(flags, cold=cold)
     if flags != PLAIN:
-        without = alone(PLAIN)
+        without = alone(PLAIN, cold=cold)
         predicted = Compute(
             client_ms=plain.client_ms + predicted.client_ms - without.client_ms,
             model_ms=plain.model_ms + predicted.model_ms - without.model_ms,
         )
     limit = 0.05 if flags else 0.1
     print(f"{experiment} {flags or 'plain'}: seen {found}, predicted {predicted}, plain {plain}")
-    if experiment != PROMPT:
-        assert found.client_ms >= (1 - limit) * predicted.client_ms
-        return
     assert found.client_ms == pytest.approx(predicted.client_ms, rel=limit)
     assert found.total_ms == pytest.approx(predicted.total_ms, rel=limit)
 
