@@ -22,5 +22,6 @@ def test_two_hundred_synthetic_clients_and_what_grows_with_them() -> None:
     assert 1 << 30 < found[-1].memory_bytes <= 12 << 30
     grows = growth_of(found)
     assert grows["report_bytes"] < 1.2, (grows, found)
-    # More clients on the same CPUs wait for them more often, and each wait is an event, to be read.
-    assert max(grows["events"], grows["analysis_s"]) < 1.7, (grows, found)
+    assert grows["analysis_s"] < 1.25, (grows, found)
+    # More clients on the same CPUs wait for them more often, and each wait is an event.
+    assert grows["events"] < 1.7, (grows, found)
