@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from analysis.flows.copies import Copy, Phase, copies_of
-from analysis.flows.hops import SAME_KIND_BYTES, TRAILING_NS, Exchange, Talk, hop_segments
+from analysis.flows.copies import Copy, Phase, copies_of, dealt
+from analysis.flows.exchanges import SAME_KIND_BYTES, Exchange, Handed
+from analysis.flows.hops import TRAILING_NS, Talk, hop_segments
 from analysis.flows.phases import phases_of
 from analysis.flows.processes import Process, Processes
 from analysis.flows.roles import Parts
@@ -85,11 +86,11 @@ class ClientPaths:
             for client in self.clients
         }
         copies = self._copies(phase, pulled)
-        handed: dict[str, int] = {}
+        handed: dict[str, Handed] = {}
         for client, way in ways.items():
-            handed_ns = self._to_edge(way, phase, pulled[client], copies.get(client))
-            if handed_ns is not None:
-                handed[client] = handed_ns
+            found = self._to_edge(way, phase, pulled[client], copies.get(client))
+            if found is not None:
+                handed[client] = found
         self._to_server(ways, handed, phase)
         for way in ways.values():
             if way.arrival_ns is not None:
@@ -103,7 +104,9 @@ class ClientPaths:
             return {}
         found = copies_of(phase, pulled, self._at_edge)
         last_ns = max((copy.had_ns for copy in found.values()), default=0)
-        whole_ns = self._at_server.handed_ns(phase.sent[-1], max(last_ns, phase.sent[-1].had_ns), TRAILING_NS)
+        whole_ns = self._at_server.handed(
+            phase.sent[-1], max(last_ns, phase.sent[-1].had_ns), TRAILING_NS
+        ).had_ns
         return {
             client: copy._replace(had_ns=whole_ns) if copy.had_ns == last_ns else copy
             for client, copy in found.items()
@@ -111,7 +114,7 @@ class ClientPaths:
 
     def _to_edge(
         self, way: ClientPath, phase: Phase, pulled: Sequence[Turn], copy: Copy | None
-    ) -> int | None:
+    ) -> Handed | None:
         """From the server's preparation to the hub's (or server's) receipt of the update; when that was."""
         talk, nodes = self._at_edge[way.client], self.parts.nodes[way.client]
         holder = "store_and_forward" if self.parts.hub is not None else "server"
@@ -155,23 +158,25 @@ class ClientPaths:
             end_ns = max(turn.had_ns if self.parts.hub is not None else turn.whole_ns for turn in updates)
             # A hub has it with the small parts behind it; a server is asked for the next one at once.
             if self.parts.hub is not None:
-                end_ns = talk.handed_ns(updates[-1], end_ns)
+                handed = talk.handed(updates[-1], end_ns)
             else:
                 end_ns = talk.over_ns(updates[-1], end_ns, polls)
-        elif (reply := talk.reply(nodes, had_ns, phase.end_ns)) is not None:
-            began_ns, end_ns = reply
+                handed = Handed(end_ns, end_ns)
+        elif (told := talk.reply(nodes, had_ns, phase.end_ns)) is not None:
+            began_ns, handed = told.first_ns, talk.handed(told, told.had_ns)
         else:
             return None
         way.handing_ns = began_ns
         way.base.insert(0, Segment(had_ns, began_ns, unasked))
         if unasked == "compute":
             way.compute = (had_ns, began_ns)
+        end_ns = handed.had_ns
         way.base[:0] = hop_segments(
             talk.during(began_ns, end_ns), began_ns, end_ns, asked=holder, unasked=unasked
         )
         if self.parts.hub is None:
             way.arrival_ns = end_ns
-        return end_ns
+        return handed
 
     def _available_ns(self, client: str, phase: Phase, first: Turn) -> int:
         """From when on a client could have had a model of a server that it speaks with itself.
@@ -202,7 +207,9 @@ class ClientPaths:
         if parts[0].asks:  # the holder opened the connection: nobody need ask
             began_ns, unasked = available_ns, holder
         else:
-            began_ns, unasked = talk.fetch_began_ns(parts[0], available_ns), "poll_wait"
+            askers = frozenset(turn.listener for turn in parts)
+            began_ns = talk.fetch_began_ns(parts[0], available_ns, askers=askers)
+            unasked = "poll_wait"
         way.base[:0] = [
             *hop_segments(talk.during(began_ns, end_ns), began_ns, end_ns, asked=holder, unasked=unasked),
             Segment(available_ns, began_ns, unasked),
@@ -304,7 +311,7 @@ class ClientPaths:
             )
             way.base.insert(0, Segment(had_ns, asked[-1].begun_ns, "poll_wait"))
 
-    def _to_server(self, ways: dict[str, ClientPath], handed: dict[str, int], phase: Phase) -> None:
+    def _to_server(self, ways: dict[str, ClientPath], handed: dict[str, Handed], phase: Phase) -> None:
         """From the hub to the server: what came first goes first."""
         if self._at_server is None:
             return
@@ -317,9 +324,9 @@ class ClientPaths:
         # A hub may hand on what was announced first, even if another message was whole before.
         announced = sorted(handed, key=lambda client: ways[client].handing_ns)
         whole = sorted(handed, key=lambda client: handed[client])
-        found = _dealt(parts, [(client, expected[client], handed[client]) for client in announced])
+        found = dealt(parts, [(client, expected[client], handed[client].had_ns) for client in announced])
         if any(expected[client] and client not in found for client in handed):
-            found = _dealt(parts, [(client, expected[client], handed[client]) for client in whole])
+            found = dealt(parts, [(client, expected[client], handed[client].had_ns) for client in whole])
         for client, way in ways.items():
             if client not in handed:
                 continue
@@ -327,12 +334,14 @@ class ClientPaths:
                 self._small_to_server(way, handed[client], phase)
             if (mine := found.get(client)) is not None:
                 way.turns += mine
-                self._fetch(way, self._at_server, mine, handed[client], "store_and_forward")
+                available_ns = _stored_ns(way, handed[client], mine[0].first_ns)
+                self._fetch(way, self._at_server, mine, available_ns, "store_and_forward")
                 way.arrival_ns = max(turn.whole_ns for turn in mine)
 
-    def _small_to_server(self, way: ClientPath, had_ns: int, phase: Phase) -> None:
+    def _small_to_server(self, way: ClientPath, handed: Handed, phase: Phase) -> None:
         """A result that is no message: whatever the server asks for next brings it."""
         assert self._at_server is not None
+        had_ns = handed.had_ns
         answered = [
             exchange
             for exchange in self._at_server.after_pauses(self._server, phase.start_ns, phase.end_ns)
@@ -346,9 +355,10 @@ class ClientPaths:
         pending = told or answered
         if not pending:
             return
-        began_ns = max(had_ns, pending[0].begun_ns)
         answer = pending[0].answer
         assert answer is not None
+        available_ns = _stored_ns(way, handed, answer.first_ns)
+        began_ns = max(available_ns, pending[0].begun_ns)
         end_ns = self._at_server.over_ns(answer, answer.whole_ns)
         way.base[:0] = [
             *hop_segments(
@@ -358,24 +368,18 @@ class ClientPaths:
                 asked="store_and_forward",
                 unasked="poll_wait",
             ),
-            Segment(had_ns, began_ns, "poll_wait"),
+            Segment(available_ns, began_ns, "poll_wait"),
         ]
         way.arrival_ns = end_ns
 
 
-def _dealt(parts: Sequence[Turn], wanted: Sequence[tuple[str, float, int]]) -> dict[str, list[Turn]]:
-    """Parts of messages to those who are in turn: client -> its message's.
+def _stored_ns(way: ClientPath, handed: Handed, taken_ns: int) -> int:
+    """From when on a message could be had of a hub: once that has seen to all of it, unless it handed it on
+    before.
 
-    :param wanted: client, the bytes that are at least expected of it, and since when its message is whole.
+    :param taken_ns: when it was handed on.
     """
-    found: dict[str, list[Turn]] = {}
-    position = 0
-    for client, expected, had_ns in wanted:
-        mine: list[Turn] = []
-        while position < len(parts) and sum(turn.bytes for turn in mine) < expected:
-            if mine or parts[position].first_ns >= had_ns:
-                mine.append(parts[position])
-            position += 1
-        if mine:
-            found[client] = mine
-    return found
+    if handed.stored_ns > taken_ns:
+        return handed.had_ns
+    way.base.insert(0, Segment(handed.had_ns, handed.stored_ns, "store_and_forward"))
+    return handed.stored_ns

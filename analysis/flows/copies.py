@@ -1,4 +1,5 @@
-"""The models that a server puts into a hub in one phase of a round, and which of them is whose."""
+"""The models that a server puts into a hub in one phase of a round, and the updates that it takes from there:
+which of them is whose."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import NamedTuple
 from analysis.flows.hops import Talk
 from analysis.flows.turns import Turn
 
-__all__ = ("Copy", "Phase", "copies_of")
+__all__ = ("Copy", "Phase", "copies_of", "dealt")
 
 # More bytes than one client got, by so much: there is more than one model.
 _COPIES_DIFFER = 0.5
@@ -72,4 +73,22 @@ def copies_of(
         found[client] = fits[0]
         if fits[0] in free:
             free.remove(fits[0])
+    return found
+
+
+def dealt(parts: Sequence[Turn], wanted: Sequence[tuple[str, float, int]]) -> dict[str, list[Turn]]:
+    """Parts of messages to those who are in turn: client -> its message's.
+
+    :param wanted: client, the bytes that are at least expected of it, and since when its message is whole.
+    """
+    found: dict[str, list[Turn]] = {}
+    position = 0
+    for client, expected, had_ns in wanted:
+        mine: list[Turn] = []
+        while position < len(parts) and sum(turn.bytes for turn in mine) < expected:
+            if mine or parts[position].first_ns >= had_ns:
+                mine.append(parts[position])
+            position += 1
+        if mine:
+            found[client] = mine
     return found

@@ -11,21 +11,13 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
+from analysis.flows.exchanges import SAME_KIND_BYTES, Exchange, Fetch, Handed, Kind, exchanges_of
 from analysis.flows.processes import Process
 from analysis.flows.turns import LARGE_BYTES, Channel, Turn
 from analysis.intervals import Segment
 
-__all__ = (
-    "FEWEST_POLLS",
-    "SAME_KIND_BYTES",
-    "TRAILING_NS",
-    "Exchange",
-    "Fetch",
-    "Talk",
-    "hop_segments",
-)
+__all__ = ("FEWEST_POLLS", "TRAILING_NS", "Talk", "hop_segments")
 
 # Requests that follow each other this soon fetch one message; polls are further apart, or come in vain.
 _SAME_FETCH_NS = 250_000_000
@@ -35,53 +27,8 @@ TRAILING_NS = 30_000_000
 _ALONE_NS = 100_000_000
 # So often somebody has to have asked to be one that polls.
 FEWEST_POLLS = 3
-# Requests of one kind differ by a number's digits.
-SAME_KIND_BYTES = 8
-# ... and by how many records of TLS they were cut into.
+# A poll is cut into as many records of TLS more or less.
 _RECORD_BYTES = 22
-
-
-class Exchange(NamedTuple):
-    """A request and its answer, either of which may be missing."""
-
-    request: Turn | None
-    answer: Turn | None
-    # Of what follows an answer with nothing asked in between: since when its speaker has been silent; else 0.
-    silent_ns: int = 0
-
-    @property
-    def begun_ns(self) -> int:
-        """When the first of it was sent."""
-        return (self.request or self.answer).first_ns  # type: ignore[union-attr]
-
-    @property
-    def over_ns(self) -> int:
-        """When the last of it had arrived."""
-        return (self.answer or self.request).whole_ns  # type: ignore[union-attr]
-
-    @property
-    def waited_ns(self) -> int:
-        """How long the request was with the other side."""
-        if self.request is None or self.answer is None:
-            return 0
-        return max(0, self.answer.first_ns - self.request.whole_ns)
-
-    @property
-    def is_large(self) -> bool:
-        """Whether a part of a message is in it."""
-        return any(turn.bytes >= LARGE_BYTES for turn in self.turns)
-
-    @property
-    def turns(self) -> list[Turn]:
-        """Of the two, those that are there."""
-        return [turn for turn in (self.request, self.answer) if turn is not None]
-
-
-class Fetch(NamedTuple):
-    """Exchanges that belong together."""
-
-    begun_ns: int
-    over_ns: int
 
 
 @dataclass(frozen=True)
@@ -104,7 +51,7 @@ class Talk:
                 if (turn.speaker in some and turn.listener in others)
                 or (turn.speaker in others and turn.listener in some)
             ]
-            found += _exchanges(mine)
+            found += exchanges_of(mine)
         return cls(sorted(found, key=lambda exchange: exchange.begun_ns))
 
     def within(self, start_ns: int, end_ns: int) -> list[Exchange]:
@@ -129,16 +76,26 @@ class Talk:
         ]
         return sorted(turns, key=lambda turn: turn.first_ns)
 
-    def fetch_began_ns(self, first: Turn, since_ns: int, beside: Iterable[Exchange] = ()) -> int:
+    def fetch_began_ns(
+        self,
+        first: Turn,
+        since_ns: int,
+        beside: Iterable[Exchange] = (),
+        askers: frozenset[Process] = frozenset(),
+    ) -> int:
         """When the requests began that led to a message's first part without a pause, but not before it was
         there.
 
         :param first: the first part.
         :param since_ns: from when on it could be had.
         :param beside: heartbeats and polls that go on all the while: they lead to nothing that is sent.
+        :param askers: who ask for it. Of who polls, a poll with news is the first of these requests, and a
+            heartbeat right before it is none.
         """
         begun_ns = max(first.first_ns, since_ns)
         left_out = {id(exchange.request) for exchange in beside}
+        usual = self._usual_poll(askers)
+        is_begun = False
         for exchange in reversed(self.exchanges_until(first.first_ns)):
             request = exchange.request
             if request is None or request is first or id(request) in left_out:
@@ -148,9 +105,10 @@ class Talk:
                 # One that waited with the holder since before: nothing was left to ask for.
                 is_held = exchange.answer is not None and exchange.answer.first_ns >= since_ns
                 return since_ns if is_held and goes_on else begun_ns
-            if not goes_on:
+            if not goes_on or (usual is not None and is_begun and not usual.brings_news(exchange)):
                 return begun_ns
             begun_ns = min(begun_ns, exchange.begun_ns)
+            is_begun = is_begun or (usual is not None and usual.brings_news(exchange))
         return begun_ns
 
     def over_ns(self, last: Turn, end_ns: int, beside: Iterable[Exchange] = ()) -> int:
@@ -211,7 +169,7 @@ class Talk:
             if one.request is not None and one.request.speaker in speakers and one.request.bytes <= most
         ]
 
-    def handed_ns(self, last: Turn, end_ns: int, pause_ns: int = _SAME_FETCH_NS) -> int:
+    def handed(self, last: Turn, end_ns: int, pause_ns: int = _SAME_FETCH_NS) -> Handed:
         """When a message that is handed to who did not ask for it was there, small parts behind it included.
 
         Who has handed it over may well poll at once; that is no part of it.
@@ -220,23 +178,25 @@ class Talk:
         :param end_ns: when that had arrived.
         :param pause_ns: what comes after a longer one is something else.
         """
-        over_ns, behind = end_ns, []
+        over_ns, stored_ns = end_ns, end_ns
+        behind: list[tuple[Turn, Turn | None]] = []
         for exchange in self.within(last.first_ns, end_ns + _LONGEST_POLL_NS):
             request = exchange.request
             if last not in exchange.turns:
                 if exchange.is_large or exchange.begun_ns - over_ns > pause_ns:
                     break
                 if request is not None and request.speaker == last.speaker:
-                    behind.append(request)
+                    behind.append((request, exchange.answer))
+            elif request is last and exchange.answer is not None:
+                stored_ns = max(stored_ns, exchange.answer.first_ns)
             over_ns = max(over_ns, exchange.over_ns)
-        polls = [
-            one.request.bytes for one in self.polls(frozenset((last.speaker,))) if one.request is not None
-        ]
-        if polls and behind:
-            usual = sorted(polls)[len(polls) // 2]
-            if abs(behind[-1].bytes - usual) <= SAME_KIND_BYTES + _RECORD_BYTES:
-                behind.pop()
-        return max([end_ns, *(request.had_ns for request in behind)])
+        usual = self._usual_poll(frozenset((last.speaker,)))
+        most = SAME_KIND_BYTES + _RECORD_BYTES
+        if usual is not None and behind and abs(behind[-1][0].bytes - usual.asked_bytes) <= most:
+            behind.pop()
+        had_ns = max([end_ns, *(request.had_ns for request, _ in behind)])
+        answered = [answer.first_ns for _, answer in behind if answer is not None]
+        return Handed(had_ns, max([had_ns, stored_ns, *answered]))
 
     def polls(self, speakers: frozenset[Process]) -> list[Exchange]:
         """The small requests of one kind that these processes make again and again, after a pause each."""
@@ -264,6 +224,15 @@ class Talk:
         )
         return [one for one in first if one.request and abs(one.request.bytes - usual) <= SAME_KIND_BYTES]
 
+    def _usual_poll(self, speakers: frozenset[Process]) -> Kind | None:
+        """What a poll of theirs and its answer in vain, which most are, look like; None: they do not poll."""
+        polls = self.polls(speakers) if speakers else []
+        asked = sorted(one.request.bytes for one in polls if one.request is not None)
+        answered = sorted(one.answer.bytes for one in polls if one.answer is not None)
+        if len(answered) < FEWEST_POLLS:
+            return None
+        return Kind(asked[len(asked) // 2], answered[len(answered) // 2])
+
     def after_pauses(self, speakers: frozenset[Process], start_ns: int, end_ns: int) -> list[Exchange]:
         """What these processes asked in [start, end) after a pause: what brings news, and no part of it."""
         over_ns, found = 0, []
@@ -275,14 +244,14 @@ class Talk:
             over_ns = max(over_ns, exchange.over_ns)
         return found
 
-    def reply(self, speakers: frozenset[Process], since_ns: int, end_ns: int) -> Fetch | None:
-        """What these processes told in small requests, if one of them is no poll.
+    def reply(self, speakers: frozenset[Process], since_ns: int, end_ns: int) -> Turn | None:
+        """The first of what these processes told in small requests, if one of them is no poll.
 
         An evaluation's result is as small as a control message, but it is another request than the polls
         around it.
         """
         polls = {one.request.first_ns for one in self.polls(speakers) if one.request is not None}
-        told = next(
+        return next(
             (
                 one.request
                 for one in self.within(since_ns, end_ns)
@@ -292,9 +261,6 @@ class Talk:
             ),
             None,
         )
-        if told is None:
-            return None
-        return Fetch(told.first_ns, self.handed_ns(told, told.had_ns))
 
     def last_words(self, speaker: Process, since_ns: int, end_ns: int) -> Fetch | None:
         """What a process said to others after its longest silence: what it did meanwhile was the work."""
@@ -318,21 +284,6 @@ class Talk:
 
 # An answer may come so long after its request.
 _LONGEST_POLL_NS = 600_000_000_000
-
-
-def _exchanges(turns: Sequence[Turn]) -> list[Exchange]:
-    """Of one connection: a request, and what is said before the next one."""
-    found: list[Exchange] = []
-    for turn in turns:
-        before = found[-1] if found else None
-        if turn.asks:
-            found.append(Exchange(turn, None))
-        elif before is None or before.answer is not None:
-            silent_ns = before.answer.whole_ns if before is not None and before.answer is not None else 0
-            found.append(Exchange(None, turn, silent_ns))
-        else:
-            found[-1] = Exchange(found[-1].request, turn)
-    return found
 
 
 def _is_spread(turn: Turn) -> bool:

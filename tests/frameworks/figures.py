@@ -201,14 +201,14 @@ def _waits(analysed: Analysed, names: Mapping[int, str], waits: Iterable[HubWait
 
 def _told_ns(pieces: Sequence[Segment], stored_ns: int, served_ns: int) -> int:
     """How long the piece that is that wait took, up to when the request was there."""
-    shared = [
-        (min(piece.end_ns, served_ns + EXACT_NS) - max(piece.start_ns, stored_ns - EXACT_NS), number)
-        for number, piece in enumerate(pieces)
-        if piece.component == "poll_wait"
-    ]
-    most_ns, number = max(shared, default=(0, 0))
-    if most_ns <= 0:
-        return 0
+    number = _most_of(pieces, ("poll_wait",), stored_ns - EXACT_NS, served_ns + EXACT_NS)
+    if number is not None:
+        start_ns = pieces[number].start_ns
+    else:  # the request was on its way already
+        number = _most_of(pieces, _ON_THE_WAY, stored_ns, served_ns)
+        if number is None:
+            return 0
+        start_ns = max(stored_ns, pieces[number].start_ns)
     end_ns = pieces[number].end_ns
     for piece in pieces[number + 1 :]:
         if piece.component not in _ON_THE_WAY:
@@ -218,4 +218,15 @@ def _told_ns(pieces: Sequence[Segment], stored_ns: int, served_ns: int) -> int:
         if end_ns >= served_ns or piece.component not in _ON_THE_WAY:
             break
         end_ns = piece.end_ns
-    return end_ns - pieces[number].start_ns
+    return end_ns - start_ns
+
+
+def _most_of(pieces: Sequence[Segment], components: Sequence[str], start_ns: int, end_ns: int) -> int | None:
+    """Which of the pieces of these components has most of that time; None: none has any."""
+    shared = [
+        (min(piece.end_ns, end_ns) - max(piece.start_ns, start_ns), number)
+        for number, piece in enumerate(pieces)
+        if piece.component in components
+    ]
+    most_ns, number = max(shared, default=(0, 0))
+    return number if most_ns > 0 else None

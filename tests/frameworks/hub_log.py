@@ -6,7 +6,6 @@ one message at a time: when it asked for the last time before it pushed a reply,
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -26,6 +25,7 @@ _ACCESS = re.compile(
 _ASKED = re.compile(r"\[Fleet\.PullMessages\] node_id=(?P<node>\d+)")
 _REPLIED = re.compile(r"\[Fleet\.PushMessages\] Push replies from node_id=(?P<node>\d+)")
 _NODE = re.compile(r"SuperNode ID: (?P<node>\d+)")
+_PROXIED = re.compile(r'^\{.*"peer":"(?P<peer>[\d.]+:\d+)".*"from":"(?P<from>[\d.]+:\d+)"', re.MULTILINE)
 # What the ServerApp puts there for one phase of a round follows without such a pause.
 _PAUSE_NS = 1_000_000_000
 
@@ -112,13 +112,9 @@ def _ns(at: datetime) -> int:
 
 def _behind_proxy(file: Path) -> dict[str, str]:
     """The proxy's end of a connection to the SuperLink -> the client's that it is for."""
-    found = {}
-    if file.exists():
-        for line in file.read_text(errors="replace").splitlines():
-            if line.startswith("{") and '"from"' in line:
-                entry = json.loads(line)
-                found[entry["from"]] = entry["peer"]
-    return found
+    # No JSON: what a connection took so far stands there with a plus sign.
+    text = file.read_text(errors="replace") if file.exists() else ""
+    return {line["from"]: line["peer"] for line in _PROXIED.finditer(text)}
 
 
 def _down(told: _Told, node: str, number: int, replied_ns: int) -> Iterable[HubWait]:

@@ -96,6 +96,8 @@ class Pods:
                 found = _replaced(found, "127.0.0.1:15051", f"127.0.0.1:{application_port}")
                 # The connection to the application, by which the hub's log knows who asked.
                 found = _replaced(found, '"to":"%si:%sp"', '"to":"%si:%sp","from":"%bi:%bp"')
+                # Once it is there: those that are still open at the end would have no line.
+                found = _replaced(found, "    log global\n", "    log global\n    option logasap\n")
             else:
                 # There is no name service here: the one name that there is stands in the certificate.
                 name = f"{SERVER_NAME}:{PROXY_PORT} resolvers pod resolve-prefer ipv4 init-addr none"

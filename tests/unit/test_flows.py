@@ -14,7 +14,8 @@ from jsonschema import Draft202012Validator
 
 from analysis.evidence.reader import read_events
 from analysis.evidence.values import Endpoint, KernelEvents, Wire
-from analysis.flows.hops import Exchange, Talk, hop_segments
+from analysis.flows.exchanges import Exchange
+from analysis.flows.hops import Talk, hop_segments
 from analysis.flows.processes import Process, Processes
 from analysis.flows.proxies import speak_for_applications
 from analysis.flows.roles import handing_to_nobodys, parts_of
@@ -141,6 +142,23 @@ def test_the_wait_ends_with_the_first_request_of_the_fetch() -> None:
     assert talk(poll(0), held).fetch_began_ns(held.answer, 1_400 * MS) == 1_400 * MS
 
 
+def test_a_heartbeat_before_a_poll_fetches_nothing() -> None:
+    """In vain every 3 s; a heartbeat at 8.9 s, the poll that brings news at 9 s, then the message."""
+    polls = [poll(at_ms, count=50) for at_ms in (0, 3_000, 6_000)]
+    heartbeat = Exchange(said(True, 8_900, 8_900, 115), said(False, 8_902, 8_902, 52))
+    brings_news = poll(9_000, count=400)
+    message = Exchange(said(True, 9_006, 9_006, 180), said(False, 9_010, 9_050, 500_000))
+    found = talk(*polls, heartbeat, brings_news, message)
+    assert message.answer is not None
+    askers = frozenset((NODE,))
+    assert found.fetch_began_ns(message.answer, 6_500 * MS, askers=askers) == 9_000 * MS
+    # Of who does not poll, what leads to a message without a pause belongs to it.
+    assert (
+        talk(heartbeat, brings_news, message).fetch_began_ns(message.answer, 6_500 * MS, askers=askers)
+        == 8_900 * MS
+    )
+
+
 def test_each_instant_of_a_hop_has_one_owner() -> None:
     """Sent at 10, there at 15; answered from 30 on, there at 35, whole at 45; nothing until 60."""
     request, answer = said(True, 10, 10, way_ms=5), said(False, 30, 40, 500_000, way_ms=5)
@@ -172,7 +190,7 @@ def test_what_is_told_once_is_no_poll() -> None:
     assert len(found.polls(speakers)) == 6
     reply = found.reply(speakers, 2_200 * MS, 6_000 * MS)
     assert reply is not None
-    assert reply.begun_ns == 2_500 * MS
+    assert reply.first_ns == 2_500 * MS
     assert found.reply(speakers, 3_500 * MS, 6_000 * MS) is None
 
 
@@ -358,8 +376,11 @@ def test_a_message_is_there_with_its_last_small_part() -> None:
     behind = poll(8110)
     whole = talk(*polls, large, small, behind, poll(11_110))
     assert large.request is not None
-    assert whole.handed_ns(large.request, large.request.had_ns) == 8104 * MS
+    assert whole.handed(large.request, large.request.had_ns) == (8104 * MS, 8106 * MS)
     assert whole.over_ns(large.request, large.request.had_ns) >= 8112 * MS
+    # It can be had once the hub has seen to it: of several parts at once, to the last of them.
+    slow = Exchange(large.request, said(False, 8_190, 8_190))
+    assert talk(*polls, slow, small).handed(large.request, large.request.had_ns) == (8104 * MS, 8190 * MS)
     assert [one.begun_ns // MS for one in whole.after_pauses(frozenset((NODE,)), 0, 9000 * MS)] == [
         3000,
         6000,

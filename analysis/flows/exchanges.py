@@ -1,0 +1,95 @@
+"""A request and its answer, and what several of them are to a message."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from analysis.flows.turns import LARGE_BYTES, Turn
+
+__all__ = ("SAME_KIND_BYTES", "Exchange", "Fetch", "Handed", "Kind", "exchanges_of")
+
+# Requests of one kind differ by a number's digits.
+SAME_KIND_BYTES = 8
+
+
+class Exchange(NamedTuple):
+    """A request and its answer, either of which may be missing."""
+
+    request: Turn | None
+    answer: Turn | None
+    # Of what follows an answer with nothing asked in between: since when its speaker has been silent; else 0.
+    silent_ns: int = 0
+
+    @property
+    def begun_ns(self) -> int:
+        """When the first of it was sent."""
+        return (self.request or self.answer).first_ns  # type: ignore[union-attr]
+
+    @property
+    def over_ns(self) -> int:
+        """When the last of it had arrived."""
+        return (self.answer or self.request).whole_ns  # type: ignore[union-attr]
+
+    @property
+    def waited_ns(self) -> int:
+        """How long the request was with the other side."""
+        if self.request is None or self.answer is None:
+            return 0
+        return max(0, self.answer.first_ns - self.request.whole_ns)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether a part of a message is in it."""
+        return any(turn.bytes >= LARGE_BYTES for turn in self.turns)
+
+    @property
+    def turns(self) -> list[Turn]:
+        """Of the two, those that are there."""
+        return [turn for turn in (self.request, self.answer) if turn is not None]
+
+
+class Fetch(NamedTuple):
+    """Exchanges that belong together."""
+
+    begun_ns: int
+    over_ns: int
+
+
+class Kind(NamedTuple):
+    """Of requests that are made again and again."""
+
+    asked_bytes: int
+    answered_bytes: int
+
+    def brings_news(self, exchange: Exchange) -> bool:
+        """Whether it is one of them, answered with more than usual, and with no part of a message."""
+        request, answer = exchange.request, exchange.answer
+        return (
+            request is not None
+            and answer is not None
+            and abs(request.bytes - self.asked_bytes) <= SAME_KIND_BYTES
+            and self.answered_bytes + SAME_KIND_BYTES < answer.bytes < LARGE_BYTES
+        )
+
+
+class Handed(NamedTuple):
+    """A message with who did not ask for it."""
+
+    had_ns: int  # all of it was there
+    stored_ns: int  # ... and had been seen to: it was answered
+
+
+def exchanges_of(turns: Sequence[Turn]) -> list[Exchange]:
+    """Of one connection: a request, and what is said before the next one."""
+    found: list[Exchange] = []
+    for turn in turns:
+        before = found[-1] if found else None
+        if turn.asks:
+            found.append(Exchange(turn, None))
+        elif before is None or before.answer is not None:
+            silent_ns = before.answer.whole_ns if before is not None and before.answer is not None else 0
+            found.append(Exchange(None, turn, silent_ns))
+        else:
+            found[-1] = Exchange(found[-1].request, turn)
+    return found
