@@ -316,17 +316,27 @@ class ClientPaths:
         if self._at_server is None:
             return
         parts = self._at_server.large(self._edge, phase.sent[0].first_ns, phase.end_ns)
-        expected = {
-            client: _WHOLE
-            * sum(turn.bytes for turn in ways[client].turns if turn.speaker in self.parts.nodes[client])
+        updates = {
+            client: [turn for turn in ways[client].turns if turn.speaker in self.parts.nodes[client]]
             for client in handed
         }
-        # A hub may hand on what was announced first, even if another message was whole before.
+        expected = {client: _WHOLE * sum(turn.bytes for turn in updates[client]) for client in handed}
+        whole_ns = {client: one.had_ns for client, one in handed.items()}
+        begun_ns = {
+            client: min((turn.had_ns for turn in turns), default=0) for client, turns in updates.items()
+        }
+        # A hub may hand on what was announced first, even if another message was whole before, or what is
+        # not whole yet, part by part.
         announced = sorted(handed, key=lambda client: ways[client].handing_ns)
-        whole = sorted(handed, key=lambda client: handed[client])
-        found = dealt(parts, [(client, expected[client], handed[client].had_ns) for client in announced])
-        if any(expected[client] and client not in found for client in handed):
-            found = dealt(parts, [(client, expected[client], handed[client].had_ns) for client in whole])
+        orders = (
+            (announced, whole_ns),
+            (sorted(handed, key=whole_ns.__getitem__), whole_ns),
+            (announced, begun_ns),
+        )
+        found: dict[str, list[Turn]] = {}
+        for order, since_ns in orders:
+            told = dealt(parts, [(client, expected[client], since_ns[client]) for client in order])
+            found = max(found, told, key=len)
         for client, way in ways.items():
             if client not in handed:
                 continue
@@ -336,7 +346,7 @@ class ClientPaths:
                 way.turns += mine
                 available_ns = _stored_ns(way, handed[client], mine[0].first_ns)
                 self._fetch(way, self._at_server, mine, available_ns, "store_and_forward")
-                way.arrival_ns = max(turn.whole_ns for turn in mine)
+                way.arrival_ns = max(handed[client].had_ns, *(turn.whole_ns for turn in mine))
 
     def _small_to_server(self, way: ClientPath, handed: Handed, phase: Phase) -> None:
         """A result that is no message: whatever the server asks for next brings it."""
@@ -380,6 +390,6 @@ def _stored_ns(way: ClientPath, handed: Handed, taken_ns: int) -> int:
     :param taken_ns: when it was handed on.
     """
     if handed.stored_ns > taken_ns:
-        return handed.had_ns
+        return min(handed.had_ns, taken_ns)
     way.base.insert(0, Segment(handed.had_ns, handed.stored_ns, "store_and_forward"))
     return handed.stored_ns

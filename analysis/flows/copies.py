@@ -79,14 +79,14 @@ def copies_of(
 def dealt(parts: Sequence[Turn], wanted: Sequence[tuple[str, float, int]]) -> dict[str, list[Turn]]:
     """Parts of messages to those who are in turn: client -> its message's.
 
-    :param wanted: client, the bytes that are at least expected of it, and since when its message is whole.
+    :param wanted: client, the bytes that are at least expected of it, and since when its message can be had.
     """
     found: dict[str, list[Turn]] = {}
     position = 0
-    for client, expected, had_ns in wanted:
+    for client, expected, since_ns in wanted:
         mine: list[Turn] = []
         while position < len(parts) and sum(turn.bytes for turn in mine) < expected:
-            if mine or parts[position].first_ns >= had_ns:
+            if mine or parts[position].first_ns >= since_ns:
                 mine.append(parts[position])
             position += 1
         if mine:
