@@ -37,6 +37,7 @@ class ClientPath:
     base: list[Segment] = field(default_factory=list)
     arrival_ns: int | None = None  # the server had all of the update
     handing_ns: int = 0  # it began to hand its update over
+    handed_ns: int | None = None  # whom it speaks with had it
     has_update: bool = False  # the client sent a message back, and no mere result
     compute: Interval | None = None
     loads_late: bool = (
@@ -166,7 +167,7 @@ class ClientPaths:
             began_ns, handed = told.first_ns, talk.handed(told, told.had_ns)
         else:
             return None
-        way.handing_ns = began_ns
+        way.handing_ns, way.handed_ns = began_ns, handed.had_ns
         way.base.insert(0, Segment(had_ns, began_ns, unasked))
         if unasked == "compute":
             way.compute = (had_ns, began_ns)

@@ -29,6 +29,8 @@ _ALONE_NS = 100_000_000
 FEWEST_POLLS = 3
 # A poll is cut into as many records of TLS more or less.
 _RECORD_BYTES = 22
+# So many heartbeats at most begin while a poll is answered.
+_BESIDE = 1
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ class Talk:
     def handed(self, last: Turn, end_ns: int, pause_ns: int = _SAME_FETCH_NS) -> Handed:
         """When a message that is handed to who did not ask for it was there, small parts behind it included.
 
-        Who has handed it over may well poll at once; that is no part of it.
+        Who has handed it over may well poll at once, and send a heartbeat beside that; neither is part of it.
 
         :param last: the last large part.
         :param end_ns: when that had arrived.
@@ -192,8 +194,10 @@ class Talk:
             over_ns = max(over_ns, exchange.over_ns)
         usual = self._usual_poll(frozenset((last.speaker,)))
         most = SAME_KIND_BYTES + _RECORD_BYTES
-        if usual is not None and behind and abs(behind[-1][0].bytes - usual.asked_bytes) <= most:
-            behind.pop()
+        for number in range(1, min(len(behind), _BESIDE + 1) + 1):
+            if usual is not None and abs(behind[-number][0].bytes - usual.asked_bytes) <= most:
+                del behind[-number:]
+                break
         had_ns = max([end_ns, *(request.had_ns for request, _ in behind)])
         answered = [answer.first_ns for _, answer in behind if answer is not None]
         return Handed(had_ns, max([had_ns, stored_ns, *answered]))

@@ -7,6 +7,7 @@ path; the round is named after the one whose phase took longest.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -52,12 +53,12 @@ class _Builder:
         self.parts = parts_of(processes, self.channels)
         self.ways = ClientPaths(self.parts, self.channels, processes)
         parts = self.parts
-        inner = {parts.server, parts.edge}
+        self.hub_setups = setups_of(self.events, self.channels, frozenset((parts.server, parts.edge)))
         self.setups = {
             client: setups_of(
                 self.events,
                 self.channels,
-                frozenset(inner | nodes | parts.tasks.get(client, frozenset())),
+                frozenset({parts.edge} | nodes | parts.tasks.get(client, frozenset())),
             )
             for client, nodes in parts.nodes.items()
         }
@@ -131,7 +132,13 @@ class _Builder:
     def _painted(self, phase: Phase, way: ClientPath | None) -> list[Segment]:
         base = way.base if way is not None else []
         overlays = repairs_of(self.events, way.turns) if way is not None else []
-        overlays += self.setups[way.client] if way is not None else []
+        if way is not None:
+            # Once it has handed its update over, no connection of the client's holds that up.
+            until_ns = phase.end_ns if way.handed_ns is None else way.handed_ns
+            overlays += [
+                dataclasses.replace(one, end_ns=min(one.end_ns, until_ns)) for one in self.setups[way.client]
+            ]
+            overlays += self.hub_setups
         return paint(phase.start_ns, phase.end_ns, base, overlays)
 
     def _client(

@@ -17,8 +17,6 @@ from tests.frameworks.tracing import traced, truth_of
 IDLE_S = 20
 # Of the source: between two pulls of replies, of a node's, and between two looks for tasks.
 PAUSES_S = {"server": 3.0, "client": 3.0, "task starter": 1.0}
-# On a machine that others keep busy an app's own clock and a hub's own line are late now and then.
-MOST, MOST_WAITS = 0.9, 0.75
 OPTIONS = {
     "http": Options(version="1.42", clients=3, network="loopback", isolation="subprocess", hub_tells=True),
     "http-process": Options(version="1.42", clients=5, network="bridged", isolation="process"),
@@ -124,18 +122,14 @@ def check(figures: Figures) -> None:
         wrong.append(f"boundaries are {figures.boundaries_ms} ms off")
     if statistics.median(figures.residual_pct) > 5:
         wrong.append(f"residuals are {figures.residual_pct} %")
-    unlike = [f"{one}" for one in figures.trainings if not one.is_right]
-    if len(unlike) > (1 - MOST) * len(figures.trainings):
-        wrong += unlike
+    wrong += [f"{one}" for one in figures.trainings if not one.is_right]
     for who, pause_s in figures.pauses_s.items():
         kind = next((kind for kind in PAUSES_S if who == kind or who.endswith(kind)), "client")
         if abs(pause_s - PAUSES_S[kind]) > 0.05 * PAUSES_S[kind]:
             wrong.append(f"{who} polls every {pause_s} s")
     if "server" not in figures.pauses_s:
         wrong.append("no poll of the server's was seen")
-    off_ms = sorted(one.off_ms for one in figures.waits)
-    if off_ms and off_ms[int(MOST_WAITS * len(off_ms))] > EXACT_NS / MS:
-        wrong += [f"{one}" for one in figures.waits if one.off_ms > EXACT_NS / MS]
+    wrong += [f"{one}" for one in figures.waits if one.off_ms > EXACT_NS / MS]
     if figures.by_traffic_right < 0.95 * figures.rounds or figures.by_traffic_invented:
         wrong.append(
             f"traffic alone told {figures.by_traffic_right} of {figures.rounds} rounds"

@@ -378,6 +378,9 @@ def test_a_message_is_there_with_its_last_small_part() -> None:
     assert large.request is not None
     assert whole.handed(large.request, large.request.had_ns) == (8104 * MS, 8106 * MS)
     assert whole.over_ns(large.request, large.request.had_ns) >= 8112 * MS
+    heartbeat = Exchange(said(True, 8_111, 8_111, 400), said(False, 8_113, 8_113))
+    beside = talk(*polls, large, small, behind, heartbeat, poll(11_110))
+    assert beside.handed(large.request, large.request.had_ns) == (8104 * MS, 8106 * MS)
     # It can be had once the hub has seen to it: of several parts at once, to the last of them.
     slow = Exchange(large.request, said(False, 8_190, 8_190))
     assert talk(*polls, slow, small).handed(large.request, large.request.had_ns) == (8104 * MS, 8190 * MS)
