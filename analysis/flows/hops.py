@@ -291,8 +291,8 @@ _LONGEST_POLL_NS = 600_000_000_000
 
 
 def _is_spread(turn: Turn) -> bool:
-    """Whether it is several frames with pauses between them: that took no time on the wire."""
-    return turn.bytes < LARGE_BYTES and turn.whole_ns - turn.arrived_ns > TRAILING_NS
+    """Whether it was sent as several frames with pauses between them: these took no time on the wire."""
+    return turn.bytes < LARGE_BYTES and turn.last_ns - turn.first_ns > TRAILING_NS
 
 
 def hop_segments(

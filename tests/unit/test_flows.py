@@ -175,6 +175,29 @@ def test_each_instant_of_a_hop_has_one_owner() -> None:
     ]
 
 
+def test_a_request_that_is_cut_on_its_way_is_on_it_until_all_is_there() -> None:
+    """In two packets that left together and arrived at 50 and 92 ms; a stream's frames have pauses already there
+    where they are sent.
+    """
+    cut = dataclasses.replace(said(True, 0, 0.1, way_ms=50), whole_ns=92 * MS)
+    frames = said(True, 0, 42, way_ms=50)
+    for request, moved in (
+        (cut, [("propagation", 50), ("transmission", 42)]),
+        (frames, [("propagation", 50)]),
+    ):
+        base = hop_segments(
+            [Exchange(request, said(False, 95, 95))],
+            0,
+            92 * MS,
+            asked="store_and_forward",
+            unasked="poll_wait",
+        )
+        assert milliseconds(paint(0, 92 * MS, base, []))[: len(moved)] == moved
+        assert all(
+            name != "transmission" for name, _ in milliseconds(paint(0, 92 * MS, base, []))[len(moved) :]
+        )
+
+
 def test_a_model_may_answer_the_update_of_the_round_before() -> None:
     """A server that speaks first: its next model stands behind the last update on the connection."""
     stream = talk(Exchange(said(True, 0, 100, 500_000), said(False, 900, 1_100, 500_000)))
