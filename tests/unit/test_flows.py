@@ -176,9 +176,7 @@ def test_each_instant_of_a_hop_has_one_owner() -> None:
 
 
 def test_a_request_that_is_cut_on_its_way_is_on_it_until_all_is_there() -> None:
-    """In two packets that left together and arrived at 50 and 92 ms; a stream's frames have pauses already there
-    where they are sent.
-    """
+    """In two packets that left together and arrived at 50 and 92 ms; frames pause where they are sent."""
     cut = dataclasses.replace(said(True, 0, 0.1, way_ms=50), whole_ns=92 * MS)
     frames = said(True, 0, 42, way_ms=50)
     for request, moved in (
