@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from analysis.evidence.reader import read_events
 from analysis.evidence.values import KernelEvents
 from analysis.flows.client_paths import ClientPath, ClientPaths, Phase
+from analysis.flows.deadlines import deadline_rows
 from analysis.flows.observations import facts_of, transfer_of
 from analysis.flows.processes import Processes
 from analysis.flows.proxies import proxy_pids, speak_for_applications
@@ -218,6 +219,10 @@ def build_flow_ledger(run: Run) -> Ledger:
             *_unnamed_note(handing_to_nobodys(builder.parts, builder.channels)),
         ),
         flow=facts_of(
-            builder.parts, builder.channels, builder.transfers, run.meta["attachment"].get("framework")
+            builder.parts,
+            builder.channels,
+            builder.transfers,
+            run.meta["attachment"].get("framework"),
+            deadline_rows(run.events, builder.channels),
         ),
     )

@@ -24,9 +24,11 @@ def facts_of(
     channels: Sequence[Channel],
     transfers: Iterable[Transfer],
     framework: Mapping[str, Any] | None = None,
+    deadlines: Iterable[dict[str, Any]] = (),
 ) -> FlowFacts:
     """:param transfers: what was moved, by round and client.
     :param framework: as run.json has it; its limits are held against what was measured.
+    :param deadlines: limits that were seen on the wire (`analysis.flows.deadlines`).
     """
     path = ["server", *(["hub"] if parts.hub is not None else []), "client"]
     if any(parts.tasks.values()):
@@ -44,16 +46,14 @@ def facts_of(
         if {channel.turns[0].speaker, channel.turns[0].listener} <= inner
     ]
     longest_ns = longest_of(seen_by_turns(channels, parts))
-    timeouts: list[dict[str, Any]] = []
-    if framework is not None:
-        timeouts = timeout_rows(framework["name"], framework.get("version"), longest_ns)
+    name, version = (framework["name"], framework.get("version")) if framework is not None else ("", None)
     return FlowFacts(
         path=tuple(path),
         pollers=tuple(pollers),
         older_connections=sum(not one for one in opened_ns),
         new_connections=sum(one > 0 for one in opened_ns),
         transfers=tuple(transfers),
-        timeouts=tuple(timeouts),
+        timeouts=tuple(timeout_rows(name, version, longest_ns, deadlines)),
         longest_ns=longest_ns,
         one_sided=any(not node.is_watched for nodes in parts.nodes.values() for node in nodes),
         round_trips_ns=round_trips_of(channels),

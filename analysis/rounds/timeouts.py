@@ -10,7 +10,7 @@ from analysis.rounds.traffic_pattern import exchanges_of
 from analysis.rounds.transfers import Seen
 from ztprobe.frameworks.timeouts import BOUNDS, timeouts_of
 
-__all__ = ("LEAST_MARGIN", "longest_of", "timeout_rows", "warnings_of")
+__all__ = ("LEAST_MARGIN", "longest_of", "timeout_row", "timeout_rows", "warnings_of")
 
 # Below, a network twice as slow as the measured one breaks the deployment.
 LEAST_MARGIN = 2.0
@@ -30,23 +30,45 @@ def longest_of(seen: Seen) -> dict[str, int]:
     return {bounds: max(durations) for bounds, durations in found.items() if durations}
 
 
-def timeout_rows(framework: str, version: str | None, longest_ns: Mapping[str, int]) -> list[Row]:
-    """The framework's limits, the tightest first; those that bound nothing that was seen have no margin."""
-    rows: list[Row] = []
-    for one in timeouts_of(framework, version):
-        measured_ns = longest_ns.get(one.bounds)
-        rows.append(
-            {
-                "name": one.name,
-                "bounds": BOUNDS[one.bounds],
-                "limit_s": one.limit_ns / 1e9,
-                "longest_s": None if measured_ns is None else measured_ns / 1e9,
-                "margin": one.limit_ns / measured_ns if measured_ns else None,
-                "source": one.source,
-                "setting": one.setting,
-            }
+def timeout_rows(
+    framework: str, version: str | None, longest_ns: Mapping[str, int], others: Iterable[Row] = ()
+) -> list[Row]:
+    """The framework's limits, the tightest first; those that bound nothing that was seen have no margin.
+
+    :param others: limits that were found elsewhere, as rows.
+    """
+    rows = [
+        timeout_row(
+            name=one.name,
+            bounds=BOUNDS[one.bounds],
+            limit_ns=one.limit_ns,
+            longest_ns=longest_ns.get(one.bounds),
+            source=one.source,
+            setting=one.setting,
         )
-    return sorted(rows, key=lambda row: (row["margin"] is None, row["margin"] or 0.0, row["name"]))
+        for one in timeouts_of(framework, version)
+    ]
+    return sorted(
+        (*rows, *others), key=lambda row: (row["margin"] is None, row["margin"] or 0.0, row["name"])
+    )
+
+
+def timeout_row(
+    *, name: str, bounds: str, limit_ns: int, longest_ns: int | None, source: str, setting: str
+) -> Row:
+    """A limit as report.json has it.
+
+    :param longest_ns: the longest that was measured of what it bounds; None: none was seen.
+    """
+    return {
+        "name": name,
+        "bounds": bounds,
+        "limit_s": limit_ns / 1e9,
+        "longest_s": None if longest_ns is None else longest_ns / 1e9,
+        "margin": limit_ns / longest_ns if longest_ns else None,
+        "source": source,
+        "setting": setting,
+    }
 
 
 def warnings_of(rows: Iterable[Row]) -> list[str]:
