@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from analysis.flows.copies import Copy, Phase, copies_of, dealt
+from analysis.flows.copies import Copy, Phase, Update, copies_of, taken_of
 from analysis.flows.exchanges import SAME_KIND_BYTES, Exchange, Handed
 from analysis.flows.hops import TRAILING_NS, Talk, hop_segments
 from analysis.flows.phases import phases_of
@@ -21,7 +21,6 @@ from analysis.intervals import Interval, Segment
 
 __all__ = ("ClientPath", "ClientPaths", "Phase")
 
-_WHOLE = 0.95  # of a message's bytes: headers and parts that differ
 # An answer that takes longer was held back until there was something to say.
 _LONG_POLL_NS = 200_000_000
 # Code is loaded with pauses, for what runs as it is imported.
@@ -321,27 +320,23 @@ class ClientPaths:
             client: [turn for turn in ways[client].turns if turn.speaker in self.parts.nodes[client]]
             for client in handed
         }
-        expected = {client: _WHOLE * sum(turn.bytes for turn in updates[client]) for client in handed}
-        whole_ns = {client: one.had_ns for client, one in handed.items()}
-        begun_ns = {
-            client: min((turn.had_ns for turn in turns), default=0) for client, turns in updates.items()
-        }
-        # A hub may hand on what was announced first, even if another message was whole before, or what is
-        # not whole yet, part by part.
-        announced = sorted(handed, key=lambda client: ways[client].handing_ns)
-        orders = (
-            (announced, whole_ns),
-            (sorted(handed, key=whole_ns.__getitem__), whole_ns),
-            (announced, begun_ns),
+        found = taken_of(
+            parts,
+            {
+                client: Update(
+                    sum(turn.bytes for turn in turns),
+                    ways[client].handing_ns,
+                    min(turn.had_ns for turn in turns),
+                    handed[client].had_ns,
+                )
+                for client, turns in updates.items()
+                if turns
+            },
         )
-        found: dict[str, list[Turn]] = {}
-        for order, since_ns in orders:
-            told = dealt(parts, [(client, expected[client], since_ns[client]) for client in order])
-            found = max(found, told, key=len)
         for client, way in ways.items():
             if client not in handed:
                 continue
-            if not expected[client]:
+            if not updates[client]:
                 self._small_to_server(way, handed[client], phase)
             if (mine := found.get(client)) is not None:
                 way.turns += mine

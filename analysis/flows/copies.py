@@ -10,10 +10,11 @@ from typing import NamedTuple
 from analysis.flows.hops import Talk
 from analysis.flows.turns import Turn
 
-__all__ = ("Copy", "Phase", "copies_of", "dealt")
+__all__ = ("Copy", "Phase", "Update", "copies_of", "taken_of")
 
 # More bytes than one client got, by so much: there is more than one model.
 _COPIES_DIFFER = 0.5
+_WHOLE = 0.95  # of a message's bytes: headers and parts that differ
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,19 @@ class Copy(NamedTuple):
 
     first_ns: int
     had_ns: int
+
+
+class Update(NamedTuple):
+    """A client's message as the hub received it."""
+
+    bytes: int
+    announced_ns: int
+    begun_ns: int  # the first part was there
+    whole_ns: int
+
+    def had_ns(self, in_parts: bool) -> int:
+        """From when on it could be handed on: as a whole, or part by part."""
+        return self.begun_ns if in_parts else self.whole_ns
 
 
 def copies_of(
@@ -76,16 +90,31 @@ def copies_of(
     return found
 
 
-def dealt(parts: Sequence[Turn], wanted: Sequence[tuple[str, float, int]]) -> dict[str, list[Turn]]:
+def taken_of(parts: Sequence[Turn], updates: Mapping[str, Update]) -> dict[str, list[Turn]]:
+    """Which parts of messages that a server took from a hub are which client's; who is left out has none.
+
+    A hub may hand on what was announced first, even if another message was whole before, or what is not whole
+    yet, part by part. What leaves the fewest out is taken for what it did.
+    """
+    announced = sorted(updates, key=lambda client: updates[client].announced_ns)
+    whole = sorted(updates, key=lambda client: updates[client].whole_ns)
+    found: dict[str, list[Turn]] = {}
+    for order, in_parts in ((announced, False), (whole, False), (announced, True)):
+        wanted = [(client, updates[client], updates[client].had_ns(in_parts)) for client in order]
+        found = max(found, _dealt(parts, wanted), key=len)
+    return found
+
+
+def _dealt(parts: Sequence[Turn], wanted: Sequence[tuple[str, Update, int]]) -> dict[str, list[Turn]]:
     """Parts of messages to those who are in turn: client -> its message's.
 
-    :param wanted: client, the bytes that are at least expected of it, and since when its message can be had.
+    :param wanted: client, its message, and since when that can be had.
     """
     found: dict[str, list[Turn]] = {}
     position = 0
-    for client, expected, since_ns in wanted:
+    for client, update, since_ns in wanted:
         mine: list[Turn] = []
-        while position < len(parts) and sum(turn.bytes for turn in mine) < expected:
+        while position < len(parts) and sum(turn.bytes for turn in mine) < _WHOLE * update.bytes:
             if mine or parts[position].first_ns >= since_ns:
                 mine.append(parts[position])
             position += 1
