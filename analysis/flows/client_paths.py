@@ -155,12 +155,11 @@ class ClientPaths:
             return None
         if updates:
             began_ns = talk.fetch_began_ns(updates[0], had_ns, talk.asides(nodes))
-            end_ns = max(turn.had_ns if self.parts.hub is not None else turn.whole_ns for turn in updates)
             # A hub has it with the small parts behind it; a server is asked for the next one at once.
             if self.parts.hub is not None:
-                handed = talk.handed(updates[-1], end_ns)
+                handed = talk.handed(updates[-1], max(turn.had_ns for turn in updates))
             else:
-                end_ns = talk.over_ns(updates[-1], end_ns, polls)
+                end_ns = talk.over_ns(updates[-1], max(turn.whole_ns for turn in updates), polls)
                 handed = Handed(end_ns, end_ns)
         elif (told := talk.reply(nodes, had_ns, phase.end_ns)) is not None:
             began_ns, handed = told.first_ns, talk.handed(told, told.had_ns)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from analysis.flows.turns import LARGE_BYTES, Turn
 
-__all__ = ("SAME_KIND_BYTES", "Exchange", "Fetch", "Handed", "Kind", "exchanges_of")
+__all__ = ("SAME_KIND_BYTES", "Exchange", "Fetch", "Handed", "UsualPoll", "exchanges_of")
 
 # Requests of one kind differ by a number's digits.
 SAME_KIND_BYTES = 8
@@ -56,8 +56,8 @@ class Fetch(NamedTuple):
     over_ns: int
 
 
-class Kind(NamedTuple):
-    """Of requests that are made again and again."""
+class UsualPoll(NamedTuple):
+    """What somebody's polls, and their answers in vain, are like."""
 
     asked_bytes: int
     answered_bytes: int

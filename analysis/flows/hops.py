@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from analysis.flows.exchanges import SAME_KIND_BYTES, Exchange, Fetch, Handed, Kind, exchanges_of
+from analysis.flows.exchanges import SAME_KIND_BYTES, Exchange, Fetch, Handed, UsualPoll, exchanges_of
 from analysis.flows.processes import Process
 from analysis.flows.turns import LARGE_BYTES, Channel, Turn
 from analysis.intervals import Segment
@@ -228,14 +228,14 @@ class Talk:
         )
         return [one for one in first if one.request and abs(one.request.bytes - usual) <= SAME_KIND_BYTES]
 
-    def _usual_poll(self, speakers: frozenset[Process]) -> Kind | None:
+    def _usual_poll(self, speakers: frozenset[Process]) -> UsualPoll | None:
         """What a poll of theirs and its answer in vain, which most are, look like; None: they do not poll."""
         polls = self.polls(speakers) if speakers else []
         asked = sorted(one.request.bytes for one in polls if one.request is not None)
         answered = sorted(one.answer.bytes for one in polls if one.answer is not None)
         if len(answered) < FEWEST_POLLS:
             return None
-        return Kind(asked[len(asked) // 2], answered[len(answered) // 2])
+        return UsualPoll(asked[len(asked) // 2], answered[len(answered) // 2])
 
     def after_pauses(self, speakers: frozenset[Process], start_ns: int, end_ns: int) -> list[Exchange]:
         """What these processes asked in [start, end) after a pause: what brings news, and no part of it."""

@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from analysis.evidence.values import Endpoint, Wire
 from analysis.flows.copies import Update, taken_of
-from analysis.flows.processes import Process
 from analysis.flows.turns import Turn
-
-MS = 1_000_000
-SERVER, HUB = Process(1, participant="server"), Process(2, participant="hub")
+from tests.turns import MS, said
 
 
 def part(at_ms: int, count: int) -> Turn:
-    """Of a message, as the server took it."""
-    return Turn(
-        speaker=HUB,
-        listener=SERVER,
-        asks=False,
-        first_ns=at_ms * MS,
-        last_ns=at_ms * MS,
-        arrived_ns=at_ms * MS,
-        whole_ns=at_ms * MS,
-        read_ns=0,
-        read_whole_ns=0,
-        bytes=count,
-        first_seq=0,
-        pod="",
-        key=Wire(Endpoint("a", 1), Endpoint("b", 2)),
-    )
+    """Of a message, as it was taken from the hub."""
+    return said(False, at_ms, at_ms, count)
 
 
 def message(announced_ms: int, begun_ms: int, whole_ms: int) -> Update:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pandas as pd
 
 from analysis.evidence.values import Endpoint, wire_between
 from analysis.flows.deadlines import deadline_rows
-from analysis.flows.processes import Process
 from analysis.flows.turns import Channel, Turn
 from analysis.rounds.timeouts import timeout_rows, warnings_of
+from tests.turns import said
 
 S = 1_000_000_000
 # Of grpcio 1.85: the first call of a channel, and the second, cut short as the probes cut it.
@@ -28,24 +29,8 @@ METHOD = "/flwr.proto.Fleet/PullMessages"
 
 
 def turn(asks: bool, first_s: float, last_s: float) -> Turn:
-    first, last = int(first_s * S), int(last_s * S)
-    who = Process(1, participant="client"), Process(2, participant="server")
-    speaker, listener = who if asks else who[::-1]
-    return Turn(
-        speaker=speaker,
-        listener=listener,
-        asks=asks,
-        first_ns=first,
-        last_ns=last,
-        arrived_ns=first,
-        whole_ns=last,
-        read_ns=0,
-        read_whole_ns=0,
-        bytes=100,
-        first_seq=0,
-        pod="",
-        key=wire_between(Endpoint("10.0.0.1", 50051), Endpoint("10.0.0.2", 40000)),
-    )
+    key = wire_between(Endpoint("10.0.0.1", 50051), Endpoint("10.0.0.2", 40000))
+    return dataclasses.replace(said(asks, first_s * 1e3, last_s * 1e3), key=key)
 
 
 def tables(*payloads: bytes) -> dict[str, pd.DataFrame]:
@@ -61,12 +46,12 @@ def tables(*payloads: bytes) -> dict[str, pd.DataFrame]:
 
 def rows(*payloads: bytes) -> list[dict[str, Any]]:
     """Calls that begin at 0, 5 and 10 s, and take 0.3, 1 and 9 s."""
-    said = [
+    turns = [
         each
         for begun_s, took_s in ((0, 0.3), (5, 1.0), (10, 9.0))
         for each in (turn(True, begun_s, begun_s + 0.1), turn(False, begun_s + 0.2, begun_s + took_s))
     ]
-    return deadline_rows(tables(*payloads), [Channel(said[0].key, 1, said)])
+    return deadline_rows(tables(*payloads), [Channel(turns[0].key, 1, turns)])
 
 
 def test_the_shortest_deadline_of_a_method_is_held_against_its_longest_call() -> None:

@@ -1,0 +1,123 @@
+"""Hops made by hand: who owns each instant, where a message begins and ends."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from analysis.flows.exchanges import Exchange
+from analysis.flows.hops import hop_segments
+from analysis.intervals import Segment, paint
+from tests.turns import MS, NODE, poll, said, talk
+
+
+def milliseconds(pieces: list[Segment]) -> list[tuple[str, float]]:
+    return [(one.component, (one.end_ns - one.start_ns) / MS) for one in pieces]
+
+
+def test_the_wait_ends_with_the_first_request_of_the_fetch() -> None:
+    """In vain at 0 and 1 s; there from 1.4 s on; asked for at 2 s, fetched in two parts."""
+    first, second = poll(2_004, count=500_000), poll(2_020, count=500_000)
+    found = talk(poll(0), poll(1_000), poll(2_000), first, second)
+    part = first.answer
+    assert part is not None
+    assert found.fetch_began_ns(part, 1_400 * MS) == 2_000 * MS
+    # A request that waited with the hub was there before: nobody had to ask any more.
+    held = Exchange(said(True, 1_000, 1_000), said(False, 1_401, 1_500, 500_000))
+    assert held.answer is not None
+    assert talk(poll(0), held).fetch_began_ns(held.answer, 1_400 * MS) == 1_400 * MS
+
+
+def test_a_heartbeat_before_a_poll_fetches_nothing() -> None:
+    """In vain every 3 s; a heartbeat at 8.9 s, the poll that brings news at 9 s, then the message."""
+    polls = [poll(at_ms, count=50) for at_ms in (0, 3_000, 6_000)]
+    heartbeat = Exchange(said(True, 8_900, 8_900, 115), said(False, 8_902, 8_902, 52))
+    brings_news = poll(9_000, count=400)
+    message = Exchange(said(True, 9_006, 9_006, 180), said(False, 9_010, 9_050, 500_000))
+    found = talk(*polls, heartbeat, brings_news, message)
+    assert message.answer is not None
+    askers = frozenset((NODE,))
+    assert found.fetch_began_ns(message.answer, 6_500 * MS, askers=askers) == 9_000 * MS
+    # Of who does not poll, what leads to a message without a pause belongs to it.
+    assert (
+        talk(heartbeat, brings_news, message).fetch_began_ns(message.answer, 6_500 * MS, askers=askers)
+        == 8_900 * MS
+    )
+
+
+def test_each_instant_of_a_hop_has_one_owner() -> None:
+    """Sent at 10, there at 15; answered from 30 on, there at 35, whole at 45; nothing until 60."""
+    request, answer = said(True, 10, 10, way_ms=5), said(False, 30, 40, 500_000, way_ms=5)
+    base = hop_segments(
+        [Exchange(request, answer)], 0, 60 * MS, asked="store_and_forward", unasked="poll_wait"
+    )
+    assert milliseconds(paint(0, 60 * MS, base, [])) == [
+        ("poll_wait", 10),
+        ("propagation", 5),
+        ("store_and_forward", 15),
+        ("propagation", 5),
+        ("transmission", 10),
+        ("poll_wait", 15),
+    ]
+
+
+def test_a_request_that_is_cut_on_its_way_is_on_it_until_all_is_there() -> None:
+    """In two packets that left together and arrived at 50 and 92 ms; frames pause where they are sent."""
+    cut = dataclasses.replace(said(True, 0, 0.1, way_ms=50), whole_ns=92 * MS)
+    frames = said(True, 0, 42, way_ms=50)
+    for request, moved in (
+        (cut, [("propagation", 50), ("transmission", 42)]),
+        (frames, [("propagation", 50)]),
+    ):
+        base = hop_segments(
+            [Exchange(request, said(False, 95, 95))],
+            0,
+            92 * MS,
+            asked="store_and_forward",
+            unasked="poll_wait",
+        )
+        assert milliseconds(paint(0, 92 * MS, base, []))[: len(moved)] == moved
+        assert all(
+            name != "transmission" for name, _ in milliseconds(paint(0, 92 * MS, base, []))[len(moved) :]
+        )
+
+
+def test_a_model_may_answer_the_update_of_the_round_before() -> None:
+    """A server that speaks first: its next model stands behind the last update on the connection."""
+    stream = talk(Exchange(said(True, 0, 100, 500_000), said(False, 900, 1_100, 500_000)))
+    found = stream.during(900 * MS, 1_100 * MS)
+    base = hop_segments(found, 900 * MS, 1_100 * MS, asked="server", unasked="server")
+    assert milliseconds(paint(900 * MS, 1_100 * MS, base, [])) == [("transmission", 200)]
+
+
+def test_what_is_told_once_is_no_poll() -> None:
+    result = Exchange(said(True, 2_500, 2_500, 900), said(False, 2_510, 2_510))
+    found = talk(*(poll(at) for at in range(0, 6_000, 1_000)), result)
+    speakers = frozenset((NODE,))
+    assert len(found.polls(speakers)) == 6
+    reply = found.reply(speakers, 2_200 * MS, 6_000 * MS)
+    assert reply is not None
+    assert reply.first_ns == 2_500 * MS
+    assert found.reply(speakers, 3_500 * MS, 6_000 * MS) is None
+
+
+def test_a_message_is_there_with_its_last_small_part() -> None:
+    """Whoever has handed it over may poll at once, which is no part of it."""
+    polls = [poll(at_ms, count=50) for at_ms in (0, 3000, 6000)]
+    large = Exchange(said(True, 8000, 8100, 1_000_000), said(False, 8102, 8102))
+    small = Exchange(said(True, 8104, 8104, 900), said(False, 8106, 8106))
+    behind = poll(8110)
+    whole = talk(*polls, large, small, behind, poll(11_110))
+    assert large.request is not None
+    assert whole.handed(large.request, large.request.had_ns) == (8104 * MS, 8106 * MS)
+    assert whole.over_ns(large.request, large.request.had_ns) >= 8112 * MS
+    heartbeat = Exchange(said(True, 8_111, 8_111, 400), said(False, 8_113, 8_113))
+    beside = talk(*polls, large, small, behind, heartbeat, poll(11_110))
+    assert beside.handed(large.request, large.request.had_ns) == (8104 * MS, 8106 * MS)
+    # It can be had once the hub has seen to it: of several parts at once, to the last of them.
+    slow = Exchange(large.request, said(False, 8_190, 8_190))
+    assert talk(*polls, slow, small).handed(large.request, large.request.had_ns) == (8104 * MS, 8190 * MS)
+    assert [one.begun_ns // MS for one in whole.after_pauses(frozenset((NODE,)), 0, 9000 * MS)] == [
+        3000,
+        6000,
+        8000,
+    ]
