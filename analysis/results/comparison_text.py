@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.report.text_report import WIDTH
-from analysis.report.wording import NOTHING, PART_NAMES, human_time, plural
+from analysis.report.wording import NOTHING, PART_NAMES, human_time, listed, plural
 from analysis.results.samples import PARTS
 from ztprobe.printable import printable_tree
 
-__all__ = ("contention_words", "human_change", "print_comparison", "rows_of")
+__all__ = ("contention_words", "human_change", "print_comparison", "rows_of", "spoiled_words")
 
 
 def print_comparison(comparison: Mapping[str, Any], stream: IO[str] | None = None) -> None:
@@ -35,17 +35,22 @@ def print_comparison(comparison: Mapping[str, Any], stream: IO[str] | None = Non
 
 def contention_words(groups: Sequence[Mapping[str, Any]]) -> list[str]:
     """What to say before any number of groups that hold runs on a machine that was not quiet."""
-    said = [
-        f"{group['contended_runs']} of {plural(group['runs'], 'run')} of {group['experiment']}"
-        for group in groups
-        if group["contended_runs"]
+    counts = [(group["experiment"], group["contended_runs"], group["runs"]) for group in groups]
+    return [
+        f"{words} Differences may be that and nothing else, so they have no interval; make those runs anew."
+        for words in spoiled_words(counts)
     ]
+
+
+def spoiled_words(counts: Sequence[tuple[str, int, int]]) -> list[str]:
+    """Which runs others used the machine during, as a sentence; empty: none.
+
+    :param counts: group, how many of its runs, of how many.
+    """
+    said = [f"{some} of {plural(every, 'run')} of {name}" for name, some, every in counts if some]
     if not said:
         return []
-    return [
-        f"others used the machine during {' and '.join(said)} (each run's report says who and how much)."
-        " Differences may be that and nothing else, so they have no interval; make those runs anew."
-    ]
+    return [f"others used the machine during {listed(said)} (each run's report says who and how much)."]
 
 
 def rows_of(group: Mapping[str, Any], reference: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -4,11 +4,13 @@ Runs are grouped by network profile and level over data distributions, seeds and
 published tables are. Rounds of one run are alike, so an interval of a quantile resamples whole runs (a
 cluster bootstrap, 1000 resamples); with one run in a group there is none. p99 needs `statistics`' number
 of rounds, and its interval 367: below that even a distribution-free one would reach beyond the largest
-value. Overhead against the group without profile and level is a comparison of runs (`comparison`).
+value. Overhead against the group without profile and level is a comparison of runs (`comparison`). A run
+during which others used the machine is counted, and left out of everything that is told of times.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -59,6 +61,7 @@ def study_cells(path: Path) -> list[dict[str, Any]]:
 def report_of_cells(path: Path, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """As `study_report`, of cells that `study_cells` has read."""
     plan = read_plan(path)
+    cells = [_quiet(cell) for cell in cells]
     groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for cell in cells:
         groups[cell["group"]].append(cell)
@@ -89,13 +92,11 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
     slack: list[ClientSlack] = []
     conditions: list[dict[str, Any]] = []
     curves = []
-    contended = 0
     for run in sorted((path / "runs" / name).glob("r*/run.json")):
         report = load_report(run.parent)
         samples.append(sample_of(report, run.parent))
         slack.append(slack_of_run(report))
         conditions.append({"kernel": report["kernel"], "backend": report["emulation"]["backend"] or "none"})
-        contended += report["contention"]["contended"] is True
         curves.append(
             {one["round"]: one["accuracy"] for one in report["rounds"] if one["accuracy"] is not None}
         )
@@ -127,7 +128,7 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
         "fl": dict(cell.get("fl", {})),
         "planned": repetitions,
         "complete": len(samples),
-        "contended": contended,  # of these, runs during which others used the machine
+        "contended": sum(sample.contended for sample in samples),  # of these: others used the machine
         "failures": failed_attempts(path, name),
         "accuracy": accuracies,
         "time_to_target_s": targets_s,
@@ -136,6 +137,13 @@ def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, An
         "conditions": tuple(conditions),  # of each run
         "curves": tuple(curves),  # of each run: round -> accuracy
     }
+
+
+def _quiet(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """The cell with what its runs hold, without those that others spoiled: counted, and not averaged in."""
+    kept = [not sample.contended for sample in cell["samples"]]
+    of_runs = (*_OF_RUNS, "accuracy", "time_to_target_s")
+    return {**cell} | {name: list(itertools.compress(cell[name], kept)) for name in of_runs}
 
 
 def _completion(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -173,7 +181,7 @@ def _group(path: Path, name: str, members: Sequence[Mapping[str, Any]]) -> dict[
         "variant": members[0]["variant"],
         "planned": sum(one["planned"] for one in members),
         "complete": complete,
-        "contended": sum(sample.contended for sample in samples),
+        "contended": sum(one["contended"] for one in members),
         "attempts": complete + sum(len(one["failures"]) for one in members),
         "rounds": len(together),
         "durations_s": [_seconds(float(duration_ns)) for duration_ns in np.sort(together)],

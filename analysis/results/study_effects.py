@@ -37,7 +37,7 @@ _METHOD = (
 def effects_of(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Effects and interactions of a study's factors on the round and on each part, as plain data.
 
-    :param cells: as `analysis.results.study` has them, with their samples.
+    :param cells: as `analysis.results.study` has them, with the samples of their quiet runs.
     """
     runs = [(cell, sample) for cell in cells for sample in cell["samples"]]
     factors, coded = factors_of([cell for cell, _ in runs])
@@ -50,11 +50,15 @@ def effects_of(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "method": _METHOD,
     }
     left_out = [{"term": _term_name(one.term), "reason": one.reason} for one in design.left_out]
+    spoiled = []
+    if contended := sum(cell.get("contended", 0) for cell in cells):
+        every = plural(sum(cell["complete"] for cell in cells), "run")
+        spoiled = [f"Others used the machine during {contended} of {every}, which the model leaves out."]
     # What only ever varied together with something else makes that one's effect a mixture of both.
     mixed = any(len(one.term) == 1 for one in design.left_out)
     if mixed or not design.terms:
         why = "what was varied cannot be told apart" if mixed else "nothing was varied"
-        return empty | {"terms": [], "left_out": left_out, "said": [_cannot(why, left_out)]}
+        return empty | {"terms": [], "left_out": left_out, "said": [_cannot(why, left_out), *spoiled]}
     samples = tuple(sample for _, sample in runs)
     means_s = RunGroup(path=samples[0].path, experiment="", samples=samples).run_means_ns / 1e9
     contrasts = design.contrasts()
@@ -77,13 +81,7 @@ def effects_of(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "parts": parts,
         "joint": joint,
     }
-    said = _sentences(design, found)
-    if contended := sum(cell.get("contended", 0) for cell in cells):
-        said.append(
-            f"Others used the machine during {contended} of {plural(len(runs), 'run')}: what they took is in"
-            " these figures, and no interval covers it."
-        )
-    return found | {"said": said}
+    return found | {"said": [*_sentences(design, found), *spoiled]}
 
 
 def factors_of(cells: Sequence[Mapping[str, Any]]) -> tuple[list[Factor], list[dict[str, str]]]:

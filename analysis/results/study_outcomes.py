@@ -21,7 +21,7 @@ __all__ = ("completion_frame", "convergence_of", "outcomes_frame", "outcomes_of"
 def outcomes_of(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One row a group and data distribution.
 
-    :param cells: as `analysis.results.study` has them, with their samples.
+    :param cells: as `analysis.results.study` has them, with the samples of their quiet runs.
     """
     members: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for cell in cells:

@@ -13,7 +13,7 @@ from rich.text import Text
 from analysis.ledger.model import COMPONENTS
 from analysis.report.text_report import WIDTH
 from analysis.report.wording import NOTHING, PART_NAMES, human_time, plural
-from analysis.results.comparison_text import contention_words, human_change
+from analysis.results.comparison_text import human_change, spoiled_words
 from analysis.results.effects_tables import interaction_tables
 from ztprobe.printable import printable_tree
 
@@ -51,12 +51,12 @@ def print_study(report: Mapping[str, Any], stream: IO[str] | None = None) -> Non
 
 def study_contention_words(report: Mapping[str, Any]) -> list[str]:
     """What to say before any number of a study that holds runs on a machine that was not quiet."""
-    return contention_words(
-        [
-            {"contended_runs": one["contended"], "runs": one["complete"], "experiment": one["name"]}
-            for one in report["groups"]
-        ]
-    )
+    counts = [(one["name"], one["contended"], one["complete"]) for one in report["groups"]]
+    return [
+        f"{words} They are left out of every time, overhead and effect below: delete them and start the sweep"
+        " again on a quiet machine to have them made anew."
+        for words in spoiled_words(counts)
+    ]
 
 
 def _table(*columns: str) -> Table:

@@ -89,6 +89,8 @@ def _measured(path: Path) -> tuple[dict[WhatIfCell, _Measured], dict[str, Any]]:
     if not ways:
         raise RunDirError(f"{path}: none of the study's runs is there yet")
     every = [way for of in ways.values() for way in of]
+    # Runs that others spoiled are left out where there are others; where there is none, rows say so.
+    ways.update({key: [way for way in of if way.contended is not True] or of for key, of in ways.items()})
     about |= {"runs": len(every), "contended_runs": sum(way.contended is True for way in every)}
     as_it_was = WhatIfChange()
     cells = {

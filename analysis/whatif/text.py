@@ -91,7 +91,7 @@ def print_check(check: Mapping[str, Any], stream: IO[str] | None = None) -> None
         if contended := check["about"]["contended_runs"]:
             console.print(
                 f"others used the machine during {contended} of {plural(check['about']['runs'], 'run')}:"
-                " what such runs took is not only their own"
+                " they are left out where their cell has others, and check nothing where it has none"
             )
     console.file.write(printed.get())
 

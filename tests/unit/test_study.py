@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import json
 import os
@@ -210,47 +209,6 @@ def busy_machine(run: Path) -> None:
     meta["machine_load"] = {"cpus": cpus}
     RunDir(run).write_events("machine", table)
     (run / "run.json").write_text(json.dumps(meta))
-
-
-def test_a_run_on_a_busy_machine_is_made_anew(made: Made, tmp_path: Path, capsys) -> None:
-    made.busy = {2}
-    out = tmp_path / "out"
-    tally = execution.run_study(dataclasses.replace(PAIR, repetitions=1, retries=0), out, QuietProgress())
-    assert (tally.done, tally.failed, tally.attempts) == (2, 0, 3)
-    (kept,) = (out / "attempts").glob("*/failure.json")
-    failure = json.loads(kept.read_text())
-    assert failure["class"] == "contention"
-    assert "other processes used 25.0 % of the machine's CPU time" in failure["message"]
-    assert (kept.parent / "run.json").exists()  # with all that was seen
-    report = study_report(out)
-    assert report["failures"] == {"contention": 1}
-    assert [group["contended"] for group in report["groups"]] == [0, 0]
-    assert main(["report", str(out)]) == 0
-    assert "read this first" not in capsys.readouterr().out
-
-
-def test_a_machine_that_stays_busy_is_told_before_any_number(made: Made, tmp_path: Path, capsys) -> None:
-    made.busy = set(range(1, 100))
-    out = tmp_path / "out"
-    study = dataclasses.replace(PAIR, repetitions=1, retries=0)
-    comparison = run_pairs(study, out, QuietProgress())
-    assert len(made.names) == 2 * 3  # each run twice more, though nothing failed
-    (group,) = comparison["groups"]
-    assert (group["contended_runs"], comparison["reference"]["contended_runs"]) == (1, 1)
-    assert group["parts"]["duration"]["ci95"] is group["parts"]["duration"]["relative_ci95"] is None
-    assert group["parts"]["compute"]["ci95"] is None
-    assert "1 of 1 run of net2-sec3 and 1 of 1 run of net0-sec0, which may be the" in group["method"]
-    assert main(["report", str(out)]) == 0
-    printed = capsys.readouterr().out
-    assert printed.startswith("read this first: others used the machine during 1 of 1 run of ")
-    assert "Read this first: others used the machine" in (out / "study.html").read_text()
-    runs = [str(out / "runs" / name) for name in ("net0-sec0", "net2-sec3")]
-    assert main(["compare", *runs]) == 0
-    assert capsys.readouterr().out.startswith(
-        "read this first: others used the machine during 1 of 1 run of "
-    )
-    assert main(["compare", *runs, "--fail-above", "5%"]) == 2
-    assert "has no interval to judge by" in capsys.readouterr().err
 
 
 def test_pairs_are_compared_pair_by_pair(made: Made, tmp_path: Path) -> None:

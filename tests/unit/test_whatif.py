@@ -311,6 +311,19 @@ def test_runs_that_others_disturbed_check_nothing(study: Path, capsys, monkeypat
     assert "others used the machine during 4 of 4 runs" in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_run_that_others_disturbed_is_left_out_beside_quiet_ones(study: Path, monkeypatch) -> None:
+    from analysis.whatif import check as module
+
+    disturbed = iter((True, False, True, False))  # one of each cell
+    monkeypatch.setattr(
+        module, "way_of", lambda run: dataclasses.replace(way_of(run), contended=next(disturbed))
+    )
+    check = check_study(study)
+    (row,) = check["rows"]
+    assert (row["runs"], row["contended"]) == ([1, 1], False)
+    assert (check["about"]["runs"], check["about"]["contended_runs"]) == (4, 2)
+
+
 def test_checks_that_come_with_ztprobe_can_be_read() -> None:
     for name, check in kept_checks().items():
         assert (check["study"], check["schema_version"]) == (name, CHECK_SCHEMA_VERSION)

@@ -4,7 +4,7 @@ A study's directory holds ``study.json`` (the plan), ``runs/CELL/rNN`` (complete
 appears whole or not at all) and ``attempts/CELL-rNN-N`` (what failed: its class, its message, and what was
 seen of it until then, for `ztprobe diagnose`). A run during which the machine was not quiet counts as such
 an attempt, of the class ``contention``, and is made anew, twice at most unless the plan says otherwise: after
-that it stays, and whatever is said of it says so.
+that it stays, and the study's report counts it and leaves it out of what it says of times.
 What is there decides what is left to do, so an interrupted study goes on where it was; a plan that has
 changed meanwhile is refused.
 """

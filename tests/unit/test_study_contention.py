@@ -1,0 +1,89 @@
+"""Runs of a study during which others used the machine: made anew, counted, and not averaged in."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from analysis.results.study import study_report
+from analysis.results.study_rounds import read_rounds
+from tests.unit.test_study import PAIR, Made, made
+from ztprobe.cli import main
+from ztprobe.progress import QuietProgress
+from ztprobe.study import execution
+from ztprobe.study.pairs import run_pairs
+
+__all__ = ("made",)  # a fixture
+
+
+def test_a_run_on_a_busy_machine_is_made_anew(made: Made, tmp_path: Path, capsys) -> None:
+    made.busy = {2}
+    out = tmp_path / "out"
+    tally = execution.run_study(dataclasses.replace(PAIR, repetitions=1, retries=0), out, QuietProgress())
+    assert (tally.done, tally.failed, tally.attempts) == (2, 0, 3)
+    (kept,) = (out / "attempts").glob("*/failure.json")
+    failure = json.loads(kept.read_text())
+    assert failure["class"] == "contention"
+    assert "other processes used 25.0 % of the machine's CPU time" in failure["message"]
+    assert (kept.parent / "run.json").exists()  # with all that was seen
+    report = study_report(out)
+    assert report["failures"] == {"contention": 1}
+    assert [group["contended"] for group in report["groups"]] == [0, 0]
+    assert main(["report", str(out)]) == 0
+    assert "read this first" not in capsys.readouterr().out
+
+
+def test_a_machine_that_stays_busy_is_told_before_any_number(made: Made, tmp_path: Path, capsys) -> None:
+    made.busy = set(range(1, 100))
+    out = tmp_path / "out"
+    study = dataclasses.replace(PAIR, repetitions=1, retries=0)
+    comparison = run_pairs(study, out, QuietProgress())
+    assert len(made.names) == 2 * 3  # each run twice more, though nothing failed
+    (group,) = comparison["groups"]
+    assert (group["contended_runs"], comparison["reference"]["contended_runs"]) == (1, 1)
+    assert group["parts"]["duration"]["ci95"] is group["parts"]["duration"]["relative_ci95"] is None
+    assert group["parts"]["compute"]["ci95"] is None
+    assert "1 of 1 run of net2-sec3 and 1 of 1 run of net0-sec0, which may be the" in group["method"]
+    assert main(["report", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("read this first: others used the machine during 1 of 1 run of ")
+    report = json.loads((out / "study-report.json").read_text())
+    assert report["reference"] is None  # nothing of a time is told of runs that others spoiled
+    assert [(group["complete"], group["median_s"]) for group in report["groups"]] == [(1, None), (1, None)]
+    assert "Read this first: others used the machine" in (out / "study.html").read_text()
+    runs = [str(out / "runs" / name) for name in ("net0-sec0", "net2-sec3")]
+    assert main(["compare", *runs]) == 0
+    assert capsys.readouterr().out.startswith(
+        "read this first: others used the machine during 1 of 1 run of "
+    )
+    assert main(["compare", *runs, "--fail-above", "5%"]) == 2
+    assert "has no interval to judge by" in capsys.readouterr().err
+
+
+def test_a_run_that_stays_busy_is_counted_and_not_averaged_in(made: Made, tmp_path: Path, capsys) -> None:
+    made.busy = {1}
+    out = tmp_path / "out"
+    study = dataclasses.replace(PAIR, contention_retries=0)
+    execution.run_study(study, out, QuietProgress())
+    report = study_report(out)
+    spoiled, quiet = sorted(report["groups"], key=lambda group: -group["contended"])
+    assert (spoiled["complete"], spoiled["contended"], spoiled["rounds"]) == (3, 1, 14)
+    assert (quiet["complete"], quiet["contended"], quiet["rounds"]) == (3, 0, 21)
+    (cell,) = (one for one in report["cells"] if one["contended"])
+    assert len(cell["accuracy"]) == len(cell["time_to_target_s"]) == 2
+    overheads = [group["overhead"] for group in report["groups"] if group["overhead"]]
+    assert [one["contended_runs"] for one in overheads] == [0]
+    assert all(one["parts"]["duration"]["ci95"] for one in overheads)
+    assert report["effects"]["runs"] == 5
+    assert "Others used the machine during 1 of 6 runs" in report["effects"]["said"][-1]
+    assert [row["rounds"] for row in report["outcomes"]] == [group["rounds"] for group in report["groups"]]
+    assert {row["client"]: row["runs"] for row in spoiled["slack"]} == {
+        f"fl-client-{number}": 2 for number in range(len(spoiled["slack"]))
+    }
+    assert main(["report", str(out)]) == 0
+    assert "They are left out of every time, overhead and effect below" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    rounds = read_rounds(out / "study-rounds.parquet").frame  # whoever reads it may still tell them apart
+    assert rounds.groupby("contended").size().to_dict() == {False: 35, True: 7}
