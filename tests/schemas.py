@@ -11,7 +11,14 @@ from jsonschema import Draft202012Validator
 
 from ztprobe.rundir.store import dump_json
 
-SCHEMAS = {"report": "analysis.report", "comparison": "analysis.results"}
+# Name of the document -> the package that writes it.
+SCHEMAS = {
+    "report": "analysis.report",
+    "comparison": "analysis.results",
+    "study-report": "analysis.results",
+    "reproduction": "analysis.results",
+    "run": "ztprobe.rundir",
+}
 
 
 @functools.cache

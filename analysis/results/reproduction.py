@@ -23,8 +23,16 @@ from analysis.results.study_rounds import StudyRounds
 from analysis.statistics import LEVEL
 from ztprobe.errors import RunDirError
 
-__all__ = ("REFERENCE", "check_enough", "prediction_interval", "reproduction_of", "usable_ratios")
+__all__ = (
+    "REFERENCE",
+    "REPRODUCTION_SCHEMA_VERSION",
+    "check_enough",
+    "prediction_interval",
+    "reproduction_of",
+    "usable_ratios",
+)
 
+REPRODUCTION_SCHEMA_VERSION = 1  # of reproduction.json, as reproduction.schema.json has it
 REFERENCE = "net0-sec0"
 _LEAST_RATIOS = 2  # without a second one nothing is known of how they vary
 _SETTINGS = ("distribution", "clients", "reconnect", "congestion_control", "level_switch", "options")
@@ -96,6 +104,7 @@ def reproduction_of(
     rows = [_row(name, before[name], after.get(name, {}), runs) for name in groups]
     contended = new.frame[new.frame["contended"].astype(bool)]
     return {
+        "schema_version": REPRODUCTION_SCHEMA_VERSION,
         "study": recorded.study,
         "rounds_planned": new.rounds_planned,
         "reference": REFERENCE,

@@ -28,8 +28,15 @@ from analysis.results.study_files import failed_attempts, option_words, read_pla
 from analysis.results.study_outcomes import convergence_of, outcomes_of
 from ztprobe.errors import RunDirError
 
-__all__ = ("MIN_ROUNDS_FOR_P99_INTERVAL", "report_of_cells", "study_cells", "study_report")
+__all__ = (
+    "MIN_ROUNDS_FOR_P99_INTERVAL",
+    "STUDY_REPORT_SCHEMA_VERSION",
+    "report_of_cells",
+    "study_cells",
+    "study_report",
+)
 
+STUDY_REPORT_SCHEMA_VERSION = 1  # of study-report.json, as study-report.schema.json has it
 MIN_ROUNDS_FOR_P99_INTERVAL = 367  # 0.99**n is 2.5 %: the largest value can be the upper edge
 _RESAMPLES = 1000
 _SEED = 1
@@ -73,6 +80,7 @@ def report_of_cells(path: Path, cells: Sequence[Mapping[str, Any]]) -> dict[str,
             if name != reference and samples[name]:
                 report["overhead"] = _overhead(path, name, samples[name], reference, samples[reference])
     return {
+        "schema_version": STUDY_REPORT_SCHEMA_VERSION,
         "study": plan["name"],
         "rounds_planned": plan["rounds"],
         "reference": reference,

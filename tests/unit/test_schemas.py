@@ -1,4 +1,4 @@
-"""The JSON Schemas of report.json and comparison.json: they hold of what is written, and of nothing else."""
+"""The JSON Schemas that are shipped: they hold of what is written, and of nothing else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from analysis.ledger.model import COMPONENTS, SUB_ROWS
 from analysis.load import load_analysed
 from analysis.report.report import REPORT_SCHEMA_VERSION, build_report
 from analysis.results.comparison import COMPARISON_SCHEMA_VERSION, compare
+from analysis.results.reproduction import REPRODUCTION_SCHEMA_VERSION
 from analysis.results.samples import PARTS
+from analysis.results.study import STUDY_REPORT_SCHEMA_VERSION
 from tests.schemas import SCHEMAS, problems, schema
 from tests.unit.recorded_run import RECORDED, recorded, truth
 from tests.unit.synthetic_run import START_NS, make_ledger, make_run
@@ -32,6 +34,7 @@ from tests.unit.test_report_workload import EVENTS
 from ztprobe.cli import main
 from ztprobe.cli.entry import ztprobe
 from ztprobe.rundir.schema import LOSS_CHANNELS
+from ztprobe.rundir.store import SCHEMA_VERSION
 from ztprobe.runtime.interface import WorkloadOptions
 
 FAILED = RECORDED.parent / "failed"  # runs that have no report
@@ -97,7 +100,14 @@ def test_a_schema_is_one(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "version"), [("report", REPORT_SCHEMA_VERSION), ("comparison", COMPARISON_SCHEMA_VERSION)]
+    ("name", "version"),
+    [
+        ("report", REPORT_SCHEMA_VERSION),
+        ("comparison", COMPARISON_SCHEMA_VERSION),
+        ("study-report", STUDY_REPORT_SCHEMA_VERSION),
+        ("reproduction", REPRODUCTION_SCHEMA_VERSION),
+        ("run", SCHEMA_VERSION),
+    ],
 )
 def test_it_is_of_the_version_that_is_written(name: str, version: int) -> None:
     assert schema(name)["properties"]["schema_version"]["const"] == version
@@ -188,7 +198,11 @@ def test_a_value_of_another_kind_is_refused(small: dict[str, Any]) -> None:
 
 
 # Add constraints to fields that are described elsewhere.
-CONSTRAINTS = ("/$defs/by_sub_row", "/$defs/machine_in_run/if", "/properties/groups/items/properties/parts")
+CONSTRAINTS = (
+    "/$defs/by_sub_row", "/$defs/machine_in_run/if", "/properties/groups/items/properties/parts",
+    "/$defs/overhead/properties/parts", "/properties/emulation/properties/schedule/if",
+    "/properties/emulation/properties/schedule/then",
+)  # fmt: skip
 
 
 def fields(part: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -249,7 +263,13 @@ def test_comparisons_fit_and_others_do_not() -> None:
     assert validator.is_valid(paired)
 
 
-@pytest.mark.parametrize(("command", "name"), [("report", "report"), ("compare", "comparison")])
+COMMANDS = [
+    ("report", "report"), ("compare", "comparison"), ("sweep", "study-report"), ("reproduce", "reproduction"),
+    ("trace", "run"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "name"), COMMANDS)
 def test_the_command_prints_it_and_needs_no_run(command: str, name: str) -> None:
     done = CliRunner().invoke(ztprobe, [command, "--schema"])
     assert done.exit_code == 0, done.output

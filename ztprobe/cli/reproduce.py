@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ztprobe.cli.options import OutPath, quiet_option
+from ztprobe.cli.options import OutPath, quiet_option, schema_option
 from ztprobe.errors import WorkloadError
 
 __all__ = ("reproduce",)
@@ -26,6 +26,7 @@ _PUBLISHED = "paper-80"
 )
 @click.option("--out", type=OutPath(), help="Where the new runs are kept. [default: runs/reproduction]")
 @click.option("--json", "as_json", is_flag=True, help="Print reproduction.json instead of the table.")
+@schema_option("reproduce", "analysis.results", "reproduction")
 @quiet_option
 @click.pass_context
 def reproduce(context: click.Context, against: str, out: Path | None, as_json: bool, quiet: bool) -> None:

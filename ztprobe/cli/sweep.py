@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ztprobe.cli.options import OutPath
+from ztprobe.cli.options import OutPath, schema_option
 from ztprobe.errors import WorkloadError
 
 __all__ = ("sweep",)
@@ -17,6 +17,7 @@ __all__ = ("sweep",)
 @click.option("--out", type=OutPath(), help="The study's directory. [default: runs/STUDY]")
 @click.option("--list", "only_list", is_flag=True, help="Print the runs in their order, and run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print study-report.json instead of the tables.")
+@schema_option("sweep", "analysis.results", "study-report")
 def sweep(study: str, out: Path | None, only_list: bool, as_json: bool) -> None:
     """Run a whole study: every combination of its factors.
 

@@ -12,7 +12,14 @@ import click
 from ztprobe.cli import completion
 from ztprobe.cli.attach_options import attach_options, trace_attached
 from ztprobe.cli.fl_options import checked_fl_options, fl_options
-from ztprobe.cli.options import OutPath, coverage_floor_option, percent, quiet_option, wait_for_quiet_option
+from ztprobe.cli.options import (
+    OutPath,
+    coverage_floor_option,
+    percent,
+    quiet_option,
+    schema_option,
+    wait_for_quiet_option,
+)
 from ztprobe.errors import UsageError
 from ztprobe.experiment.level_switch import LevelSwitch, parse_level_switch
 from ztprobe.experiment.names import MAX_SEED, Experiment
@@ -109,6 +116,7 @@ __all__ = ("trace",)
 @attach_options
 @wait_for_quiet_option
 @coverage_floor_option
+@schema_option("trace", "ztprobe.rundir", "run")
 @quiet_option
 @click.pass_context
 def trace(
