@@ -26,7 +26,7 @@ from ztprobe.errors import RunDirError
 from ztprobe.events.heads import address_bytes
 from ztprobe.events.kinds import NODE
 from ztprobe.events.owners import OWNERS
-from ztprobe.events.tables import ATTACHED_TABLES, TABLES, Table, empty_tables
+from ztprobe.events.tables import ATTACHED_TABLES, TABLES, Table, empty_table
 from ztprobe.rundir.store import Run
 
 __all__ = ("checked",)
@@ -128,7 +128,7 @@ def _time_of(run: Run) -> tuple[int, int]:
 def _typed(run: Run, kind: Table) -> pd.DataFrame:
     name, table = kind.name, run.events.get(kind.name)
     if table is None and name in ATTACHED_TABLES:
-        return empty_tables()[name]  # runs that were recorded before there were such
+        return empty_table(name)  # runs that were recorded before there were such
     if table is None:
         raise RunDirError(f"{_where(run, name)}: is missing; the run cannot be analysed without it")
     for column in kind.columns:

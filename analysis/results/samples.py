@@ -7,11 +7,8 @@ are integer nanoseconds with nine digits, so they are read back exactly.
 
 from __future__ import annotations
 
-import functools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.ledger.model import COMPONENTS
-from analysis.report.report import REPORT_SCHEMA_VERSION, build_report
 from analysis.report.wording import plural
-from ztprobe.documents.files import read_text
-from ztprobe.documents.problem import DocumentError
-from ztprobe.documents.strict_json import parse_json
+from analysis.results.summaries import REPORT_FILE, load_summaries, report_of_run, saved_report
 from ztprobe.errors import RunDirError
 
 __all__ = ("PARTS", "RunGroup", "Sample", "find_runs", "load_group", "load_report", "sample_of")
 
 PARTS = ("duration", *COMPONENTS, "residual")
-_META, _REPORT = "run.json", "report.json"
+_META = "run.json"
 _LONGEST_NS = 2**62
-_MOST_BYTES = 256 << 20  # a report of 500 rounds and 200 clients has some 100 MB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,31 +80,8 @@ def load_report(run: Path) -> dict[str, Any]:
 
     :raises RunDirError: the run cannot be analysed.
     """
-    if (saved := _saved_report(run / _REPORT)) is not None:
-        return saved
-    from analysis.load import load_analysed
-
-    analysed = load_analysed(run)
-    return build_report(analysed.run, analysed.ledger, analysed.baseline)
-
-
-def _saved_report(file: Path) -> dict[str, Any] | None:
-    """None: not there, damaged, of another version, or no report: the raw run decides."""
-    try:
-        report = parse_json(read_text(file, _MOST_BYTES))
-    except DocumentError:
-        return None
-    if not isinstance(report, dict) or report.get("schema_version") != REPORT_SCHEMA_VERSION:
-        return None
-    return report if next(_schema().iter_errors(report), None) is None else None
-
-
-@functools.cache
-def _schema() -> Any:
-    import jsonschema  # 0.2 s to import
-
-    text = (resources.files("analysis.report") / "report.schema.json").read_text(encoding="utf-8")
-    return jsonschema.Draft202012Validator(json.loads(text))
+    saved = saved_report(run / REPORT_FILE)
+    return report_of_run(run) if saved is None else saved
 
 
 def sample_of(report: Mapping[str, Any], path: Path) -> Sample:
@@ -126,7 +96,7 @@ def sample_of(report: Mapping[str, Any], path: Path) -> Sample:
     found_ns = np.rint(np.array(rows, dtype=np.float64) * 1e9)
     if not (np.abs(found_ns) < _LONGEST_NS).all():
         raise RunDirError(
-            f"{path}: its {_REPORT} holds times that no round takes; `ztprobe report` writes it anew"
+            f"{path}: its {REPORT_FILE} holds times that no round takes; `ztprobe report` writes it anew"
         )
     parts_ns = found_ns.astype(np.int64)
     contended = bool(report["contention"]["run"]["busy"])
@@ -141,7 +111,8 @@ def sample_of(report: Mapping[str, Any], path: Path) -> Sample:
 
 def load_group(path: Path) -> RunGroup:
     """What one argument names. :raises RunDirError: no run, or runs of several experiments."""
-    samples = tuple(sample_of(load_report(run), run) for run in find_runs(path))
+    runs = find_runs(path)
+    samples = tuple(sample_of(one, run) for one, run in zip(load_summaries(runs), runs, strict=True))
     names = sorted({sample.experiment for sample in samples})
     if len(names) > 1:
         raise RunDirError(f"{path}: holds runs of {_listed(names)}; name one directory for each experiment")

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 
 from analysis import statistics
 from analysis.results.comparison import compare
-from analysis.results.samples import RunGroup, Sample, load_report, sample_of
+from analysis.results.samples import RunGroup, Sample, sample_of
 from analysis.results.slack import ClientSlack, slack_of_group, slack_of_run
 from analysis.results.study_effects import effects_of
 from analysis.results.study_files import failed_attempts, option_words, read_plan
 from analysis.results.study_outcomes import convergence_of, outcomes_of
+from analysis.results.summaries import load_summaries
 from ztprobe.errors import RunDirError
 
 __all__ = (
@@ -59,7 +60,16 @@ def study_cells(path: Path) -> list[dict[str, Any]]:
     :raises RunDirError: no study stands there, or none of its runs has been made yet.
     """
     plan = read_plan(path)
-    cells = [_cell(path, cell, plan["repetitions"]) for cell in plan["cells"]]
+    runs = {
+        cell["name"]: sorted(file.parent for file in (path / "runs" / cell["name"]).glob("r*/run.json"))
+        for cell in plan["cells"]
+    }
+    every = [run for of in runs.values() for run in of]
+    reports = dict(zip(every, load_summaries(every), strict=True))
+    cells = [
+        _cell(path, cell, plan["repetitions"], {run: reports[run] for run in runs[cell["name"]]})
+        for cell in plan["cells"]
+    ]
     if not any(cell["samples"] for cell in cells):
         raise RunDirError(f"{path}: none of the study's runs is there yet")
     return cells
@@ -94,15 +104,16 @@ def report_of_cells(path: Path, cells: Sequence[Mapping[str, Any]]) -> dict[str,
     }
 
 
-def _cell(path: Path, cell: Mapping[str, Any], repetitions: int) -> dict[str, Any]:
+def _cell(
+    path: Path, cell: Mapping[str, Any], repetitions: int, reports: Mapping[Path, Mapping[str, Any]]
+) -> dict[str, Any]:
     name, experiment = cell["name"], cell["experiment"]
     samples, accuracies, targets_s = [], [], []
     slack: list[ClientSlack] = []
     conditions: list[dict[str, Any]] = []
     curves = []
-    for run in sorted((path / "runs" / name).glob("r*/run.json")):
-        report = load_report(run.parent)
-        samples.append(sample_of(report, run.parent))
+    for run, report in reports.items():
+        samples.append(sample_of(report, run))
         slack.append(slack_of_run(report))
         conditions.append({"kernel": report["kernel"], "backend": report["emulation"]["backend"] or "none"})
         curves.append(

@@ -30,6 +30,7 @@ __all__ = (
     "Names",
     "Table",
     "decode",
+    "empty_table",
     "empty_tables",
     "in_order",
     "pairs_table",
@@ -302,4 +303,10 @@ def pairs_table(pairs: Mapping[tuple[int, int], int], pod_of: Mapping[int, str])
 
 def empty_tables() -> dict[str, pd.DataFrame]:
     """Every table, without rows."""
-    return {name: _described(table, {c.name: [] for c in table.columns}) for name, table in TABLES.items()}
+    return {name: empty_table(name) for name in TABLES}
+
+
+def empty_table(name: str) -> pd.DataFrame:
+    """One of the tables, without rows."""
+    table = TABLES[name]
+    return _described(table, {column.name: [] for column in table.columns})

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from analysis.causes.diagnosis import top_cause
 from analysis.report.wording import human_time
-from analysis.results.run_contention import why_contended
+from analysis.results.new_run import keep_report
 from analysis.results.study_files import STUDY_FILE, failed_attempts
 from ztprobe.documents.files import read_bytes
 from ztprobe.documents.problem import DocumentError
@@ -160,8 +160,9 @@ def _run_one(
             with appearing_whole(target) as partial:
                 try:
                     _measure(study, planned, partial, target, progress, offloads=offloads)
-                    if before[_CONTENTION] < study.contention_retries:
-                        _refuse_busy(partial)
+                    why = keep_report(partial)
+                    if why is not None and before[_CONTENTION] < study.contention_retries:
+                        raise _NotQuiet(f"while its rounds ran, {why}")
                 except tuple(_CLASSES) as error:
                     _keep_failed(partial, kept)
                     raise type(error)(str(error).replace(str(partial), str(kept))) from error
@@ -209,11 +210,6 @@ def _measure(
     )
     Job(spec, directory, progress).run()
     directory.write_json("reset.json", before)
-
-
-def _refuse_busy(run: Path) -> None:
-    if (why := why_contended(run)) is not None:
-        raise _NotQuiet(f"while its rounds ran, {why}")
 
 
 def _attempts_before(out: Path, planned: PlannedRun) -> Counter[str]:
