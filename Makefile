@@ -12,7 +12,8 @@
 # make setup-tests, make setup-bench: what tests and benchmarks need on top of setup
 # make validate-faults  runs that are broken in every known way, and 30 healthy ones, all diagnosed; about 90 minutes
 #                    (an interrupted one goes on: make validate-faults FAULTS_ARGS='--resume runs/faults-...')
-# make images        the agent's image and the workload's, with docker, podman or buildah
+# make images        the agent's image and the workload's, with docker, podman or buildah; without one as OCI
+#                    archives in build/images, from Debian and PyPI packages (root; 2 and 3 minutes)
 # make policy-packets  1,000 random sets of policies against real packets; 7 minutes (root)
 # make quiet-pairs   20 pairs of runs on a quiet machine without a false alarm of contention; 15 minutes
 

@@ -14,7 +14,7 @@ import pytest
 
 from ztprobe.paths import REPO_DIR
 
-PACKAGES = ("ztprobe", "analysis", "fl", "bench")
+PACKAGES = ("ztprobe", "analysis", "fl", "bench", "tools")
 MOST_LINES = 400
 MOST_FUNCTION_LINES = 60
 # PyPI's name -> the one that is imported, where they differ.
@@ -72,7 +72,7 @@ def body_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def test_every_package_says_what_lives_there() -> None:
-    inits = [path for path in files("ztprobe", "analysis", "fl", "bench") if path.name == "__init__.py"]
+    inits = [path for path in files(*PACKAGES) if path.name == "__init__.py"]
     assert [str(path) for path in inits if not ast.get_docstring(tree(path))] == []
     directories = {path.parent for path in files(*PACKAGES)}
     assert [str(path) for path in directories if not (path / "__init__.py").exists()] == []
@@ -120,7 +120,7 @@ def test_what_is_declared_is_imported() -> None:
     extras = project["optional-dependencies"]
     runtime = [*project["dependencies"], *extras["workload"], *extras["torchvision"]]
     assert unused(runtime, files("ztprobe", "analysis", "fl")) == []
-    assert unused(extras["dev"], [*files("tests", "bench"), REPO_DIR / "Makefile"]) == []
+    assert unused(extras["dev"], [*files("tests", "bench", "tools"), REPO_DIR / "Makefile"]) == []
 
 
 def unused(requirements: list[str], where: list[Path]) -> list[str]:

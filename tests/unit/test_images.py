@@ -1,4 +1,4 @@
-"""The images hold what their programs import, and say when nothing can build them."""
+"""The images hold what their programs import, and are described in a way that needs no container engine."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.image_archive.dockerfile import Copy, read
+from tools.image_archive.errors import ImageError
 from ztprobe import __version__
 from ztprobe.paths import MANIFESTS_DIR, REPO_DIR
 
@@ -88,12 +90,57 @@ def test_the_build_copies_only_what_is_let_in() -> None:
     assert "USER 65532:65532" in (IMAGES / "fl.Dockerfile").read_text()
 
 
-def test_without_a_builder_it_says_so(tmp_path: Path) -> None:
+def test_without_a_builder_it_takes_root(tmp_path: Path) -> None:
     for name in ("bash", "dirname", "env"):
         (tmp_path / name).symlink_to(str(shutil.which(name)))
+    for name, prints in (("id", "1000"), ("docker", "no daemon; exit 1")):
+        (tmp_path / name).write_text(f"#!{shutil.which('bash')}\necho {prints}\n")
+        (tmp_path / name).chmod(0o755)
     done = subprocess.run(
         [REPO_DIR / "tools/images"], capture_output=True, text=True, check=False, env={"PATH": str(tmp_path)}
     )
     assert done.returncode == 3
-    message = "images: no builder here: install docker, podman or buildah (apt-get install podman)\n"
-    assert (done.stdout, done.stderr) == ("", message)
+    assert done.stdout == "images: docker is there but does not answer\n"
+    message = "images: without docker, podman or buildah an image is made by root: sudo make images\n"
+    assert done.stderr == message
+
+
+@pytest.mark.parametrize("name", ["agent", "fl"])
+def test_every_instruction_can_be_carried_out_without_a_container_engine(name: str) -> None:
+    *_, last = read(IMAGES / f"{name}.Dockerfile")
+    said = last.configuration.as_oci()
+    assert said["Env"][0].endswith(":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+    if name == "fl":
+        assert (said["User"], said["WorkingDir"]) == ("65532:65532", "/app")
+        assert said["Cmd"] == ["python", "-m", "fl.server"]
+        copied = [step.action for step in last.steps if isinstance(step.action, Copy)]
+        assert [(copy.sources, copy.target, copy.stage) for copy in copied] == [
+            (("/opt/fl",), "/opt/fl", "build"),
+            (("fl",), "/app/fl", None),
+        ]
+    else:
+        assert "User" not in said
+        assert "Entrypoint" not in said
+        assert said["Cmd"] == ["ztprobe", "agent", "serve"]
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        ("FROM python:3.11", ":1: FROM python:3.11: without a container engine an image is made from debian"),
+        ("RUN true", ":1: RUN true: comes before FROM"),
+        ("FROM debian:bookworm-slim\n\nVOLUME /data", ":3: VOLUME /data: cannot be carried out"),
+        (
+            "FROM debian:bookworm-slim\nRUN --mount=type=cache true",
+            ":2: RUN --mount=type=cache true: options",
+        ),
+        ("FROM debian:bookworm-slim\nCOPY --chown=1 a b", ":2: COPY --chown=1 a b: --chown cannot"),
+        ("FROM debian:bookworm-slim\nCMD [1]", ":2: CMD [1]: expected a list of strings"),
+        ("# nothing", ": no FROM"),
+    ],
+)
+def test_other_instructions_are_refused_by_name(tmp_path: Path, text: str, refused: str) -> None:
+    path = tmp_path / "Dockerfile"
+    path.write_text(text)
+    with pytest.raises(ImageError, match=re.escape(f"{path}{refused}")):
+        read(path)
