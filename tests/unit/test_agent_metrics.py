@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -53,8 +54,13 @@ def figures(url: str, context: ssl.SSLContext | None = None) -> dict[str, dict[s
     }
 
 
+def asked(server: AgentServer) -> tuple[Any, ...]:
+    """What the figures are made from."""
+    return server.status, server.delivered, server.tally
+
+
 def test_the_figures_are_those_of_the_sessions(server: AgentServer, tmp_path: Path) -> None:
-    with closing(Metrics("127.0.0.1:0", None, server.status, server.delivered)) as metrics:
+    with closing(Metrics("127.0.0.1:0", None, *asked(server))) as metrics:
         url = f"http://127.0.0.1:{metrics.port}/metrics"
         before = figures(url)
         assert before["ztprobe_agent_sessions"] == {"": 0}
@@ -62,6 +68,7 @@ def test_the_figures_are_those_of_the_sessions(server: AgentServer, tmp_path: Pa
         connection = Connection(f"unix:{tmp_path}/socket", None)
         with AgentClient(connection, tmp_path / BATCHES_DIR, run="test", probes=False) as agent:
             agent.prepare()
+            assert agent.tally() == {}  # without probes
             found = figures(url)
             assert found["ztprobe_agent_sessions"] == {"": 1}
             resident = found["ztprobe_agent_resident_bytes"][""]
@@ -90,9 +97,9 @@ def test_others_need_a_certificate(server: AgentServer, tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match=re.escape("take 127.0.0.1:0, or give --cert, --key and --client-ca")
     ):
-        Metrics("0.0.0.0:0", None, server.status, server.delivered)
+        Metrics("0.0.0.0:0", None, *asked(server))
     tls = certificates(tmp_path / "tls")
-    with closing(Metrics("0.0.0.0:0", tls["agent"], server.status, server.delivered)) as metrics:
+    with closing(Metrics("0.0.0.0:0", tls["agent"], *asked(server))) as metrics:
         url = f"https://127.0.0.1:{metrics.port}/metrics"
         context = ssl.create_default_context(cafile=str(tls["collector"].authority))
         context.check_hostname = False
@@ -117,7 +124,9 @@ def test_who_connects_and_says_nothing_stops_nobody(
         context = ssl.create_default_context(cafile=str(tls["collector"].authority))
         context.check_hostname = False
         context.load_cert_chain(tls["collector"].certificate, tls["collector"].key)
-    metrics = Metrics(f"{host}:0", tls["agent"] if secured else None, server.status, server.delivered)
+    metrics = Metrics(
+        f"{host}:0", tls["agent"] if secured else None, server.status, server.delivered, server.tally
+    )
     url = f"{word}://127.0.0.1:{metrics.port}/metrics"
     with closing(metrics), contextlib.ExitStack() as silent:
         for _ in range(5):

@@ -14,6 +14,7 @@ from typing import Any
 
 from ztprobe import errors
 from ztprobe.agent.interface import Account, Agent, Measurement, Status
+from ztprobe.agent.tally import Counts
 from ztprobe.errors import ZtprobeError
 from ztprobe.pods.model import Pod
 from ztprobe.pods.source import Processes
@@ -34,6 +35,7 @@ CALLS: Mapping[str, Callable[[Agent, Mapping[str, Any]], Any]] = {
     "status": lambda agent, _: agent.status(),
     "topology": lambda agent, _: agent.topology(),
     "counters": lambda agent, _: agent.counters(),
+    "tally": lambda agent, _: agent.tally(),
     "stop": lambda agent, _: agent.stop(),
 }
 
@@ -115,6 +117,10 @@ class Caller:
     def counters(self) -> dict[str, Any]:
         """See `Agent`."""
         return dict(self._ask("counters"))
+
+    def tally(self) -> Counts:
+        """See `Agent`."""
+        return dict(self._ask("tally"))
 
     def stop(self) -> Account:
         """See `Agent`."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ztprobe.agent.tally import Counts
 from ztprobe.leases.records import Lease, StepInForce
 from ztprobe.pods.model import Pod
 from ztprobe.pods.source import Processes
@@ -180,6 +181,10 @@ class Agent(Protocol):
 
     def counters(self) -> dict[str, Any]:
         """What pods and containers have run into so far (`ztprobe.agent.pod_counters`)."""
+        ...
+
+    def tally(self) -> Counts:
+        """What it has seen so far, counted (`ztprobe.agent.tally`)."""
         ...
 
     def stop(self) -> Account:

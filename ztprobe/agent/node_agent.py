@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ztprobe.agent import memory
 from ztprobe.agent.emulator import Emulator
 from ztprobe.agent.endpoints import pod_sockets, topology
@@ -23,6 +25,7 @@ from ztprobe.agent.interface import Account, Measurement, Status
 from ztprobe.agent.observed_qdiscs import ObservedQdiscs
 from ztprobe.agent.pod_counters import PodCounters
 from ztprobe.agent.sinks import Owners, Sink
+from ztprobe.agent.tally import Counts, EventTally
 from ztprobe.errors import EnforcementError
 from ztprobe.events.kinds import NODE
 from ztprobe.kernelnet.clsact import EGRESS, INGRESS
@@ -49,6 +52,7 @@ class NodeAgent:
     :param state_dir: where a delay line keeps its configuration and counters.
     :param probes: False: see nothing, only emulate.
     :param attached: of a deployment that ran already: see turns and process starts besides.
+    :param counted: count what goes to the sink, for `tally`.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class NodeAgent:
         state_dir: Path = NOWHERE,
         probes: bool = True,
         attached: bool = False,
+        counted: bool = False,
     ) -> None:
         self._sink = sink
         self._state_dir = state_dir
@@ -75,6 +80,7 @@ class NodeAgent:
         self._emulator: Emulator | None = None
         self._notes: list[str] = []
         self._counters = PodCounters()
+        self._tally = EventTally() if counted else None
         self._qdiscs = ObservedQdiscs()
         self._ended = False  # the sink has been told that that was all
 
@@ -151,12 +157,19 @@ class NodeAgent:
             return {}
         self._hooks = self._kernel.attach()
         self._kernel.enable_stats()
-        write = self._sink.write if self._sink is not None else None
+        write = self._take if self._sink is not None else None
         self.collector = Collector(self._kernel, self._owners.pods, write)
         self._watch_interfaces(list(self._pods.values()))
         self.collector.start()
         self._memory = {f"first_{name}": value for name, value in memory.held().items()}
         return self._hooks
+
+    def _take(self, ring: str, rows: np.ndarray) -> None:
+        assert self._kernel is not None
+        assert self._sink is not None
+        if self._tally is not None:
+            self._tally.count(ring, rows, self._owners.pods, self._kernel.reason_names)
+        self._sink.write(ring, rows)
 
     def _watch_interfaces(self, pods: Sequence[Pod]) -> None:
         assert self._kernel is not None
@@ -257,6 +270,13 @@ class NodeAgent:
     def counters(self) -> dict[str, Any]:
         """See `Agent`."""
         return self._counters.sample(self._pods.values(), self._running)
+
+    def tally(self) -> Counts:
+        """See `Agent`."""
+        counts = self._tally.counts() if self._tally is not None else {}
+        if self.collector is not None:
+            counts["lost"] = dict(self.collector.loss())
+        return counts
 
     def stop(self) -> Account:
         """See `Agent`."""

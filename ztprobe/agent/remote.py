@@ -146,7 +146,11 @@ def main() -> int:
     with (
         socket.socket(fileno=given.socket) as connection,
         NodeAgent(
-            sink, state_dir=given.state_dir, probes=not given.no_probes, attached=given.attached
+            sink,
+            state_dir=given.state_dir,
+            probes=not given.no_probes,
+            attached=given.attached,
+            counted=given.spool is not None,  # for a service, which others may ask
         ) as agent,
     ):
         prepared = answered(agent.prepare)

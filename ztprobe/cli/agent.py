@@ -142,7 +142,7 @@ def serve(
     try:
         server = AgentServer(address, sessions, tls=tls, callers=callers, node=node)
         if metrics_listen is not None:
-            metrics = Metrics(metrics_listen, tls, server.status, server.delivered)
+            metrics = Metrics(metrics_listen, tls, server.status, server.delivered, server.tally)
         say(f"the agent of {node} listens on {_said(address, server.port)}")
         for line in (*lacking(), *sessions.found):
             say(line)

@@ -1,7 +1,7 @@
-"""The agent's own figures for Prometheus: what it watches, holds, hands on and loses.
+"""The agent's figures for Prometheus: what it sees, watches, holds, hands on and loses.
 
-Labels are what is fixed when the agent is built: kinds of events. Names of pods, runs and clients come from
-a cluster without a bound, and are in `ztprobe agent status`.
+Labels are what is fixed when the agent is built (kinds of events, channels of loss), and pods and reasons for
+drops, of which a cluster has any number: as many as `ztprobe.agent.tally` lists, and "other" for the rest.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from typing import Any
 
 from ztprobe.agent.service.http_server import HttpServer
 from ztprobe.agent.service.wire import TlsFiles
+from ztprobe.agent.tally import BEYOND, HANDSHAKE_BOUNDS_S, OTHER, Counts
 from ztprobe.errors import PreflightError, UsageError
 from ztprobe.events.tables import RINGS
+from ztprobe.rundir.schema import LOSS_CHANNELS
 
 __all__ = ("Metrics",)
 
@@ -25,6 +27,7 @@ class Metrics:
     :param listen: ADDRESS:PORT; one that others can reach needs certificates.
     :param status: what `ztprobe.agent.service.server.AgentServer.status` gives.
     :param delivered: events that collectors have acknowledged, by kind.
+    :param tally: what was seen since the service began.
     :raises UsageError: others could read it without a certificate.
     :raises PreflightError: it cannot listen there.
     """
@@ -35,6 +38,7 @@ class Metrics:
         tls: TlsFiles | None,
         status: Callable[[], Mapping[str, Any]],
         delivered: Mapping[str, int],
+        tally: Callable[[], Counts],
     ) -> None:
         from prometheus_client import CollectorRegistry, make_wsgi_app
 
@@ -50,7 +54,7 @@ class Metrics:
                 )
             context = _context(listen, tls)
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Figures(status, delivered))
+        registry.register(_Figures(status, delivered, tally))
         try:
             self._server = HttpServer(host, int(port), make_wsgi_app(registry), context)
         except OSError as error:
@@ -65,9 +69,15 @@ class Metrics:
 class _Figures:
     # A collector in prometheus_client's sense: asked at each scrape.
 
-    def __init__(self, status: Callable[[], Mapping[str, Any]], delivered: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        status: Callable[[], Mapping[str, Any]],
+        delivered: Mapping[str, int],
+        tally: Callable[[], Counts],
+    ) -> None:
         self._status = status
         self._delivered = delivered
+        self._tally = tally
 
     def describe(self) -> list[Any]:
         return []  # registering must not ask the agent
@@ -105,6 +115,52 @@ class _Figures:
             for kind in RINGS:
                 family.add_metric([kind], counted.get(kind, 0))
             yield family
+        yield from _seen(self._tally())
+
+
+def _seen(counts: Counts) -> Iterator[Any]:
+    from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+
+    for name, help_, counted in (
+        ("connections", "Connections that pods asked for.", "connections_asked"),
+        ("retransmissions", "Segments that pods' TCP sent again.", "retransmissions"),
+    ):
+        yield CounterMetricFamily(f"ztprobe_agent_{name}", help_, counts.get(counted, {}).get("", 0))
+    handshakes, buckets, there = counts.get("handshakes", {}), [], 0.0
+    for bound in (*map(str, HANDSHAKE_BOUNDS_S), BEYOND):
+        there += handshakes.get(bound, 0)
+        buckets.append((bound, there))
+    yield HistogramMetricFamily(
+        "ztprobe_agent_handshake_seconds",
+        "Of connections that pods opened: from the first SYN to its answer.",
+        buckets,
+        counts.get("handshakes_s", {}).get("", 0),
+    )
+    for name, help_, label, fixed, counted in (
+        ("drops", "Packets that the kernel dropped.", "reason", (OTHER,), "drops"),
+        ("events_missed", "Events that did not reach the agent whole.", "channel", LOSS_CHANNELS, "lost"),
+    ):
+        family = CounterMetricFamily(f"ztprobe_agent_{name}", help_, labels=[label])
+        for value, number in (dict.fromkeys(fixed, 0.0) | counts.get(counted, {})).items():
+            family.add_metric([value], number)
+        yield family
+    for name, help_, ways in (
+        (
+            "communication_seconds",
+            "Of messages on pods' interfaces: from the first byte to the last.",
+            (("sent", "sending_s"), ("received", "receiving_s")),
+        ),
+        (
+            "communication_bytes",
+            "Payload of messages on pods' interfaces.",
+            (("sent", "sent_bytes"), ("received", "received_bytes")),
+        ),
+    ):
+        family = CounterMetricFamily(f"ztprobe_agent_{name}", help_, labels=["pod", "direction"])
+        for direction, counted in ways:
+            for pod, number in counts.get(counted, {}).items():
+                family.add_metric([pod, direction], number)
+        yield family
 
 
 def _context(listen: str, tls: TlsFiles) -> ssl.SSLContext:

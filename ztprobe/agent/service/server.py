@@ -26,6 +26,7 @@ from ztprobe.agent.service.privileges import lacking
 from ztprobe.agent.service.session import Session, Sessions
 from ztprobe.agent.service.wire import TlsFiles
 from ztprobe.agent.spool import END, QueueSegment
+from ztprobe.agent.tally import Counts
 from ztprobe.documents.problem import DocumentError
 from ztprobe.errors import EnforcementError, PreflightError, UsageError
 from ztprobe.leases import records
@@ -136,6 +137,10 @@ class AgentServer:
                 for lease in records.all_leases()
             ],
         }
+
+    def tally(self) -> Counts:
+        """What was seen since the service began, counted."""
+        return self._sessions.tally()
 
     def _admit(self, context: Any) -> None:
         if not self._secured or not self._callers:

@@ -17,9 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ztprobe.agent.calls import answer_of
 from ztprobe.agent.memory import held
 from ztprobe.agent.remote import AgentProcess
 from ztprobe.agent.spool import Spool
+from ztprobe.agent.tally import Counts, added
 from ztprobe.errors import EnforcementError, PreflightError, ZtprobeError
 from ztprobe.pods.model import Pod
 from ztprobe.process.identity import ProcessIdentity, started_ticks
@@ -28,6 +30,7 @@ from ztprobe.rundir import files
 __all__ = ("Session", "Sessions")
 
 _FILE, _SHAPED_FILE = "session.json", "shaped.json"
+_TALLY_S = 1.0
 _MOST_LEFT = 8  # sessions of earlier services
 
 
@@ -42,6 +45,7 @@ class Session:
         self.directory = directory
         self.agent = agent
         self._given: dict[str, dict[str, Any]] = {}  # pods, as they were given
+        self.told: Counts = {}  # what it had seen when it was asked last
         self.profile: str | None = None
         self.stream = 0  # the newest one's number: an older one ends
         self._process = ProcessIdentity(**said["process"])
@@ -96,7 +100,22 @@ class Session:
                 self.profile = str(said["profile"].get("name"))
             elif said["call"] == "stop":
                 self.profile = None
+                self._ask_tally()  # all that it will ever see
         return reply
+
+    def tally(self) -> Counts:
+        """What it has seen so far, counted; while another call takes long, what it said last."""
+        if self._calling.acquire(timeout=_TALLY_S):
+            try:
+                self._ask_tally()
+            finally:
+                self._calling.release()
+        return self.told
+
+    def _ask_tally(self) -> None:
+        if self.agent is not None:
+            with contextlib.suppress(ZtprobeError):  # it has ended, and its collector's next call says so
+                self.told = dict(answer_of(self.agent.carry({"call": "tally"}), self.run))
 
     @property
     def lapsed(self) -> str:
@@ -159,6 +178,7 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         self.found: list[str] = []  # what an earlier service left and is undone now, a line each
         self.ended: dict[str, str] = {}  # token -> why; the latest ones
+        self._past: Counts = {}  # what those that have ended had seen
         try:
             with contextlib.suppress(FileExistsError):
                 files.make_directory(root, 0o700, parents=True)
@@ -235,11 +255,20 @@ class Sessions:
         with self._lock:
             return list(self._sessions.values())
 
+    def tally(self) -> Counts:
+        """What the service has seen since it began, counted."""
+        with self._lock:  # one that ends meanwhile is in one of them, and in one alone
+            found, sessions = added({}, self._past), list(self._sessions.values())
+        for session in sessions:
+            added(found, session.tally())
+        return found
+
     def end(self, token: str, why: str, *, keep_queue: bool = False) -> None:
         """End one; no error if it is none."""
         with self._lock:
             session = self._sessions.pop(token, None)
             if session is not None:
+                added(self._past, session.told)  # not asked once more: it may hang, and has to be ended
                 self.ended = dict(list(self.ended.items())[-_MOST_LEFT:]) | {token: why}
         if session is not None:
             session.end(keep_queue=keep_queue)

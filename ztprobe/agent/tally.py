@@ -1,0 +1,121 @@
+"""Counts of what an agent has seen, for whoever looks at it while it runs.
+
+They are taken from the records on their way to the sink, a batch at a time, and are as many as are listed
+here whatever the node holds: beyond a fixed number of pods and of reasons the rest are counted together.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from ztprobe.events.kinds import EventKind
+from ztprobe.events.layout import enums
+
+__all__ = ("BEYOND", "HANDSHAKE_BOUNDS_S", "OTHER", "Counts", "EventTally", "added")
+
+# What is counted -> its label ("" where it has none) -> how often, or how many seconds.
+Counts = dict[str, dict[str, float]]
+
+OTHER = "other"
+# How many labels each may have, besides "other".
+_MOST_LABELS = {"drops": 40, "sending_s": 64, "receiving_s": 64, "sent_bytes": 64, "received_bytes": 64}
+# Upper ends of the histogram's buckets: a quiet node's loopback up to a SYN that was sent again thrice.
+HANDSHAKE_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+BEYOND = "+Inf"
+_SYN, _ACK = 2, 16
+_MOST_OPEN = 4096  # connections whose SYN has no answer yet
+_RX, _TX = enums()["direction"]["rx"], enums()["direction"]["tx"]
+_ETH = enums()["hook"]["eth"]
+
+
+class EventTally:
+    """Counts the records that it is shown."""
+
+    def __init__(self) -> None:
+        self._counts: Counts = {}
+        self._asked_ns: dict[int, int] = {}  # connection -> its first SYN
+        self._lock = threading.Lock()
+
+    def count(self, ring: str, rows: np.ndarray, pods: Mapping[int, str], reasons: Mapping[int, str]) -> None:
+        """Take a batch.
+
+        :param pods: network namespace inode -> pod.
+        :param reasons: the kernel's number of a reason for a drop -> its name.
+        """
+        if ring == "packets":
+            found = self._handshakes(rows[rows["kind"] == int(EventKind.SETUP)])
+        elif ring == "bursts":
+            found = _messages(rows[rows["hook"] == _ETH], pods)
+        elif ring == "drops":
+            numbers, times = np.unique(rows["reason"], return_counts=True)
+            named = [reasons.get(int(number), str(number)) for number in numbers]
+            found = {"drops": dict(zip(named, times.tolist(), strict=True))}
+        elif ring == "points":
+            again = rows[rows["kind"] == int(EventKind.RETRANSMISSION)]
+            found = {"retransmissions": {"": float(again.size)}}
+        else:
+            found = {}
+        with self._lock:
+            added(self._counts, found)
+
+    def counts(self) -> Counts:
+        """Up to now."""
+        with self._lock:
+            return {name: dict(labelled) for name, labelled in self._counts.items()}
+
+    def _handshakes(self, rows: np.ndarray) -> Counts:
+        # Of connections that pods of this node open: from their first SYN to its answer.
+        flags, direction = rows["tcp_flags"], rows["direction"]
+        asks = ((flags & (_SYN | _ACK)) == _SYN) & (direction == _TX)
+        answers = ((flags & (_SYN | _ACK)) == _SYN | _ACK) & (direction == _RX)
+        lasted_s = []
+        both = asks | answers
+        columns = rows["connection"][both], rows["ts_ns"][both], answers[both]
+        for connection, ts_ns, is_answer in zip(*(column.tolist() for column in columns), strict=True):
+            if not is_answer:
+                if len(self._asked_ns) >= _MOST_OPEN:
+                    self._asked_ns.pop(next(iter(self._asked_ns)))
+                self._asked_ns.setdefault(connection, ts_ns)
+            elif (asked_ns := self._asked_ns.pop(connection, None)) is not None:
+                lasted_s.append((ts_ns - asked_ns) / 1e9)
+        buckets: dict[str, float] = {}
+        for bucket in np.searchsorted(HANDSHAKE_BOUNDS_S, lasted_s).tolist():
+            label = str(HANDSHAKE_BOUNDS_S[bucket]) if bucket < len(HANDSHAKE_BOUNDS_S) else BEYOND
+            buckets[label] = buckets.get(label, 0) + 1
+        return {
+            "connections_asked": {"": float(np.count_nonzero(asks))},
+            "handshakes": buckets,
+            "handshakes_s": {"": float(sum(lasted_s))},
+        }
+
+
+def _messages(rows: np.ndarray, pods: Mapping[int, str]) -> Counts:
+    # On pods' interfaces: from each message's first byte to its last.
+    found: Counts = {}
+    lasted_s = (rows["ts_ns"].astype(np.int64) - rows["first_ns"].astype(np.int64)) / 1e9
+    for way, seconds, sizes in ((_TX, "sending_s", "sent_bytes"), (_RX, "receiving_s", "received_bytes")):
+        for number in np.unique(rows["netns"]).tolist():
+            mine = (rows["netns"] == number) & (rows["direction"] == way)
+            if pod := pods.get(number):
+                found.setdefault(seconds, {})[pod] = float(np.clip(lasted_s[mine], 0, None).sum())
+                found.setdefault(sizes, {})[pod] = float(rows["bytes"][mine].sum())
+    return found
+
+
+def added(counts: Counts, more: Mapping[str, Mapping[str, float]]) -> Counts:
+    """Add to counts in place, and return them; a label for which there is no room counts as "other"."""
+    for name, labelled in more.items():
+        mine = counts.setdefault(name, {})
+        for label, value in labelled.items():
+            key = _label(mine, name, label)
+            mine[key] = mine.get(key, 0) + value
+    return counts
+
+
+def _label(there: Iterable[str], name: str, label: str) -> str:
+    known = set(there)
+    full = len(known - {OTHER}) >= _MOST_LABELS.get(name, len(known) + 1)
+    return OTHER if full and label not in known else label
