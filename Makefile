@@ -48,9 +48,10 @@ $(STAMP): pyproject.toml setup.py constraints.txt Makefile tools/setup-system
 	$(RUN) pip install --quiet --no-input --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[dev,workload]'
 	touch $@
 
-$(TESTS_STAMP): $(STAMP) tools/kubectl
+$(TESTS_STAMP): $(STAMP) tools/kubectl tools/prometheus
 	PYTHON=$(PYTHON) tools/setup-system tests
 	tools/kubectl
+	tools/prometheus
 	# Without what it depends on: PyPI's is built for another torch than ours.
 	$(RUN) pip install --quiet --no-input --disable-pip-version-check --no-deps -c constraints.txt torchvision
 	touch $@

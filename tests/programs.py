@@ -1,6 +1,6 @@
 """Programs that tests compare with or take traffic from.
 
-Set-up installs them (tools/setup-system, group "tests"; tools/kubectl), so that one that is
+Set-up installs them (tools/setup-system, group "tests"; tools/kubectl, tools/prometheus), so that one that is
 missing is set-up's mistake and fails the test: a skip would hide it. The API server alone takes
 minutes to build and is left to `make test-cluster`; where it is not, tests/conftest.py leaves
 its tests out and says so.

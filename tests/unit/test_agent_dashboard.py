@@ -1,0 +1,162 @@
+"""Debian's Prometheus scrapes an agent: each query of the dashboard finds a series, and the right one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.programs import program
+from tests.unit.test_tally import ACK, ETH, PODS, REASONS, RX, SYN, TX, packet, rows
+from ztprobe.agent.service.metrics import Metrics
+from ztprobe.agent.service.server import AgentServer
+from ztprobe.agent.service.session import Sessions
+from ztprobe.agent.tally import EventTally
+from ztprobe.events.kinds import EventKind
+from ztprobe.paths import MANIFESTS_DIR
+
+DASHBOARD = json.loads((MANIFESTS_DIR / "dashboard/ztprobe-agent.json").read_text())
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def prometheus(directory: Path, target: int) -> Iterator[int]:
+    """One that scrapes a port of this machine every second. :returns: its own port."""
+    port = free_port()
+    (directory / "prometheus.yml").write_text(
+        "global: {scrape_interval: 1s}\n"
+        f"scrape_configs: [{{job_name: agents, static_configs: [{{targets: ['127.0.0.1:{target}']}}]}}]\n"
+    )
+    process = subprocess.Popen(
+        [
+            program("prometheus"),
+            f"--config.file={directory}/prometheus.yml",
+            f"--storage.tsdb.path={directory}/data",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=(directory / "prometheus.log").open("wb"),
+        cwd=directory,
+    )
+    try:
+        yield port
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def asked(port: int, query: str) -> list[dict[str, Any]]:
+    """The series that a query gives now. :raises AssertionError: it is none that Prometheus can read."""
+    url = f"http://127.0.0.1:{port}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            found = json.load(answer)
+    except urllib.error.HTTPError as error:
+        pytest.fail(f"{query}: {error.read().decode()}")
+    except OSError:  # it does not listen yet
+        return []
+    return list(found["data"]["result"])
+
+
+def queries() -> dict[str, str]:
+    """Panel and letter -> query, as Grafana would ask it for the last minute and every agent."""
+    return {
+        f"{panel['title']} {target['refId']}": target["expr"]
+        .replace("$__rate_interval", "1m")
+        .replace("$node", ".*")
+        for panel in DASHBOARD["panels"]
+        for target in panel["targets"]
+    }
+
+
+def by_label(series: list[dict[str, Any]]) -> dict[tuple[str, ...], float]:
+    """Values by the labels that are the agent's own."""
+    own = ("direction", "pod", "reason")
+    return {
+        tuple(one["metric"][label] for label in own if label in one["metric"]): float(one["value"][1])
+        for one in series
+    }
+
+
+def traffic(tally: EventTally, number: int) -> None:
+    """A connection of pod a to pod b that is answered after 2 ms, a message of 10 ms, a drop."""
+    syn, answer = packet(number, 0, SYN, TX), packet(number, 2_000_000, SYN | ACK, RX)
+    burst = {"hook": ETH, "ts_ns": 10_000_000, "bytes": 1000}
+    sent, received = burst | {"netns": 7, "direction": TX}, burst | {"netns": 8, "direction": RX}
+    again = {"kind": int(EventKind.RETRANSMISSION)}
+    for ring, records in (
+        ("packets", [syn, answer]),
+        ("bursts", [sent, received]),
+        ("drops", [{"reason": 6}]),
+        ("points", [again]),
+    ):
+        tally.count(ring, rows(ring, *records), PODS, REASONS)
+
+
+def test_every_query_of_the_dashboard_finds_a_series(tmp_path: Path) -> None:
+    tally, sessions = EventTally(), Sessions(tmp_path / "agent", queue_bytes=1 << 20, orphan_s=60)
+    with (
+        closing(AgentServer(f"unix:{tmp_path}/socket", sessions, tls=None)) as server,
+        closing(Metrics("127.0.0.1:0", None, server.status, server.delivered, tally.counts)) as metrics,
+        prometheus(tmp_path, metrics.port) as scraped,
+    ):
+        end = time.monotonic() + 60
+        number = 0
+        wanted = queries()
+        assert len(wanted) >= 17
+        while wanted:
+            assert time.monotonic() < end, f"{wanted}: {(tmp_path / 'prometheus.log').read_text()[-2000:]}"
+            traffic(tally, number := number + 1)
+            time.sleep(0.5)
+            for name in [name for name, query in wanted.items() if asked(scraped, query)]:
+                del wanted[name]
+
+        def settled(query: str) -> dict[tuple[str, ...], float]:
+            return by_label(asked(scraped, query))
+
+        while settled("ztprobe_agent_connections_total") != {(): number}:
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        assert settled("ztprobe_agent_handshake_seconds_count") == {(): number}
+        assert settled("ztprobe_agent_handshake_seconds_sum")[()] == pytest.approx(0.002 * number)
+        assert settled("ztprobe_agent_retransmissions_total") == {(): number}
+        assert settled("ztprobe_agent_drops_total") == {("NETFILTER_DROP",): number, ("other",): 0}
+        sent = settled('ztprobe_agent_communication_seconds_total{direction="sent"}')
+        assert sent == {("sent", "fl/a"): pytest.approx(0.01 * number), ("sent", "fl/b"): 0}
+        median = queries()["TCP handshakes A"]
+        (between,) = settled(median).values()
+        assert 0.001 < between <= 0.0025  # the bucket that 2 ms is in
+    sessions.close()
+
+
+def test_the_dashboard_is_one_that_grafana_reads() -> None:
+    """Its own rules: panels do not overlap, ids are theirs alone, and every variable is declared."""
+    places = [panel["gridPos"] for panel in DASHBOARD["panels"]]
+    cells = [
+        (x, y)
+        for place in places
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) < 24
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(places)
+    declared = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
+    used = set(re.findall(r"\$\{?(\w+)", json.dumps(DASHBOARD["panels"])))
+    assert used - {"__rate_interval"} == declared
