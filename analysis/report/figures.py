@@ -33,7 +33,7 @@ from analysis.report.wording import (
 )
 from ztprobe.printable import printable_tree
 
-__all__ = ("COLOURS", "INK", "STYLE", "draw_figures", "svg_text")
+__all__ = ("COLOURS", "INK", "PAPER", "STYLE", "draw_figures", "shade", "svg_text")
 
 COLOURS = {
     "server": "#ffcb7b",
@@ -54,6 +54,7 @@ COLOURS = {
     "residual": "#c8c8c8",
 }
 INK = "#1c2024"
+PAPER = "#fefefe"  # on a page it is the page's own, as ink is the text's colour
 # On white these have less contrast than 3:1 (WCAG 1.4.11), so a line of ink goes around them.
 _PALE = ("server", "dns", "proxy", "propagation", "poll_wait", "residual")
 
@@ -130,6 +131,14 @@ def svg_text(name: str, title: str, figure: Figure) -> str:
 def _figure(height_in: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
     return figure, figure.add_subplot()
+
+
+def shade(part: float) -> tuple[str, float]:
+    """Fill of a heatmap's cell, of the ink, so that what is written on it is read in the dark as well.
+
+    :param part: of the largest value, 0 to 1.
+    """
+    return INK, 0.04 + 0.26 * part
 
 
 def _bar_style(name: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """report.html: one self-contained page about one run.
 
 Built from report.json's content and the figures alone; nothing is loaded from anywhere, the
-only script is its own, which draws the timeline, and the page reads in light, in dark and on paper.
+only scripts are its own, which draw the timeline and sort tables, and the page reads in light, in dark and on
+paper.
 The figures' ink is replaced with the page's own text colour.
 """
 
@@ -10,17 +11,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis.causes.diagnosis_text import certainty, cost_words, moment_clock
 from analysis.report.attachment import attachment_lines, set_up_words
 from analysis.report.communication_words import client_columns, communication_lines
 from analysis.report.contention_words import machine_rows
-from analysis.report.figures import COLOURS, INK
+from analysis.report.figures import COLOURS, INK, PAPER
+from analysis.report.pages import page_environment
 from analysis.report.timeline import timeline_data
 from analysis.report.wording import (
     CPU_ROW_NAMES,
@@ -42,20 +42,11 @@ from ztprobe.printable import printable_tree
 
 __all__ = ("inline_svg", "render_page")
 
-_TEMPLATES = Path(__file__).parent / "templates"
-
 
 def render_page(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
     """The page as HTML text. ``figures`` are the SVGs that `draw_figures` gives for this report."""
     report = printable_tree(report)
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = page_environment()
     environment.filters |= {"time": human_time, "percent": human_percent, "signed": _signed}
     template = environment.get_template("report.html.j2")
     return template.render(
@@ -93,7 +84,7 @@ def inline_svg(svg: str) -> Markup:
     body = re.sub(r'\sxmlns(?::\w+)?="[^"]*"', "", body)
     body = re.sub(r'(<svg\b[^>]*?) width="[^"]*"', r"\1", body, count=1)
     body = re.sub(r'(<svg\b[^>]*?) height="[^"]*"', r"\1", body, count=1)
-    return Markup(body.replace(INK, "currentColor"))
+    return Markup(body.replace(INK, "currentColor").replace(PAPER, "var(--paper)"))
 
 
 def _signed(seconds: float | None) -> str:

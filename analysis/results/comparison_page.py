@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import matplotlib
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from analysis.report.figures import COLOURS, INK, STYLE, svg_text
 from analysis.report.html import inline_svg
+from analysis.report.pages import page_environment
 from analysis.report.wording import PART_NAMES, plural
 from analysis.results.comparison_text import contention_words, human_change, rows_of
 from analysis.results.samples import PARTS
@@ -22,14 +23,7 @@ __all__ = ("render_comparison",)
 def render_comparison(comparison: Mapping[str, Any]) -> str:
     """The page as HTML text."""
     comparison = printable_tree(comparison)
-    environment = Environment(
-        loader=PackageLoader("analysis.results"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = page_environment(Path(__file__).parent / "templates")
     environment.filters["change"] = human_change
     return environment.get_template("comparison.html.j2").render(
         c=comparison,

@@ -14,7 +14,7 @@ from analysis.report.wording import PART_NAMES
 __all__ = ("COLOUR_CYCLE", "draw_effects", "draw_slack", "interacting")
 
 _WIDTH_IN = 9.6
-COLOUR_CYCLE = ("#4856c8", "#02985c", "#fb6f0e", "#651f4e")
+COLOUR_CYCLE = ("#5b6ee1", "#02985c", "#e0620a", "#c05299")  # 3:1 on a light page and on a dark one (WCAG)
 _MARKERS = ("o", "s", "^", "D")
 _WORTH_SHOWING = 0.01  # of the largest effect that is drawn
 

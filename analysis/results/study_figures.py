@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.ledger.model import COMPONENTS
-from analysis.report.figures import COLOURS, INK, STYLE, svg_text
+from analysis.report.figures import COLOURS, INK, PAPER, STYLE, shade, svg_text
 from analysis.report.wording import PART_NAMES, human_time
 from analysis.results.effects_figures import COLOUR_CYCLE, draw_effects, draw_slack
 from analysis.results.study_outcome_figures import draw_outcomes
@@ -108,11 +108,10 @@ def _heatmap(
     figure, axes = _figure(0.9 + 0.45 * len(profiles))
     values = {(group["profile"], group["level"]): value_of(group) for group in groups}
     highest = max((value for value in values.values() if value is not None), default=0.0) or 1.0
-    shades = matplotlib.colormaps["Greys"]
     for (profile, level), value in values.items():  # vectors: a page of its own loads no picture
-        shade = "none" if value is None else shades(0.05 + 0.45 * value / highest)
+        fill: Any = "none" if value is None else shade(value / highest)
         corner = levels.index(level) - 0.5, profiles.index(profile) - 0.5
-        axes.add_artist(Rectangle(corner, 1, 1, facecolor=shade, edgecolor="#ffffff", linewidth=1))
+        axes.add_artist(Rectangle(corner, 1, 1, facecolor=fill, edgecolor=PAPER, linewidth=1))
     axes.set_xlim(-0.5, len(levels) - 0.5)
     axes.set_ylim(len(profiles) - 0.5, -0.5)
     for group in groups:
@@ -203,7 +202,7 @@ def _draw_decomposed(report: Mapping[str, Any]) -> Figure:
                 end_s = left[delta_s > 0] - delta_s
                 at = y + 0.18 * (list(COMPONENTS).index(name) % 3 - 1 if name in COMPONENTS else 0)
                 edges_s = [end_s + edge_s for edge_s in parts[name]["ci95"]]
-                axes.plot(edges_s, [at, at], color="#ffffff", linewidth=2.2)  # to be seen on any colour
+                axes.plot(edges_s, [at, at], color=PAPER, linewidth=2.2)  # to be seen on any colour
                 axes.plot(edges_s, [at, at], color=INK, linewidth=0.9)
         if parts["duration"]["ci95"] is not None:
             axes.plot(parts["duration"]["ci95"], [y + 0.38] * 2, color=INK, linewidth=1.6)

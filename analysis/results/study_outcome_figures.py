@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from analysis.report.figures import INK
+from analysis.report.figures import INK, PAPER, shade
 from analysis.report.wording import NOTHING, human_time
 from analysis.results.effects_figures import COLOUR_CYCLE
 
@@ -65,12 +64,11 @@ def _beside(
     levels = sorted({row["level"] for row in rows})
     figure, panels = _panels(len(distributions), 1.2 + 0.45 * len(profiles))
     highest = max((value for row in rows if (value := value_of(row)) is not None), default=0.0) or 1.0
-    shades = matplotlib.colormaps["Greys"]
     for axes, distribution in zip(panels, distributions, strict=True):
         for row in (row for row in rows if row["distribution"] == distribution):
             x, y, value = levels.index(row["level"]), profiles.index(row["profile"]), value_of(row)
-            shade = "none" if value is None else shades(0.05 + 0.45 * value / highest)
-            axes.add_artist(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=shade, edgecolor="#ffffff"))
+            fill: Any = "none" if value is None else shade(value / highest)
+            axes.add_artist(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=fill, edgecolor=PAPER))
             axes.text(x, y, NOTHING if value is None else words_of(row), ha="center", va="center", color=INK)
         axes.set_xlim(-0.5, len(levels) - 0.5)
         axes.set_ylim(len(profiles) - 0.5, -0.5)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from analysis.ledger.model import COMPONENTS
 from analysis.report.html import inline_svg
+from analysis.report.pages import page_environment
 from analysis.report.wording import NOTHING, PART_NAMES, human_percent, human_time, plural
 from analysis.results.comparison_text import human_change
 from analysis.results.effects_tables import effect_rows, effects_frame, interaction_tables, slack_frame
@@ -86,14 +86,7 @@ def study_frame(report: Mapping[str, Any]) -> pd.DataFrame:
 def render_study(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
     """The page as HTML text. ``figures`` are the SVGs that `draw_study` gives for this report."""
     report = printable_tree(report)
-    environment = Environment(
-        loader=PackageLoader("analysis.results"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = page_environment(Path(__file__).parent / "templates")
     environment.filters |= {
         "time": human_time,
         "percent": human_percent,

@@ -281,7 +281,7 @@ def test_a_study_has_a_page_tables_and_figures(made: Made, tmp_path: Path, capsy
     assert pd.read_csv(out / "study-effects.csv").empty
     slack = pd.read_csv(out / "study-slack.csv").set_index(["group", "client"])
     assert slack.loc["net2-sec3", "decided"].sum() == pytest.approx(1)
-    assert "<script" not in page and "http" not in page.replace("http-equiv", "")
+    assert page.count("<script") == 1 and "http" not in page.replace("http-equiv", "")
 
 
 def test_a_study_of_eight_runs_says_what_factors_do_together(made: Made, tmp_path: Path) -> None:
