@@ -5,6 +5,7 @@ As a program it writes such a study: ``python -m tests.unit.thousand_runs DIR``.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Mapping
@@ -36,12 +37,13 @@ _DEARER_MS: tuple[Mapping[str, float], ...] = (
 )  # fmt: skip
 
 
-def write_study(out: Path) -> int:
-    """Write it. :returns: the number of runs."""
+def write_study(out: Path, repetitions: int = STUDY.repetitions) -> int:
+    """Write it, or a smaller one. :returns: the number of runs."""
     out.mkdir(parents=True)
-    (out / "study.json").write_bytes(dump_json(STUDY.as_dict()))
+    study = dataclasses.replace(STUDY, repetitions=repetitions)
+    (out / "study.json").write_bytes(dump_json(study.as_dict()))
     segments = _segments()
-    planned = list(STUDY.runs())
+    planned = list(study.runs())
     for number, one in enumerate(planned):
         experiment = one.cell.experiment
         parts_ms = dict(NET0_SEC0 if experiment.profile == "net0" else NET2_SEC3)
