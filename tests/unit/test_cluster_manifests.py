@@ -41,6 +41,18 @@ def test_every_document_is_valid_to_the_last_field(name: str, version: str) -> N
         assert kubernetes_validate.validate(document, version, strict=True) == version
 
 
+def test_the_dashboard_is_a_config_map_that_grafana_finds() -> None:
+    directory = MANIFESTS_DIR / "dashboard"
+    command = [program("kubectl"), "kustomize", str(directory)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (document,) = (document.value for document in parse_yaml(done.stdout, kustomize_scalar))
+    for version in VERSIONS:
+        assert kubernetes_validate.validate(document, version, strict=True) == version
+    assert document["metadata"] == {"name": "ztprobe-dashboard", "labels": {"grafana_dashboard": "1"}}
+    assert document["data"] == {"ztprobe-agent.json": (directory / "ztprobe-agent.json").read_text()}
+
+
 def test_the_validation_sees_a_misspelt_field() -> None:
     (daemon,) = (d for d in render(MANIFESTS_DIR / "agent") if d["kind"] == "DaemonSet")
     daemon["spec"]["template"]["spec"]["terminationGracePeriod"] = 60

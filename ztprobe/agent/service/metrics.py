@@ -20,6 +20,9 @@ from ztprobe.rundir.schema import LOSS_CHANNELS
 
 __all__ = ("Metrics",)
 
+_QUEUE_FULL = "queue_full"  # those that reached the agent and were lost then: events_lost
+_MISSED = tuple(channel for channel in LOSS_CHANNELS if channel != _QUEUE_FULL)
+
 
 class Metrics:
     """Answers GET /metrics until `close`: to this machine alone, or to those with a certificate.
@@ -138,11 +141,12 @@ def _seen(counts: Counts) -> Iterator[Any]:
     )
     for name, help_, label, fixed, counted in (
         ("drops", "Packets that the kernel dropped.", "reason", (OTHER,), "drops"),
-        ("events_missed", "Events that did not reach the agent whole.", "channel", LOSS_CHANNELS, "lost"),
+        ("events_missed", "Events that did not reach the agent whole.", "channel", _MISSED, "lost"),
     ):
         family = CounterMetricFamily(f"ztprobe_agent_{name}", help_, labels=[label])
         for value, number in (dict.fromkeys(fixed, 0.0) | counts.get(counted, {})).items():
-            family.add_metric([value], number)
+            if value != _QUEUE_FULL:
+                family.add_metric([value], number)
         yield family
     for name, help_, ways in (
         (
