@@ -63,9 +63,12 @@ def _overflow(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
 
 def _lossy(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
     """A way that was measured to lose many packets, and lost some of the workload's in a trouble."""
-    measured_pct = (case.run.meta["emulation"]["measured"] or {}).get("loss_pct")
+    emulation = case.run.meta["emulation"]
+    measured_pct = (emulation["measured"] or {}).get("loss_pct")
     if not isinstance(measured_pct, (int, float)) or measured_pct < _LOSSY_PCT:
         return
+    if emulation.get("problems") and measured_pct > ((emulation["requested"] or {}).get("loss_pct") or 0.0):
+        return  # that is no profile's that was asked for: `_not_as_asked`
     lost = [
         Moment(
             ts_ns=drop.ts_ns,

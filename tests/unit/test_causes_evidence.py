@@ -274,11 +274,11 @@ def test_a_client_that_has_the_model_and_sends_nothing_computes(
 # links that lose packets
 
 
-def losing(measured_pct: float, times: int) -> Case:
+def losing(measured_pct: float, times: int, **emulation_said: Any) -> Case:
     case = bare()
     again = [Retransmission(at(n), at(n - 1), 0, n, 1448, "established", 0) for n in range(2, 2 + times)]
     case.events.retransmissions[CLIENT, wire()] = again
-    emulation_ = {**case.run.meta["emulation"], "measured": {"loss_pct": measured_pct}}
+    emulation_ = {**case.run.meta["emulation"], "measured": {"loss_pct": measured_pct}, **emulation_said}
     meta = {**case.run.meta, "emulation": emulation_}
     return dataclasses.replace(case, run=dataclasses.replace(case.run, meta=meta))
 
@@ -291,6 +291,19 @@ def test_a_link_that_was_measured_to_lose_much_is_why_clients_do_not_get_through
     assert ids(emulation.recognise(losing(24.8, 2), [never])) == []
     # What a profile for poor mobile networks loses is none by itself.
     assert ids(emulation.recognise(losing(1.2, 6), [never])) == []
+
+
+def test_more_loss_than_was_asked_for_is_no_profiles() -> None:
+    failed = trouble(kind="failed", rounds=(), words="the run failed before the clients were started")
+    said = {
+        "profile": "net0",
+        "requested": {"loss_pct": 0.0},
+        "problems": ["91 of 500 probes lost (18.20 %) instead of 0 %"],
+    }
+    case = losing(18.2, 6, **said)
+    case.run.meta["failed"] = {"reason": "net0 is not what the pods got", "at_ns": at(9)}
+    case = dataclasses.replace(case, failed="net0 is not what the pods got")
+    assert ids(emulation.recognise(case, [failed])) == ["emulation.leftover_profile"]
 
 
 # a CPU that others use
