@@ -53,10 +53,8 @@ class Raw:
                 try:
                     asked = connection.recv(65536)
                     # What is left unread of an HTTP request becomes a reset, which can overtake the answer.
-                    while (
-                        asked[:1].isupper() and b"\r\n\r\n" not in asked and (more := connection.recv(65536))
-                    ):
-                        asked += more
+                    while asked[:1].isupper() and b"\r\n\r\n" not in asked:
+                        asked += connection.recv(65536) or b"\r\n\r\n"
                     connection.sendall(self.answer)
                     while self.drip and not self._end.wait(self.drip[1]):
                         connection.sendall(self.drip[0])

@@ -39,6 +39,11 @@ class Answers:
         wanted = parse_selector(selector)
         return [one for one in self.pods if wanted.matches(one["metadata"]["labels"])]
 
+    def everywhere(self, kind: str, group: str, version: str) -> list[dict[str, Any]] | None:
+        if self.is_away:
+            raise PreflightError("the Kubernetes API at https://x does not answer")
+        return self.pods if kind == "pods" else []
+
 
 def pod(name: str, uid: str, node: str, address: str, **labels: str) -> dict[str, Any]:
     return {
@@ -172,6 +177,22 @@ def _notes(found: Participants, pods: ClusterLabelledPods, count: int) -> list[s
         notes += pods.fresh_notes()
         time.sleep(0.005)
     return notes
+
+
+def test_objects_in_force_are_kept_with_their_changes(api: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labelled, "_ASK_AGAIN_S", 0.01)
+    pods = seen(api)
+    ((since_ns, first),) = pods.in_force()
+    assert since_ns == 0
+    assert [one["kind"] for one in first] == ["Pod"] * 3
+    assert first[0]["status"] == {"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}]}
+    api.pods = api.pods[:2]
+    give_up = time.monotonic() + 10
+    while len(pods.in_force()) < 2 and time.monotonic() < give_up:
+        pods.pod_at("10.0.0.1")
+    (_, _), (later_ns, later) = pods.in_force()
+    assert 0 < later_ns <= time.monotonic_ns()
+    assert len(later) == 2
 
 
 def test_an_api_that_refuses_at_first_is_one_line(proc: Path, api: Answers) -> None:

@@ -115,14 +115,7 @@ def _meta(record: RunRecord, framework: Framework) -> dict[str, Any]:
         "versions": versions(),
         "pods": pods,
         "facts": _facts() | _later_objects(record),
-        "attachment": {
-            "participants": [one.as_dict(record.pod_of(one)) for one in record.participants],
-            "framework": framework.as_dict(),
-            "rounds_from": record.rounds.rounds_from().as_dict(),
-            "unix_sockets": [dict(one) for one in record.unix_sockets],
-            "attached_ns": record.attached_ns,
-            "detached_ns": record.detached_ns,
-        },
+        "attachment": _attachment(record, framework),
         "emulation": {
             "profile": _NOT_OURS,
             **dict.fromkeys(("backend", "requested", "measured")),
@@ -156,6 +149,17 @@ def _meta(record: RunRecord, framework: Framework) -> dict[str, Any]:
         "agent_memory": account.memory,
         "wall_ns": record.wall_ns,
         "cores": os.cpu_count() or 1,
+    }
+
+
+def _attachment(record: RunRecord, framework: Framework) -> dict[str, Any]:
+    return {
+        "participants": [one.as_dict(record.pod_of(one)) for one in record.participants],
+        "framework": framework.as_dict(),
+        "rounds_from": record.rounds.rounds_from().as_dict(),
+        "unix_sockets": [dict(one) for one in record.unix_sockets],
+        "attached_ns": record.attached_ns,
+        "detached_ns": record.detached_ns,
     }
 
 

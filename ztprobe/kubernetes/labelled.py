@@ -187,18 +187,17 @@ class ClusterLabelledPods:
         try:
             for selector in selectors:
                 self._listed[selector] = self._ask(selector)
-            problem = ""
-        except ZtprobeError as error:
-            problem = str(error)
-        if problem and not self._is_away:
-            self._notes.append(f"{problem}; the pods known so far are watched, and it is asked again")
-        elif self._is_away and not problem:
-            self._notes.append("the Kubernetes API answers again")
-        self._is_away = bool(problem)
-        if not problem:
             self._read_objects()
-        self._asked_s = time.monotonic()
-        self._is_asking = False
+            if self._is_away:
+                self._notes.append("the Kubernetes API answers again")
+            self._is_away = False
+        except ZtprobeError as error:
+            if not self._is_away:
+                self._notes.append(f"{error}; the pods known so far are watched, and it is asked again")
+            self._is_away = True
+        finally:
+            self._asked_s = time.monotonic()
+            self._is_asking = False
 
 
 @functools.lru_cache(maxsize=4096)

@@ -55,8 +55,9 @@ class WatchedCluster:
             self._read_objects()
         except ZtprobeError as error:
             self._say(f"{error}; the pods known so far are watched, and it is asked again")
-        self._asked_s = time.monotonic()
-        self._is_asking = False
+        finally:
+            self._asked_s = time.monotonic()
+            self._is_asking = False
 
     def _read_objects(self) -> None:
         try:
