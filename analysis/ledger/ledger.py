@@ -13,19 +13,18 @@ from typing import Any
 
 from analysis.evidence.participants import by_participant
 from analysis.evidence.reader import read_events
-from analysis.evidence.values import ACK
 from analysis.intervals import Segment, clip, overlap_ns, paint
 from analysis.ledger.connections import Path, Topology
 from analysis.ledger.coverage import losses_of
 from analysis.ledger.critical_path import Chain, setup_overlays
 from analysis.ledger.handshakes import Setup
 from analysis.ledger.levels import Level, LevelWay, levels_of, stitched, ways_of
+from analysis.ledger.marks import marks_of, opened_at_ns
 from analysis.ledger.model import COMPONENTS, ClientRound, ConnectionSetup, Ledger, RoundLedger
 from analysis.ledger.policy_waits import wait_overlays
 from analysis.ledger.sub_rows import sub_rows_of
 from analysis.run_checks import checked
 from ztprobe.errors import RunDirError
-from ztprobe.events.kinds import Direction
 from ztprobe.rundir.store import Run
 
 __all__ = (
@@ -156,6 +155,7 @@ class _Builder:
             # Where a connection is opened for the update, training had ended before that began.
             trained_ns = min((start for start, _ in opened), default=end_of_compute_ns)
             kernel_ns = trained_ns - begin_ns if trained_ns >= begin_ns else None
+        topologies = [level.topology for level in self.levels]
         return ClientRound(
             client=way.client,
             through=way.through,
@@ -166,23 +166,11 @@ class _Builder:
             compute_reported_ns=self.reported.get((way.client, window.number)),
             down_bytes=sum(message.sent.bytes for message in own.messages if message.down),
             up_bytes=sum(message.sent.bytes for message in own.messages if not message.down),
-            syn_count=self._syn_count(way.client, window),
+            syn_count=len(opened_at_ns(topologies, way.client, window.start_ns, window.end_ns)),
             retransmissions=own.retransmissions,
             needless_retransmissions=own.needless_retransmissions,
             segments=tuple(paint(window.start_ns, window.end_ns, way.base, way.overlays)),
-        )
-
-    def _syn_count(self, client: str, window: Window) -> int:
-        return sum(
-            1
-            for level in self.levels
-            for path in level.topology.paths
-            if path.client == client
-            for p in level.topology.packets(path)
-            if p.opens
-            and p.direction == Direction.TX
-            and not p.tcp_flags & ACK
-            and window.start_ns <= p.ts_ns < window.end_ns
+            marks=marks_of(topologies, self.topology.events, way.client, window.start_ns, window.end_ns),
         )
 
     def _last(self, server: str, chains: Sequence[Chain], window: Window) -> tuple[int | None, bool]:

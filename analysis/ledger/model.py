@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from analysis.intervals import Segment
 
 __all__ = (
     "COMPONENTS",
+    "MARKS",
     "SUB_ROWS",
     "ClientRound",
     "ConnectionSetup",
     "FlowFacts",
     "Ledger",
+    "Mark",
     "Poller",
     "RoundLedger",
     "Transfer",
@@ -60,6 +62,18 @@ SUB_ROWS = {
 }
 
 
+MARKS = ("retransmission", "drop", "handshake", "cpu_wait")  # what is marked on a client's way
+
+
+class Mark(NamedTuple):
+    """Something that happened on a client's way, once or several times close together."""
+
+    kind: str  # of `MARKS`
+    start_ns: int
+    end_ns: int
+    times: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClientRound:
     """One client's part of one round; only the critical client's costs the round time."""
@@ -78,6 +92,7 @@ class ClientRound:
     needless_retransmissions: int = 0  # the receiver had the bytes already and said so (DSACK)
     # The whole round in pieces that leave no hole; the critical client's are what the components sum up.
     segments: tuple[Segment, ...] = ()
+    marks: tuple[Mark, ...] = ()
     # Of its messages as their senders' interfaces had them, with what HTTP/2 and TLS add; None: not counted.
     down_bytes: int | None = None
     up_bytes: int | None = None

@@ -271,6 +271,17 @@ def _client(one: ClientRound, of: RoundLedger, withheld: bool) -> dict[str, Any]
             [piece.component, *(sections.seconds(ns - of.start_ns) for ns in (piece.start_ns, piece.end_ns))]
             for piece in one.segments
         ],
+        # [kind, from, until, number] likewise
+        "marks": []
+        if withheld
+        else [
+            [
+                mark.kind,
+                *(sections.seconds(ns - of.start_ns) for ns in (mark.start_ns, mark.end_ns)),
+                mark.times,
+            ]
+            for mark in one.marks
+        ],
     }
 
 

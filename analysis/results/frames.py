@@ -22,7 +22,7 @@ from ztprobe.rundir.store import load_run
 __all__ = ("LoadedRun", "load")
 
 _NESTED = (
-    *("components", "segments", "machine", "sub_rows", "clients", "conditions", "other_profiles"),
+    *("components", "segments", "marks", "machine", "sub_rows", "clients", "conditions", "other_profiles"),
     "levels",
 )
 

@@ -49,7 +49,7 @@ def test_the_page_carries_what_it_draws(report: dict) -> None:
     assert [number for number, *_ in data["rounds"]] == [one["round"] for one in report["rounds"]]
     for (_, duration_us, critical, clients), one in zip(data["rounds"], report["rounds"], strict=True):
         assert data["clients"][critical] == one["critical_client"]
-        for _, flat in clients:
+        for _, flat, _ in clients:
             assert sum(flat[2::3]) == pytest.approx(duration_us, abs=len(flat))
 
 

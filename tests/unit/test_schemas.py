@@ -47,7 +47,7 @@ OPTIONAL = {
 }  # fmt: skip
 OPTIONAL_FIELDS = {
     "emulation/details", "emulation/stats", "probes/0/program", "probes/0/recursion_missed",
-    "rounds/0/clients/0/down_bytes", "rounds/0/clients/0/up_bytes",
+    "rounds/0/clients/0/marks", "rounds/0/clients/0/down_bytes", "rounds/0/clients/0/up_bytes",
 }  # fmt: skip
 # Whatever stands in there is somebody else's: described as such, and not pinned.
 OPEN = ("facts", "emulation/stats", "enforcement/details")

@@ -4,6 +4,13 @@
   const svg = document.getElementById("timeline"), says = document.getElementById("timeline-says");
   const picker = document.getElementById("timeline-round"), hint = says.textContent;
   const LEFT = 110, LANE = data.clients.length > 30 ? 9 : 24, GAP = data.clients.length > 30 ? 2 : 8, TOP = 26;
+  // Marks differ in shape, so that black and white tells them apart: a wedge, a cross, a ring, a bar below.
+  const SHAPES = [
+    (x, _, y) => `M${x - 4} ${y - 3}h8l-4 7z`,
+    (x, _, y, lane) => `M${x - 3} ${y + lane / 2 - 3}l6 6m0 -6l-6 6`,
+    (x, _, y, lane) => `M${x - 3} ${y + lane / 2}a3 3 0 1 0 6 0a3 3 0 1 0 -6 0`,
+    (x, end, y, lane) => `M${x} ${y + lane}h${Math.max(1, end - x)}v2.5h${-Math.max(1, end - x)}z`,
+  ];
   let at = 0, from = 0, to = 0, width = 960;
   const human = us => us >= 999500 ? (us / 1e6).toPrecision(3) + " s" : us >= 1000 ? (us / 1e3).toPrecision(3) + " ms" : us + " µs";
   const add = (name, attributes, text) => {
@@ -27,7 +34,7 @@
       add("line", {class: "axis", x1: x(us), x2: x(us), y1: TOP - 8, y2: height});
       add("text", {x: x(us), y: 12, "text-anchor": "middle"}, us ? human(us) : "0");
     }
-    clients.forEach(([arrival, flat], lane) => {
+    clients.forEach(([arrival, flat, marks], lane) => {
       const y = TOP + lane * (LANE + GAP);
       if (LANE > 12 || lane % 10 === 0) add("text", {x: 0, y: y + LANE / 2 + 4}, data.clients[lane]);
       for (let i = 0; i < flat.length; i += 3) {
@@ -40,6 +47,14 @@
       }
       if (arrival >= 0 && arrival < duration && lane !== critical && to > arrival)
         add("rect", {class: "slack", x: x(arrival), y, height: LANE, width: x(duration) - x(arrival), "pointer-events": "none"});
+      for (let i = 0; i < marks.length; i += 4) {
+        const [kind, start, length, count] = marks.slice(i, i + 4), end = start + length;
+        if (end < from || start > to) continue;
+        const mark = add("path", {class: "mark", d: SHAPES[kind](x(start), x(end), y, LANE)});
+        const words = `${data.clients[lane]}: ${data.marks[kind]}${count > 1 ? `, ${count} times` : ""}, `
+          + (length ? `from ${human(start)} to ${human(end)}` : `at ${human(start)}`);
+        mark.addEventListener("pointerenter", () => { says.textContent = words; });
+      }
       if (lane === critical)
         add("rect", {class: "critical", x: x(0), y: y - 1, height: LANE + 2, width: x(duration) - x(0), "pointer-events": "none"});
     });
@@ -68,6 +83,16 @@
     const entry = document.createElement("span"), swatch = document.createElement("span");
     swatch.className = "swatch"; swatch.style.background = colour;
     entry.append(swatch, name);
+    document.getElementById("timeline-legend").append(entry);
+  });
+  const marked = new Set(data.rounds.flatMap(([,,, clients]) => clients.flatMap(([,, marks]) => marks.filter((_, i) => i % 4 === 0))));
+  data.marks.forEach((name, kind) => {
+    if (!marked.has(kind)) return;
+    const entry = document.createElement("span"), sign = document.createElementNS(svg.namespaceURI, "svg");
+    const path = document.createElementNS(svg.namespaceURI, "path");
+    sign.setAttribute("viewBox", "0 0 14 14"); sign.setAttribute("class", "sign"); sign.setAttribute("aria-hidden", "true");
+    path.setAttribute("class", "mark"); path.setAttribute("d", SHAPES[kind](7, 11, 4, 7));
+    sign.append(path); entry.append(sign, name);
     document.getElementById("timeline-legend").append(entry);
   });
   data.rounds.forEach(([number, duration], index) => picker.add(new Option(`${number} (${human(duration)})`, index)));
