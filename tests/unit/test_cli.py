@@ -14,6 +14,7 @@ import pytest
 
 from ztprobe import __version__
 from ztprobe.cli import main
+from ztprobe.cli.commands import COMMANDS
 from ztprobe.cli.entry import ztprobe
 from ztprobe.errors import (
     EnforcementError,
@@ -274,6 +275,26 @@ def test_commands_are_the_ones_we_mean() -> None:
     machine |= {"clean", "validate"}
     cluster = {"agent", "deploy", "undeploy"}
     assert set(ztprobe.commands) == results | machine | cluster
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_of_commands_says_what_each_says_of_itself(name: str) -> None:
+    command = ztprobe.commands[name]
+    _, words = COMMANDS[name]
+    assert command.name == name
+    assert " ".join((command.help or "").split()).startswith(words) and words.endswith(".")
+
+
+def test_help_imports_no_command() -> None:
+    """Nor what they take: it has to appear at once."""
+    script = (
+        "import sys; from ztprobe.cli import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    loaded = set(done.stderr.split())
+    assert "ztprobe.cli.entry" in loaded and "Commands:" in done.stdout
+    assert not loaded & {*(f"ztprobe.cli.{module}" for module, _ in COMMANDS.values())}
+    assert not loaded & {"numpy", "pandas", "jsonschema", "yaml", "grpc", "ztprobe.experiment"}
 
 
 def run_with(

@@ -18,21 +18,8 @@ import click
 
 from ztprobe import __version__
 from ztprobe.cli import completion
-from ztprobe.cli.agent import agent
-from ztprobe.cli.attach import attach
-from ztprobe.cli.clean import clean
-from ztprobe.cli.compare import compare
-from ztprobe.cli.deploy import deploy, undeploy
-from ztprobe.cli.diagnose import diagnose
-from ztprobe.cli.doctor import doctor
-from ztprobe.cli.drops import drops
-from ztprobe.cli.export import export
+from ztprobe.cli.commands import CommandGroup
 from ztprobe.cli.libraries import heard
-from ztprobe.cli.limits import limits
-from ztprobe.cli.policy import policy
-from ztprobe.cli.profile import profile
-from ztprobe.cli.report import report
-from ztprobe.cli.reproduce import reproduce
 from ztprobe.cli.streams import (
     drop_buffered,
     end_as_sigpipe_would,
@@ -41,10 +28,6 @@ from ztprobe.cli.streams import (
     why_starved,
     why_unwritable,
 )
-from ztprobe.cli.sweep import sweep
-from ztprobe.cli.trace import trace
-from ztprobe.cli.validate import validate
-from ztprobe.cli.whatif import whatif
 from ztprobe.errors import PreflightError, RunDirError, ZtprobeError
 from ztprobe.paths import LEASES, STATE_DIR, unknown_variables
 from ztprobe.printable import printable_lines
@@ -57,6 +40,7 @@ _EX_SOFTWARE = 70  # sysexits.h
 
 
 @click.group(
+    cls=CommandGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="""Example: sudo ztprobe trace --experiment net2-sec3
 
@@ -74,7 +58,7 @@ def ztprobe(context: click.Context) -> None:
     """Say where each millisecond of a federated-learning round goes, measured from the kernel."""
     for line in unknown_variables(os.environ):
         _say(line)
-    if context.invoked_subcommand != clean.name:  # which says what it removes in its own words
+    if context.invoked_subcommand != "clean":  # which says what it removes in its own words
         _sweep_leases()
 
 
@@ -86,27 +70,6 @@ def _sweep_leases() -> None:
 
         for line in sweep() + policy_bypass.sweep():
             _say(f"left behind, now removed: {line}")
-
-
-for _command in (
-    *(
-        trace,
-        attach,
-        sweep,
-        reproduce,
-        limits,
-        report,
-        compare,
-        whatif,
-        export,
-        drops,
-        diagnose,
-        profile,
-        policy,
-    ),
-    *(agent, deploy, undeploy, doctor, clean, validate),
-):
-    ztprobe.add_command(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
