@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from analysis.causes import application, attached, emulation, policy, resources, tls
 from analysis.causes.case import Case, case_of
 from analysis.causes.findings import Cause, Trouble
 from analysis.causes.ranking import acts_in, ranked
@@ -24,7 +23,6 @@ __all__ = ("DIAGNOSIS_SCHEMA_VERSION", "diagnose_run", "top_cause")
 
 DIAGNOSIS_SCHEMA_VERSION = 1
 _LATE_NS = 2_000_000_000  # what a proof sent before the clients started may be dropped so much later
-_RECOGNISERS = (policy, tls, resources, emulation, application, attached)
 
 
 def diagnose_run(run: Run, objects: Objects | None = None) -> dict[str, Any]:
@@ -37,7 +35,11 @@ def diagnose_run(run: Run, objects: Objects | None = None) -> dict[str, Any]:
     troubles = troubles_of(case)
     causes: list[tuple[Cause, float]] = []
     if troubles:
-        found = [cause for recogniser in _RECOGNISERS for cause in recogniser.recognise(case, troubles)]
+        # Importing them takes as long as all that is looked at before.
+        from analysis.causes import application, attached, emulation, policy, resources, tls
+
+        recognisers = (policy, tls, resources, emulation, application, attached)
+        found = [cause for recogniser in recognisers for cause in recogniser.recognise(case, troubles)]
         causes = ranked(found, troubles, case.clients)
     return {
         "schema_version": DIAGNOSIS_SCHEMA_VERSION,
