@@ -50,7 +50,8 @@ def timeline_data(report: Mapping[str, Any]) -> dict[str, Any] | None:
             marks: list[int] = []
             for kind, start_s, end_s, count in client.get("marks", ()):
                 start_us = round(start_s * 1e6)
-                marks += [MARKS.index(kind), start_us, round(end_s * 1e6) - start_us, count]
+                if kind in MARKS:  # a report may come from elsewhere
+                    marks += [MARKS.index(kind), start_us, round(end_s * 1e6) - start_us, count]
             clients[index] = [-1 if arrival_s is None else round(arrival_s * 1e6), flat, marks]
         rounds.append([one["round"], round(one["duration_s"] * 1e6), critical, clients])
     if not any(segments for *_, clients in rounds for _, segments, _ in clients):
