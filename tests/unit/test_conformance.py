@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 import statistics
 
 import pytest
 
+from ztprobe.conformance import udp_probe
 from ztprobe.conformance.judgement import Measured, Rate, direction, shape_distance
+from ztprobe.conformance.udp_probe import FRAME_BYTES
 from ztprobe.profile.model import Profile, load_profile
 
 
@@ -82,6 +85,24 @@ def test_rate_is_judged_where_it_could_be_told() -> None:
         rates = (Rate(sender="server", goodput_mbit=goodput_mbit, frames=400),)
         problems = Measured(directions=quiet, rates=rates).problems(load_profile("net5"))
         assert bool(problems) == wrong
+
+
+@pytest.mark.parametrize("jitter_ms", [0.0, 20.0])
+@pytest.mark.parametrize(("rate_mbit", "applied_mbit", "wrong"), [(2.0, 2.0, False), (2.0, 2.5, True)])
+def test_jitter_is_allowed_for_in_a_rate(
+    jitter_ms: float, rate_mbit: float, applied_mbit: float, wrong: bool
+) -> None:
+    shape = {"jitter_ms": jitter_ms, "distribution": "normal" if jitter_ms else "none"}
+    profile = dataclasses.replace(load_profile("net2"), rate_mbit=rate_mbit, **shape)
+    gap_ns = FRAME_BYTES * 8e3 / applied_mbit
+    chance = random.Random(7)
+    found = []
+    for _ in range(200):
+        count = round((0.55e9 + 6e6 * jitter_ms) / gap_ns)
+        arrivals = sorted(round(1e9 + n * gap_ns + chance.gauss(0, jitter_ms * 1e6)) for n in range(count))
+        rate = udp_probe._rate("client", arrivals, profile)
+        found.append(bool(Measured(directions=(), rates=(rate,)).problems(profile)))
+    assert sum(found) / len(found) == (1.0 if wrong else 0.0)
 
 
 def test_overall_values_use_the_names_that_are_asked_for() -> None:

@@ -61,6 +61,7 @@ class Rate:
     sender: str
     goodput_mbit: float | None  # None: the sender could not offer enough to tell
     frames: int
+    seconds: float = 0.0  # from the first of them to the last
 
     def __str__(self) -> str:
         return self.sender
@@ -172,7 +173,7 @@ class Measured:
             if problem := _jitter_problem(d, profile, z):
                 note("jitter", f"{d}: {problem}")
         for rate in self.rates:
-            if problem := _rate_problem(rate, profile):
+            if problem := _rate_problem(rate, profile, z):
                 note("rate", f"{rate}: {problem}")
         return [
             texts[0] if len(texts) == 1 else f"{texts[0]} (and {len(texts) - 1} more like it)"
@@ -337,10 +338,14 @@ def _loss_problem(d: OneWay, profile: Profile, z: float) -> str | None:
     return f"{lost} instead of {wanted:.4g} %"
 
 
-def _rate_problem(rate: Rate, profile: Profile) -> str | None:
+def _rate_problem(rate: Rate, profile: Profile, z: float) -> str | None:
     if profile.rate_mbit is None or rate.goodput_mbit is None:
         return None
-    if abs(rate.goodput_mbit / profile.rate_mbit - 1) <= _RATE_TOLERANCE:
+    allowed = _RATE_TOLERANCE
+    if rate.seconds > 0:
+        # Standard error of a regression's slope, for arrivals that the profile's own jitter spreads.
+        allowed += z * profile.jitter_ms / 1e3 * math.sqrt(12 / rate.frames) / rate.seconds
+    if abs(rate.goodput_mbit / profile.rate_mbit - 1) <= allowed:
         return None
     return f"rate {rate.goodput_mbit:.2f} Mbit/s instead of {profile.rate_mbit:g} Mbit/s"
 

@@ -14,6 +14,7 @@ import os
 import random
 import selectors
 import socket
+import statistics
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +47,7 @@ _PROBES_PER_S = 10_000  # of all flows together: what one thread sends and reads
 _TAIL_S = 0.2  # beyond the delay itself, for probes that are still under way
 _RATE_S = 0.55
 _RATE_SETTLE_S = 0.1
+_EDGE_DEVIATIONS = 3  # of the jitter
 _OFFER = 1.5  # times the rate
 _OFFER_LIMIT_MBIT = 250.0  # what one Python thread surely sends
 
@@ -173,7 +175,7 @@ def rate_flows(
             with through[number](tuples) if through else nullcontext(), undisturbed():
                 _run_load(ends, profile, senders=[1])
             times = sorted(received_ns for _, _, received_ns in ends[0].arrived)
-            found.append(_rate(sender.name, times))
+            found.append(_rate(sender.name, times, profile))
     return tuple(found)
 
 
@@ -194,7 +196,9 @@ def probe_rates(server: Pod, clients: Sequence[Pod], profile: Profile) -> tuple[
         for end in ends:
             for sender, _, received_ns in end.arrived:
                 arrivals[sender].append(received_ns)
-        return tuple(_rate(end.pod.name, sorted(times)) for end, times in zip(ends, arrivals, strict=True))
+        return tuple(
+            _rate(end.pod.name, sorted(times), profile) for end, times in zip(ends, arrivals, strict=True)
+        )
 
 
 @contextlib.contextmanager
@@ -246,7 +250,7 @@ def _run_load(ends: list[_End], profile: Profile, senders: Sequence[int] | None 
     assert profile.rate_mbit is not None
     gap_s = FRAME_BYTES * 8 / (profile.rate_mbit * _OFFER * 1e6)
     start_s = time.monotonic()
-    stop_s = start_s + _RATE_S
+    stop_s = start_s + _RATE_S + 2 * _edge_s(profile)
     schedule = [(start_s + gap_s * index / len(ends), index) for index in senders]
     heapq.heapify(schedule)
     padding = bytes(_UDP_PAYLOAD_BYTES - _PROBE.size)
@@ -271,15 +275,24 @@ def _run_load(ends: list[_End], profile: Profile, senders: Sequence[int] | None 
                 last_s, seen = time.monotonic(), count
 
 
-def _rate(sender: str, times_ns: list[int]) -> Rate:
+def _rate(sender: str, times_ns: list[int], profile: Profile) -> Rate:
     if not times_ns:
         return Rate(sender=sender, goodput_mbit=0.0, frames=0)
-    steady = [t for t in times_ns if t >= times_ns[0] + _RATE_SETTLE_S * 1e9]
+    # Where the delay varies, the first and the last frames come thinly, and say nothing of the rate.
+    first_ns = times_ns[0] + round((_RATE_SETTLE_S + _edge_s(profile)) * 1e9)
+    last_ns = times_ns[-1] - round(_edge_s(profile) * 1e9)
+    steady = [t - times_ns[0] for t in times_ns if first_ns <= t <= last_ns]
     if len(steady) < 10:
         return Rate(sender=sender, goodput_mbit=0.0, frames=len(steady))
+    # By all frames: two alone would carry the whole of their delays' variation into the result.
+    gap_ns = statistics.linear_regression(range(len(steady)), steady).slope
+    goodput_mbit = FRAME_BYTES * 8e3 / gap_ns
     seconds = (steady[-1] - steady[0]) / 1e9
-    goodput_mbit = (len(steady) - 1) * FRAME_BYTES * 8 / seconds / 1e6
-    return Rate(sender=sender, goodput_mbit=round(goodput_mbit, 4), frames=len(steady))
+    return Rate(sender=sender, goodput_mbit=round(goodput_mbit, 4), frames=len(steady), seconds=seconds)
+
+
+def _edge_s(profile: Profile) -> float:
+    return _EDGE_DEVIATIONS * profile.jitter_ms / 1e3
 
 
 @contextlib.contextmanager
