@@ -18,6 +18,10 @@ _LARGE_BYTES = 500  # no small packet of a handshake, or of HTTP/2's control fra
 _ANY_SIZE = ("NO_SOCKET", "QDISC_DROP", "QUEUE_PURGE")
 _OF_A_QUEUE = "nfqnl_reinject"  # the verdict of a program, such as a delay line that loses packets
 _MANY = 3
+# A link's end takes no frame that is longer than its MTU (include/linux/netdevice.h, is_skb_forwardable), nor
+# one that comes while it is down: that passes within a moment, for then nothing is sent over it any more.
+_TOO_LONG = "__dev_forward_skb"
+_DOWN_NS = 2_000_000_000
 
 
 def recognise_black_holes(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
@@ -39,7 +43,7 @@ def _dropped(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
         if len(drops) < _MANY or smallest < _LARGE_BYTES or source not in case.addresses:
             continue
         passed = _passed_later(case, source, target, drops[0].ts_ns)
-        if passed is None and _large_arrived(case, source, target):
+        if passed is None and _large_arrived(case, source, target) and not _by_their_length(drops):
             continue  # nothing at all passes any more: that is no matter of size
         moments = [
             Moment(
@@ -51,7 +55,14 @@ def _dropped(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
             )
             for drop in (drops[0], drops[-1])
         ]
-        yield _cause(source, target, smallest, [*moments, *([passed] if passed else [])], 0.95)
+        with_passed = [*moments, *([passed] if passed else [])]
+        yield _cause(source, target, smallest, with_passed, 0.95, passes=passed is not None)
+
+
+def _by_their_length(drops: Sequence[DroppedPacket]) -> bool:
+    """Whether the place where they were dropped says that they were too long."""
+    lasted_ns = max(drop.ts_ns for drop in drops) - min(drop.ts_ns for drop in drops)
+    return lasted_ns > _DOWN_NS and all(drop.location.startswith(_TOO_LONG) for drop in drops)
 
 
 def _sent_in_vain(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
@@ -82,10 +93,13 @@ def _sent_in_vain(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cause]:
         yield _cause(pod, peer, min(r.bytes for r in acting), moments, 0.85)
 
 
-def _cause(source: str, target: str, size: int, moments: Sequence[Moment], strength: float) -> Cause:
+def _cause(
+    source: str, target: str, size: int, moments: Sequence[Moment], strength: float, *, passes: bool = True
+) -> Cause:
+    others = "small ones pass" if passes else "a link on the way takes none so long"
     return cause_of(
         "emulation.mtu_black_hole",
-        summary=f"packets of {size} bytes and more from {source} to {target} vanish, small ones pass",
+        summary=f"packets of {size} bytes and more from {source} to {target} vanish, {others}",
         strength=strength,
         moments=tuple(sorted(moments)),
         remedial=Remedial(

@@ -56,13 +56,21 @@ def recognise_deadlines(case: Case, troubles: Sequence[Trouble]) -> Iterator[Cau
 
 def _state(case: Case, pod: str, from_ns: int, until_ns: int) -> _State:
     bursts: dict[Direction, list[Burst]] = {Direction.RX: [], Direction.TX: []}
+    read: list[Burst] = []
     for (owner, hook, key), found in case.events.bursts.items():
-        if owner == pod and hook == Hook.ETH and isinstance(key, Wire):
-            for direction, each in found.items():
-                bursts[direction] += [b for b in each if b.first_ns < until_ns and b.last_ns >= from_ns]
+        if owner != pod:
+            continue
+        for direction, each in found.items():
+            within = [b for b in each if b.first_ns < until_ns and b.last_ns >= from_ns]
+            if hook == Hook.ETH and isinstance(key, Wire):
+                bursts[direction] += within
+            elif hook == Hook.SOCK and direction == Direction.RX:
+                read += within
     came = [b for b in bursts[Direction.RX] if b.bytes >= _MESSAGE_BYTES and b.first_ns >= from_ns]
     if not came and sum(b.bytes for b in bursts[Direction.RX]) >= _MESSAGE_BYTES:
         came = bursts[Direction.RX]  # in pieces: large frames went the other way meanwhile
+    if not came:  # a small one, which began with frames of the round before
+        came = [b for b in read if b.bytes >= _MESSAGE_BYTES and b.first_ns >= from_ns]
     if not came:
         return _State("waiting", from_ns, 0)
     down = min(came, key=lambda b: b.first_ns)
