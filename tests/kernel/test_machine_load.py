@@ -137,7 +137,8 @@ def test_our_own_children_are_not_foreign() -> None:
         process.wait()
         spent = difference(account.read(), before)
     assert spent["ztprobe_ns"] == pytest.approx(_BURN_S, abs=0.15)
-    assert spent["tasks_ns"] >= spent["ztprobe_ns"]
+    tick_s = 1 / os.sysconf("SC_CLK_TCK")  # of /proc/stat; the other is by the scheduler's own clock
+    assert spent["tasks_ns"] >= spent["ztprobe_ns"] - tick_s
 
 
 def test_children_too_brief_to_be_seen_are_counted_too() -> None:

@@ -186,6 +186,14 @@ def test_a_connection_that_nobody_wrote_is_refused_unless_events_were_lost() -> 
     build_ledger(dataclasses.replace(thinned, meta=thinned.meta | {"loss": {"ring_buffer_full": 1}}))
 
 
+def test_a_connection_of_a_namespace_that_was_not_known_yet_is_nobodys() -> None:
+    table = recorded().events["connections"].copy()
+    named = table["connection"].isin(recorded().events["state_changes"]["connection"])
+    table.loc[table.index[named][0], ["pod", "netns"]] = ["", 4026531840]
+    ledger = build_ledger(with_table(recorded(), "connections", table))
+    assert [one.duration_ns for one in ledger.rounds] == [one.duration_ns for one in truth().rounds]
+
+
 # --- columns and types --------------------------------------------------------------------------------
 
 
