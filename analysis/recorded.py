@@ -48,8 +48,13 @@ def recorded_pods(run: Run) -> list[ClusterPod]:
     """
     if not _is_attached(run):
         return policy_pods(run.meta["pods"])
-    recorded = run.meta["enforcement"].get("details", {}).get("objects")
+    recorded = _first_objects(run)
     return [] if recorded is None else list(read_recorded(recorded, run.path).pods)
+
+
+def _first_objects(run: Run) -> Any:
+    """What was in force at the beginning, as it was written down; None: the run holds nothing of it."""
+    return run.meta["enforcement"].get("details", {}).get("objects")
 
 
 def _is_attached(run: Run) -> bool:
@@ -77,7 +82,7 @@ def recorded_objects(run: Run, given: Objects | None = None) -> Objects | None:
     :raises RunDirError: they are not what Kubernetes takes.
     """
     if given is None:
-        recorded = run.meta["enforcement"].get("details", {}).get("objects")
+        recorded = _first_objects(run)
         if recorded is None:
             return None
         given = read_recorded(recorded, run.path)

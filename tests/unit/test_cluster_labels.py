@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.test_targets import add_process
 from ztprobe.errors import PreflightError, UsageError
-from ztprobe.kubernetes import labelled
+from ztprobe.kubernetes import repeated
 from ztprobe.kubernetes.api import Api
 from ztprobe.kubernetes.labelled import ClusterLabelledPods
 from ztprobe.pods.participants import Participants
@@ -142,7 +142,7 @@ def test_several_pods_are_no_server(proc: Path, api: Answers) -> None:
 def test_an_api_that_goes_away_changes_nothing_and_is_said_once(
     proc: Path, api: Answers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(labelled, "_ASK_AGAIN_S", 0.01)
+    monkeypatch.setattr(repeated, "_ASK_AGAIN_S", 0.01)
     pods = seen(api)
     found = participants(proc, pods, "app=fl-server", "app=fl-client")
     found.first_look()
@@ -180,7 +180,7 @@ def _notes(found: Participants, pods: ClusterLabelledPods, count: int) -> list[s
 
 
 def test_objects_in_force_are_kept_with_their_changes(api: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labelled, "_ASK_AGAIN_S", 0.01)
+    monkeypatch.setattr(repeated, "_ASK_AGAIN_S", 0.01)
     pods = seen(api)
     ((since_ns, first),) = pods.in_force()
     assert since_ns == 0

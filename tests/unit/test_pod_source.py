@@ -227,7 +227,7 @@ def test_a_container_s_log_is_that_of_its_latest_start(
 ) -> None:
     api.pods = [pod("a")]
     (found,) = Cluster("node-a").pods(EVERYTHING, "fl").elsewhere
-    monkeypatch.setattr(pod_source, "_LOGS", tmp_path)
+    monkeypatch.setattr(pod_source, "LOGS", tmp_path)
     directory = tmp_path / "fl_a_uid-a" / "client"
     directory.mkdir(parents=True)
     for name in ("0.log", "10.log", "9.log", "10.log.20260101.gz"):

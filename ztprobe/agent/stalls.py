@@ -22,6 +22,7 @@ __all__ = ("Stall", "StallWatch", "Standing", "Timeout", "stall_words", "standin
 _FRAME_BYTES, _SETUP_BYTES = 256, 8192
 _CPU_SHARE = 0.02  # of a core: more than what waits, pings and logs
 _RTO_MAX_S = 120.0  # TCP_RTO_MAX
+_LOOKS = 4  # within the time after which a stall is one: so long after it at the latest it is named
 _FEW = 3
 _STOPPED = {
     "T": "stopped by a signal",
@@ -90,18 +91,33 @@ class StallWatch:
     """Takes looks, and says once of each stall what it is.
 
     :param after_s: how long nothing must go on.
+    :param since_s: from when on there is something to look at (CLOCK_MONOTONIC).
     :param least_bytes: what a connection has to carry between two looks so that something goes on.
     :param least_cpu_share: likewise of a core, what processes that are waited for have to use.
     """
 
     def __init__(
-        self, after_s: float, *, least_bytes: int = _FRAME_BYTES, least_cpu_share: float = _CPU_SHARE
+        self,
+        after_s: float,
+        *,
+        since_s: float = 0.0,
+        least_bytes: int = _FRAME_BYTES,
+        least_cpu_share: float = _CPU_SHARE,
     ) -> None:
         self._after_s = after_s
+        self._period_s = after_s / _LOOKS
+        self._next_s = since_s + self._period_s
         self._least_bytes, self._least_cpu_share = least_bytes, least_cpu_share
         self._before: StallLook | None = None
         self._moved_s: float | None = None
         self._is_said = False
+
+    def due(self, now_s: float) -> bool:
+        """Whether it is time for another look, which then has to be taken."""
+        if now_s < self._next_s:
+            return False
+        self._next_s = now_s + self._period_s
+        return True
 
     def moved(self) -> None:
         """Something has gone on, by another's word: an event of the application."""

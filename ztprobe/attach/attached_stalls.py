@@ -21,7 +21,6 @@ from ztprobe.pods.participants import Participant, Participants
 
 __all__ = ("AttachedStalls", "look_at_participants", "who_waits")
 
-_LOOKS = 4  # within the time after which a stall is one: so long after it at the latest it is named
 # Between two looks: more than polls and heartbeats of frameworks carry, less than any model.
 _CONTROL_BYTES = 4096
 _CONTROL_CPU_SHARE = 0.05  # of a core: more than what polls, waits and logs
@@ -37,9 +36,12 @@ class AttachedStalls:
         self, participants: Participants, namespaces: Namespaces, owners: OwnerLog, *, after_s: float
     ) -> None:
         self._participants, self._namespaces, self._owners = participants, namespaces, owners
-        self._watch = StallWatch(after_s, least_bytes=_CONTROL_BYTES, least_cpu_share=_CONTROL_CPU_SHARE)
-        self._period_s = after_s / _LOOKS
-        self._next_s = time.monotonic() + self._period_s
+        self._watch = StallWatch(
+            after_s,
+            since_s=time.monotonic(),
+            least_bytes=_CONTROL_BYTES,
+            least_cpu_share=_CONTROL_CPU_SHARE,
+        )
         self._seen_events = 0
         self.found: list[Stall] = []
 
@@ -52,9 +54,8 @@ class AttachedStalls:
         if len(rounds.events) != self._seen_events:
             self._seen_events = len(rounds.events)
             self._watch.moved()
-        if now_s < self._next_s or rounds.between:
+        if rounds.between or not self._watch.due(now_s):
             return None
-        self._next_s = now_s + self._period_s
         everybody = self._participants.all
         look = look_at_participants(everybody, self._namespaces.held, self._owners)
         stall = self._watch.take(look, round_number=rounds.now)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
-from ztprobe.cli.options import cluster_options
+from ztprobe.cli.options import cluster_access, cluster_options
+from ztprobe.cli.profile_pods import node_option
 from ztprobe.errors import UsageError, WorkloadError
-
-if TYPE_CHECKING:
-    from ztprobe.kubernetes.access import ClusterAccess
 
 __all__ = ("attach_options", "trace_attached")
 
@@ -69,7 +67,7 @@ _OPTIONS = (
         "pod; its clients on other nodes are seen from the server's side.",
     ),
     click.option("-n", "--namespace", default="default", show_default=True, help="Of a cluster's pods."),
-    click.option("--node", metavar="NAME", help="This node's name in the cluster. [default: $NODE_NAME]"),
+    node_option,
     cluster_options,
 )
 _OF_CLUSTER = ("namespace", "node", "context", "kubeconfig")
@@ -140,7 +138,11 @@ def trace_attached(context: click.Context) -> bool:
         framework=given["framework"],
         events_from=given["events_from"],
         stall_after_s=given["stall_after"],
-        cluster=_cluster(given),
+        cluster=cluster_access(
+            *(given[name] for name in ("runtime", "context", "kubeconfig")),
+            namespace=given["namespace"],
+            node=given["node"],
+        ),
     )
     check_attach(request.out)
     with open_progress(quiet=given["quiet"]) as progress:
@@ -150,14 +152,6 @@ def trace_attached(context: click.Context) -> bool:
         progress.done(str(directory))
     _print(report, as_json=given["as_json"])
     return True
-
-
-def _cluster(given: Mapping[str, Any]) -> ClusterAccess | None:
-    from ztprobe.kubernetes.access import ClusterAccess
-
-    if given["runtime"] != "kubernetes":
-        return None
-    return ClusterAccess(**{name: given[name] for name in _OF_CLUSTER})
 
 
 def _report(directory: Path, coverage_floor: float, note: Callable[[str], None]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ztprobe.cli.options import cluster_options
+from ztprobe.cli.options import cluster_access, cluster_options
 from ztprobe.cli.output import say, say_json
 from ztprobe.cli.policy_objects import read_files
 from ztprobe.cli.profile_pods import node_option
@@ -15,7 +15,6 @@ from ztprobe.errors import UsageError
 
 if TYPE_CHECKING:
     from analysis.results.packet_filter import PacketFilter
-    from ztprobe.kubernetes.access import ClusterAccess
     from ztprobe.policy.model import Objects
 
 __all__ = ("drops",)
@@ -122,11 +121,14 @@ def drops(
     if run is None:
         from ztprobe.cli.drops_live import LiveRequest, watch_drops
 
+        cluster = cluster_access(runtime, context, kubeconfig, namespace=namespace, node=node)
+        if cluster is not None and live_run is not None:
+            raise UsageError("--run names a run of the local runtime; leave it out with --runtime kubernetes")
         if follow and seconds is not None:
             raise UsageError("--follow goes on until Ctrl-C, --for ends by itself: leave one out")
         watch_drops(
             LiveRequest(
-                cluster=_cluster(runtime, namespace, node, context, kubeconfig, live_run),
+                cluster=cluster,
                 selector=selector,
                 namespace=namespace,
                 run=live_run,
@@ -140,8 +142,12 @@ def drops(
             )
         )
         return
-    of_cluster = {"--runtime": runtime != "local", "--node": node, "--context": context}
-    live = of_cluster | {"--follow": follow, "--for": seconds, "--selector": selector, "--run": live_run}
+    of_cluster = {"--node": node, "--context": context, "--kubeconfig": kubeconfig}
+    live = (
+        {"--runtime": runtime != "local"}
+        | of_cluster
+        | {"--follow": follow, "--for": seconds, "--selector": selector, "--run": live_run}
+    )
     for option, given in live.items():
         if given:
             raise UsageError(f"{option}: is about pods that run now, and {run} is a saved run: leave one out")
@@ -209,23 +215,3 @@ def _known(option: str, given: tuple[str, ...], names: list[str]) -> None:
     for one in given:
         if one not in names:
             raise UsageError(f"{option} {one}: is none of this run's: {', '.join(names) or 'it has none'}")
-
-
-def _cluster(
-    runtime: str,
-    namespace: str | None,
-    node: str | None,
-    context: str | None,
-    kubeconfig: str | None,
-    live_run: str | None,
-) -> ClusterAccess | None:
-    if runtime == "local":
-        for option, given in {"--node": node, "--context": context, "--kubeconfig": kubeconfig}.items():
-            if given is not None:
-                raise UsageError(f"{option}: is about a cluster's pods (--runtime kubernetes)")
-        return None
-    if live_run is not None:
-        raise UsageError("--run names a run of the local runtime; leave it out with --runtime kubernetes")
-    from ztprobe.kubernetes.access import ClusterAccess
-
-    return ClusterAccess(namespace=namespace or "default", node=node, context=context, kubeconfig=kubeconfig)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +99,8 @@ class WatchedPods:
         return True
 
     def _look_at_cluster(self, cluster: WatchedCluster) -> bool:
+        from ztprobe.policy.simulation import merged
+
         cluster.look()
         pods, in_force = cluster.pods, cluster.in_force
         seen = ([(pod.name, pod.netns_inode) for pod in pods], [since for since, _ in in_force])
@@ -106,15 +108,12 @@ class WatchedPods:
             return False
         self._seen, self.pods = seen, pods
         self.chosen = {(_CLUSTER, pod.name) for pod in pods if self._selector.matches(pod.labels)}
-        self.deployments = [self._deployment_of(_CLUSTER, pods, in_force)]
         # Policies know pods on every node, and by them a packet's other end has a name.
-        known = in_force[-1][1]
-        names = {
-            str(address): pod.name
-            for pod in (known.pods if known is not None else ())
-            for address in pod.addresses
-        }
-        self.deployments[0] = replace(self.deployments[0], names=names | dict(self.deployments[0].names))
+        everywhere = known.pods if (known := in_force[-1][1]) is not None else ()
+        names = {str(address): pod.name for pod in everywhere for address in pod.addresses}
+        if self._request.objects is not None:
+            in_force = [(0, merged(self._request.objects, everywhere))]
+        self.deployments = [self._deployment_of(_CLUSTER, pods, in_force, names)]
         return True
 
     def check(self) -> None:
@@ -171,8 +170,13 @@ class WatchedPods:
         return self._deployment_of(run, pods, with_pods or [(0, None)])
 
     def _deployment_of(
-        self, name: str, pods: Sequence[Pod], in_force: Sequence[tuple[int, Objects | None]]
+        self,
+        name: str,
+        pods: Sequence[Pod],
+        in_force: Sequence[tuple[int, Objects | None]],
+        elsewhere: Mapping[str, str] | None = None,
     ) -> Deployment:
+        """:param elsewhere: address -> pod, of others."""
         from analysis.results.drop_explanations import DropExplainer
         from analysis.results.drops_live import Deployment
         from ztprobe.kernelnet.netns import inode
@@ -181,7 +185,7 @@ class WatchedPods:
         return Deployment(
             name=name,
             places=places | {pod.netns_inode: pod.name for pod in pods},
-            names={pod.address: pod.name for pod in pods},
+            names={**(elsewhere or {}), **{pod.address: pod.name for pod in pods}},
             explainers=[(since, DropExplainer(each, unknown=_UNKNOWN)) for since, each in in_force],
         )
 

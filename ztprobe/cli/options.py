@@ -7,14 +7,18 @@ import os
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ztprobe.errors import PreflightError, UsageError
 
+if TYPE_CHECKING:
+    from ztprobe.kubernetes.access import ClusterAccess
+
 __all__ = (
     "OutPath",
+    "cluster_access",
     "cluster_options",
     "coverage_floor_option",
     "percent",
@@ -122,3 +126,26 @@ def cluster_options(command: _Command) -> _Command:
     ):
         command = option(command)
     return command
+
+
+def cluster_access(
+    runtime: str | None,
+    context: str | None,
+    kubeconfig: str | None,
+    *,
+    namespace: str | None = None,
+    node: str | None = None,
+) -> ClusterAccess | None:
+    """The cluster that is asked; None: --runtime says that none is.
+
+    :param namespace: None: default.
+    :raises UsageError: there is none, and an option is about it.
+    """
+    if runtime != "kubernetes":
+        for option, given in {"--node": node, "--context": context, "--kubeconfig": kubeconfig}.items():
+            if given is not None:
+                raise UsageError(f"{option}: is about a cluster, which --runtime kubernetes asks")
+        return None
+    from ztprobe.kubernetes.access import ClusterAccess
+
+    return ClusterAccess(namespace=namespace or "default", node=node, context=context, kubeconfig=kubeconfig)

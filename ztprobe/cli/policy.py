@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import click
 
-from ztprobe.cli.options import cluster_options
+from ztprobe.cli.options import cluster_access, cluster_options
 from ztprobe.cli.output import say_whole
 from ztprobe.cli.policy_objects import PORT, is_large, read_files, working
 from ztprobe.errors import RunDirError, UsageError
 
 if TYPE_CHECKING:
+    from ztprobe.kubernetes.access import ClusterAccess
     from ztprobe.policy.model import Objects
 
 __all__ = ("policy",)
@@ -114,8 +115,8 @@ def explain(
     from ztprobe.policy.remedies import missing_rules
     from ztprobe.rundir.store import dump_json
 
-    live = _Live(runtime, context, kubeconfig)
-    explainer = Explainer(_objects(files, namespace, live, run, moment))
+    cluster = cluster_access(runtime, context, kubeconfig)
+    explainer = Explainer(_objects(files, namespace, cluster, run, moment))
     number, protocol = port
     found = explainer.explain(source, target, protocol, number)
     rules = missing_rules(explainer.objects, found)
@@ -158,7 +159,7 @@ def matrix(
     from ztprobe.policy.matrix import reach
     from ztprobe.rundir.store import dump_json, write_atomically
 
-    objects = _objects(files, namespace, _Live(runtime, context, kubeconfig))
+    objects = _objects(files, namespace, cluster_access(runtime, context, kubeconfig))
     with working("asking who reaches whom", is_large(objects)):
         found = reach(objects)
     if html is not None:
@@ -198,7 +199,7 @@ def check(
     from ztprobe.policy.findings import check as check_objects
     from ztprobe.rundir.store import dump_json
 
-    objects = _objects(files, namespace, _Live(runtime, context, kubeconfig))
+    objects = _objects(files, namespace, cluster_access(runtime, context, kubeconfig))
     with working("checking", is_large(objects)):
         found = check_objects(objects)
     if as_json:
@@ -251,26 +252,17 @@ def simulate(
     context.exit(_DENIED if "denied" in verdicts else _UNDECIDABLE if "undecidable" in verdicts else 0)
 
 
-class _Live(NamedTuple):
-    # The cluster that is asked; without a runtime none is.
-    runtime: str | None
-    context: str | None
-    kubeconfig: str | None
-
-
 def _objects(
     files: tuple[str, ...],
     namespace: str | None,
-    live: _Live,
+    cluster: ClusterAccess | None,
     run: Path | None = None,
     moment: str | None = None,
 ) -> Objects:
     if moment is not None and (run is None or files):
         raise UsageError(f"--at {moment}: is about the policies of a saved run (--run, without -f)")
-    if live.runtime is not None:
-        return _of_cluster(files, namespace, live, run)
-    if live.context is not None or live.kubeconfig is not None:
-        raise UsageError("--context, --kubeconfig: are about a live cluster, which --runtime kubernetes asks")
+    if cluster is not None:
+        return _of_cluster(files, namespace, cluster, run)
     if run is None:
         if not files:
             raise UsageError("-f or --runtime kubernetes (explain: or --run) says where the objects are")
@@ -293,15 +285,16 @@ def _objects(
     return objects
 
 
-def _of_cluster(files: tuple[str, ...], namespace: str | None, live: _Live, run: Path | None) -> Objects:
-    from ztprobe.kubernetes.api import Api
+def _of_cluster(
+    files: tuple[str, ...], namespace: str | None, cluster: ClusterAccess, run: Path | None
+) -> Objects:
     from ztprobe.kubernetes.policy_objects import cluster_objects
 
     for option, given in {"-f": files, "--run": run, "--namespace": namespace}.items():
         if given:
             raise UsageError(f"{option}: --runtime kubernetes takes the cluster's objects; leave one out")
     with working("asking the cluster", long=True):
-        return cluster_objects(Api(live.kubeconfig, live.context))
+        return cluster_objects(cluster.api())
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -14,7 +14,6 @@ from ztprobe.runtime.interface import Runtime
 
 __all__ = ("RunStalls", "processes_of", "stalls_of", "workload_pods")
 
-_LOOKS = 4  # within the time after which a stall is one: so long after it at the latest it is named
 _DEADLINE = "the server's deadline (FL_ROUND_DEADLINE_S)"
 
 
@@ -67,9 +66,7 @@ class RunStalls:
         self._look = look
         self._since_s = since_s
         self._deadline_s = deadline_s
-        self._watch = StallWatch(after_s)
-        self._period_s = after_s / _LOOKS
-        self._next_s = since_s + self._period_s
+        self._watch = StallWatch(after_s, since_s=since_s)
         self._round: int | None = None
         self._is_open = True  # something is waited for
         self._came: set[str] = set()
@@ -89,9 +86,8 @@ class RunStalls:
 
     def overdue(self, now_s: float) -> Stall | None:
         """A stall, once each time; looks only now and then."""
-        if not self._is_open or now_s < self._next_s:
+        if not self._is_open or not self._watch.due(now_s):
             return None
-        self._next_s = now_s + self._period_s
         missing = [client for client in self._clients if client not in self._came]
         timeouts = []
         if self._deadline_s is not None and missing:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import os
 import socket
-import threading
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -19,7 +18,9 @@ from typing import Any
 
 from ztprobe.errors import UsageError, ZtprobeError
 from ztprobe.kubernetes.api import Api, Object
+from ztprobe.kubernetes.pod_facts import LOGS, NODE_NAME, cgroup_uid, is_over, newest_log
 from ztprobe.kubernetes.policy_objects import cluster_documents
+from ztprobe.kubernetes.repeated import Repeated
 from ztprobe.pods.cgroup_path import pod_of_path
 from ztprobe.pods.labelled import Labelled
 from ztprobe.pods.process_table import OneProcess
@@ -28,12 +29,7 @@ from ztprobe.pods.targets import Target
 
 __all__ = ("ClusterLabelledPods",)
 
-_NODE_NAME = "NODE_NAME"  # as the downward API gives it to an agent's pod
-_STATIC_UID = "kubernetes.io/config.hash"  # a static pod's cgroup is named after this, not its UID
 _DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
-_ENDED = ("Succeeded", "Failed")
-_LOGS = Path("/var/log/pods")  # where kubelet links the containers' logs, one file for each start
-_ASK_AGAIN_S = 2.0
 _MOST_CHANGES = 1_000  # of objects; those of a cluster in which pods come and go all the time have no end
 
 
@@ -56,7 +52,7 @@ class _Listed:
         containers = [str(one.get("name", "")) for one in spec.get("containers") or ()]
         return cls(
             name=metadata["name"],
-            uid=annotations.get(_STATIC_UID) or metadata["uid"],
+            uid=cgroup_uid(pod),
             api_uid=metadata["uid"],
             node=spec.get("nodeName") or "",
             addresses=tuple(filter(None, listed)),
@@ -71,13 +67,12 @@ class ClusterLabelledPods:
         the node that pods which are seen here are on, else the host's name.
     """
 
-    def __init__(self, api: Api, namespace: str, *, node: str | None = None, logs: Path = _LOGS) -> None:
+    def __init__(self, api: Api, namespace: str, *, node: str | None = None, logs: Path = LOGS) -> None:
         self._api, self._namespace, self._logs = api, namespace, logs
-        self._node = node or os.environ.get(_NODE_NAME)
+        self._node = node or os.environ.get(NODE_NAME)
         self._guessed_node = socket.gethostname().lower()
         self._listed: dict[str, list[_Listed]] = {}  # by selector
-        self._asked_s = 0.0
-        self._is_asking = False
+        self._again = Repeated(self._ask_again)
         # Since when (CLOCK_MONOTONIC nanoseconds; 0: since before anybody looked), the oldest first.
         self._in_force: list[tuple[int, list[dict[str, Any]]]] = []
         self._objects_problem = ""
@@ -166,26 +161,23 @@ class ClusterLabelledPods:
         if len(pods) != 1:
             return None
         directory = self._logs / f"{self._namespace}_{pods[0].name}_{pods[0].api_uid}" / pods[0].container
-        starts = {int(path.stem): path for path in directory.glob("*.log") if path.stem.isdigit()}
-        return starts[max(starts)] if starts else None
+        log = newest_log(directory)
+        return log if log.exists() else None
 
     def _pods(self, selector: str) -> list[_Listed]:
         """What the API said last; it is asked again behind the scenes, so that nobody waits for it."""
         if selector not in self._listed:
             self._listed[selector] = self._ask(selector)
-        if time.monotonic() - self._asked_s > _ASK_AGAIN_S and not self._is_asking:
-            self._is_asking = True
-            threading.Thread(target=self._ask_again, args=(list(self._listed),), daemon=True).start()
+        self._again.look()
         return self._listed[selector]
 
     def _ask(self, selector: str) -> list[_Listed]:
         pods = self._api.objects("pods", self._namespace, selector)
-        self._asked_s = time.monotonic()
-        return [_Listed.of(pod) for pod in pods if pod["status"].get("phase") not in _ENDED]
+        return [_Listed.of(pod) for pod in pods if not is_over(pod)]
 
-    def _ask_again(self, selectors: Iterable[str]) -> None:
+    def _ask_again(self) -> None:
         try:
-            for selector in selectors:
+            for selector in list(self._listed):
                 self._listed[selector] = self._ask(selector)
             self._read_objects()
             if self._is_away:
@@ -195,9 +187,6 @@ class ClusterLabelledPods:
             if not self._is_away:
                 self._notes.append(f"{error}; the pods known so far are watched, and it is asked again")
             self._is_away = True
-        finally:
-            self._asked_s = time.monotonic()
-            self._is_asking = False
 
 
 @functools.lru_cache(maxsize=4096)

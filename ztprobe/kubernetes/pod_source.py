@@ -18,6 +18,7 @@ from pathlib import Path
 from ztprobe.errors import EnforcementError, PreflightError, UsageError, ZtprobeError
 from ztprobe.kernelnet.netns import inode
 from ztprobe.kubernetes.api import Api, Object
+from ztprobe.kubernetes.pod_facts import LOGS, NODE_NAME, cgroup_uid, is_over, newest_log
 from ztprobe.pods.cgroup import PodNamespaces, find_namespaces, find_processes, lasting
 from ztprobe.pods.links import host_end, pod_interface
 from ztprobe.pods.model import NOWHERE, Pod
@@ -27,10 +28,6 @@ from ztprobe.pods.source import Found, Processes
 
 __all__ = ("Cluster",)
 
-_NODE_NAME = "NODE_NAME"  # as the downward API gives it to an agent's pod
-_STATIC_UID = "kubernetes.io/config.hash"  # a static pod's cgroup is named after this, not its UID
-_ENDED = ("Succeeded", "Failed")
-_LOGS = Path("/var/log/pods")  # where kubelet links the containers' logs, one file for each restart
 _FEW = 3
 _ASK_AGAIN_S = 2.0
 
@@ -44,7 +41,7 @@ class Cluster:
     """
 
     def __init__(self, node: str | None = None, api: Api | None = None) -> None:
-        self._named = node or os.environ.get(_NODE_NAME)
+        self._named = node or os.environ.get(NODE_NAME)
         self._node = self._named or socket.gethostname().lower()
         self._api = api or Api()
         self._namespaces: PodNamespaces | None = None
@@ -61,7 +58,7 @@ class Cluster:
         :raises EnforcementError: a pod is not to be touched (hostNetwork), or nothing of it runs yet.
         """
         listed = self._api.objects("pods", namespace, selector.text)
-        alive = [pod for pod in listed if pod["status"].get("phase") not in _ENDED]
+        alive = [pod for pod in listed if not is_over(pod)]
         if not alive:
             there = [_words(pod) for pod in self._api.objects("pods", namespace)]
             raise no_match(selector, namespace, there, option=option)
@@ -161,8 +158,7 @@ class Cluster:
         for namespace in sorted({pod.namespace for pod in pods}):
             for found in self._api.objects("pods", namespace):
                 metadata, status = found["metadata"], found["status"]
-                annotations = metadata.get("annotations") or {}
-                self._uids[metadata["uid"]] = annotations.get(_STATIC_UID) or metadata["uid"]
+                self._uids[metadata["uid"]] = cgroup_uid(found)
                 for kind in ("initContainerStatuses", "containerStatuses"):
                     for container in status.get(kind) or ():
                         # RUNTIME://ID, empty before it is made
@@ -172,9 +168,7 @@ class Cluster:
 
     def log(self, pod: Pod, container: str) -> Path:
         """See `PodSource`: of the container's latest start. Lines are kubelet's (time, stream, tag, text)."""
-        directory = _LOGS / f"{pod.namespace}_{pod.name}_{pod.uid}" / container
-        starts = [int(path.stem) for path in directory.glob("*.log") if path.stem.isdigit()]
-        return directory / f"{max(starts, default=0)}.log"
+        return newest_log(LOGS / f"{pod.namespace}_{pod.name}_{pod.uid}" / container)
 
     def _seen(self) -> PodNamespaces:
         if self._namespaces is None:
@@ -188,9 +182,7 @@ class Cluster:
         return self._named is None and self._netns(pod) is not None
 
     def _netns(self, pod: Object) -> Path | None:
-        metadata = pod["metadata"]
-        uids: tuple[str, str] = ((metadata.get("annotations") or {}).get(_STATIC_UID, ""), metadata["uid"])
-        pods = self._seen().pods
+        uids, pods = (cgroup_uid(pod), pod["metadata"]["uid"]), self._seen().pods
         return next((pods[uid] for uid in uids if uid in pods), None)
 
     def _resolve(self, pod: Object) -> Pod:

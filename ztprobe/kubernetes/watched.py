@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Collection
 
@@ -10,12 +9,11 @@ from ztprobe.errors import ZtprobeError
 from ztprobe.kubernetes.api import Api
 from ztprobe.kubernetes.pod_source import Cluster
 from ztprobe.kubernetes.policy_objects import cluster_objects
+from ztprobe.kubernetes.repeated import Repeated
 from ztprobe.pods.model import Pod
 from ztprobe.policy.model import Objects
 
 __all__ = ("WatchedCluster",)
-
-_ASK_AGAIN_S = 2.0
 
 
 class WatchedCluster:
@@ -34,14 +32,11 @@ class WatchedCluster:
         # Since when (CLOCK_MONOTONIC nanoseconds; 0: since before anybody looked), the oldest first.
         self.in_force: list[tuple[int, Objects | None]] = [(0, None)]
         self._read_objects()
-        self._asked_s = time.monotonic()
-        self._is_asking = False
+        self._again = Repeated(self._ask_again)
 
     def look(self) -> None:
         """Ask again, if it is time to. Nobody waits for the answer."""
-        if time.monotonic() - self._asked_s > _ASK_AGAIN_S and not self._is_asking:
-            self._is_asking = True
-            threading.Thread(target=self._ask_again, daemon=True).start()
+        self._again.look()
 
     def fresh_notes(self) -> Collection[str]:
         """For people, since the last time."""
@@ -55,9 +50,6 @@ class WatchedCluster:
             self._read_objects()
         except ZtprobeError as error:
             self._say(f"{error}; the pods known so far are watched, and it is asked again")
-        finally:
-            self._asked_s = time.monotonic()
-            self._is_asking = False
 
     def _read_objects(self) -> None:
         try:
