@@ -38,11 +38,14 @@ def settled(run: Run) -> Run:
     if told["source"] == "log" and told["uncertainty_ns"] <= EXACT_NS:
         return run
     seen = seen_of(run)
-    rounds = infer_rounds(seen.at_clients, seen.at_server)
+    # A round that is cut off has a name as well, which would else be given to the one beside it.
+    begun = infer_rounds(seen.at_clients, seen.at_server, also_cut_off=True)
+    rounds = [one for one in begun if one.whole]
     if not rounds:
         return run
     clock = Clock.of_run(run.meta)
-    if told["source"] == "log" and (pairs := named(run.rounds, rounds)):
+    pairs = named(run.rounds, begun) if told["source"] == "log" else []
+    if pairs := [(name, one) for name, one in pairs if one.whole]:
         detail = f"{told['detail']}; it names the rounds, their times are the traffic's"
         return _with(run, [event for pair in pairs for event in _events(*pair, clock)], "log", detail, pairs)
     pairs = [(Named(number, {}), one) for number, one in enumerate(rounds, 1)]

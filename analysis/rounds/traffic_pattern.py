@@ -48,6 +48,7 @@ class InferredRound:
     end_uncertainty_ns: int
     clients: tuple[str, ...]  # whose updates were seen
     evaluations: int  # models of this round that no update answered
+    whole: bool = True  # False: the record began or ended within it
 
 
 @dataclass(frozen=True)
@@ -57,20 +58,27 @@ class RoundExchange:
     client: str
     model: TrafficMessage
     update: TrafficMessage
+    whole: bool = True  # False: the record began or ended between the two, and one of them was not seen
 
 
 def infer_rounds(
-    transfers: Iterable[TrafficTransfer], at_server: Iterable[TrafficTransfer] = ()
+    transfers: Iterable[TrafficTransfer],
+    at_server: Iterable[TrafficTransfer] = (),
+    *,
+    also_cut_off: bool = False,
 ) -> list[InferredRound]:
     """The rounds that were whole within what was seen.
 
     :param transfers: between the clients and whatever they speak with: the server, or a hub.
     :param at_server: where that is a hub, between the server and the hub (down: towards the hub): boundaries
         are the server's own, and a hub's clients see them late.
+    :param also_cut_off: those as well that the record's two ends cut off and that an exchange is seen of.
     """
+    transfers = list(transfers)
     messages = messages_of(transfers)
     exchanges, unanswered = _exchanges(messages)
-    groups = _rounds(exchanges)
+    cut_off = _cut_off(exchanges, messages, max((one.last_ns for one in transfers), default=0))
+    groups = _rounds(sorted([*exchanges, *cut_off], key=lambda one: one.model))
     if not groups or _is_asynchronous(groups):
         return []
     server = ServerSide(at_server)
@@ -89,7 +97,8 @@ def infer_rounds(
         server.concluded(_over_ns(group, messages, next_ns), next_ns)
         for group, next_ns in zip(groups, following, strict=True)
     ]
-    return _bounded(groups, starts, ends, unanswered)
+    rounds = _bounded(groups, starts, ends, unanswered)
+    return [one for one in rounds if one.whole or also_cut_off]
 
 
 def exchanges_of(messages: Sequence[TrafficMessage]) -> list[RoundExchange]:
@@ -114,6 +123,32 @@ def _exchanges(messages: Sequence[TrafficMessage]) -> tuple[list[RoundExchange],
     return sorted(exchanges, key=lambda one: one.model), sorted(unanswered)
 
 
+def _cut_off(
+    exchanges: Sequence[RoundExchange], messages: Sequence[TrafficMessage], end_ns: int
+) -> list[RoundExchange]:
+    """What the record's two ends cut off: updates without their model, and models without their update.
+
+    They are of clients that take part later, or did before, and fall into a round that others are seen in: it
+    is that round which is not whole. Who has a model for much longer than any exchange took will not answer.
+    """
+    if not exchanges:
+        return []
+    first_ns, last_ns = exchanges[0].model.first_ns, max(one.update.last_ns for one in exchanges)
+    longest_ns = max(one.update.last_ns - one.model.first_ns for one in exchanges)
+    first = {message.client: message for message in reversed(messages)}
+    last = {message.client: message for message in messages}
+    found = []
+    for client in sorted({one.client for one in exchanges}):
+        update, model = first[client], last[client]
+        if not update.down and update.last_ns > first_ns:
+            unseen = TrafficMessage(messages[0].first_ns, messages[0].first_ns, client, True, 0)
+            found.append(RoundExchange(client, unseen, update, whole=False))
+        if model.down and model.first_ns < last_ns and end_ns - model.first_ns < 2 * longest_ns:
+            unseen = TrafficMessage(end_ns, end_ns, client, False, 0)
+            found.append(RoundExchange(client, model, unseen, whole=False))
+    return found
+
+
 def _rounds(exchanges: Sequence[RoundExchange]) -> list[list[RoundExchange]]:
     """Exchanges in rounds.
 
@@ -130,15 +165,32 @@ def _rounds(exchanges: Sequence[RoundExchange]) -> list[list[RoundExchange]]:
 
 
 def _split(exchanges: Sequence[RoundExchange], *, also_when_over: bool) -> list[list[RoundExchange]]:
-    groups: list[list[RoundExchange]] = []
+    groups: list[list[RoundExchange]] = [[]]
     for one in exchanges:
-        group = groups[-1] if groups else []
-        again = any(other.client == one.client for other in group)
-        over = also_when_over and all(other.update.last_ns < one.model.first_ns for other in group)
-        if not group or again or over:
+        group = groups[-1]
+        if any(other.client == one.client for other in group):
+            cut = _cut(group, one)
+            groups[-1:] = [group[:cut], group[cut:]]
+        elif also_when_over and group and _is_over(group, one):
             groups.append([])
         groups[-1].append(one)
-    return groups
+    return [group for group in groups if group]
+
+
+def _cut(group: Sequence[RoundExchange], again: RoundExchange) -> int:
+    """How many exchanges of a group are the round before, now that one of its clients takes part again.
+
+    Whoever is missing from a round, or was not yet watched in it, takes part in the next before that client:
+    the next round begins at the latest place where all before was over. Where rounds overlap there is none,
+    and the client's second exchange is the next round's first.
+    """
+    earliest = 1 + next(i for i, one in enumerate(group) if one.client == again.client)
+    places = [i for i in range(earliest, len(group)) if _is_over(group[:i], group[i])]
+    return len(group) if not places or _is_over(group, again) else places[-1]
+
+
+def _is_over(group: Sequence[RoundExchange], following: RoundExchange) -> bool:
+    return all(other.update.last_ns < following.model.first_ns for other in group)
 
 
 def _is_asynchronous(groups: Sequence[Sequence[RoundExchange]]) -> bool:
@@ -235,6 +287,7 @@ def _bounded(
                 ),
                 clients=tuple(sorted(one.client for one in group)),
                 evaluations=len(models),
+                whole=all(one.whole for one in group),
             )
         )
     return rounds

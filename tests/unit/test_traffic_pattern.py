@@ -254,6 +254,41 @@ def test_an_attachment_in_the_middle_of_a_round() -> None:
         assert 0 <= one.start_ns - start_ns <= 200 * MS
 
 
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("evaluates", [False, True])
+@pytest.mark.parametrize("clients", [2, 3, 5])
+def test_a_record_that_begins_or_ends_anywhere_in_a_round(
+    clients: int, evaluates: bool, missing: bool
+) -> None:
+    """Between any two messages, one client's model before the record and another's in it."""
+    for seed in range(8):
+        traffic = Traffic(FIVE[:clients], seed=seed)
+        for i in range(6):
+            takes_part = FIVE[1:clients] if missing and i % 3 == 1 else None
+            spread_ms, pause_ms = traffic.random.choice((1, 50, 200)), traffic.random.choice((0, 50))
+            traffic.round(takes_part, evaluates=evaluates, spread_ms=spread_ms, pause_ms=pause_ms)
+        everything, truth = traffic.transfers, traffic.truth
+        first = [one for one in everything if one.first_ns < truth[0][1]]
+        last = [one for one in everything if one.first_ns >= truth[-1][0]]
+        for since_ns in {one.first_ns + 1 for one in first}:
+            traffic.transfers = [one for one in everything if one.first_ns >= since_ns]
+            traffic.truth = truth[1:]
+            traffic.found()
+        updates = [one.last_ns for one in last if not one.down and one.bytes == MODEL_BYTES]
+        for until_ns in {one.last_ns for one in last if one.last_ns < max(updates)}:
+            traffic.transfers = [one for one in everything if one.last_ns <= until_ns]
+            traffic.truth = truth[:-1]
+            traffic.found()
+
+
+def test_a_client_that_dies_in_the_last_round() -> None:
+    traffic = Traffic(FIVE[:3])
+    for i in range(4):
+        traffic.round(fails=FIVE[:1] if i == 3 else ())
+    traffic.poll(60)  # it is not waited for: nothing that it was given long ago will be answered
+    assert [len(one.clients) for one in traffic.found()] == [3, 3, 3, 2]
+
+
 def test_asynchronous_training_has_no_rounds() -> None:
     traffic = Traffic(FIVE)
     for i, client in enumerate(FIVE):  # each at its own pace
