@@ -7,7 +7,6 @@ path; the round is named after the one whose phase took longest.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -20,7 +19,7 @@ from analysis.flows.processes import Processes
 from analysis.flows.proxies import proxy_pids, speak_for_applications
 from analysis.flows.repairs import repairs_of
 from analysis.flows.roles import handing_to_nobodys, parts_of
-from analysis.flows.setups import setups_of
+from analysis.flows.setups import holding_up, setups_of
 from analysis.flows.turns import channels_of, place_arrivals, round_trips_of
 from analysis.intervals import Interval, Segment, overlap_ns, paint
 from analysis.ledger.coverage import losses_of
@@ -134,12 +133,9 @@ class _Builder:
         base = way.base if way is not None else []
         overlays = repairs_of(self.events, way.turns) if way is not None else []
         if way is not None:
-            # Once it has handed its update over, no connection of the client's holds that up.
             until_ns = phase.end_ns if way.handed_ns is None else way.handed_ns
-            overlays += [
-                dataclasses.replace(one, end_ns=min(one.end_ns, until_ns)) for one in self.setups[way.client]
-            ]
-            overlays += self.hub_setups
+            overlays += holding_up(self.setups[way.client], compute=way.compute, until_ns=until_ns)
+            overlays += holding_up(self.hub_setups, compute=None, until_ns=phase.end_ns)
         return paint(phase.start_ns, phase.end_ns, base, overlays)
 
     def _client(

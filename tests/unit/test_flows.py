@@ -17,7 +17,7 @@ from analysis.evidence.values import Endpoint, KernelEvents, Wire
 from analysis.flows.processes import Process, Processes
 from analysis.flows.proxies import speak_for_applications
 from analysis.flows.roles import handing_to_nobodys, parts_of
-from analysis.flows.setups import setups_of
+from analysis.flows.setups import holding_up, setups_of
 from analysis.flows.turns import Channel, channels_of, place_arrivals, round_trips_of
 from analysis.intervals import Segment, paint
 from analysis.ledger.handshakes import TlsHandshake, read_setup
@@ -221,18 +221,23 @@ def on(key: Wire, *turns: tuple[bool, int, int]) -> Channel:
     return Channel(key, 1, found)
 
 
+def overlays_of(channels: list[Channel]) -> list[Segment]:
+    openings = setups_of(secured(), channels, frozenset((NODE, HUB)))
+    return [one for opening in openings for one in opening.overlays]
+
+
 def test_a_tls_handshake_is_no_message_on_its_way() -> None:
     key, tls = shaking_hands()
     begun_ns, over_ns = tls.client_hello_ns, tls.finished_ns
     assert over_ns is not None and over_ns - begun_ns > 100 * MS
     channel = on(key, (True, begun_ns, begun_ns), (False, over_ns - MS, over_ns - MS))
     base = [Segment(begun_ns, over_ns, "propagation")]
-    overlays = setups_of(secured(), [channel], frozenset((NODE, HUB)))
+    overlays = overlays_of([channel])
     assert paint(begun_ns, over_ns, base, overlays) == [Segment(begun_ns, over_ns, "tls_handshake")]
     # Another connection's message goes on beside it: that is what the time went into.
     other = Wire(Endpoint("a", 3), Endpoint("b", 4))
     beside = on(other, (True, begun_ns, begun_ns + 50 * MS))
-    overlays = setups_of(secured(), [channel, beside], frozenset((NODE, HUB)))
+    overlays = overlays_of([channel, beside])
     assert paint(begun_ns, over_ns, base, overlays) == [
         Segment(begun_ns, begun_ns + 50 * MS, "propagation"),
         Segment(begun_ns + 50 * MS, over_ns, "tls_handshake"),
@@ -240,6 +245,36 @@ def test_a_tls_handshake_is_no_message_on_its_way() -> None:
     # What an application says to its own proxy is nobody's handshake.
     alone = dataclasses.replace(channel.turns[0], listener=NODE)
     assert not setups_of(secured(), [Channel(key, 1, [alone])], frozenset((NODE, HUB)))
+
+
+def test_a_connection_for_something_else_holds_up_no_compute() -> None:
+    """Heartbeats make connections of their own while a task computes; an update's is made for the update."""
+    key, tls = shaking_hands()
+    begun_ns, over_ns = tls.client_hello_ns, tls.finished_ns
+    assert over_ns is not None
+    said_ns = over_ns + 5 * MS
+    channel = on(key, (True, begun_ns, begun_ns), (True, said_ns, said_ns + MS))
+    (opening,) = setups_of(secured(), [channel], frozenset((NODE, HUB)))
+    assert opening.said_ns == said_ns
+    later_ns = said_ns + 1000 * MS
+    goes_on, hands_over = (begun_ns - 500 * MS, later_ns), (begun_ns - 500 * MS, said_ns)
+    assert holding_up([opening], compute=goes_on, until_ns=later_ns) == []
+    assert holding_up([opening], compute=hands_over, until_ns=later_ns) == list(opening.overlays)
+    assert holding_up([opening], compute=(said_ns, later_ns), until_ns=later_ns) == list(opening.overlays)
+    assert holding_up([opening], compute=None, until_ns=later_ns) == list(opening.overlays)
+
+
+def test_a_handshake_behind_the_update_holds_nothing_up() -> None:
+    key, tls = shaking_hands()
+    assert tls.finished_ns is not None
+    (opening,) = setups_of(
+        secured(), [on(key, (True, tls.client_hello_ns, tls.finished_ns + MS))], frozenset((NODE, HUB))
+    )
+    handed_ns = tls.client_hello_ns + 10 * MS
+    held = holding_up([opening], compute=None, until_ns=handed_ns)
+    assert held and max(one.end_ns for one in held) == handed_ns
+    assert [one.component for one in held][-1] == "tls_handshake"
+    assert holding_up([opening], compute=None, until_ns=min(one.start_ns for one in opening.overlays)) == []
 
 
 def test_who_listens_did_not_open_the_connection() -> None:
