@@ -56,6 +56,22 @@ def test_five_clients_in_pods(version: str, profile: str, secured: bool, tmp_pat
     check(figures)
 
 
+def test_tasks_that_are_started_from_outside_in_pods(tmp_path: Path) -> None:
+    """Flower's other isolation: a SuperExec in each pod starts tasks, behind policies and mutual TLS."""
+    options = Options(
+        version="1.42",
+        clients=5,
+        profile="net2",
+        isolation="process",
+        network_policy=True,
+        mutual_tls=True,
+        hub_tells=True,
+    )
+    _, _, figures = run_of(options, tmp_path, rounds=3, idle_s=8)
+    assert figures.waits
+    check(figures)
+
+
 @pytest.mark.parametrize("buffered", [False, True], ids=["as-it-comes", "kept-back"])
 def test_rounds_that_the_log_names(buffered: bool, tmp_path: Path) -> None:
     """What `flwr run --stream` prints carries no time, and comes late: at the very end, printed to a file."""

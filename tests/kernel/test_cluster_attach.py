@@ -72,10 +72,7 @@ def test_peers_are_called_as_their_pods(node: KubeNode, tmp_path: Path) -> None:
     done = node.ztprobe(
         *("trace", "--attach", "--runtime", "kubernetes", "-n", "fl", "--server", "app=fl-server"),
         *("--for", "4s", "--out", str(out), "--json"),
-        fails=None,
     )
-    # Rounds as short as these are not always told from traffic alone; what was seen is kept either way.
-    assert done.returncode == 0 or "no round was seen in 4 s" in done.stderr, done.stderr
     assert "rounds are told from the traffic" in done.stderr  # no kubelet's log is in sight
     names = {one["name"] for one in load_run(out).meta["attachment"]["participants"]}
     assert {"fl-server-0", "fl-client-0"} <= names
