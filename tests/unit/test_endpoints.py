@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ztprobe.agent.endpoints import OwnedSocket, merged, topology
-from ztprobe.kernelnet.sockets import TcpSocket, socket_owners, tcp_sockets
+from ztprobe.kernelnet import sockets as sockets_module
+from ztprobe.kernelnet.sockets import SocketTables, TcpSocket, socket_owners, tcp_sockets
 from ztprobe.pods.model import NOWHERE, Pod
 
 
@@ -112,6 +113,49 @@ def test_sockets_of_this_very_process_are_found() -> None:
             mine = {(s.local, s.local_port, s.remote, s.remote_port) for s in found if s.inode in owners}
             assert ("127.0.0.1", port, "", 0) in mine
             assert (*caller.getsockname(), "127.0.0.1", port) in mine
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_a_table_is_read_again_whenever_a_socket_has_come_or_gone(family: socket.AddressFamily) -> None:
+    """The kernel's counters against its table, which is read every time beside it."""
+    tables, own = SocketTables(), _own()
+    host = "127.0.0.1" if family == socket.AF_INET else "::1"
+
+    def seen() -> set[TcpSocket]:
+        found = set(tables.of(1, [2**22 + 1, own]))  # the first of them is no process
+        # Others on this machine come and go; ours have to be as the table has them.
+        mine = {one for one in tcp_sockets(own) if port in _ports(one)}
+        assert {one for one in found if port in _ports(one)} == mine
+        return mine
+
+    with socket.create_server((host, 0), family=family) as listener:
+        port = listener.getsockname()[1]
+        assert [one.listens for one in seen()] == [True]
+        caller = socket.create_connection((host, port))
+        assert 0 in {one.inode for one in seen()}  # nobody has accepted it
+        accepted, _ = listener.accept()
+        assert len(seen()) == 3 and 0 not in {one.inode for one in seen()}
+        caller.close()
+        accepted.close()
+        assert len(seen()) == 1
+    assert not seen()
+
+
+def test_a_quiet_table_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    one = TcpSocket(local="10.0.0.1", local_port=1, remote="10.0.0.2", remote_port=2, inode=9)
+    activity = ["1"]
+    monkeypatch.setattr(sockets_module, "tcp_activity", lambda _pid: activity[0])
+    monkeypatch.setattr(
+        sockets_module, "tcp_sockets", lambda pid: iter([one] if not asked.append(pid) else [])
+    )
+    tables = SocketTables()
+    assert tables.of(1, [7]) == tables.of(1, [7]) == [one]
+    assert asked == [7]
+    activity[0] = "2"
+    tables.of(1, [7])
+    tables.of(2, [8])
+    assert asked == [7, 7, 8]
 
 
 def _own() -> int:

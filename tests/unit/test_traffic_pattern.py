@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -14,15 +12,13 @@ import pytest
 from analysis.evidence.reader import read_events
 from analysis.ledger.connections import topology_of
 from analysis.rounds.messages import TrafficTransfer, messages_of
-from analysis.rounds.round_source import named
-from analysis.rounds.traffic_pattern import InferredRound, infer_rounds
+from analysis.rounds.traffic_pattern import infer_rounds
 from analysis.rounds.transfers import seen_on_wires
 from analysis.run_checks import checked
+from tests.unit.round_traffic import FIVE, MODEL_BYTES, MS, SECOND, Traffic
 from ztprobe.rundir.store import load_run
 
 DATA = Path(__file__).parents[1] / "data"
-MS, SECOND = 1_000_000, 1_000_000_000
-MODEL_BYTES = 4_800_000
 FLOWERS = ("1.42",)
 
 
@@ -73,89 +69,6 @@ def test_unmodified_flower_seen_from_its_clients_alone(version: str) -> None:
     for (start_ns, end_ns), one in zip(truth, rounds, strict=True):
         assert abs(one.start_ns - start_ns) <= one.start_uncertainty_ns
         assert abs(one.end_ns - end_ns) <= one.end_uncertainty_ns
-
-
-@dataclass
-class Traffic:
-    """Makes transfers of a deployment up, and keeps the truth about its rounds."""
-
-    clients: Sequence[str]
-    seed: int = 1
-    down_bytes: int = MODEL_BYTES
-    up_bytes: int = MODEL_BYTES
-    parts: int = 1
-    transfers: list[TrafficTransfer] = field(default_factory=list)
-    truth: list[tuple[int, int]] = field(default_factory=list)
-    now_ns: int = 100 * SECOND
-
-    def __post_init__(self) -> None:
-        self.random = random.Random(self.seed)
-
-    def send(self, client: str, at_ns: int, down: bool, size: int) -> int:
-        """:returns: when all of it was there"""
-        for _ in range(self.parts):
-            end_ns = at_ns + self.random.randrange(20, 60) * MS
-            self.transfers.append(TrafficTransfer(at_ns, end_ns, client, down, size // self.parts))
-            at_ns = end_ns + self.random.randrange(1, 30) * MS
-        return end_ns
-
-    def poll(self, seconds: float, every_s: float = 3.0) -> None:
-        """Idle time: clients ask, the server answers, and sometimes a new TLS connection is made for it."""
-        for client in self.clients:
-            for i in range(int(seconds / every_s)):
-                at_ns = self.now_ns + int(i * every_s * SECOND) + self.random.randrange(SECOND)
-                self.transfers.append(
-                    TrafficTransfer(at_ns, at_ns + MS, client, False, self.random.choice((420, 3200)))
-                )
-                self.transfers.append(
-                    TrafficTransfer(at_ns + MS, at_ns + 2 * MS, client, True, self.random.choice((310, 4100)))
-                )
-        self.now_ns += int(seconds * SECOND)
-
-    def round(
-        self,
-        takes_part: Sequence[str] | None = None,
-        *,
-        fails: Sequence[str] = (),
-        evaluates: bool = False,
-        spread_ms: int = 200,
-        pause_ms: int = 50,
-    ) -> None:
-        """``spread_ms``: how far apart clients begin; ``pause_ms``: until the next round."""
-        start_ns, ends = self.now_ns, [self.now_ns]
-        chosen = list(self.clients if takes_part is None else takes_part)
-        for client in self.random.sample(chosen, len(chosen)):
-            had_ns = self.send(
-                client, start_ns + self.random.randrange(spread_ms) * MS, True, self.down_bytes
-            )
-            if client not in fails:
-                trained_ns = had_ns + self.random.randrange(300, 900) * MS
-                ends.append(self.send(client, trained_ns, False, self.up_bytes))
-        self.now_ns = max(ends) + 20 * MS
-        if evaluates:
-            for client in chosen:
-                had_ns = self.send(
-                    client, self.now_ns + self.random.randrange(spread_ms) * MS, True, self.down_bytes
-                )
-                result_ns = had_ns + 700 * MS
-                self.transfers.append(TrafficTransfer(result_ns, result_ns + MS, client, False, 1_900))
-                ends.append(result_ns)
-            self.now_ns = max(ends) + 20 * MS
-        self.truth.append((start_ns, self.now_ns))
-        self.now_ns += pause_ms * MS
-
-    def found(self) -> list[InferredRound]:
-        """What is made of it; as many as there were, and each where it was."""
-        rounds = infer_rounds(self.transfers)
-        assert len(rounds) == len(self.truth)
-        for (start_ns, end_ns), one in zip(self.truth, rounds, strict=True):
-            assert one.start_ns < end_ns and one.end_ns > start_ns
-            assert abs(one.start_ns - start_ns) <= one.start_uncertainty_ns + 250 * MS
-            assert abs(one.end_ns - end_ns) <= one.end_uncertainty_ns + 250 * MS
-        return rounds
-
-
-FIVE = [f"client-{i}" for i in range(5)]
 
 
 @pytest.mark.parametrize("parts", [1, 20])
@@ -355,55 +268,3 @@ def test_parts_on_several_connections_are_one_message() -> None:
     parts = [TrafficTransfer(i * 10 * MS, i * 10 * MS + 15 * MS, "a", True, 1_000_000) for i in range(10)]
     (message,) = messages_of([*parts, TrafficTransfer(20 * MS, 21 * MS, "a", False, 500)])
     assert message.bytes == 10_000_000 and message.last_ns == 105 * MS
-
-
-def told(
-    traffic: Traffic, received_ns: Sequence[int], uncertainty_ns: int, first: int = 1
-) -> list[dict[str, object]]:
-    return [
-        {"event": "round_start", "round": number, "time_monotonic_ns": ns, "uncertainty_ns": uncertainty_ns}
-        for number, ns in enumerate(received_ns, first)
-    ]
-
-
-def test_a_log_names_the_rounds_and_the_traffic_times_them() -> None:
-    traffic = Traffic(FIVE[:3])
-    for _ in range(6):
-        traffic.round(evaluates=True)
-    rounds = infer_rounds(traffic.transfers)
-    late = [start_ns + (i % 4) * 200 * MS for i, (start_ns, _) in enumerate(traffic.truth)]
-    pairs = named(told(traffic, late, 750 * MS), rounds)
-    assert [(name.number, one) for name, one in pairs] == list(enumerate(rounds, 1))
-
-
-def test_lines_that_came_all_at_once_name_the_last_rounds() -> None:
-    traffic = Traffic(FIVE[:3])
-    for _ in range(6):
-        traffic.round(evaluates=True)
-    rounds = infer_rounds(traffic.transfers)
-    at_once = [traffic.now_ns] * 4  # of rounds 3 to 6
-    pairs = named(told(traffic, at_once, 750 * MS, first=3), rounds)
-    assert [(name.number, one) for name, one in pairs] == list(enumerate(rounds[2:], 3))
-
-
-def test_a_log_that_tells_more_rounds_than_were_seen() -> None:
-    """Attached in the middle: the log was read from its beginning."""
-    traffic = Traffic(FIVE[:3])
-    for _ in range(6):
-        traffic.round()
-    seen = [one for one in traffic.transfers if one.first_ns >= traffic.truth[2][0]]
-    pairs = named(told(traffic, [start for start, _ in traffic.truth], 20 * MS), infer_rounds(seen))
-    assert [name.number for name, _ in pairs] == [3, 4, 5, 6]
-
-
-def test_what_a_log_says_of_a_round_is_kept() -> None:
-    traffic = Traffic(FIVE[:2])
-    traffic.round(evaluates=True)
-    (start,) = told(traffic, [traffic.truth[0][0]], 20 * MS)
-    events = [
-        start,
-        {"event": "wait_end", "round": 1, "results": 1, "failures": 1},
-        {"event": "evaluate_end", "round": 1, "results": 2, "failures": 0},
-    ]
-    ((name, _),) = named(events, infer_rounds(traffic.transfers))
-    assert name.facts == {"results": 1, "failures": 1}

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ztprobe.kernelnet.sockets import TcpSocket, socket_owners, tcp_sockets
+from ztprobe.kernelnet.sockets import SocketTables, TcpSocket, socket_owners
 from ztprobe.pods.model import Pod
 from ztprobe.pods.source import Processes
 
@@ -26,13 +26,16 @@ class OwnedSocket:
     socket: TcpSocket
 
 
-def pod_sockets(pods: Iterable[Pod], processes: Processes) -> list[OwnedSocket]:
-    """The TCP sockets of these processes, which run in these pods."""
+def pod_sockets(pods: Iterable[Pod], processes: Processes, tables: SocketTables) -> list[OwnedSocket]:
+    """The TCP sockets of these processes, which run in these pods.
+
+    :param tables: what is asked again and again keeps its own.
+    """
     found = []
     for pod in pods:
         pids = [pid for pid, (name, _) in processes.items() if name == pod.name]
         owners = socket_owners(pids)
-        for socket in (each for pid in pids[:1] for each in tcp_sockets(pid)):
+        for socket in tables.of(pod.netns_inode, pids):
             if (pid := owners.get(socket.inode)) is not None:  # else it is no container's: a proof's own
                 found.append(OwnedSocket(pod.name, processes[pid][1], socket))
     return found

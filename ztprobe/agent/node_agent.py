@@ -33,6 +33,7 @@ from ztprobe.kernelnet.drift import DeviceState, DriftMonitor, PodDevice
 from ztprobe.kernelnet.netlink import netlink
 from ztprobe.kernelnet.netns import inode
 from ztprobe.kernelnet.rtnetlink import Links, attributes
+from ztprobe.kernelnet.sockets import SocketTables
 from ztprobe.pods.model import NOWHERE, Pod
 from ztprobe.pods.source import Processes
 from ztprobe.probes.collector import Collector, coverage
@@ -80,6 +81,7 @@ class NodeAgent:
         self._emulator: Emulator | None = None
         self._notes: list[str] = []
         self._counters = PodCounters()
+        self._sockets = SocketTables()
         self._tally = EventTally() if counted else None
         self._qdiscs = ObservedQdiscs()
         self._ended = False  # the sink has been told that that was all
@@ -265,7 +267,7 @@ class NodeAgent:
     def topology(self) -> dict[str, Any]:
         """See `Agent`."""
         pods = list(self._pods.values())
-        return topology(pods, pod_sockets(pods, self._running))
+        return topology(pods, pod_sockets(pods, self._running, self._sockets))
 
     def counters(self) -> dict[str, Any]:
         """See `Agent`."""

@@ -1,8 +1,8 @@
 """Whose each end of a connection is, looked up again and again while participants run.
 
-A look reads the namespaces' socket tables, and the participants' open files only where there is a socket
-that was not there before. What is open between two looks alone is told by the threads that used it
-(`ztprobe.attach.owners`).
+A look reads a namespace's socket table where the kernel's counters say that something has changed, and the
+participants' open files only where there is a socket that was not there before. What is open between two
+looks alone is told by the threads that used it (`ztprobe.attach.owners`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ztprobe.events.owners import AT_ATTACHMENT, WHILE_RUNNING
-from ztprobe.kernelnet.sockets import TcpSocket, socket_owners, tcp_sockets
+from ztprobe.kernelnet.sockets import SocketTables, TcpSocket, socket_owners
 
 __all__ = ("OwnedEnd", "OwnerLog")
 
@@ -61,6 +61,7 @@ class OwnerLog:
         self._known: dict[tuple[int, TcpSocket], OwnedEnd | None] = {}  # None: not a participant's
         self.ends: list[OwnedEnd] = []
         self.strangers: list[tuple[int, TcpSocket]] = []  # connected, of nobody, as of the last look
+        self._tables = SocketTables()
 
     def look(self, namespaces: Mapping[int, Iterable[int]], *, at_attachment: bool = False) -> None:
         """See whose sockets are there now.
@@ -73,7 +74,7 @@ class OwnerLog:
         self.strangers = []
         for netns, processes in namespaces.items():
             pids = list(processes)
-            sockets = _of_any(pids)
+            sockets = self._tables.of(netns, pids)
             there |= {(netns, socket) for socket in sockets}
             fresh = [socket for socket in sockets if socket.inode and (netns, socket) not in self._known]
             owners = socket_owners(pids) if fresh else {}
@@ -123,11 +124,3 @@ class OwnerLog:
 
 def _key(socket: TcpSocket) -> tuple[str, int, str, int]:
     return socket.local, socket.local_port, socket.remote, socket.remote_port
-
-
-def _of_any(pids: Iterable[int]) -> list[TcpSocket]:
-    """A namespace's sockets, by the first of its processes that has not ended."""
-    for pid in pids:
-        if found := list(tcp_sockets(pid)):
-            return found
-    return []

@@ -51,7 +51,6 @@ class RunRecord:
     clock_samples: list[dict[str, Any]]
     attached_ns: int
     detached_ns: int
-    wall_ns: int
     evidence: Evidence
     in_force: Sequence[
         tuple[int, Sequence[Mapping[str, Any]]]
@@ -95,10 +94,17 @@ def _with_children(whose: Mapping[int, str], tables: Mapping[str, Any]) -> dict[
     return found
 
 
+def _own_cpu_ns(record: RunRecord) -> int:
+    """Of all that is ztprobe's while it was attached: the command watches too, not its agent alone."""
+    load = record.load.table()
+    during = (load["from_ns"] >= record.attached_ns) & (load["from_ns"] < record.detached_ns)
+    return int(load["ztprobe_ns"][during].sum())
+
+
 def _meta(record: RunRecord, framework: Framework) -> dict[str, Any]:
     account, load = record.account, record.load
     pods = [_pod(held) for held in record.held.values()]
-    spent_ns = sum(probe["run_time_ns"] for probe in account.probes) + account.reader_cpu_ns + load.cpu_ns
+    spent_ns = sum(probe["run_time_ns"] for probe in account.probes) + _own_cpu_ns(record)
     name = f"attached-{framework.name}"
     server = next(one for one in record.participants if one.role == "server")
     rounds_of = record.pod_of(server)
@@ -147,7 +153,7 @@ def _meta(record: RunRecord, framework: Framework) -> dict[str, Any]:
         "emulator_cpu_ns": 0,
         "agent_cpu_ns": spent_ns,
         "agent_memory": account.memory,
-        "wall_ns": record.wall_ns,
+        "wall_ns": record.detached_ns - record.attached_ns,
         "cores": os.cpu_count() or 1,
     }
 

@@ -35,7 +35,7 @@ from ztprobe.experiment.record import kernel_drop_reasons, owners_of
 from ztprobe.paths import STATE_DIR
 from ztprobe.pods.labelled import LabelledPods, LocalLabelledPods
 from ztprobe.pods.participants import Participant, Participants
-from ztprobe.pods.process_table import ProcessTable
+from ztprobe.pods.process_table import ProcessTable, newest_pid
 from ztprobe.pods.source import Processes
 from ztprobe.process.interrupts import Interrupted, shielded
 from ztprobe.progress import Progress
@@ -47,6 +47,7 @@ __all__ = ("Attachment", "attach")
 
 _POLL_S = 0.1
 _LOOK_S = 0.25  # at processes and sockets; what begins and ends in between is told by its events
+_LOOK_AT_LEAST_S = 1.0  # at processes where none has begun since: one may have ended, or be another program
 _SAMPLE_S = 5.0  # of clocks, and of who serves whom
 
 
@@ -98,11 +99,11 @@ class Attachment:
         self._failed_ns = 0
         self._agent_lives = True
         self.attached_ns = self.detached_ns = 0
-        self._ended_rounds = 0
+        self._ended_rounds = self._newest_pid = 0
+        self._looked_s = 0.0
 
     def run(self) -> None:
         """From the first look to run.json."""
-        started_ns = time.monotonic_ns()
         self._sample_clock()
         directory = self.target.path
         agent_process = AgentProcess(  # first of all: it loads its probes while we look around
@@ -122,7 +123,7 @@ class Attachment:
                     load.stop()
         with self._until_interrupted(), shielded():
             self._sample_clock()
-            write_run(self.target, self._record(load, time.monotonic_ns() - started_ns))
+            write_run(self.target, self._record(load))
         if self.failure is not None:
             raise self.failure
 
@@ -218,7 +219,6 @@ class Attachment:
                     self._look_at_topology(agent)
                     self._look_at_unix_sockets()
                 self._read_rounds()
-                self._check(agent)
                 if (stall := self.stalls.overdue(now_s, self.rounds)) is not None:
                     self.progress.note(stall_words(stall))
                 self.ended_by = self._why_over(now_s - started_s)
@@ -242,11 +242,15 @@ class Attachment:
         return "" if self.participants.server.running else "the server has ended"
 
     def _look(self, agent: Agent) -> None:
-        for one in self.participants.look():
-            self._note_come(one)
-        for note in self.labelled.fresh_notes():
-            self.progress.note(note)
-        self._hold(agent)
+        newest, now_s = newest_pid(), time.monotonic()
+        if newest != self._newest_pid or now_s - self._looked_s >= _LOOK_AT_LEAST_S:
+            self._newest_pid, self._looked_s = newest, now_s
+            for one in self.participants.look():
+                self._note_come(one)
+            for note in self.labelled.fresh_notes():
+                self.progress.note(note)
+            self._hold(agent)
+            self._check(agent)
         self._look_at_sockets()
         if (processes := self._processes()) != self._watched:
             agent.watch(processes)
@@ -343,7 +347,7 @@ class Attachment:
     def _addresses(self) -> list[str]:
         return [address for held in self.namespaces.held.values() for address in held.addresses]
 
-    def _record(self, load: MachineLoad, wall_ns: int) -> RunRecord:
+    def _record(self, load: MachineLoad) -> RunRecord:
         return RunRecord(
             request=self.request,
             participants=self.participants.all,
@@ -357,7 +361,6 @@ class Attachment:
             clock_samples=self.clock_samples,
             attached_ns=self.attached_ns,
             detached_ns=self.detached_ns,
-            wall_ns=wall_ns,
             evidence=self.evidence,
             in_force=self.labelled.in_force(),
             stalls=self.stalls.found,

@@ -12,6 +12,7 @@ from ztprobe.experiment.names import parse_experiment
 from ztprobe.experiment.request import TraceRequest
 from ztprobe.experiment.run import run
 from ztprobe.experiment.spec import RunSpec, spec_of
+from ztprobe.kernelnet.sockets import SocketTables
 from ztprobe.pods.model import Pod
 from ztprobe.pods.source import Processes
 from ztprobe.profile.model import profile_names
@@ -102,7 +103,7 @@ def server_port(server: Pod, processes: Processes) -> int:
 
     :raises ZtprobeError: there is no such port, or there are several: a cost is put on one.
     """
-    seen = topology([server], pod_sockets([server], processes))
+    seen = topology([server], pod_sockets([server], processes, SocketTables()))
     ports = sorted({int(one["port"]) for one in seen["endpoints"] if one["reachable"]})
     if len(ports) != 1:
         found = ", ".join(map(str, ports)) or "none"
