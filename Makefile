@@ -58,6 +58,7 @@ $(TESTS_STAMP): $(STAMP) tools/kubectl tools/prometheus
 
 $(BENCH_STAMP): $(STAMP)
 	PYTHON=$(PYTHON) tools/setup-system bench
+	PYTHON=$(PYTHON) tools/setup-frameworks flwr-1.42
 	touch $@
 
 trace: $(STAMP)

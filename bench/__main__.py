@@ -1,4 +1,4 @@
-"""`make bench`: the observer's own cost as a table and as JSON. Needs root; about 33 minutes.
+"""`make bench`: the observer's own cost as a table and as JSON. Needs root; about 45 minutes.
 
 `BENCH_QUICK=1` takes about 7; `--cycles` and `--only` choose more finely. Goals are shown
 beside the figures, and nothing fails because of them: intervals of a few rounds on a busy
@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.attached import measure_attached, rows_of
+from bench.attached import DEPLOYMENTS, measure_attached, rows_of
 from bench.clients import growth_of, growth_words, measure_clients, words_of
 from bench.delayline import measure_delay_line
 from bench.emissions import emissions
@@ -61,6 +61,7 @@ _PARTS = (
     "policy",
     "clients",
     "attached",
+    "flower",
     *(plan.experiment for plan in _FULL),
 )
 _QUIET_NS, _LOUD_NS = 150, 300  # goals: a run that emits nothing, a run that does
@@ -220,11 +221,11 @@ def _clients(quick: bool, progress: Progress) -> tuple[list[Row], dict[str, Any]
     }
 
 
-def _attached(quick: bool, seed: int, progress: Progress) -> tuple[list[Row], dict[str, Any]]:
-    cycles = 6 if quick else 20
-    with progress.bar("  attached", cycles) as advance:
-        found = measure_attached(cycles, 8, seed, advance)
-    return [Row(*words) for words in rows_of(found)], asdict(found)
+def _attached(part: str, options: argparse.Namespace, progress: Progress) -> tuple[list[Row], dict[str, Any]]:
+    cycles = options.cycles or (6 if options.quick else 20)
+    with progress.bar(f"  {part}", cycles) as advance:
+        found = measure_attached(part, cycles, options.seed, advance)
+    return [Row(*words) for words in rows_of(part, found)], asdict(found)
 
 
 def _rounds(plan: Plan, seed: int, progress: Progress) -> tuple[list[Row], dict[str, Any]]:
@@ -335,8 +336,8 @@ def _measure(part: str, options: argparse.Namespace, progress: Progress) -> tupl
     quick = options.quick
     if part in _ALONE:
         return _ALONE[part](quick)
-    if part == "attached":
-        return _attached(quick, options.seed, progress)
+    if part in DEPLOYMENTS:
+        return _attached(part, options, progress)
     if part == "clients":
         return _clients(quick, progress)
     if part == "throughput":

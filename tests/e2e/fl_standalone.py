@@ -1,16 +1,18 @@
 """What an option's operations take by themselves, without a network: predictions of a round's compute.
 
-`python -m tests.e2e.fl_standalone PART [cold]` reads a JSON list of [options, clients] and prints who took
-how many CPU nanoseconds in each of the first rounds. The parts: `update`, what a client does to make the
-bytes of an update and to answer whatever else it is asked; `model`, what the server does from the last
+`python -m tests.e2e.fl_standalone PART [cold] [beside]` reads a JSON list of [options, clients] and prints
+who took how many CPU nanoseconds in each of the first rounds. The parts: `update`, what a client does to make
+the bytes of an update and to answer whatever else it is asked; `model`, what the server does from the last
 update to the next model, and an edge aggregator from its last update to its own; `training`. A process
 for each part, as memory costs what the process makes of it: a synthetic client gives all of it back, and
 the server has loaded PyTorch and keeps its own.
 
 Cold: before each operation more memory is touched than the caches hold, as others do who are at work while a
-process waits for seconds.
+process waits for seconds. Beside: a second process does the same at the same time, as clients do in a round;
+they share caches, memory and, on many machines, the core.
 
-Clock: CPU time of the one thread that works; the least of several times, as others can only add to it.
+Clock: CPU time of the one thread that works; the least of several times, as others can only add to it, and
+the median where one of them is there on purpose.
 """
 
 from __future__ import annotations
@@ -52,19 +54,33 @@ Standalone = dict[str, list[int]]  # who ("server", "fl-client-0", ...) -> ns of
 
 
 def standalone(
-    part: str, wanted: Sequence[tuple[Mapping[str, Any], int]], *, cold: bool = False
+    part: str, wanted: Sequence[tuple[Mapping[str, Any], int]], *, cold: bool = False, beside: bool = False
 ) -> list[Standalone]:
     """For each of the (options, clients): who -> CPU nanoseconds of each round."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.e2e.fl_standalone", part, *(["cold"] if cold else [])],
-        input=json.dumps(wanted),
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-        env=os.environ | _ENVIRONMENT,
-    )
-    found: list[Standalone] = json.loads(done.stdout)
+    how = [word for word, is_so in (("cold", cold), ("beside", beside)) if is_so]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.e2e.fl_standalone", part, *how],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | _ENVIRONMENT,
+        )
+        for _ in range(2 if beside else 1)
+    ]
+    try:
+        for process in running:
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(wanted))
+            process.stdin.close()
+            process.stdin = None
+        said = [process.communicate(timeout=240)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    assert not any(process.returncode for process in running)
+    found: list[Standalone] = json.loads(said[0])
     return found
 
 
@@ -203,17 +219,18 @@ def _training(options: FlOptions, clients: int) -> Standalone:
     return spent_ns
 
 
-def main(part: str, *cold: str) -> None:
+def main(part: str, *how: str) -> None:
     """See the module."""
     if part == "model":
         import fl.server  # noqa: F401  the pod's process has loaded all of that
 
         memory.keep()
-    others = np.zeros(_CACHES_BYTES // 4, dtype=np.float32) if cold else None
+    others = np.zeros(_CACHES_BYTES // 4, dtype=np.float32) if "cold" in how else None
+    of_times = np.median if "beside" in how else np.min
     found = []
     for options, clients in json.load(sys.stdin):
         times = [_once(part, FlOptions(**options), clients, others) for _ in range(_TIMES)]
-        found.append({who: np.min([one[who] for one in times], axis=0).tolist() for who in times[0]})
+        found.append({who: of_times([one[who] for one in times], axis=0).tolist() for who in times[0]})
     json.dump(found, sys.stdout)
 
 
