@@ -7,6 +7,7 @@ numbers tell which of these are one.
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -255,6 +256,7 @@ def _turns(seen: Sequence[_Seen], speaker: _Whose, listener: _Whose, asks: bool,
     reads = _Pieces([row for row in rows if row.hook == Hook.SOCK and not row.leaves])
     left = [row for row in rows if row.hook != Hook.SOCK and row.leaves]
     arrived = [row for row in rows if row.hook == Hook.LO or (row.hook == Hook.ETH and not row.leaves)]
+    arrived = _first_time(arrived, reads.rows)
     arrivals = _Pieces(arrived)
     for row in left or arrived or reads.rows:
         arrived_at = arrivals.overlapping(row)
@@ -325,6 +327,23 @@ def _unwrapped(seen: Sequence[_Seen]) -> list[_Seen]:
         rows.append(row._replace(first_seq=first, end_seq=first + length))
         reference = max(reference, first + length)
     return rows
+
+
+def _first_time(arrived: Sequence[_Seen], reads: Sequence[_Seen]) -> list[_Seen]:
+    """Without bytes that came once more: what had been read by then had arrived, for TCP hands over in order.
+
+    A segment that is sent again for nothing (its acknowledgement was late) may come with what is said next,
+    and would make of the two one message that took until then.
+    """
+    read = sorted((row.last_ns, row.end_seq) for row in reads)
+    had = list(itertools.accumulate((end_seq for _, end_seq in read), max))
+    found = []
+    for row in arrived:
+        before = bisect_left(read, (row.first_ns, 0))
+        known_seq = had[before - 1] if before else row.first_seq
+        if row.end_seq > known_seq:
+            found.append(row._replace(first_seq=max(row.first_seq, known_seq)))
+    return found
 
 
 class _Pieces:

@@ -277,6 +277,51 @@ def test_a_handshake_behind_the_update_holds_nothing_up() -> None:
     assert holding_up([opening], compute=None, until_ns=min(one.start_ns for one in opening.overlays)) == []
 
 
+def test_a_segment_that_comes_twice_is_no_part_of_what_is_said_next() -> None:
+    """A request, its answer, a second request, with which the first one's segment arrives once more."""
+    ends = {"local": "10.0.0.1", "local_port": 40000, "remote": "10.0.0.2", "remote_port": 80}
+    far = {"local": "10.0.0.2", "local_port": 80, "remote": "10.0.0.1", "remote_port": 40000}
+    connections = pd.DataFrame(
+        [
+            {"connection": number, "netns": number, "pod": pod, "opened_ns": 0, "ts_ns": 0, **of}
+            for number, pod, of in ((1, "n", ends), (2, "s", far))
+        ]
+    )
+    told = [
+        (1, "eth", "tx", 0, 1, 0, 900),
+        (2, "eth", "rx", 80, 81, 0, 900),
+        (2, "sock", "rx", 82, 82, 0, 900),
+        (1, "eth", "tx", 180, 181, 900, 1800),
+        (2, "eth", "rx", 255, 280, 0, 1800),
+        (2, "sock", "rx", 281, 281, 900, 1800),
+        # A second time nothing but what is known.
+        (2, "eth", "rx", 400, 400, 900, 1800),
+    ]
+    turns = [
+        {
+            "connection": number,
+            "pod": "s",
+            "hook": hook,
+            "direction": way,
+            "tgid": 0,
+            "first_ns": first * MS,
+            "last_ns": last * MS,
+            "first_seq": a,
+            "end_seq": b,
+            "first_ack_us": 0,
+            "last_ack_us": 0,
+        }
+        for number, hook, way, first, last, a, b in told
+    ]
+    packets = pd.DataFrame({"tcp_flags": [], "connection": [], "direction": []}).astype(
+        {"tcp_flags": "int64"}
+    )
+    tables = {"connections": connections, "turns": pd.DataFrame(turns), "packets": packets}
+    (channel,) = channels_of(tables, Processes({"participants": []}, pd.DataFrame({"how": []})))
+    assert [turn.whole_ns // MS for turn in channel.turns] == [81, 280]
+    assert [turn.arrived_ns // MS for turn in channel.turns] == [80, 255]
+
+
 def test_who_listens_did_not_open_the_connection() -> None:
     """gRPC's usual port is higher than many that pass: its server asks nobody."""
     ends = {"pod": "n", "local": "10.0.0.1", "local_port": 50051, "remote": "10.0.0.2", "remote_port": 40000}
