@@ -59,10 +59,10 @@ class SyntheticTrainer:
         return Trained(vector=self._vector, num_examples=1, loss=None)
 
     def _step(self, round_number: int) -> None:
-        # A sign per value costs a thirtieth of what normal numbers would, and has a known length.
+        # Whole numbers cost a tenth of what normal ones would, and have a length that is known to 0.1 %. As many
+        # of them as 16 bits have: to choose the largest of a few different values takes NumPy ten times as long.
         rng = np.random.default_rng((self._config.seed, self._config.client_index, round_number))
-        step = np.float32(2 * _STEP_NORM / self.size**0.5)
+        most = np.float32(_STEP_NORM * (3 / self.size) ** 0.5 / (1 << 15))
         for start in range(0, self.size, _PIECE):
             part = self._vector[start : start + _PIECE]
-            bits = np.frombuffer(rng.bytes(_PIECE // 8), dtype=np.uint8)
-            part += np.unpackbits(bits, count=len(part)) * step - step / 2
+            part += np.frombuffer(rng.bytes(2 * len(part)), dtype=np.int16) * most

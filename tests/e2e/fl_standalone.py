@@ -164,8 +164,8 @@ class _Run:
         if self._trainers:
             self._trainers[index].load(self._model)
             return self._trainers[index].train(number)
-        signs = np.random.default_rng((index, number)).integers(0, 2, SIZE, dtype=np.int8) * 2 - 1
-        vector = self._model + signs.astype(np.float32) * np.float32(0.5 / SIZE**0.5)
+        step = np.random.default_rng((index, number)).standard_normal(SIZE, dtype=np.float32)
+        vector = self._model + step * np.float32(0.5 / SIZE**0.5)
         return Trained(vector=vector, num_examples=1, loss=None)
 
     def _timed(
