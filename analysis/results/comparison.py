@@ -6,8 +6,8 @@ pair would give. With two runs or more on each side the unit is the run: Welch's
 variances, scipy) of the runs' mean times, which covers what differs between runs. One run against
 several gets no interval, because nothing is known of how the one would vary. Runs that were made in
 pairs, one of each side close in time, are compared pair by pair (Student's interval of the differences).
-Where the machine was not quiet during one of the runs there is no interval, as in a report: what others
-did to it is in the difference, and nothing says how much.
+Of several runs those during which the machine was not quiet are left out. Where there are no others there
+is no interval, as in a report: what others did is in the difference, and nothing says how much.
 
 The relative change is the same on a logarithmic scale (Welch), or from the same resamples (one pair).
 Hedges' g is the difference in units of the pooled standard deviation, of runs or of rounds, corrected
@@ -71,6 +71,7 @@ def _described(group: RunGroup) -> dict[str, Any]:
         "runs": len(group.samples),
         "rounds": group.rounds,
         "contended_runs": group.contended,
+        "left_out_runs": group.left_out,
         "mean_s": {part: _seconds(mean) for part, mean in zip(PARTS, means_ns, strict=True)},
     }
 

@@ -15,7 +15,14 @@ from analysis.report.wording import NOTHING, PART_NAMES, human_time, listed, plu
 from analysis.results.samples import PARTS
 from ztprobe.printable import printable_tree
 
-__all__ = ("contention_words", "human_change", "print_comparison", "rows_of", "spoiled_words")
+__all__ = (
+    "contention_words",
+    "human_change",
+    "pair_words",
+    "print_comparison",
+    "rows_of",
+    "spoiled_words",
+)
 
 
 def print_comparison(comparison: Mapping[str, Any], stream: IO[str] | None = None) -> None:
@@ -26,6 +33,8 @@ def print_comparison(comparison: Mapping[str, Any], stream: IO[str] | None = Non
     with console.capture() as printed:
         for words in contention_words([reference, *comparison["groups"]]):
             console.print(Text(f"read this first: {words}", style="bold"))
+        if (pairs := pair_words(comparison)) is not None:
+            console.print(Text(pairs))
         for group in comparison["groups"]:
             console.print(Text(f"{_named(group)} against {_named(reference)}", style="bold"))
             console.print(_table(group, reference))
@@ -36,10 +45,15 @@ def print_comparison(comparison: Mapping[str, Any], stream: IO[str] | None = Non
 def contention_words(groups: Sequence[Mapping[str, Any]]) -> list[str]:
     """What to say before any number of groups that hold runs on a machine that was not quiet."""
     counts = [(group["experiment"], group["contended_runs"], group["runs"]) for group in groups]
-    return [
+    kept = [
         f"{words} Differences may be that and nothing else, so they have no interval; make those runs anew."
         for words in spoiled_words(counts)
     ]
+    counts = [
+        (group["experiment"], group["left_out_runs"], group["runs"] + group["left_out_runs"])
+        for group in groups
+    ]
+    return [f"{words} They are left out of what follows." for words in spoiled_words(counts)] + kept
 
 
 def spoiled_words(counts: Sequence[tuple[str, int, int]]) -> list[str]:
@@ -82,6 +96,19 @@ def human_change(share: float | None) -> str:
     if share >= 2:
         return f"× {1 + share:.3g}"
     return f"{'−' if share < 0 else '+'}{abs(share) * 100:.1f} %"
+
+
+def pair_words(comparison: Mapping[str, Any]) -> str | None:
+    """How many pairs are compared and what became of others; None: runs were not made in pairs."""
+    if "pairs" not in comparison:
+        return None
+    left_out = f", {comparison['left_out_pairs']} left out" if comparison["left_out_pairs"] else ""
+    again = (
+        f"; {plural(comparison['repeated_runs'], 'run')} made anew, as others used the machine meanwhile"
+        if comparison["repeated_runs"]
+        else ""
+    )
+    return f"{plural(comparison['pairs'], 'pair')} compared{left_out}{again}."
 
 
 def _named(group: Mapping[str, Any]) -> str:

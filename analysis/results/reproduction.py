@@ -4,7 +4,8 @@ Seconds depend on the machine, ratios much less. Of each seed the median round u
 divided by that of net0-sec0 with the same seed, so that what a seed's data cost falls out. The study's ratios
 give the prediction interval of the geometric mean of as many new ones: Student's, on the logarithmic scale,
 by statsmodels' ordinary least squares with nothing but a mean, whose weight of a new observation is how many
-are averaged. The study's runs during which others used its machine do not enter.
+are averaged. Runs during which others used the machine do not enter, neither the study's nor new ones: of new
+ones that stayed so however often they were made anew, nothing is reproduced.
 
 Such an interval holds what runs differ in, not what machines differ in: a machine on which training takes
 another share of a round has other ratios, and the table says that then.
@@ -51,19 +52,15 @@ def prediction_interval(logarithms: Sequence[float], new: int) -> tuple[float, f
     return float(low), float(high)
 
 
-def usable_ratios(
-    rounds: StudyRounds, like: Mapping[str, Any], *, quiet: bool
-) -> dict[str, dict[str, float]]:
-    """Network and level -> seed and repetition -> median round over that of net0-sec0.
+def usable_ratios(rounds: StudyRounds, like: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Network and level -> seed and repetition -> median round over that of net0-sec0, of quiet runs.
 
     :param like: distribution, clients, reconnect, congestion_control, level_switch and options of runs that
         count.
-    :param quiet: leave out runs during which others used the machine.
     """
     frame = rounds.frame
     frame = frame[np.logical_and.reduce([frame[name] == like[name] for name in _SETTINGS])]
-    if quiet:
-        frame = frame[~frame["contended"].astype(bool)]
+    frame = frame[~frame["contended"].astype(bool)]
     group = frame["profile"] + "-sec" + frame["level"].astype(str)
     run = "s" + frame["seed"].astype(str) + "-r" + frame["repetition"].astype(str)
     medians_s = frame.groupby([group, run])["duration_s"].median().to_dict()
@@ -82,7 +79,7 @@ def check_enough(recorded: StudyRounds, like: Mapping[str, Any], groups: Sequenc
     :param groups: networks and levels that are to be held, without the reference.
     :raises RunDirError: it has too few runs of one of them.
     """
-    ratios = usable_ratios(recorded, like, quiet=True)
+    ratios = usable_ratios(recorded, like)
     for name in groups:
         if (count := len(ratios.get(name, {}))) < _LEAST_RATIOS:
             raise RunDirError(
@@ -93,16 +90,21 @@ def check_enough(recorded: StudyRounds, like: Mapping[str, Any], groups: Sequenc
 
 
 def reproduction_of(
-    recorded: StudyRounds, new: StudyRounds, like: Mapping[str, Any], groups: Sequence[str], runs: int
+    recorded: StudyRounds,
+    new: StudyRounds,
+    like: Mapping[str, Any],
+    groups: Sequence[str],
+    runs: int,
+    repeated: int = 0,
 ) -> dict[str, Any]:
     """Hold new runs against a study that `check_enough` has let pass, as plain data.
 
     :param runs: new runs that each of the groups should have.
+    :param repeated: attempts that others spoiled, and that were made anew.
     """
-    before = usable_ratios(recorded, like, quiet=True)
-    after = usable_ratios(new, like, quiet=False)
+    before, after = usable_ratios(recorded, like), usable_ratios(new, like)
     rows = [_row(name, before[name], after.get(name, {}), runs) for name in groups]
-    contended = new.frame[new.frame["contended"].astype(bool)]
+    spoiled = new.frame.loc[new.frame["contended"].astype(bool), ["cell", "repetition"]].drop_duplicates()
     return {
         "schema_version": REPRODUCTION_SCHEMA_VERSION,
         "study": recorded.study,
@@ -111,7 +113,9 @@ def reproduction_of(
         "level": LEVEL,
         "rows": rows,
         "reproduced": all(row["inside"] is True for row in rows),
-        "contended_runs": len(contended.groupby(["cell", "repetition"])),
+        "contended_runs": len(spoiled),
+        "left_out": sorted(f"runs/{one.cell}/r{one.repetition:02d}" for one in spoiled.itertuples()),
+        "repeated_runs": repeated,
         "runs": len(new.frame.groupby(["cell", "repetition"])),
         "conditions": {"recorded": _conditions(recorded), "new": _conditions(new)},
     }
@@ -125,7 +129,7 @@ def _row(name: str, ratios: Mapping[str, float], seen: Mapping[str, float], runs
         "recorded_ratios": {run: round(ratio, 6) for run, ratio in sorted(ratios.items())},
         "seen_ratio": None,
         "seen_ratios": {run: round(ratio, 6) for run, ratio in sorted(seen.items())},
-        "missing": max(0, runs - len(seen)),  # new runs that failed, or whose reference did
+        "missing": max(0, runs - len(seen)),  # they or their reference failed, or others spoiled one of them
         "interval95": None,
         "inside": None,
     }

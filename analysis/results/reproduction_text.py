@@ -15,10 +15,12 @@ from rich.text import Text
 
 from analysis.report.figures import INK, STYLE, svg_text
 from analysis.report.text_report import WIDTH
-from analysis.report.wording import NOTHING, plural
+from analysis.report.wording import NOTHING, listed, plural
 from ztprobe.printable import printable_tree
 
 __all__ = ("draw_reproduction", "print_reproduction")
+
+_MOST_NAMED = 4  # runs, in a sentence
 
 
 def print_reproduction(found: Mapping[str, Any], stream: IO[str] | None = None) -> None:
@@ -40,11 +42,16 @@ def print_reproduction(found: Mapping[str, Any], stream: IO[str] | None = None) 
             _verdict(row),
         )
     with console.capture() as printed:
-        if found["contended_runs"]:
+        if found["left_out"]:
             words = (
-                f"others used the machine during {found['contended_runs']} of {plural(found['runs'], 'run')}"
+                f"others used the machine during {len(found['left_out'])} of {plural(found['runs'], 'run')},"
+                f" which are left out: delete {listed(found['left_out'], _MOST_NAMED)} and start again on a"
+                " quiet machine to have them made anew"
             )
-            console.print(Text(f"read this first: {words}, which ratios show", style="bold"))
+            console.print(Text(f"read this first: {words}", style="bold"))
+        if found["repeated_runs"]:
+            again = f"{plural(found['repeated_runs'], 'run')} made anew, as others used the machine meanwhile"
+            console.print(Text(again))
         console.print(table)
         console.print(Text(_sentence(found), style="bold"))
         console.print(Text(_conditions(found)))
@@ -57,7 +64,7 @@ def _times(ratio: float | None) -> str:
 
 def _verdict(row: Mapping[str, Any]) -> str:
     if row["missing"]:
-        return f"{plural(row['missing'], 'run')} missing"
+        return f"{plural(row['missing'], 'quiet run')} missing"
     return "inside" if row["inside"] else "OUTSIDE"
 
 

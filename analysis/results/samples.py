@@ -2,7 +2,8 @@
 
 A *group* is what one argument of a command names: a run, or a directory of runs (repetitions). Only
 rounds that the report counts enter: warm ones whose breakdown is not withheld. Seconds in report.json
-are integer nanoseconds with nine digits, so they are read back exactly.
+are integer nanoseconds with nine digits, so they are read back exactly. Of a directory of runs those during
+which others used the machine are left out, unless all are such.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class RunGroup:
     path: Path
     experiment: str
     samples: tuple[Sample, ...]
+    left_out: int = 0  # further runs, which others spoiled
 
     @property
     def rounds(self) -> int:
@@ -116,7 +118,9 @@ def load_group(path: Path) -> RunGroup:
     names = sorted({sample.experiment for sample in samples})
     if len(names) > 1:
         raise RunDirError(f"{path}: holds runs of {_listed(names)}; name one directory for each experiment")
-    return RunGroup(path=path, experiment=names[0], samples=samples)
+    # Where all are spoiled they are shown as they are, without an interval.
+    kept = tuple(sample for sample in samples if not sample.contended) or samples
+    return RunGroup(path=path, experiment=names[0], samples=kept, left_out=len(samples) - len(kept))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from analysis import statistics
 from analysis.results.comparison import compare
-from analysis.results.samples import RunGroup, Sample, sample_of
+from analysis.results.samples import RunGroup, sample_of
 from analysis.results.slack import ClientSlack, slack_of_group, slack_of_run
 from analysis.results.study_effects import effects_of
 from analysis.results.study_files import failed_attempts, option_words, read_plan
@@ -86,9 +86,13 @@ def report_of_cells(path: Path, cells: Sequence[Mapping[str, Any]]) -> dict[str,
     samples = {name: tuple(s for one in members for s in one["samples"]) for name, members in groups.items()}
     reference = next((n for n in samples if n.startswith("net0-sec0") and samples[n]), None)
     if reference is not None:
+        sides = {
+            name: RunGroup(path=path, experiment=name, samples=of, left_out=reports[name]["contended"])
+            for name, of in samples.items()
+        }
         for name, report in reports.items():
             if name != reference and samples[name]:
-                report["overhead"] = _overhead(path, name, samples[name], reference, samples[reference])
+                report["overhead"] = dict(compare([sides[reference], sides[name]])["groups"][0])
     return {
         "schema_version": STUDY_REPORT_SCHEMA_VERSION,
         "study": plan["name"],
@@ -228,16 +232,6 @@ def _interval(rounds_ns: Sequence[NDArray[np.int64]], percent: int) -> list[floa
         for one in drawn
     ]
     return [_seconds(float(edge)) for edge in np.percentile(found, [2.5, 97.5])]
-
-
-def _overhead(
-    path: Path, name: str, samples: tuple[Sample, ...], reference: str, reference_samples: tuple[Sample, ...]
-) -> dict[str, Any]:
-    sides = [
-        RunGroup(path=path, experiment=which, samples=of)
-        for which, of in ((reference, reference_samples), (name, samples))
-    ]
-    return dict(compare(sides)["groups"][0])
 
 
 def _seconds(value_ns: float | None) -> float | None:

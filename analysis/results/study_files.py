@@ -13,9 +13,10 @@ from ztprobe.documents.problem import DocumentError
 from ztprobe.documents.strict_json import parse_json
 from ztprobe.errors import RunDirError
 
-__all__ = ("STUDY_FILE", "failed_attempts", "option_words", "read_plan")
+__all__ = ("CONTENTION", "STUDY_FILE", "failed_attempts", "option_words", "read_plan")
 
 STUDY_FILE = "study.json"
+CONTENTION = "contention"  # class of an attempt that others spoiled, and that was made anew
 _MOST_BYTES = 16 << 20
 _TEXT = {"type": "string"}
 _COUNT = {"type": "integer", "minimum": 1, "maximum": 1_000_000}

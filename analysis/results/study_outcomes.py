@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import statistics
+from analysis.results.study_files import CONTENTION
 
 __all__ = ("completion_frame", "convergence_of", "outcomes_frame", "outcomes_of")
 
@@ -33,7 +34,7 @@ def outcomes_of(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         ]
         complete = sum(cell["complete"] for cell in mine)
         failed = sum(len(cell["failures"]) for cell in mine)
-        spoiled = sum(one["class"] == "contention" for cell in mine for one in cell["failures"])
+        spoiled = sum(one["class"] == CONTENTION for cell in mine for one in cell["failures"])
         reached_s = [s for cell in mine for s in cell["time_to_target_s"] if s is not None]
         rows.append(
             {

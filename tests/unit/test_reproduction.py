@@ -17,6 +17,7 @@ from analysis.results import reproduction, study_rounds
 from analysis.results.reproduction_text import draw_reproduction, print_reproduction
 from analysis.results.samples import PARTS
 from analysis.results.study_rounds import StudyRounds, read_rounds, rounds_parquet
+from tests.schemas import problems
 from ztprobe.cli import main
 from ztprobe.errors import RunDirError
 from ztprobe.profile.model import profile_names
@@ -115,13 +116,13 @@ def test_a_run_that_is_missing_reproduces_nothing() -> None:
     found = judged(rounds_of(range(5)), dataclasses.replace(new, frame=frame))
     assert found["reproduced"] is False
     assert [(row["missing"], row["inside"]) for row in found["rows"]] == [(0, True), (0, True), (1, None)]
-    assert "1 run missing" in printed(found)
+    assert "1 quiet run missing" in printed(found)
     none_s = new.frame[new.frame["profile"] != "net2"]
     (_, _, last) = judged(rounds_of(range(5)), dataclasses.replace(new, frame=none_s))["rows"]
     assert (last["missing"], last["seen_ratio"], last["interval95"]) == (2, None, None)
 
 
-def test_contended_runs_of_the_study_do_not_enter_and_new_ones_are_told_first() -> None:
+def test_contended_runs_do_not_enter_and_new_ones_are_told_first() -> None:
     recorded = rounds_of(range(5))
     spoiled = recorded.frame.copy()
     busy = spoiled["cell"].str.endswith("-s3")
@@ -132,7 +133,21 @@ def test_contended_runs_of_the_study_do_not_enter_and_new_ones_are_told_first() 
     found = judged(dataclasses.replace(recorded, frame=spoiled), dataclasses.replace(new, frame=noisy))
     assert [len(row["recorded_ratios"]) for row in found["rows"]] == [4, 4, 4]
     assert max(row["recorded_ratio"] for row in found["rows"]) < 5
-    assert printed(found).startswith("read this first: others used the machine during 1 of 8 runs")
+    assert (found["contended_runs"], found["left_out"]) == (1, ["runs/net0-sec0-s0/r01"])
+    assert [(row["missing"], row["inside"]) for row in found["rows"]] == [(1, None)] * 3
+    assert [list(row["seen_ratios"]) for row in found["rows"]] == [["s1-r1"]] * 3
+    assert found["reproduced"] is False
+    said = " ".join(printed(found).split())
+    assert said.startswith("read this first: others used the machine during 1 of 8 runs, which are left out")
+    assert "delete runs/net0-sec0-s0/r01 and start again" in said and "1 quiet run missing" in said
+    assert problems("reproduction", found) == []
+
+
+def test_runs_that_were_made_anew_are_told_and_reproduce_like_others() -> None:
+    recorded, new = rounds_of(range(5)), rounds_of(range(2), chance=2)
+    found = reproduction.reproduction_of(recorded, new, LIKE, GROUPS, 2, repeated=3)
+    assert found["reproduced"] is True
+    assert printed(found).startswith("3 runs made anew, as others used the machine meanwhile")
 
 
 def test_runs_with_options_of_the_workload_are_other_runs() -> None:

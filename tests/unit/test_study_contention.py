@@ -6,15 +6,28 @@ import dataclasses
 import json
 from pathlib import Path
 
+import pytest
+
+from analysis.results.comparison_text import print_comparison
+from analysis.results.samples import load_group
 from analysis.results.study import study_report
 from analysis.results.study_rounds import read_rounds
+from tests.schemas import problems
 from tests.unit.test_study import PAIR, Made, made
 from ztprobe.cli import main
+from ztprobe.errors import WorkloadError
 from ztprobe.progress import QuietProgress
 from ztprobe.study import execution
 from ztprobe.study.pairs import run_pairs
 
 __all__ = ("made",)  # a fixture
+
+
+def noting(said: list[str]) -> QuietProgress:
+    """One whose notes can be read afterwards."""
+    progress = QuietProgress()
+    progress.note = said.append  # type: ignore[method-assign]
+    return progress
 
 
 def test_a_run_on_a_busy_machine_is_made_anew(made: Made, tmp_path: Path, capsys) -> None:
@@ -38,13 +51,10 @@ def test_a_machine_that_stays_busy_is_told_before_any_number(made: Made, tmp_pat
     made.busy = set(range(1, 100))
     out = tmp_path / "out"
     study = dataclasses.replace(PAIR, repetitions=1, retries=0)
-    comparison = run_pairs(study, out, QuietProgress())
+    with pytest.raises(WorkloadError, match="others used the machine during 1 pair of 1, so there is no"):
+        run_pairs(study, out, QuietProgress())
     assert len(made.names) == 2 * 3  # each run twice more, though nothing failed
-    (group,) = comparison["groups"]
-    assert (group["contended_runs"], comparison["reference"]["contended_runs"]) == (1, 1)
-    assert group["parts"]["duration"]["ci95"] is group["parts"]["duration"]["relative_ci95"] is None
-    assert group["parts"]["compute"]["ci95"] is None
-    assert "1 of 1 run of net2-sec3 and 1 of 1 run of net0-sec0, which may be the" in group["method"]
+    assert not (out / "comparison.json").exists()
     assert main(["report", str(out)]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("read this first: others used the machine during 1 of 1 run of ")
@@ -53,12 +63,50 @@ def test_a_machine_that_stays_busy_is_told_before_any_number(made: Made, tmp_pat
     assert [(group["complete"], group["median_s"]) for group in report["groups"]] == [(1, None), (1, None)]
     assert "Read this first: others used the machine" in (out / "study.html").read_text()
     runs = [str(out / "runs" / name) for name in ("net0-sec0", "net2-sec3")]
-    assert main(["compare", *runs]) == 0
+    assert main(["compare", *runs, "--out", str(tmp_path / "compared")]) == 0
+    comparison = json.loads((tmp_path / "compared" / "comparison.json").read_text())
+    (group,) = comparison["groups"]
+    assert (group["contended_runs"], comparison["reference"]["contended_runs"]) == (1, 1)
+    assert group["parts"]["duration"]["ci95"] is group["parts"]["duration"]["relative_ci95"] is None
+    assert group["parts"]["compute"]["ci95"] is None
+    assert "1 of 1 run of net2-sec3 and 1 of 1 run of net0-sec0, which may be the" in group["method"]
     assert capsys.readouterr().out.startswith(
         "read this first: others used the machine during 1 of 1 run of "
     )
     assert main(["compare", *runs, "--fail-above", "5%"]) == 2
     assert "has no interval to judge by" in capsys.readouterr().err
+
+
+def test_a_pair_that_stays_busy_is_left_out_of_the_pairs(made: Made, tmp_path: Path, capsys) -> None:
+    """Of three pairs one run is spoiled in each of its attempts: two pairs are compared."""
+    made.busy = {1, 2, 3}
+    said: list[str] = []
+    out = tmp_path / "out"
+    comparison = run_pairs(PAIR, out, noting(said))
+    assert len(made.names) == 6 + 2
+    assert [comparison[name] for name in ("pairs", "left_out_pairs", "repeated_runs")] == [2, 1, 2]
+    (group,) = comparison["groups"]
+    sides = (group, comparison["reference"])
+    assert [(one["runs"], one["left_out_runs"], one["contended_runs"]) for one in sides] == [(2, 1, 0)] * 2
+    assert problems("comparison", comparison) == []
+    assert sum("; it is made anew" in line for line in said) == 2
+    assert sum("it stays, after 2 repetitions, and is left out" in line for line in said) == 1
+    classes = [json.loads(file.read_text())["class"] for file in out.glob("attempts/*/failure.json")]
+    assert classes == ["contention"] * 2
+    print_comparison(comparison)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "1 of 3 runs of net2-sec3" in printed and "They are left out of what follows" in printed
+    assert "2 pairs compared, 1 left out; 2 runs made anew, as others used the machine meanwhile." in printed
+
+
+def test_spoiled_runs_of_a_directory_are_not_averaged_in(made: Made, tmp_path: Path) -> None:
+    made.busy = {1}
+    out = tmp_path / "out"
+    execution.run_study(dataclasses.replace(PAIR, contention_retries=0), out, QuietProgress())
+    (spoiled,) = {made.names[0]}
+    group = load_group(out / "runs" / spoiled)
+    assert (len(group.samples), group.left_out, group.contended) == (2, 1, 0)
+    assert [load_group(group.samples[0].path).left_out] == [0]
 
 
 def test_a_run_that_stays_busy_is_counted_and_not_averaged_in(made: Made, tmp_path: Path, capsys) -> None:

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.causes.diagnosis import top_cause
-from analysis.report.wording import human_time
+from analysis.report.wording import human_time, plural
 from analysis.results.new_run import keep_report
-from analysis.results.study_files import STUDY_FILE, failed_attempts
+from analysis.results.study_files import CONTENTION, STUDY_FILE, failed_attempts
 from ztprobe.documents.files import read_bytes
 from ztprobe.documents.problem import DocumentError
 from ztprobe.errors import EnforcementError, RunDirError, WorkloadError, ZtprobeError
@@ -40,7 +40,6 @@ from ztprobe.study.reset import machine_state
 __all__ = ("STUDY_FILE", "Tally", "open_plan", "open_study", "run_block", "run_study")
 
 _MOST_BYTES = 16 << 20  # of study.json
-_CONTENTION = "contention"
 
 
 class _NotQuiet(ZtprobeError):
@@ -52,7 +51,7 @@ _CLASSES: dict[type[ZtprobeError], str] = {
     EnforcementError: "not in force",
     WorkloadError: "workload",
     RunDirError: "storage",
-    _NotQuiet: _CONTENTION,
+    _NotQuiet: CONTENTION,
 }
 _LIMIT_S = (180, 60)  # a run may take this long, and this long a round
 
@@ -149,7 +148,7 @@ def _run_one(
 ) -> bool:
     number = tally.there + tally.done + tally.failed + 1
     name = f"{planned.cell.name}-r{planned.repetition:02d}"
-    while (before := _attempts_before(out, planned)).total() - before[_CONTENTION] <= study.retries:
+    while (before := _attempts_before(out, planned)).total() - before[CONTENTION] <= study.retries:
         again = f", attempt {before.total() + 1}" if before else ""
         left = "" if tally.left_s is None else f", about {human_time(tally.left_s)} left"
         progress.note(f"{number} of {tally.planned}: {name}{again}{left}")
@@ -161,8 +160,8 @@ def _run_one(
                 try:
                     _measure(study, planned, partial, target, progress, offloads=offloads)
                     why = keep_report(partial)
-                    if why is not None and before[_CONTENTION] < study.contention_retries:
-                        raise _NotQuiet(f"while its rounds ran, {why}")
+                    if why is not None and before[CONTENTION] < study.contention_retries:
+                        raise _NotQuiet(f"while its rounds ran, {why}; it is made anew")
                 except tuple(_CLASSES) as error:
                     _keep_failed(partial, kept)
                     raise type(error)(str(error).replace(str(partial), str(kept))) from error
@@ -177,6 +176,11 @@ def _run_one(
             }
             write_atomically(kept / "failure.json", dump_json(failure))
         else:
+            if why is not None:
+                progress.note(
+                    f"{name}: {CONTENTION}: while its rounds ran, {why}; it stays, after"
+                    f" {plural(before[CONTENTION], 'repetition')}, and is left out of what is said of times"
+                )
             return True
     return False
 

@@ -1,8 +1,10 @@
 """``trace --repeat``: pairs of baseline and experiment, until there are enough of them.
 
-The unit of what is said is the pair. With a goal for the interval (``--until-ci``) it is looked at after
-every pair from the third on, and the first time it is narrow enough ends the study; that a lucky narrow
-one may end it early makes such an interval cover a little less often than 95 %, which the record says.
+The unit of what is said is the pair. A run during which others used the machine is made anew as in any study
+(`execution`); where it stays so, its pair is left out of what is said. With a goal for the interval
+(``--until-ci``) it is looked at after every quiet pair from the third on, and the first time it is narrow
+enough ends the study; that a lucky narrow one may end it early makes such an interval cover a little less
+often than 95 %, which the record says.
 """
 
 from __future__ import annotations
@@ -10,9 +12,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from analysis.report.wording import plural
 from analysis.results.comparison import compare
 from analysis.results.comparison_text import human_change
-from analysis.results.samples import RunGroup, load_report, sample_of
+from analysis.results.samples import RunGroup, Sample, load_report, sample_of
+from analysis.results.study_files import CONTENTION, failed_attempts
 from ztprobe.errors import WorkloadError
 from ztprobe.progress import Progress
 from ztprobe.rundir.store import dump_json, write_atomically
@@ -30,7 +34,7 @@ def run_pairs(study: Study, out: Path, progress: Progress, *, until: float | Non
 
     :param until: stop when the interval of the relative change is no wider than this to either side.
     :returns: the comparison, also written as comparison.json.
-    :raises WorkloadError: no pair is complete.
+    :raises WorkloadError: no pair is complete, or none was made on a quiet machine.
     """
     tally = Tally(planned=len(study.cells) * study.repetitions)
     comparison: dict[str, Any] | None = None
@@ -52,22 +56,48 @@ def run_pairs(study: Study, out: Path, progress: Progress, *, until: float | Non
                 comparison["stopped_at"] = until
                 break
         if comparison is None:
-            raise WorkloadError(f"no pair is complete; what each attempt said is in {out / 'attempts'}")
+            raise WorkloadError(_why_none(study, out))
         write_atomically(out / COMPARISON_FILE, dump_json(comparison))
     return comparison
 
 
 def _compared(study: Study, out: Path) -> dict[str, Any] | None:
-    """All complete pairs; None: there is none."""
+    """All complete pairs of quiet runs; None: there is none."""
+    pairs = _pairs(study, out)
+    quiet = [pair for pair in pairs if not any(sample.contended for sample in pair)]
+    if not quiet:
+        return None
+    left_out = len(pairs) - len(quiet)
+    groups = [
+        RunGroup(path=out / "runs" / cell.name, experiment=cell.name, samples=samples, left_out=left_out)
+        for cell, samples in zip(study.cells, zip(*quiet, strict=True), strict=True)
+    ]
+    return compare(groups, paired=True) | {
+        "pairs": len(quiet),
+        "left_out_pairs": left_out,
+        "repeated_runs": sum(
+            one["class"] == CONTENTION for cell in study.cells for one in failed_attempts(out, cell.name)
+        ),
+        "order_seed": study.order_seed,
+    }
+
+
+def _pairs(study: Study, out: Path) -> list[tuple[Sample, ...]]:
+    """Of each complete pair a sample of each cell, in the cells' order."""
     pairs = []
     for repetition in range(1, study.repetitions + 1):
         runs = {planned.cell: out / planned.directory for planned in study.block(repetition)}
         if all((run / "run.json").exists() for run in runs.values()):
-            pairs.append(runs)
-    if not pairs:
-        return None
-    groups = []
-    for cell in study.cells:
-        samples = tuple(sample_of(load_report(pair[cell]), pair[cell]) for pair in pairs)
-        groups.append(RunGroup(path=out / "runs" / cell.name, experiment=cell.name, samples=samples))
-    return compare(groups, paired=True) | {"pairs": len(pairs), "order_seed": study.order_seed}
+            pairs.append(tuple(sample_of(load_report(runs[cell]), runs[cell]) for cell in study.cells))
+    return pairs
+
+
+def _why_none(study: Study, out: Path) -> str:
+    if not (pairs := _pairs(study, out)):
+        return f"no pair is complete; what each attempt said is in {out / 'attempts'}"
+    directories = " ".join(str(out / "runs" / cell.name) for cell in study.cells)
+    return (
+        f"others used the machine during {plural(len(pairs), 'pair')} of {len(pairs)}, so there is no"
+        " overhead to be told: start again on a quiet machine, with another --out (`ztprobe compare"
+        f" {directories}` shows what was seen)"
+    )
