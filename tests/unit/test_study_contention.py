@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,18 @@ import pytest
 from analysis.results.comparison_text import print_comparison
 from analysis.results.samples import load_group
 from analysis.results.study import study_report
+from analysis.results.study_page import write_study
 from analysis.results.study_rounds import read_rounds
 from tests.schemas import problems
 from tests.unit.test_study import PAIR, Made, made
 from ztprobe.cli import main
 from ztprobe.errors import WorkloadError
+from ztprobe.experiment import requirements
+from ztprobe.profile.model import profile_names
 from ztprobe.progress import QuietProgress
 from ztprobe.study import execution
 from ztprobe.study.pairs import run_pairs
+from ztprobe.study.plan import load_study
 
 __all__ = ("made",)  # a fixture
 
@@ -107,6 +112,32 @@ def test_spoiled_runs_of_a_directory_are_not_averaged_in(made: Made, tmp_path: P
     group = load_group(out / "runs" / spoiled)
     assert (len(group.samples), group.left_out, group.contended) == (2, 1, 0)
     assert [load_group(group.samples[0].path).left_out] == [0]
+
+
+@pytest.mark.filterwarnings("ignore:Precision loss")  # runs are copies of each other
+def test_a_reproduction_makes_busy_runs_anew_and_then_leaves_them_out(
+    made: Made, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr(requirements, "check_machine", lambda _experiments: None)
+    before, out = tmp_path / "before", tmp_path / "out"
+    execution.run_study(load_study("reproduce", profile_names()), before, QuietProgress())
+    write_study(before)
+    made.names.clear()
+    made.busy = {1, 2}  # the first run, in both of its attempts
+    command = ["reproduce", "--against", str(before), "--out", str(out), "-q", "--json"]
+    assert main(command) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert len(made.names) == 8 + 1
+    assert (found["runs"], found["contended_runs"], found["repeated_runs"]) == (8, 1, 1)
+    assert sum(row["missing"] for row in found["rows"]) in (1, 3)  # 3: it is of net0-sec0
+    assert found["reproduced"] is False
+    (spoiled,) = found["left_out"]
+    shutil.rmtree(out / spoiled)  # as it says
+    main(command)
+    found = json.loads(capsys.readouterr().out)
+    assert len(made.names) == 8 + 1 + 1
+    assert (found["runs"], found["left_out"], found["repeated_runs"]) == (8, [], 1)
+    assert [row["missing"] for row in found["rows"]] == [0, 0, 0]
 
 
 def test_a_run_that_stays_busy_is_counted_and_not_averaged_in(made: Made, tmp_path: Path, capsys) -> None:
