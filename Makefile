@@ -15,6 +15,7 @@
 # make images        the agent's image and the workload's, with docker, podman or buildah; without one as OCI
 #                    archives in build/images, from Debian and PyPI packages (root; 2 and 3 minutes)
 # make policy-packets  1,000 random sets of policies against real packets; 7 minutes (root)
+# make publish-study STUDY=runs/paper-80  a finished study into the tree: record, report, the README's table and figure
 # make quiet-pairs   20 pairs of runs on a quiet machine without a false alarm of contention; 15 minutes
 
 # The distribution's Python, not the one that PATH finds: only that one sees python3-bpfcc.
@@ -31,7 +32,7 @@ STAMP := $(VENV)/.setup-stamp
 TESTS_STAMP := $(VENV)/.setup-tests-stamp
 BENCH_STAMP := $(VENV)/.setup-bench-stamp
 
-.PHONY: setup setup-tests setup-bench setup-frameworks trace smoke test test-long test-frameworks test-fresh \
+.PHONY: publish-study setup setup-tests setup-bench setup-frameworks trace smoke test test-long test-frameworks test-fresh \
     test-vm test-cluster api-server images policy-packets quiet-pairs validate-faults lint bench
 .DEFAULT_GOAL := setup
 
@@ -93,6 +94,9 @@ validate-faults: $(STAMP)
 
 policy-packets: $(STAMP)
 	ZTPROBE_POLICY_PACKET_LONG_SETS=1000 $(RUN) pytest -s tests/kernel/test_policy_packets.py -m long
+
+publish-study: $(STAMP)
+	@$(RUN) tools.publish_study $(STUDY)
 
 quiet-pairs: $(STAMP)
 	ZTPROBE_QUIET_PAIRS=20 $(RUN) pytest -s tests/e2e/test_contention.py

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,16 @@ from numpy.typing import NDArray
 
 from analysis import statistics
 from analysis.results.comparison import compare
+from analysis.results.quantiles import MIN_ROUNDS_FOR_P99_INTERVAL, quantile_interval_ns
 from analysis.results.samples import RunGroup, sample_of
 from analysis.results.slack import ClientSlack, slack_of_group, slack_of_run
 from analysis.results.study_effects import effects_of
-from analysis.results.study_files import failed_attempts, option_words, read_plan
+from analysis.results.study_files import failed_attempts, option_words, read_conditions, read_plan
 from analysis.results.study_outcomes import convergence_of, outcomes_of
 from analysis.results.summaries import load_summaries
 from ztprobe.errors import RunDirError
 
 __all__ = (
-    "MIN_ROUNDS_FOR_P99_INTERVAL",
     "STUDY_REPORT_SCHEMA_VERSION",
     "report_of_cells",
     "study_cells",
@@ -38,9 +39,6 @@ __all__ = (
 )
 
 STUDY_REPORT_SCHEMA_VERSION = 1  # of study-report.json, as study-report.schema.json has it
-MIN_ROUNDS_FOR_P99_INTERVAL = 367  # 0.99**n is 2.5 %: the largest value can be the upper edge
-_RESAMPLES = 1000
-_SEED = 1
 _FACTORS = ("profile", "level", "distribution", "seed", "clients")
 # Of a cell: what its runs hold, which is not told one by one.
 _OF_RUNS = ("samples", "slack", "conditions", "curves")
@@ -119,7 +117,7 @@ def _cell(
     for run, report in reports.items():
         samples.append(sample_of(report, run))
         slack.append(slack_of_run(report))
-        conditions.append({"kernel": report["kernel"], "backend": report["emulation"]["backend"] or "none"})
+        conditions.append(_conditions(run, report))
         curves.append(
             {one["round"]: one["accuracy"] for one in report["rounds"] if one["accuracy"] is not None}
         )
@@ -160,6 +158,13 @@ def _cell(
         "conditions": tuple(conditions),  # of each run
         "curves": tuple(curves),  # of each run: round -> accuracy
     }
+
+
+def _conditions(run: Path, report: Mapping[str, Any]) -> dict[str, str]:
+    """What a run was made on, and when, in words."""
+    started = datetime.fromtimestamp(report["started_unix_s"], UTC)
+    told = {"kernel": report["kernel"], "backend": report["emulation"]["backend"] or "none"}
+    return told | read_conditions(run) | {"started": f"{started:%Y-%m-%dT%H:%M:%SZ}"}
 
 
 def _quiet(cell: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,16 +227,8 @@ def _group(path: Path, name: str, members: Sequence[Mapping[str, Any]]) -> dict[
 
 
 def _interval(rounds_ns: Sequence[NDArray[np.int64]], percent: int) -> list[float | None] | None:
-    """Of a percentile over all rounds, by drawing whole runs; None for a single run."""
-    if len(rounds_ns) < 2:
-        return None
-    random = np.random.Generator(np.random.PCG64(_SEED))
-    drawn = random.integers(0, len(rounds_ns), size=(_RESAMPLES, len(rounds_ns)))
-    found = [
-        np.percentile(np.concatenate([rounds_ns[i] for i in one]), percent, method="inverted_cdf")
-        for one in drawn
-    ]
-    return [_seconds(float(edge)) for edge in np.percentile(found, [2.5, 97.5])]
+    found_ns = quantile_interval_ns(rounds_ns, percent)
+    return None if found_ns is None else [_seconds(edge_ns) for edge_ns in found_ns]
 
 
 def _seconds(value_ns: float | None) -> float | None:

@@ -16,8 +16,9 @@ from analysis.results.comparison_text import human_change
 from analysis.results.effects_tables import effect_rows, effects_frame, interaction_tables, slack_frame
 from analysis.results.study import report_of_cells, study_cells
 from analysis.results.study_figures import draw_study
+from analysis.results.study_files import read_plan
 from analysis.results.study_outcomes import completion_frame, outcomes_frame
-from analysis.results.study_rounds import ROUNDS_FILE, rounds_frame, rounds_parquet
+from analysis.results.study_rounds import ROUNDS_FILE, rounds_parquet, study_rounds
 from analysis.results.study_text import study_contention_words
 from ztprobe.printable import printable_tree
 from ztprobe.rundir.store import dump_json, write_atomically
@@ -48,8 +49,8 @@ def write_study(path: Path) -> dict[str, Any]:
         write_atomically(path / f"{name}.parquet", frame.to_parquet(index=False))
         latex = frame.to_latex(index=False, escape=True, float_format="%.3f", na_rep="--")
         write_atomically(path / f"{name}.tex", latex.encode())
-    rounds = rounds_parquet(report["study"], report["rounds_planned"], rounds_frame(cells))
-    write_atomically(path / ROUNDS_FILE, rounds)
+    rounds = study_rounds(read_plan(path), report, cells)
+    write_atomically(path / ROUNDS_FILE, rounds_parquet(rounds))
     for name, svg in figures.items():
         write_atomically(path / "figures" / f"{name}.svg", svg.encode())
     return report

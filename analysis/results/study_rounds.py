@@ -1,8 +1,8 @@
 """A study's counted rounds as one table, small enough to publish: study-rounds.parquet, written and read.
 
-One row a counted round, with its run's factors, seconds for each part, and what the run was made on. The
-file's metadata holds the study's name and how many rounds a run has. Everything that a study's report says of
-times follows from it.
+One row a counted round, with its run's factors, seconds for each part, and what the run was made on and when.
+The file's metadata holds the study's name, how many rounds a run has, and how many runs of each group were
+planned, complete, spoiled and tried. Everything that a study's report says of times follows from it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,6 +33,7 @@ __all__ = (
     "rounds_frame",
     "rounds_of_study",
     "rounds_parquet",
+    "study_rounds",
 )
 
 ROUNDS_FILE = "study-rounds.parquet"
@@ -46,7 +48,7 @@ _FACTORS = (
     "congestion_control",
     "level_switch",
 )
-_CONDITIONS = ("kernel", "backend")
+_CONDITIONS = ("kernel", "backend", "machine", "commit", "started")
 _OPTIONS = "options"  # the workload's, as `option_words` says them; empty: none
 _COLUMNS = ("cell", *_FACTORS, _OPTIONS, "repetition", "contended", "round", *_CONDITIONS)
 _WORDS = ("cell", "profile", "distribution", "congestion_control", "level_switch", _OPTIONS, *_CONDITIONS)
@@ -55,7 +57,25 @@ _NUMBERS = ("level", "seed", "clients", "repetition", "round")
 _PUBLISHED = "paper-80"
 _KEY = b"ztprobe.study"
 _MOST_BYTES = 64 << 20
-_MOST_ROUNDS = 1_000_000
+_COUNT = {"type": "integer", "minimum": 0}
+_TALLY = ("planned", "complete", "contended", "attempts")
+_ABOUT = {
+    "type": "object",
+    "required": ["study", "rounds_planned", "dataset", "groups"],
+    "properties": {
+        "study": {"type": "string"},
+        "rounds_planned": {"type": "integer", "minimum": 1, "maximum": 1_000_000},
+        "dataset": {"type": "string"},
+        "groups": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "required": list(_TALLY),
+                "properties": dict.fromkeys(_TALLY, _COUNT),
+            },
+        },
+    },
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +85,8 @@ class StudyRounds:
     study: str
     rounds_planned: int  # of each run
     frame: pd.DataFrame  # as `rounds_frame` makes it
+    dataset: str = "digits"
+    groups: Mapping[str, Mapping[str, int]]  # name -> runs planned, complete, contended, and attempts
 
 
 def rounds_frame(cells: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -87,11 +109,34 @@ def rounds_frame(cells: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def rounds_parquet(name: str, rounds_planned: int, frame: pd.DataFrame) -> bytes:
-    """The file: the same frame gives the same bytes."""
-    table = pa.Table.from_pandas(frame, preserve_index=False)
-    about = json.dumps({"study": name, "rounds_planned": rounds_planned}, sort_keys=True)
-    table = table.replace_schema_metadata({_KEY: about.encode()})
+def study_rounds(
+    plan: Mapping[str, Any], report: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]
+) -> StudyRounds:
+    """Of a study that has been read.
+
+    :param plan: study.json's.
+    :param report: study-report.json's.
+    :param cells: see `rounds_frame`.
+    """
+    return StudyRounds(
+        study=report["study"],
+        rounds_planned=report["rounds_planned"],
+        dataset=plan.get("dataset", "digits"),
+        groups={one["name"]: {name: one[name] for name in _TALLY} for one in report["groups"]},
+        frame=rounds_frame(cells),
+    )
+
+
+def rounds_parquet(rounds: StudyRounds) -> bytes:
+    """The file: the same rounds give the same bytes."""
+    table = pa.Table.from_pandas(rounds.frame, preserve_index=False)
+    about = {
+        "study": rounds.study,
+        "rounds_planned": rounds.rounds_planned,
+        "dataset": rounds.dataset,
+        "groups": {name: dict(tally) for name, tally in rounds.groups.items()},
+    }
+    table = table.replace_schema_metadata({_KEY: json.dumps(about).encode()})
     stream = io.BytesIO()
     pq.write_table(table, stream, compression="zstd")
     return stream.getvalue()
@@ -126,13 +171,12 @@ def read_rounds(file: Path) -> StudyRounds:
     try:
         table = pq.read_table(pa.BufferReader(read_bytes(file, _MOST_BYTES)))
         about = json.loads((table.schema.metadata or {})[_KEY])
-        study, rounds = about["study"], about["rounds_planned"]
         frame = table.to_pandas()
     except DocumentError as error:
         raise RunDirError(error.at(file)) from error
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
         raise RunDirError(problem) from error
-    if not isinstance(study, str) or type(rounds) is not int or not 1 <= rounds <= _MOST_ROUNDS:
+    if next(jsonschema.Draft202012Validator(_ABOUT).iter_errors(about), None) is not None:
         raise RunDirError(problem)
     missing = [name for name in (*_COLUMNS, "duration_s") if name not in frame]
     if missing:
@@ -143,4 +187,5 @@ def read_rounds(file: Path) -> StudyRounds:
     durations = frame["duration_s"]
     if not typed or not pd.api.types.is_float_dtype(durations) or not (durations > 0).all():
         raise RunDirError(problem)
-    return StudyRounds(study=study, rounds_planned=rounds, frame=frame)
+    told = {name: about[name] for name in ("study", "rounds_planned", "dataset", "groups")}
+    return StudyRounds(**told, frame=frame)

@@ -32,6 +32,7 @@ _WORTH_A_PROCESS = 8  # runs to analyse; one that starts takes a second to impor
 _READ: dict[str, Any] = {
     "experiment": None,
     "kernel": None,
+    "started_unix_s": None,
     "emulation": {"backend": None},
     "contention": None,
     "accuracy": None,

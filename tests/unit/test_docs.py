@@ -15,6 +15,10 @@ import pytest
 import analysis
 import fl
 import ztprobe
+from analysis.results.headline import headline_markdown
+from analysis.results.headline_figure import draw_headline
+from analysis.results.study_rounds import RECORDS_DIR, read_rounds
+from tools.publish_study.record import BEGIN, END, HEADLINE_STUDY
 from ztprobe.cli.entry import ztprobe as cli
 from ztprobe.paths import REPO_DIR
 
@@ -85,7 +89,19 @@ def test_the_readme_mentions_every_command() -> None:
 
 
 def test_the_readme_is_read_in_two_minutes() -> None:
-    assert len(README.read_text().splitlines()) <= 125
+    """The study's table, which a program writes, apart."""
+    before, _, rest = README.read_text().partition(BEGIN)
+    assert len((before + rest.partition(END)[2]).splitlines()) <= 125
+
+
+def test_the_readme_shows_the_study_that_comes_with_ztprobe() -> None:
+    """As soon as one does: its table and figure are what its record gives."""
+    text, file = README.read_text(), RECORDS_DIR / f"{HEADLINE_STUDY}.parquet"
+    assert (BEGIN in text) == file.exists()
+    if file.exists():
+        rounds = read_rounds(file)
+        assert headline_markdown(rounds) in text
+        assert (DOCS / "studies" / HEADLINE_STUDY / "headline.svg").read_text() == draw_headline(rounds)
 
 
 def shown() -> list[tuple[str, str, list[str]]]:

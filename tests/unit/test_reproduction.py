@@ -31,6 +31,8 @@ LIKE: dict[str, Any] = {
 }
 LIKE |= {"level_switch": "none", "options": ""}
 GROUPS = ["net0-sec3", "net2-sec0", "net2-sec3"]
+CONDITIONS = {"kernel": "6.18", "backend": "netem", "machine": "2 CPUs", "commit": "0123456789ab"}
+CONDITIONS |= {"started": "2026-11-29T01:02:03Z"}
 FACTORS = {"net0-sec0": 1.0, "net0-sec3": 1.2, "net2-sec0": 3.0, "net2-sec3": 4.0}
 
 
@@ -48,8 +50,10 @@ def rounds_of(
             profile, level = group.split("-sec")
             row: dict[str, Any] = {"cell": f"{group}-s{seed}", "profile": profile, "level": int(level)}
             row |= LIKE | {"seed": seed, "repetition": 1, "contended": False, "round": range(2, 21)}
-            tables.append(pd.DataFrame(row | {"kernel": "6.18", "backend": "netem"} | parts))
-    return StudyRounds(study=study, rounds_planned=20, frame=pd.concat(tables, ignore_index=True))
+            tables.append(pd.DataFrame(row | CONDITIONS | parts))
+    tally = {"planned": len(seeds), "complete": len(seeds), "contended": 0, "attempts": len(seeds)}
+    frame = pd.concat(tables, ignore_index=True)
+    return StudyRounds(study=study, rounds_planned=20, frame=frame, groups=dict.fromkeys(FACTORS, tally))
 
 
 def judged(recorded: StudyRounds, new: StudyRounds) -> dict[str, Any]:
@@ -170,11 +174,12 @@ def test_a_study_of_one_seed_lets_nothing_be_held_against_it() -> None:
 
 def test_the_file_gives_back_what_was_written(tmp_path: Path) -> None:
     written = rounds_of(range(2))
-    content = rounds_parquet(written.study, 20, written.frame)
-    assert content == rounds_parquet(written.study, 20, written.frame)
+    content = rounds_parquet(written)
+    assert content == rounds_parquet(written)
     (tmp_path / "a.parquet").write_bytes(content)
     read = read_rounds(tmp_path / "a.parquet")
-    assert (read.study, read.rounds_planned) == ("paper-80", 20)
+    assert (read.study, read.rounds_planned, read.dataset) == ("paper-80", 20, "digits")
+    assert read.groups == written.groups
     pd.testing.assert_frame_equal(read.frame, written.frame, check_dtype=False)
 
 
@@ -190,7 +195,8 @@ def test_the_file_gives_back_what_was_written(tmp_path: Path) -> None:
 )
 def test_a_damaged_file_is_one_line(tmp_path: Path, damage: Any) -> None:
     file = tmp_path / "a.parquet"
-    file.write_bytes(rounds_parquet("paper-80", 20, damage(rounds_of(range(2)).frame)))
+    rounds = rounds_of(range(2))
+    file.write_bytes(rounds_parquet(dataclasses.replace(rounds, frame=damage(rounds.frame))))
     with pytest.raises(RunDirError, match=r"a\.parquet: ") as raised:
         read_rounds(file)
     assert "\n" not in str(raised.value)

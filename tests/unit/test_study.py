@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.results.study import MIN_ROUNDS_FOR_P99_INTERVAL, study_report
+from analysis.results.quantiles import MIN_ROUNDS_FOR_P99_INTERVAL, quantile_interval_ns
+from analysis.results.study import study_report
 from analysis.results.study_rounds import read_rounds
 from tests.unit.recorded_run import RECORDED
 from ztprobe import paths
@@ -344,13 +345,11 @@ def test_a_study_without_a_run_is_one_line(tmp_path: Path, capsys) -> None:
 
 def test_a_cluster_bootstrap_covers_a_median_that_runs_differ_in() -> None:
     """Runs differ by 5 %, rounds by 9 %: the interval over whole runs covers, one over rounds would not."""
-    from analysis.results.study import _interval
-
     chance = np.random.default_rng(3)
     covered = 0
     for _ in range(200):
         means = 1 + 0.05 * chance.standard_normal(10)
         rounds = [np.rint(1e9 * mean * (1 + 0.09 * chance.standard_normal(19))).astype(int) for mean in means]
-        low, high = _interval(rounds, 50) or (0, 0)
-        covered += low <= 1 <= high
+        low, high = quantile_interval_ns(rounds, 50) or (0, 0)
+        covered += low <= 1e9 <= high
     assert 0.86 <= covered / 200 <= 0.98

@@ -37,10 +37,10 @@ _DEARER_MS: tuple[Mapping[str, float], ...] = (
 )  # fmt: skip
 
 
-def write_study(out: Path, repetitions: int = STUDY.repetitions) -> int:
-    """Write it, or a smaller one. :returns: the number of runs."""
+def write_study(out: Path, repetitions: int = STUDY.repetitions, study: Study = STUDY) -> int:
+    """Write it, or a smaller one, or another of as many rounds and clients. :returns: the number of runs."""
     out.mkdir(parents=True)
-    study = dataclasses.replace(STUDY, repetitions=repetitions)
+    study = dataclasses.replace(study, repetitions=repetitions)
     (out / "study.json").write_bytes(dump_json(study.as_dict()))
     segments = _segments()
     planned = list(study.runs())
@@ -60,6 +60,7 @@ def write_study(out: Path, repetitions: int = STUDY.repetitions) -> int:
         run_dir.append_jsonl("clients.jsonl")
         run_dir.finish(run.meta)
         run_dir.write_json("report.json", report)
+        run_dir.write_json("reset.json", {"cpus": 2, "cpu": "A CPU of a test", "commit": "0123456789ab"})
     return len(planned)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from analysis.causes.diagnosis import top_cause
 from analysis.report.wording import human_time, plural
 from analysis.results.new_run import keep_report
-from analysis.results.study_files import CONTENTION, STUDY_FILE, failed_attempts
+from analysis.results.study_files import CONDITIONS_FILE, CONTENTION, STUDY_FILE, failed_attempts
 from ztprobe.documents.files import read_bytes
 from ztprobe.documents.problem import DocumentError
 from ztprobe.errors import EnforcementError, RunDirError, WorkloadError, ZtprobeError
@@ -213,7 +213,7 @@ def _measure(
         congestion_control=cell.congestion_control,
     )
     Job(spec, directory, progress).run()
-    directory.write_json("reset.json", before)
+    directory.write_json(CONDITIONS_FILE, before)
 
 
 def _attempts_before(out: Path, planned: PlannedRun) -> Counter[str]:
