@@ -21,12 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis import statistics
+from analysis.report.wording import plural
 from analysis.results.comparison import compare
 from analysis.results.quantiles import MIN_ROUNDS_FOR_P99_INTERVAL, quantile_interval_ns
 from analysis.results.samples import RunGroup, sample_of
 from analysis.results.slack import ClientSlack, slack_of_group, slack_of_run
 from analysis.results.study_effects import effects_of
-from analysis.results.study_files import failed_attempts, option_words, read_conditions, read_plan
+from analysis.results.study_files import failed_attempts, option_words, read_commit, read_plan
 from analysis.results.study_outcomes import convergence_of, outcomes_of
 from analysis.results.summaries import load_summaries
 from ztprobe.errors import RunDirError
@@ -163,8 +164,15 @@ def _cell(
 def _conditions(run: Path, report: Mapping[str, Any]) -> dict[str, str]:
     """What a run was made on, and when, in words."""
     started = datetime.fromtimestamp(report["started_unix_s"], UTC)
-    told = {"kernel": report["kernel"], "backend": report["emulation"]["backend"] or "none"}
-    return told | read_conditions(run) | {"started": f"{started:%Y-%m-%dT%H:%M:%SZ}"}
+    machine = report["contention"]["run"]
+    model = f", {machine['cpu_model']}" if machine["cpu_model"] else ""
+    return {
+        "kernel": report["kernel"],
+        "backend": report["emulation"]["backend"] or "none",
+        "machine": f"{plural(machine['cpus'], 'CPU')}{model}",
+        "commit": read_commit(run),
+        "started": f"{started:%Y-%m-%dT%H:%M:%SZ}",
+    }
 
 
 def _quiet(cell: Mapping[str, Any]) -> dict[str, Any]:

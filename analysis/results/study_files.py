@@ -16,17 +16,15 @@ from ztprobe.errors import RunDirError
 __all__ = (
     "CONDITIONS_FILE",
     "CONTENTION",
-    "NOT_RECORDED",
     "STUDY_FILE",
     "failed_attempts",
     "option_words",
-    "read_conditions",
+    "read_commit",
     "read_plan",
 )
 
 STUDY_FILE = "study.json"
 CONDITIONS_FILE = "reset.json"  # in each run of a study
-NOT_RECORDED = "not recorded"
 CONTENTION = "contention"  # class of an attempt that others spoiled, and that was made anew
 _MOST_BYTES = 16 << 20
 _TEXT = {"type": "string"}
@@ -69,11 +67,7 @@ _PLAN = {
 }
 _CONDITIONS = {
     "type": "object",
-    "properties": {
-        "cpu": {"type": ["string", "null"]},
-        "cpus": _COUNT,
-        "commit": {"type": ["string", "null"]},
-    },
+    "properties": {"commit": {"type": ["string", "null"]}},
 }
 _FAILURE = {"type": "object", "required": ["class"], "properties": {"class": _TEXT}}
 
@@ -83,16 +77,14 @@ def read_plan(study: Path) -> dict[str, Any]:
     return _read(study / STUDY_FILE, _PLAN, f"{study}: is no study ({STUDY_FILE} is missing or damaged)")
 
 
-def read_conditions(run: Path) -> dict[str, str]:
-    """On which machine and from which commit a study's run was made, in words.
+def read_commit(run: Path) -> str:
+    """From which commit a study's run was made, or that nobody recorded it.
 
     :raises RunDirError: the file is damaged.
     """
     file = run / CONDITIONS_FILE
     told = _read(file, _CONDITIONS, f"{file}: is damaged") if file.exists() else {}
-    cpus = f"{told['cpus']} CPUs" if told.get("cpus") else ""
-    machine = ", ".join(filter(None, (cpus, told.get("cpu"))))
-    return {"machine": machine or NOT_RECORDED, "commit": told.get("commit") or NOT_RECORDED}
+    return told.get("commit") or "not recorded"
 
 
 def option_words(options: Mapping[str, Any]) -> list[str]:

@@ -166,3 +166,5 @@ def test_a_run_that_stays_busy_is_counted_and_not_averaged_in(made: Made, tmp_pa
     )
     rounds = read_rounds(out / "study-rounds.parquet").frame  # whoever reads it may still tell them apart
     assert rounds.groupby("contended").size().to_dict() == {False: 35, True: 7}
+    assert rounds["commit"].str.fullmatch(r"[0-9a-f]{12}(-dirty)?|not recorded").all()
+    assert rounds["machine"].str.match(r"[1-9][0-9]* CPU").all()

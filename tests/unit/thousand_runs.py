@@ -52,6 +52,7 @@ def write_study(out: Path, repetitions: int = STUDY.repetitions, study: Study = 
         ledger = make_ledger(parts_ms, rounds=ROUNDS, clients=CLIENTS, seed=number)
         run = make_run(f"{experiment.profile}-sec{experiment.level}", ledger)
         report = build_report(run, ledger, None)
+        report["contention"]["run"]["cpu_model"] = "A CPU of a test"
         for one_round in report["rounds"]:
             for client in one_round["clients"]:
                 client["segments"] = segments
@@ -60,7 +61,7 @@ def write_study(out: Path, repetitions: int = STUDY.repetitions, study: Study = 
         run_dir.append_jsonl("clients.jsonl")
         run_dir.finish(run.meta)
         run_dir.write_json("report.json", report)
-        run_dir.write_json("reset.json", {"cpus": 2, "cpu": "A CPU of a test", "commit": "0123456789ab"})
+        run_dir.write_json("reset.json", {"commit": "0123456789ab"})
     return len(planned)
 
 

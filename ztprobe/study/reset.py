@@ -1,4 +1,4 @@
-"""What stands on the machine between two runs of a study, and which it is; kept with the later run.
+"""What stands on the machine between two runs of a study, and of which commit; kept with the later run.
 
 Pods, their qdiscs, policies and TCP's memory of paths go with their namespaces, which every run makes
 anew; what an interrupted run left is cleaned before the next begins. What the machine shares between
@@ -8,7 +8,6 @@ runs, and could carry over, is looked at here, so that a reader can see that it 
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -18,34 +17,22 @@ from ztprobe import paths
 __all__ = ("machine_state",)
 
 _NAMESPACES = Path("/run/netns")
-_CPUS = Path("/proc/cpuinfo")
 _GIT_S = 10
 _CONGESTION_CONTROLS = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
 
 
 def machine_state() -> dict[str, Any]:
-    """Live runs and namespaces of ztprobe (none, unless somebody else runs one), settings, load, CPUs.
+    """Live runs and namespaces of ztprobe (none, unless somebody else runs one), settings, load.
 
     :returns: also the commit that this is, with ``-dirty`` where files differ from it; None: it is no clone.
     """
     return {
-        "cpu": _cpu_model(),
-        "cpus": os.cpu_count() or 1,
         "commit": _commit(),
         "runs": sorted(p.parent.name for p in paths.STATE_DIR.glob("*/journal.json")),
         "namespaces": sorted(p.name for p in _NAMESPACES.glob("ztp-*")),
         "allowed_congestion_controls": _CONGESTION_CONTROLS.read_text().split(),
         "load_1min": float(Path("/proc/loadavg").read_text().split()[0]),
     }
-
-
-def _cpu_model() -> str | None:
-    """As the kernel calls the first one."""
-    for line in _CPUS.read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            return " ".join(value.split())
-    return None
 
 
 def _commit() -> str | None:
