@@ -39,6 +39,9 @@ class Talk:
 
     exchanges: Sequence[Exchange]
     _polls: dict[frozenset[Process], list[Exchange]] = field(default_factory=dict, compare=False, repr=False)
+    _batches: dict[frozenset[Process], tuple[list[Exchange], Counter[int]]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     @classmethod
     def between(
@@ -238,15 +241,35 @@ class Talk:
         return UsualPoll(asked[len(asked) // 2], answered[len(answered) // 2])
 
     def after_pauses(self, speakers: frozenset[Process], start_ns: int, end_ns: int) -> list[Exchange]:
-        """What these processes asked in [start, end) after a pause: what brings news, and no part of it."""
-        over_ns, found = 0, []
-        for exchange in self.exchanges_until(end_ns):
-            if exchange.request is None or exchange.request.speaker not in speakers:
-                continue
-            if exchange.begun_ns - over_ns >= _SAME_FETCH_NS and exchange.begun_ns >= start_ns:
-                found.append(exchange)
-            over_ns = max(over_ns, exchange.over_ns)
-        return found
+        """What these processes asked in [start, end) after a pause: what brings news, and no part of it.
+
+        Who has taken a message whose parts are still on their way asks for these after a pause as well: such
+        a request is as long as those that follow others.
+        """
+        begun, following = self._begun_and_following(speakers)
+        first = Counter(one.request.bytes for one in begun if one.request is not None)
+        return [
+            exchange
+            for exchange in begun
+            if start_ns <= exchange.begun_ns < end_ns
+            and exchange.request is not None
+            and following[exchange.request.bytes] <= first[exchange.request.bytes]
+        ]
+
+    def _begun_and_following(self, speakers: frozenset[Process]) -> tuple[list[Exchange], Counter[int]]:
+        """What these asked after a pause, and how often a request of each length followed another."""
+        if speakers not in self._batches:
+            over_ns, begun, following = 0, [], Counter[int]()
+            for exchange in self.exchanges:
+                if exchange.request is None or exchange.request.speaker not in speakers:
+                    continue
+                if exchange.begun_ns - over_ns >= _SAME_FETCH_NS:
+                    begun.append(exchange)
+                else:
+                    following[exchange.request.bytes] += 1
+                over_ns = max(over_ns, exchange.over_ns)
+            self._batches[speakers] = begun, following
+        return self._batches[speakers]
 
     def reply(self, speakers: frozenset[Process], since_ns: int, end_ns: int) -> Turn | None:
         """The first of what these processes told in small requests, if one of them is no poll.

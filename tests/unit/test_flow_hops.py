@@ -121,3 +121,22 @@ def test_a_message_is_there_with_its_last_small_part() -> None:
         6000,
         8000,
     ]
+
+
+def test_parts_that_are_asked_for_once_more_bring_no_news() -> None:
+    """News at 3 s of a reply whose last part is not there: it is asked for again at 4.2 s, and fetched."""
+    parts = [
+        Exchange(said(True, at_ms, at_ms, 180), said(False, at_ms + 2, at_ms + 2, 300))
+        for at_ms in (
+            *(3_010, 3_020),
+            *(4_200, 4_210),
+            *(7_010, 7_020),
+        )
+    ]
+    polls = [poll(at_ms, count=400) for at_ms in (1_000, 3_000, 7_000)]
+    found = talk(*sorted([*polls, *parts], key=lambda one: one.begun_ns))
+    begun = [one.begun_ns // MS for one in found.after_pauses(frozenset((NODE,)), 0, 9_000 * MS)]
+    assert begun == [1_000, 3_000, 7_000]
+    assert [
+        one.begun_ns // MS for one in found.after_pauses(frozenset((NODE,)), 3_001 * MS, 7_000 * MS)
+    ] == []
