@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from analysis.flows.turns import LARGE_BYTES, Turn
 
-__all__ = ("SAME_KIND_BYTES", "Exchange", "Fetch", "Handed", "UsualPoll", "exchanges_of")
+__all__ = ("RECORD_BYTES", "SAME_KIND_BYTES", "Exchange", "Fetch", "Handed", "UsualPoll", "exchanges_of")
 
 # Requests of one kind differ by a number's digits.
 SAME_KIND_BYTES = 8
@@ -56,6 +56,10 @@ class Fetch(NamedTuple):
     over_ns: int
 
 
+# A poll is cut into as many records of TLS more or less.
+RECORD_BYTES = 22
+
+
 class UsualPoll(NamedTuple):
     """What somebody's polls, and their answers in vain, are like."""
 
@@ -68,7 +72,7 @@ class UsualPoll(NamedTuple):
         return (
             request is not None
             and answer is not None
-            and abs(request.bytes - self.asked_bytes) <= SAME_KIND_BYTES
+            and abs(request.bytes - self.asked_bytes) <= SAME_KIND_BYTES + RECORD_BYTES
             and self.answered_bytes + SAME_KIND_BYTES < answer.bytes < LARGE_BYTES
         )
 

@@ -11,8 +11,17 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
-from analysis.flows.exchanges import SAME_KIND_BYTES, Exchange, Fetch, Handed, UsualPoll, exchanges_of
+from analysis.flows.exchanges import (
+    RECORD_BYTES,
+    SAME_KIND_BYTES,
+    Exchange,
+    Fetch,
+    Handed,
+    UsualPoll,
+    exchanges_of,
+)
 from analysis.flows.processes import Process
 from analysis.flows.turns import LARGE_BYTES, Channel, Turn
 from analysis.intervals import Segment
@@ -27,8 +36,6 @@ TRAILING_NS = 30_000_000
 _ALONE_NS = 100_000_000
 # So often somebody has to have asked to be one that polls.
 FEWEST_POLLS = 3
-# A poll is cut into as many records of TLS more or less.
-_RECORD_BYTES = 22
 # So many heartbeats at most begin while a poll is answered.
 _BESIDE = 1
 
@@ -196,7 +203,7 @@ class Talk:
                 stored_ns = max(stored_ns, exchange.answer.first_ns)
             over_ns = max(over_ns, exchange.over_ns)
         usual = self._usual_poll(frozenset((last.speaker,)))
-        most = SAME_KIND_BYTES + _RECORD_BYTES
+        most = SAME_KIND_BYTES + RECORD_BYTES
         for number in range(1, min(len(behind), _BESIDE + 1) + 1):
             if usual is not None and abs(behind[-number][0].bytes - usual.asked_bytes) <= most:
                 del behind[-number:]
@@ -210,6 +217,21 @@ class Talk:
         if speakers not in self._polls:
             self._polls[speakers] = self._find_polls(speakers)
         return self._polls[speakers]
+
+    def poll_pause_ns(self, speakers: frozenset[Process]) -> int | None:
+        """The usual time from the answer to a poll of theirs to the next; None: no two follow each other.
+
+        What nobody answers is a frame of the connection (a window update, an acknowledgement), and nothing
+        that was said between the two.
+        """
+        answered = [one for one in self.exchanges if one.answer is not None]
+        number = {one.begun_ns: i for i, one in enumerate(answered)}
+        pauses = sorted(
+            later.begun_ns - before.over_ns
+            for before, later in pairwise(one for one in self.polls(speakers) if one.begun_ns in number)
+            if number[later.begun_ns] - number[before.begun_ns] == 1
+        )
+        return pauses[len(pauses) // 2] if pauses else None
 
     def _find_polls(self, speakers: frozenset[Process]) -> list[Exchange]:
         asked = [one for one in self.exchanges if one.request is not None and one.request.speaker in speakers]

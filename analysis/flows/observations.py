@@ -4,7 +4,6 @@ not seen."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 from analysis.flows.client_paths import ClientPath
@@ -81,16 +80,10 @@ def _pairs(
 
 def _polls(talk: Talk, speakers: frozenset[Process]) -> tuple[int, int] | None:
     """(how many, the usual pause from one's answer to the next), if somebody polls."""
-    polls = talk.polls(speakers)
     if len(talk.in_vain(speakers)) < FEWEST_POLLS:
         return None
-    number = {one.begun_ns: i for i, one in enumerate(talk.exchanges)}
-    pauses = sorted(
-        later.begun_ns - before.over_ns
-        for before, later in pairwise(polls)
-        if number[later.begun_ns] - number[before.begun_ns] == 1  # nothing was said in between
-    )
-    return (len(polls), pauses[len(pauses) // 2]) if pauses else None
+    pause_ns = talk.poll_pause_ns(speakers)
+    return (len(talk.polls(speakers)), pause_ns) if pause_ns is not None else None
 
 
 def transfer_of(number: int, way: ClientPath, nodes: frozenset[Process]) -> Transfer:

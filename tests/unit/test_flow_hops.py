@@ -140,3 +140,26 @@ def test_parts_that_are_asked_for_once_more_bring_no_news() -> None:
     assert [
         one.begun_ns // MS for one in found.after_pauses(frozenset((NODE,)), 3_001 * MS, 7_000 * MS)
     ] == []
+
+
+def test_frames_that_nobody_answers_come_between_no_polls() -> None:
+    """Every 3 s, each with an acknowledgement of its answer behind it; once a heartbeat comes between two."""
+    polls = [poll(at_ms) for at_ms in (1_000, 4_002, 7_004, 10_006, 12_500)]
+    frames = [Exchange(said(True, at_ms + 3, at_ms + 3, 56), None) for at_ms in (1_000, 4_002, 7_004)]
+    heartbeat = Exchange(said(True, 11_000, 11_000, 130), said(False, 11_002, 11_002, 52))
+    found = talk(*polls, *frames, heartbeat)
+    assert found.poll_pause_ns(frozenset((NODE,))) == 3_000 * MS
+    assert talk(*polls[:1]).poll_pause_ns(frozenset((NODE,))) is None
+
+
+def test_a_poll_in_one_more_record_of_tls_brings_the_news() -> None:
+    """In vain every 3 s; a heartbeat at 8.7 s, then a poll that is 22 bytes longer, and the message."""
+    polls = [poll(at_ms, count=50) for at_ms in (0, 3_000, 6_000)]
+    asked = polls[0].request
+    assert asked is not None
+    heartbeat = Exchange(said(True, 8_700, 8_700, asked.bytes + 15), said(False, 8_810, 8_810, 52))
+    longer = Exchange(said(True, 9_000, 9_000, asked.bytes + 22), said(False, 9_004, 9_004, 400))
+    message = Exchange(said(True, 9_010, 9_010, 180), said(False, 9_014, 9_050, 500_000))
+    assert message.answer is not None
+    found = talk(*polls, heartbeat, longer, message)
+    assert found.fetch_began_ns(message.answer, 6_500 * MS, askers=frozenset((NODE,))) == 9_000 * MS
