@@ -71,14 +71,17 @@ class EventTally:
         flags, direction = rows["tcp_flags"], rows["direction"]
         asks = ((flags & (_SYN | _ACK)) == _SYN) & (direction == _TX)
         answers = ((flags & (_SYN | _ACK)) == _SYN | _ACK) & (direction == _RX)
-        lasted_s = []
+        lasted_s, asked = [], 0
         both = asks | answers
         columns = rows["connection"][both], rows["ts_ns"][both], answers[both]
         for connection, ts_ns, is_answer in zip(*(column.tolist() for column in columns), strict=True):
             if not is_answer:
+                if connection in self._asked_ns:
+                    continue  # sent again
                 if len(self._asked_ns) >= _MOST_OPEN:
                     self._asked_ns.pop(next(iter(self._asked_ns)))
-                self._asked_ns.setdefault(connection, ts_ns)
+                self._asked_ns[connection] = ts_ns
+                asked += 1
             elif (asked_ns := self._asked_ns.pop(connection, None)) is not None:
                 lasted_s.append((ts_ns - asked_ns) / 1e9)
         buckets: dict[str, float] = {}
@@ -86,7 +89,7 @@ class EventTally:
             label = str(HANDSHAKE_BOUNDS_S[bucket]) if bucket < len(HANDSHAKE_BOUNDS_S) else BEYOND
             buckets[label] = buckets.get(label, 0) + 1
         return {
-            "connections_asked": {"": float(np.count_nonzero(asks))},
+            "connections_asked": {"": float(asked)},
             "handshakes": buckets,
             "handshakes_s": {"": float(sum(lasted_s))},
         }
