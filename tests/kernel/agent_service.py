@@ -41,11 +41,12 @@ class Service:
     process: subprocess.Popen[str]
     port: int
     state: Path
+    host: str = "127.0.0.1"
 
     @property
     def address(self) -> str:
-        """On the loopback."""
-        return f"127.0.0.1:{self.port}"
+        """Where it listens."""
+        return f"{self.host}:{self.port}"
 
     def end(self) -> str:
         """As a kubelet does it.
@@ -67,15 +68,17 @@ def service(
     *options: str,
     ztprobe_state: Path | None = None,
     before: Sequence[str] = (),
+    listen: str = "127.0.0.1:0",
+    **environment: str,
 ) -> Iterator[Service]:
     """Begin to serve; whatever is left of it is killed at the end.
 
     :param before: a program that runs it, with its arguments.
     """
-    command = [*before, sys.executable, "-m", "ztprobe", "agent", "serve", "--listen", "127.0.0.1:0"]
+    command = [*before, sys.executable, "-m", "ztprobe", "agent", "serve", "--listen", listen]
     command += ["--cert", str(tls.certificate), "--key", str(tls.key), "--client-ca", str(tls.authority)]
     command += ["--state", str(state), "--caller", COLLECTOR, *options]
-    environment = dict(os.environ)
+    environment = {**os.environ, **environment}
     if ztprobe_state is not None:
         environment["ZTPROBE_STATE_DIR"] = str(ztprobe_state)
     process = subprocess.Popen(
@@ -90,9 +93,9 @@ def service(
     assert process.stderr is not None
     try:
         line = process.stdout.readline()
-        listens = re.search(r"listens on 127\.0\.0\.1:(\d+)$", line)
+        listens = re.search(r"listens on (\S+):(\d+)$", line)
         assert listens is not None, line + process.stderr.read()
-        yield Service(process, int(listens[1]), state)
+        yield Service(process, int(listens[2]), state, listens[1])
     finally:
         if process.poll() is None:
             process.kill()

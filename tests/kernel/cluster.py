@@ -188,14 +188,22 @@ class KubeNode:
         self.call("PATCH", f"/api/v1/namespaces/fl/pods/{name}/status", {"status": status})
 
     def run(
-        self, name: str, labels: dict[str, str], number: int, *, layout: str, pinned: bool = True
+        self,
+        name: str,
+        labels: dict[str, str],
+        number: int,
+        *,
+        layout: str,
+        pinned: bool = True,
+        node: str = NODE,
     ) -> KubePod:
-        """Create a pod and bring it up on this node.
+        """Create a pod and bring it up on this machine.
 
         :param layout: v2-systemd | v1-cgroupfs
         :param pinned: have the namespace bound under /run/netns, as CNI runtimes do.
+        :param node: where it is by the API; nodes of other names share this machine's kernel.
         """
-        uid = self.create(name, labels)
+        uid = self.create(name, labels, node=node)
         address, host_interface = f"10.98.0.{number}", f"veth{secrets.token_hex(4)}"
         pin = f"cni-{secrets.token_hex(8)}" if pinned else None
         command = [sys.executable, "-S", "-c", "import time; print(flush=True); time.sleep(3600)"]

@@ -5,46 +5,19 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
+from ztprobe.cli.agent_options import tls_files, tls_options
 from ztprobe.cli.output import say, say_json
-from ztprobe.errors import PreflightError, UsageError
-
-if TYPE_CHECKING:
-    from ztprobe.agent.service.wire import TlsFiles
+from ztprobe.errors import PreflightError
 
 __all__ = ("agent",)
 
 _LOOK_S = 0.5
-_PEM = click.Path(path_type=Path, dir_okay=False)
 _SOCKET = "unix:/run/ztprobe-agent.sock"
-
-
-def _tls_options(authority: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    def options(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in (
-            click.option(authority, "authority", type=_PEM, metavar="FILE", help="Whose certificates count."),
-            click.option("--key", type=_PEM, metavar="FILE", help="The certificate's private key (PEM)."),
-            click.option("--cert", type=_PEM, metavar="FILE", help="This side's certificate (PEM)."),
-        ):
-            command = option(command)
-        return command
-
-    return options
-
-
-def _tls(cert: Path | None, key: Path | None, authority: Path | None, name: str) -> TlsFiles | None:
-    from ztprobe.agent.service.wire import TlsFiles
-
-    if cert is None and key is None and authority is None:
-        return None
-    if cert is None or key is None or authority is None:
-        raise UsageError(f"--cert, --key and {name} go together: one of them is missing")
-    return TlsFiles(certificate=cert, key=key, authority=authority)
 
 
 @click.group(epilog=f"Example: sudo ztprobe agent serve --listen {_SOCKET}")
@@ -59,7 +32,7 @@ def agent() -> None:
 @click.option(
     "--listen", default=_SOCKET, show_default=True, metavar="ADDRESS", help="ADDRESS:PORT, or unix:PATH."
 )
-@_tls_options("--client-ca")
+@tls_options("--client-ca")
 @click.option(
     "--caller",
     "callers",
@@ -130,7 +103,7 @@ def serve(
     from ztprobe.paths import STATE_DIR
     from ztprobe.process.interrupts import shielded
 
-    tls = _tls(cert, key, authority, "--client-ca")
+    tls = tls_files(cert, key, authority, "--client-ca")
     address = checked_address(listen, tls)
     node = os.environ.get("NODE_NAME") or platform.node()
     sessions = Sessions(
@@ -178,7 +151,7 @@ def _said(address: str, port: int) -> str:
 
 @agent.command(epilog="Example: sudo ztprobe agent status --json")
 @click.argument("address", default=_SOCKET, metavar="[ADDRESS]")
-@_tls_options("--ca")
+@tls_options("--ca")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(address: str, cert: Path | None, key: Path | None, authority: Path | None, as_json: bool) -> None:
     """Show what an agent does and holds: memory, pods, leases, queue.
@@ -188,7 +161,7 @@ def status(address: str, cert: Path | None, key: Path | None, authority: Path | 
     from ztprobe.agent.service.client import Connection
     from ztprobe.cli.rendering.agent import status_lines
 
-    connection = Connection(address, _tls(cert, key, authority, "--ca"), patience_s=0)
+    connection = Connection(address, tls_files(cert, key, authority, "--ca"), patience_s=0)
     try:
         found = connection.status()
     finally:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ztprobe.cli.agent_options import agent_access, agents_options, tls_files
 from ztprobe.cli.options import cluster_access, cluster_options
 from ztprobe.cli.output import say, say_json
 from ztprobe.cli.policy_objects import read_files
@@ -72,6 +73,7 @@ _WATCHED_S = 10.0
 )
 @node_option
 @cluster_options
+@agents_options
 @click.option(
     "--filter",
     "expression",
@@ -104,6 +106,12 @@ def drops(
     node: str | None,
     context: str | None,
     kubeconfig: str | None,
+    through: bool,
+    addresses: tuple[str, ...],
+    agents_in: str | None,
+    cert: Path | None,
+    key: Path | None,
+    authority: Path | None,
     expression: str | None,
     pcap: Path | None,
     as_json: bool,
@@ -114,6 +122,8 @@ def drops(
     place. What a packet filter dropped is explained by the policies that were in force; no policy is named
     for any other reason, nor where none selects either end. `ztprobe drops runs/net2-sec3-...` reads a saved
     run; without RUN it needs root, and watches the local runtime's pods beside whatever else watches them.
+    `ztprobe drops --runtime kubernetes --agents` needs no root, and watches a namespace's pods on every node
+    through the agents there.
     """
     from analysis.results.packet_filter import PacketFilter
 
@@ -122,6 +132,8 @@ def drops(
         from ztprobe.cli.drops_live import LiveRequest, watch_drops
 
         cluster = cluster_access(runtime, context, kubeconfig, namespace=namespace, node=node)
+        files_given = tls_files(cert, key, authority, "--ca")
+        agents = agent_access(cluster, through, addresses, agents_in, files_given)
         if cluster is not None and live_run is not None:
             raise UsageError("--run names a run of the local runtime; leave it out with --runtime kubernetes")
         if follow and seconds is not None:
@@ -129,6 +141,7 @@ def drops(
         watch_drops(
             LiveRequest(
                 cluster=cluster,
+                agents=agents,
                 selector=selector,
                 namespace=namespace,
                 run=live_run,
@@ -142,7 +155,9 @@ def drops(
             )
         )
         return
-    of_cluster = {"--node": node, "--context": context, "--kubeconfig": kubeconfig}
+    of_cluster: dict[str, Any] = {"--node": node, "--context": context, "--kubeconfig": kubeconfig}
+    of_cluster |= {"--agent": addresses, "--agents": through, "--agents-in": agents_in}
+    of_cluster |= {"--cert": cert, "--key": key, "--ca": authority}
     live = (
         {"--runtime": runtime != "local"}
         | of_cluster

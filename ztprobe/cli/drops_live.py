@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ztprobe.cli.drops_pods import FilterCounts, LiveRequest, WatchedPods
+from ztprobe.cli.drops_pods import CLUSTER, FilterCounts, LiveRequest, WatchedPods
 from ztprobe.cli.output import say
 from ztprobe.errors import PreflightError, UsageError
 from ztprobe.printable import escape_json, printable_lines
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from analysis.results.drops import DropBurst
     from analysis.results.drops_live import LiveDrop
     from analysis.results.drops_pcapng import DropWriter
-    from ztprobe.probes.drop_watch import DropWatch
+    from ztprobe.cli.drops_nodes import WatchedNodes
+    from ztprobe.cli.drops_sources import AgentSources, DropSource, HereSources
 
 __all__ = ("LiveRequest", "watch_drops")
 
 _WAIT_S = 0.05
 _BATCH_S = 0.02  # after packets came: more of them together
 _LOOK_S = 0.25  # for pods that come and go
-_MOST_AT_ONCE = 5_000  # records in one go: more than so many kinds at once are counted alone
 _FEW = 6
 _CTRL_C = 130
 
@@ -38,26 +38,43 @@ _CTRL_C = 130
 def watch_drops(request: LiveRequest) -> None:
     """Print drops until the time is over or Ctrl-C.
 
-    :raises ZtprobeError: no pods run, or this machine does not let us watch them.
+    :raises ZtprobeError: no pods run, or nobody lets us watch them.
     """
+    if request.agents is not None and request.cluster is not None:
+        from ztprobe.cli.drops_nodes import WatchedNodes
+        from ztprobe.cli.drops_sources import connected
+
+        with connected(request.agents, _aside) as agents, _Told(request) as told:
+            _check_reasons(request.reasons, agents.reasons)
+            nodes = WatchedNodes(request, request.cluster, agents)
+            nodes.look()
+            nodes.check()
+            _Watching(request, agents, nodes, told).until_over()
+            told.publish()
+        return
+    from ztprobe.cli.drops_sources import HereSources
     from ztprobe.probes.drop_watch import DropWatch
 
     if os.geteuid() != 0:
-        raise PreflightError("watching what a kernel drops needs root: run it with sudo")
+        through = ", or ask its agents: --agents" if request.cluster is not None else ""
+        raise PreflightError(f"watching what a kernel drops needs root: run it with sudo{through}")
     there = WatchedPods(request)
     there.look()
     there.check()
     with DropWatch() as watch, _Told(request) as told:
         watch.load()
-        _check_reasons(request.reasons, watch)
-        _Watching(request, watch, there, told).until_over()
+        _check_reasons(request.reasons, set(watch.reason_names.values()))
+        _Watching(request, HereSources(watch), there, told).until_over()
         told.publish()
 
 
-def _check_reasons(reasons: Iterable[str], watch: DropWatch) -> None:
+def _aside(text: str) -> None:
+    click.echo(printable_lines(text), err=True)
+
+
+def _check_reasons(reasons: Iterable[str], names: set[str]) -> None:
     import difflib
 
-    names = set(watch.reason_names.values())
     for reason in reasons:
         if reason not in names:
             near = difflib.get_close_matches(reason.upper(), names, n=3, cutoff=0.4)
@@ -74,7 +91,7 @@ class _Told:
         self._open = contextlib.ExitStack()
         self._writer: DropWriter | None = None
         self._written: Path | None = None
-        self.several_runs = False
+        self.several_runs = request.agents is not None  # each line names its node
 
     def __enter__(self) -> _Told:
         return self
@@ -99,7 +116,10 @@ class _Told:
         from analysis.results.drops_text import burst_dict, burst_lines
 
         if self._request.as_json:
-            value = {"run": burst.run, **burst_dict(burst)}
+            whose = {"run": burst.run}
+            if self._request.agents is not None:
+                whose = {"run": CLUSTER, "node": burst.run}
+            value = whose | burst_dict(burst)
             click.echo(escape_json(json.dumps(value, ensure_ascii=False, separators=(",", ":"))))
             return
         lines = list(burst_lines([burst]))
@@ -130,30 +150,26 @@ class _Totals:
     normal: int = 0  # ... and are part of normal work
     others: int = 0
     kinds: set[bytes] = field(default_factory=set)
-    untold: int = 0  # records that were too many to look at
 
 
 class _Watching:
-    def __init__(self, request: LiveRequest, watch: DropWatch, there: WatchedPods, told: _Told) -> None:
-        from analysis.results.drops_live import DropDecoder, DropLines
-        from ztprobe.probes.kallsyms import Kallsyms
-
-        self._request, self._watch, self._there, self._told = request, watch, there, told
-        symbols = Kallsyms()
-        symbols.name_of(1)  # read now, not when the first packet is dropped
-        self._decoder = DropDecoder(
-            watch.kind_type, watch.reason_names, symbols.name_of, time.time_ns() - time.monotonic_ns()
-        )
-        self._lines = DropLines()
+    def __init__(
+        self,
+        request: LiveRequest,
+        seen: HereSources | AgentSources,
+        there: WatchedPods | WatchedNodes,
+        told: _Told,
+    ) -> None:
+        self._request, self._seen, self._there, self._told = request, seen, there, told
         self._totals = _Totals()
-        self._watched: set[int] = set()
         self._filters = FilterCounts()
         self._differences: dict[str, tuple[int, int]] = {}
 
     def until_over(self) -> None:
         """Until the time is over, or somebody ends it."""
         self._renew()
-        self._watch.start()
+        self._seen.start()
+        self._note()
         self._filters.look(self._there.pods)
         self._announce()
         started_s = time.monotonic()
@@ -163,10 +179,11 @@ class _Watching:
         except Interrupted as ended:
             interrupt = ended
         self._differences = self._filters.differences()  # first: what comes later may be seen, not counted
-        self._watch.stop()
+        self._seen.stop()
         self._take(last=True)
-        for burst in self._lines.rest():
-            self._told.burst(burst)
+        for source in self._seen.sources:
+            for burst in source.lines.rest():
+                self._told.burst(burst)
         self._told.summary(self._summary(time.monotonic() - started_s))
         if interrupt is not None and interrupt.exit_code != _CTRL_C:
             self._told.publish()
@@ -175,15 +192,15 @@ class _Watching:
     def _loop(self, started_s: float) -> None:
         seconds, looked_s = self._request.seconds, started_s
         while seconds is None or time.monotonic() - started_s < seconds:
-            self._watch.wait(_WAIT_S)
+            self._seen.wait(_WAIT_S)
             came = self._take()
-            for burst in self._lines.over(time.monotonic_ns()):
-                self._told.burst(burst)
+            for source in self._seen.sources:
+                for burst in source.lines.over(source.now_ns()):
+                    self._told.burst(burst)
             if time.monotonic() - looked_s > _LOOK_S:
                 looked_s = time.monotonic()
                 before = self._there.pods
-                for note in self._there.fresh_notes():
-                    click.echo(printable_lines(note), err=True)
+                self._note()
                 if self._there.look():
                     self._renew()
                     self._filters.look(self._there.pods)
@@ -192,15 +209,13 @@ class _Watching:
             if came:
                 time.sleep(_BATCH_S)
 
+    def _note(self) -> None:
+        for note in self._there.fresh_notes():
+            _aside(note)
+
     def _renew(self) -> None:
-        wanted = {inode for one in self._there.deployments for inode in one.places}
-        for inode in self._watched - wanted:
-            self._watch.forget(inode)
-        for inode in wanted - self._watched:
-            self._watch.watch(inode)
-        self._watched = wanted
-        self._decoder.know(self._there.deployments)
-        self._told.several_runs = len(self._there.deployments) > 1
+        self._seen.know(self._there.deployments, self._there.pods)
+        self._told.several_runs = len(self._there.deployments) > 1 or self._request.agents is not None
 
     def _announce(self) -> None:
         names = [pod.name for pod in self._there.pods]
@@ -208,22 +223,22 @@ class _Watching:
         runs = ", ".join(one.name for one in self._there.deployments)
         cluster = self._request.cluster
         whose = f"namespace {cluster.namespace}" if cluster is not None else f"run {runs}"
-        what = f"watching {whose}: {some}" if names else "no pods are running: waiting for some"
+        nodes = (
+            f" on {', '.join(one.name for one in self._there.deployments)}" if self._request.agents else ""
+        )
+        what = f"watching {whose}{nodes}: {some}" if names else "no pods are running: waiting for some"
         until = f"for {self._request.seconds:g} s" if self._request.seconds is not None else "Ctrl-C ends it"
-        click.echo(printable_lines(f"{what}; {until}"), err=True)
+        _aside(f"{what}; {until}")
 
     def _take(self, *, last: bool = False) -> bool:
-        rows, counted = self._watch.read(last=last)
-        self._totals.untold += max(0, len(rows) - _MOST_AT_ONCE)
-        for drop in self._decoder.records(rows[:_MOST_AT_ONCE]):
-            self._one(drop)
-        for each in counted:
-            more = self._decoder.counted(each.kind, each.packets, each.payload_bytes, each.last_ns)
-            if more is not None:
-                self._one(more)
-        return bool(len(rows) or counted)
+        came = False
+        for source in self._seen.sources:
+            for drop in source.take(last=last):
+                came = True
+                self._one(source, drop)
+        return came
 
-    def _one(self, drop: LiveDrop) -> None:
+    def _one(self, source: DropSource, drop: LiveDrop) -> None:
         if drop.packet.pod == "node" and drop.packet.reason == "NETFILTER_DROP":
             self._filters.seen[drop.deployment] = self._filters.seen.get(drop.deployment, 0) + drop.packets
         if not self._is_asked_for(drop):
@@ -233,7 +248,7 @@ class _Watching:
         self._totals.normal += drop.packets if drop.packet.noise else 0
         self._totals.kinds.add(drop.kind)
         self._told.packet(drop)
-        burst = self._lines.take(drop)
+        burst = source.lines.take(drop)
         if burst is not None:
             self._told.burst(burst)
 
@@ -251,19 +266,20 @@ class _Watching:
     def _summary(self, lasted_s: float) -> str:
         from analysis.report.wording import plural
 
-        account, totals = self._watch.account(), self._totals
+        sources, totals = self._seen.sources, self._totals
+        accounts = [source.account() for source in sources]
         said = [f"{plural(totals.packets, 'dropped packet')} in {lasted_s:.1f} s"]
         if totals.packets:
             said[0] += f", of {plural(len(totals.kinds), 'kind')}"
         said += [f"{totals.normal} of them part of normal work"] if totals.normal else []
         said += [f"{totals.others} others not asked for"] if totals.others else []
-        unplaced = account.uncounted + totals.untold
+        unplaced = sum(one.uncounted for one in accounts) + sum(source.untold for source in sources)
         said += [f"{unplaced} more of too many kinds to tell apart"] if unplaced else []
         for run, (own, more) in self._differences.items():
             if more > 0:
                 said.append(f"the packet filter of run {run} counted {own} drops, {more} more than were seen")
-        if account.missed_runs:
-            said.append(
-                f"up to {account.missed_runs} not seen: the kernel left out that many runs of the probe"
-            )
+        if missed := sum(one.missed_runs for one in accounts):
+            said.append(f"up to {missed} not seen: the kernel left out that many runs of the probe")
+        if coverage := self._there.coverage():
+            said.append(coverage)
         return "; ".join(said)

@@ -15,17 +15,18 @@ from ztprobe.errors import UsageError
 if TYPE_CHECKING:
     from analysis.results.drops_live import Deployment
     from analysis.results.packet_filter import PacketFilter
+    from ztprobe.cli.agent_options import AgentAccess
     from ztprobe.kubernetes.access import ClusterAccess
     from ztprobe.kubernetes.watched import WatchedCluster
     from ztprobe.pods.model import Pod
     from ztprobe.policy.model import Objects
 
-__all__ = ("FilterCounts", "LiveRequest", "WatchedPods")
+__all__ = ("CLUSTER", "UNKNOWN", "FilterCounts", "LiveRequest", "WatchedPods")
 
-_UNKNOWN = "by a packet filter; the policies in force are not known (-f gives them)"
+UNKNOWN = "by a packet filter; the policies in force are not known (-f gives them)"
 
 
-_CLUSTER = "cluster"  # what its deployment is called
+CLUSTER = "cluster"  # what its deployment is called
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class LiveRequest:
     """What the command line asks."""
 
     cluster: ClusterAccess | None  # None: of the local runtime's pods
+    agents: AgentAccess | None  # None: of this machine's pods
     selector: str | None
     namespace: str | None
     run: str | None
@@ -107,13 +109,13 @@ class WatchedPods:
         if seen == self._seen:
             return False
         self._seen, self.pods = seen, pods
-        self.chosen = {(_CLUSTER, pod.name) for pod in pods if self._selector.matches(pod.labels)}
+        self.chosen = {(CLUSTER, pod.name) for pod in pods if self._selector.matches(pod.labels)}
         # Policies know pods on every node, and by them a packet's other end has a name.
         everywhere = known.pods if (known := in_force[-1][1]) is not None else ()
         names = {str(address): pod.name for pod in everywhere for address in pod.addresses}
         if self._request.objects is not None:
             in_force = [(0, merged(self._request.objects, everywhere))]
-        self.deployments = [self._deployment_of(_CLUSTER, pods, in_force, names)]
+        self.deployments = [self._deployment_of(CLUSTER, pods, in_force, names)]
         return True
 
     def check(self) -> None:
@@ -143,6 +145,10 @@ class WatchedPods:
     def fresh_notes(self) -> Collection[str]:
         """For people, since the last time."""
         return () if self._cluster is None else self._cluster.fresh_notes()
+
+    def coverage(self) -> str:
+        """What was not watched, for people: nothing is left out here."""
+        return ""
 
     @property
     def selects(self) -> bool:
@@ -186,7 +192,7 @@ class WatchedPods:
             name=name,
             places=places | {pod.netns_inode: pod.name for pod in pods},
             names={**(elsewhere or {}), **{pod.address: pod.name for pod in pods}},
-            explainers=[(since, DropExplainer(each, unknown=_UNKNOWN)) for since, each in in_force],
+            explainers=[(since, DropExplainer(each, unknown=UNKNOWN)) for since, each in in_force],
         )
 
 

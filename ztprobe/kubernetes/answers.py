@@ -7,6 +7,7 @@ be anything. ``null`` is the same as absent, as everywhere in the API, and so is
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from ztprobe.documents.problem import DocumentError, shown
 from ztprobe.documents.strict_json import parse_json
 from ztprobe.printable import printable
 
-__all__ = ("MOST_REFUSAL_BYTES", "ApiRefusal", "Object", "page_of", "refusal_of")
+__all__ = ("MOST_REFUSAL_BYTES", "ApiRefusal", "Object", "page_of", "refusal_of", "secret_of")
 
 Object = Mapping[str, Any]
 
@@ -79,6 +80,17 @@ def page_of(body: bytes, kind: str) -> tuple[list[Object], str]:
         raise DocumentError("metadata.continue is no text")
     found = _without_nulls(items or [])
     return [_checked(item, f"items[{number}]", kind) for number, item in enumerate(found)], more or ""
+
+
+def secret_of(body: bytes) -> dict[str, bytes]:
+    """What a Secret holds. :raises DocumentError: the answer is no Secret."""
+    try:
+        answer = parse_json(body.decode())
+        return {
+            name: base64.b64decode(text, validate=True) for name, text in (answer.get("data") or {}).items()
+        }
+    except (UnicodeDecodeError, AttributeError, TypeError, ValueError) as error:  # not what it holds
+        raise DocumentError("is no Secret") from error
 
 
 def refusal_of(status: int, reason: str, content_type: str, body: bytes) -> ApiRefusal:

@@ -25,7 +25,7 @@ from ztprobe.documents.problem import DocumentError
 from ztprobe.documents.strict_yaml import kubectl_scalar, parse_yaml
 from ztprobe.errors import PreflightError, UsageError, ZtprobeError
 from ztprobe.kubernetes import credential_plugin
-from ztprobe.kubernetes.answers import MOST_REFUSAL_BYTES, ApiRefusal, Object, page_of, refusal_of
+from ztprobe.kubernetes.answers import MOST_REFUSAL_BYTES, ApiRefusal, Object, page_of, refusal_of, secret_of
 from ztprobe.printable import printable
 
 __all__ = ("Api", "Object", "configured")
@@ -101,6 +101,22 @@ class Api:
         call: Callable[..., Any] = functools.partial(list_, namespace, label_selector=label_selector)
         return self._all_pages(call, kind, f"list {kind} in namespace {namespace}", label_selector)
 
+    def secret(self, namespace: str, name: str) -> dict[str, bytes]:
+        """What a Secret holds.
+
+        :raises PreflightError: there is none, or the API refuses or does not answer; says what is missing.
+        """
+        read = functools.partial(self._core.read_namespaced_secret, name, namespace)
+        what = f"get Secret {namespace}/{name}"
+        ask = functools.partial(self._ask, read, what, "", "")
+        body = _within(_PAGE_S, ask, f"{self._host} does not finish its answer")
+        try:
+            return secret_of(body)
+        except DocumentError as error:
+            raise PreflightError(
+                f"{self._host} answers, but not as a Kubernetes API does: {error}"
+            ) from error
+
     def everywhere(self, kind: str, group: str, version: str) -> list[Object] | None:
         """Every object of a kind in all namespaces; None: this cluster knows no such kind.
 
@@ -147,10 +163,11 @@ class Api:
         return f"the Kubernetes API at {self._core.api_client.configuration.host}"
 
     def _ask(self, call: Callable[..., Any], what: str, selector: str, more: str) -> bytes:
-        options = {"_continue": more} if more else {}
+        options: dict[str, Any] = {"_continue": more} if more else {}
+        if what.startswith("list "):
+            options["limit"] = _PAGE
         with self._translating(what, selector):
             answer = call(
-                limit=_PAGE,
                 _preload_content=False,
                 _request_timeout=_ANSWER_S,
                 **options,

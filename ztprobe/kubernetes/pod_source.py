@@ -9,6 +9,7 @@ node can be talked to, and is only an address here.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import time
@@ -16,17 +17,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ztprobe.errors import EnforcementError, PreflightError, UsageError, ZtprobeError
-from ztprobe.kernelnet.netns import inode
 from ztprobe.kubernetes.api import Api, Object
 from ztprobe.kubernetes.pod_facts import LOGS, NODE_NAME, cgroup_uid, is_over, newest_log
-from ztprobe.pods.cgroup import PodNamespaces, find_namespaces, find_processes, lasting
-from ztprobe.pods.links import host_end, pod_interface
+from ztprobe.pods.cgroup import PodNamespaces, find_namespaces, find_processes
 from ztprobe.pods.model import NOWHERE, Pod
+from ztprobe.pods.placing import placed
 from ztprobe.pods.selection import no_match
 from ztprobe.pods.selectors import Selector, parse_selector
 from ztprobe.pods.source import Found, Processes
 
-__all__ = ("Cluster",)
+__all__ = ("Cluster", "pods_everywhere")
 
 _FEW = 3
 _ASK_AGAIN_S = 2.0
@@ -186,48 +186,29 @@ class Cluster:
         return next((pods[uid] for uid in uids if uid in pods), None)
 
     def _resolve(self, pod: Object) -> Pod:
-        name, address = _name(pod), _address(pod)
         if pod["spec"].get("hostNetwork"):
             raise EnforcementError(
-                f"{name} uses its node's own network (hostNetwork): a profile on it would be on the whole"
-                " node; narrow the selector"
+                f"{_name(pod)} uses its node's own network (hostNetwork): a profile on it would be on the"
+                " whole node; narrow the selector"
             )
-        if address is None:
-            raise EnforcementError(f"{name} has no IPv4 address")
-        netns = self._netns(pod)
-        if netns is None:
-            raise PreflightError(_unseen(name, bool(self._seen().pods)))
-        netns = lasting(netns)
-        try:
-            interface = pod_interface(netns, address)
-            if interface is None:
-                raise EnforcementError(f"{name}: no interface in its namespace has the address {address}")
-            outside = self._seen().others
-            end = host_end(netns, interface, outside)
-            return Pod(
-                name=pod["metadata"]["name"],
-                namespace=pod["metadata"]["namespace"],
-                labels=pod["metadata"].get("labels") or {},
-                address=address,
-                netns=netns,
-                netns_inode=inode(netns),
-                interface=interface.name,
-                host_interface=end.name if end is not None else "",
-                node_netns=lasting(end.netns if end is not None else next(iter(outside), NOWHERE)),
-                uid=pod["metadata"]["uid"],
-                node=pod["spec"].get("nodeName", ""),
-            )
-        except OSError as error:
-            raise EnforcementError(f"{name}: its network cannot be entered: {error}") from error
+        return placed(_remote(pod), (cgroup_uid(pod), pod["metadata"]["uid"]), self._seen())
 
 
-def _unseen(name: str, others_are: bool) -> str:
-    if others_are:
-        return f"{name}: none of its processes is on this node; is this the right node's name (--node)?"
-    return (
-        f"{name}: no pod's processes can be seen from here: run ztprobe on the node itself as root, or in a"
-        " privileged pod with hostPID: true"
-    )
+def pods_everywhere(api: Api, namespace: str) -> list[Pod]:
+    """Every pod of a namespace that runs, on whatever node, with its names and address.
+
+    Pods in their node's own network are left out. Each is named by the UID that its cgroup has.
+
+    :raises PreflightError: the API refuses.
+    """
+    return [
+        dataclasses.replace(_remote(pod), uid=cgroup_uid(pod))
+        for pod in api.objects("pods", namespace)
+        if pod["status"].get("phase") == "Running"
+        and not _is_ending(pod)
+        and not pod["spec"].get("hostNetwork")
+        and _address(pod) is not None
+    ]
 
 
 def _remote(pod: Object) -> Pod:

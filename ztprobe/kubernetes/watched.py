@@ -1,4 +1,4 @@
-"""A cluster's pods on this node and the policies in force among all, kept up to date behind the scenes."""
+"""A cluster's pods, here or everywhere, and the policies in force, kept up to date behind the scenes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from ztprobe.errors import ZtprobeError
 from ztprobe.kubernetes.api import Api
-from ztprobe.kubernetes.pod_source import Cluster
+from ztprobe.kubernetes.pod_source import Cluster, pods_everywhere
 from ztprobe.kubernetes.policy_objects import cluster_objects
 from ztprobe.kubernetes.repeated import Repeated
 from ztprobe.pods.model import Pod
@@ -20,15 +20,18 @@ class WatchedCluster:
     """As of the last `look`, and at first as of now.
 
     :param namespace: of the pods; policies are read of all namespaces, for they may select others.
+    :param everywhere: the pods of all nodes, which are no more than names and addresses here.
     :raises PreflightError: nothing says which cluster, or the API refuses to list pods.
     """
 
-    def __init__(self, api: Api, namespace: str, *, node: str | None = None) -> None:
+    def __init__(
+        self, api: Api, namespace: str, *, node: str | None = None, everywhere: bool = False
+    ) -> None:
         self._api, self._namespace = api, namespace
-        self._cluster = Cluster(node, api)
+        self._cluster = None if everywhere else Cluster(node, api)
         self._notes: list[str] = []
         self._problem = ""
-        self.pods: tuple[Pod, ...] = tuple(self._cluster.neighbours(namespace))
+        self.pods: tuple[Pod, ...] = self._running()
         # Since when (CLOCK_MONOTONIC nanoseconds; 0: since before anybody looked), the oldest first.
         self.in_force: list[tuple[int, Objects | None]] = [(0, None)]
         self._read_objects()
@@ -45,11 +48,17 @@ class WatchedCluster:
 
     def _ask_again(self) -> None:
         try:
-            self._cluster.look_again()
-            self.pods = tuple(self._cluster.neighbours(self._namespace))
+            if self._cluster is not None:
+                self._cluster.look_again()
+            self.pods = self._running()
             self._read_objects()
         except ZtprobeError as error:
             self._say(f"{error}; the pods known so far are watched, and it is asked again")
+
+    def _running(self) -> tuple[Pod, ...]:
+        if self._cluster is None:
+            return tuple(pods_everywhere(self._api, self._namespace))
+        return tuple(self._cluster.neighbours(self._namespace))
 
     def _read_objects(self) -> None:
         try:

@@ -22,7 +22,7 @@ from ztprobe.agent.calls import Caller, answer_of
 from ztprobe.agent.interface import Account, Status
 from ztprobe.agent.lease_calls import LeaseCaller
 from ztprobe.agent.service import wire
-from ztprobe.agent.service.wire import TlsFiles
+from ztprobe.agent.service.wire import Tls
 from ztprobe.agent.spool import END, NAMES
 from ztprobe.agent.spool_sink import read_message
 from ztprobe.errors import PreflightError, ZtprobeError
@@ -30,7 +30,7 @@ from ztprobe.printable import printable
 from ztprobe.process.interrupts import shielded
 from ztprobe.rundir.batches import BatchWriter
 
-__all__ = ("AgentClient", "Connection")
+__all__ = ("AgentClient", "Connection", "error_of", "until_none")
 
 _CALL_S = 600.0  # the longest call: a measurement that is repeated, probes that compile
 _STATUS_S = 10.0
@@ -50,7 +50,7 @@ class Connection:
     :raises UsageError: a certificate cannot be read.
     """
 
-    def __init__(self, address: str, tls: TlsFiles | None, *, patience_s: float = _PATIENCE_S) -> None:
+    def __init__(self, address: str, tls: Tls | None, *, patience_s: float = _PATIENCE_S) -> None:
         self.address = address
         self.patience_s = patience_s
         options = [
@@ -71,6 +71,7 @@ class Connection:
             self._channel = grpc.secure_channel(address, credentials, options)
         self._call = self._channel.unary_unary(f"/{wire.SERVICE}/{wire.CALL}")
         self.events: Callable[..., Any] = self._channel.stream_stream(f"/{wire.SERVICE}/{wire.EVENTS}")
+        self.drops: Callable[..., Any] = self._channel.stream_stream(f"/{wire.SERVICE}/{wire.DROPS}")
 
     def ask(self, said: dict[str, Any], *, patience_s: float | None = None) -> Any:
         """Make a call. :raises ZtprobeError: it was refused, or the agent does not answer."""
@@ -83,7 +84,7 @@ class Connection:
                 return answer_of(reply, f"see the log of the agent at {self.address}")
             except grpc.RpcError as error:
                 if error.code() not in _AWAY or time.monotonic() - begun_s > patience_s:
-                    raise _error_of(error, self.address) from error
+                    raise error_of(error, self.address) from error
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _AGAIN_S[1])
 
@@ -159,7 +160,7 @@ class AgentClient(Caller, LeaseCaller):
                 broken_s = broken_s or self._heard_s
                 gone_s = time.monotonic() - max(broken_s, self._heard_s)
                 if error.code() not in _AWAY or gone_s > self._connection.patience_s:
-                    self._fail(str(_error_of(error, self._connection.address)))
+                    self._fail(str(error_of(error, self._connection.address)))
                     return
             except Exception as error:  # a full disk, a batch that is none
                 self._fail(f"the events from {self._connection.address} cannot be kept: {error}")
@@ -176,7 +177,7 @@ class AgentClient(Caller, LeaseCaller):
     def _follow(self) -> None:
         acks: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         acks.put(wire.encoded({"session": self._session, "after": self._after}))
-        stream = self._stream = self._connection.events(_until_none(acks))
+        stream = self._stream = self._connection.events(until_none(acks))
         try:
             for message in stream:
                 self._heard_s = time.monotonic()
@@ -215,12 +216,14 @@ class AgentClient(Caller, LeaseCaller):
             self._connection.close()
 
 
-def _until_none(values: queue.SimpleQueue[bytes | None]) -> Iterator[bytes]:
+def until_none(values: queue.SimpleQueue[bytes | None]) -> Iterator[bytes]:
+    """What one side of a stream says, until it says None."""
     while (value := values.get()) is not None:
         yield value
 
 
-def _error_of(error: Any, address: str) -> ZtprobeError:
+def error_of(error: Any, address: str) -> ZtprobeError:
+    """What a call's failure means, as one line that names the agent."""
     said = printable(" ".join(str(error.details() or "").split()), _LONGEST_MESSAGE)
     if error.code() == grpc.StatusCode.PERMISSION_DENIED:
         return PreflightError(f"the agent at {address} does not let us in: {said}")

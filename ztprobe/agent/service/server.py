@@ -22,6 +22,7 @@ from ztprobe.agent.calls import CALLS, answered
 from ztprobe.agent.lease_calls import LEASE_CALLS
 from ztprobe.agent.memory import held
 from ztprobe.agent.service import wire
+from ztprobe.agent.service.drop_streams import DropStreams
 from ztprobe.agent.service.privileges import lacking
 from ztprobe.agent.service.session import Session, Sessions
 from ztprobe.agent.service.wire import TlsFiles
@@ -86,6 +87,7 @@ class AgentServer:
         self._since_unix_s = time.time()
         self.delivered: dict[str, int] = {}  # events that collectors have taken, by kind
         self._ending = Event()
+        self._drops = DropStreams(node, self._ending)
         self._server = grpc.server(
             futures.ThreadPoolExecutor(_THREADS, "agent-call"),
             options=wire.OPTIONS,
@@ -94,6 +96,7 @@ class AgentServer:
         handlers = {
             wire.CALL: grpc.unary_unary_rpc_method_handler(self._call),
             wire.EVENTS: grpc.stream_stream_rpc_method_handler(self._events),
+            wire.DROPS: grpc.stream_stream_rpc_method_handler(self._watched_drops),
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(wire.SERVICE, handlers),))
         before = os.umask(0o177)  # a socket in the file system is for its owner
@@ -192,6 +195,10 @@ class AgentServer:
             yield message
             self._count(stream.taken)
         self._count(stream.taken)
+
+    def _watched_drops(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        self._admit(context)
+        yield from self._drops.messages(requests, context)
 
     def _count(self, taken: dict[str, int]) -> None:
         for kind, rows in taken.items():

@@ -3,16 +3,17 @@
 There are no generated messages. ``Call`` takes and gives one JSON object (`ztprobe.agent.calls`, with the
 session and the number of the call beside it). ``Events`` is a stream each way: the collector says
 ``{"session": TOKEN, "after": SEQUENCE}`` and then ``{"ack": SEQUENCE}`` for what it has taken; the agent
-sends batches, each an 8-byte sequence number and an Arrow IPC stream (`ztprobe.agent.spool`).
+sends batches, each an 8-byte sequence number and an Arrow IPC stream (`ztprobe.agent.spool`). ``Drops`` is a
+stream each way without a session, JSON objects both (`ztprobe.agent.drop_feed`).
 """
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ztprobe.documents.files import read_bytes
 from ztprobe.documents.problem import DocumentError
@@ -21,12 +22,15 @@ from ztprobe.errors import UsageError
 
 __all__ = (
     "CALL",
+    "DROPS",
     "EVENTS",
     "NO_MORE",
     "OPTIONS",
     "SERVER_NAME",
     "SERVICE",
     "WINDOW",
+    "Tls",
+    "TlsContents",
     "TlsFiles",
     "decoded",
     "encoded",
@@ -35,7 +39,7 @@ __all__ = (
 )
 
 SERVICE = "ztprobe.Agent"
-CALL, EVENTS = "Call", "Events"
+CALL, EVENTS, DROPS = "Call", "Events", "Drops"
 # Whoever the collector reaches by an address has to show a certificate of this name.
 SERVER_NAME = "ztprobe-agent"
 WINDOW = 8  # batches on their way that have not been acknowledged
@@ -58,6 +62,27 @@ OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.so_reuseport", 0),
 )
+
+
+class Tls(Protocol):
+    """One's own certificate and key, and the authority that the other side's is from."""
+
+    def read(self) -> tuple[bytes, bytes, bytes]:
+        """Certificate, key, authority, as PEM. :raises UsageError: one of them cannot be had."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TlsContents:
+    """A `Tls` that is no file."""
+
+    certificate: bytes
+    key: bytes = field(repr=False)
+    authority: bytes
+
+    def read(self) -> tuple[bytes, bytes, bytes]:
+        """See `Tls`."""
+        return self.certificate, self.key, self.authority
 
 
 @dataclass(frozen=True, kw_only=True)

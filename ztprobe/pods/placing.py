@@ -1,0 +1,52 @@
+"""A pod that somebody else named, with what this node's kernel knows of its network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from ztprobe.errors import EnforcementError, PreflightError
+from ztprobe.kernelnet.netns import inode
+from ztprobe.pods.cgroup import PodNamespaces, lasting
+from ztprobe.pods.links import host_end, pod_interface
+from ztprobe.pods.model import NOWHERE, Pod
+
+__all__ = ("placed",)
+
+
+def placed(pod: Pod, uids: Iterable[str], seen: PodNamespaces) -> Pod:
+    """The pod with its namespace, its interface there and the end of its veth outside.
+
+    :param pod: of which names and address are known.
+    :param uids: after which its cgroup may be named.
+    :raises PreflightError: none of its processes can be seen from here.
+    :raises EnforcementError: its network cannot be entered, or is not what was said.
+    """
+    netns = next((seen.pods[uid] for uid in uids if uid in seen.pods), None)
+    if netns is None:
+        raise PreflightError(_unseen(str(pod), bool(seen.pods)))
+    netns = lasting(netns)
+    try:
+        interface = pod_interface(netns, pod.address)
+        if interface is None:
+            raise EnforcementError(f"{pod}: no interface in its namespace has the address {pod.address}")
+        end = host_end(netns, interface, seen.others)
+        return dataclasses.replace(
+            pod,
+            netns=netns,
+            netns_inode=inode(netns),
+            interface=interface.name,
+            host_interface=end.name if end is not None else "",
+            node_netns=lasting(end.netns if end is not None else next(iter(seen.others), NOWHERE)),
+        )
+    except OSError as error:
+        raise EnforcementError(f"{pod}: its network cannot be entered: {error}") from error
+
+
+def _unseen(name: str, others_are: bool) -> str:
+    if others_are:
+        return f"{name}: none of its processes is on this node; is this the right node's name (--node)?"
+    return (
+        f"{name}: no pod's processes can be seen from here: run ztprobe on the node itself as root, or in a"
+        " privileged pod with hostPID: true"
+    )
