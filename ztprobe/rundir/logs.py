@@ -15,12 +15,13 @@ from ztprobe.documents.problem import shown
 from ztprobe.documents.strict_json import parse_json
 from ztprobe.errors import WorkloadError
 
-__all__ = ("GrowingLog", "read_events")
+__all__ = ("KUBELET_WORDS", "GrowingLog", "last_words", "read_events")
 
 Event = dict[str, Any]
 
 # https://github.com/kubernetes/design-proposals-archive/blob/main/node/kubelet-cri-logging.md
-_KUBELET = re.compile(rb"\d{4}-\d\d-\d\dT\S+ (?:stdout|stderr) (?P<tag>[FP])\S* ")
+KUBELET_WORDS = re.compile(rb"\d{4}-\d\d-\d\dT\S+ (?P<stream>stdout|stderr) (?P<tag>[FP])\S* ")
+_LAST_LINES = 3
 
 
 class GrowingLog:
@@ -47,7 +48,7 @@ class GrowingLog:
         return [event for line in whole.splitlines() if (event := self._event(line)) is not None]
 
     def _event(self, line: bytes) -> Event | None:
-        if (words := _KUBELET.match(line)) is not None:
+        if (words := KUBELET_WORDS.match(line)) is not None:
             self._part += line[words.end() :]
             if words["tag"] == b"P":
                 return None
@@ -64,3 +65,16 @@ class GrowingLog:
 def read_events(path: Path) -> list[Event]:
     """All events of a log; none if it does not exist. :raises WorkloadError: see `GrowingLog.fresh`."""
     return GrowingLog(path).fresh()
+
+
+def last_words(log: Path) -> str:
+    """The last lines that a container wrote, on one line, and where the rest is.
+
+    :param log: of its standard output; standard error is beside it as ``.err``.
+    """
+    for file in (log.with_suffix(".err"), log):
+        lines = file.read_text(errors="replace").splitlines() if file.exists() else []
+        said = [line for line in lines if not line.startswith("{")]  # events are for the analysis
+        if said:
+            return f"{' | '.join(said[-_LAST_LINES:])} (see {file})"
+    return f"it left no message (see {log})"

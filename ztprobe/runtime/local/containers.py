@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from ztprobe.errors import PreflightError
 from ztprobe.pods.local import log_name
 from ztprobe.pods.model import Pod
-from ztprobe.rundir import files
+from ztprobe.rundir import files, logs
 from ztprobe.runtime.interface import WorkloadOptions
 from ztprobe.runtime.local import dns
 from ztprobe.runtime.local.cgroups import Tree
@@ -195,13 +195,7 @@ class Containers:
 
     def last_words(self, pod: str, container: str) -> str:
         """The last lines that a container wrote, on one line, and where the rest is."""
-        log = self.log_path(pod, container)
-        for file in (log.with_suffix(".err"), log):
-            lines = file.read_text(errors="replace").splitlines() if file.exists() else []
-            said = [line for line in lines if not line.startswith("{")]  # events are for the analysis
-            if said:
-                return f"{' | '.join(said[-3:])} (see {file})"
-        return f"it left no message (see {log})"
+        return logs.last_words(self.log_path(pod, container))
 
     def close(self) -> None:
         """End every container. Idempotent."""

@@ -29,7 +29,15 @@ from ztprobe.kernelnet import netlink
 from ztprobe.kernelnet.netns import entered, inode
 from ztprobe.pods.model import Pod
 
-__all__ = ("MTU_BYTES", "NodeNetwork", "PodAddress", "addresses", "read_sysctl", "write_sysctl")
+__all__ = (
+    "MTU_BYTES",
+    "NodeNetwork",
+    "PodAddress",
+    "addresses",
+    "one_by_one",
+    "read_sysctl",
+    "write_sysctl",
+)
 
 MTU_BYTES = 1500
 _BRIDGE = "cni0"
@@ -205,10 +213,7 @@ class NodeNetwork:
                 ipr.addr("add", index=index, address=pod.address, prefixlen=_PREFIX_LENGTH)
                 ipr.route("add", dst="default", gateway=f"{_NETWORK}.1")
                 if not self._offloads:
-                    _switch_offloads_off(netns, "eth0")
-                    # TCP builds packets of many segments whatever the device offers, and would
-                    # pass them whole through the pod's own egress queue.
-                    ipr.link("set", index=index, gso_max_segs=1)
+                    one_by_one(netns, "eth0")
         finally:
             os.close(node_fd)
 
@@ -260,6 +265,15 @@ def _load_br_netfilter() -> None:
     for kind in ("iptables", "ip6tables", "arptables"):
         with suppress(OSError):
             _sysctl_file(f"{_BRIDGE_SYSCTLS}.bridge-nf-call-{kind}").write_text("0")
+
+
+def one_by_one(netns: Path, interface: str) -> None:
+    """Have what leaves an interface be packets of wire size. :raises OSError: the kernel refuses."""
+    _switch_offloads_off(netns, interface)
+    with netlink.netlink(netns) as ipr:
+        # TCP builds packets of many segments whatever the device offers, and would
+        # pass them whole through the pod's own egress queue.
+        ipr.link("set", index=ipr.link_lookup(ifname=interface)[0], gso_max_segs=1)
 
 
 def _switch_offloads_off(netns: Path, interface: str) -> None:

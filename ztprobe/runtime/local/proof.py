@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
@@ -20,8 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ztprobe.kernelnet.netns import entered
 from ztprobe.pods.model import Pod
+from ztprobe.runtime.attempts import CONNECTED, REFUSED, SILENT, connect, socket_in
 from ztprobe.runtime.interface import Enforcement, Proof
 from ztprobe.runtime.local import dns, firewall
 
@@ -38,8 +37,6 @@ _LOG_S = 3.0
 _CLOSED_PORT_OFFSET = 1  # next to the server's port; nothing listens there
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000")
 _TLS_ALERT = 0x15
-
-CONNECTED, REFUSED, SILENT = "connected", "refused", "timed out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +171,7 @@ def _tcp(name: str, source: Pod, target: Pod, port: int, unhindered: str, blocke
     return _Check(
         name=name,
         expected=f"{SILENT}, dropped by the policy" if blocked else expected,
-        run=lambda: _connect(source, target.address, port, _SILENCE_S if blocked else _ANSWER_S),
+        run=lambda: connect(source, target.address, port, _SILENCE_S if blocked else _ANSWER_S),
         passes=lambda seen: seen == expected,
         flow=firewall.Flow(source.address, target.address, "tcp", port) if blocked else None,
     )
@@ -210,30 +207,10 @@ def _tls_checks(scene: ProofScene, own: Path, foreign: Path, whose: str = "its")
         _Check(
             name=f"{client.name} past the sidecar -> {scene.server.name}:{application_port}",
             expected=f"{REFUSED} or {SILENT}",
-            run=lambda: _connect(client, scene.server.address, application_port, _SILENCE_S),
+            run=lambda: connect(client, scene.server.address, application_port, _SILENCE_S),
             passes=lambda seen: seen in (REFUSED, SILENT),
         ),
     ]
-
-
-def _socket(pod: Pod, timeout_s: float) -> socket.socket:
-    with entered(pod.netns):
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    sock.settimeout(timeout_s)
-    return sock
-
-
-def _connect(pod: Pod, address: str, port: int, timeout_s: float) -> str:
-    with _socket(pod, timeout_s) as sock:
-        try:
-            sock.connect((address, port))
-        except TimeoutError:
-            return SILENT
-        except ConnectionRefusedError:
-            return REFUSED
-        except OSError as error:
-            return error.strerror or str(error)
-    return CONNECTED
 
 
 def _resolve(pod: Pod, scene: ProofScene) -> str:
@@ -252,7 +229,7 @@ def _handshake(scene: ProofScene, pod: Pod, trust: Path, certificate: Path | Non
     context.load_verify_locations(trust / "ca.crt")
     if certificate is not None:
         context.load_cert_chain(certificate / "tls.crt", certificate / "tls.key")
-    with _socket(pod, _ANSWER_S) as raw:
+    with socket_in(pod, _ANSWER_S) as raw:
         try:
             raw.connect((scene.server.address, scene.port))
             with context.wrap_socket(raw, server_hostname=scene.service_name) as tls:
@@ -279,7 +256,7 @@ def _handshake(scene: ProofScene, pod: Pod, trust: Path, certificate: Path | Non
 
 def _plaintext(pod: Pod, server: Pod, port: int) -> str:
     received = b""
-    with _socket(pod, _ANSWER_S) as sock:
+    with socket_in(pod, _ANSWER_S) as sock:
         try:
             sock.connect((server.address, port))
             sock.settimeout(_SILENCE_S)
