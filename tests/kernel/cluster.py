@@ -203,7 +203,12 @@ class KubeNode:
         :param pinned: have the namespace bound under /run/netns, as CNI runtimes do.
         :param node: where it is by the API; nodes of other names share this machine's kernel.
         """
-        uid = self.create(name, labels, node=node)
+        pod = self.bring_up(name, self.create(name, labels, node=node), number, layout=layout, pinned=pinned)
+        self.report(name, "Running", pod.address)
+        return pod
+
+    def bring_up(self, name: str, uid: str, number: int, *, layout: str, pinned: bool = True) -> KubePod:
+        """Make the sandbox of a pod that the API knows already; see `run`."""
         address, host_interface = f"10.98.0.{number}", f"veth{secrets.token_hex(4)}"
         pin = f"cni-{secrets.token_hex(8)}" if pinned else None
         command = [sys.executable, "-S", "-c", "import time; print(flush=True); time.sleep(3600)"]
@@ -218,7 +223,7 @@ class KubeNode:
         netns = Path(f"/proc/{pause.pid}/ns/net")
         pod = KubePod(name, uid, address, netns, netns.stat().st_ino, host_interface, pause, pinned=pin)
         self.pods[name] = pod
-        pod.cgroups = self._cgroups(uid, layout)
+        pod.cgroups = self.container_cgroups(uid, layout)
         for group in pod.cgroups:
             (group / "cgroup.procs").write_text(str(pause.pid))
         with netlink(self.netns) as ipr:
@@ -231,12 +236,14 @@ class KubeNode:
             ipr.link("set", index=1, state="up")
             ipr.addr("add", index=index, address=address, prefixlen=24)
             ipr.link("set", index=index, state="up")
-        self.report(name, "Running", address)
         return pod
 
-    def _cgroups(self, uid: str, layout: str) -> list[Path]:
-        # Below a directory of our own, as in a kubelet that runs in a container itself.
-        mounted, container = cgroups.detect(), secrets.token_hex(32)
+    def container_cgroups(self, uid: str, layout: str, container: str | None = None) -> list[Path]:
+        """Those of one more container of a pod, below a directory of our own, as in a nested kubelet.
+
+        :param container: its ID; None: any.
+        """
+        mounted, container = cgroups.detect(), container or secrets.token_hex(32)
         if layout == "v2-systemd":
             assert mounted.unified is not None
             tops = [mounted.unified / self.tag]
@@ -304,6 +311,15 @@ class KubeNode:
         if pod.pinned is not None:
             remove_netns(pod.pinned)
 
+    def environment(self, user: str = "admin") -> dict[str, str]:
+        """Of a command on the node."""
+        return {
+            **{k: v for k, v in os.environ.items() if k not in ("NODE_NAME", "KUBECONFIG")},
+            "ZTPROBE_STATE_DIR": str(self.state),
+            "KUBECONFIG": str(self.kubeconfig(user)),
+            "NODE_NAME": NODE,
+        }
+
     def ztprobe(
         self,
         *words: str,
@@ -313,13 +329,6 @@ class KubeNode:
         **environment: str,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on the node; it must exit with that status (None: with any)."""
-        settings = {
-            **{k: v for k, v in os.environ.items() if k not in ("NODE_NAME", "KUBECONFIG")},
-            "ZTPROBE_STATE_DIR": str(self.state),
-            "KUBECONFIG": str(self.kubeconfig(user)),
-            "NODE_NAME": NODE,
-            **environment,
-        }
         with entered(self.netns):
             done = subprocess.run(
                 [*before, sys.executable, "-m", "ztprobe", *words],
@@ -327,7 +336,7 @@ class KubeNode:
                 text=True,
                 check=False,
                 cwd=REPO_DIR,
-                env={key: value for key, value in settings.items() if value},
+                env={key: value for key, value in (self.environment(user) | environment).items() if value},
             )
         assert fails in (None, done.returncode), (words, done.returncode, done.stdout, done.stderr)
         return done

@@ -1,11 +1,11 @@
-"""``ztprobe trace --attach ...``: the options of a trace of what runs already."""
+"""``ztprobe trace``: the options of a trace of what runs already, and which cluster either is about."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -13,7 +13,10 @@ from ztprobe.cli.options import cluster_access, cluster_options
 from ztprobe.cli.profile_pods import node_option
 from ztprobe.errors import UsageError, WorkloadError
 
-__all__ = ("attach_options", "trace_attached")
+if TYPE_CHECKING:
+    from ztprobe.runtime.cluster.place import ClusterPlace
+
+__all__ = ("attach_options", "cluster_place", "trace_attached")
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _TARGET = "TARGET"
@@ -63,10 +66,21 @@ _OPTIONS = (
         type=click.Choice(["local", "kubernetes"]),
         default="local",
         show_default=True,
-        help="With --attach: whose pods labels mean. kubernetes: a cluster's, on the node of the server's "
-        "pod; its clients on other nodes are seen from the server's side.",
+        help="kubernetes: bring the experiment up on a cluster, on the node where this runs. With --attach: "
+        "whose pods labels mean, a cluster's on the node of the server's pod; its clients on other nodes are "
+        "seen from the server's side.",
     ),
-    click.option("-n", "--namespace", default="default", show_default=True, help="Of a cluster's pods."),
+    click.option(
+        "-n",
+        "--namespace",
+        help="Of a cluster's pods; one that is there. [default: one that is made and removed with each run; "
+        "with --attach: default]",
+    ),
+    click.option(
+        "--image",
+        metavar="IMAGE",
+        help="With --runtime kubernetes: of the workload. [default: what the manifests say]",
+    ),
     node_option,
     cluster_options,
 )
@@ -75,6 +89,8 @@ _NAMES = (
     *("attach", "server", "client_targets", "hub_targets", "for_text", "framework", "events_from", "runtime"),
     *_OF_CLUSTER,
 )
+_ALSO_EXPERIMENT = ("runtime", *_OF_CLUSTER, "image")
+_ONLY_HERE = ("repeat", "until_ci", "switch_level", "data_dir")  # on this machine's own runtime
 _ALSO_ATTACHED = (*_NAMES, "rounds", "stall_after", "out", "as_json", "coverage_floor", "quiet")
 
 
@@ -98,17 +114,27 @@ def _refuse_others(context: click.Context, attach: bool) -> None:
             raise UsageError(
                 f"{parameter.opts[0]}: --attach traces what runs already as it is; leave it away"
             )
-        if name in _OF_CLUSTER and context.params["runtime"] != "kubernetes":
+        on_cluster = context.params["runtime"] == "kubernetes"
+        if name in (*_OF_CLUSTER, "image") and not on_cluster:
             raise UsageError(f"{parameter.opts[-1]}: needs --runtime kubernetes, whose pods it is about")
-        if not attach and name == "runtime":
-            if context.params[name] == "local":
-                continue
+        if not attach and on_cluster and name in _ONLY_HERE:
             raise UsageError(
-                "--runtime kubernetes: trace brings up deployments on this machine only; `ztprobe deploy "
-                "experiment` puts one on a cluster, and trace --attach --runtime kubernetes watches it there"
+                f"{parameter.opts[0]}: is for runs on this machine, not for --runtime kubernetes"
             )
-        if not attach and name in _NAMES:
+        if not attach and name in _NAMES and name not in _ALSO_EXPERIMENT:
             raise UsageError(f"{parameter.opts[0]}: needs --attach, which traces what runs already")
+
+
+def cluster_place(given: Mapping[str, Any]) -> ClusterPlace | None:
+    """On which cluster an experiment is to be brought up; None: on this machine.
+
+    :param given: the command's values.
+    """
+    if given["runtime"] != "kubernetes":
+        return None
+    from ztprobe.runtime.cluster.place import ClusterPlace
+
+    return ClusterPlace(**{name: given[name] for name in (*_OF_CLUSTER, "image")})
 
 
 def trace_attached(context: click.Context) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ztprobe.cli import completion
-from ztprobe.cli.attach_options import attach_options, trace_attached
+from ztprobe.cli.attach_options import attach_options, cluster_place, trace_attached
 from ztprobe.cli.fl_options import checked_fl_options, fl_options
 from ztprobe.cli.options import (
     OutPath,
@@ -147,7 +147,8 @@ def trace(
 
     Brings up a federated-learning server and its clients under a network profile and a security level,
     proves that both are in force, watches them from the kernel, prints the breakdown and leaves a run
-    directory. With --attach it watches a deployment that runs already. Needs root.
+    directory. With --runtime kubernetes it does so on a cluster's node; with --attach it watches a
+    deployment that runs already. Needs root.
     """
     if trace_attached(context):
         return
@@ -181,6 +182,7 @@ def trace(
         wait_for_quiet_s=wait_for_quiet,
         stall_after_s=stall_after,
         level_switch=_switch(switch_level, chosen, rounds),
+        place=cluster_place(context.params),
     )
     _carry_out(request, repeat, until_ci, as_json=as_json, coverage_floor=coverage_floor / 100, quiet=quiet)
 
@@ -201,7 +203,7 @@ def _carry_out(
     coverage_floor: float,
     quiet: bool,
 ) -> None:
-    from ztprobe.experiment.requirements import check_main_job
+    from ztprobe.experiment.requirements import check_main_job, check_on_cluster
 
     for wanted in request.experiments:
         request.profile_of(wanted)
@@ -211,7 +213,10 @@ def _carry_out(
         until = None if until_ci is None else percent("--until-ci", until_ci)
         _repeat(request, repeat, until, as_json=as_json, quiet=quiet)
         return
-    check_main_job(request.demands, request.out)
+    if request.place is None:
+        check_main_job(request.demands, request.out)
+    else:
+        check_on_cluster([request.profile_of(each) for each in request.experiments], request.out)
     _run(request, as_json=as_json, coverage_floor=coverage_floor, quiet=quiet)
 
 

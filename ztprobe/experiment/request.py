@@ -13,6 +13,7 @@ from ztprobe.errors import UsageError
 from ztprobe.experiment.level_switch import LevelSwitch
 from ztprobe.experiment.names import Experiment, parse_baseline, parse_experiment
 from ztprobe.profile.model import Profile, load_profile
+from ztprobe.runtime.cluster.place import ClusterPlace
 
 __all__ = (
     "DATASETS",
@@ -55,6 +56,7 @@ class TraceRequest:
     wait_for_quiet_s: float | None = None  # how long to wait for others to leave the CPUs; None: not at all
     stall_after_s: float = STALL_AFTER_S  # without progress a round has a stall
     level_switch: LevelSwitch | None = None  # of the experiment, not of its baseline
+    place: ClusterPlace | None = None  # on which cluster; None: on this machine
 
     @property
     def experiments(self) -> tuple[Experiment, ...]:

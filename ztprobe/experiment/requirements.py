@@ -11,16 +11,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ztprobe import paths
+from ztprobe.emulation.backends import choose_backend
 from ztprobe.errors import PreflightError, RunDirError
 from ztprobe.experiment.names import Experiment
 from ztprobe.preflight.features import KernelFeatures, Machine, collect
 from ztprobe.preflight.signals import choose_hooks
+from ztprobe.profile.model import Profile
 from ztprobe.rundir import files
 
 __all__ = (
     "check_attach",
     "check_machine",
     "check_main_job",
+    "check_on_cluster",
     "delay_backend",
     "machine_problems",
     "out_problems",
@@ -67,6 +70,25 @@ def check_attach(out: Path, *, machine: Machine | None = None) -> None:
         raise PreflightError("\n".join(problems))
     if refused := out_problems(out):
         raise RunDirError("\n".join(refused))
+
+
+def check_on_cluster(profiles: Sequence[Profile], out: Path, *, machine: Machine | None = None) -> None:
+    """Refuse what cannot be watched on this node of a cluster, or emulated on its pods.
+
+    The delay line is no part of it: its rules would stand in the node's own network, beside the cluster's.
+
+    :param machine: collected already (default: ask now, 0.2 s).
+    :raises PreflightError: this node lacks something, or only root can do it.
+    :raises RunDirError: no run directory can be made at ``out``.
+    """
+    machine = machine or collect()
+    check_attach(out, machine=machine)
+    for profile in profiles:
+        if "nfqueue" in choose_backend(profile, netem=bool(machine.kernel.network.netem)):
+            raise PreflightError(
+                f"{profile.name}: this node's kernel has no netem (CONFIG_NET_SCH_NETEM), and trace puts no"
+                " delay line on a cluster's node: take net0, or a rate alone such as net5"
+            )
 
 
 def check_machine(experiments: Sequence[Experiment], *, machine: Machine | None = None) -> None:

@@ -109,6 +109,8 @@ class Job:
             congestion_control=spec.congestion_control,
             manifests_dir=spec.manifests_dir,
             as_admitted=not spec.try_controls,
+            place=spec.place,
+            progress=progress,
         )
         self.clock_samples: list[dict[str, Any]] = []
         self.told: list[dict[str, Any]] = []  # of profiles that others put on the pods
@@ -240,7 +242,8 @@ class Job:
 
     @contextlib.contextmanager
     def _runtime_up(self) -> Iterator[Runtime]:
-        self.progress.stage("pods", f"{plural(self.spec.options.clients, 'client')}, one server, DNS")
+        dns = ", DNS" if self.spec.runtime == "local" else ""
+        self.progress.stage("pods", f"{plural(self.spec.options.clients, 'client')}, one server{dns}")
         try:
             self.runtime.create()
             yield self.runtime

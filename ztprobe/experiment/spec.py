@@ -13,6 +13,7 @@ from ztprobe.experiment.names import Experiment
 from ztprobe.experiment.request import STALL_AFTER_S, TraceRequest
 from ztprobe.paths import MANIFESTS_DIR
 from ztprobe.profile.model import Profile
+from ztprobe.runtime.cluster.place import ClusterPlace
 from ztprobe.runtime.interface import Runtime, WorkloadOptions
 
 __all__ = ("Interference", "RunSpec", "spec_of")
@@ -27,7 +28,7 @@ class RunSpec:
     options: WorkloadOptions
     offloads: bool  # segmentation offloads of the pods' interfaces stay on
     congestion_control: str = "cubic"  # of the pods' connections
-    runtime: str = "local"
+    place: ClusterPlace | None = None  # on which cluster; None: on this machine
     probes: bool = True  # False: nothing is seen of it, so that somebody else may look
     limit_s: float | None = None  # how long the rounds may take; None: as long as they take
     wait_for_quiet_s: float | None = None  # how long to wait for others to leave the CPUs
@@ -37,6 +38,11 @@ class RunSpec:
     try_controls: bool = True
     stall_after_s: float = STALL_AFTER_S
     level_switch: LevelSwitch | None = None  # while rounds go on
+
+    @property
+    def runtime(self) -> str:
+        """local | kubernetes"""
+        return "local" if self.place is None else "kubernetes"
 
 
 class Interference(Protocol):
@@ -93,4 +99,5 @@ def spec_of(
         wait_for_quiet_s=request.wait_for_quiet_s,
         stall_after_s=request.stall_after_s,
         level_switch=switch,
+        place=request.place,
     )

@@ -28,7 +28,7 @@ from ztprobe.kubernetes import credential_plugin
 from ztprobe.kubernetes.answers import MOST_REFUSAL_BYTES, ApiRefusal, Object, page_of, refusal_of, secret_of
 from ztprobe.printable import printable
 
-__all__ = ("Api", "Object", "configured")
+__all__ = ("Api", "NotThere", "Object", "configured")
 
 _PAGE = 500
 _ANSWER_S = (5.0, 20.0)  # to connect, to read
@@ -136,7 +136,7 @@ class Api:
             call = getattr(self._core, f"list_{kind.removesuffix('s')}_for_all_namespaces")
         try:
             return self._all_pages(call, kind, f"list {kind} in all namespaces", "")
-        except _NotThere:
+        except NotThere:
             return None
 
     def _all_pages(self, call: Callable[..., Any], kind: str, what: str, selector: str) -> list[Object]:
@@ -189,7 +189,7 @@ class Api:
             yield
         except _Refused as error:
             if error.refusal.status == 404:
-                raise _NotThere(str(_error_of(error.refusal, what, selector))) from error
+                raise NotThere(str(_error_of(error.refusal, what, selector))) from error
             raise _error_of(error.refusal, what, selector) from error
         except ApiException as error:  # the library's only other reason: TLS
             said = printable(" ".join(str(error.reason).split()), _LONGEST_REASON)
@@ -206,8 +206,8 @@ class _Refused(Exception):
         self.refusal = refusal
 
 
-class _NotThere(PreflightError):
-    pass
+class NotThere(PreflightError):
+    """There is no such object, or no such kind."""
 
 
 class _RefusalsFirst:

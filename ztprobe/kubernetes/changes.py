@@ -11,16 +11,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from ztprobe.errors import PreflightError
-from ztprobe.kubernetes.api import Api, Object
+from ztprobe.kubernetes.api import Api, NotThere, Object
 from ztprobe.rundir.temporary import scratch
 
 __all__ = ("Changes", "changing", "named")
 
 _MANAGER = "ztprobe"
 # What runs are made of, in the order in which they are removed: pods before what holds them up.
+_POD = ("v1", "Pod")
 _KINDS = (
     ("apps/v1", "DaemonSet"),
     ("batch/v1", "Job"),
+    _POD,
     ("v1", "Service"),
     ("v1", "ConfigMap"),
     ("v1", "Secret"),
@@ -90,15 +92,26 @@ class Changes:
             if namespace is not None and not resource.namespaced:
                 continue
             for found in self._labelled(version, kind, selector, namespace):
-                if found["metadata"].get("namespace") not in places:
+                is_others = (version, kind) == _POD and "ownerReferences" in found["metadata"]  # goes with it
+                if found["metadata"].get("namespace") not in places and not is_others:
                     self._delete(version, kind, found)
                     removed.append(named(found))
         return removed
 
+    def end_pods(self, selector: str, namespace: str, grace_s: int) -> None:
+        """Have pods end; they are gone some time after that.
+
+        :param grace_s: from the signal to end to the one that kills.
+        :raises PreflightError: RBAC refuses.
+        """
+        for found in self._labelled(*_POD, selector, namespace):
+            with contextlib.suppress(NotThere):
+                self._delete(*_POD, found, gracePeriodSeconds=grace_s)
+
     def runs(self, label: str) -> dict[str, list[str]]:
         """Values of a label that namespaces and Jobs have, and the namespaces of each."""
         found: dict[str, set[str]] = {}
-        for version, kind in (_NAMESPACE, ("batch/v1", "Job"), ("apps/v1", "DaemonSet")):
+        for version, kind in (_NAMESPACE, ("batch/v1", "Job"), ("apps/v1", "DaemonSet"), _POD):
             for each in self._labelled(version, kind, label, None):
                 metadata = each["metadata"]
                 place = metadata.get("namespace") or metadata["name"]
@@ -117,7 +130,7 @@ class Changes:
             raise PreflightError(f"the Kubernetes API answers a list of {kind}s with something else")
         return [{"apiVersion": version, "kind": kind, **item} for item in items]
 
-    def _delete(self, version: str, kind: str, found: Object) -> None:
+    def _delete(self, version: str, kind: str, found: Object, **options: Any) -> None:
         metadata = found["metadata"]
         resource = self._resource(version, kind)
         self._api.asked(
@@ -128,7 +141,12 @@ class Changes:
                 name=metadata["name"],
                 namespace=metadata.get("namespace"),
                 # A Job's pods would stay behind otherwise.
-                body={"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"},
+                body={
+                    "kind": "DeleteOptions",
+                    "apiVersion": "v1",
+                    "propagationPolicy": "Background",
+                    **options,
+                },
             ),
         )
 

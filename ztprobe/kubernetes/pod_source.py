@@ -136,6 +136,24 @@ class Cluster:
                     continue  # hostNetwork, or just starting: nobody to measure with
         return found
 
+    def resolved(self, pod: Object) -> Pod | None:
+        """A pod that the API has listed, whatever its phase; None: it is on another node.
+
+        :raises EnforcementError: it is not to be touched (hostNetwork), or has no network yet.
+        :raises PreflightError: none of its processes can be seen from here.
+        """
+        return self._resolve(pod) if self._is_here(pod) else None
+
+    @property
+    def node(self) -> str:
+        """This node's name, as far as it is known."""
+        return self._node
+
+    @property
+    def is_named(self) -> bool:
+        """Whether somebody has said so; else it is a guess."""
+        return self._named is not None
+
     def look_again(self) -> None:
         """Pods may have come and gone since the namespaces were found."""
         self._namespaces = None

@@ -14,17 +14,28 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ztprobe.pods.cgroup_path import pod_of_path
 
-__all__ = ("PodNamespaces", "container_id", "find_namespaces", "find_processes", "lasting", "pod_uid")
+__all__ = (
+    "PodNamespaces",
+    "PodProcesses",
+    "container_id",
+    "find_namespaces",
+    "find_processes",
+    "lasting",
+    "pod_uid",
+)
 
 _HEX = "[0-9a-f]"
 _PINNED = (Path("/run/netns"), Path("/proc/1/root/run/netns"))  # from a pod with hostPID, the latter
 
+_SETTLED_S = 10.0
 # The last part of a container's cgroup: ID, or RUNTIME-ID.scope with the systemd driver.
 _CONTAINER = re.compile(rf"/(?:[a-z-]+-)?(?P<id>{_HEX}{{64}})(?:\.scope)?(?:/|$)")
 
@@ -86,6 +97,41 @@ def find_processes(uids: Mapping[str, str], proc: Path = Path("/proc")) -> Itera
         uid, container = pod_uid(cgroups), container_id(cgroups)
         if uid is not None and container is not None and uid in uids:
             yield int(process.name), uids[uid], container
+
+
+class PodProcesses:
+    """As `find_processes`, for who asks many times a second: a process is looked at while it is young.
+
+    A container's process begins in the cgroup of whoever starts it, and is moved before its program runs.
+    """
+
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        self._proc = proc
+        self._looking = threading.Lock()  # whoever measures the machine asks, too
+        self._seen: dict[int, tuple[float, str | None, str | None]] = {}  # since when, pod's UID, container
+
+    def look(self, uids: Mapping[str, str]) -> list[tuple[int, str, str]]:
+        """See `find_processes`."""
+        with self._looking:
+            self._look()
+            return [
+                (pid, uids[uid], container)
+                for pid, (_, uid, container) in self._seen.items()
+                if uid is not None and container is not None and uid in uids
+            ]
+
+    def _look(self) -> None:
+        now_s = time.monotonic()
+        pids = {int(name) for name in os.listdir(self._proc) if name.isdigit()}
+        for pid in self._seen.keys() - pids:
+            del self._seen[pid]
+        for pid in sorted(pids):
+            since_s, uid, container = self._seen.get(pid, (now_s, None, None))
+            if now_s - since_s < _SETTLED_S:
+                with contextlib.suppress(OSError):  # it has ended meanwhile
+                    cgroups = (self._proc / str(pid) / "cgroup").read_text()
+                    uid, container = pod_uid(cgroups), container_id(cgroups)
+                self._seen[pid] = (since_s, uid, container)
 
 
 def _processes(proc: Path) -> Iterator[tuple[Path, str]]:

@@ -94,6 +94,11 @@ class Journal:
         files.append(self.directory / notices.FILE, b"")  # what others put on these pods is told there
         self._write()
 
+    def elsewhere(self, words: str | None) -> None:
+        """This is about to be made where only its owner can undo it; None: it is there no more."""
+        self._entries["elsewhere"] = words
+        self._write()
+
     def scratch(self, directory: Path) -> None:
         """This directory will hold unfinished results: whatever undoes the run removes it.
 
@@ -222,6 +227,8 @@ def undo(directory: Path) -> list[str]:
         for name in entries.get("above_scratch", ()):
             files.checked(Path(name).parent)
             Path(name).rmdir()
+    if elsewhere := entries.get("elsewhere"):
+        report.append(str(elsewhere))
     files.remove_tree(directory)
     _release_netns_directory()
     state.leave()

@@ -1,0 +1,218 @@
+"""`ztprobe trace --runtime kubernetes --experiment ...`: the whole job on one node, by a real API server."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kernel.cluster import KubeNode, kube_node
+from tests.kernel.kubelet import Kubelet, await_line
+from ztprobe.emulation.netem import netem_supported
+from ztprobe.kernelnet.netns import entered
+from ztprobe.paths import REPO_DIR
+from ztprobe.rundir.store import load_run
+
+pytestmark = pytest.mark.cluster
+
+ROUNDS = 3
+TRACE = ("trace", "--runtime", "kubernetes", "--no-baseline", "--rounds", str(ROUNDS), "--clients", "2")
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeNode]:
+    with kube_node(tmp_path_factory.mktemp("trace")) as made:
+        (made.directory / "log" / "pods").mkdir(parents=True)
+        yield made
+
+
+def pods_left(node: KubeNode) -> list[str]:
+    found = node.call("GET", "/api/v1/pods?labelSelector=ztprobe.run")["items"]
+    return [pod["metadata"]["name"] for pod in found]
+
+
+def trace(node: KubeNode, out: Path, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return node.ztprobe(*TRACE, *words, "--out", str(out), before=node.with_logs, **options)
+
+
+def refused(node: KubeNode, out: Path, *words: str, status: int, **kubelet: Any) -> str:
+    """The last line of a trace that does not come about; nothing of it is left."""
+    with Kubelet(node, **kubelet):
+        done = trace(node, out, *words, fails=status)
+        assert pods_left(node) == []
+    assert not out.exists()
+    return done.stderr.splitlines()[-1]
+
+
+def test_a_whole_job_leaves_the_run_directory_of_a_local_one(node: KubeNode, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with Kubelet(node):
+        done = trace(node, out, "--experiment", "net0-sec0", "--json")
+        assert pods_left(node) == []
+    report, run = json.loads(done.stdout), load_run(out)
+    assert report["runtime"] == "kubernetes"
+    assert [one["round"] for one in report["rounds"]] == list(range(1, ROUNDS + 1))
+    for one in report["rounds"]:
+        parts_s = sum(one["components"].values()) + one["residual_s"]
+        assert parts_s == pytest.approx(one["duration_s"], abs=1e-6)
+        assert abs(one["residual_s"]) <= 0.05 * one["duration_s"]
+        assert {client["client"] for client in one["clients"]} == {"fl-client-0", "fl-client-1"}
+    assert run.meta["topology"]["serves"] == {"fl-server": ["fl-client-0", "fl-client-1"]}
+    held_s = run.meta["facts"]["gate_held_s"]
+    assert set(held_s) == {"fl-server", "fl-client-0", "fl-client-1"}
+    # No application sent anything before probes and path were measured: clients came after the proof.
+    assert all(held_s[f"fl-client-{i}"] > held_s["fl-server"] > 0 for i in range(2))
+    connections = run.events["connections"]
+    proof = run.meta["proof"]
+    application = connections[connections["local_port"] == 50051]
+    assert not application.empty
+    assert application["opened_ns"].min() >= proof["from_ns"]
+    proven = run.meta["enforcement"]["network_policy"]
+    assert [one["name"].partition(":")[0] for one in proven].count("open without policy") == 3
+    assert all(one["passed"] for one in proven)
+    assert len(run.clients) >= 2 * ROUNDS
+    assert "let go, after" in done.stderr
+
+
+@pytest.mark.parametrize("plugin", ["drop", "reject"])
+def test_policies_that_are_enforced_are_proven(node: KubeNode, tmp_path: Path, plugin: str) -> None:
+    out = tmp_path / "run"
+    with Kubelet(node, plugin=plugin):
+        trace(node, out, "--experiment", "net0-sec1", "-q")
+    run = load_run(out)
+    proven = {one["name"]: one for one in run.meta["enforcement"]["network_policy"]}
+    assert all(one["passed"] for one in proven.values())
+    forbidden = proven["forbidden: fl-client-0 -> fl-server:50052/tcp"]
+    stopped = "timed out" if plugin == "drop" else "refused"
+    assert forbidden["observed"] == f"{stopped}, which is listened on"
+    kinds = [one["kind"] for one in run.meta["enforcement"]["details"]["objects"]]
+    assert kinds.count("NetworkPolicy") >= 4
+    assert len(run.rounds) > ROUNDS
+
+
+def test_a_plugin_that_enforces_nothing_is_found_out(node: KubeNode, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with Kubelet(node):
+        done = trace(node, out, "--experiment", "net0-sec1", fails=5)
+        assert pods_left(node) == []
+    line = done.stderr.splitlines()[-1]
+    assert "forbidden: fl-client-0 -> fl-server:50052/tcp: expected no connection, observed connected" in line
+    assert "does this cluster's network plugin enforce NetworkPolicy?" in line
+    failed = json.loads((out / "run.json").read_text())["failed"]
+    assert "does this cluster's network plugin enforce NetworkPolicy?" in failed["reason"]
+
+
+def test_an_image_that_cannot_be_pulled_ends_it(node: KubeNode, tmp_path: Path) -> None:
+    words = ("--experiment", "net0-sec0", "--image", "example.org/fl:none")
+    line = refused(node, tmp_path / "run", *words, status=6, image_problem="ImagePullBackOff")
+    assert "the image example.org/fl:none cannot be pulled (ImagePullBackOff): no such image" in line
+
+
+def test_what_the_scheduler_says_ends_it(node: KubeNode, tmp_path: Path) -> None:
+    nowhere = {"fl-client-1": ""}
+    line = refused(node, tmp_path / "run", "--experiment", "net0-sec0", status=6, nodes=nowhere)
+    assert "fl-client-1 cannot be scheduled: 0/1 nodes: Insufficient cpu." in line
+
+
+def test_pods_of_other_nodes_are_named(node: KubeNode, tmp_path: Path) -> None:
+    apart = {"fl-client-1": "node-b"}
+    words = ("--experiment", "net0-sec0")
+    with Kubelet(node, nodes=apart):
+        done = trace(node, tmp_path / "run", *words, fails=2)
+    line = done.stderr.splitlines()[-1]
+    assert "fl-client-1 on node-b, and this is node node-a" in line
+    assert "--node node-a keeps the whole run here" in line
+
+
+def test_what_admission_says_ends_it(node: KubeNode, tmp_path: Path) -> None:
+    node.call("POST", "/api/v1/namespaces", {"metadata": {"name": "full"}})
+    quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    node.call("POST", "/api/v1/namespaces/full/resourcequotas", quota)
+    status = {"status": {"hard": quota["spec"]["hard"], "used": {"pods": "0"}}}  # type: ignore[index]
+    node.call("PATCH", "/api/v1/namespaces/full/resourcequotas/none/status", status)
+    line = refused(node, tmp_path / "run", "--experiment", "net0-sec0", "-n", "full", status=3)
+    assert "refuses to apply Pod full/fl-server (403): " in line
+    assert "exceeded quota: none" in line
+    services = node.call("GET", "/api/v1/namespaces/full/services")["items"]
+    assert services == []
+
+
+def test_what_is_not_allowed_or_not_to_be_had_is_one_line(node: KubeNode, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = trace(node, out, "--experiment", "net0-sec0", fails=3, user="nobody")
+    assert "missing: the verb patch on namespaces" in done.stderr.splitlines()[-1]
+    done = trace(node, out, "--experiment", "net0-sec2", fails=2)
+    assert "trace brings up sec0 and sec1, sidecars not yet" in done.stderr.splitlines()[-1]
+    done = trace(node, out, "--experiment", "net0-sec0", "--switch-level", "sec1@round2", fails=2)
+    assert "is for runs on this machine" in done.stderr.splitlines()[-1]
+    if not netem_supported():
+        done = trace(node, out, "--experiment", "net2-sec0", fails=3)
+        assert "trace puts no delay line on a cluster's node" in done.stderr.splitlines()[-1]
+    assert not out.exists()
+
+
+def test_a_rate_is_in_force_behind_the_gates(node: KubeNode, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with Kubelet(node):
+        trace(node, out, "--experiment", "net5-sec0", "--rounds", "1", "-q")
+    emulation = load_run(out).meta["emulation"]
+    assert emulation["backend"] == "tbf"
+    assert {one for one in emulation["observed"] if one.startswith("fl-")} == {
+        *("fl-server", "fl-client-0", "fl-client-1")
+    }
+
+
+def begin(node: KubeNode, out: Path) -> subprocess.Popen[str]:
+    """A trace of many rounds, which have begun when this returns."""
+    words = [*node.with_logs, sys.executable, "-m", "ztprobe", *TRACE, "--experiment", "net0-sec0"]
+    with entered(node.netns):
+        begun = subprocess.Popen(
+            [*words, "--rounds", "500", "--out", str(out)],
+            cwd=REPO_DIR,
+            env=node.environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    await_line(begun, "round   1 of 500", 180)
+    return begun
+
+
+def test_a_client_that_is_killed_ends_the_run_and_what_was_seen_is_kept(
+    node: KubeNode, tmp_path: Path
+) -> None:
+    with Kubelet(node) as kubelet:
+        begun = begin(node, tmp_path / "run")
+        kubelet.kill("fl-client-1")
+        assert begun.stderr is not None
+        line = begun.stderr.read().splitlines()[-1]
+        assert begun.wait(60) == 6
+        assert pods_left(node) == []
+    assert "fl-client-1/client was killed by SIGKILL" in line
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert {one["process"]: one["status"] for one in run["exits"]}["fl-client-1/client"] == -9
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_what_ends_the_command_leaves_nothing_unsaid(
+    node: KubeNode, tmp_path: Path, how: signal.Signals
+) -> None:
+    with Kubelet(node):
+        begun = begin(node, tmp_path / "run")
+        begun.send_signal(how)
+        assert begun.stderr is not None
+        begun.stderr.read()
+        begun.wait(60)
+        if how == signal.SIGINT:
+            assert pods_left(node) == []
+            return
+        found = node.call("GET", "/api/v1/pods?labelSelector=ztprobe.run")["items"]
+        (run,) = {one["metadata"]["labels"]["ztprobe.run"] for one in found}
+        said = node.ztprobe("clean").stdout
+        assert f"{run}: may still be on its cluster, in namespace fl-{run}: ztprobe undeploy {run}" in said
+        assert run in json.loads(node.ztprobe("undeploy", "--json").stdout)

@@ -1,0 +1,154 @@
+"""Show, before round 1, that a cluster enforces the level's policies, or that none is in its way.
+
+A connection that fails proves nothing where nobody listens: a closed port and a policy that rejects look the
+same. So for the time of an attempt we listen ourselves, in the network of the pod that is tried, and ask from
+in there whether we are heard. What then gets no connection from another pod was stopped on its way, by
+silence or by a refusal. Network plugins take a moment to put a policy into force, so what does not stand yet
+is tried again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from ztprobe.pods.model import Pod
+from ztprobe.runtime.attempts import CONNECTED, SILENT, connect, socket_in
+from ztprobe.runtime.interface import Proof
+from ztprobe.runtime.local import dns
+
+__all__ = ("Way", "nameservers", "prove_ways", "ways")
+
+_SILENCE_S = 1.5  # longer than a profile's round trip, and than a second SYN takes to be answered
+_ANSWER_S = 6.0
+_IN_FORCE_S = 20.0  # for a network plugin to have taken a policy in
+_AGAIN_S = 0.5
+_NEXT_PORT = 1  # beside the server's
+_STOPPED = "no connection"
+_PLUGIN = "does this cluster's network plugin enforce NetworkPolicy?"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """From a pod to a port of another."""
+
+    source: Pod
+    target: Pod
+    port: int
+    is_open: bool
+    listen: bool = False  # nothing of the workload's listens there
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        return f"{self.source.name} -> {self.target.name}:{self.port}/tcp"
+
+
+def ways(server: Pod, clients: Sequence[Pod], port: int, *, policy: bool) -> list[Way]:
+    """What is to be tried: the one way that the workload needs, and others, which policies close."""
+    client = clients[0]
+    found = [
+        Way(source=client, target=server, port=port, is_open=True),
+        Way(source=client, target=server, port=port + _NEXT_PORT, is_open=not policy, listen=True),
+        Way(source=server, target=client, port=port, is_open=not policy, listen=True),
+    ]
+    if len(clients) > 1:
+        found.append(Way(source=client, target=clients[1], port=port, is_open=not policy, listen=True))
+    return found
+
+
+def nameservers(pid: int) -> list[str]:
+    """IPv4 addresses of the resolvers that a container's process would ask, by its /etc/resolv.conf."""
+    try:
+        text = Path(f"/proc/{pid}/root/etc/resolv.conf").read_text(errors="replace")
+    except OSError:
+        return []
+    return re.findall(r"^nameserver\s+(\d+\.\d+\.\d+\.\d+)\s*$", text, re.MULTILINE)
+
+
+def prove_ways(found: Sequence[Way], name: str, resolvers: Sequence[str], *, policy: bool) -> list[Proof]:
+    """Try all of them and the server's name until each is as it should be, or it has taken too long.
+
+    :param name: of the server, asked for by the first way's source.
+    :param resolvers: of that pod.
+    """
+    begun_s = time.monotonic()
+    until_s = begun_s + (_IN_FORCE_S if policy else _ANSWER_S)
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(max_workers=len(found) + 1) as pool:
+        for way in found:
+            if way.listen:
+                stack.enter_context(_listening(way.target, way.port))
+        while True:
+            resolving = pool.submit(_resolved, found[0], name, resolvers)
+            seen = list(pool.map(_tried, found))
+            proofs = [resolving.result(), *(_judged(*one) for one in zip(found, seen, strict=True))]
+            if all(proof.passed for proof in proofs) or time.monotonic() > until_s:
+                break
+            time.sleep(_AGAIN_S)
+    took_s = time.monotonic() - begun_s
+    return [proof if proof.passed else _late(proof, took_s, policy) for proof in proofs]
+
+
+def _tried(way: Way) -> tuple[str, bool]:
+    """What came of an attempt, and whether the port answers within its own pod."""
+    seen = connect(way.source, way.target.address, way.port, _ANSWER_S if way.is_open else _SILENCE_S)
+    heard = way.is_open or connect(way.target, way.target.address, way.port, _SILENCE_S) == CONNECTED
+    return seen, heard
+
+
+def _judged(way: Way, seen: tuple[str, bool]) -> Proof:
+    said, heard = seen
+    if way.is_open:
+        word = "open without policy" if way.listen else "allowed"
+        return Proof(name=f"{word}: {way.words}", expected=CONNECTED, observed=said, passed=said == CONNECTED)
+    listener = "which is listened on" if heard else "on which nobody can be heard even from its own pod"
+    return Proof(
+        name=f"forbidden: {way.words}",
+        expected=_STOPPED,
+        observed=f"{said}, {listener}",
+        passed=said != CONNECTED and heard,
+    )
+
+
+def _late(proof: Proof, took_s: float, policy: bool) -> Proof:
+    hint = f": {_PLUGIN}" if policy and proof.expected == _STOPPED else ""
+    return Proof(
+        name=proof.name,
+        expected=proof.expected,
+        observed=f"{proof.observed}, after {took_s:.0f} s still{hint}",
+        passed=False,
+    )
+
+
+def _resolved(way: Way, name: str, resolvers: Sequence[str]) -> Proof:
+    expected = f"{name} is {way.target.address}"
+    observed = "no resolver is named in /etc/resolv.conf"
+    for resolver in resolvers[:1]:
+        try:
+            answers = dns.query(way.source.netns, resolver, name, _SILENCE_S)
+            observed = f"{name} is {', '.join(answers) or 'unknown'}"
+        except TimeoutError:
+            observed = SILENT
+        except OSError as error:
+            observed = error.strerror or str(error)
+    return Proof(
+        name=f"allowed: {way.source.name} -> {resolvers[0] if resolvers else 'DNS'}:53/udp",
+        expected=expected,
+        observed=observed,
+        passed=observed == expected,
+    )
+
+
+@contextlib.contextmanager
+def _listening(pod: Pod, port: int) -> Iterator[socket.socket]:
+    with socket_in(pod, _SILENCE_S) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((pod.address, port))
+        listener.listen(64)
+        yield listener

@@ -1,0 +1,113 @@
+"""A run's pods as the API last told of them; asked again behind the scenes while rounds go on."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from ztprobe.errors import PreflightError, WorkloadError, ZtprobeError
+from ztprobe.kubernetes.api import Api, Object
+from ztprobe.kubernetes.repeated import Repeated
+from ztprobe.printable import printable
+from ztprobe.progress import Progress
+from ztprobe.runtime.cluster import pod_states
+from ztprobe.runtime.cluster.rewriting import RUN_LABEL
+
+__all__ = ("RunPods",)
+
+_POLL_S = 0.5
+_LONGEST_AWAY_S = 300.0  # rounds go on without the API; how they ended only it can tell
+_GATES_S = 600.0  # an image of 300 MB over a slow line
+_HINDERED_S = 15.0  # what may yet pass: a node that is being added, a second try of an image
+_LONGEST = 300
+
+
+class RunPods:
+    """See the module.
+
+    :param progress: is told what is waited for.
+    """
+
+    def __init__(self, api: Api, namespace: str, run: str, progress: Progress) -> None:
+        self._api, self._namespace, self._label = api, namespace, f"{RUN_LABEL}={run}"
+        self._progress = progress
+        self._again = Repeated(self._ask_again, every_s=_POLL_S)
+        self._answered_s = time.monotonic()
+        self._notes: list[str] = []
+        self._is_away, self._problem = False, ""
+        self.objects: dict[str, Object] = {}  # by name
+
+    def read(self) -> dict[str, Object]:
+        """Ask now. :raises PreflightError: the API refuses or does not answer."""
+        pods = self._api.objects("pods", self._namespace, self._label)
+        self.objects = {str(pod["metadata"]["name"]): pod for pod in pods}
+        self._answered_s = time.monotonic()
+        return self.objects
+
+    def look(self) -> None:
+        """Ask again, if it is time to; nobody waits for the answer.
+
+        :raises PreflightError: the API has not answered for minutes.
+        """
+        self._again.look()
+        while self._notes:
+            self._progress.note(self._notes.pop(0))
+        if (away_s := time.monotonic() - self._answered_s) > _LONGEST_AWAY_S:
+            raise PreflightError(f"the Kubernetes API has not answered for {away_s:.0f} s: {self._problem}")
+
+    def _ask_again(self) -> None:
+        try:
+            self.read()
+            if self._is_away:
+                self._notes.append("the Kubernetes API answers again")
+            self._is_away = False
+        except ZtprobeError as error:
+            self._problem = str(error)
+            if not self._is_away:
+                self._notes.append(f"{error}; the run goes on, and it is asked again")
+            self._is_away = True
+
+    def await_gates(
+        self, names: Iterable[str], check: Callable[[Mapping[str, Object]], None] = lambda _: None
+    ) -> None:
+        """Wait until each of these pods stands at its gate; says what they wait for meanwhile.
+
+        :param check: looks at all pods that there are, and raises where it is no use to wait.
+        :raises WorkloadError: something keeps one from it.
+        :raises PreflightError: the API refuses or does not answer.
+        """
+        names = list(names)
+        begun_s, hindered_s, said = time.monotonic(), 0.0, ""
+        while True:
+            pods = self.read()
+            check(pods)
+            there = [name for name in names if name in pods and pod_states.is_at_gate(pods[name])]
+            if len(there) == len(names):
+                return
+            found = [one for pod in pods.values() if (one := pod_states.hindrance(pod)) is not None]
+            found.sort(key=lambda one: not one.is_final)
+            now_s = time.monotonic()
+            hindered_s = (hindered_s or now_s) if found else 0.0
+            if found and (found[0].is_final or now_s - hindered_s > _HINDERED_S):
+                raise WorkloadError(found[0].words)
+            missing = next(name for name in names if name not in there)
+            if now_s - begun_s > _GATES_S:
+                why = self._why_not(missing)
+                raise WorkloadError(f"{self._namespace}/{missing} is not there after {_GATES_S:.0f} s: {why}")
+            words = f"{len(there)} of {len(names)} pods are there"
+            words += f"; {found[0].words}" if found else f", {missing} is next"
+            if words != said and now_s - begun_s > 2 * _POLL_S:
+                self._progress.note(words)
+                said = words
+            time.sleep(_POLL_S)
+
+    def _why_not(self, name: str) -> str:
+        """What the cluster's events say of a pod that does not come up."""
+        warnings = []
+        with contextlib.suppress(ZtprobeError):
+            for event in self._api.objects("events", self._namespace):
+                about = event.get("involvedObject") or {}
+                if event.get("type") == "Warning" and about.get("name") == name:
+                    warnings.append(f"{event.get('reason')}: {event.get('message')}")
+        return printable(" ".join(warnings[-1].split()), _LONGEST) if warnings else "no event says why"

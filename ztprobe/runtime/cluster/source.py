@@ -1,0 +1,98 @@
+"""Where a traced run's pods, processes and logs are found: on the node, and by what the API last told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from ztprobe.kubernetes.pod_facts import LOGS, cgroup_uid
+from ztprobe.kubernetes.pod_source import Cluster
+from ztprobe.pods.cgroup import PodProcesses
+from ztprobe.pods.local import log_name
+from ztprobe.pods.model import Pod
+from ztprobe.pods.selectors import Selector
+from ztprobe.pods.source import Found, Processes
+from ztprobe.runtime.cluster.kept_logs import KeptLog
+from ztprobe.runtime.cluster.pod_states import container_names
+from ztprobe.runtime.cluster.run_pods import RunPods
+
+__all__ = ("RunSource", "logs_of")
+
+
+class RunSource:
+    """A `ztprobe.pods.source.PodSource` that waits for no API.
+
+    :param cluster: as seen from this node.
+    :param run_pods: what the API told.
+    :param kept: the directory that keeps the containers' logs.
+    """
+
+    def __init__(self, cluster: Callable[[], Cluster], run_pods: Callable[[], RunPods], kept: Path) -> None:
+        self._cluster, self._run_pods, self._kept = cluster, run_pods, kept
+        self._processes = PodProcesses()
+        self._applications: dict[str, str] = {}
+        self._earlier: set[str] = set()  # containers' IDs
+        self._logs: dict[tuple[str, str], KeptLog] = {}
+
+    def pods_here(self, selector: Selector, namespace: str) -> Found:
+        """See `PodSource`."""
+        return self._cluster().pods_here(selector, namespace)
+
+    def peers(self, selector: Selector, namespace: str) -> Found:
+        """See `PodSource`."""
+        return self._cluster().peers(selector, namespace)
+
+    def neighbours(self, namespace: str) -> list[Pod]:
+        """See `PodSource`."""
+        return self._cluster().neighbours(namespace)
+
+    def at_gates(self, applications: Mapping[str, str]) -> None:
+        """The pods stand at their gates: which containers there are by now, sandboxes among them.
+
+        :param applications: pod's name -> the one container that comes yet.
+        """
+        self._applications = dict(applications)
+        self._earlier = {container for _, _, container in self._running(applications)}
+
+    def processes(self, pods: Iterable[Pod]) -> Processes:
+        """See `PodSource`."""
+        names = container_names(self._run_pods().objects.values())
+        found: Processes = {}
+        for pid, pod, container in self._running(pod.name for pod in pods):
+            if container in names:
+                found[pid] = (pod, names[container])
+            elif pod in self._applications and container not in self._earlier:
+                found[pid] = (pod, self._applications[pod])  # the API tells of it a second or two later
+        return found
+
+    def _running(self, pods: Iterable[str]) -> list[tuple[int, str, str]]:
+        objects = self._run_pods().objects
+        by_cgroup = {cgroup_uid(objects[name]): name for name in pods if name in objects}
+        return self._processes.look(by_cgroup)
+
+    def log(self, pod: Pod, container: str) -> Path:
+        """See `PodSource`: as the run directory keeps it, with all that there is by now."""
+        return self._log(pod, container).kept
+
+    def _log(self, pod: Pod, container: str) -> KeptLog:
+        key = (pod.name, container)
+        if key not in self._logs:
+            self._logs[key] = KeptLog(logs_of(pod) / container, self._kept / log_name(pod.name, container))
+        self._logs[key].look()
+        return self._logs[key]
+
+    def look(self) -> None:
+        """Copy what is new in the logs that have been asked for."""
+        for log in self._logs.values():
+            log.look()
+
+    def close(self) -> None:
+        """Copy what is left, and read no more."""
+        for log in self._logs.values():
+            log.look()
+            log.close()
+
+
+def logs_of(pod: Pod) -> Path:
+    """The directory with one for each container, as kubelet names it."""
+    return LOGS / f"{pod.namespace}_{pod.name}_{pod.uid}"
