@@ -21,6 +21,7 @@ from ztprobe.experiment.request import TraceRequest
 from ztprobe.progress import QuietProgress
 from ztprobe.rundir.logs import GrowingLog
 from ztprobe.rundir.store import RunDir
+from ztprobe.runtime.interface import Enforcement, NotProven, Proof
 
 
 class Failing:
@@ -43,9 +44,18 @@ def test_the_log_that_a_failure_names_outlives_the_unfinished_run(
     monkeypatch.setattr("tempfile.tempdir", str(kept_in))
     monkeypatch.setattr(paths, "STATE_DIR", tmp_path / "state")
     monkeypatch.setattr(pair, "Job", Failing)
-    experiment = parse_experiment("net0-sec0", ["net0"])
-    request = TraceRequest(
-        experiment=experiment,
+    with pytest.raises(WorkloadError) as failed:
+        pair.run_pair(requested(tmp_path), QuietProgress())
+    named = re.search(r"\(see (.*)\)", str(failed.value))
+    assert named is not None
+    assert Path(named[1]).read_text() == "out of paper\n"
+    assert Path(named[1]).is_relative_to(kept_in)
+    assert [path.name for path in tmp_path.iterdir()] == ["tmp"]
+
+
+def requested(tmp_path: Path) -> TraceRequest:
+    return TraceRequest(
+        experiment=parse_experiment("net0-sec0", ["net0"]),
         baseline=None,
         rounds=1,
         clients=1,
@@ -54,13 +64,28 @@ def test_the_log_that_a_failure_names_outlives_the_unfinished_run(
         out=tmp_path / "runs" / "run",
         reconnect=False,
     )
-    with pytest.raises(WorkloadError) as failed:
-        pair.run_pair(request, QuietProgress())
-    named = re.search(r"\(see (.*)\)", str(failed.value))
-    assert named is not None
-    assert Path(named[1]).read_text() == "out of paper\n"
-    assert Path(named[1]).is_relative_to(kept_in)
-    assert [path.name for path in tmp_path.iterdir()] == ["tmp"]
+
+
+class Unproven(Failing):
+    """A control that is not in force."""
+
+    def run(self) -> None:
+        proof = Proof(name="forbidden: a -> b", expected="timed out", observed="connected", passed=False)
+        raise NotProven(
+            Enforcement(network_policy_expected=True, mtls_expected=False, network_policy=(proof,))
+        )
+
+
+def test_what_is_not_in_force_is_said_and_keeps_its_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "STATE_DIR", tmp_path / "state")
+    monkeypatch.setattr(pair, "Job", Unproven)
+    with pytest.raises(
+        NotProven, match="forbidden: a -> b: expected timed out, observed connected"
+    ) as failed:
+        pair.run_pair(requested(tmp_path), QuietProgress())
+    assert failed.value.exit_code == 5
 
 
 def test_a_training_that_diverges_is_a_result(tmp_path: Path) -> None:

@@ -33,10 +33,12 @@ def run_pair(request: TraceRequest, progress: Progress) -> Path:
             return request.out
         except ZtprobeError as error:
             if not _keeps_failed(partial):
-                raise type(error)(_with_kept_logs(str(error), partial)) from error
+                error.args = (_with_kept_logs(str(error), partial),)
+                raise
             failure = error
     message = str(failure).replace(str(partial), str(request.out))
-    raise type(failure)(f"{message}; {why_failed(request.out)}") from failure
+    failure.args = (f"{message}; {why_failed(request.out)}",)  # its class may be made of something else
+    raise failure
 
 
 def _run_both(request: TraceRequest, directory: Path, progress: Progress) -> None:
