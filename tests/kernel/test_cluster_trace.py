@@ -22,7 +22,7 @@ from ztprobe.rundir.store import load_run
 pytestmark = pytest.mark.cluster
 
 ROUNDS = 3
-TRACE = ("trace", "--runtime", "kubernetes", "--no-baseline", "--rounds", str(ROUNDS), "--clients", "2")
+TRACE = ("trace", "--runtime", "kubernetes", "--rounds", str(ROUNDS), "--clients", "2")
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +38,13 @@ def pods_left(node: KubeNode) -> list[str]:
 
 
 def trace(node: KubeNode, out: Path, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    return node.ztprobe(*TRACE, *words, "--out", str(out), before=node.with_logs, **options)
+    return node.ztprobe(*TRACE, "--out", str(out), *words, before=node.with_logs, **options)
 
 
 def refused(node: KubeNode, out: Path, *words: str, status: int, **kubelet: Any) -> str:
     """The last line of a trace that does not come about; nothing of it is left."""
     with Kubelet(node, **kubelet):
-        done = trace(node, out, *words, fails=status)
+        done = trace(node, out, *words, "--no-baseline", fails=status)
         assert pods_left(node) == []
     assert not out.exists()
     return done.stderr.splitlines()[-1]
@@ -53,7 +53,7 @@ def refused(node: KubeNode, out: Path, *words: str, status: int, **kubelet: Any)
 def test_a_whole_job_leaves_the_run_directory_of_a_local_one(node: KubeNode, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with Kubelet(node):
-        done = trace(node, out, "--experiment", "net0-sec0", "--json")
+        done = trace(node, out, "--experiment", "net0-sec0", "--json", "--no-baseline")
         assert pods_left(node) == []
     report, run = json.loads(done.stdout), load_run(out)
     assert report["runtime"] == "kubernetes"
@@ -82,10 +82,17 @@ def test_a_whole_job_leaves_the_run_directory_of_a_local_one(node: KubeNode, tmp
 
 @pytest.mark.parametrize("plugin", ["drop", "reject"])
 def test_policies_that_are_enforced_are_proven(node: KubeNode, tmp_path: Path, plugin: str) -> None:
-    out = tmp_path / "run"
+    out, alone = tmp_path / "run", plugin == "reject"
     with Kubelet(node, plugin=plugin):
-        trace(node, out, "--experiment", "net0-sec1", "-q")
+        words = ("--experiment", "net0-sec1", "-q", "--json", *(["--no-baseline"] if alone else []))
+        report = json.loads(trace(node, out, *words).stdout)
+        assert pods_left(node) == []
     run = load_run(out)
+    if not alone:  # the baseline is a run of its own, in a namespace that none of these policies is in
+        assert report["overhead"]["baseline"] == "net0-sec0"
+        before = load_run(out / "baseline").meta
+        assert before["facts"]["namespace"] != run.meta["facts"]["namespace"]
+        assert all(one["passed"] for one in before["enforcement"]["network_policy"])
     proven = {one["name"]: one for one in run.meta["enforcement"]["network_policy"]}
     assert all(one["passed"] for one in proven.values())
     forbidden = proven["forbidden: fl-client-0 -> fl-server:50052/tcp"]
@@ -99,7 +106,7 @@ def test_policies_that_are_enforced_are_proven(node: KubeNode, tmp_path: Path, p
 def test_a_plugin_that_enforces_nothing_is_found_out(node: KubeNode, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with Kubelet(node):
-        done = trace(node, out, "--experiment", "net0-sec1", fails=5)
+        done = trace(node, out, "--experiment", "net0-sec1", "--no-baseline", fails=5)
         assert pods_left(node) == []
     line = done.stderr.splitlines()[-1]
     assert "forbidden: fl-client-0 -> fl-server:50052/tcp: expected no connection, observed connected" in line
@@ -160,7 +167,7 @@ def test_what_is_not_allowed_or_not_to_be_had_is_one_line(node: KubeNode, tmp_pa
 def test_a_rate_is_in_force_behind_the_gates(node: KubeNode, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with Kubelet(node):
-        trace(node, out, "--experiment", "net5-sec0", "--rounds", "1", "-q")
+        trace(node, out, "--experiment", "net5-sec0", "--rounds", "1", "-q", "--no-baseline")
     emulation = load_run(out).meta["emulation"]
     assert emulation["backend"] == "tbf"
     assert {one for one in emulation["observed"] if one.startswith("fl-")} == {
@@ -173,7 +180,7 @@ def begin(node: KubeNode, out: Path) -> subprocess.Popen[str]:
     words = [*node.with_logs, sys.executable, "-m", "ztprobe", *TRACE, "--experiment", "net0-sec0"]
     with entered(node.netns):
         begun = subprocess.Popen(
-            [*words, "--rounds", "500", "--out", str(out)],
+            [*words, "--rounds", "500", "--out", str(out), "--no-baseline"],
             cwd=REPO_DIR,
             env=node.environment(),
             stderr=subprocess.PIPE,
