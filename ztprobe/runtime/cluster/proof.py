@@ -13,7 +13,7 @@ import contextlib
 import re
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,12 +81,11 @@ def prove_ways(found: Sequence[Way], name: str, resolvers: Sequence[str], *, pol
     begun_s = time.monotonic()
     until_s = begun_s + (_IN_FORCE_S if policy else _ANSWER_S)
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(max_workers=len(found) + 1) as pool:
-        for way in found:
-            if way.listen:
-                stack.enter_context(_listening(way.target, way.port))
+        listeners = [stack.enter_context(_listening(way.target, way.port)) for way in found if way.listen]
         while True:
             resolving = pool.submit(_resolved, found[0], name, resolvers)
             seen = list(pool.map(_tried, found))
+            _take_all(listeners)
             proofs = [resolving.result(), *(_judged(*one) for one in zip(found, seen, strict=True))]
             if all(proof.passed for proof in proofs) or time.monotonic() > until_s:
                 break
@@ -149,6 +148,15 @@ def _resolved(way: Way, name: str, resolvers: Sequence[str]) -> Proof:
 def _listening(pod: Pod, port: int) -> Iterator[socket.socket]:
     with socket_in(pod, _SILENCE_S) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setblocking(False)
         listener.bind((pod.address, port))
-        listener.listen(64)
+        listener.listen()
         yield listener
+
+
+def _take_all(listeners: Iterable[socket.socket]) -> None:
+    """End what has come: a queue that is full takes nobody in, as if a policy were there."""
+    for listener in listeners:
+        with contextlib.suppress(OSError):  # there are no more
+            while True:
+                listener.accept()[0].close()
