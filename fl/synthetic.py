@@ -59,8 +59,8 @@ class SyntheticTrainer:
         return Trained(vector=self._vector, num_examples=1, loss=None)
 
     def _step(self, round_number: int) -> None:
-        # Whole numbers cost a tenth of what normal ones would, and have a length that is known to 0.1 %. As many
-        # of them as 16 bits have: to choose the largest of a few different values takes NumPy ten times as long.
+        # Whole numbers cost a tenth of what normal ones would, and have a length that is known to 0.1 %. They
+        # have 16 bits: to choose the largest of few different values takes NumPy ten times as long.
         rng = np.random.default_rng((self._config.seed, self._config.client_index, round_number))
         most = np.float32(_STEP_NORM * (3 / self.size) ** 0.5 / (1 << 15))
         for start in range(0, self.size, _PIECE):
