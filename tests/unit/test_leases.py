@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from ztprobe import paths
+from ztprobe.agent import node_leases
+from ztprobe.agent.interface import LeaseRequest
 from ztprobe.emulation.backends import choose_backend, refusal
-from ztprobe.errors import PreflightError, UsageError
+from ztprobe.errors import EnforcementError, PreflightError, UsageError
 from ztprobe.leases import records
 from ztprobe.pods.model import Pod
 from ztprobe.process.identity import ProcessIdentity
@@ -55,6 +57,26 @@ def a_lease(profile: Profile, left_s: float = 60.0) -> records.Lease:
         owner=ProcessIdentity.own(), created_ns=records.now_ns(),
         expires_ns=records.now_ns() + round(left_s * 1e9),
     )  # fmt: skip
+
+
+def test_a_namespace_s_number_that_comes_back_is_another_pod_s(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_leases, "plan_points", lambda *_, **__: ())
+    monkeypatch.setattr(node_leases, "plan_rules", lambda *_: ())
+    netns = tmp_path / "netns"
+    netns.touch()
+    slow = Profile(name="slow", rate_mbit=10)
+    before = a_lease(slow)
+    (pod,) = before.pods
+    there = dataclasses.replace(pod, netns=netns, netns_inode=netns.stat().st_ino)
+    wanted = LeaseRequest(profile=slow, pods=(there,), lasts_s=60, backend="tbf")
+    dataclasses.replace(before, pods=(there,)).write()
+    with pytest.raises(EnforcementError, match="fl/p is under slow already"):
+        node_leases.NodeLeases().plan_lease(wanted)
+    gone = dataclasses.replace(there, netns=tmp_path / "gone")
+    dataclasses.replace(before, pods=(gone,)).write()
+    assert node_leases.NodeLeases().plan_lease(wanted).pods == (there,)
 
 
 @pytest.mark.parametrize(

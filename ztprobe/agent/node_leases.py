@@ -14,6 +14,7 @@ from ztprobe.emulation.counters import counters
 from ztprobe.errors import EnforcementError, PreflightError
 from ztprobe.leases import records
 from ztprobe.leases.records import Lease
+from ztprobe.pods.model import still_there
 from ztprobe.process.identity import ProcessIdentity
 from ztprobe.process.interrupts import shielded
 
@@ -75,10 +76,13 @@ class NodeLeases:
 
 
 def _refuse_taken(wanted: LeaseRequest, directions: Sequence[str], leases: Sequence[Lease]) -> None:
-    # By its namespace: after a restart, a pod of the same name is another one.
+    # By its namespace: after a restart, a pod of the same name is another one, though the kernel may have
+    # given its namespace the number of the one that is gone.
     inodes = {pod.netns_inode for pod in wanted.pods}
     for lease in leases:
-        taken = [pod for pod in lease.pods if pod.netns_inode in inodes]
+        taken = [
+            pod for pod in lease.pods if pod.netns_inode in inodes and still_there(pod.netns, pod.netns_inode)
+        ]
         if taken and set(lease.directions) & set(directions):
             raise EnforcementError(
                 f"{min(str(pod) for pod in taken)} is under {lease.profile.name} already (lease {lease.id}, "
