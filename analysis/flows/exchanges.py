@@ -56,7 +56,7 @@ class Fetch(NamedTuple):
     over_ns: int
 
 
-# A poll is cut into as many records of TLS more or less.
+# A request or an answer is cut into one record of TLS more or less.
 RECORD_BYTES = 22
 
 
@@ -73,7 +73,7 @@ class UsualPoll(NamedTuple):
             request is not None
             and answer is not None
             and abs(request.bytes - self.asked_bytes) <= SAME_KIND_BYTES + RECORD_BYTES
-            and self.answered_bytes + SAME_KIND_BYTES < answer.bytes < LARGE_BYTES
+            and self.answered_bytes + SAME_KIND_BYTES + RECORD_BYTES < answer.bytes < LARGE_BYTES
         )
 
 

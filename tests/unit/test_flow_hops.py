@@ -157,7 +157,7 @@ def test_a_poll_in_one_more_record_of_tls_brings_the_news() -> None:
     polls = [poll(at_ms, count=50) for at_ms in (0, 3_000, 6_000)]
     asked = polls[0].request
     assert asked is not None
-    heartbeat = Exchange(said(True, 8_700, 8_700, asked.bytes + 15), said(False, 8_810, 8_810, 52))
+    heartbeat = Exchange(said(True, 8_700, 8_700, asked.bytes + 15), said(False, 8_810, 8_810, 50 + 22))
     longer = Exchange(said(True, 9_000, 9_000, asked.bytes + 22), said(False, 9_004, 9_004, 400))
     message = Exchange(said(True, 9_010, 9_010, 180), said(False, 9_014, 9_050, 500_000))
     assert message.answer is not None
