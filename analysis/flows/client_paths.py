@@ -23,6 +23,8 @@ __all__ = ("ClientPath", "ClientPaths", "Phase")
 
 # An answer that takes longer was held back until there was something to say.
 _LONG_POLL_NS = 200_000_000
+# Who hands an update to its node asks one thing after the other; what it said longer before was a heartbeat.
+_HANDING_PAUSE_NS = 100_000_000
 # Code is loaded with pauses, for what runs as it is imported.
 _LOADS_ON_NS = 3_000_000_000
 _NOTEWORTHY_NS = 20_000_000
@@ -246,7 +248,7 @@ class ClientPaths:
             self._fetch(way, talk, given, had_ns, "store_and_forward")
         read_ns = talk.over_ns(given[-1], max(turn.whole_ns for turn in given))
         if updates:
-            began_ns = talk.fetch_began_ns(updates[0], read_ns)
+            began_ns = talk.fetch_began_ns(updates[0], read_ns, pause_ns=_HANDING_PAUSE_NS)
             end_ns = talk.over_ns(updates[-1], max(turn.had_ns for turn in updates))
         elif (said := talk.last_words(task, read_ns, phase.end_ns)) is not None:
             began_ns, end_ns = said

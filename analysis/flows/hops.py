@@ -94,6 +94,7 @@ class Talk:
         since_ns: int,
         beside: Iterable[Exchange] = (),
         askers: frozenset[Process] = frozenset(),
+        pause_ns: int = _SAME_FETCH_NS,
     ) -> int:
         """When the requests began that led to a message's first part without a pause, but not before it was
         there.
@@ -103,6 +104,7 @@ class Talk:
         :param beside: heartbeats and polls that go on all the while: they lead to nothing that is sent.
         :param askers: who ask for it. Of who polls, a poll with news is the first of these requests, and a
             heartbeat right before it is none.
+        :param pause_ns: a longer one is before the first of them.
         """
         begun_ns = max(first.first_ns, since_ns)
         left_out = {id(exchange.request) for exchange in beside}
@@ -112,7 +114,7 @@ class Talk:
             request = exchange.request
             if request is None or request is first or id(request) in left_out:
                 continue
-            goes_on = exchange.answer is first or begun_ns - exchange.over_ns <= _SAME_FETCH_NS
+            goes_on = exchange.answer is first or begun_ns - exchange.over_ns <= pause_ns
             if request.arrived_ns < since_ns:
                 # One that waited with the holder since before: nothing was left to ask for.
                 is_held = exchange.answer is not None and exchange.answer.first_ns >= since_ns

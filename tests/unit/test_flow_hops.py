@@ -163,3 +163,13 @@ def test_a_poll_in_one_more_record_of_tls_brings_the_news() -> None:
     assert message.answer is not None
     found = talk(*polls, heartbeat, longer, message)
     assert found.fetch_began_ns(message.answer, 6_500 * MS, askers=frozenset((NODE,))) == 9_000 * MS
+
+
+def test_a_heartbeat_right_before_a_task_hands_its_update_over_is_no_part_of_that() -> None:
+    beat = Exchange(said(True, 900, 900, 612), said(False, 902, 902, 130))
+    tells = Exchange(said(True, 1_100, 1_100, 2_178), said(False, 1_107, 1_107, 1_555))
+    update = Exchange(said(True, 1_120, 1_140, 4_700_000), said(False, 1_145, 1_145, 130))
+    found = talk(beat, tells, update)
+    assert update.request is not None
+    assert found.fetch_began_ns(update.request, 0, pause_ns=100 * MS) == 1_100 * MS
+    assert found.fetch_began_ns(update.request, 0) == 900 * MS
