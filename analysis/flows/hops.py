@@ -36,6 +36,8 @@ TRAILING_NS = 30_000_000
 _ALONE_NS = 100_000_000
 # So often somebody has to have asked to be one that polls.
 FEWEST_POLLS = 3
+# A frame of the connection (a window update, an acknowledgement) is no longer.
+_FRAME_BYTES = 100
 # So many heartbeats at most begin while a poll is answered.
 _BESIDE = 1
 
@@ -209,6 +211,9 @@ class Talk:
         for number in range(1, min(len(behind), _BESIDE + 1) + 1):
             if usual is not None and abs(behind[-number][0].bytes - usual.asked_bytes) <= most:
                 del behind[-number:]
+                # It acknowledges the answer before, in a frame that may arrive with the poll.
+                while behind and behind[-1][1] is None and behind[-1][0].bytes <= _FRAME_BYTES:
+                    del behind[-1]
                 break
         had_ns = max([end_ns, *(request.had_ns for request, _ in behind)])
         answered = [answer.first_ns for _, answer in behind if answer is not None]

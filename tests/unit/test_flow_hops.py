@@ -173,3 +173,13 @@ def test_a_heartbeat_right_before_a_task_hands_its_update_over_is_no_part_of_tha
     assert update.request is not None
     assert found.fetch_began_ns(update.request, 0, pause_ns=100 * MS) == 1_100 * MS
     assert found.fetch_began_ns(update.request, 0) == 900 * MS
+
+
+def test_a_frame_that_arrives_with_the_next_poll_is_no_part_of_the_message_before() -> None:
+    polls = [poll(at_ms, count=50) for at_ms in (0, 3_000, 6_000)]
+    large = Exchange(said(True, 8_000, 8_040, 500_000), said(False, 8_050, 8_050, 127))
+    frame = Exchange(said(True, 8_060, 8_060, 52, way_ms=110), None)
+    asks = poll(8_090)
+    assert large.request is not None
+    found = talk(*polls, large, frame, asks)
+    assert found.handed(large.request, 8_040 * MS) == (8_040 * MS, 8_050 * MS)
