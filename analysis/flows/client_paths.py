@@ -321,6 +321,8 @@ class ClientPaths:
             client: [turn for turn in ways[client].turns if turn.speaker in self.parts.nodes[client]]
             for client in handed
         }
+        asked = self._at_server.after_pauses(self._server, phase.start_ns, phase.end_ns)
+        polls_ns = [one.begun_ns for one in asked]
         found = taken_of(
             parts,
             {
@@ -333,6 +335,7 @@ class ClientPaths:
                 for client, turns in updates.items()
                 if turns
             },
+            polls_ns,
         )
         for client, way in ways.items():
             if client not in handed:

@@ -90,19 +90,44 @@ def copies_of(
     return found
 
 
-def taken_of(parts: Sequence[Turn], updates: Mapping[str, Update]) -> dict[str, list[Turn]]:
+def taken_of(
+    parts: Sequence[Turn], updates: Mapping[str, Update], polls_ns: Sequence[int] = ()
+) -> dict[str, list[Turn]]:
     """Which parts of messages that a server took from a hub are which client's; who is left out has none.
 
     A hub may hand on what was announced first, even if another message was whole before, or what is not whole
-    yet, part by part. What leaves the fewest out is taken for what it did.
+    yet, part by part; and a server learns of a message when it polls. What leaves the fewest out is taken for
+    what it did.
+
+    :param polls_ns: when the server asked for news, as far as that is known.
     """
     announced = sorted(updates, key=lambda client: updates[client].announced_ns)
     whole = sorted(updates, key=lambda client: updates[client].whole_ns)
     found: dict[str, list[Turn]] = {}
-    for order, in_parts in ((announced, False), (whole, False), (announced, True)):
-        wanted = [(client, updates[client], updates[client].had_ns(in_parts)) for client in order]
+    told = [(announced, False, True), (announced, True, True)] if polls_ns else []
+    for order, in_parts, after_poll in (
+        *told,
+        (announced, False, False),
+        (whole, False, False),
+        (announced, True, False),
+    ):
+        wanted = [
+            (
+                client,
+                updates[client],
+                max(
+                    updates[client].had_ns(in_parts),
+                    _next(polls_ns, updates[client].announced_ns) if after_poll else 0,
+                ),
+            )
+            for client in order
+        ]
         found = max(found, _dealt(parts, wanted), key=len)
     return found
+
+
+def _next(polls_ns: Sequence[int], since_ns: int) -> int:
+    return min((ns for ns in polls_ns if ns >= since_ns), default=0)
 
 
 def _dealt(parts: Sequence[Turn], wanted: Sequence[tuple[str, Update, int]]) -> dict[str, list[Turn]]:

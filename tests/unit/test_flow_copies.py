@@ -41,3 +41,16 @@ def test_what_is_not_whole_is_taken_part_by_part() -> None:
     parts = [part(at_ms, count) for at_ms in (3_000, 6_000) for count in (10_000, 990_000)]
     found = taken(parts, first=message(2_500, 2_700, 3_150), second=message(2_800, 2_950, 3_200))
     assert found == {"first": [3_000, 3_000], "second": [6_000, 6_000]}
+
+
+def test_what_was_announced_after_a_poll_is_taken_after_the_next() -> None:
+    """Taken by the poll at 1 s: a message whose large part is asked for again, and comes at 4 s."""
+    parts = [part(1_200, 10_000), part(4_000, 990_000), part(7_000, 1_000_000)]
+    updates = {"in_time": message(900, 1_100, 4_300), "too_late": message(1_700, 2_000, 2_300)}
+    # Without the polls nothing tells that it was not the one that was whole first.
+    assert taken(parts, **updates) == {"too_late": [4_000], "in_time": [7_000]}
+    found = taken_of(parts, updates, [1_000 * MS, 6_900 * MS])
+    assert {client: [turn.first_ns // MS for turn in mine] for client, mine in found.items()} == {
+        "in_time": [1_200, 4_000],
+        "too_late": [7_000],
+    }
