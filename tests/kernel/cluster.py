@@ -28,11 +28,11 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from tests.kernel.kube_cgroups import places_of
 from tests.programs import api_server_programs
 from ztprobe.kernelnet.netlink import create_netns, netlink, remove_netns
 from ztprobe.kernelnet.netns import entered
 from ztprobe.paths import REPO_DIR
-from ztprobe.runtime.local import cgroups
 
 PORT = 6443
 NODE = "node-a"
@@ -243,19 +243,7 @@ class KubeNode:
 
         :param container: its ID; None: any.
         """
-        mounted, container = cgroups.detect(), container or secrets.token_hex(32)
-        if layout == "v2-systemd":
-            assert mounted.unified is not None
-            tops = [mounted.unified / self.tag]
-            inner = Path(
-                "kubepods.slice/kubepods-besteffort.slice",
-                f"kubepods-besteffort-pod{uid.replace('-', '_')}.slice/cri-containerd-{container}.scope",
-            )
-        else:
-            v1 = [root for root in (mounted.memory_v1, mounted.cpu_v1) if root is not None]
-            assert v1, "cgroup v1 is not mounted: ask for v2-systemd"
-            tops = [root / self.tag for root in v1]
-            inner = Path("kubepods/besteffort", f"pod{uid}", container)
+        tops, inner = places_of(self.tag, uid, layout, container or secrets.token_hex(32))
         self._tops = list(dict.fromkeys([*self._tops, *tops]))
         made = []
         for top in tops:
