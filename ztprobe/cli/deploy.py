@@ -49,7 +49,8 @@ def agent(
     Called again, it renews them. The collector's certificate is the Secret ztprobe-collector-tls: whoever may
     read it may have pods traced.
     """
-    from ztprobe.runtime.cluster.agent import AGENT_RUN, COLLECTOR_SECRET, agent_documents
+    from ztprobe.kubernetes.agents import AGENTS_NAMESPACE, COLLECTOR_SECRET
+    from ztprobe.runtime.cluster.agent import AGENT_RUN, agent_documents
 
     documents = agent_documents(namespace=namespace, least_privilege=least_privilege, image=image)
     if render:
@@ -57,7 +58,7 @@ def agent(
         return
     applied = _apply(documents, context, kubeconfig)
     notes = [
-        f"a collector's certificate is in the Secret {namespace or 'ztprobe'}/{COLLECTOR_SECRET}",
+        f"a collector's certificate is in the Secret {namespace or AGENTS_NAMESPACE}/{COLLECTOR_SECRET}",
         "the agent's images are published nowhere: make images builds them",
     ]
     _tell(AGENT_RUN, namespace or "ztprobe", applied, notes, as_json)

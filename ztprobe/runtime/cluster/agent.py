@@ -7,18 +7,17 @@ from pathlib import Path
 
 from ztprobe import paths
 from ztprobe.agent.service.wire import SERVER_NAME
+from ztprobe.kubernetes.agents import AGENTS_NAMESPACE, COLLECTOR_SECRET
 from ztprobe.runtime.cluster.rewriting import in_namespace, labelled, tls_secret, with_image
 from ztprobe.runtime.local.certificates import Authority
 from ztprobe.runtime.local.kustomize import Document, render
 
-__all__ = ("AGENT_RUN", "COLLECTOR_SECRET", "IMAGE", "agent_documents")
+__all__ = ("AGENT_RUN", "IMAGE", "agent_documents")
 
 IMAGE = "ztprobe/agent"
 AGENT_RUN = "agent"  # its label, where an experiment's is the run's
-COLLECTOR_SECRET = "ztprobe-collector-tls"
 _SECRET = "ztprobe-agent-tls"
 _ACCOUNT, _COLLECTOR = "ztprobe-agent", "ztprobe-collector"
-_NAMESPACE = "ztprobe"
 _LIFETIME = datetime.timedelta(days=365)
 
 
@@ -38,8 +37,8 @@ def agent_documents(
     :raises UsageError: the manifests cannot be read.
     """
     documents = render(manifests_dir / "agent" / ("least-privilege" if least_privilege else ""))
-    place = namespace or _NAMESPACE
-    documents = in_namespace(documents, _NAMESPACE, place, [])
+    place = namespace or AGENTS_NAMESPACE
+    documents = in_namespace(documents, AGENTS_NAMESPACE, place, [])
     if namespace is not None:
         documents = [document for document in documents if document["kind"] != "Namespace"]
     if image is not None:
