@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from analysis.flows.copies import Copy, Phase, Update, copies_of, taken_of
-from analysis.flows.exchanges import SAME_KIND_BYTES, Exchange, Handed
-from analysis.flows.hops import TRAILING_NS, Talk, hop_segments
+from analysis.flows.exchanges import SAME_KIND_BYTES, TRAILING_NS, Exchange, Handed, in_vain_bytes
+from analysis.flows.hops import Talk, hop_segments
 from analysis.flows.phases import phases_of
 from analysis.flows.processes import Process, Processes
 from analysis.flows.roles import Parts
@@ -65,11 +66,14 @@ class ClientPaths:
             client: Talk.between(channels, parts.nodes[client], parts.tasks.get(client, frozenset()))
             for client in self.clients
         }
+        lone = sorted(
+            size for client, nodes in parts.nodes.items() for size in self._at_edge[client].lone_bytes(nodes)
+        )
+        # Of heartbeats, which all clients send alike.
+        self._aside_bytes = [less for less, more in pairwise(lone) if more - less <= SAME_KIND_BYTES]
         self._at_server = Talk.between(channels, self._server, self._edge) if parts.hub is not None else None
-        polls = self._at_server.polls(self._server) if self._at_server is not None else []
-        answers = sorted(one.answer.bytes for one in polls if one.answer is not None)
-        # Of an answer that says no, which most are.
-        self._no_bytes = answers[len(answers) // 2] if answers else 0
+        # Of an answer that says no.
+        self._no_bytes = in_vain_bytes(self._at_server.polls(self._server)) if self._at_server else 0
         # What a task's starter asked its node, before it started it.
         self._channels = channels
 
@@ -107,7 +111,7 @@ class ClientPaths:
         found = copies_of(phase, pulled, self._at_edge)
         last_ns = max((copy.had_ns for copy in found.values()), default=0)
         whole_ns = self._at_server.handed(
-            phase.sent[-1], max(last_ns, phase.sent[-1].had_ns), TRAILING_NS
+            phase.sent[-1], max(last_ns, phase.sent[-1].had_ns), pause_ns=TRAILING_NS
         ).had_ns
         return {
             client: copy._replace(had_ns=whole_ns) if copy.had_ns == last_ns else copy
@@ -159,12 +163,12 @@ class ClientPaths:
             began_ns = talk.fetch_began_ns(updates[0], had_ns, talk.asides(nodes))
             # A hub has it with the small parts behind it; a server is asked for the next one at once.
             if self.parts.hub is not None:
-                handed = talk.handed(updates[-1], max(turn.had_ns for turn in updates))
+                handed = talk.handed(updates[-1], max(one.had_ns for one in updates), self._aside_bytes)
             else:
                 end_ns = talk.over_ns(updates[-1], max(turn.whole_ns for turn in updates), polls)
                 handed = Handed(end_ns, end_ns)
         elif (told := talk.reply(nodes, had_ns, phase.end_ns)) is not None:
-            began_ns, handed = told.first_ns, talk.handed(told, told.had_ns)
+            began_ns, handed = told.first_ns, talk.handed(told, told.had_ns, self._aside_bytes)
         else:
             return None
         way.handing_ns, way.handed_ns = began_ns, handed.had_ns
@@ -326,16 +330,12 @@ class ClientPaths:
         found = taken_of(
             parts,
             {
-                client: Update(
-                    sum(turn.bytes for turn in turns),
-                    ways[client].handing_ns,
-                    min(turn.had_ns for turn in turns),
-                    handed[client].had_ns,
-                )
+                client: Update(ways[client].handing_ns, handed[client].had_ns, tuple(turns))
                 for client, turns in updates.items()
                 if turns
             },
             polls_ns,
+            self._at_server.asked_again(self._server, phase.start_ns, phase.end_ns),
         )
         for client, way in ways.items():
             if client not in handed:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from analysis.flows.exchanges import Refused
 from analysis.flows.hops import Talk
 from analysis.flows.turns import Turn
 
@@ -37,14 +38,18 @@ class Copy(NamedTuple):
 class Update(NamedTuple):
     """A client's message as the hub received it."""
 
-    bytes: int
     announced_ns: int
-    begun_ns: int  # the first part was there
-    whole_ns: int
+    whole_ns: int  # with what is small of it
+    parts: tuple[Turn, ...]  # what is large
 
-    def had_ns(self, in_parts: bool) -> int:
-        """From when on it could be handed on: as a whole, or part by part."""
-        return self.begun_ns if in_parts else self.whole_ns
+    @property
+    def bytes(self) -> int:
+        """Of its large parts."""
+        return sum(part.bytes for part in self.parts)
+
+    def arrived_bytes(self, by_ns: int) -> int:
+        """How much of it the hub had."""
+        return sum(part.bytes for part in self.parts if part.whole_ns <= by_ns)
 
 
 def copies_of(
@@ -91,58 +96,58 @@ def copies_of(
 
 
 def taken_of(
-    parts: Sequence[Turn], updates: Mapping[str, Update], polls_ns: Sequence[int] = ()
+    parts: Sequence[Turn],
+    updates: Mapping[str, Update],
+    polls_ns: Sequence[int] = (),
+    refused: Sequence[Refused] = (),
 ) -> dict[str, list[Turn]]:
     """Which parts of messages that a server took from a hub are which client's; who is left out has none.
 
-    A hub may hand on what was announced first, even if another message was whole before, or what is not whole
-    yet, part by part; and a server learns of a message when it polls. What leaves the fewest out is taken for
-    what it did.
+    A hub hands on no more of a message than it has: that decides. Of several that it may have been, one that
+    had been refused before was not whole then; a server learns of a message when it polls; and what was
+    announced first usually goes first.
 
     :param polls_ns: when the server asked for news, as far as that is known.
+    :param refused: when it asked for parts that were not there.
     """
-    announced = sorted(updates, key=lambda client: updates[client].announced_ns)
-    whole = sorted(updates, key=lambda client: updates[client].whole_ns)
+    left = sorted(updates, key=lambda client: updates[client].announced_ns)
     found: dict[str, list[Turn]] = {}
-    told = [(announced, False, True), (announced, True, True)] if polls_ns else []
-    for order, in_parts, after_poll in (
-        *told,
-        (announced, False, False),
-        (whole, False, False),
-        (announced, True, False),
-    ):
-        wanted = [
-            (
-                client,
-                updates[client],
-                max(
-                    updates[client].had_ns(in_parts),
-                    _next(polls_ns, updates[client].announced_ns) if after_poll else 0,
-                ),
-            )
-            for client in order
-        ]
-        found = max(found, _dealt(parts, wanted), key=len)
+    position, before_ns = 0, 0
+    while position < len(parts) and left:
+        at_ns = parts[position].first_ns
+        mine = {client: _message(parts[position:], updates[client]) for client in left}
+        may_be = [client for client in left if mine[client]]
+        if not may_be:  # of something else
+            position += 1
+            continue
+        refused_ns = max((one.at_ns for one in refused if before_ns < one.again_ns <= at_ns), default=0)
+        polled_ns = max((ns for ns in polls_ns if ns <= at_ns), default=at_ns)
+        if polled_ns > refused_ns:
+            refused_ns = 0
+        client = min(
+            may_be,
+            key=lambda client: (
+                updates[client].whole_ns <= refused_ns,
+                updates[client].announced_ns > polled_ns,
+                left.index(client),
+            ),
+        )
+        found[client] = mine[client]
+        left.remove(client)
+        position += len(mine[client])
+        before_ns = max(turn.first_ns for turn in mine[client])
     return found
 
 
-def _next(polls_ns: Sequence[int], since_ns: int) -> int:
-    return min((ns for ns in polls_ns if ns >= since_ns), default=0)
-
-
-def _dealt(parts: Sequence[Turn], wanted: Sequence[tuple[str, Update, int]]) -> dict[str, list[Turn]]:
-    """Parts of messages to those who are in turn: client -> its message's.
-
-    :param wanted: client, its message, and since when that can be had.
-    """
-    found: dict[str, list[Turn]] = {}
-    position = 0
-    for client, update, since_ns in wanted:
-        mine: list[Turn] = []
-        while position < len(parts) and sum(turn.bytes for turn in mine) < _WHOLE * update.bytes:
-            if mine or parts[position].first_ns >= since_ns:
-                mine.append(parts[position])
-            position += 1
-        if mine:
-            found[client] = mine
+def _message(parts: Sequence[Turn], update: Update) -> list[Turn]:
+    """The first parts, as many as this message has; none, if they are more than the hub had of it."""
+    found: list[Turn] = []
+    taken_bytes = 0
+    for part in parts:
+        if taken_bytes >= _WHOLE * update.bytes:
+            break
+        taken_bytes += part.bytes
+        if update.arrived_bytes(part.first_ns) < _WHOLE * taken_bytes:
+            return []
+        found.append(part)
     return found

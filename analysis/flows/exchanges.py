@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from analysis.flows.turns import LARGE_BYTES, Turn
 
-__all__ = ("RECORD_BYTES", "SAME_KIND_BYTES", "Exchange", "Fetch", "Handed", "UsualPoll", "exchanges_of")
+__all__ = (
+    "FRAME_BYTES",
+    "RECORD_BYTES",
+    "SAME_KIND_BYTES",
+    "TRAILING_NS",
+    "Exchange",
+    "Fetch",
+    "Handed",
+    "Refused",
+    "UsualPoll",
+    "exchanges_of",
+    "in_vain_bytes",
+    "is_spread",
+)
 
 # Requests of one kind differ by a number's digits.
 SAME_KIND_BYTES = 8
+# What is small and belongs to a message follows its large parts this soon.
+TRAILING_NS = 30_000_000
+# A frame of the connection (a window update, an acknowledgement) is no longer.
+FRAME_BYTES = 100
+
+
+def is_spread(turn: Turn) -> bool:
+    """Whether it was sent as several frames with pauses between them: these took no time on the wire."""
+    return turn.bytes < LARGE_BYTES and turn.last_ns - turn.first_ns > TRAILING_NS
 
 
 class Exchange(NamedTuple):
@@ -25,6 +48,12 @@ class Exchange(NamedTuple):
     def begun_ns(self) -> int:
         """When the first of it was sent."""
         return (self.request or self.answer).first_ns  # type: ignore[union-attr]
+
+    @property
+    def asked_ns(self) -> int:
+        """When what was answered was sent: frames of the connection may stand long before it, in one turn."""
+        request = self.request
+        return request.last_ns if request is not None and is_spread(request) else self.begun_ns
 
     @property
     def over_ns(self) -> int:
@@ -69,10 +98,11 @@ class UsualPoll(NamedTuple):
     def brings_news(self, exchange: Exchange) -> bool:
         """Whether it is one of them, answered with more than usual, and with no part of a message."""
         request, answer = exchange.request, exchange.answer
+        most = SAME_KIND_BYTES + RECORD_BYTES
         return (
             request is not None
             and answer is not None
-            and abs(request.bytes - self.asked_bytes) <= SAME_KIND_BYTES + RECORD_BYTES
+            and -most <= request.bytes - self.asked_bytes <= most + (FRAME_BYTES if is_spread(request) else 0)
             and self.answered_bytes + SAME_KIND_BYTES + RECORD_BYTES < answer.bytes < LARGE_BYTES
         )
 
@@ -82,6 +112,24 @@ class Handed(NamedTuple):
 
     had_ns: int  # all of it was there
     stored_ns: int  # ... and had been seen to: it was answered
+
+
+class Refused(NamedTuple):
+    """Parts of a message that were not there yet, and were asked for again."""
+
+    at_ns: int
+    again_ns: int
+
+
+def in_vain_bytes(polls: Iterable[Exchange]) -> int:
+    """How long an answer to one of these polls is that brings nothing; 0: none was answered.
+
+    It is the shortest of those that came more than once. Where rounds are short most polls bring something,
+    so the usual answer is not the one in vain.
+    """
+    answers = sorted(one.answer.bytes for one in polls if one.answer is not None)
+    again = (less for less, more in pairwise(answers) if more - less <= SAME_KIND_BYTES)
+    return next(again, answers[0] if answers else 0)
 
 
 def exchanges_of(turns: Sequence[Turn]) -> list[Exchange]:

@@ -8,36 +8,28 @@ would have to ask next. A message in parts is a hop like any other.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from analysis.flows.exchanges import (
+    FRAME_BYTES,
     RECORD_BYTES,
     SAME_KIND_BYTES,
+    TRAILING_NS,
     Exchange,
     Fetch,
     Handed,
-    UsualPoll,
+    Refused,
     exchanges_of,
+    is_spread,
 )
 from analysis.flows.processes import Process
+from analysis.flows.requests import FEWEST_POLLS, SAME_FETCH_NS, Requests, is_like
 from analysis.flows.turns import LARGE_BYTES, Channel, Turn
 from analysis.intervals import Segment
 
-__all__ = ("FEWEST_POLLS", "TRAILING_NS", "Talk", "hop_segments")
+__all__ = ("Talk", "hop_segments")
 
-# Requests that follow each other this soon fetch one message; polls are further apart, or come in vain.
-_SAME_FETCH_NS = 250_000_000
-# What is small and belongs to a message follows its large parts this soon.
-TRAILING_NS = 30_000_000
-# Nothing else is said for so long before a poll.
-_ALONE_NS = 100_000_000
-# So often somebody has to have asked to be one that polls.
-FEWEST_POLLS = 3
-# A frame of the connection (a window update, an acknowledgement) is no longer.
-_FRAME_BYTES = 100
 # So many heartbeats at most begin while a poll is answered.
 _BESIDE = 1
 
@@ -47,10 +39,7 @@ class Talk:
     """Everything that was said between two groups of processes, in the order of time."""
 
     exchanges: Sequence[Exchange]
-    _polls: dict[frozenset[Process], list[Exchange]] = field(default_factory=dict, compare=False, repr=False)
-    _batches: dict[frozenset[Process], tuple[list[Exchange], Counter[int]]] = field(
-        default_factory=dict, compare=False, repr=False
-    )
+    _asked: dict[frozenset[Process], Requests] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def between(
@@ -96,7 +85,7 @@ class Talk:
         since_ns: int,
         beside: Iterable[Exchange] = (),
         askers: frozenset[Process] = frozenset(),
-        pause_ns: int = _SAME_FETCH_NS,
+        pause_ns: int = SAME_FETCH_NS,
     ) -> int:
         """When the requests began that led to a message's first part without a pause, but not before it was
         there.
@@ -110,20 +99,20 @@ class Talk:
         """
         begun_ns = max(first.first_ns, since_ns)
         left_out = {id(exchange.request) for exchange in beside}
-        usual = self._usual_poll(askers)
+        usual = self._requests(askers).usual_poll if askers else None
         is_begun = False
         for exchange in reversed(self.exchanges_until(first.first_ns)):
             request = exchange.request
             if request is None or request is first or id(request) in left_out:
                 continue
             goes_on = exchange.answer is first or begun_ns - exchange.over_ns <= pause_ns
-            if request.arrived_ns < since_ns:
+            if (request.whole_ns if is_spread(request) else request.arrived_ns) < since_ns:
                 # One that waited with the holder since before: nothing was left to ask for.
                 is_held = exchange.answer is not None and exchange.answer.first_ns >= since_ns
                 return since_ns if is_held and goes_on else begun_ns
             if not goes_on or (usual is not None and is_begun and not usual.brings_news(exchange)):
                 return begun_ns
-            begun_ns = min(begun_ns, exchange.begun_ns)
+            begun_ns = min(begun_ns, exchange.asked_ns)
             is_begun = is_begun or (usual is not None and usual.brings_news(exchange))
         return begun_ns
 
@@ -145,7 +134,7 @@ class Talk:
                 continue
             elif exchange.begun_ns - end_ns > TRAILING_NS or exchange.is_large:
                 break
-            elif exchange.waited_ns > _SAME_FETCH_NS or any(map(_is_spread, exchange.turns)):
+            elif exchange.waited_ns > SAME_FETCH_NS or any(map(is_spread, exchange.turns)):
                 break  # held until there is something to say, or several things: no confirmation
             else:
                 end_ns = max(end_ns, exchange.over_ns)
@@ -185,13 +174,16 @@ class Talk:
             if one.request is not None and one.request.speaker in speakers and one.request.bytes <= most
         ]
 
-    def handed(self, last: Turn, end_ns: int, pause_ns: int = _SAME_FETCH_NS) -> Handed:
+    def handed(
+        self, last: Turn, end_ns: int, asides: Sequence[int] = (), *, pause_ns: int = SAME_FETCH_NS
+    ) -> Handed:
         """When a message that is handed to who did not ask for it was there, small parts behind it included.
 
         Who has handed it over may well poll at once, and send a heartbeat beside that; neither is part of it.
 
         :param last: the last large part.
         :param end_ns: when that had arrived.
+        :param asides: how long heartbeats are, in bytes.
         :param pause_ns: what comes after a longer one is something else.
         """
         over_ns, stored_ns = end_ns, end_ns
@@ -201,18 +193,18 @@ class Talk:
             if last not in exchange.turns:
                 if exchange.is_large or exchange.begun_ns - over_ns > pause_ns:
                     break
-                if request is not None and request.speaker == last.speaker:
+                if request is not None and request.speaker == last.speaker and not is_like(request, asides):
                     behind.append((request, exchange.answer))
             elif request is last and exchange.answer is not None:
                 stored_ns = max(stored_ns, exchange.answer.first_ns)
             over_ns = max(over_ns, exchange.over_ns)
-        usual = self._usual_poll(frozenset((last.speaker,)))
+        usual = self._requests(frozenset((last.speaker,))).usual_poll
         most = SAME_KIND_BYTES + RECORD_BYTES
-        for number in range(1, min(len(behind), _BESIDE + 1) + 1):
+        for number in range(min(len(behind), _BESIDE + 1), 0, -1):  # a heartbeat may be as long as a poll
             if usual is not None and abs(behind[-number][0].bytes - usual.asked_bytes) <= most:
                 del behind[-number:]
                 # It acknowledges the answer before, in a frame that may arrive with the poll.
-                while behind and behind[-1][1] is None and behind[-1][0].bytes <= _FRAME_BYTES:
+                while behind and behind[-1][1] is None and behind[-1][0].bytes <= FRAME_BYTES:
                     del behind[-1]
                 break
         had_ns = max([end_ns, *(request.had_ns for request, _ in behind)])
@@ -221,84 +213,28 @@ class Talk:
 
     def polls(self, speakers: frozenset[Process]) -> list[Exchange]:
         """The small requests of one kind that these processes make again and again, after a pause each."""
-        if speakers not in self._polls:
-            self._polls[speakers] = self._find_polls(speakers)
-        return self._polls[speakers]
+        return self._requests(speakers).polls
 
     def poll_pause_ns(self, speakers: frozenset[Process]) -> int | None:
-        """The usual time from the answer to a poll of theirs to the next; None: no two follow each other.
-
-        What nobody answers is a frame of the connection (a window update, an acknowledgement), and nothing
-        that was said between the two.
-        """
-        answered = [one for one in self.exchanges if one.answer is not None]
-        number = {one.begun_ns: i for i, one in enumerate(answered)}
-        pauses = sorted(
-            later.begun_ns - before.over_ns
-            for before, later in pairwise(one for one in self.polls(speakers) if one.begun_ns in number)
-            if number[later.begun_ns] - number[before.begun_ns] == 1
-        )
-        return pauses[len(pauses) // 2] if pauses else None
-
-    def _find_polls(self, speakers: frozenset[Process]) -> list[Exchange]:
-        asked = [one for one in self.exchanges if one.request is not None and one.request.speaker in speakers]
-        first = [
-            one
-            for before, one in zip([None, *asked], asked, strict=False)
-            if before is None or one.begun_ns - before.over_ns >= _ALONE_NS
-        ]
-        # A poll that is not in vain is the first request of a fetch.
-        begun = Counter(one.request.bytes for one in first if one.request is not None and not one.is_large)
-        if not begun:
-            return []
-        usual = max(
-            begun,
-            key=lambda size: (
-                sum(count for other, count in begun.items() if abs(size - other) <= SAME_KIND_BYTES),
-                size,
-            ),
-        )
-        return [one for one in first if one.request and abs(one.request.bytes - usual) <= SAME_KIND_BYTES]
-
-    def _usual_poll(self, speakers: frozenset[Process]) -> UsualPoll | None:
-        """What a poll of theirs and its answer in vain, which most are, look like; None: they do not poll."""
-        polls = self.polls(speakers) if speakers else []
-        asked = sorted(one.request.bytes for one in polls if one.request is not None)
-        answered = sorted(one.answer.bytes for one in polls if one.answer is not None)
-        if len(answered) < FEWEST_POLLS:
-            return None
-        return UsualPoll(asked[len(asked) // 2], answered[len(answered) // 2])
+        """The usual time from the answer to a poll of theirs to the next; None: no two follow each other."""
+        return self._requests(speakers).poll_pause_ns()
 
     def after_pauses(self, speakers: frozenset[Process], start_ns: int, end_ns: int) -> list[Exchange]:
-        """What these processes asked in [start, end) after a pause: what brings news, and no part of it.
+        """What these processes asked in [start, end) after a pause: what brings news, and no part of it."""
+        return [one for one in self._requests(speakers).for_news if start_ns <= one.begun_ns < end_ns]
 
-        Who has taken a message whose parts are still on their way asks for these after a pause as well: such
-        a request is as long as those that follow others.
-        """
-        begun, following = self._begun_and_following(speakers)
-        first = Counter(one.request.bytes for one in begun if one.request is not None)
-        return [
-            exchange
-            for exchange in begun
-            if start_ns <= exchange.begun_ns < end_ns
-            and exchange.request is not None
-            and following[exchange.request.bytes] <= first[exchange.request.bytes]
-        ]
+    def asked_again(self, speakers: frozenset[Process], start_ns: int, end_ns: int) -> list[Refused]:
+        """What parts of messages these processes asked for again in [start, end)."""
+        return [one for one in self._requests(speakers).refused if start_ns <= one.again_ns < end_ns]
 
-    def _begun_and_following(self, speakers: frozenset[Process]) -> tuple[list[Exchange], Counter[int]]:
-        """What these asked after a pause, and how often a request of each length followed another."""
-        if speakers not in self._batches:
-            over_ns, begun, following = 0, [], Counter[int]()
-            for exchange in self.exchanges:
-                if exchange.request is None or exchange.request.speaker not in speakers:
-                    continue
-                if exchange.begun_ns - over_ns >= _SAME_FETCH_NS:
-                    begun.append(exchange)
-                else:
-                    following[exchange.request.bytes] += 1
-                over_ns = max(over_ns, exchange.over_ns)
-            self._batches[speakers] = begun, following
-        return self._batches[speakers]
+    def lone_bytes(self, speakers: frozenset[Process]) -> list[int]:
+        """How long the requests of these processes are that come alone, and are no polls."""
+        return self._requests(speakers).lone_bytes
+
+    def _requests(self, speakers: frozenset[Process]) -> Requests:
+        if speakers not in self._asked:
+            self._asked[speakers] = Requests(self.exchanges, speakers)
+        return self._asked[speakers]
 
     def reply(self, speakers: frozenset[Process], since_ns: int, end_ns: int) -> Turn | None:
         """The first of what these processes told in small requests, if one of them is no poll.
@@ -342,11 +278,6 @@ class Talk:
 _LONGEST_POLL_NS = 600_000_000_000
 
 
-def _is_spread(turn: Turn) -> bool:
-    """Whether it was sent as several frames with pauses between them: these took no time on the wire."""
-    return turn.bytes < LARGE_BYTES and turn.last_ns - turn.first_ns > TRAILING_NS
-
-
 def hop_segments(
     exchanges: Iterable[Exchange], start_ns: int, end_ns: int, *, asked: str, unasked: str
 ) -> list[Segment]:
@@ -358,9 +289,13 @@ def hop_segments(
     moving, waiting = [], []
     for exchange in exchanges:
         for turn in exchange.turns:
-            if not _is_spread(turn):
+            if not is_spread(turn):
                 moving.append(Segment(turn.arrived_ns, turn.whole_ns, "transmission"))
-            moving.append(Segment(turn.first_ns, turn.arrived_ns, "propagation"))
+                moving.append(Segment(turn.first_ns, turn.arrived_ns, "propagation"))
+            elif turn is exchange.request:
+                moving.append(Segment(turn.last_ns, turn.whole_ns, "propagation"))
+            else:
+                moving.append(Segment(turn.first_ns, turn.arrived_ns, "propagation"))
         if exchange.request is not None and exchange.answer is not None:
             waiting.append(Segment(exchange.request.whole_ns, exchange.answer.first_ns, asked))
         elif exchange.answer is not None and exchange.silent_ns:

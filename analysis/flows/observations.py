@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from analysis.flows.client_paths import ClientPath
-from analysis.flows.hops import FEWEST_POLLS, Talk
+from analysis.flows.hops import Talk
 from analysis.flows.processes import Process
+from analysis.flows.requests import FEWEST_POLLS
 from analysis.flows.roles import Parts
 from analysis.flows.turns import Channel, round_trips_of
 from analysis.ledger.model import FlowFacts, Poller, Transfer

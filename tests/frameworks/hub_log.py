@@ -28,6 +28,8 @@ _NODE = re.compile(r"SuperNode ID: (?P<node>\d+)")
 _PROXIED = re.compile(r'^\{.*"peer":"(?P<peer>[\d.]+:\d+)".*"from":"(?P<from>[\d.]+:\d+)"', re.MULTILINE)
 # What the ServerApp puts there for one phase of a round follows without such a pause.
 _PAUSE_NS = 1_000_000_000
+# Who was refused a part asks again after 1 s, a fifth more or less (inflatable_utils.py).
+_ASKS_AGAIN_NS = 800_000_000
 
 
 @dataclass(frozen=True)
@@ -160,8 +162,8 @@ def _waits_for_parts(told: _Told, pulled_ns: int) -> bool:
     """Whether what was asked for then was not whole yet.
 
     The ServerApp takes a reply whose parts are still on their way, and asks for these again and again, with
-    pauses of a second and more, before it turns to the next reply: when that was taken, no line tells.
+    pauses of about a second and more, before it turns to the next reply: when that was taken, no line tells.
     """
     next_ns = min((ns for ns in told.pulled if ns > pulled_ns), default=pulled_ns + 10 * _PAUSE_NS)
     asked = [pulled_ns, *(ns for ns in told.pulled_parts if pulled_ns <= ns < next_ns)]
-    return any(later_ns - earlier_ns >= 0.9 * _PAUSE_NS for earlier_ns, later_ns in pairwise(asked))
+    return any(later_ns - earlier_ns >= _ASKS_AGAIN_NS for earlier_ns, later_ns in pairwise(asked))

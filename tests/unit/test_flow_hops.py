@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from analysis.flows.exchanges import Exchange
+from analysis.flows.exchanges import Exchange, in_vain_bytes
 from analysis.flows.hops import hop_segments
 from analysis.intervals import Segment, paint
 from tests.turns import MS, NODE, poll, said, talk
@@ -61,12 +61,12 @@ def test_each_instant_of_a_hop_has_one_owner() -> None:
 
 
 def test_a_request_that_is_cut_on_its_way_is_on_it_until_all_is_there() -> None:
-    """In two packets that left together and arrived at 50 and 92 ms; frames pause where they are sent."""
+    """In two packets that left together and arrived at 50 and 92 ms; what was asked left behind frames."""
     cut = dataclasses.replace(said(True, 0, 0.1, way_ms=50), whole_ns=92 * MS)
     frames = said(True, 0, 42, way_ms=50)
     for request, moved in (
         (cut, [("propagation", 50), ("transmission", 42)]),
-        (frames, [("propagation", 50)]),
+        (frames, [("poll_wait", 42), ("propagation", 50)]),
     ):
         base = hop_segments(
             [Exchange(request, said(False, 95, 95))],
@@ -183,3 +183,83 @@ def test_a_frame_that_arrives_with_the_next_poll_is_no_part_of_the_message_befor
     assert large.request is not None
     found = talk(*polls, large, frame, asks)
     assert found.handed(large.request, 8_040 * MS) == (8_040 * MS, 8_050 * MS)
+
+
+def test_a_heartbeat_as_long_as_a_poll_beside_it_is_no_part_of_the_message_before() -> None:
+    polls = [poll(at_ms, count=50) for at_ms in (0, 3_000, 6_000)]
+    large = Exchange(said(True, 8_000, 8_040, 500_000), said(False, 8_050, 8_050, 127))
+    asks = poll(8_090, took_ms=110)
+    heartbeat = Exchange(said(True, 8_190, 8_190, 115), said(False, 8_300, 8_300, 130))
+    found = talk(*polls, large, asks, heartbeat)
+    assert large.request is not None
+    assert found.handed(large.request, 8_040 * MS) == (8_040 * MS, 8_050 * MS)
+
+
+def test_a_heartbeat_on_a_connection_of_its_own_is_no_part_of_a_message() -> None:
+    """Such ones came alone before, each behind a handshake."""
+    polls = [poll(at_ms, count=50) for at_ms in range(3_000, 21_000, 3_000)]
+    beats = [
+        exchange
+        for at_ms in (2_000, 22_003, 42_030)
+        for exchange in (
+            Exchange(said(True, at_ms, at_ms, 260), said(False, at_ms + 1, at_ms + 1, 955)),
+            Exchange(said(True, at_ms + 2, at_ms + 2, 1_535), said(False, at_ms + 4, at_ms + 4, 152)),
+        )
+    ]
+    update = [
+        Exchange(said(True, 42_000, 42_020, 500_000), said(False, 42_022, 42_022, 130)),
+        Exchange(said(True, 42_024, 42_024, 1_799), said(False, 42_026, 42_026, 130)),
+    ]
+    found = talk(*polls, *beats, *update)
+    lone = found.lone_bytes(frozenset((NODE,)))
+    assert sorted(lone) == [260, 260, 1_535, 1_535]
+    assert update[0].request is not None
+    assert found.handed(update[0].request, 42_020 * MS).had_ns == 42_032 * MS
+    assert found.handed(update[0].request, 42_020 * MS, lone) == (42_024 * MS, 42_026 * MS)
+
+
+def test_polls_that_mostly_bring_something_are_told_from_those_in_vain() -> None:
+    """Where rounds are short, more polls bring news than not."""
+    news = [
+        poll(at_ms, count=count) for at_ms, count in ((0, 537), (3_000, 946), (6_000, 1_701), (9_000, 537))
+    ]
+    in_vain = [poll(at_ms, count=128) for at_ms in (12_000, 15_000)]
+    assert in_vain_bytes([*news, *in_vain]) == 128
+    assert in_vain_bytes(news) == 537
+    assert in_vain_bytes([]) == 0
+
+
+def test_parts_that_are_asked_for_again_are_no_polls() -> None:
+    """They come more often than polls, after a second each; but their like mostly follows others."""
+    polls = [poll(at_ms, count=50) for at_ms in (0, 9_000, 18_000)]
+    parts = [
+        Exchange(said(True, at_ms, at_ms, 686), said(False, at_ms + 2, at_ms + 2, 130))
+        for start_ms in (10, 9_010, 18_010)
+        for at_ms in (*range(start_ms, start_ms + 100, 10), start_ms + 1_100, start_ms + 3_100)
+    ]
+    found = talk(*polls, *parts)
+    speakers = frozenset((NODE,))
+    assert [one.begun_ns // MS for one in found.polls(speakers)] == [0, 9_000, 18_000]
+    assert found.asked_again(speakers, 0, 9_000 * MS) == [(102 * MS, 1_110 * MS), (1_112 * MS, 3_110 * MS)]
+
+
+def test_a_frame_long_before_a_poll_in_the_same_turn_is_no_part_of_it() -> None:
+    """It follows a heartbeat's answer; the poll comes 0.9 s later, with nothing said in between."""
+    polls = [poll(at_ms, count=50) for at_ms in (0, 3_000, 6_000)]
+    asked = polls[0].request
+    assert asked is not None
+    heartbeat = Exchange(said(True, 7_900, 7_900, asked.bytes), said(False, 7_920, 7_920, 60))
+    news = Exchange(
+        said(True, 8_000, 8_900, asked.bytes + 66, way_ms=80), said(False, 8_990, 8_990, 400, way_ms=80)
+    )
+    message = Exchange(said(True, 9_080, 9_080, 180), said(False, 9_090, 9_150, 500_000))
+    assert message.answer is not None
+    found = talk(*polls, heartbeat, news, message)
+    assert found.fetch_began_ns(message.answer, 6_500 * MS, askers=frozenset((NODE,))) == 8_900 * MS
+    wait = found.during(7_950 * MS, 8_990 * MS)
+    base = hop_segments(wait, 7_950 * MS, 8_990 * MS, asked="store_and_forward", unasked="poll_wait")
+    assert milliseconds(paint(7_950 * MS, 8_990 * MS, base, [])) == [
+        ("poll_wait", 950),
+        ("propagation", 80),
+        ("store_and_forward", 10),
+    ]
