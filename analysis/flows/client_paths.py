@@ -213,7 +213,8 @@ class ClientPaths:
             began_ns, unasked = available_ns, holder
         else:
             askers = frozenset(turn.listener for turn in parts)
-            began_ns = talk.fetch_began_ns(parts[0], available_ns, askers=askers)
+            beside = talk.heartbeats(askers, self._aside_bytes)
+            began_ns = talk.fetch_began_ns(parts[0], available_ns, beside, askers)
             unasked = "poll_wait"
         way.base[:0] = [
             *hop_segments(talk.during(began_ns, end_ns), began_ns, end_ns, asked=holder, unasked=unasked),

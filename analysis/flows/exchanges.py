@@ -87,6 +87,7 @@ class Fetch(NamedTuple):
 
 # A request or an answer is cut into one record of TLS more or less.
 RECORD_BYTES = 22
+_SAME_BYTES = SAME_KIND_BYTES + RECORD_BYTES
 
 
 class UsualPoll(NamedTuple):
@@ -97,14 +98,28 @@ class UsualPoll(NamedTuple):
 
     def brings_news(self, exchange: Exchange) -> bool:
         """Whether it is one of them, answered with more than usual, and with no part of a message."""
-        request, answer = exchange.request, exchange.answer
-        most = SAME_KIND_BYTES + RECORD_BYTES
+        answer = exchange.answer
         return (
-            request is not None
+            self._is_one(exchange)
             and answer is not None
-            and -most <= request.bytes - self.asked_bytes <= most + (FRAME_BYTES if is_spread(request) else 0)
-            and self.answered_bytes + SAME_KIND_BYTES + RECORD_BYTES < answer.bytes < LARGE_BYTES
+            and self.answered_bytes + _SAME_BYTES < answer.bytes < LARGE_BYTES
         )
+
+    def is_in_vain(self, exchange: Exchange) -> bool:
+        """Whether it is one of them, or a heartbeat as short, and was answered with nothing."""
+        answer = exchange.answer
+        return (
+            self._is_one(exchange)
+            and answer is not None
+            and answer.bytes <= self.answered_bytes + _SAME_BYTES
+        )
+
+    def _is_one(self, exchange: Exchange) -> bool:
+        request = exchange.request
+        if request is None:
+            return False
+        frames_bytes = FRAME_BYTES if is_spread(request) else 0
+        return -_SAME_BYTES <= request.bytes - self.asked_bytes <= _SAME_BYTES + frames_bytes
 
 
 class Handed(NamedTuple):
@@ -139,9 +154,19 @@ def exchanges_of(turns: Sequence[Turn]) -> list[Exchange]:
         before = found[-1] if found else None
         if turn.asks:
             found.append(Exchange(turn, None))
+        elif before is not None and _is_early(before):
+            found[-1] = Exchange(before.request, turn)
         elif before is None or before.answer is not None:
             silent_ns = before.answer.whole_ns if before is not None and before.answer is not None else 0
             found.append(Exchange(None, turn, silent_ns))
         else:
             found[-1] = Exchange(found[-1].request, turn)
     return found
+
+
+def _is_early(exchange: Exchange) -> bool:
+    """Whether the answer left before all of the request was there: it is a ticket of TLS, or a frame."""
+    request, answer = exchange.request, exchange.answer
+    if request is None or answer is None:
+        return False
+    return answer.bytes < LARGE_BYTES and request.is_seen_arriving and answer.first_ns < request.whole_ns

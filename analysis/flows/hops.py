@@ -227,6 +227,23 @@ class Talk:
         """What parts of messages these processes asked for again in [start, end)."""
         return [one for one in self._requests(speakers).refused if start_ns <= one.again_ns < end_ns]
 
+    def heartbeats(self, speakers: frozenset[Process], sizes: Sequence[int]) -> list[Exchange]:
+        """Requests of these that are so long, and were answered like a poll in vain.
+
+        :param sizes: in bytes, of what comes alone (see `lone_bytes`).
+        """
+        usual = self._requests(speakers).usual_poll
+        if usual is None or not sizes:
+            return []
+        return [
+            one
+            for one in self.exchanges
+            if one.request is not None
+            and one.request.speaker in speakers
+            and is_like(one.request, sizes)
+            and usual.is_in_vain(one)
+        ]
+
     def lone_bytes(self, speakers: frozenset[Process]) -> list[int]:
         """How long the requests of these processes are that come alone, and are no polls."""
         return self._requests(speakers).lone_bytes

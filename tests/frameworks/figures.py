@@ -223,9 +223,17 @@ def _told_ns(pieces: Sequence[Segment], stored_ns: int, served_ns: int) -> int:
 
 
 def _waits_as_one(pieces: Sequence[Segment]) -> list[Segment]:
-    """A frame beside a wait (a heartbeat's, a window's), on its way for under 1 ms, cuts it not in two."""
+    """A frame beside a wait (a heartbeat's, a window's), on its way for under 1 ms, cuts it not in two; nor
+    does the moment between a connection's two handshakes the way on which the request is then.
+    """
     found: list[Segment] = []
     for piece in pieces:
+        if (
+            len(found) > 1
+            and [found[-2].component, piece.component] == ["tcp_handshake", "tls_handshake"]
+            and found[-1].end_ns - found[-1].start_ns < MS
+        ):
+            found[-2:] = [dataclasses.replace(found[-2], end_ns=found[-1].end_ns)]
         if (
             len(found) > 1
             and piece.component == found[-2].component == "poll_wait"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from analysis.flows.exchanges import Exchange, in_vain_bytes
+from analysis.flows.exchanges import Exchange, exchanges_of, in_vain_bytes
 from analysis.flows.hops import hop_segments
 from analysis.intervals import Segment, paint
 from tests.turns import MS, NODE, poll, said, talk
@@ -263,3 +263,29 @@ def test_a_frame_long_before_a_poll_in_the_same_turn_is_no_part_of_it() -> None:
         ("propagation", 80),
         ("store_and_forward", 10),
     ]
+
+
+def test_a_heartbeat_before_a_poll_on_a_new_connection_fetches_nothing() -> None:
+    """The poll stands behind its client's certificate, and is as long as no other."""
+    polls = [poll(at_ms, count=50) for at_ms in (0, 3_000, 6_000)]
+    asked = polls[0].request
+    assert asked is not None
+    heartbeat = Exchange(said(True, 8_700, 8_700, asked.bytes + 15), said(False, 8_760, 8_760, 52))
+    hello = Exchange(said(True, 8_920, 8_920, 260), said(False, 8_990, 8_990, 952))
+    news = Exchange(said(True, 9_000, 9_000, 1_524), said(False, 9_070, 9_070, 1_658))
+    message = Exchange(said(True, 9_080, 9_080, 180), said(False, 9_090, 9_150, 500_000))
+    assert message.answer is not None
+    found = talk(*polls, heartbeat, hello, news, message)
+    askers = frozenset((NODE,))
+    beside = found.heartbeats(askers, [asked.bytes + 12])
+    assert beside == [heartbeat]
+    assert found.fetch_began_ns(message.answer, 6_500 * MS, beside, askers) == 8_920 * MS
+
+
+def test_what_leaves_before_all_of_a_request_is_there_is_no_answer_to_it() -> None:
+    """Tickets of TLS: they answer the handshake's end, which stands in front of the request."""
+    request = dataclasses.replace(said(True, 0, 2, 1_524, way_ms=70), whole_ns=82 * MS)
+    ticket, answer = said(False, 71, 71, 158, way_ms=73), said(False, 88, 88, 1_658, way_ms=100)
+    assert exchanges_of([request, ticket, answer]) == [Exchange(request, answer)]
+    late = said(False, 85, 85, 158, way_ms=73)
+    assert exchanges_of([request, late, answer])[0] == Exchange(request, late)
