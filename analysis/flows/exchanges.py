@@ -73,6 +73,11 @@ class Exchange(NamedTuple):
         return any(turn.bytes >= LARGE_BYTES for turn in self.turns)
 
     @property
+    def is_small(self) -> bool:
+        """Whether both are there, and neither is a part of a message."""
+        return self.request is not None and self.answer is not None and not self.is_large
+
+    @property
     def turns(self) -> list[Turn]:
         """Of the two, those that are there."""
         return [turn for turn in (self.request, self.answer) if turn is not None]
@@ -147,14 +152,21 @@ def in_vain_bytes(polls: Iterable[Exchange]) -> int:
     return next(again, answers[0] if answers else 0)
 
 
+# What a client asks first in TLS stands behind the end of its handshake, which the tickets answer.
+_SECOND = 2
+
+
 def exchanges_of(turns: Sequence[Turn]) -> list[Exchange]:
-    """Of one connection: a request, and what is said before the next one."""
+    """Of one connection: a request, and what is said before the next one.
+
+    Where more than one thing is, the first may be no answer: see `_is_early`, `_SECOND`.
+    """
     found: list[Exchange] = []
     for turn in turns:
         before = found[-1] if found else None
         if turn.asks:
             found.append(Exchange(turn, None))
-        elif before is not None and _is_early(before):
+        elif before is not None and (_is_early(before) or (len(found) == _SECOND and before.is_small)):
             found[-1] = Exchange(before.request, turn)
         elif before is None or before.answer is not None:
             silent_ns = before.answer.whole_ns if before is not None and before.answer is not None else 0

@@ -186,6 +186,8 @@ class Talk:
         :param asides: how long heartbeats are, in bytes.
         :param pause_ns: what comes after a longer one is something else.
         """
+        if (again := self._again(last, asides)) is not None:
+            last, end_ns = again, max(end_ns, again.had_ns)
         over_ns, stored_ns = end_ns, end_ns
         behind: list[tuple[Turn, Turn | None]] = []
         for exchange in self.within(last.first_ns, end_ns + _LONGEST_POLL_NS):
@@ -210,6 +212,24 @@ class Talk:
         had_ns = max([end_ns, *(request.had_ns for request, _ in behind)])
         answered = [answer.first_ns for _, answer in behind if answer is not None]
         return Handed(had_ns, max([had_ns, stored_ns, *answered]))
+
+    def _again(self, last: Turn, asides: Sequence[int]) -> Turn | None:
+        """The request that is like one which nobody answered and is the next; None: it was answered.
+
+        A connection may be closed while something is sent on it.
+        """
+        asked = [
+            one
+            for one in self.within(last.first_ns, last.first_ns + _LONGEST_POLL_NS)
+            if one.request is not None and one.request.speaker == last.speaker
+        ]
+        if any(one.request is last and one.answer is not None for one in asked):
+            return None
+        later = [one for one in asked if one.request is not last and not is_like(one.request, asides)]  # type: ignore[arg-type]
+        if not later or later[0].answer is None:
+            return None
+        request = later[0].request
+        return request if request is not None and is_like(request, (last.bytes,)) else None
 
     def polls(self, speakers: frozenset[Process]) -> list[Exchange]:
         """The small requests of one kind that these processes make again and again, after a pause each."""

@@ -288,4 +288,19 @@ def test_what_leaves_before_all_of_a_request_is_there_is_no_answer_to_it() -> No
     ticket, answer = said(False, 71, 71, 158, way_ms=73), said(False, 88, 88, 1_658, way_ms=100)
     assert exchanges_of([request, ticket, answer]) == [Exchange(request, answer)]
     late = said(False, 85, 85, 158, way_ms=73)
+    hello, hello_answer = said(True, -200, -200, 260, way_ms=70), said(False, -120, -120, 953, way_ms=70)
+    assert exchanges_of([hello, hello_answer, request, late, answer])[1:] == [Exchange(request, answer)]
     assert exchanges_of([request, late, answer])[0] == Exchange(request, late)
+
+
+def test_a_result_that_nobody_answered_is_there_with_the_next_that_is_like_it() -> None:
+    """Sent on a connection that was just being closed, and 0.9 s later on another."""
+    lost = Exchange(said(True, 1_000, 1_000, 1_290), None)
+    heartbeat = Exchange(said(True, 1_500, 1_500, 890), said(False, 1_502, 1_502, 152))
+    again = Exchange(said(True, 1_900, 1_900, 1_294), said(False, 1_910, 1_910, 484))
+    part = Exchange(said(True, 1_950, 1_950, 1_048), said(False, 1_960, 1_960, 174))
+    assert lost.request is not None
+    found = talk(lost, heartbeat, again, part)
+    assert found.handed(lost.request, 1_000 * MS, [890]) == (1_950 * MS, 1_960 * MS)
+    # What follows is something else.
+    assert talk(lost, part).handed(lost.request, 1_000 * MS).had_ns == 1_000 * MS
