@@ -147,7 +147,7 @@ def test_a_quiet_table_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> Non
     activity = ["1"]
     monkeypatch.setattr(sockets_module, "tcp_activity", lambda _pid: activity[0])
     monkeypatch.setattr(
-        sockets_module, "tcp_sockets", lambda pid: iter([one] if not asked.append(pid) else [])
+        sockets_module, "asked_sockets", lambda pid: iter([one] if not asked.append(pid) else [])
     )
     tables = SocketTables()
     assert tables.of(1, [7]) == tables.of(1, [7]) == [one]

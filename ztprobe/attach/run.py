@@ -46,7 +46,7 @@ from ztprobe.rundir.store import RunDir
 __all__ = ("Attachment", "attach")
 
 _POLL_S = 0.1
-_LOOK_S = 0.25  # at processes and sockets; what begins and ends in between is told by its events
+_LOOK_S = 0.5  # at processes and sockets; what begins and ends in between is told by its events
 _LOOK_AT_LEAST_S = 1.0  # at processes where none has begun since: one may have ended, or be another program
 _SAMPLE_S = 5.0  # of clocks, and of who serves whom
 

@@ -9,14 +9,18 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import socket
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ("SocketTables", "TcpSocket", "socket_owners", "tcp_activity", "tcp_sockets")
+from ztprobe.kernelnet.netlink import NetlinkError, sock_diag
+
+__all__ = ("SocketTables", "TcpSocket", "asked_sockets", "socket_owners", "tcp_activity", "tcp_sockets")
 
 _ESTABLISHED, _LISTEN = "01", "0A"  # include/net/tcp_states.h
+_STATES = 1 << int(_ESTABLISHED, 16) | 1 << int(_LISTEN, 16)
 _PROC = Path("/proc")
 
 
@@ -59,6 +63,30 @@ def tcp_sockets(pid: int, proc: Path = _PROC) -> Iterator[TcpSocket]:
                 )
 
 
+def asked_sockets(pid: int) -> Iterator[TcpSocket]:
+    """What `tcp_sockets` yields, asked of the kernel itself (sock_diag): a tenth of its cost and less.
+
+    :raises OSError: this may not be asked there, the process has ended, or the dump was cut short.
+    """
+    with sock_diag(_PROC / str(pid) / "ns" / "net") as diag:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            try:
+                listed = diag.get_sock_stats(family=family, states=_STATES)
+            except NetlinkError as error:
+                raise OSError(error.code, str(error)) from error
+            for one in listed:
+                here = _mapped(ipaddress.ip_address(one["idiag_src"]))
+                listens = one["idiag_state"] == int(_LISTEN, 16)
+                yield TcpSocket(
+                    local=here,
+                    local_port=one["idiag_sport"],
+                    remote="" if listens else _mapped(ipaddress.ip_address(one["idiag_dst"])),
+                    remote_port=0 if listens else one["idiag_dport"],
+                    inode=one["idiag_inode"],
+                    is_ipv6=":" in here,
+                )
+
+
 def tcp_activity(pid: int, proc: Path = _PROC) -> str | None:
     """What changes whenever a TCP socket of a process's network namespace listens, connects or has gone.
 
@@ -86,7 +114,7 @@ class SocketTables:
         self._last: dict[int, tuple[str, list[TcpSocket]]] = {}
 
     def of(self, netns: int, pids: Iterable[int]) -> list[TcpSocket]:
-        """What `tcp_sockets` lists by the first of these processes that has not ended.
+        """What `tcp_sockets` lists of the first of these processes that has not ended.
 
         :param netns: inode of the namespace that they are in.
         """
@@ -96,9 +124,12 @@ class SocketTables:
                 continue
             known = self._last.get(netns)
             # That a waiting connection is accepted changes no counter.
-            if known is not None and known[0] == activity and all(socket.inode for socket in known[1]):
+            if known is not None and known[0] == activity and all(one.inode for one in known[1]):
                 return known[1]
-            found = list(tcp_sockets(pid))
+            try:
+                found = list(asked_sockets(pid))
+            except OSError:
+                found = list(tcp_sockets(pid))
             self._last[netns] = activity, found
             return found
         self._last.pop(netns, None)
@@ -110,9 +141,11 @@ def _end(text: str) -> tuple[str, int]:
     # In words of 32 bits, each as this machine stores it.
     words = (bytes.fromhex(digits[at : at + 8]) for at in range(0, len(digits), 8))
     packed = b"".join(word[::-1] for word in words) if sys.byteorder == "little" else b"".join(words)
-    address = ipaddress.ip_address(packed)
-    mapped = getattr(address, "ipv4_mapped", None)
-    return str(mapped or address), int(port, 16)
+    return _mapped(ipaddress.ip_address(packed)), int(port, 16)
+
+
+def _mapped(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 def socket_owners(pids: Iterable[int], proc: Path = _PROC) -> dict[int, int]:
