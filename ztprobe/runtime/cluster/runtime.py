@@ -8,44 +8,38 @@ runs: nothing finds what happens on others yet.
 
 from __future__ import annotations
 
-import contextlib
-import signal
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ztprobe import paths
-from ztprobe.errors import PreflightError, UsageError, WorkloadError, ZtprobeError
+from ztprobe.errors import PreflightError, WorkloadError
 from ztprobe.kernelnet.sockets import tcp_sockets
-from ztprobe.kubernetes.api import Object
-from ztprobe.kubernetes.changes import Changes, changing
 from ztprobe.kubernetes.pod_source import Cluster
-from ztprobe.kubernetes.policy_objects import cluster_documents
 from ztprobe.pods.model import Pod
 from ztprobe.process.interrupts import shielded
 from ztprobe.progress import Progress
-from ztprobe.rundir.logs import last_words
-from ztprobe.runtime.cluster import gate, pod_states, proof
+from ztprobe.runtime.cluster import enforcement, pod_states, refusals
 from ztprobe.runtime.cluster.experiment import experiment_documents
+from ztprobe.runtime.cluster.gate_keeper import GateKeeper
 from ztprobe.runtime.cluster.place import ClusterPlace
-from ztprobe.runtime.cluster.rewriting import RUN_LABEL
+from ztprobe.runtime.cluster.run_objects import RunObjects
 from ztprobe.runtime.cluster.run_pods import RunPods
+from ztprobe.runtime.cluster.run_state import RunState
 from ztprobe.runtime.cluster.source import RunSource, logs_of
 from ztprobe.runtime.cluster.traced import traced_pods
 from ztprobe.runtime.interface import Enforcement, LevelInForce, NotProven, WorkloadOptions
 from ztprobe.runtime.local import cgroups, transport
-from ztprobe.runtime.local.journal import Journal
 from ztprobe.runtime.local.kustomize import render
 from ztprobe.runtime.local.later_level import overlay_of
 from ztprobe.runtime.local.network import one_by_one
-from ztprobe.runtime.local.workload import PodPlan, Workload, plan
+from ztprobe.runtime.local.workload import Workload, plan
 
 __all__ = ("ClusterRuntime",)
 
 _LISTENS_S, _POLL_S = 120.0, 0.1  # a cold image's first import of its libraries takes a while
-_GRACE_S, _GONE_S = 5, 60.0
-_FEW = 3
 
 
 class ClusterRuntime:
@@ -71,7 +65,7 @@ class ClusterRuntime:
 
         :raises UsageError: something is asked for that is not to be had there.
         """
-        _refuse(options)
+        refusals.refuse_options(options)
         self._options, self._place, self._run_id = options, place, run_id
         self._log_dir, self._progress, self._offloads = log_dir.absolute(), progress, offloads
         self._workload: Workload = plan(render(overlay_of(manifests_dir, options)), options)
@@ -79,14 +73,13 @@ class ClusterRuntime:
         documents = experiment_documents(
             run_id, options, namespace=place.namespace, image=place.image, manifests_dir=manifests_dir
         )
-        self._documents = traced_pods(documents, place.node)
-        self._open = contextlib.ExitStack()
-        self._changes: Changes | None = None
-        self._journal: Journal | None = None
+        traced = traced_pods(documents, place.node)
+        self._objects = RunObjects(traced, place, run_id, self._namespace, progress)
         self._pods: dict[str, Pod] = {}
-        self._held_s: dict[str, float] = {}
-        self._is_applied = False
-        self._source = RunSource(lambda: self._cluster, lambda: self._run_pods, self._log_dir)
+        self._run_pods: RunPods | None = None
+        self._source = RunSource(lambda: self._cluster, self._told, self._log_dir)
+        self._gates = GateKeeper(self._source, progress)
+        self._state = RunState(self._workload, self._namespace, self._told, self._source)
 
     @property
     def pods(self) -> tuple[Pod, ...]:
@@ -130,37 +123,25 @@ class ClusterRuntime:
         :raises UsageError: pods are on other nodes.
         """
         self._log_dir.mkdir(parents=True, exist_ok=True)
-        api = self._place.api()
+        api = self._api = self._place.api()
         self._cluster = Cluster(self._place.node, api)
-        self._run_pods = RunPods(api, self._namespace, self._run_id, self._progress)
-        self._api = api
-        with shielded():
-            self._journal = Journal(self._run_id)
-            self._changes = self._open.enter_context(changing(api))
-            self._journal.elsewhere(
-                f"may still be on its cluster, in namespace {self._namespace}:"
-                f" {self._place.undeploy(self._run_id)} removes it"
-            )
-        self._apply(policies=False)
+        told = self._run_pods = RunPods(api, self._namespace, self._run_id, self._progress)
+        self._objects.begin(api)
+        self._objects.apply(policies=False)
         names = [pod.name for pod in self._workload.pods]
-        self._run_pods.await_gates(names, self._refuse_apart)
+        told.await_gates(names, functools.partial(refusals.refuse_apart, self._cluster, count=len(names)))
         self._enter(names)
-
-    def _apply(self, *, policies: bool) -> None:
-        for document in self._documents:
-            if (document["kind"] == "NetworkPolicy") == policies:
-                self._up().apply(document)
-                self._is_applied = True
 
     def _enter(self, names: list[str]) -> None:
         """Find the pods' networks on this node."""
         self._cluster.look_again()
-        objects = self._run_pods.objects
+        objects = self._told().objects
         found = {name: self._cluster.resolved(objects[name]) for name in names}
         here = {pod.node for pod in found.values() if pod is not None}
         away = {name: pod_states.node_of(objects[name]) for name, pod in found.items() if pod is None}
-        _refuse_away(away, min(here, default=self._cluster.node), len(names))
+        refusals.refuse_away(away, min(here, default=self._cluster.node), len(names))
         self._pods = {name: pod for name, pod in found.items() if pod is not None}
+        self._source.know(self._pods.values())
         self._source.at_gates(self.applications)
         if not logs_of(self.server).is_dir():
             raise PreflightError(
@@ -171,17 +152,9 @@ class ClusterRuntime:
             for pod in self._pods.values():
                 one_by_one(pod.netns, pod.interface)
 
-    def _refuse_apart(self, objects: Mapping[str, Object]) -> None:
-        """As soon as it is known that pods are elsewhere. :raises UsageError: they are."""
-        nodes = {name: where for name, pod in objects.items() if (where := pod_states.node_of(pod))}
-        # A node's name that was guessed says nothing as long as all are on one: what is seen will.
-        if self._cluster.is_named or len(set(nodes.values())) > 1:
-            away = {name: where for name, where in nodes.items() if where != self._cluster.node}
-            _refuse_away(away, self._cluster.node, len(self._workload.pods))
-
     def secure(self) -> None:
         """Apply the level's policies. :raises PreflightError: the API refuses them."""
-        self._apply(policies=True)
+        self._objects.apply(policies=True)
 
     def start_server(self) -> None:
         """Open the server's gate, and return once it listens.
@@ -190,66 +163,34 @@ class ClusterRuntime:
         """
         application = self._workload.server.application
         port = int(application.env["FL_LISTEN"].rpartition(":")[2])
-        self._let_go([self._workload.server])
+        self._gates.open([self.server])
         for _ in self._until(f"{self.server.name} does not listen on port {port}"):
             running = self._source.processes([self.server]).items()
             pids = [pid for pid, (_, container) in running if container == application.name]
             if any(one.listens and one.local_port == port for pid in pids for one in tcp_sockets(pid)):
                 return
 
-    def _let_go(self, plans: list[PodPlan]) -> None:
-        gates = self._gates()
-        for one in plans:
-            held_s = gate.open_gate(gates.get(one.name, ()))
-            if held_s is None:
-                raise WorkloadError(
-                    f"{self._namespace}/{one.name}: its gate ({gate.GATE}) is there no more: has somebody"
-                    " removed the pod?"
-                )
-            self._held_s[one.name] = round(held_s, 3)
-        longest_s = max(self._held_s[one.name] for one in plans)
-        who = plans[0].name if len(plans) == 1 else f"{len(plans)} clients"
-        self._progress.note(f"{who} let go, after {longest_s:.1f} s at the gate")
-
-    def _gates(self) -> dict[str, list[int]]:
-        """Pod's name -> its gate's processes."""
-        found: dict[str, list[int]] = {}
-        for pid, (pod, container) in self._source.processes(self._pods.values()).items():
-            if container == gate.GATE:
-                found.setdefault(pod, []).append(pid)
-        return found
-
     def expected(self) -> Enforcement:
         """See `ztprobe.runtime.interface.Runtime`."""
-        details: dict[str, Any] = {}
-        try:
-            details["objects"] = cluster_documents(self._api)
-        except ZtprobeError as error:
-            self._progress.note(f"the policies in force are not known: {error}")
-        return Enforcement(
-            network_policy_expected=self._options.network_policy,
-            mtls_expected=self._options.mutual_tls,
-            details=details,
-        )
+        return enforcement.expected(self._options, self._api, self._progress)
 
     def prove(self) -> Enforcement:
         """Show that policies are enforced, or that none is in the way. :raises NotProven: it is not so."""
-        policy = self._options.network_policy
-        port = self._workload.service.port
-        at_gate = self._gates().get(self.clients[0].name, ())
-        proofs = proof.prove_ways(
-            proof.ways(self.server, self.clients, port, policy=policy),
-            self._workload.service.domain_name.replace(
-                f".{self._workload.service.namespace}.svc.", f".{self._namespace}.svc."
-            ),
-            next(filter(None, map(proof.nameservers, at_gate)), []),
+        policy, service = self._options.network_policy, self._workload.service
+        first = self.clients[0]
+        proofs = enforcement.prove_policies(
+            self.server,
+            self.clients,
+            service.port,
+            enforcement.service_name(service, self._namespace),
+            self._gates.processes([first]).get(first.name, ()),
             policy=policy,
         )
         expected = self.expected()
         found = Enforcement(
             network_policy_expected=policy,
             mtls_expected=expected.mtls_expected,
-            network_policy=tuple(proofs),
+            network_policy=proofs,
             details=expected.details,
         )
         if found.failed:
@@ -258,7 +199,7 @@ class ClusterRuntime:
 
     def start_clients(self) -> None:
         """Open every client's gate."""
-        self._let_go(list(self._workload.clients))
+        self._gates.open(self.clients)
 
     def switch_level(self, started: Callable[[], None]) -> LevelInForce:
         """Not to be had here; refused beforehand."""
@@ -268,39 +209,19 @@ class ClusterRuntime:
         """:raises WorkloadError: a container exited with an error, or a pod is gone or going.
         :raises PreflightError: the API has not answered for minutes.
         """
-        self._run_pods.look()
-        self._source.look()
-        objects = self._run_pods.objects
-        for who, status in pod_states.exits(objects.values()).items():
-            pod, _, container = who.partition("/")
-            if status == 0:
-                continue
-            killed = f"was killed by {signal.Signals(-status).name}" if status < 0 else ""
-            how = killed or f"exited with status {status}"
-            if pod_states.short_of_memory(objects[pod], container):
-                how += " (out of memory: its limit is in the manifests)"
-            raise WorkloadError(f"{who} {how}: {self.last_words(pod, container)}")
-        for one in self._workload.pods:
-            found = objects.get(one.name)
-            if found is None or "deletionTimestamp" in found["metadata"]:
-                raise WorkloadError(f"{self._namespace}/{one.name} is removed by somebody: nothing goes on")
-            if (why := pod_states.hindrance(found)) is not None and why.is_final:
-                raise WorkloadError(why.words)
+        self._state.check()
 
     def exits(self) -> Mapping[str, int]:
         """See `ztprobe.runtime.interface.Runtime`."""
-        return pod_states.exits(self._run_pods.objects.values())
+        return self._state.exits()
 
     def finished(self) -> bool:
         """True once server and clients have all exited with status 0."""
-        self._run_pods.look()
-        self._source.look()
-        exits = self.exits()
-        return all(exits.get(f"{one.name}/{one.application.name}") == 0 for one in self._workload.pods)
+        return self._state.finished()
 
     def last_words(self, pod: str, container: str) -> str:
         """The last lines that a container wrote, on one line, and where the rest is."""
-        return last_words(self._source.log(self._pods[pod], container))
+        return self._state.last_words(pod, container)
 
     def facts(self) -> dict[str, Any]:
         """What shaped the run besides profile and level, for run.json; call it while pods exist."""
@@ -314,38 +235,15 @@ class ClusterRuntime:
             "round_deadline_s": self._workload.round_deadline_s,
             "namespace": self._namespace,
             "node": self.server.node,
-            "gate_held_s": dict(self._held_s),
+            "gate_held_s": dict(self._gates.held_s),
         }
 
     def down(self) -> None:
         """Remove the run from the cluster, whatever is there of it; idempotent."""
         with shielded():
             self._source.close()
-            if self._changes is not None and self._is_applied:
-                try:
-                    self._remove(self._changes)
-                except ZtprobeError as error:
-                    self._progress.note(
-                        f"the run is not removed: {error}; {self._place.undeploy(self._run_id)} does it"
-                    )
-            self._changes = None
-            self._open.close()
-            if self._journal is not None:
-                self._journal.close()
-                self._journal = None
+            self._objects.remove(self._run_pods)
             self._pods.clear()
-
-    def _remove(self, changes: Changes) -> None:
-        selector = f"{RUN_LABEL}={self._run_id}"
-        changes.end_pods(selector, self._namespace, _GRACE_S)
-        until_s = time.monotonic() + _GONE_S
-        # What comes next on this node is to meet nothing of this run.
-        while left := self._run_pods.read():
-            if time.monotonic() > until_s:
-                self._progress.note(f"still ending after {_GONE_S:.0f} s: {', '.join(sorted(left))}")
-                break
-            time.sleep(2 * _POLL_S)
-        changes.remove(selector, self._place.namespace)
 
     def _until(self, problem: str) -> Iterator[None]:
         deadline = time.monotonic() + _LISTENS_S
@@ -355,31 +253,7 @@ class ClusterRuntime:
             time.sleep(_POLL_S)
         raise WorkloadError(f"{problem} after {_LISTENS_S:.0f} s (logs in {self._log_dir})")
 
-    def _up(self) -> Changes:
-        if self._changes is None:
+    def _told(self) -> RunPods:
+        if self._run_pods is None:
             raise RuntimeError("create() comes first")
-        return self._changes
-
-
-def _refuse_away(away: Mapping[str, str], node: str, count: int) -> None:
-    if not away:
-        return
-    listed = ", ".join(f"{name} on {where}" for name, where in sorted(away.items())[:_FEW])
-    more = f" and {len(away) - _FEW} more" if len(away) > _FEW else ""
-    remedy = f"--node {node} keeps the whole run here" if len(away) < count else "run ztprobe there"
-    raise UsageError(
-        f"{listed}{more}, and this is node {node}: only pods of this node can be traced yet; {remedy}"
-    )
-
-
-def _refuse(options: WorkloadOptions) -> None:
-    where = "--runtime kubernetes"
-    if options.mutual_tls:
-        raise UsageError(
-            f"sec{options.level}: with {where} trace brings up sec0 and sec1, sidecars not yet; `ztprobe"
-            " deploy experiment` puts them on a cluster, and trace --attach watches them there"
-        )
-    if options.later_level is not None:
-        raise UsageError(f"--switch-level: is for this machine's own runtime, not for {where}")
-    if options.fl.get("edges"):
-        raise UsageError(f"--fl-edges: is for this machine's own runtime, not for {where}")
+        return self._run_pods

@@ -33,6 +33,15 @@ class RunSource:
         self._applications: dict[str, str] = {}
         self._earlier: set[str] = set()  # containers' IDs
         self._logs: dict[tuple[str, str], KeptLog] = {}
+        self._pods: dict[str, Pod] = {}
+
+    def know(self, pods: Iterable[Pod]) -> None:
+        """These are the run's, found on this node."""
+        self._pods = {pod.name: pod for pod in pods}
+
+    def named(self, name: str) -> Pod:
+        """One of the run's. :raises KeyError: there is none of that name."""
+        return self._pods[name]
 
     def pods_here(self, selector: Selector, namespace: str) -> Found:
         """See `PodSource`."""

@@ -1,0 +1,47 @@
+"""Who opens the gates of a run's pods, and knows how long each has held."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ztprobe.errors import WorkloadError
+from ztprobe.pods.model import Pod
+from ztprobe.progress import Progress
+from ztprobe.runtime.cluster import gate
+from ztprobe.runtime.cluster.source import RunSource
+
+__all__ = ("GateKeeper",)
+
+
+class GateKeeper:
+    """See the module.
+
+    :param source: where the gates' processes are found.
+    :param progress: is told who was let go.
+    """
+
+    def __init__(self, source: RunSource, progress: Progress) -> None:
+        self._source, self._progress = source, progress
+        self.held_s: dict[str, float] = {}  # by pod
+
+    def open(self, pods: Sequence[Pod]) -> None:
+        """Let these pods go on. :raises WorkloadError: one stands there no more."""
+        gates = self.processes(pods)
+        for pod in pods:
+            held_s = gate.open_gate(gates.get(pod.name, ()))
+            if held_s is None:
+                raise WorkloadError(
+                    f"{pod}: its gate ({gate.GATE}) is there no more: has somebody removed the pod?"
+                )
+            self.held_s[pod.name] = round(held_s, 3)
+        longest_s = max(self.held_s[pod.name] for pod in pods)
+        who = pods[0].name if len(pods) == 1 else f"{len(pods)} clients"
+        self._progress.note(f"{who} let go, after {longest_s:.1f} s at the gate")
+
+    def processes(self, pods: Sequence[Pod]) -> Mapping[str, Sequence[int]]:
+        """Pod's name -> its gate's processes."""
+        found: dict[str, list[int]] = {}
+        for pid, (pod, container) in self._source.processes(pods).items():
+            if container == gate.GATE:
+                found.setdefault(pod, []).append(pid)
+        return found
