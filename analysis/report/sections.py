@@ -135,7 +135,7 @@ def enforcement(recorded: Mapping[str, Any]) -> dict[str, Any]:
     def control(name: str) -> dict[str, Any]:
         proofs = recorded.get(name, [])
         return {
-            "expected": recorded[f"{name}_expected"],
+            "expected": recorded.get(f"{name}_expected", bool(proofs)),
             "proven": all(proof["passed"] for proof in proofs) if proofs else None,
             "proofs": proofs,
         }
@@ -143,6 +143,8 @@ def enforcement(recorded: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "network_policy": control("network_policy"),
         "mtls": control("mtls"),
+        # Only what a cluster adds at a level is tried.
+        **({"hardening": control("hardening")} if recorded.get("hardening") else {}),
         "details": recorded.get("details", {}),
     }
 

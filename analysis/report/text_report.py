@@ -242,8 +242,10 @@ def _loss_sentence(loss: Mapping[str, int]) -> str:
 
 
 def _enforcement_lines(enforcement: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for key, name in (("network_policy", "network policy"), ("mtls", "mutual TLS")):
-        control = enforcement[key]
+    controls = {"network_policy": "network policy", "mtls": "mutual TLS", "hardening": "pods and accounts"}
+    for key, name in controls.items():
+        if (control := enforcement.get(key)) is None:
+            continue
         if not control["proofs"]:
             yield name, "expected, but nothing was proven" if control["expected"] else "none, as asked"
             continue

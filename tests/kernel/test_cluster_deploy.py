@@ -13,7 +13,9 @@ from ztprobe.kernelnet.netns import entered
 from ztprobe.kubernetes.api import Api
 from ztprobe.kubernetes.changes import changing
 from ztprobe.runtime.cluster.experiment import experiment_documents
+from ztprobe.runtime.cluster.hardening import prove_hardening
 from ztprobe.runtime.interface import WorkloadOptions
+from ztprobe.runtime.local.workload import SETTINGS
 
 pytestmark = pytest.mark.cluster
 
@@ -133,3 +135,31 @@ def test_a_refusal_names_verb_and_resource_or_what_admission_said(node: KubeNode
     assert done.stderr.count("\n") == 1
     done = node.ztprobe("undeploy", "--all", "--json")
     assert json.loads(done.stdout)["removed"]
+
+
+def test_what_an_account_may_do_and_what_is_admitted_are_the_api_servers_word(node: KubeNode) -> None:
+    place = "held"
+    node.call("POST", f"{CORE}/namespaces", {"metadata": {"name": place}})
+    rule = {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [SETTINGS], "verbs": ["get"]}
+    node.call("POST", f"{RBAC}/namespaces/{place}/roles", {"metadata": {"name": "own"}, "rules": [rule]})
+    subject = {"kind": "ServiceAccount", "name": "fl-client", "namespace": place}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "own"}
+    binding = {"metadata": {"name": "own"}, "roleRef": role, "subjects": [subject]}
+    node.call("POST", f"{RBAC}/namespaces/{place}/rolebindings", binding)
+
+    def proven(user: str) -> dict[str, tuple[bool, str]]:
+        with entered(node.netns), changing(Api(str(node.kubeconfig(user)))) as changes:
+            found = prove_hardening(changes, place, ["fl-client", "fl-server"], "x/fl:1")
+        return {one.name.partition(": ")[2]: (one.passed, one.observed) for one in found}
+
+    found = proven("admin")
+    assert found["ServiceAccount fl-client -> list pods"] == (True, "not allowed")
+    assert found["ServiceAccount fl-client -> get configmaps/fl-workload"] == (True, "allowed")
+    assert found["ServiceAccount fl-server -> get configmaps/fl-workload"] == (False, "not allowed")
+    # This API server has no Pod Security, and lets a privileged pod in; it is not made for that.
+    passed, observed = found["a privileged pod in held"]
+    assert not passed
+    assert observed.startswith("admitted: is the namespace labelled")
+    assert names(node, f"{CORE}/namespaces/{place}/pods") == []
+    # Whoever may not ask proves nothing.
+    assert not any(passed for passed, _ in proven("nobody").values())

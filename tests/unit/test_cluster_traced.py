@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,9 @@ def test_pods_behind_gates_take_the_place_of_jobs(level: int) -> None:
         assert first["image"] == application["image"]
         assert first["securityContext"] == application["securityContext"]  # "restricted" admits it
         assert "restartPolicy" not in first
+        held_back = [one["name"] for one in pod["spec"]["initContainers"][1:]]
+        # What holds the application comes after its sidecar, which does not end.
+        assert held_back == (["proxy", gate.INNER_GATE] if level >= 2 else [])
         for version in VERSIONS:
             kubernetes_validate.validate(pod, version, strict=True)
     for number, pod in enumerate(pods[1:]):
@@ -125,6 +129,30 @@ def test_who_stands_at_a_gate_and_who_has_ended() -> None:
     assert short_of_memory(pod, "client")
 
 
+def with_sidecar(proxy: dict[str, Any], client: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A pod whose sidecar and application are in these states."""
+    pod = listed(
+        initContainerStatuses=[
+            {"name": gate.GATE, "state": {"terminated": {"exitCode": 0}}},
+            {"name": "proxy", "state": proxy, **more},
+            {"name": gate.INNER_GATE, "state": {"terminated": {"exitCode": 0}}},
+        ],
+        containerStatuses=[{"name": "client", "state": client}],
+    )
+    pod["spec"]["initContainers"] += [{"name": "proxy", "restartPolicy": "Always"}, {"name": gate.INNER_GATE}]
+    return pod
+
+
+def test_a_sidecar_that_ends_before_its_application_has_ended() -> None:
+    running, ended = {"running": {}}, {"terminated": {"exitCode": 137}}
+    assert exits([with_sidecar(running, running)]) == {}
+    assert exits([with_sidecar(ended, running)]) == {"fl-client-0/proxy": -9}
+    # Started again by kubelet:
+    assert exits([with_sidecar(running, running, lastState=ended)]) == {"fl-client-0/proxy": -9}
+    over = {"terminated": {"exitCode": 0}}
+    assert exits([with_sidecar(ended, over)]) == {"fl-client-0/client": 0}  # kubelet has ended it
+
+
 class Answers:
     """An API that says one thing after another."""
 
@@ -201,11 +229,14 @@ def test_a_gate_is_opened_and_says_how_long_it_held(
     proc = tmp_path / "proc"
     (proc / str(held.pid)).mkdir(parents=True)
     (proc / str(held.pid) / "root").symlink_to(tmp_path)
-    monkeypatch.setattr(gate, "_open_at", lambda pid: opened(pid, proc))
+    monkeypatch.setattr(gate, "_open_at", lambda pid, file: opened(pid, file, proc))
     held_s = gate.open_gate([held.pid])
     assert held_s is not None
     assert 0 <= held_s < 60
-    assert (tmp_path / "run" / gate.GATE / "open").exists()
+    there = tmp_path / "run" / gate.GATE
+    assert [path.name for path in there.iterdir()] == ["open"]
+    assert gate.open_gate([held.pid], gate.INNER_GATE) is not None
+    assert sorted(path.name for path in there.iterdir()) == ["open", "open-inner"]
     assert gate.open_gate([]) is None
 
 
@@ -216,7 +247,7 @@ def test_a_gate_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "7").mkdir()
     (tmp_path / "7" / "root").symlink_to(tmp_path / "root")
     with pytest.raises(OSError):  # noqa: PT011  whichever of ELOOP and ENOTDIR
-        gate._open_at(7, tmp_path)
+        gate._open_at(7, "open", tmp_path)
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
@@ -288,7 +319,7 @@ def test_an_application_is_known_before_the_api_tells_of_it(
 def test_what_is_not_to_be_had_on_a_cluster_is_refused_beforehand(tmp_path: Path) -> None:
     there = ClusterPlace(namespace="a", context="b")
     for wanted, said in (
-        (options(2), "sec2: "),
+        (replace(options(1), later_level=3), "--switch-level: "),
         (options(0, edges=2), "--fl-edges: "),
     ):
         with pytest.raises(UsageError, match=said):

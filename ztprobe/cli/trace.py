@@ -216,7 +216,11 @@ def _carry_out(
     if request.place is None:
         check_main_job(request.demands, request.out)
     else:
+        from ztprobe.runtime.cluster.refusals import refuse_old
+
         check_on_cluster([request.profile_of(each) for each in request.experiments], request.out)
+        if any(each.mutual_tls for each in request.experiments):
+            refuse_old(request.place.api(), [each.level for each in request.experiments])
     _run(request, as_json=as_json, coverage_floor=coverage_floor, quiet=quiet)
 
 

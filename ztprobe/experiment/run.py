@@ -286,7 +286,7 @@ class Job:
         self._look_at_topology(agent, runtime)
         enforcement = self._proven(runtime) if self.spec.try_controls else runtime.expected()
         self.meta["enforcement"] = dataclasses.asdict(enforcement)
-        proofs = (*enforcement.network_policy, *enforcement.mtls)
+        proofs = enforcement.proofs
         checks = f"{len(proofs)} checks passed" if proofs else "none"
         self.progress.done(f"sec{self.spec.experiment.level}: {checks}")
         for proof in proofs:

@@ -8,6 +8,7 @@ be anything. ``null`` is the same as absent, as everywhere in the API, and so is
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +17,19 @@ from ztprobe.documents.problem import DocumentError, shown
 from ztprobe.documents.strict_json import parse_json
 from ztprobe.printable import printable
 
-__all__ = ("MOST_REFUSAL_BYTES", "ApiRefusal", "Object", "page_of", "refusal_of", "secret_of")
+__all__ = (
+    "MOST_REFUSAL_BYTES",
+    "ApiRefusal",
+    "ApiVersion",
+    "Object",
+    "page_of",
+    "refusal_of",
+    "secret_of",
+    "version_of",
+)
 
 Object = Mapping[str, Any]
+ApiVersion = tuple[int, int]  # major and minor
 
 _TEXTS = "a mapping of texts"
 _Types = Mapping[str, Mapping[str, str]]
@@ -42,6 +53,7 @@ _TYPES: Mapping[str, _Types] = {
 _REQUIRED = {"pods": ("name", "namespace", "uid")}
 _LONGEST_MESSAGE = 500
 _LONGEST_TYPE = 100
+_LEADING_DIGITS = re.compile(r"\d+")
 # Of a refusal's body; a Status, which is how the API says why, has some hundred.
 MOST_REFUSAL_BYTES = 64 << 10
 
@@ -91,6 +103,20 @@ def secret_of(body: bytes) -> dict[str, bytes]:
         }
     except (UnicodeDecodeError, AttributeError, TypeError, ValueError) as error:  # not what it holds
         raise DocumentError("is no Secret") from error
+
+
+def version_of(body: bytes) -> tuple[ApiVersion, str]:
+    """The version that an API server says of itself, and how it calls that.
+
+    :raises DocumentError: the answer names none.
+    """
+    try:
+        answer = parse_json(body.decode())
+        # A vendor writes 29+.
+        major, minor = (int(_LEADING_DIGITS.findall(answer[name])[0]) for name in ("major", "minor"))
+        return (major, minor), _line(str(answer.get("gitVersion", "")), _LONGEST_TYPE)
+    except (UnicodeDecodeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise DocumentError("names no version") from error
 
 
 def refusal_of(status: int, reason: str, content_type: str, body: bytes) -> ApiRefusal:

@@ -13,7 +13,6 @@ import functools
 import logging
 import os
 import queue
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,9 +22,19 @@ from typing import Any, TypeVar
 from ztprobe.documents.files import read_text
 from ztprobe.documents.problem import DocumentError
 from ztprobe.documents.strict_yaml import kubectl_scalar, parse_yaml
-from ztprobe.errors import PreflightError, UsageError, ZtprobeError
+from ztprobe.errors import PreflightError, ZtprobeError
 from ztprobe.kubernetes import credential_plugin
-from ztprobe.kubernetes.answers import MOST_REFUSAL_BYTES, ApiRefusal, Object, page_of, refusal_of, secret_of
+from ztprobe.kubernetes.answers import (
+    MOST_REFUSAL_BYTES,
+    ApiRefusal,
+    ApiVersion,
+    Object,
+    page_of,
+    refusal_of,
+    secret_of,
+    version_of,
+)
+from ztprobe.kubernetes.api_errors import LONGEST_REASON, error_of, reason_of
 from ztprobe.printable import printable
 
 __all__ = ("Api", "NotThere", "Object", "configured")
@@ -37,10 +46,7 @@ _LIST_S = 120.0  # all pages of a list
 _LOG_IN_S = 120.0  # a credential plugin may ask its user
 _MOST_BYTES = 64 << 20  # of a page; 500 pods have 5 MB
 _CHUNK_BYTES = 1 << 20
-_LONGEST_REASON = 500
 _KUBECONFIG = "~/.kube/config"
-# Of RBAC's own refusals; admission's are of the same status and name neither verb nor resource.
-_FORBIDDEN = re.compile(r'cannot (\w+) resource "([^"]+)"')
 
 _T = TypeVar("_T")
 
@@ -107,11 +113,22 @@ class Api:
         :raises PreflightError: there is none, or the API refuses or does not answer; says what is missing.
         """
         read = functools.partial(self._core.read_namespaced_secret, name, namespace)
-        what = f"get Secret {namespace}/{name}"
-        ask = functools.partial(self._ask, read, what, "", "")
+        return self._one(read, f"get Secret {namespace}/{name}", secret_of)
+
+    def version(self) -> tuple[ApiVersion, str]:
+        """The API server's version, and how it calls that.
+
+        :raises PreflightError: the API refuses or does not answer.
+        """
+        from kubernetes.client import VersionApi
+
+        return self._one(VersionApi(self._core.api_client).get_code, "get its version", version_of)
+
+    def _one(self, call: Callable[..., Any], what: str, read: Callable[[bytes], _T]) -> _T:
+        ask = functools.partial(self._ask, call, what, "", "")
         body = _within(_PAGE_S, ask, f"{self._host} does not finish its answer")
         try:
-            return secret_of(body)
+            return read(body)
         except DocumentError as error:
             raise PreflightError(
                 f"{self._host} answers, but not as a Kubernetes API does: {error}"
@@ -189,15 +206,15 @@ class Api:
             yield
         except _Refused as error:
             if error.refusal.status == 404:
-                raise NotThere(str(_error_of(error.refusal, what, selector))) from error
-            raise _error_of(error.refusal, what, selector) from error
+                raise NotThere(str(error_of(error.refusal, what, selector))) from error
+            raise error_of(error.refusal, what, selector) from error
         except ApiException as error:  # the library's only other reason: TLS
-            said = printable(" ".join(str(error.reason).split()), _LONGEST_REASON)
+            said = printable(" ".join(str(error.reason).split()), LONGEST_REASON)
             raise PreflightError(f"{self._host} does not answer: {said}") from error
         except (HTTPError, OSError) as error:
-            raise PreflightError(f"{self._host} does not answer: {_reason(error)}") from error
+            raise PreflightError(f"{self._host} does not answer: {reason_of(error)}") from error
         except ValueError as error:  # a host or a header that http.client cannot make sense of
-            raise PreflightError(f"{self._host} cannot be asked: {_reason(error)}") from error
+            raise PreflightError(f"{self._host} cannot be asked: {reason_of(error)}") from error
 
 
 class _Refused(Exception):
@@ -344,38 +361,3 @@ def _no_access(reason: str) -> PreflightError:
 
 def _in_cluster() -> bool:
     return "KUBERNETES_SERVICE_HOST" in os.environ
-
-
-def _error_of(refusal: ApiRefusal, what: str, selector: str) -> ZtprobeError:
-    status, message = refusal.status if refusal.is_status else None, refusal.message
-    if status == 400 and selector:
-        return UsageError(f"selector {selector!r}: {message}")
-    if status == 401:
-        return PreflightError(
-            f"the Kubernetes API does not know us (401, {message}): log in again, or set KUBECONFIG"
-        )
-    forbidden = _FORBIDDEN.search(message)
-    if status == 403 and (forbidden is not None or what.startswith("list ")):  # admission is for changes
-        verb, kind = forbidden.groups() if forbidden is not None else what.split()[:2]
-        hint = " (manifests/components/node-access grants what ztprobe needs)" if verb == "list" else ""
-        return PreflightError(
-            f"the Kubernetes API does not let us {what} (403): {message}; missing: the verb {verb} on {kind}"
-            + hint
-        )
-    if "field not declared in schema" in message:
-        return PreflightError(
-            f"the cluster's Kubernetes is too old to {what}: {message}; 1.29 or newer is needed"
-        )
-    if status in (400, 403, 409, 422):  # admission, or a field that this version does not know
-        return PreflightError(f"the Kubernetes API refuses to {what} ({status}): {message}")
-    return PreflightError(f"the Kubernetes API failed to {what} ({refusal.status}): {message}")
-
-
-def _reason(error: BaseException) -> str:
-    # urllib3 wraps the system's own words several times.
-    while (inner := getattr(error, "reason", None) or error.__cause__ or error.__context__) is not None:
-        if not isinstance(inner, BaseException):
-            return printable(" ".join(str(inner).split()), _LONGEST_REASON)
-        error = inner
-    said = getattr(error, "strerror", None) or " ".join(str(error).split())
-    return printable(said, _LONGEST_REASON)

@@ -17,6 +17,7 @@ from ztprobe.rundir.temporary import scratch
 __all__ = ("Changes", "changing", "named")
 
 _MANAGER = "ztprobe"
+_NOTHING_IS_MADE = "All"  # admission is asked, and what it lets through is not kept
 # What runs are made of, in the order in which they are removed: pods before what holds them up.
 _POD = ("v1", "Pod")
 _KINDS = (
@@ -97,6 +98,52 @@ class Changes:
                     self._delete(version, kind, found)
                     removed.append(named(found))
         return removed
+
+    def refusal(self, document: Object) -> str:
+        """Why an object would not be made, as one line with the API's words; empty: it would be.
+
+        Nothing is made. That the API does not answer is such a line, too.
+        """
+        resource = self._resource(document["apiVersion"], document["kind"])
+        namespace = document["metadata"].get("namespace")
+        try:
+            self._api.asked(
+                "create",
+                named(document),
+                lambda: self._client.create(
+                    resource, body=document, namespace=namespace, dry_run=_NOTHING_IS_MADE
+                ),
+            )
+        except PreflightError as error:
+            return str(error)
+        return ""
+
+    def may(self, account: str, namespace: str, verb: str, resource: str, name: str = "") -> bool:
+        """Whether a service account may do something in its namespace, as the API server decides it.
+
+        :param resource: in the plural, of the core's.
+        :param name: of one object; empty: of any.
+        :raises PreflightError: RBAC refuses, or the API does not answer.
+        """
+        wanted = {"namespace": namespace, "verb": verb, "resource": resource, "name": name}
+        # Who a token of the account would be: https://kubernetes.io/docs/reference/access-authn-authz/
+        groups = ["system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated"]
+        version, kind = "authorization.k8s.io/v1", "SubjectAccessReview"
+        review = {
+            "apiVersion": version,
+            "kind": kind,
+            "spec": {
+                "user": f"system:serviceaccount:{namespace}:{account}",
+                "groups": groups,
+                "resourceAttributes": wanted,
+            },
+        }
+        reviews = self._resource(version, kind)
+        answer = self._api.asked("create", kind, lambda: self._client.create(reviews, body=review).to_dict())
+        allowed = (answer.get("status") or {}).get("allowed") if isinstance(answer, dict) else None
+        if not isinstance(allowed, bool):
+            raise PreflightError("the Kubernetes API answers a SubjectAccessReview with something else")
+        return allowed
 
     def end_pods(self, selector: str, namespace: str, grace_s: int) -> None:
         """Have pods end; they are gone some time after that.

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from ztprobe.kernelnet.netns import entered
 from ztprobe.pods.model import Pod
+from ztprobe.runtime.interface import Proof
 
-__all__ = ("CONNECTED", "REFUSED", "SILENT", "connect", "socket_in")
+__all__ = ("CONNECTED", "REFUSED", "SILENT", "ProofAttempt", "connect", "socket_in")
 
 CONNECTED, REFUSED, SILENT = "connected", "refused", "timed out"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProofAttempt:
+    """Something that is to be tried, and what has to come of it."""
+
+    name: str
+    expected: str
+    run: Callable[[], str]  # says what came of it
+    passes: Callable[[str], bool]
+
+    def judged(self, seen: str) -> Proof:
+        """What that proves."""
+        return Proof(name=self.name, expected=self.expected, observed=seen, passed=self.passes(seen))
 
 
 def socket_in(pod: Pod, timeout_s: float) -> socket.socket:

@@ -67,13 +67,19 @@ class Enforcement:
     mtls_expected: bool
     network_policy: tuple[Proof, ...] = ()
     mtls: tuple[Proof, ...] = ()
+    hardening: tuple[Proof, ...] = ()  # what sec3 adds on a cluster: Pod Security, and the accounts' rights
     # anything worth recording: rule counts, certificate identities, resumption setting
     details: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def proofs(self) -> tuple[Proof, ...]:
+        """All that was tried."""
+        return (*self.network_policy, *self.mtls, *self.hardening)
+
+    @property
     def failed(self) -> list[Proof]:
         """What is not in force."""
-        return [proof for proof in (*self.network_policy, *self.mtls) if not proof.passed]
+        return [proof for proof in self.proofs if not proof.passed]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,10 @@
-"""The gate of a pod that is to be traced: an init container that holds the application back.
+"""The gates of a pod that is to be traced: init containers that hold back what comes after them.
 
 Probes, profile and measurements come before an application's first packet: a pod's network is there as
-soon as its first init container runs, and the application begins when that has ended. The gate waits for
-a file in a volume of the pod's own, which the tracer makes through the root of the gate's process.
+soon as its first init container runs, and the application begins when that has ended. A pod with sidecars
+has a second gate behind them, so that they are up before the application is, as on the local runtime. A
+gate waits for a file in a volume of the pod's own, which the tracer makes through the root of the gate's
+process.
 """
 
 from __future__ import annotations
@@ -16,48 +18,65 @@ from typing import Any
 
 from ztprobe.process.identity import started_ticks
 
-__all__ = ("GATE", "gated", "open_gate")
+__all__ = ("GATE", "GATES", "INNER_GATE", "gated", "is_sidecar", "open_gate")
 
 GATE = "ztprobe-gate"
+INNER_GATE = "ztprobe-gate-inner"  # behind sidecars
+_FILES = {GATE: "open", INNER_GATE: "open-inner"}
+GATES = tuple(_FILES)
 _DIRECTORY = ("run", GATE)
-_FILE = "open"
 _LONGEST_S = 1800  # a gate that nobody opens ends its pod
-_WAIT = f"until [ -e /{'/'.join(_DIRECTORY)}/{_FILE} ]; do sleep 0.5; done"  # each look is a new process
+
+
+def is_sidecar(container: Mapping[str, Any]) -> bool:
+    """Whether an init container goes on beside the application (Kubernetes 1.29 or later)."""
+    return container.get("restartPolicy") == "Always"
 
 
 def gated(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A pod's spec with a gate before everything else, of the application's image and rights."""
-    application = spec["containers"][0]
-    gate = {
-        "name": GATE,
-        "image": application["image"],
-        "command": ["timeout", str(_LONGEST_S), "sh", "-c", _WAIT],
-        "volumeMounts": [{"name": GATE, "mountPath": f"/{'/'.join(_DIRECTORY)}"}],
-        "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},
-    }
-    gate |= {key: application[key] for key in ("imagePullPolicy", "securityContext") if key in application}
+    """A pod's spec with a gate before everything else, and one behind its sidecars, if it has any."""
+    before = spec.get("initContainers", ())
+    inner = [_gate(INNER_GATE, spec)] if any(is_sidecar(one) for one in before) else []
     return {
         **spec,
-        "initContainers": [gate, *spec.get("initContainers", ())],
+        "initContainers": [_gate(GATE, spec), *before, *inner],
         "volumes": [*spec.get("volumes", ()), {"name": GATE, "emptyDir": {}}],
     }
 
 
-def open_gate(pids: Iterable[int]) -> float | None:
+def _gate(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the application's image and rights."""
+    application = spec["containers"][0]
+    directory = f"/{'/'.join(_DIRECTORY)}"
+    wait = f"until [ -e {directory}/{_FILES[name]} ]; do sleep 0.5; done"  # each look is a new process
+    gate = {
+        "name": name,
+        "image": application["image"],
+        "command": ["timeout", str(_LONGEST_S), "sh", "-c", wait],
+        "volumeMounts": [{"name": GATE, "mountPath": directory}],
+        "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},
+    }
+    return gate | {
+        key: application[key] for key in ("imagePullPolicy", "securityContext") if key in application
+    }
+
+
+def open_gate(pids: Iterable[int], name: str = GATE) -> float | None:
     """Let the pod of a gate's processes go on, whichever of them still runs.
 
+    :param name: of the gate.
     :returns: how long it was held, in seconds; None: none of them is there.
     """
     held_s = None
     for pid in sorted(pids):
         with contextlib.suppress(OSError):  # it has ended
             held_s = max(held_s or 0.0, _held_s(pid))
-            _open_at(pid)
+            _open_at(pid, _FILES[name])
             return held_s
     return None
 
 
-def _open_at(pid: int, proc: Path = Path("/proc")) -> None:
+def _open_at(pid: int, file: str, proc: Path = Path("/proc")) -> None:
     # Every step is taken without following links: what the image holds there is not ours.
     with contextlib.ExitStack() as stack:
         here = os.open(proc / str(pid) / "root", os.O_PATH | os.O_DIRECTORY)
@@ -65,7 +84,7 @@ def _open_at(pid: int, proc: Path = Path("/proc")) -> None:
         for name in _DIRECTORY:
             here = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
             stack.callback(os.close, here)
-        os.close(os.open(_FILE, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644, dir_fd=here))
+        os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644, dir_fd=here))
 
 
 def _held_s(pid: int) -> float:

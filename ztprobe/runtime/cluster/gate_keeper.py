@@ -24,24 +24,28 @@ class GateKeeper:
         self._source, self._progress = source, progress
         self.held_s: dict[str, float] = {}  # by pod
 
-    def open(self, pods: Sequence[Pod]) -> None:
-        """Let these pods go on. :raises WorkloadError: one stands there no more."""
-        gates = self.processes(pods)
+    def open(self, pods: Sequence[Pod], name: str = gate.GATE) -> None:
+        """Let these pods go on.
+
+        :param name: of the gate; what comes after the last one is the application.
+        :raises WorkloadError: one stands there no more.
+        """
+        gates = self.processes(pods, name)
         for pod in pods:
-            held_s = gate.open_gate(gates.get(pod.name, ()))
+            held_s = gate.open_gate(gates.get(pod.name, ()), name)
             if held_s is None:
                 raise WorkloadError(
-                    f"{pod}: its gate ({gate.GATE}) is there no more: has somebody removed the pod?"
+                    f"{pod}: its gate ({name}) is there no more: has somebody removed the pod?"
                 )
-            self.held_s[pod.name] = round(held_s, 3)
+            self.held_s[pod.name] = round(self.held_s.get(pod.name, 0.0) + held_s, 3)
         longest_s = max(self.held_s[pod.name] for pod in pods)
-        who = pods[0].name if len(pods) == 1 else f"{len(pods)} clients"
+        who = pods[0].name if len(pods) == 1 else f"{len(pods)} pods"
         self._progress.note(f"{who} let go, after {longest_s:.1f} s at the gate")
 
-    def processes(self, pods: Sequence[Pod]) -> Mapping[str, Sequence[int]]:
-        """Pod's name -> its gate's processes."""
+    def processes(self, pods: Sequence[Pod], name: str = gate.GATE) -> Mapping[str, Sequence[int]]:
+        """Pod's name -> a gate's processes."""
         found: dict[str, list[int]] = {}
         for pid, (pod, container) in self._source.processes(pods).items():
-            if container == gate.GATE:
+            if container == name:
                 found.setdefault(pod, []).append(pid)
         return found

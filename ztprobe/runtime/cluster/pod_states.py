@@ -8,7 +8,7 @@ from typing import Any
 
 from ztprobe.kubernetes.answers import Object
 from ztprobe.printable import printable
-from ztprobe.runtime.cluster.gate import GATE
+from ztprobe.runtime.cluster.gate import GATE, GATES, is_sidecar
 
 __all__ = ("Hindrance", "container_names", "exits", "hindrance", "is_at_gate", "node_of", "short_of_memory")
 
@@ -41,10 +41,10 @@ def node_of(pod: Object) -> str:
     return str(pod["spec"].get("nodeName") or "")
 
 
-def is_at_gate(pod: Object) -> bool:
-    """Whether its network is there and its gate holds it."""
+def is_at_gate(pod: Object, gate: str = GATE) -> bool:
+    """Whether its network is there and a gate holds it."""
     running = {one.get("name") for one in _statuses(pod) if "running" in (one.get("state") or {})}
-    return GATE in running and bool(pod["status"].get("podIP"))
+    return gate in running and bool(pod["status"].get("podIP"))
 
 
 def container_names(pods: Iterable[Object]) -> dict[str, str]:
@@ -59,18 +59,28 @@ def container_names(pods: Iterable[Object]) -> dict[str, str]:
 
 
 def exits(pods: Iterable[Object]) -> dict[str, int]:
-    """POD/CONTAINER -> exit status (negative: the signal) of all that have ended, gates left out."""
+    """POD/CONTAINER -> exit status (negative: the signal) of all that have ended, gates left out.
+
+    A sidecar that kubelet has started again had ended; one that it ends because the application has is none
+    of them.
+    """
     found = {}
     for pod in pods:
+        sidecars = {one["name"] for one in pod["spec"].get("initContainers") or () if is_sidecar(one)}
+        applications = [one.get("state") or {} for one in pod["status"].get("containerStatuses") or ()]
+        is_over = bool(applications) and all("terminated" in state for state in applications)
         for one in _statuses(pod):
             ended = (one.get("state") or {}).get("terminated")
-            if ended is not None and one.get("name") != GATE:
-                status = int(ended.get("exitCode", 0))
-                is_signal = _BY_SIGNAL < status <= _BY_SIGNAL + _LAST_SIGNAL
-                found[f"{pod['metadata']['name']}/{one.get('name')}"] = (
-                    _BY_SIGNAL - status if is_signal else status
-                )
+            if one.get("name") in sidecars:
+                ended = None if is_over else ended or (one.get("lastState") or {}).get("terminated")
+            if ended is not None and one.get("name") not in GATES:
+                found[f"{pod['metadata']['name']}/{one.get('name')}"] = _status(ended)
     return found
+
+
+def _status(ended: Mapping[str, Any]) -> int:
+    status = int(ended.get("exitCode", 0))
+    return _BY_SIGNAL - status if _BY_SIGNAL < status <= _BY_SIGNAL + _LAST_SIGNAL else status
 
 
 def short_of_memory(pod: Object, container: str) -> bool:
@@ -92,16 +102,19 @@ def hindrance(pod: Object) -> Hindrance | None:
         if one.get("type") == "PodScheduled" and one.get("status") == "False":
             said = one.get("message") or one.get("reason") or "no reason given"
             return Hindrance(words=f"{name} cannot be scheduled: {_line(said)}", is_final=False)
-    images = {one["name"]: one.get("image", "") for one in _containers(pod)}
+    containers = {one["name"]: one for one in _containers(pod)}
     for one in _statuses(pod):
         waiting = (one.get("state") or {}).get("waiting") or {}
         reason, message = str(waiting.get("reason") or ""), str(waiting.get("message") or "")
         if reason in _IMAGE:
-            image = images.get(one.get("name"), "")
+            container = containers.get(one.get("name"), {})
             said = _line(message) or "no reason given"
+            ours = "" if is_sidecar(container) else "make images builds it, "
+            another = "" if is_sidecar(container) else ", --image names another"
+            image = container.get("image", "")
             words = (
-                f"{name}: the image {image} cannot be pulled ({reason}): {said}; make images builds it,"
-                " ctr -n k8s.io images import gives it to a node, --image names another"
+                f"{name}: the image {image} cannot be pulled ({reason}): {said}; {ours}ctr -n k8s.io images"
+                f" import gives it to a node{another}"
             )
             return Hindrance(words=words, is_final=reason in _FATAL)
         if reason in _FATAL:

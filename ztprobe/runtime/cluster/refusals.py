@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from ztprobe.errors import UsageError
-from ztprobe.kubernetes.api import Object
+from ztprobe.errors import PreflightError, UsageError
+from ztprobe.kubernetes.api import Api, Object
 from ztprobe.kubernetes.pod_source import Cluster
 from ztprobe.runtime.cluster import pod_states
 from ztprobe.runtime.interface import WorkloadOptions
 
-__all__ = ("refuse_apart", "refuse_away", "refuse_options")
+__all__ = ("refuse_apart", "refuse_away", "refuse_old", "refuse_options")
 
 _WHERE = "--runtime kubernetes"
 _FEW = 3
+_WITH_SIDECARS = (2, 3)
+# https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/
+_SIDECARS_SINCE = (1, 29)
 
 
 def refuse_options(options: WorkloadOptions) -> None:
     """:raises UsageError: something is asked for that is not to be had on a cluster."""
-    if options.mutual_tls:
-        raise UsageError(
-            f"sec{options.level}: with {_WHERE} trace brings up sec0 and sec1, sidecars not yet; `ztprobe"
-            " deploy experiment` puts them on a cluster, and trace --attach watches them there"
-        )
     if options.later_level is not None:
         raise UsageError(f"--switch-level: is for this machine's own runtime, not for {_WHERE}")
     if options.fl.get("edges"):
         raise UsageError(f"--fl-edges: is for this machine's own runtime, not for {_WHERE}")
+
+
+def refuse_old(api: Api, levels: Iterable[int]) -> None:
+    """:raises PreflightError: a level has sidecars, and the API server is too old to know them."""
+    level = next((level for level in levels if level in _WITH_SIDECARS), None)
+    if level is None:
+        return
+    version, named = api.version()
+    if version < _SIDECARS_SINCE:
+        raise PreflightError(
+            f"sec{level}: this cluster's API server is Kubernetes {named or '.'.join(map(str, version))}, and"
+            f" sidecars (init containers that go on) need {'.'.join(map(str, _SIDECARS_SINCE))} or newer;"
+            " sec0 and sec1 run there"
+        )
 
 
 def refuse_apart(cluster: Cluster, objects: Mapping[str, Object], count: int) -> None:

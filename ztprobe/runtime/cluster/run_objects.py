@@ -57,16 +57,21 @@ class RunObjects:
                 f" {self._place.undeploy(self._run_id)} removes it"
             )
 
+    @property
+    def changes(self) -> Changes:
+        """For what is tried with others of the kind."""
+        if self._changes is None:
+            raise RuntimeError("begin() comes first")
+        return self._changes
+
     def apply(self, *, policies: bool) -> None:
         """Apply the NetworkPolicies, or everything else.
 
         :raises PreflightError: the API refuses, or does not answer.
         """
-        if self._changes is None:
-            raise RuntimeError("begin() comes first")
         for document in self._documents:
             if (document["kind"] == "NetworkPolicy") == policies:
-                self._changes.apply(document)
+                self.changes.apply(document)
                 self._is_applied = True
 
     def remove(self, pods: RunPods | None) -> None:

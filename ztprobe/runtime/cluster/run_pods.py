@@ -12,6 +12,7 @@ from ztprobe.kubernetes.repeated import Repeated
 from ztprobe.printable import printable
 from ztprobe.progress import Progress
 from ztprobe.runtime.cluster import pod_states
+from ztprobe.runtime.cluster.gate import GATE
 from ztprobe.runtime.cluster.rewriting import RUN_LABEL
 
 __all__ = ("RunPods",)
@@ -69,9 +70,13 @@ class RunPods:
             self._is_away = True
 
     def await_gates(
-        self, names: Iterable[str], check: Callable[[Mapping[str, Object]], None] = lambda _: None
+        self,
+        names: Iterable[str],
+        check: Callable[[Mapping[str, Object]], None] = lambda _: None,
+        *,
+        gate: str = GATE,
     ) -> None:
-        """Wait until each of these pods stands at its gate; says what they wait for meanwhile.
+        """Wait until each of these pods stands at a gate; says what they wait for meanwhile.
 
         :param check: looks at all pods that there are, and raises where it is no use to wait.
         :raises WorkloadError: something keeps one from it.
@@ -79,10 +84,11 @@ class RunPods:
         """
         names = list(names)
         begun_s, hindered_s, said = time.monotonic(), 0.0, ""
+        at = "there" if gate == GATE else "behind their sidecars"
         while True:
             pods = self.read()
             check(pods)
-            there = [name for name in names if name in pods and pod_states.is_at_gate(pods[name])]
+            there = [name for name in names if name in pods and pod_states.is_at_gate(pods[name], gate)]
             if len(there) == len(names):
                 return
             found = [one for pod in pods.values() if (one := pod_states.hindrance(pod)) is not None]
@@ -94,8 +100,8 @@ class RunPods:
             missing = next(name for name in names if name not in there)
             if now_s - begun_s > _GATES_S:
                 why = self._why_not(missing)
-                raise WorkloadError(f"{self._namespace}/{missing} is not there after {_GATES_S:.0f} s: {why}")
-            words = f"{len(there)} of {len(names)} pods are there"
+                raise WorkloadError(f"{self._namespace}/{missing} is not {at} after {_GATES_S:.0f} s: {why}")
+            words = f"{len(there)} of {len(names)} pods are {at}"
             words += f"; {found[0].words}" if found else f", {missing} is next"
             if words != said and now_s - begun_s > 2 * _POLL_S:
                 self._progress.note(words)

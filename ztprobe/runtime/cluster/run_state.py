@@ -34,9 +34,10 @@ class RunState:
         """
         self._look()
         objects = self._run_pods().objects
+        applications = {f"{one.name}/{one.application.name}" for one in self._workload.pods}
         for who, status in pod_states.exits(objects.values()).items():
             pod, _, container = who.partition("/")
-            if status == 0:
+            if status == 0 and who in applications:  # a sidecar is not to end before it
                 continue
             killed = f"was killed by {signal.Signals(-status).name}" if status < 0 else ""
             how = killed or f"exited with status {status}"

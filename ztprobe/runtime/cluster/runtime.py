@@ -1,13 +1,14 @@
 """A cluster as a runtime: a run's pods are applied, held at their gates, watched from their node, removed.
 
 The manifests are `deploy`'s, as one run with its own namespace. Pods stand behind gates
-(`ztprobe.runtime.cluster.gate`) until probes and profile are in force; then policies are applied, the
-server's gate is opened, and the clients' once the level is proven. All pods are on the node on which this
-runs: nothing finds what happens on others yet.
+(`ztprobe.runtime.cluster.gate`) until probes and profile are in force; then policies are applied and sidecars
+come up, the server's gate is opened, and the clients' once the level is proven. All pods are on the node on
+which this runs: nothing finds what happens on others yet.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,20 +22,24 @@ from ztprobe.kubernetes.pod_source import Cluster
 from ztprobe.pods.model import Pod
 from ztprobe.process.interrupts import shielded
 from ztprobe.progress import Progress
-from ztprobe.runtime.cluster import enforcement, pod_states, refusals
+from ztprobe.rundir import temporary
+from ztprobe.runtime.cluster import gate, pod_states, refusals
 from ztprobe.runtime.cluster.experiment import experiment_documents
 from ztprobe.runtime.cluster.gate_keeper import GateKeeper
+from ztprobe.runtime.cluster.level_proof import LevelProof, expected
 from ztprobe.runtime.cluster.place import ClusterPlace
+from ztprobe.runtime.cluster.run_certificates import RunCertificates
 from ztprobe.runtime.cluster.run_objects import RunObjects
 from ztprobe.runtime.cluster.run_pods import RunPods
 from ztprobe.runtime.cluster.run_state import RunState
 from ztprobe.runtime.cluster.source import RunSource, logs_of
 from ztprobe.runtime.cluster.traced import traced_pods
-from ztprobe.runtime.interface import Enforcement, LevelInForce, NotProven, WorkloadOptions
-from ztprobe.runtime.local import cgroups, transport
+from ztprobe.runtime.interface import Enforcement, LevelInForce, WorkloadOptions
+from ztprobe.runtime.local import cgroups, sidecar, transport
 from ztprobe.runtime.local.kustomize import render
 from ztprobe.runtime.local.later_level import overlay_of
 from ztprobe.runtime.local.network import one_by_one
+from ztprobe.runtime.local.placement import loopback_port
 from ztprobe.runtime.local.workload import Workload, plan
 
 __all__ = ("ClusterRuntime",)
@@ -75,9 +80,16 @@ class ClusterRuntime:
         )
         traced = traced_pods(documents, place.node)
         self._objects = RunObjects(traced, place, run_id, self._namespace, progress)
+        self._certificates = RunCertificates(documents)
+        self._source = RunSource(lambda: self._cluster, self._told, self._log_dir)
+        self._level = LevelProof(
+            options, self._workload, place, self._namespace, self._certificates, self._source
+        )
+        # The gate that holds the application: behind the sidecars, if there are any.
+        self._last_gate = gate.INNER_GATE if options.mutual_tls else gate.GATE
+        self._open = contextlib.ExitStack()
         self._pods: dict[str, Pod] = {}
         self._run_pods: RunPods | None = None
-        self._source = RunSource(lambda: self._cluster, self._told, self._log_dir)
         self._gates = GateKeeper(self._source, progress)
         self._state = RunState(self._workload, self._namespace, self._told, self._source)
 
@@ -113,7 +125,7 @@ class ClusterRuntime:
 
     def loopback_port(self, pod: str) -> int | None:
         """See `ztprobe.runtime.interface.Runtime`."""
-        return None
+        return next(loopback_port(one) for one in self._workload.pods if one.name == pod)
 
     def create(self) -> None:
         """Apply everything but policies, and wait until each pod stands at its gate.
@@ -124,8 +136,10 @@ class ClusterRuntime:
         """
         self._log_dir.mkdir(parents=True, exist_ok=True)
         api = self._api = self._place.api()
+        refusals.refuse_old(api, [self._options.level])
         self._cluster = Cluster(self._place.node, api)
         told = self._run_pods = RunPods(api, self._namespace, self._run_id, self._progress)
+        self._certificates.write(self._open.enter_context(temporary.scratch()))
         self._objects.begin(api)
         self._objects.apply(policies=False)
         names = [pod.name for pod in self._workload.pods]
@@ -142,7 +156,8 @@ class ClusterRuntime:
         refusals.refuse_away(away, min(here, default=self._cluster.node), len(names))
         self._pods = {name: pod for name, pod in found.items() if pod is not None}
         self._source.know(self._pods.values())
-        self._source.at_gates(self.applications)
+        if not self._options.mutual_tls:  # else sidecars come next
+            self._source.at_gates(self.applications)
         if not logs_of(self.server).is_dir():
             raise PreflightError(
                 f"the pods' logs are not to be seen: {logs_of(self.server)} is not there; run ztprobe on the"
@@ -153,8 +168,22 @@ class ClusterRuntime:
                 one_by_one(pod.netns, pod.interface)
 
     def secure(self) -> None:
-        """Apply the level's policies. :raises PreflightError: the API refuses them."""
+        """Apply the level's policies, then let the sidecars come up and wait for them.
+
+        :raises PreflightError: the API refuses the policies.
+        :raises WorkloadError: a sidecar does not become ready.
+        """
         self._objects.apply(policies=True)
+        if not self._options.mutual_tls:
+            return
+        self._gates.open(self.pods)
+        self._told().await_gates(list(self._pods), gate=gate.INNER_GATE)
+        waiting = list(self.pods)
+        for _ in self._until("sidecars are not ready"):
+            waiting = [pod for pod in waiting if not sidecar.backends_ready(pod.netns)]
+            if not waiting:
+                break
+        self._source.at_gates(self.applications)
 
     def start_server(self) -> None:
         """Open the server's gate, and return once it listens.
@@ -163,7 +192,7 @@ class ClusterRuntime:
         """
         application = self._workload.server.application
         port = int(application.env["FL_LISTEN"].rpartition(":")[2])
-        self._gates.open([self.server])
+        self._gates.open([self.server], self._last_gate)
         for _ in self._until(f"{self.server.name} does not listen on port {port}"):
             running = self._source.processes([self.server]).items()
             pids = [pid for pid, (_, container) in running if container == application.name]
@@ -172,34 +201,17 @@ class ClusterRuntime:
 
     def expected(self) -> Enforcement:
         """See `ztprobe.runtime.interface.Runtime`."""
-        return enforcement.expected(self._options, self._api, self._progress)
+        return expected(self._options, self._api, self._progress)
 
     def prove(self) -> Enforcement:
-        """Show that policies are enforced, or that none is in the way. :raises NotProven: it is not so."""
-        policy, service = self._options.network_policy, self._workload.service
+        """Show that the level's controls are in force. :raises NotProven: one is not."""
         first = self.clients[0]
-        proofs = enforcement.prove_policies(
-            self.server,
-            self.clients,
-            service.port,
-            enforcement.service_name(service, self._namespace),
-            self._gates.processes([first]).get(first.name, ()),
-            policy=policy,
-        )
-        expected = self.expected()
-        found = Enforcement(
-            network_policy_expected=policy,
-            mtls_expected=expected.mtls_expected,
-            network_policy=proofs,
-            details=expected.details,
-        )
-        if found.failed:
-            raise NotProven(found)
-        return found
+        at_gate = self._gates.processes([first], self._last_gate).get(first.name, ())
+        return self._level.prove(self.expected(), self.server, self.clients, at_gate, self._objects.changes)
 
     def start_clients(self) -> None:
         """Open every client's gate."""
-        self._gates.open(self.clients)
+        self._gates.open(self.clients, self._last_gate)
 
     def switch_level(self, started: Callable[[], None]) -> LevelInForce:
         """Not to be had here; refused beforehand."""
@@ -236,6 +248,7 @@ class ClusterRuntime:
             "namespace": self._namespace,
             "node": self.server.node,
             "gate_held_s": dict(self._gates.held_s),
+            **self._level.facts(),
         }
 
     def down(self) -> None:
@@ -243,6 +256,7 @@ class ClusterRuntime:
         with shielded():
             self._source.close()
             self._objects.remove(self._run_pods)
+            self._open.close()
             self._pods.clear()
 
     def _until(self, problem: str) -> Iterator[None]:

@@ -83,6 +83,11 @@ class RunSource:
         """See `PodSource`: as the run directory keeps it, with all that there is by now."""
         return self._log(pod, container).kept
 
+    def text(self, pod: Pod, container: str) -> str:
+        """All that a container has written to its standard output by now."""
+        kept = self.log(pod, container)
+        return kept.read_text(errors="replace") if kept.exists() else ""
+
     def _log(self, pod: Pod, container: str) -> KeptLog:
         key = (pod.name, container)
         if key not in self._logs:

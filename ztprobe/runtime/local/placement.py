@@ -12,7 +12,7 @@ from ztprobe import policy
 from ztprobe.runtime.local import dns, network
 from ztprobe.runtime.local.workload import PodPlan, Workload
 
-__all__ = ("OUTSIDER", "place", "policy_pods", "rules")
+__all__ = ("OUTSIDER", "loopback_port", "place", "policy_pods", "rules")
 
 OUTSIDER = "outsider"
 
@@ -28,7 +28,7 @@ def place(workload: Workload) -> dict[str, network.PodAddress]:
             name=pod.name,
             namespace=pod.namespace,
             labels=pod.labels,
-            loopback_port=_loopback_port(pod),
+            loopback_port=loopback_port(pod),
             number=len(placed),
         )
     for name, namespace, labels in (
@@ -73,7 +73,8 @@ def rules(
     )
 
 
-def _loopback_port(pod: PodPlan) -> int | None:
+def loopback_port(pod: PodPlan) -> int | None:
+    """See `ztprobe.runtime.interface.Runtime`."""
     # Both sides of a sidecar are written in the application's own environment.
     if not any(c.sidecar for c in pod.containers):
         return None

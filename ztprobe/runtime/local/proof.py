@@ -11,18 +11,17 @@ seconds at most when nothing is wrong.
 from __future__ import annotations
 
 import dataclasses
-import json
-import ssl
-import time
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from ztprobe.pods.model import Pod
-from ztprobe.runtime.attempts import CONNECTED, REFUSED, SILENT, connect, socket_in
+from ztprobe.runtime.attempts import CONNECTED, REFUSED, SILENT, ProofAttempt, connect
 from ztprobe.runtime.interface import Enforcement, Proof
 from ztprobe.runtime.local import dns, firewall
+from ztprobe.runtime.tls_attempts import TlsWay, saw_identity, tls_attempts
 
 __all__ = ("ProofScene", "prove", "prove_policies", "prove_sidecar")
 
@@ -31,12 +30,7 @@ __all__ = ("ProofScene", "prove", "prove_policies", "prove_sidecar")
 _SILENCE_S = 1.5
 # Room for two lost packets in a row where an answer is due.
 _ANSWER_S = 6.0
-# For a verdict that comes in one segment, which may have to be sent twice.
-_VERDICT_S = 3.0
-_LOG_S = 3.0
 _CLOSED_PORT_OFFSET = 1  # next to the server's port; nothing listens there
-_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000")
-_TLS_ALERT = 0x15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +74,17 @@ def prove(scenes: Sequence[ProofScene]) -> Enforcement:
         observed = [future.result() for future in futures]
     after = firewall.dropped(scene.node) if scene.policy else {}
     proofs = [check.judge(seen, before, after) for check, seen in zip(checks, observed, strict=False)]
-    tls_proofs = [
-        check.judge(seen, before, after)
-        for check, seen in zip(tls_checks, observed[len(checks) :], strict=True)
-    ]
+    tls_proofs = [check.judged(seen) for check, seen in zip(tls_checks, observed[len(checks) :], strict=True)]
     if tls_checks:
-        tls_proofs += [_server_saw_identity(each) for each in scenes]
+        tls_proofs += [
+            saw_identity(
+                each.server.name,
+                each.clients[0].name,
+                each.client_identity,
+                functools.partial(_text, each.server_proxy_log),
+            )
+            for each in scenes
+        ]
     return Enforcement(
         network_policy_expected=scene.policy,
         mtls_expected=scene.certificates is not None,
@@ -114,28 +113,31 @@ def prove_sidecar(scene: ProofScene) -> list[Proof]:
     if scene.certificates is None:
         return []
     own, foreign = scene.certificates
-    checks = _tls_checks(dataclasses.replace(scene, clients=(scene.outsider,)), own, foreign, "the clients'")
+    checks = _tls_checks(scene, own, foreign, client=scene.outsider, whose="the clients'")
     with ThreadPoolExecutor(max_workers=len(checks)) as pool:
         observed = list(pool.map(lambda check: check.run(), checks))
-    return [check.judge(seen, {}, {}) for check, seen in zip(checks, observed, strict=True)]
+    return [check.judged(seen) for check, seen in zip(checks, observed, strict=True)]
+
+
+def _text(log: Path) -> str:
+    return log.read_text() if log.exists() else ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Check:
-    name: str
-    expected: str
-    run: Callable[[], str]
-    passes: Callable[[str], bool]
+class _Check(ProofAttempt):
     # the filter must have dropped packets of this flow meanwhile
     flow: firewall.Flow | None = None
 
     def judge(self, seen: str, before: dict[firewall.Flow, int], after: dict[firewall.Flow, int]) -> Proof:
-        passed = self.passes(seen)
-        if self.flow is not None:
-            packets = after.get(self.flow, 0) - before.get(self.flow, 0)
-            seen += f", {packets} packets dropped by the policy"
-            passed = passed and packets > 0
-        return Proof(name=self.name, expected=self.expected, observed=seen, passed=passed)
+        proof = self.judged(seen)
+        if self.flow is None:
+            return proof
+        packets = after.get(self.flow, 0) - before.get(self.flow, 0)
+        return dataclasses.replace(
+            proof,
+            observed=f"{seen}, {packets} packets dropped by the policy",
+            passed=proof.passed and packets > 0,
+        )
 
 
 def _policy_checks(scene: ProofScene) -> list[_Check]:
@@ -177,40 +179,22 @@ def _tcp(name: str, source: Pod, target: Pod, port: int, unhindered: str, blocke
     )
 
 
-def _tls_checks(scene: ProofScene, own: Path, foreign: Path, whose: str = "its") -> list[_Check]:
-    client, application_port = scene.clients[0], scene.loopback_port or 0
-    return [
-        _Check(
-            name=f"{client.name} with {whose} certificate -> {scene.server.name}:{scene.port}",
-            expected=f"TLSv1.3 with {scene.server_identity}, accepted",
-            run=lambda: _handshake(scene, client, own, own),
-            passes=lambda seen: seen == f"TLSv1.3 with {scene.server_identity}, accepted",
-        ),
-        _Check(
-            name=f"{client.name} without a certificate -> {scene.server.name}:{scene.port}",
-            expected="refused: certificate required",
-            run=lambda: _handshake(scene, client, own, None),
-            passes=lambda seen: "certificate required" in seen and seen.startswith("refused"),
-        ),
-        _Check(
-            name=f"{client.name} with another account's certificate -> {scene.server.name}:{scene.port}",
-            expected="closed before any answer",
-            run=lambda: _handshake(scene, client, own, foreign),
-            passes=lambda seen: seen.startswith(("closed", "refused")),
-        ),
-        _Check(
-            name=f"{client.name} in plain HTTP/2 -> {scene.server.name}:{scene.port}",
-            expected="no HTTP/2 answer",
-            run=lambda: _plaintext(client, scene.server, scene.port),
-            passes=lambda seen: seen.startswith("no HTTP/2 answer"),
-        ),
-        _Check(
-            name=f"{client.name} past the sidecar -> {scene.server.name}:{application_port}",
-            expected=f"{REFUSED} or {SILENT}",
-            run=lambda: connect(client, scene.server.address, application_port, _SILENCE_S),
-            passes=lambda seen: seen in (REFUSED, SILENT),
-        ),
-    ]
+def _tls_checks(
+    scene: ProofScene, own: Path, foreign: Path, *, client: Pod | None = None, whose: str = "its"
+) -> list[ProofAttempt]:
+    return tls_attempts(
+        TlsWay(
+            client=client or scene.clients[0],
+            server=scene.server,
+            port=scene.port,
+            application_port=scene.loopback_port or 0,
+            service_name=scene.service_name,
+            server_identity=scene.server_identity,
+            own=own,
+            whose=whose,
+            foreign={"another account's": foreign},
+        )
+    )
 
 
 def _resolve(pod: Pod, scene: ProofScene) -> str:
@@ -222,78 +206,3 @@ def _resolve(pod: Pod, scene: ProofScene) -> str:
             continue
         return f"{scene.service_name} is {', '.join(answers) or 'unknown'}"
     return SILENT
-
-
-def _handshake(scene: ProofScene, pod: Pod, trust: Path, certificate: Path | None) -> str:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(trust / "ca.crt")
-    if certificate is not None:
-        context.load_cert_chain(certificate / "tls.crt", certificate / "tls.key")
-    with socket_in(pod, _ANSWER_S) as raw:
-        try:
-            raw.connect((scene.server.address, scene.port))
-            with context.wrap_socket(raw, server_hostname=scene.service_name) as tls:
-                # A TLS 1.3 client is done before the server has judged its certificate: the
-                # verdict is the first read. A server that accepts speaks first (HTTP/2 settings).
-                peer, version = tls.getpeercert() or {}, tls.version()
-                tls.settimeout(_VERDICT_S)
-                try:
-                    answered = tls.recv(1) != b""
-                except TimeoutError:
-                    answered = True
-        except ssl.SSLError as error:
-            return f"refused: {(error.reason or str(error)).lower().replace('_', ' ')}"
-        except ConnectionResetError:
-            return "closed with a reset"
-        except OSError as error:
-            return error.strerror or str(error) or type(error).__name__
-    if not answered:
-        return "closed without an answer"
-    names: Sequence[tuple[str, str]] = peer.get("subjectAltName", ())  # type: ignore[assignment]
-    identity = next((value for kind, value in names if kind == "URI"), "no identity")
-    return f"{version} with {identity}, accepted"
-
-
-def _plaintext(pod: Pod, server: Pod, port: int) -> str:
-    received = b""
-    with socket_in(pod, _ANSWER_S) as sock:
-        try:
-            sock.connect((server.address, port))
-            sock.settimeout(_SILENCE_S)
-            sock.sendall(_HTTP2_PREFACE)
-            while len(received) < 9 and (more := sock.recv(64)):
-                received += more
-        except ConnectionResetError:
-            pass
-        except TimeoutError:
-            pass
-        except OSError as error:
-            return error.strerror or str(error)
-    if not received:
-        return "no HTTP/2 answer: closed or silent"
-    return "no HTTP/2 answer: a TLS alert" if received[0] == _TLS_ALERT else f"answered {received[:9].hex()}"
-
-
-def _server_saw_identity(scene: ProofScene) -> Proof:
-    # The proxy writes its line when the connection has closed, a round trip after we did.
-    deadline = time.monotonic() + _LOG_S
-    seen = "no such connection in the proxy's log"
-    while True:
-        for line in (
-            scene.server_proxy_log.read_text().splitlines() if scene.server_proxy_log.exists() else ()
-        ):
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if entry.get("peer_identity") == scene.client_identity and entry.get("tls"):
-                seen = f"{entry['tls']} with {entry['peer_identity']}"
-        passed = seen == f"TLSv1.3 with {scene.client_identity}"
-        if passed or time.monotonic() > deadline:
-            return Proof(
-                name=f"{scene.server.name}'s proxy verified {scene.clients[0].name}",
-                expected=f"TLSv1.3 with {scene.client_identity}",
-                observed=seen,
-                passed=passed,
-            )
-        time.sleep(0.02)
