@@ -14,6 +14,7 @@ import pytest
 
 from tests.kernel.cluster import KubeNode, kube_node
 from tests.kernel.kubelet import Kubelet, await_line
+from tests.kernel.kubelet_logs import LogServer
 from ztprobe.emulation.netem import netem_supported
 from ztprobe.kernelnet.netns import entered
 from ztprobe.paths import REPO_DIR
@@ -164,6 +165,23 @@ def test_what_is_not_allowed_or_not_to_be_had_is_one_line(node: KubeNode, tmp_pa
         done = trace(node, out, "--experiment", "net2-sec0", fails=3)
         assert "trace puts no delay line on a cluster's node" in done.stderr.splitlines()[-1]
     assert not out.exists()
+
+
+def test_logs_that_are_not_here_come_through_the_api(node: KubeNode, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with Kubelet(node) as kubelet, LogServer(node, kubelet.log) as logs:
+        logs.breaks = 4
+        words = (*TRACE, "--out", str(out), "--experiment", "net0-sec0", "--no-baseline")
+        done = node.ztprobe(*words)  # /var/log/pods is this machine's own, and has none of them
+        assert logs.breaks == 0
+        assert logs.streams > 4
+    assert "the pods' logs are read through the API" in done.stderr
+    run = load_run(out)
+    ends = [one["round"] for one in run.rounds if one["event"] == "round_end"]
+    assert ends == list(range(1, ROUNDS + 1))
+    times = [one["time_monotonic_ns"] for one in run.rounds]
+    assert times == sorted(times)
+    assert len(run.clients) >= 2 * ROUNDS
 
 
 def test_a_rate_is_in_force_behind_the_gates(node: KubeNode, tmp_path: Path) -> None:

@@ -124,6 +124,37 @@ class Api:
 
         return self._one(VersionApi(self._core.api_client).get_code, "get its version", version_of)
 
+    def log(
+        self, namespace: str, pod: str, container: str, since_s: int | None, follow: bool
+    ) -> Iterator[bytes]:
+        """Lines of a container's log, each with the time at which it was written.
+
+        :param since_s: only what was written in the last seconds; None: all that there is.
+        :param follow: wait for more, until the container has ended or nothing comes for a while.
+        :raises PreflightError: there is none yet, or the API refuses or does not answer.
+        """
+        more = {} if since_s is None else {"since_seconds": since_s}
+        with self._translating(f"get the log of {namespace}/{pod}", ""):
+            answer = self._core.read_namespaced_pod_log(
+                pod,
+                namespace,
+                container=container,
+                timestamps=True,
+                follow=follow,
+                _preload_content=False,
+                _request_timeout=_ANSWER_S,
+                **more,
+            )
+            with contextlib.closing(answer):
+                part, end_s = b"", time.monotonic() + _PAGE_S
+                for chunk in answer.stream(_CHUNK_BYTES, decode_content=True):
+                    if not follow and time.monotonic() > end_s:
+                        raise PreflightError(f"{self._host} does not come to the end of a log")
+                    *lines, part = (part + chunk).split(b"\n")
+                    yield from lines
+                    if len(part) > _MOST_BYTES:
+                        raise PreflightError(f"{self._host} answers with a line of more than 64 MiB")
+
     def _one(self, call: Callable[..., Any], what: str, read: Callable[[bytes], _T]) -> _T:
         ask = functools.partial(self._ask, call, what, "", "")
         body = _within(_PAGE_S, ask, f"{self._host} does not finish its answer")

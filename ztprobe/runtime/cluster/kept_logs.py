@@ -40,6 +40,8 @@ class KeptLog:
                 if not self._is_over():
                     return
 
+    complete = look
+
     def _opened(self) -> bool:
         if self._open is None:
             self._open = newest_log(self._source).open("rb")
@@ -68,11 +70,15 @@ class KeptLog:
         if (now.st_ino, now.st_dev) == (mine.st_ino, mine.st_dev):
             return False
         self._copy()
-        self.close()
+        self._leave()
         return True
 
     def close(self) -> None:
-        """Read no more."""
+        """Copy what is left, and read no more."""
+        self.look()
+        self._leave()
+
+    def _leave(self) -> None:
         if self._open is not None:
             self._open.close()
         self._open, self._part = None, b""

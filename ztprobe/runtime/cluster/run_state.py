@@ -59,10 +59,14 @@ class RunState:
         """True once server and clients have all exited with status 0."""
         self._look()
         exits = self.exits()
-        return all(exits.get(f"{one.name}/{one.application.name}") == 0 for one in self._workload.pods)
+        is_over = all(exits.get(f"{one.name}/{one.application.name}") == 0 for one in self._workload.pods)
+        if is_over:
+            self._source.complete()  # whoever is told that it is over reads their last words
+        return is_over
 
     def last_words(self, pod: str, container: str) -> str:
         """The last lines that a container wrote, on one line, and where the rest is."""
+        self._source.complete()
         return last_words(self._source.log(self._source.named(pod), container))
 
     def _look(self) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ztprobe import paths
-from ztprobe.errors import PreflightError, WorkloadError
+from ztprobe.errors import WorkloadError
 from ztprobe.kernelnet.sockets import tcp_sockets
 from ztprobe.kubernetes.pod_source import Cluster
 from ztprobe.pods.model import Pod
@@ -159,13 +159,18 @@ class ClusterRuntime:
         if not self._options.mutual_tls:  # else sidecars come next
             self._source.at_gates(self.applications)
         if not logs_of(self.server).is_dir():
-            raise PreflightError(
-                f"the pods' logs are not to be seen: {logs_of(self.server)} is not there; run ztprobe on the"
-                " node itself, or mount the node's /var/log/pods where it runs"
-            )
+            self._ask_for_logs()
         if not self._offloads:
             for pod in self._pods.values():
                 one_by_one(pod.netns, pod.interface)
+
+    def _ask_for_logs(self) -> None:
+        """:raises PreflightError: the API does not give logs either."""
+        server = self.server
+        for _ in self._api.log(server.namespace, server.name, gate.GATE, None, False):
+            break  # it has nothing to say, and whether it may be asked is known now
+        self._progress.note(f"{logs_of(server)} is not there: the pods' logs are read through the API")
+        self._source.read_logs_through(self._api)
 
     def secure(self) -> None:
         """Apply the level's policies, then let the sidecars come up and wait for them.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from ztprobe.kubernetes.api import Api
 from ztprobe.kubernetes.pod_facts import LOGS, cgroup_uid
+from ztprobe.kubernetes.pod_log import PodLog
 from ztprobe.kubernetes.pod_source import Cluster
 from ztprobe.pods.cgroup import PodProcesses
 from ztprobe.pods.local import log_name
@@ -29,11 +32,16 @@ class RunSource:
 
     def __init__(self, cluster: Callable[[], Cluster], run_pods: Callable[[], RunPods], kept: Path) -> None:
         self._cluster, self._run_pods, self._kept = cluster, run_pods, kept
+        self._api: Api | None = None  # for logs; None: they are read from kubelet's files
         self._processes = PodProcesses()
         self._applications: dict[str, str] = {}
         self._earlier: set[str] = set()  # containers' IDs
-        self._logs: dict[tuple[str, str], KeptLog] = {}
+        self._logs: dict[tuple[str, str], KeptLog | PodLog] = {}
         self._pods: dict[str, Pod] = {}
+
+    def read_logs_through(self, api: Api) -> None:
+        """The files are not to be seen: ask for what is in them."""
+        self._api = api
 
     def know(self, pods: Iterable[Pod]) -> None:
         """These are the run's, found on this node."""
@@ -88,10 +96,15 @@ class RunSource:
         kept = self.log(pod, container)
         return kept.read_text(errors="replace") if kept.exists() else ""
 
-    def _log(self, pod: Pod, container: str) -> KeptLog:
+    def _log(self, pod: Pod, container: str) -> KeptLog | PodLog:
         key = (pod.name, container)
         if key not in self._logs:
-            self._logs[key] = KeptLog(logs_of(pod) / container, self._kept / log_name(pod.name, container))
+            kept = self._kept / log_name(pod.name, container)
+            if self._api is None:
+                self._logs[key] = KeptLog(logs_of(pod) / container, kept)
+            else:
+                read = functools.partial(self._api.log, pod.namespace, pod.name, container)
+                self._logs[key] = PodLog(read, kept)
         self._logs[key].look()
         return self._logs[key]
 
@@ -100,10 +113,14 @@ class RunSource:
         for log in self._logs.values():
             log.look()
 
+    def complete(self) -> None:
+        """Copy all that there is by now, however long the API takes."""
+        for log in self._logs.values():
+            log.complete()
+
     def close(self) -> None:
         """Copy what is left, and read no more."""
         for log in self._logs.values():
-            log.look()
             log.close()
 
 
