@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 from ztprobe.agent import endpoints
@@ -24,6 +24,7 @@ from ztprobe.attach.lines import Lines
 from ztprobe.attach.namespaces import Namespaces
 from ztprobe.attach.owner_log import OwnerLog
 from ztprobe.attach.peers import Peers
+from ztprobe.attach.pod_lines import PodLines, pod_lines
 from ztprobe.attach.process_evidence import Evidence
 from ztprobe.attach.record import RunRecord, write_run
 from ztprobe.attach.request import POD_LOG, AttachRequest
@@ -101,6 +102,7 @@ class Attachment:
         self.attached_ns = self.detached_ns = 0
         self._ended_rounds = self._newest_pid = 0
         self._looked_s = 0.0
+        self._complete_log: Callable[[], None] = lambda: None
 
     def run(self) -> None:
         """From the first look to run.json."""
@@ -119,6 +121,7 @@ class Attachment:
                 with self._until_interrupted(), shielded():
                     self.detached_ns = time.monotonic_ns()
                     self.account = self._account(agent)
+                    self._complete_log()
                     self._read_rounds()
                     load.stop()
         with self._until_interrupted(), shielded():
@@ -130,19 +133,25 @@ class Attachment:
     @contextlib.contextmanager
     def _rounds(self) -> Iterator[Rounds]:
         request = self.request
-        name = self._pod_log() if request.events_from == POD_LOG else request.events_from
-        with Lines(name) if name is not None else contextlib.nullcontext() as lines:
+        with contextlib.ExitStack() as stack:
+            lines = None
+            if request.events_from == POD_LOG:
+                found = stack.enter_context(self._pod_lines())
+                if found is not None:
+                    lines, self._complete_log = found.lines, found.complete
+            elif request.events_from is not None:
+                lines = stack.enter_context(Lines(request.events_from))
             yield Rounds(lines, request.framework, must_tell=request.must_tell)
 
-    def _pod_log(self) -> str | None:
-        log = self.labelled.log_of(self.request.server)
-        if log is not None and os.access(log, os.R_OK):
-            return str(log)
-        why = "the log of the server's pod is not on this machine (/var/log/pods)"
-        if self.request.must_tell:
-            raise UsageError(f"--events-from {POD_LOG}: {why}")
-        self.progress.note(f"{why}: rounds are told from the traffic")
-        return None
+    def _pod_lines(self) -> AbstractContextManager[PodLines | None]:
+        server = self.request.server
+        return pod_lines(
+            self.labelled.log_of(server),
+            self.labelled.log_reader(server),
+            self.target.path / "logs" / "server.log",
+            self.progress.note,
+            must=self.request.must_tell,
+        )
 
     def _find(self) -> None:
         self.progress.stage("participants")

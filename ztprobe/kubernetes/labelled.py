@@ -19,6 +19,7 @@ from typing import Any
 from ztprobe.errors import UsageError, ZtprobeError
 from ztprobe.kubernetes.api import Api, Object
 from ztprobe.kubernetes.pod_facts import LOGS, NODE_NAME, cgroup_uid, is_over, newest_log
+from ztprobe.kubernetes.pod_log import ReadLog
 from ztprobe.kubernetes.policy_objects import cluster_documents
 from ztprobe.kubernetes.repeated import Repeated
 from ztprobe.pods.cgroup_path import pod_of_path
@@ -163,6 +164,13 @@ class ClusterLabelledPods:
         directory = self._logs / f"{self._namespace}_{pods[0].name}_{pods[0].api_uid}" / pods[0].container
         log = newest_log(directory)
         return log if log.exists() else None
+
+    def log_reader(self, target: Target) -> ReadLog | None:
+        """See `LabelledPods`; None: labels do not mean one pod."""
+        pods = self._pods(target.selector.text)
+        if len(pods) != 1:
+            return None
+        return functools.partial(self._api.log, self._namespace, pods[0].name, pods[0].container)
 
     def _pods(self, selector: str) -> list[_Listed]:
         """What the API said last; it is asked again behind the scenes, so that nobody waits for it."""

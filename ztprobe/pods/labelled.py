@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -59,6 +59,10 @@ class LabelledPods(Protocol):
         """The file that holds the output of the one pod that labels mean; None: there is none here."""
         ...
 
+    def log_reader(self, target: Target) -> Callable[[int | None, bool], Iterator[bytes]] | None:
+        """Asks for that output where there is no file (`ztprobe.kubernetes.pod_log`); None: nobody to ask."""
+        ...
+
     def fresh_notes(self) -> Collection[str]:
         """For people, since the last time."""
         ...
@@ -106,6 +110,10 @@ class LocalLabelledPods:
 
     def log_of(self, target: Target) -> Path | None:
         """See `LabelledPods`: which of a pod's containers would tell of rounds is not known here."""
+        return None
+
+    def log_reader(self, target: Target) -> Callable[[int | None, bool], Iterator[bytes]] | None:
+        """See `LabelledPods`."""
         return None
 
     def fresh_notes(self) -> Collection[str]:
