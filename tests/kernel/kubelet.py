@@ -1,34 +1,26 @@
 """What scheduler, kubelet, container runtime, DNS and a network plugin do for a traced run, done here.
 
 Pods that the API server has are bound to a node, get a sandbox as `KubeNode` makes it, and their containers
-really run, as processes in cgroups and mount namespaces of their own: init containers one after another,
-then the application. Logs are written as kubelet writes them, and the pods' status says what happened.
+really run (`tests.kernel.running_pod`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import secrets
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from tests.kernel.cluster import NODE, KubeNode, KubePod
+from tests.kernel.cluster import NODE, KubeNode
+from tests.kernel.running_pod import DNS_ADDRESS, LAYOUT, RunningPod
 from ztprobe.kernelnet.netlink import remove_netns
 from ztprobe.kernelnet.netns import entered
-from ztprobe.paths import REPO_DIR
 from ztprobe.runtime.cluster.rewriting import RUN_LABEL
 from ztprobe.runtime.local import dns
 
-LAYOUT = "v2-systemd"
-_DNS_NUMBER = 53
+_DNS_NUMBER = int(DNS_ADDRESS.rpartition(".")[2])
 _FIRST_NUMBER = 60
 _POLL_S = 0.1
 
@@ -52,7 +44,7 @@ class Kubelet:
     ) -> None:
         self._node, self._nodes = node, nodes or {}
         self._image_problem, self._plugin = image_problem, plugin
-        self._started: dict[str, _RunningPod] = {}
+        self._started: dict[str, RunningPod] = {}
         self._policed: set[str] = set()
         self._numbers = iter(range(_FIRST_NUMBER, 250))
         self._end = threading.Event()
@@ -83,10 +75,10 @@ class Kubelet:
         remove_netns(self._dns_netns.name)
         assert self.problem is None, self.problem
 
-    def kill(self, name: str) -> None:
-        """Have the kernel end what runs in a pod."""
+    def kill(self, name: str, container: str | None = None) -> None:
+        """Have the kernel end what runs in a pod. :param container: this one alone."""
         (one,) = (one for one in self._started.values() if one.name == name)
-        one.kill()
+        one.kill(container)
 
     def _work(self) -> None:
         try:
@@ -131,7 +123,7 @@ class Kubelet:
         with self.names.open("a") as file:
             file.write(f"{sandbox.address} {service}.{namespace}.svc.cluster.local\n")
         self._dns.send_signal(signal.SIGHUP)
-        self._started[uid] = _RunningPod(self, self._node, pod, sandbox, self._image_problem)
+        self._started[uid] = RunningPod(self.log, self.report, self._node, pod, sandbox, self._image_problem)
 
     def _gone(self, uid: str) -> None:
         if (one := self._started.pop(uid, None)) is not None:
@@ -173,139 +165,6 @@ class Kubelet:
         metadata = pod["metadata"]
         path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}{more}"
         self._node.call(method, path, body, check=False)  # it may have been removed meanwhile
-
-
-class _RunningPod:
-    """A pod's containers, one step at a time."""
-
-    def __init__(
-        self, kubelet: Kubelet, node: KubeNode, pod: dict[str, Any], sandbox: KubePod, problem: str | None
-    ) -> None:
-        metadata, spec = pod["metadata"], pod["spec"]
-        self.name, self.uid, self.namespace = metadata["name"], metadata["uid"], metadata["namespace"]
-        self.app, self.sandbox = metadata["labels"]["app"], sandbox
-        self._kubelet, self._node, self._pod, self._problem = kubelet, node, pod, problem
-        self._init = len(spec.get("initContainers", ()))
-        self._containers = [*spec.get("initContainers", ()), *spec["containers"]]
-        self._at = 0
-        self._running: subprocess.Popen[bytes] | None = None
-        self._writer: threading.Thread | None = None
-        self._failed = False
-        self._states: dict[str, dict[str, Any]] = {}
-        self._said: dict[str, Any] = {}
-        self._volumes = node.directory / "volumes" / self.uid
-
-    def proceed(self) -> None:
-        """Start what is next, or see how what runs has ended."""
-        container = self._containers[self._at] if self._at < len(self._containers) else None
-        if container is not None and self._running is None and not self._failed:
-            if self._problem is not None:
-                waiting = {"reason": self._problem, "message": "no such image in any registry"}
-                self._states[container["name"]] = {"state": {"waiting": waiting}}
-            else:
-                self._begin(container)
-        elif container is not None and self._running is not None and self._running.poll() is not None:
-            assert self._writer is not None
-            self._writer.join()  # a container's log is whole before its end is told
-            status = self._running.returncode
-            code = 128 - status if status < 0 else status
-            state = {"terminated": {"exitCode": code, "reason": "Error" if code else "Completed"}}
-            self._states[container["name"]]["state"] = state
-            self._running, self._at, self._failed = None, self._at + 1, code != 0
-        self._report()
-
-    def _begin(self, container: dict[str, Any]) -> None:
-        name, identity = container["name"], secrets.token_hex(32)
-        log = self._kubelet.log / f"{self.namespace}_{self.name}_{self.uid}" / name / "0.log"
-        log.parent.mkdir(parents=True)
-        log.touch()
-        groups = self._node.container_cgroups(self.uid, LAYOUT, identity)
-        with entered(self.sandbox.netns):
-            self._running = subprocess.Popen(
-                ["unshare", "--mount", "sh", "-c", self._mounts(container, groups), *container["command"]],
-                cwd=REPO_DIR,
-                env=self._environment(container),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-            )
-        self._writer = threading.Thread(target=_keep_logs, args=(self._running, log), daemon=True)
-        self._writer.start()
-        self._states[name] = {"containerID": f"containerd://{identity}", "state": {"running": {}}}
-
-    def _mounts(self, container: dict[str, Any], groups: list[Path]) -> str:
-        """A shell's words that join the cgroups, put the pod's volumes into place, and become the program."""
-        resolv = self._volumes / "resolv.conf"
-        resolv.parent.mkdir(parents=True, exist_ok=True)
-        resolv.write_text(dns.resolv_conf(f"10.98.0.{_DNS_NUMBER}", self.namespace))
-        lines = [f"echo $$ > {group}/cgroup.procs" for group in groups]
-        lines += ["mount -t tmpfs none /run", f"mount --bind {resolv} /etc/resolv.conf"]
-        for mount in container.get("volumeMounts", ()):
-            directory = self._volumes / mount["name"]
-            directory.mkdir(exist_ok=True)
-            lines += [f"mkdir -p {mount['mountPath']}", f"mount --bind {directory} {mount['mountPath']}"]
-        return " && ".join([*lines, 'exec "$0" "$@"'])
-
-    def _environment(self, container: dict[str, Any]) -> dict[str, str]:
-        found = {"PATH": f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"}
-        for source in container.get("envFrom", ()):
-            name = source["configMapRef"]["name"]
-            path = f"/api/v1/namespaces/{self.namespace}/configmaps/{name}"
-            found |= self._node.call("GET", path)["data"]
-        for one in container.get("env", ()):
-            found[one["name"]] = self.name if "valueFrom" in one else one.get("value", "")
-        return found
-
-    def _report(self) -> None:
-        ended = self._at == len(self._containers) or self._failed
-        phase = "Pending" if self._at < self._init else "Running"
-        status: dict[str, Any] = {
-            "phase": ("Failed" if self._failed else "Succeeded") if ended else phase,
-            "podIP": self.sandbox.address,
-            "podIPs": [{"ip": self.sandbox.address}],
-        }
-        blank = {"image": "", "imageID": "", "ready": False, "restartCount": 0}
-        for section, part in (
-            ("initContainerStatuses", self._containers[: self._init]),
-            ("containerStatuses", self._containers[self._init :]),
-        ):
-            waiting = {"state": {"waiting": {"reason": "PodInitializing"}}}
-            status[section] = [
-                blank | {"name": one["name"]} | self._states.get(one["name"], waiting) for one in part
-            ]
-        if status != self._said:
-            self._kubelet.report(self._pod, status)
-            self._said = status
-
-    def kill(self) -> None:
-        """End what runs."""
-        if self._running is not None and self._running.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._running.kill()
-            for group in self._groups():
-                for pid in (group / "cgroup.procs").read_text().split():
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(pid), signal.SIGKILL)
-            self._running.wait()
-
-    def _groups(self) -> Iterator[Path]:
-        for group in self.sandbox.cgroups:
-            yield from (one for one in group.parent.iterdir() if one.is_dir() and one != group)
-
-
-def _keep_logs(process: subprocess.Popen[bytes], log: Path) -> None:
-    """As kubelet writes it: when, which stream, whether the line is whole, the line."""
-    with log.open("ab", buffering=0) as kept:
-
-        def keep(stream: Any, name: bytes) -> None:
-            for line in stream:
-                kept.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}000Z ".encode() + name + b" F " + line)
-
-        errors = threading.Thread(target=keep, args=(process.stderr, b"stderr"))
-        errors.start()
-        keep(process.stdout, b"stdout")
-        errors.join()
 
 
 def await_line(process: subprocess.Popen[str], words: str, timeout_s: float) -> str:

@@ -15,6 +15,7 @@ import pytest
 from tests.kernel.cluster import KubeNode, kube_node
 from tests.kernel.kubelet import Kubelet, await_line
 from tests.kernel.kubelet_logs import LogServer
+from tests.kernel.newer_api import NEWER_PORT, NewerApi
 from ztprobe.emulation.netem import netem_supported
 from ztprobe.kernelnet.netns import entered
 from ztprobe.paths import REPO_DIR
@@ -195,14 +196,16 @@ def test_a_rate_is_in_force_behind_the_gates(node: KubeNode, tmp_path: Path) -> 
     }
 
 
-def begin(node: KubeNode, out: Path) -> subprocess.Popen[str]:
+def begin(
+    node: KubeNode, out: Path, experiment: str = "net0-sec0", **environment: str
+) -> subprocess.Popen[str]:
     """A trace of many rounds, which have begun when this returns."""
-    words = [*node.with_logs, sys.executable, "-m", "ztprobe", *TRACE, "--experiment", "net0-sec0"]
+    words = [*node.with_logs, sys.executable, "-m", "ztprobe", *TRACE, "--experiment", experiment]
     with entered(node.netns):
         begun = subprocess.Popen(
             [*words, "--rounds", "500", "--out", str(out), "--no-baseline"],
             cwd=REPO_DIR,
-            env=node.environment(),
+            env=node.environment() | environment,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -243,3 +246,80 @@ def test_what_ends_the_command_leaves_nothing_unsaid(
         said = node.ztprobe("clean").stdout
         assert f"{run}: may still be on its cluster, in namespace fl-{run}: ztprobe undeploy {run}" in said
         assert run in json.loads(node.ztprobe("undeploy", "--json").stdout)
+
+
+def newer(node: KubeNode) -> dict[str, str]:
+    """Of a command that asks an API server which knows sidecars."""
+    return {"KUBECONFIG": str(node.kubeconfig("admin", port=NEWER_PORT))}
+
+
+def test_sidecars_speak_mutual_tls_and_that_is_proven(node: KubeNode, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with Kubelet(node), NewerApi(node):
+        words = ("--experiment", "net0-sec2", "--no-baseline", "--json")
+        report = json.loads(trace(node, out, *words, **newer(node)).stdout)
+        assert pods_left(node) == []
+    run = load_run(out)
+    proven = {one["name"]: one for one in run.meta["enforcement"]["mtls"]}
+    assert all(one["passed"] for one in proven.values()), proven
+    server = "fl-server:50051"
+    assert list(proven) == [
+        f"fl-client-0 with its certificate -> {server}",
+        f"fl-client-0 without a certificate -> {server}",
+        f"fl-client-0 with another account's certificate -> {server}",
+        f"fl-client-0 with another authority's certificate -> {server}",
+        f"fl-client-0 in plain HTTP/2 -> {server}",
+        "fl-client-0 past the sidecar -> fl-server:15051",
+        "fl-server's proxy verified fl-client-0",
+    ]
+    namespace = run.meta["facts"]["namespace"]
+    identity = f"spiffe://cluster.local/ns/{namespace}/sa/fl-server"
+    assert identity in proven[f"fl-client-0 with its certificate -> {server}"]["observed"]
+    pods = {"fl-server", "fl-client-0", "fl-client-1"}
+    assert set(run.meta["topology"]["behind_sidecar"]) == pods
+    assert {one["pod"] for one in run.meta["facts"]["certificates"]} == pods
+    assert {one["process"].partition("/")[2] for one in run.meta["exits"]} <= {"client", "server"}
+    held_s = run.meta["facts"]["gate_held_s"]
+    assert all(held_s[f"fl-client-{i}"] > held_s["fl-server"] > 0 for i in range(2))
+    assert [one["round"] for one in report["rounds"]] == list(range(1, ROUNDS + 1))
+    for one in report["rounds"]:
+        parts_s = sum(one["components"].values()) + one["residual_s"]
+        assert parts_s == pytest.approx(one["duration_s"], abs=1e-6)
+        assert abs(one["residual_s"]) <= 0.05 * one["duration_s"]
+        assert one["components"]["proxy"] > 0
+    # Sidecars are up before any application: whoever connects is let in at once.
+    assert report["connection_setup"]["components"]["tls_handshake"]["median_s"] < 1
+
+
+def test_privileged_pods_that_are_let_in_are_found_out(node: KubeNode, tmp_path: Path) -> None:
+    """The older API server, which decides, has no Pod Security; all else of sec3 is there."""
+    out = tmp_path / "run"
+    with Kubelet(node, plugin="drop"), NewerApi(node):
+        done = trace(node, out, "--experiment", "net0-sec3", "--no-baseline", fails=5, **newer(node))
+        assert pods_left(node) == []
+    line = done.stderr.splitlines()[-1]
+    assert "forbidden: a privileged pod in fl-" in line
+    assert "expected refused by Pod Security, observed admitted" in line
+    found = json.loads((out / "run.json").read_text())["enforcement"]
+    passed = {one["name"]: one["passed"] for kind in ("network_policy", "mtls") for one in found[kind]}
+    assert passed
+    assert all(passed.values()), passed
+    privileged, *rights = found["hardening"]
+    assert not privileged["passed"]
+    assert [one["name"].partition(": ")[2] for one in rights if one["passed"]] == [
+        "ServiceAccount fl-client -> list pods",
+        "ServiceAccount fl-client -> get configmaps/fl-workload",
+        "ServiceAccount fl-server -> list pods",
+        "ServiceAccount fl-server -> get configmaps/fl-workload",
+    ]
+
+
+def test_a_sidecar_that_is_killed_ends_the_run(node: KubeNode, tmp_path: Path) -> None:
+    with Kubelet(node) as kubelet, NewerApi(node):
+        begun = begin(node, tmp_path / "run", "net0-sec2", **newer(node))
+        kubelet.kill("fl-client-1", "proxy")
+        assert begun.stderr is not None
+        line = begun.stderr.read().splitlines()[-1]
+        assert begun.wait(60) == 6
+        assert pods_left(node) == []
+    assert "fl-client-1/proxy was killed by SIGKILL" in line
