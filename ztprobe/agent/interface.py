@@ -12,13 +12,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ztprobe.agent.endpoints import OwnedSocket
 from ztprobe.agent.tally import Counts
 from ztprobe.leases.records import Lease, StepInForce
 from ztprobe.pods.model import Pod
 from ztprobe.pods.source import Processes
 from ztprobe.profile.model import Profile
 
-__all__ = ("Account", "Agent", "LeaseRequest", "LeaseState", "Leases", "Measurement", "Status")
+__all__ = (
+    "Account",
+    "Agent",
+    "LeaseRequest",
+    "LeaseState",
+    "Leases",
+    "Measurement",
+    "NodeFacts",
+    "NodeView",
+    "PlacedPods",
+    "PodProcess",
+    "Status",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +101,63 @@ class LeaseState:
     lease: Lease
     counted: dict[str, Any]  # `ztprobe.emulation.counters`
     step: StepInForce | None  # of its profile's schedule, as its keeper wrote it down last
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeFacts:
+    """What a node is, for run.json."""
+
+    kernel: str
+    machine: str
+    cores: int
+    drop_reasons: dict[str, str]  # the kernel's number -> name
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacedPods:
+    """Pods as their node's kernel has them, and those that it cannot find."""
+
+    pods: list[Pod]
+    unseen: dict[str, str]  # pod's name -> why, for people
+    places: dict[str, str]  # inode of a network namespace -> pod, or "node"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PodProcess:
+    """A process in a pod."""
+
+    pid: int
+    uid: str  # that the pod's cgroup is named after
+    started_ticks: int  # with the pid its identity
+    program: str
+    command: str  # as it may be shown
+
+
+class NodeView(Protocol):
+    """What a node tells somebody elsewhere of pods that an API has named."""
+
+    def facts(self) -> NodeFacts:
+        """What it is. Call it after `Agent.prepare`."""
+        ...
+
+    def clock(self) -> dict[str, int]:
+        """``time_monotonic_ns`` and ``time_unix_ns`` at one instant."""
+        ...
+
+    def place(self, pods: Sequence[Pod]) -> PlacedPods:
+        """Find pods of which names, addresses and UIDs are known."""
+        ...
+
+    def processes(self, uids: Sequence[str]) -> list[PodProcess]:
+        """What runs in pods now.
+
+        :param uids: that their cgroups are named after.
+        """
+        ...
+
+    def sockets(self) -> list[OwnedSocket]:
+        """The TCP sockets of the processes that the agent watches."""
+        ...
 
 
 class Leases(Protocol):

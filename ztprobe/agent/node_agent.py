@@ -20,7 +20,7 @@ import numpy as np
 
 from ztprobe.agent import memory
 from ztprobe.agent.emulator import Emulator
-from ztprobe.agent.endpoints import pod_sockets, topology
+from ztprobe.agent.endpoints import OwnedSocket, pod_sockets, topology
 from ztprobe.agent.interface import Account, Measurement, Status
 from ztprobe.agent.observed_qdiscs import ObservedQdiscs
 from ztprobe.agent.pod_counters import PodCounters
@@ -266,8 +266,16 @@ class NodeAgent:
 
     def topology(self) -> dict[str, Any]:
         """See `Agent`."""
-        pods = list(self._pods.values())
-        return topology(pods, pod_sockets(pods, self._running, self._sockets))
+        return topology(list(self._pods.values()), self.sockets())
+
+    def sockets(self) -> list[OwnedSocket]:
+        """The TCP sockets of the processes that are watched."""
+        return pod_sockets(list(self._pods.values()), self._running, self._sockets)
+
+    @property
+    def reason_names(self) -> dict[int, str]:
+        """This kernel's reasons for dropping a packet, by their numbers; none without probes."""
+        return dict(self._kernel.reason_names) if self._kernel is not None else {}
 
     def counters(self) -> dict[str, Any]:
         """See `Agent`."""

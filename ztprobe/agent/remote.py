@@ -19,6 +19,7 @@ from typing import Any
 
 from ztprobe.agent.calls import CALLS, Caller, answer_of, answered
 from ztprobe.agent.lease_calls import LEASE_CALLS, LeaseCaller
+from ztprobe.agent.node_view_calls import NODE_VIEW_CALLS, NodeViewCaller
 from ztprobe.errors import ZtprobeError
 from ztprobe.paths import REPO_DIR
 from ztprobe.process.interrupts import shielded
@@ -28,8 +29,8 @@ __all__ = ("AgentProcess",)
 _END_S = 10.0
 
 
-class AgentProcess(Caller, LeaseCaller):
-    """`ztprobe.agent.interface.Agent` and `Leases` in a process of its own; a context manager that ends it.
+class AgentProcess(Caller, LeaseCaller, NodeViewCaller):
+    """`ztprobe.agent.interface.Agent`, `Leases` and `NodeView` in a process of its own; a context manager.
 
     :param batches: directory for its events (`ztprobe.rundir.batches`), to be made.
     :param state_dir: where a delay line keeps its configuration and counters.
@@ -123,6 +124,7 @@ def main() -> int:
 
     from ztprobe.agent.node_agent import NodeAgent
     from ztprobe.agent.node_leases import NodeLeases
+    from ztprobe.agent.node_view import ThisNode
     from ztprobe.agent.sinks import RunDirSink, Sink
     from ztprobe.agent.spool_sink import SpoolSink
     from ztprobe.rundir.batches import BatchWriter
@@ -154,12 +156,15 @@ def main() -> int:
         ) as agent,
     ):
         prepared = answered(agent.prepare)
+        view = ThisNode(agent)
         for line in connection.makefile("r", encoding="utf-8"):
             said = json.loads(line)
             if said["call"] == "prepare":
                 reply = prepared
             elif (lease_call := LEASE_CALLS.get(said["call"])) is not None:
                 reply = answered(lambda call=lease_call, said=said: call(NodeLeases(), said))  # type: ignore[misc]
+            elif (view_call := NODE_VIEW_CALLS.get(said["call"])) is not None:
+                reply = answered(lambda call=view_call, said=said: call(view, said))  # type: ignore[misc]
             else:
                 reply = answered(lambda call=CALLS[said["call"]], said=said: call(agent, said))  # type: ignore[misc]
             connection.sendall((json.dumps(reply) + "\n").encode())

@@ -21,6 +21,7 @@ import grpc
 from ztprobe.agent.calls import Caller, answer_of
 from ztprobe.agent.interface import Account, Status
 from ztprobe.agent.lease_calls import LeaseCaller
+from ztprobe.agent.node_view_calls import NodeViewCaller
 from ztprobe.agent.service import wire
 from ztprobe.agent.service.wire import Tls
 from ztprobe.agent.spool import END, NAMES
@@ -97,19 +98,29 @@ class Connection:
         self._channel.close()
 
 
-class AgentClient(Caller, LeaseCaller):
-    """An agent and its node's leases (`ztprobe.agent.interface`) on another machine; a context manager.
+class AgentClient(Caller, LeaseCaller, NodeViewCaller):
+    """An agent, its node's leases and its view (`ztprobe.agent.interface`) elsewhere; a context manager.
 
     :param batches: directory for its events (`ztprobe.rundir.batches`), to be made.
     :param run: what the agent calls the run for whom others ask.
+    :param attached: of a deployment that ran already: see turns and process starts besides.
     :raises ZtprobeError: the agent does not answer, or is at work for somebody else.
     """
 
-    def __init__(self, connection: Connection, batches: Path, *, run: str, probes: bool = True) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        batches: Path,
+        *,
+        run: str,
+        probes: bool = True,
+        attached: bool = False,
+    ) -> None:
         self._connection = connection
         self._numbers = 0
         self._probes = probes
-        self._session = str(connection.ask({"call": "open", "run": run, "probes": probes}))
+        wanted = {"call": "open", "run": run, "probes": probes, "attached": attached}
+        self._session = str(connection.ask(wanted))
         self._writer = BatchWriter(batches)
         self._after = -1  # the newest batch that has been written
         self._closing, self._complete = threading.Event(), threading.Event()

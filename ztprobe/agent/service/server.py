@@ -21,6 +21,7 @@ from ztprobe import __version__
 from ztprobe.agent.calls import CALLS, answered
 from ztprobe.agent.lease_calls import LEASE_CALLS
 from ztprobe.agent.memory import held
+from ztprobe.agent.node_view_calls import NODE_VIEW_CALLS
 from ztprobe.agent.service import wire
 from ztprobe.agent.service.drop_streams import DropStreams
 from ztprobe.agent.service.privileges import lacking
@@ -169,7 +170,7 @@ class AgentServer:
             return answered(lambda: self._open(said))
         if name == "close":
             return answered(lambda: self._sessions.end(token, "the session was closed"))
-        if name not in CALLS and name not in LEASE_CALLS:
+        if name not in CALLS and name not in LEASE_CALLS and name not in NODE_VIEW_CALLS:
             return {"error": UsageError.__name__, "message": "the agent knows no such call: is it older?"}
         try:
             session = self._sessions.get(token)
@@ -178,7 +179,8 @@ class AgentServer:
         return session.call(number, {"call": name, **said})
 
     def _open(self, said: dict[str, Any]) -> str:
-        return self._sessions.open(str(said["run"]), probes=bool(said["probes"])).token
+        attached = bool(said.get("attached", False))
+        return self._sessions.open(str(said["run"]), probes=bool(said["probes"]), attached=attached).token
 
     def _events(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         self._admit(context)

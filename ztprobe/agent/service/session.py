@@ -210,9 +210,10 @@ class Sessions:
             if taken := session.take_off():
                 self.found.append(f"a profile of run {session.run} was left on {', '.join(taken)}: taken off")
 
-    def open(self, run: str, *, probes: bool) -> Session:
+    def open(self, run: str, *, probes: bool, attached: bool = False) -> Session:
         """A session with an agent of its own, which begins to load its probes.
 
+        :param attached: of a deployment that ran already.
         :raises EnforcementError: the agent is at work for somebody else.
         """
         with self._lock:
@@ -231,6 +232,7 @@ class Sessions:
                     directory / "state",
                     directory / "agent.log",
                     probes=probes,
+                    attached=attached,
                     spool_bytes=self._queue_bytes,
                 )
                 identity = ProcessIdentity(pid=agent.pid, started_ticks=started_ticks(agent.pid))

@@ -1,0 +1,96 @@
+"""What this node's kernel knows of pods that somebody elsewhere names: where they are, what runs in them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ztprobe.agent.interface import NodeFacts, PlacedPods, PodProcess
+from ztprobe.errors import PreflightError, ZtprobeError
+from ztprobe.events.kinds import NODE
+from ztprobe.kernelnet.netns import inode
+from ztprobe.pods.cgroup import find_namespaces
+from ztprobe.pods.cgroup_path import pod_of_path
+from ztprobe.pods.command_line import without_secrets
+from ztprobe.pods.model import Pod
+from ztprobe.pods.placing import placed
+from ztprobe.pods.process_table import ProcessTable
+from ztprobe.rundir.clock import take_sample
+
+if TYPE_CHECKING:
+    from ztprobe.agent.endpoints import OwnedSocket
+    from ztprobe.agent.node_agent import NodeAgent
+
+__all__ = ("ThisNode",)
+
+_MOST_COMMAND = 512
+
+
+class ThisNode:
+    """`ztprobe.agent.interface.NodeView` by this machine's ``/proc``.
+
+    :param agent: watches the pods.
+    """
+
+    def __init__(self, agent: NodeAgent) -> None:
+        self._agent = agent
+        self._table = ProcessTable()
+
+    def facts(self) -> NodeFacts:
+        """See `NodeView`."""
+        reasons = {str(number): name for number, name in self._agent.reason_names.items()}
+        return NodeFacts(
+            kernel=platform.release(),
+            machine=platform.machine(),
+            cores=os.cpu_count() or 1,
+            drop_reasons=reasons,
+        )
+
+    def clock(self) -> dict[str, int]:
+        """See `NodeView`."""
+        sample = take_sample()
+        return {"time_monotonic_ns": sample.time_monotonic_ns, "time_unix_ns": sample.time_unix_ns}
+
+    def place(self, pods: Iterable[Pod]) -> PlacedPods:
+        """See `NodeView`."""
+        seen = find_namespaces()
+        found, unseen = [], {}
+        for pod in pods:
+            try:
+                found.append(placed(pod, (pod.uid,), seen))
+            except PreflightError:
+                unseen[pod.name] = f"{pod}: the agent of node {pod.node} sees none of its processes"
+            except ZtprobeError as error:
+                unseen[pod.name] = str(error)
+        places: dict[str, str] = {}
+        for pod in found:
+            with contextlib.suppress(OSError):  # it has no other end here
+                places[str(inode(pod.node_netns))] = NODE
+        places |= {str(pod.netns_inode): pod.name for pod in found}
+        return PlacedPods(pods=found, unseen=unseen, places=places)
+
+    def processes(self, uids: Iterable[str]) -> list[PodProcess]:
+        """See `NodeView`."""
+        wanted = set(uids)
+        self._table.look()
+        found = []
+        for one in self._table:
+            of = {uid for path in one.cgroups if (uid := pod_of_path(path)) is not None}
+            if len(of) == 1 and of <= wanted:
+                found.append(
+                    PodProcess(
+                        pid=one.pid,
+                        uid=of.pop(),
+                        started_ticks=one.started_ticks,
+                        program=one.program,
+                        command=without_secrets(one.command)[:_MOST_COMMAND],
+                    )
+                )
+        return found
+
+    def sockets(self) -> list[OwnedSocket]:
+        """See `NodeView`."""
+        return self._agent.sockets()
