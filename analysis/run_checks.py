@@ -52,13 +52,14 @@ def checked(run: Run) -> tuple[Run, tuple[str, ...]]:
     :raises RunDirError: what is there cannot be one run's; the line says which file and why.
     """
     _check_pods(run)
+    tables = TABLES | ({"owners": OWNERS} if "attachment" in run.meta else {})
     if len(run.meta.get("nodes", ())) > 1:
-        run = aligned(dataclasses.replace(run, events={n: _typed(run, kind) for n, kind in TABLES.items()}))
+        typed = {name: _typed(run, kind) for name, kind in tables.items()}
+        run = aligned(dataclasses.replace(run, events=run.events | typed))
     begin_ns, end_ns = _time_of(run)
     notes = clock_notes(run)
     events: dict[str, pd.DataFrame] = {}
-    attached = {"owners": OWNERS} if "attachment" in run.meta else {}
-    for name, kind in (TABLES | attached).items():
+    for name, kind in tables.items():
         table = _typed(run, kind)
         kept = _ordered(kind, table)
         if len(kept) < len(table):

@@ -13,6 +13,7 @@ import pandas as pd
 from analysis.causes.attempts import Attempt, attempts_of
 from analysis.contention import machine_table
 from analysis.evidence.identity import Connections
+from analysis.evidence.node_clocks import aligned
 from analysis.evidence.participants import by_participant
 from analysis.evidence.reader import read_events
 from analysis.evidence.values import KernelEvents, Key
@@ -199,7 +200,7 @@ def case_of(run: Run, objects: Objects | None = None) -> Case:
             f"{run.path}: was attached to: its participants are no pods that policies (-f) select"
         )
     machine = machine_table(run)
-    recorded = settled(run)
+    recorded = settled(aligned(run))
     run, _ = checked(recorded)
     run = by_participant(run)
     meta = run.meta

@@ -22,17 +22,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ztprobe.events.tables import INSTANTS
 from ztprobe.rundir.clock import Clock, ClockSample
 from ztprobe.rundir.store import Run
 
 __all__ = ("INSTANTS", "NODE_CLOCKS", "NodeClock", "aligned", "clock_notes", "wires_of")
 
 NODE_CLOCKS = "node_clocks"  # in run.json as the analysis sees it
-# Columns that say when something happened; 0: it did not. Other columns in _ns are lengths of time.
-INSTANTS = (
-    *("ts_ns", "first_ns", "last_ns", "tail_ns", "opened_ns", "since_ns", "frame_ns"),
-    *("first_sent_ns", "later_sent_ns", "own_ns"),
-)
 _SYN = 2
 _MOST_DRIFT_PPM = 500.0  # what Linux slews a clock by at most (adjtimex(2))
 

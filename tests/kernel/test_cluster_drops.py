@@ -5,7 +5,6 @@ The nodes are two in the API's words and share this machine's kernel: each agent
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -16,27 +15,24 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from tests.kernel.agent_service import Service, certificates, service
+from tests.kernel.agent_service import Service, certificates
 from tests.kernel.cluster import NODE, KubeNode, kube_node
+from tests.kernel.cluster_agents import ADDRESSES, OTHER, SILENT, Agents, deploy_agents
 from tests.kernel.test_agent_service import wait_for
 from tests.programs import program
-from ztprobe.agent.service.wire import TlsFiles
-from ztprobe.kernelnet.netlink import netlink
 from ztprobe.kernelnet.netns import entered
 from ztprobe.paths import REPO_DIR
 from ztprobe.rundir.batches import BATCHES_DIR
 
 pytestmark = pytest.mark.cluster
 
-OTHER, SILENT, BARE = "node-b", "node-c", "node-d"
-ADDRESSES = {NODE: "10.98.0.2", OTHER: "10.98.0.3", SILENT: "10.98.0.1"}  # nobody listens on the last one
+BARE = "node-d"
 PORT = 50052
 POLICY = {
     "apiVersion": "networking.k8s.io/v1",
@@ -57,45 +53,6 @@ RULES = f"""table inet plugin {{
 DROPS = ("drops", "--runtime", "kubernetes", "-n", "fl", "--reason", "NETFILTER_DROP", "--json")
 
 
-@dataclass
-class Agents:
-    """A cluster with two agents that answer, one that does not, and a node without one."""
-
-    node: KubeNode
-    tls: dict[str, TlsFiles]
-    directory: Path
-
-    @contextlib.contextmanager
-    def serving(self, name: str) -> Iterator[Service]:
-        """The agent of a node."""
-        with entered(self.node.netns), contextlib.ExitStack() as stack:
-            served = stack.enter_context(
-                service(
-                    self.tls["agent"],
-                    self.directory / f"agent-{name}",
-                    listen=f"{ADDRESSES[name]}:7443",
-                    NODE_NAME=name,
-                )
-            )
-            kept = stack.pop_all()
-        with kept:
-            yield served
-
-
-def announce(node: KubeNode, name: str) -> None:
-    """What the API says of a node's agent."""
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": f"agent-{name}", "labels": {"app": "ztprobe-agent"}},
-        "spec": {"nodeName": name, "containers": [{"name": "agent", "image": "none"}]},
-    }
-    pods = "/api/v1/namespaces/ztprobe/pods"
-    node.call("POST", pods, pod)
-    status = {"phase": "Running", "podIP": ADDRESSES[name], "podIPs": [{"ip": ADDRESSES[name]}]}
-    node.call("PATCH", f"{pods}/agent-{name}/status", {"status": status})
-
-
 @pytest.fixture(scope="module")
 def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agents]:
     """A server on one node, a client on another; two more pods that nobody watches."""
@@ -108,21 +65,7 @@ def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agents]:
             node.create(f"fl-client-{place}", {"app": "fl-client"}, node=place)
             node.report(f"fl-client-{place}", "Running", f"10.98.0.{number}")
         node.call("POST", "/apis/networking.k8s.io/v1/namespaces/fl/networkpolicies", POLICY)
-        node.call("POST", "/api/v1/namespaces", {"metadata": {"name": "ztprobe"}})
-        files = {"tls.crt": "certificate", "tls.key": "key", "ca.crt": "authority"}
-        held = {name: getattr(tls["collector"], field).read_bytes() for name, field in files.items()}
-        secret = {
-            "metadata": {"name": "ztprobe-collector-tls"},
-            "type": "kubernetes.io/tls",
-            "data": {name: base64.b64encode(content).decode() for name, content in held.items()},
-        }
-        node.call("POST", "/api/v1/namespaces/ztprobe/secrets", secret)
-        with netlink(node.netns) as ipr:
-            (bridge,) = ipr.link_lookup(ifname="cni0")
-            for address in (ADDRESSES[NODE], ADDRESSES[OTHER]):
-                ipr.addr("add", index=bridge, address=address, prefixlen=24)
-        for name in ADDRESSES:
-            announce(node, name)
+        deploy_agents(node, tls["collector"])
         for pod in node.pods.values():
             with entered(pod.netns):
                 subprocess.run([program("nft"), "-f", "-"], input=RULES, text=True, check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,11 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ztprobe.cli.agent_observation import are_asked, named, nodes_request
+from ztprobe.cli.agent_options import agents_options
 from ztprobe.cli.options import cluster_access, cluster_options
 from ztprobe.cli.profile_pods import node_option
 from ztprobe.errors import UsageError, WorkloadError
 
 if TYPE_CHECKING:
+    from ztprobe.progress import Progress
     from ztprobe.runtime.cluster.place import ClusterPlace
 
 __all__ = ("attach_options", "cluster_place", "trace_attached")
@@ -83,11 +87,14 @@ _OPTIONS = (
     ),
     node_option,
     cluster_options,
+    agents_options,
 )
 _OF_CLUSTER = ("namespace", "node", "context", "kubeconfig")
+_OF_AGENTS = ("through", "addresses", "agents_in", "cert", "key", "authority")
 _NAMES = (
     *("attach", "server", "client_targets", "hub_targets", "for_text", "framework", "events_from", "runtime"),
     *_OF_CLUSTER,
+    *_OF_AGENTS,
 )
 _ALSO_EXPERIMENT = ("runtime", *_OF_CLUSTER, "image")
 _ONLY_HERE = ("repeat", "until_ci", "switch_level", "data_dir")  # on this machine's own runtime
@@ -147,20 +154,58 @@ def trace_attached(context: click.Context) -> bool:
     _refuse_others(context, given["attach"])
     if not given["attach"]:
         return False
+    from ztprobe.attach.request import duration_s
+    from ztprobe.progress import open_progress
+
+    out = (given["out"] or Path("runs") / f"attached-{datetime.now(UTC):%Y%m%d-%H%M%S}").absolute()
+    has_rounds = context.get_parameter_source("rounds") is click.core.ParameterSource.COMMANDLINE
+    rounds = given["rounds"] if has_rounds else None
+    trace: Callable[[Progress], Path]
+    if are_asked(given):
+        if given["runtime"] != "kubernetes":
+            raise UsageError("--agents and --agent are about a cluster's pods: add --runtime kubernetes")
+        for_s = None if given["for_text"] is None else duration_s("--for", given["for_text"])
+        trace = _through_agents(given, out, for_s, rounds)
+    else:
+        trace = _on_this_machine(given, out, rounds)
+    with open_progress(quiet=given["quiet"]) as progress:
+        directory = trace(progress)
+        progress.stage("analysis")
+        report = _report(directory, given["coverage_floor"] / 100, progress.note)
+        progress.done(str(directory))
+    _print(report, as_json=given["as_json"])
+    return True
+
+
+def _through_agents(
+    given: Mapping[str, Any], out: Path, for_s: float | None, rounds: int | None
+) -> Callable[[Progress], Path]:
+    from ztprobe.attach.nodes.transaction import trace_nodes
+    from ztprobe.errors import RunDirError
+    from ztprobe.experiment.requirements import out_problems
+
+    if refused := out_problems(out):
+        raise RunDirError("\n".join(refused))
+    server, clients = given["server"], given["client_targets"]
+    request = nodes_request(given, server=server, clients=clients, for_s=for_s, rounds=rounds)
+    return functools.partial(trace_nodes, request, out)
+
+
+def _on_this_machine(given: Mapping[str, Any], out: Path, rounds: int | None) -> Callable[[Progress], Path]:
     from ztprobe.attach.request import make_request
     from ztprobe.attach.transaction import attach_whole
     from ztprobe.experiment.requirements import check_attach
-    from ztprobe.progress import open_progress
 
-    out = given["out"] or Path("runs") / f"attached-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    has_rounds = context.get_parameter_source("rounds") is click.core.ParameterSource.COMMANDLINE
+    agents = {name: given[name] for name in _OF_AGENTS}
+    for option in named(agents):
+        raise UsageError(f"{option}: is about agents: give --agents, or --agent ADDRESS")
     request = make_request(
         server=given["server"],
         clients=given["client_targets"],
         hubs=given["hub_targets"],
-        out=out.absolute(),
+        out=out,
         for_text=given["for_text"],
-        rounds=given["rounds"] if has_rounds else None,
+        rounds=rounds,
         framework=given["framework"],
         events_from=given["events_from"],
         stall_after_s=given["stall_after"],
@@ -171,13 +216,7 @@ def trace_attached(context: click.Context) -> bool:
         ),
     )
     check_attach(request.out)
-    with open_progress(quiet=given["quiet"]) as progress:
-        directory = attach_whole(request, progress)
-        progress.stage("analysis")
-        report = _report(directory, given["coverage_floor"] / 100, progress.note)
-        progress.done(str(directory))
-    _print(report, as_json=given["as_json"])
-    return True
+    return functools.partial(attach_whole, request)
 
 
 def _report(directory: Path, coverage_floor: float, note: Callable[[str], None]) -> dict[str, Any]:

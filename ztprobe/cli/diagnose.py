@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from ztprobe.cli.agent_observation import are_asked, named, nodes_request
+from ztprobe.cli.agent_options import agents_options
+from ztprobe.cli.options import cluster_options
 from ztprobe.cli.output import say, say_json
 from ztprobe.cli.policy_objects import read_files
 from ztprobe.errors import UsageError
 
 __all__ = ("diagnose",)
+
+_SERVER = "app=fl-server"  # as our own manifests have it
 
 
 @click.command(epilog="Example: ztprobe diagnose runs/net2-sec3-20260131-120000")
@@ -31,7 +37,24 @@ __all__ = ("diagnose",)
     multiple=True,
     help="The policies and namespaces that were in force.  [default: those that the run recorded]",
 )
-@click.option("-n", "--namespace", metavar="NAMESPACE", help="Of objects in -f that name none.")
+@click.option(
+    "-n",
+    "--namespace",
+    metavar="NAMESPACE",
+    help="Of objects in -f that name none; with --agents: of the pods.  [default: default]",
+)
+@click.option(
+    "--server", metavar="LABELS", help="With --agents: of the server's pod.  [default: app=fl-server]"
+)
+@click.option(
+    "--client",
+    "clients",
+    metavar="LABELS",
+    multiple=True,
+    help="With --agents; may be repeated.  [default: whoever is connected to the server]",
+)
+@cluster_options
+@agents_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; with --live, one diagnosis a line.")
 def diagnose(
     run: Path | None,
@@ -40,7 +63,10 @@ def diagnose(
     live_run: str | None,
     files: tuple[str, ...],
     namespace: str | None,
+    server: str | None,
+    clients: tuple[str, ...],
     as_json: bool,
+    **agents: Any,
 ) -> None:
     """Say why rounds of a saved run failed, stalled or were slow.
 
@@ -50,13 +76,26 @@ def diagnose(
     what can be said without the kernel's own word, and what cannot.
 
     `sudo ztprobe diagnose --live --for 60` says the same of a run that goes on, from what was seen so far, at
-    once and each time that it changes; nothing is written.
+    once and each time that it changes; nothing is written. `ztprobe diagnose --live --agents -n fl` needs no
+    root, and watches a deployment on a cluster's nodes through the agents there.
     """
     from analysis.causes.capture_file import is_capture
     from analysis.causes.diagnosis import diagnose_run
     from analysis.causes.diagnosis_text import diagnosis_lines
     from ztprobe.rundir.store import load_run
 
+    if are_asked(agents):
+        if not live or run is not None or live_run is not None or files:
+            raise UsageError("--agents and --agent: go with --live, and with no RUN, --run or -f")
+        from ztprobe.cli.diagnose_live import watch_nodes
+
+        of_agents = {**agents, "namespace": namespace}
+        request = nodes_request(of_agents, server=server or _SERVER, clients=clients)
+        watch_nodes(request, seconds=seconds, as_json=as_json)
+        return
+    for option, wanted in {"--server": server, "--client": clients, **named(agents)}.items():
+        if wanted:
+            raise UsageError(f"{option}: is about a cluster's pods: add --live and --agents")
     if namespace is not None and not files:
         raise UsageError(f"--namespace {namespace}: is for the objects of -f, and none were given")
     if live:

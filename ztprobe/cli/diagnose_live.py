@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
 from ztprobe.cli.output import say
 from ztprobe.errors import PreflightError, RunDirError, UsageError
 from ztprobe.printable import escape_json, printable_lines
-from ztprobe.process.interrupts import Interrupted
+from ztprobe.process.interrupts import Interrupted, shielded
 
 if TYPE_CHECKING:
+    from ztprobe.attach.nodes.observation import Observation
+    from ztprobe.attach.nodes.request import NodesRequest
     from ztprobe.experiment.live_state import RunSoFar
     from ztprobe.policy.model import Objects
+    from ztprobe.rundir.store import Run
 
-__all__ = ("watch_causes",)
+__all__ = ("watch_causes", "watch_nodes")
 
 _LEAST_S = 2.0  # between two looks
 _TIMES = 4  # of what a look takes: reading a long run must not take a CPU from it
@@ -40,7 +44,23 @@ def watch_causes(run: str | None, objects: Objects | None, *, seconds: float | N
     """
     if os.geteuid() != 0:
         raise PreflightError("what a run has seen so far is for root alone: run it with sudo")
-    watched = _chosen(run)
+    _tell(_chosen(run), objects, seconds, as_json=as_json)
+
+
+def watch_nodes(request: NodesRequest, *, seconds: float | None, as_json: bool) -> None:
+    """The same of what runs on a cluster's nodes, through their agents, whoever has brought it up.
+
+    :raises UsageError: the labels mean nobody.
+    :raises ZtprobeError: the API or an agent refuses, does not answer, or sees no more.
+    """
+    from ztprobe.attach.nodes.transaction import observed
+    from ztprobe.progress import PlainProgress
+
+    with observed(request, PlainProgress(sys.stderr)) as seen:
+        _tell(_OfNodes(seen), None, seconds, as_json=as_json)
+
+
+def _tell(watched: _Watched, objects: Objects | None, seconds: float | None, *, as_json: bool) -> None:
     until = f"for {seconds:g} s" if seconds is not None else "until it ends; Ctrl-C ends this before"
     click.echo(printable_lines(f"watching run {watched.name} {until}"), err=True)
     try:
@@ -50,6 +70,47 @@ def watch_causes(run: str | None, objects: Objects | None, *, seconds: float | N
             raise
     if watched.is_over:
         click.echo(f"run {watched.name} has ended", err=True)
+
+
+class _Watched(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def is_over(self) -> bool: ...
+
+    @property
+    def told_s(self) -> float: ...
+
+    def read(self) -> Run: ...
+
+    def pause(self, seconds: float) -> None: ...
+
+
+class _OfNodes:
+    """What agents see, looked at again in every pause."""
+
+    def __init__(self, seen: Observation) -> None:
+        self._seen = seen
+        self.name = str(seen.pods.server)
+        self.told_s = time.monotonic()
+
+    @property
+    def is_over(self) -> bool:
+        return self._seen.pods.server_is_over
+
+    def read(self) -> Run:
+        from ztprobe.attach.nodes.record import run_of
+
+        self.pause(0)
+        with shielded():
+            return run_of(self._seen, so_far=True)
+
+    def pause(self, seconds: float) -> None:
+        with shielded():  # an answer that is not read would be the next question's
+            self._seen.look()
+        self.told_s = time.monotonic()
+        time.sleep(seconds)
 
 
 def _chosen(name: str | None) -> RunSoFar:
@@ -69,7 +130,7 @@ def _chosen(name: str | None) -> RunSoFar:
     return RunSoFar(name or there[0])
 
 
-def _watch(watched: RunSoFar, objects: Objects | None, seconds: float | None, *, as_json: bool) -> None:
+def _watch(watched: _Watched, objects: Objects | None, seconds: float | None, *, as_json: bool) -> None:
     from analysis.causes.diagnosis import diagnose_run
 
     begun_s, said, silent = time.monotonic(), None, False
@@ -94,7 +155,7 @@ def _watch(watched: RunSoFar, objects: Objects | None, seconds: float | None, *,
         while time.monotonic() < again_s and not watched.is_over:
             if seconds is not None and time.monotonic() - begun_s >= seconds:
                 return
-            time.sleep(_POLL_S)
+            watched.pause(_POLL_S)
 
 
 def _gist(found: Mapping[str, Any]) -> Any:

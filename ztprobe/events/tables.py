@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "ATTACHED_TABLES",
+    "INSTANTS",
     "RINGS",
     "TABLES",
     "Column",
@@ -81,6 +82,12 @@ class Names:
     symbol: Callable[[int], str]
 
 
+# Columns that say when something happened; 0: it did not. Other columns in _ns are lengths of time.
+INSTANTS = (
+    *("ts_ns", "first_ns", "last_ns", "tail_ns", "opened_ns", "since_ns", "frame_ns"),
+    *("first_sent_ns", "later_sent_ns", "own_ns"),
+    *("first_seen_ns", "last_seen_ns"),
+)
 # Members that are an enum's number and become its name.
 _STATES = {name_of(state): int(state) for state in TcpState}
 _ENUMS: dict[str, Mapping[str, int]] = {

@@ -97,6 +97,10 @@ class RunSoFar:
         """Whether it has ended."""
         return not self._file.exists()
 
+    def pause(self, seconds: float) -> None:
+        """Wait; it is written down meanwhile by whoever runs it."""
+        time.sleep(seconds)
+
     def read(self) -> Run:
         """What there is now; ``meta`` has ``so_far``, and no end.
 

@@ -26,7 +26,7 @@ from ztprobe.pods.selection import no_match
 from ztprobe.pods.selectors import Selector, parse_selector
 from ztprobe.pods.source import Found, Processes
 
-__all__ = ("Cluster", "pods_everywhere")
+__all__ = ("Cluster", "pods_everywhere", "running_pods")
 
 _FEW = 3
 _ASK_AGAIN_S = 2.0
@@ -219,9 +219,14 @@ def pods_everywhere(api: Api, namespace: str) -> list[Pod]:
 
     :raises PreflightError: the API refuses.
     """
+    return running_pods(api.objects("pods", namespace))
+
+
+def running_pods(listed: Iterable[Object]) -> list[Pod]:
+    """Those of what the API has listed that run; see `pods_everywhere`."""
     return [
         dataclasses.replace(_remote(pod), uid=cgroup_uid(pod))
-        for pod in api.objects("pods", namespace)
+        for pod in listed
         if pod["status"].get("phase") == "Running"
         and not _is_ending(pod)
         and not pod["spec"].get("hostNetwork")

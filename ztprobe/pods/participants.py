@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from ztprobe.pods.labelled import LabelledPods, LocalLabelledPods
 from ztprobe.pods.process_table import OneProcess, ProcessTable
 from ztprobe.pods.targets import ROLES, Role, Target, in_cgroup
 
-__all__ = ("Member", "Participant", "Participants")
+__all__ = ("Member", "Participant", "Participants", "is_proxy_beside")
 
 # Of two targets that a process matches, the one that says more about it has it.
 _MOST_TELLING = ("pid", "cmd", "cgroup", "pods", "netns")
@@ -84,6 +84,14 @@ _PROXIES = frozenset(("haproxy", "envoy", "linkerd2-proxy", "nginx", "traefik", 
 _NO_APPLICATIONS = frozenset(("dnsmasq", "linkerd-await", "pause", "pilot-agent"))
 
 
+def is_proxy_beside(program: str, programs: Iterable[str]) -> bool:
+    """Whether a program is a proxy, and not alone.
+
+    :param programs: all that run beside it, itself included.
+    """
+    return program in _PROXIES and bool(set(programs) - _PROXIES - _NO_APPLICATIONS)
+
+
 class Participants:
     """The participants that some targets name, as of the last `look`.
 
@@ -120,10 +128,10 @@ class Participants:
         what takes part.
         """
         process, participant = self._table.get(pid), self.of(pid)
-        if process is None or participant is None or process.program not in _PROXIES:
+        if process is None or participant is None:
             return False
         programs = {one.program for each in participant.running if (one := self._table.get(each.pid))}
-        return bool(programs - _PROXIES - _NO_APPLICATIONS)
+        return is_proxy_beside(process.program, programs)
 
     def of(self, pid: int) -> Participant | None:
         """Whose process that is; None: nobody's."""

@@ -66,5 +66,6 @@ def refuse_away(away: Mapping[str, str], node: str, count: int) -> None:
     more = f" and {len(away) - _FEW} more" if len(away) > _FEW else ""
     remedy = f"--node {node} keeps the whole run here" if len(away) < count else "run ztprobe there"
     raise UsageError(
-        f"{listed}{more}, and this is node {node}: only pods of this node can be traced yet; {remedy}"
+        f"{listed}{more}, and this is node {node}: an experiment is traced on one node; {remedy} (on several:"
+        " ztprobe deploy experiment, and trace --attach --agents)"
     )

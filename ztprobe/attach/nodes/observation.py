@@ -1,0 +1,214 @@
+"""A deployment on several nodes while it runs: its pods found, watched by their nodes' agents, its log read.
+
+Nothing of it is on this machine. Whatever is said in instants is so by the clock of the server's node, which
+its rounds' events carry, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ztprobe.agent import endpoints
+from ztprobe.agent.service.client import Connection
+from ztprobe.attach.nodes.node import ObservedNode
+from ztprobe.attach.nodes.pods import DeployedPods
+from ztprobe.attach.nodes.request import NodesRequest
+from ztprobe.attach.pod_lines import PodLines, followed
+from ztprobe.attach.rounds import Rounds
+from ztprobe.errors import EnforcementError, PreflightError, ZtprobeError
+from ztprobe.pods.model import Pod
+
+__all__ = ("Observation",)
+
+_SOCKETS_S, _SAMPLE_S = 1.0, 5.0
+_ASK_S = 10.0  # for the name of an agent's node
+
+
+class Observation:
+    """begin -> look ... -> stop; a context manager that ends every session.
+
+    :param directory: for what agents saw and what the server logged; private.
+    :param note: is told what people should know.
+    """
+
+    def __init__(self, request: NodesRequest, directory: Path, note: Callable[[str], None]) -> None:
+        self.request, self.directory = request, directory
+        self._note = note
+        self._open = contextlib.ExitStack()
+        self._run = secrets.token_hex(3)
+        self.pods: DeployedPods
+        self.ever: dict[str, Pod] = {}  # all that were ever watched or known of, by name; the server first
+        self.nodes: dict[str, ObservedNode] = {}  # the server's first
+        self.rounds: Rounds
+        self.topology = endpoints.unknown("", ())
+        self.counters: list[dict[str, Any]] = []
+        self.attached_ns = self.detached_ns = 0
+        self._agents: dict[str, str] = {}
+        self._unwatched: set[str] = set()
+        self._log: PodLines | None = None
+        self._next_sockets_s = self._next_sample_s = 0.0
+
+    def __enter__(self) -> Observation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def begin(self) -> None:
+        """Find the pods, and have their nodes' agents see.
+
+        :raises UsageError: the labels mean no server, or nobody.
+        :raises PreflightError: the API or an agent refuses, does not answer, or cannot see.
+        """
+        self.pods = DeployedPods(self.request)
+        self._agents = {one.node or self._node_of(one.address): one.address for one in self.request.agents}
+        server = self.pods.server
+        self.topology = endpoints.unknown(server.name, [server])
+        self._begin_rounds()
+        self._renew()
+        if server.node not in self.nodes:
+            there = ", ".join(sorted(self._agents)) or "none"
+            raise PreflightError(
+                f"node {server.node}, where {server} runs, has no agent that was asked (agents: {there}):"
+                " ztprobe deploy agent puts one on every node"
+            )
+        if server.name not in self.server_node.pods:
+            raise PreflightError(self.server_node.unseen.get(server.name, f"{server} is not found there"))
+        self._look_at_sockets()
+        self._renew()  # peers, if no clients were named
+        self.attached_ns = self.server_node.now_ns
+
+    @property
+    def server_node(self) -> ObservedNode:
+        """The node whose clock counts."""
+        return self.nodes[self.pods.server.node]
+
+    @property
+    def in_order(self) -> list[ObservedNode]:
+        """All nodes, the server's first."""
+        first = self.server_node
+        return [first, *(node for node in self.nodes.values() if node is not first)]
+
+    @property
+    def told_by(self) -> str:
+        """Where rounds are told, for people."""
+        return "the traffic" if self._log is None else f"the log of {self.pods.server}"
+
+    def look(self) -> list[tuple[int, float]]:
+        """See what is new. :returns: number and duration of rounds that have ended.
+
+        :raises EnforcementError: an agent sees no more.
+        """
+        now_s = time.monotonic()
+        self.pods.look()
+        for note in self.pods.fresh_notes():
+            self._note(note)
+        self._renew()
+        for node in self.nodes.values():
+            with _named(node):
+                for note in node.look():
+                    self._note(f"node {node.name}: {note}")
+                if node.problem is not None:
+                    raise EnforcementError(node.problem)
+        if now_s >= self._next_sockets_s:
+            self._next_sockets_s = now_s + _SOCKETS_S
+            self._look_at_sockets()
+        if now_s >= self._next_sample_s:
+            self._next_sample_s = now_s + _SAMPLE_S
+            self._sample()
+        return self._read()
+
+    def _sample(self) -> None:
+        """Of clocks and counters; all of them within moments, so one time stands for all."""
+        found: dict[str, Any] = {"at_ns": self.server_node.now_ns, "pods": {}, "containers": {}}
+        for node in self.nodes.values():
+            with _named(node):
+                node.sample()
+                told = node.counters()
+            for kind in ("pods", "containers"):
+                found[kind] |= told[kind]
+        self.counters.append(found)
+
+    def stop(self) -> ZtprobeError | None:
+        """See no more. :returns: what was wrong until then."""
+        self.detached_ns = self.server_node.now_ns
+        last_first = reversed(self.in_order)  # all that others saw is earlier than the server's last sample
+        found = [(node, problem) for node in last_first if (problem := node.stop()) is not None]
+        if self._log is not None:
+            self._log.complete()
+        self._read()
+        return EnforcementError(f"node {found[0][0].name}: {found[0][1]}") if found else None
+
+    def _read(self) -> list[tuple[int, float]]:
+        return self.rounds.read(self.attached_ns, self.detached_ns)
+
+    def _node_of(self, address: str) -> str:
+        with contextlib.closing(Connection(address, self.request.tls, patience_s=_ASK_S)) as connection:
+            return str(connection.status().get("node") or "")
+
+    def _begin_rounds(self) -> None:
+        """From what the server's pod writes, if the API gives it; else from the traffic."""
+        server, container = self.pods.server, self.pods.server_container
+        read = functools.partial(self.request.api.log, server.namespace, server.name, container)
+        kept = self.directory / f"{server.name}.{container}.log"
+        try:
+            self._log = self._open.enter_context(followed(read, kept))
+        except ZtprobeError as error:
+            self._note(f"{error}: rounds are told from the traffic")
+        self.rounds = Rounds(None if self._log is None else self._log.lines, "generic", must_tell=False)
+
+    def _renew(self) -> None:
+        """Watch pods that are new, and open sessions on nodes that are."""
+        by_node: dict[str, list[Pod]] = {}
+        for pod in self.pods.all:
+            self.ever.setdefault(pod.name, pod)
+            by_node.setdefault(pod.node, []).append(pod)
+        for name, pods in by_node.items():
+            if name in self.nodes:
+                for why in self.nodes[name].add(pods):
+                    self._note(why)
+            elif (address := self._agents.get(name)) is not None:
+                self.nodes[name] = self._node(name, address, pods)
+            elif name not in self._unwatched:
+                self._unwatched.add(name)
+                self._note(f"node {name}: has no agent; what happens there is not seen")
+
+    def _node(self, name: str, address: str, pods: list[Pod]) -> ObservedNode:
+        connection = Connection(address, self.request.tls)
+        node = self._open.enter_context(
+            ObservedNode(name, connection, self.directory / f"batches-{len(self.nodes)}", run=self._run)
+        )
+        node.begin(pods)
+        for why in node.unseen.values():
+            self._note(why)
+        return node
+
+    def _look_at_sockets(self) -> None:
+        sockets = []
+        for node in self.nodes.values():
+            with _named(node):
+                sockets += node.sockets()
+        watched = [pod for node in self.in_order for pod in node.pods.values()]
+        self.topology = endpoints.merged(self.topology, endpoints.topology(watched, sockets))
+        server = self.pods.server.name
+        ports = {one.socket.local_port for one in sockets if one.pod == server and one.socket.listens}
+        self.pods.take_peers(
+            one.socket.remote
+            for one in sockets
+            if one.pod == server and not one.socket.listens and one.socket.local_port in ports
+        )
+
+
+@contextlib.contextmanager
+def _named(node: ObservedNode) -> Iterator[None]:
+    """Whatever goes wrong says on which node."""
+    try:
+        yield
+    except ZtprobeError as error:
+        raise EnforcementError(f"node {node.name}: {error}") from error
