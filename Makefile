@@ -114,4 +114,4 @@ api-server:
 test-cluster: $(TESTS_STAMP) api-server
 	$(RUN) pytest tests/kernel/test_cluster.py tests/kernel/test_cluster_deploy.py \
 	    tests/kernel/test_cluster_attach.py tests/kernel/test_cluster_drops.py \
-	    tests/kernel/test_cluster_nodes.py tests/kernel/test_cluster_trace.py
+	    tests/kernel/test_cluster_nodes.py tests/kernel/test_cluster_trace.py tests/kernel/test_cluster_doctor.py

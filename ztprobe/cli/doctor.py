@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ztprobe.cli.agent_options import agent_access, agents_options, tls_files
+from ztprobe.cli.options import cluster_access, cluster_options
 from ztprobe.cli.output import say_json
 from ztprobe.errors import PreflightError
 from ztprobe.printable import printable
@@ -20,15 +22,36 @@ _MAIN_JOB = ("net0-sec0", "net2-sec3")
 
 
 @click.command(epilog="Example: sudo ztprobe doctor --json")
+@click.option(
+    "--runtime",
+    type=click.Choice(("local", "kubernetes")),
+    default="local",
+    help="This machine, or a cluster's nodes, asked of their agents.  [default: local]",
+)
+@cluster_options
+@agents_options
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
 @click.pass_context
-def doctor(context: click.Context, as_json: bool) -> None:
+def doctor(ctx: click.Context, /, runtime: str, as_json: bool, **given: Any) -> None:
     """Say what this machine offers, and whether the main job can run.
 
     Signal by signal: which hook this kernel offers, what is missing, what would provide it. Exits with
     0 if the main job can run and with 3 if not. Nothing is changed; what has to be tried is tried in a
     network namespace that vanishes with the try.
+
+    With --runtime kubernetes the same node by node, without root: what each node's kernel offers, what its
+    agent lacks, which nodes have none, and which network plugin is there; 3 if anything is missing.
     """
+    cluster = cluster_access(runtime, given["context"], given["kubeconfig"])
+    files = tls_files(given["cert"], given["key"], given["authority"], "--ca")
+    through = given["through"] or (cluster is not None and not given["addresses"])
+    access = agent_access(cluster, through, given["addresses"], given["agents_in"], files)
+    if access is not None:
+        from ztprobe.cli.doctor_nodes import examine_nodes
+
+        if not examine_nodes(access, as_json=as_json):
+            ctx.exit(PreflightError.exit_code)
+        return
     from ztprobe.experiment.names import parse_experiment
     from ztprobe.experiment.requirements import machine_problems
     from ztprobe.preflight import choose_hooks, collect
@@ -42,7 +65,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
     else:
         _print(machine, hooks, problems)
     if problems:
-        context.exit(PreflightError.exit_code)
+        ctx.exit(PreflightError.exit_code)
 
 
 def _as_dict(machine: Machine, hooks: tuple[SignalHook, ...], problems: list[str]) -> dict[str, Any]:

@@ -21,7 +21,15 @@ from pathlib import Path
 from ztprobe.preflight.bpf import RAW_TRACEPOINT, can_attach_raw_tracepoint, trivial_program
 from ztprobe.preflight.trials import NetworkTrials, run_network_trials
 
-__all__ = ("RAW_TRACEPOINTS", "KernelFeatures", "Machine", "Tools", "collect", "collect_tools")
+__all__ = (
+    "RAW_TRACEPOINTS",
+    "KernelFeatures",
+    "Machine",
+    "Tools",
+    "collect",
+    "collect_kernel",
+    "collect_tools",
+)
 
 RAW_TRACEPOINTS = (
     "inet_sock_set_state",
@@ -92,10 +100,11 @@ class Machine:
 
 def collect() -> Machine:
     """Ask this machine (about 0.2 s as root)."""
-    return Machine(kernel=_collect_kernel(), tools=collect_tools())
+    return Machine(kernel=collect_kernel(), tools=collect_tools())
 
 
-def _collect_kernel() -> KernelFeatures:
+def collect_kernel() -> KernelFeatures:
+    """What its kernel offers, tried as far as we may."""
     root = os.geteuid() == 0
     btf = _BTF.read_bytes() if _BTF.is_file() and os.access(_BTF, os.R_OK) else b""
     # Every tracepoint has a type of this name in BTF, in the string table between NUL bytes.

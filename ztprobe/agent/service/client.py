@@ -93,6 +93,10 @@ class Connection:
         """What the agent says of itself. :raises ZtprobeError: it does not."""
         return dict(self.ask({"call": "agent_status"}))
 
+    def offers(self) -> dict[str, Any]:
+        """What its node offers (`ztprobe.agent.offers`). :raises ZtprobeError: it does not say."""
+        return dict(self.ask({"call": "offers"}))
+
     def close(self) -> None:
         """Idempotent."""
         self._channel.close()

@@ -22,6 +22,7 @@ from ztprobe.agent.calls import CALLS, answered
 from ztprobe.agent.lease_calls import LEASE_CALLS
 from ztprobe.agent.memory import held
 from ztprobe.agent.node_view_calls import NODE_VIEW_CALLS
+from ztprobe.agent.offers import node_offers
 from ztprobe.agent.service import wire
 from ztprobe.agent.service.drop_streams import DropStreams
 from ztprobe.agent.service.privileges import lacking
@@ -166,6 +167,8 @@ class AgentServer:
     def _reply(self, name: str, number: int, token: str, said: dict[str, Any]) -> dict[str, Any]:
         if name == "agent_status":
             return answered(self.status)
+        if name == "offers":
+            return answered(node_offers)
         if name == "open":
             return answered(lambda: self._open(said))
         if name == "close":
