@@ -7,7 +7,9 @@
 # make lint          ruff, mypy and the import contract
 # make test-fresh    trace and test on a fresh machine: a minimal Debian in a directory, from nothing (root)
 # make test-vm       the kernel tests under Debian's stock kernel (netem, kprobes) in QEMU; about 10 minutes
-# make test-cluster  profiles on pods of a real API server, which it builds first; about 10 minutes
+# make test-cluster  a real API server, and a real node with pods of our images, both built first: the tests take
+#                    20 minutes, building once another 20
+# make api-server    what of it the tests with an API server alone take
 # make test-frameworks  unmodified Flower, traced: rounds and times against what the app measured itself; an hour
 # make setup-tests, make setup-bench: what tests and benchmarks need on top of setup
 # make validate-faults  runs that are broken in every known way, and 30 healthy ones, all diagnosed; about 90 minutes
@@ -33,7 +35,7 @@ TESTS_STAMP := $(VENV)/.setup-tests-stamp
 BENCH_STAMP := $(VENV)/.setup-bench-stamp
 
 .PHONY: publish-study setup setup-tests setup-bench setup-frameworks trace smoke test test-long test-frameworks test-fresh \
-    test-vm test-cluster api-server images policy-packets quiet-pairs validate-faults lint bench
+    test-vm test-cluster api-server cluster-node images policy-packets quiet-pairs validate-faults lint bench
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -109,9 +111,22 @@ images:
 
 api-server:
 	PYTHON=$(PYTHON) tools/setup-system api-server
-	tools/kube-apiserver
+	tools/kube-cluster build etcd kube-apiserver
 
-test-cluster: $(TESTS_STAMP) api-server
+# By archives, whatever container engine is there: the node takes nothing else.
+IMAGE_PARTS := constraints.txt $(wildcard tools/image_archive/*.py)
+build/images/agent.oci.tar: $(IMAGE_PARTS) $(wildcard images/agent*) \
+    $(shell find analysis ebpf manifests netprofiles ztprobe -type f ! -name '*.pyc')
+	BUILDER=none tools/images agent
+build/images/fl.oci.tar: $(IMAGE_PARTS) $(wildcard images/fl* fl/*.py fl/*/*.py)
+	BUILDER=none tools/images fl
+
+cluster-node: $(STAMP) build/images/agent.oci.tar build/images/fl.oci.tar
+	PYTHON=$(PYTHON) tools/setup-system api-server node
+	tools/kube-cluster build
+
+test-cluster: $(TESTS_STAMP) cluster-node
 	$(RUN) pytest tests/kernel/test_cluster.py tests/kernel/test_cluster_deploy.py \
 	    tests/kernel/test_cluster_attach.py tests/kernel/test_cluster_drops.py \
-	    tests/kernel/test_cluster_nodes.py tests/kernel/test_cluster_trace.py tests/kernel/test_cluster_doctor.py
+	    tests/kernel/test_cluster_nodes.py tests/kernel/test_cluster_trace.py tests/kernel/test_cluster_doctor.py \
+	    tests/cluster

@@ -1,6 +1,6 @@
 """Who may skip, and a network namespace to play in.
 
-Tests under tests/kernel and tests/e2e need root and skip without it. Under
+Tests under tests/kernel, tests/e2e and tests/cluster need root and skip without it. Under
 ZTPROBE_REQUIRE_KERNEL=1 (set by .ci/run) a skip there is a failure, so that CI cannot
 turn green by testing nothing; a test for a feature that CI's kernel really lacks is
 marked ``optional``. No test skips for want of a program (tests/programs.py).
@@ -23,7 +23,7 @@ hypothesis.settings.register_profile("ztprobe", deadline=None)
 hypothesis.settings.load_profile("ztprobe")
 
 _TESTS = Path(__file__).parent
-_PRIVILEGED = (_TESTS / "kernel", _TESTS / "e2e")
+_PRIVILEGED = (_TESTS / "kernel", _TESTS / "e2e", _TESTS / "cluster")
 _REQUIRE = os.environ.get("ZTPROBE_REQUIRE_KERNEL") == "1"
 
 

@@ -39,7 +39,7 @@ def api_server_programs() -> tuple[str, str]:
     """Where kube-apiserver and etcd are; fails the test where they are nowhere."""
     found = [_built(name) for name in _API_SERVER]
     if None in found:
-        pytest.fail("no kube-apiserver with etcd: tools/kube-apiserver builds it", pytrace=False)
+        pytest.fail("no kube-apiserver with etcd: tools/kube-cluster build makes them", pytrace=False)
     return str(found[0]), str(found[1])
 
 

@@ -1,6 +1,6 @@
 """A cluster of one node for tests: a real API server, and what kubelet and a CNI plugin do, done here.
 
-The API server (with etcd) is Kubernetes' own, built by ``tools/kube-apiserver``. No kubelet and no
+The API server (with etcd) is Kubernetes' own, built by ``tools/kube-cluster``. No kubelet and no
 container runtime run: what they make of a pod (a network namespace, a veth to the node's bridge,
 cgroups named after the UID, a pause process, the pod's status) is made here, for real, in the
 layouts of cgroups that this machine has.
