@@ -92,6 +92,7 @@ class ClusterRuntime:
         self._run_pods: RunPods | None = None
         self._gates = GateKeeper(self._source, progress)
         self._state = RunState(self._workload, self._namespace, self._told, self._source)
+        self._sysctls: dict[str, str | None] = {}
 
     @property
     def pods(self) -> tuple[Pod, ...]:
@@ -158,6 +159,8 @@ class ClusterRuntime:
         self._source.know(self._pods.values())
         if not self._options.mutual_tls:  # else sidecars come next
             self._source.at_gates(self.applications)
+        # Now, for kubelet takes a pod's network away as soon as its containers have ended.
+        self._sysctls = transport.recorded(self.server.netns)
         if not logs_of(self.server).is_dir():
             self._ask_for_logs()
         if not self._offloads:
@@ -242,10 +245,9 @@ class ClusterRuntime:
 
     def facts(self) -> dict[str, Any]:
         """What shaped the run besides profile and level, for run.json; call it while pods exist."""
-        sysctls = transport.recorded(self.server.netns)
         return {
-            "congestion_control": sysctls.get("net.ipv4.tcp_congestion_control"),
-            "sysctls": sysctls,
+            "congestion_control": self._sysctls.get("net.ipv4.tcp_congestion_control"),
+            "sysctls": dict(self._sysctls),
             "offloads": self._offloads,
             "cgroups": cgroups.detect().version,
             "memory_limits_bytes": self._workload.memory_limits_bytes,
