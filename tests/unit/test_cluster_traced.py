@@ -50,6 +50,9 @@ def test_pods_behind_gates_take_the_place_of_jobs(level: int) -> None:
         held_back = [one["name"] for one in pod["spec"]["initContainers"][1:]]
         # What holds the application comes after its sidecar, which does not end.
         assert held_back == (["proxy", gate.INNER_GATE] if level >= 2 else [])
+        hold = pod["spec"]["containers"][-1]
+        assert hold["name"] == gate.HOLD  # beside the application: it keeps the pod's network
+        assert (hold["image"], hold["securityContext"]) == (first["image"], first["securityContext"])
         for version in VERSIONS:
             kubernetes_validate.validate(pod, version, strict=True)
     for number, pod in enumerate(pods[1:]):
@@ -59,6 +62,20 @@ def test_pods_behind_gates_take_the_place_of_jobs(level: int) -> None:
     assert [
         pod["metadata"]["name"] for pod in pods if selector.items() <= pod["metadata"]["labels"].items()
     ] == ["fl-server"]
+
+
+def test_a_hold_is_told_by_what_it_was_started_with() -> None:
+    (pod, *_) = (d for d in traced_pods(experiment_documents("ab12cd", options(0))) if d["kind"] == "Pod")
+    hold = pod["spec"]["containers"][-1]
+    told = {one["name"]: one["value"] for one in hold["env"]}
+    for env, expected in ((told, True), ({}, False)):
+        process = subprocess.Popen(["sleep", "60"], env=env)
+        try:
+            assert gate.is_hold(process.pid) is expected
+        finally:
+            process.kill()
+            process.wait()
+    assert gate.is_hold(process.pid) is False
 
 
 def test_a_named_node_keeps_every_pod() -> None:

@@ -1,10 +1,13 @@
-"""The gates of a pod that is to be traced: init containers that hold back what comes after them.
+"""A traced pod's gates, which hold back what comes after them, and its hold, which keeps the pod at the end.
 
 Probes, profile and measurements come before an application's first packet: a pod's network is there as
 soon as its first init container runs, and the application begins when that has ended. A pod with sidecars
 has a second gate behind them, so that they are up before the application is, as on the local runtime. A
 gate waits for a file in a volume of the pod's own, which the tracer makes through the root of the gate's
 process.
+
+kubelet takes a pod's network away, and what has counted there, within a second of its last container's end.
+So another container beside the application lasts until the pod is removed.
 """
 
 from __future__ import annotations
@@ -18,14 +21,17 @@ from typing import Any
 
 from ztprobe.process.identity import started_ticks
 
-__all__ = ("GATE", "GATES", "INNER_GATE", "gated", "is_sidecar", "open_gate")
+__all__ = ("GATE", "GATES", "HOLD", "INNER_GATE", "gated", "is_hold", "is_sidecar", "open_gate")
 
 GATE = "ztprobe-gate"
 INNER_GATE = "ztprobe-gate-inner"  # behind sidecars
+HOLD = "ztprobe-hold"
 _FILES = {GATE: "open", INNER_GATE: "open-inner"}
 GATES = tuple(_FILES)
 _DIRECTORY = ("run", GATE)
 _LONGEST_S = 1800  # a gate that nobody opens ends its pod
+_LONGEST_RUN_S = 7 * 86_400  # of whom nobody has removed, the pod ends by itself
+_MARK = "ZTPROBE_HOLD"
 
 
 def is_sidecar(container: Mapping[str, Any]) -> bool:
@@ -34,31 +40,50 @@ def is_sidecar(container: Mapping[str, Any]) -> bool:
 
 
 def gated(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A pod's spec with a gate before everything else, and one behind its sidecars, if it has any."""
+    """A pod's spec with a gate before everything else, one behind its sidecars, if it has any, and a hold."""
     before = spec.get("initContainers", ())
     inner = [_gate(INNER_GATE, spec)] if any(is_sidecar(one) for one in before) else []
+    hold = {
+        **_of_application(spec),
+        "name": HOLD,
+        "command": ["timeout", str(_LONGEST_RUN_S), "sleep", "infinity"],
+        "env": [{"name": _MARK, "value": "1"}],
+    }
     return {
         **spec,
         "initContainers": [_gate(GATE, spec), *before, *inner],
+        "containers": [*spec["containers"], hold],
         "volumes": [*spec.get("volumes", ()), {"name": GATE, "emptyDir": {}}],
     }
 
 
 def _gate(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the application's image and rights."""
-    application = spec["containers"][0]
     directory = f"/{'/'.join(_DIRECTORY)}"
     wait = f"until [ -e {directory}/{_FILES[name]} ]; do sleep 0.5; done"  # each look is a new process
-    gate = {
+    return {
+        **_of_application(spec),
         "name": name,
-        "image": application["image"],
         "command": ["timeout", str(_LONGEST_S), "sh", "-c", wait],
         "volumeMounts": [{"name": GATE, "mountPath": directory}],
+    }
+
+
+def _of_application(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A small container of the application's image and rights."""
+    application = spec["containers"][0]
+    return {
+        "image": application["image"],
         "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},
+        **{key: application[key] for key in ("imagePullPolicy", "securityContext") if key in application},
     }
-    return gate | {
-        key: application[key] for key in ("imagePullPolicy", "securityContext") if key in application
-    }
+
+
+def is_hold(pid: int, proc: Path = Path("/proc")) -> bool:
+    """Whether a process is a hold's, which the API tells a second or two after it has begun."""
+    try:
+        return f"{_MARK}=1".encode() in (proc / str(pid) / "environ").read_bytes().split(b"\0")
+    except OSError:  # it has ended
+        return False
 
 
 def open_gate(pids: Iterable[int], name: str = GATE) -> float | None:

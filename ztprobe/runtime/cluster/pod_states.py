@@ -8,7 +8,7 @@ from typing import Any
 
 from ztprobe.kubernetes.answers import Object
 from ztprobe.printable import printable
-from ztprobe.runtime.cluster.gate import GATE, GATES, is_sidecar
+from ztprobe.runtime.cluster.gate import GATE, GATES, HOLD, is_sidecar
 
 __all__ = ("Hindrance", "container_names", "exits", "hindrance", "is_at_gate", "node_of", "short_of_memory")
 
@@ -59,7 +59,7 @@ def container_names(pods: Iterable[Object]) -> dict[str, str]:
 
 
 def exits(pods: Iterable[Object]) -> dict[str, int]:
-    """POD/CONTAINER -> exit status (negative: the signal) of all that have ended, gates left out.
+    """POD/CONTAINER -> exit status (negative: the signal) of all that have ended, ours left out.
 
     A sidecar that kubelet has started again had ended; one that it ends because the application has is none
     of them.
@@ -67,13 +67,17 @@ def exits(pods: Iterable[Object]) -> dict[str, int]:
     found = {}
     for pod in pods:
         sidecars = {one["name"] for one in pod["spec"].get("initContainers") or () if is_sidecar(one)}
-        applications = [one.get("state") or {} for one in pod["status"].get("containerStatuses") or ()]
+        applications = [
+            one.get("state") or {}
+            for one in pod["status"].get("containerStatuses") or ()
+            if one.get("name") != HOLD
+        ]
         is_over = bool(applications) and all("terminated" in state for state in applications)
         for one in _statuses(pod):
             ended = (one.get("state") or {}).get("terminated")
             if one.get("name") in sidecars:
                 ended = None if is_over else ended or (one.get("lastState") or {}).get("terminated")
-            if ended is not None and one.get("name") not in GATES:
+            if ended is not None and one.get("name") not in (*GATES, HOLD):
                 found[f"{pod['metadata']['name']}/{one.get('name')}"] = _status(ended)
     return found
 

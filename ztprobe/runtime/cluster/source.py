@@ -15,6 +15,7 @@ from ztprobe.pods.local import log_name
 from ztprobe.pods.model import Pod
 from ztprobe.pods.selectors import Selector
 from ztprobe.pods.source import Found, Processes
+from ztprobe.runtime.cluster.gate import HOLD, is_hold
 from ztprobe.runtime.cluster.kept_logs import KeptLog
 from ztprobe.runtime.cluster.pod_states import container_names
 from ztprobe.runtime.cluster.run_pods import RunPods
@@ -79,7 +80,8 @@ class RunSource:
             if container in names:
                 found[pid] = (pod, names[container])
             elif pod in self._applications and container not in self._earlier:
-                found[pid] = (pod, self._applications[pod])  # the API tells of it a second or two later
+                # The API tells of both a second or two later.
+                found[pid] = (pod, HOLD if is_hold(pid) else self._applications[pod])
         return found
 
     def _running(self, pods: Iterable[str]) -> list[tuple[int, str, str]]:
