@@ -208,6 +208,16 @@ def test_pods_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
         pods_of([waiting("PodInitializing")]).await_gates(["fl-client-0"])
 
 
+def test_what_a_pod_waits_for_is_said_while_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_pods, "_POLL_S", 0.001)
+    monkeypatch.setattr(run_pods, "_EVENTS_S", 0.01)
+    said = io.StringIO()
+    looks = [*[[waiting("PodInitializing")]] * 30, [at_gate("fl-client-0")]]
+    pods = RunPods(Answers(*looks), "fl-1", "1", PlainProgress(said))  # type: ignore[arg-type]
+    pods.await_gates(["fl-client-0"])
+    assert said.getvalue().count("0 of 1 pods are there, fl-client-0 is next: FailedMount: no disk") == 1
+
+
 def test_an_api_that_is_away_ends_a_run_only_after_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_pods, "_POLL_S", 0.001)
     away = PreflightError("the Kubernetes API does not answer")

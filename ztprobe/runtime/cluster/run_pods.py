@@ -21,6 +21,7 @@ _POLL_S = 0.5
 _LONGEST_AWAY_S = 300.0  # rounds go on without the API; how they ended only it can tell
 _GATES_S = 600.0  # an image of 300 MB over a slow line
 _HINDERED_S = 15.0  # what may yet pass: a node that is being added, a second try of an image
+_EVENTS_S = 10.0  # longer than a pod takes to come up when nothing is wrong
 _LONGEST = 300
 
 
@@ -84,6 +85,7 @@ class RunPods:
         """
         names = list(names)
         begun_s, hindered_s, said = time.monotonic(), 0.0, ""
+        asked_s, warning = begun_s, ""
         at = "there" if gate == GATE else "behind their sidecars"
         while True:
             pods = self.read()
@@ -99,21 +101,23 @@ class RunPods:
                 raise WorkloadError(found[0].words)
             missing = next(name for name in names if name not in there)
             if now_s - begun_s > _GATES_S:
-                why = self._why_not(missing)
+                why = self._warning(missing) or "no event says why"
                 raise WorkloadError(f"{self._namespace}/{missing} is not {at} after {_GATES_S:.0f} s: {why}")
             words = f"{len(there)} of {len(names)} pods are {at}"
-            words += f"; {found[0].words}" if found else f", {missing} is next"
+            if not found and now_s - asked_s > _EVENTS_S:
+                asked_s, warning = now_s, self._warning(missing)
+            words += f"; {found[0].words}" if found else f", {missing} is next{warning and ': '}{warning}"
             if words != said and now_s - begun_s > 2 * _POLL_S:
                 self._progress.note(words)
                 said = words
             time.sleep(_POLL_S)
 
-    def _why_not(self, name: str) -> str:
-        """What the cluster's events say of a pod that does not come up."""
+    def _warning(self, name: str) -> str:
+        """What the cluster's events say of a pod that does not come up; empty: nothing."""
         warnings = []
         with contextlib.suppress(ZtprobeError):
             for event in self._api.objects("events", self._namespace):
                 about = event.get("involvedObject") or {}
                 if event.get("type") == "Warning" and about.get("name") == name:
                     warnings.append(f"{event.get('reason')}: {event.get('message')}")
-        return printable(" ".join(warnings[-1].split()), _LONGEST) if warnings else "no event says why"
+        return printable(" ".join(warnings[-1].split()), _LONGEST) if warnings else ""
