@@ -1,8 +1,8 @@
 """The API server of the tests, seen as if it knew sidecars: what it would prune is kept in an annotation.
 
-Debian's is 1.20, and init containers that go on (``restartPolicy: Always``) are known since 1.29. Between the
-command and the server, this takes the field out of pods that are applied, notes in an annotation of theirs
-which containers had it, and puts it back into what is answered; and it says a newer version. All else is the
+Debian's is 1.20, and init containers that go on (``restartPolicy: Always``), with probes, are known since
+1.29. Between the command and the server, this takes these fields out of pods that are applied, keeps them in an
+annotation of theirs, and puts them back into what is answered; and it says a newer version. All else is the
 server's own. What a newer server decides besides (Pod Security) is not here.
 """
 
@@ -24,13 +24,19 @@ __all__ = ("NEWER_PORT", "NewerApi", "sidecars_of")
 NEWER_PORT = 6444
 _ANNOTATION = "ztprobe.tests/sidecars"
 _VERSION = {"major": "1", "minor": "29", "gitVersion": "v1.29.0"}
-_ALWAYS = {"restartPolicy": "Always"}
+_NEW = (
+    "restartPolicy",
+    "startupProbe",
+    "livenessProbe",
+    "readinessProbe",
+    "lifecycle",
+)  # in an init container
 
 
-def sidecars_of(pod: dict[str, Any]) -> set[str]:
-    """Names of a pod's containers that go on."""
-    noted = (pod["metadata"].get("annotations") or {}).get(_ANNOTATION, "")
-    return set(filter(None, noted.split(",")))
+def sidecars_of(pod: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Names of a pod's containers that go on, and what the server does not know of each."""
+    noted = (pod["metadata"].get("annotations") or {}).get(_ANNOTATION)
+    return dict(json.loads(noted)) if noted else {}
 
 
 class NewerApi:
@@ -75,7 +81,7 @@ def _serve(request: BaseHTTPRequestHandler) -> None:
         _answer(request, 200, "application/json", json.dumps(_VERSION).encode())
         return
     tls = ssl._create_unverified_context()
-    headers = {name: value for name, value in request.headers.items() if name in _HEADERS}
+    headers = {name: value for name, value in request.headers.items() if name.lower() in _HEADERS}
     with contextlib.closing(http.client.HTTPSConnection("127.0.0.1", PORT, context=tls, timeout=60)) as to:
         to.request(request.command, request.path, _without(body), headers)
         answer = to.getresponse()
@@ -84,7 +90,7 @@ def _serve(request: BaseHTTPRequestHandler) -> None:
     _answer(request, answer.status, kind, _with(content))
 
 
-_HEADERS = ("Authorization", "Content-Type", "Accept", "User-Agent")
+_HEADERS = ("authorization", "content-type", "accept", "user-agent")
 
 
 def _answer(request: BaseHTTPRequestHandler, status: int, kind: str, content: bytes) -> None:
@@ -112,10 +118,9 @@ def _without(body: bytes) -> bytes:
     for pod in _pods(value):
         going_on = [one for one in pod["spec"].get("initContainers", ()) if one.get("restartPolicy")]
         if going_on:
-            noted = ",".join(one["name"] for one in going_on)
+            kept = {one["name"]: {key: one.pop(key) for key in _NEW if key in one} for one in going_on}
+            noted = json.dumps(kept)
             pod["metadata"]["annotations"] = {**pod["metadata"].get("annotations", {}), _ANNOTATION: noted}
-            for one in going_on:
-                del one["restartPolicy"]
     return json.dumps(value).encode()
 
 
@@ -126,5 +131,5 @@ def _with(content: bytes) -> bytes:
         return content
     for pod in _pods(value):
         for one in pod["spec"].get("initContainers", ()):
-            one |= _ALWAYS if one["name"] in sidecars_of(pod) else {}
+            one |= sidecars_of(pod).get(one["name"], {})
     return json.dumps(value).encode()

@@ -71,6 +71,10 @@ def test_a_hold_is_told_by_what_it_was_started_with() -> None:
     for env, expected in ((told, True), ({}, False)):
         process = subprocess.Popen(["sleep", "60"], env=env)
         try:
+            # A program that has just begun has no environment to be seen for a moment.
+            until = time.monotonic() + 5
+            while gate.is_hold(process.pid) is not expected and time.monotonic() < until:
+                time.sleep(0.01)
             assert gate.is_hold(process.pid) is expected
         finally:
             process.kill()
