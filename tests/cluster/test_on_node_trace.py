@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +69,24 @@ def test_a_network_that_enforces_no_policy_is_found_out_before_round_1(
     assert "does this cluster's network plugin enforce NetworkPolicy?" in line
     assert "round   1" not in done.stderr
     assert "does this cluster's network plugin" in run_directory(out)["failed"]["reason"]
+
+
+def test_an_api_server_that_is_started_again_ends_nothing(node: RealNode, tmp_path: Path) -> None:
+    out, rounds = tmp_path / "run", 30
+    words = ("--experiment", "net0-sec0", "--rounds", str(rounds), "--no-baseline", "--out", str(out))
+    begun = node.begin(*TRACE, *words)
+    await_line(begun, f"round  2 of {rounds}", 300)
+    before = node.node.component("kube-apiserver")
+    os.kill(before, signal.SIGKILL)
+    assert begun.stderr is not None
+    said = begun.stderr.read()
+    assert begun.wait(60) == 0, said
+    assert node.node.component("kube-apiserver") != before
+    assert "the run goes on, and it is asked again" in said
+    assert "the Kubernetes API answers again" in said
+    run = load_run(out)
+    assert max(one["round"] for one in run.rounds if one["event"] == "round_end") == rounds
+    assert not any(run.meta["loss"].values())
 
 
 def test_a_pod_that_somebody_removes_ends_the_run(node: RealNode, tmp_path: Path) -> None:

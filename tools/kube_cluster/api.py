@@ -58,4 +58,5 @@ class ApiServer:
                 raise ConnectionError(f"{type(error).__name__}: {error}") from error
         if answer.status >= 300:
             raise Refused(f"{method} {path}: {answer.status} {text}")
-        return json.loads(text) if text.startswith("{") else text
+        is_json = answer.getheader("Content-Type", "").startswith("application/json")
+        return json.loads(text) if is_json else text
