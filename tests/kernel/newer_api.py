@@ -1,9 +1,9 @@
 """The API server of the tests, seen as if it knew sidecars: what it would prune is kept in an annotation.
 
 Debian's is 1.20, and init containers that go on (``restartPolicy: Always``), with probes, are known since
-1.29. Between the command and the server, this takes these fields out of pods that are applied, keeps them in an
-annotation of theirs, and puts them back into what is answered; and it says a newer version. All else is the
-server's own. What a newer server decides besides (Pod Security) is not here.
+1.29. Between the command and the server, this takes these fields out of pods that are applied, keeps them in
+an annotation of theirs, and puts them back into what is answered; and it says a newer version. All else is
+the server's own. What a newer server decides besides (Pod Security) is not here.
 """
 
 from __future__ import annotations
