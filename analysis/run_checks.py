@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from analysis.evidence.node_clocks import aligned, clock_notes
 from analysis.evidence.reader import TIMES
+from analysis.evidence.translation import untranslated
 from analysis.ledger.roles import roles_of
 from ztprobe.errors import RunDirError
 from ztprobe.events.heads import address_bytes
@@ -52,7 +53,11 @@ def checked(run: Run) -> tuple[Run, tuple[str, ...]]:
     :raises RunDirError: what is there cannot be one run's; the line says which file and why.
     """
     _check_pods(run)
-    tables = TABLES | ({"owners": OWNERS} if "attachment" in run.meta else {})
+    is_attached = "attachment" in run.meta
+    tables = TABLES | ({"owners": OWNERS} if is_attached else {})
+    if is_attached:
+        ends = {name: _typed(run, tables[name]) for name in ("connections", "owners")}
+        run = dataclasses.replace(run, events=run.events | untranslated(ends))
     if len(run.meta.get("nodes", ())) > 1:
         typed = {name: _typed(run, kind) for name, kind in tables.items()}
         run = aligned(dataclasses.replace(run, events=run.events | typed))

@@ -7,12 +7,10 @@ path; the round is named after the one whose phase took longest.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
 
 from analysis.evidence.reader import read_events
-from analysis.evidence.translation import untranslated
 from analysis.evidence.values import KernelEvents
 from analysis.flows.client_paths import ClientPath, ClientPaths, Phase
 from analysis.flows.deadlines import deadline_rows
@@ -44,7 +42,6 @@ def is_flow_run(run: Run) -> bool:
 class _Builder:
     def __init__(self, run: Run) -> None:
         run, self.notes = checked(run)
-        run = dataclasses.replace(run, events=untranslated(run.events))
         self.run = run
         self.events: KernelEvents = read_events(run.events)
         processes = Processes(
