@@ -52,7 +52,7 @@ class Requests:
             assert one.request is not None
             if before is None or one.begun_ns - before.over_ns >= _ALONE_NS:
                 alone.append(one)
-            else:
+            elif not one.is_large:  # what brings a message may be asked for like a poll
                 following[one.request.bytes] += 1
         stand = Counter(one.request.bytes for one in alone if one.request is not None)
         # Parts of messages are asked for one behind the other, and again after a pause where one was missing.

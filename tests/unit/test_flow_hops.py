@@ -304,3 +304,15 @@ def test_a_result_that_nobody_answered_is_there_with_the_next_that_is_like_it() 
     assert found.handed(lost.request, 1_000 * MS, [890]) == (1_950 * MS, 1_960 * MS)
     # What follows is something else.
     assert talk(lost, part).handed(lost.request, 1_000 * MS).had_ns == 1_000 * MS
+
+
+def test_polls_are_found_where_parts_are_asked_for_alike() -> None:
+    """A model in three parts, each for a request as long as a poll, twice as often as polls come in vain."""
+    polls = [poll(at_ms, count=50) for at_ms in (0, 1_000, 5_000)]
+    parts = [
+        Exchange(said(True, at_ms, at_ms), said(False, at_ms + 5, at_ms + 5, 600_000))
+        for start_ms in (2_000, 6_000)
+        for at_ms in (start_ms, start_ms + 10, start_ms + 20)
+    ]
+    found = talk(*polls, *parts)
+    assert [one.begun_ns // MS for one in found.polls(frozenset((NODE,)))] == [0, 1_000, 2_000, 5_000, 6_000]
