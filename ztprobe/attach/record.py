@@ -27,7 +27,7 @@ from ztprobe.frameworks.source import Framework
 from ztprobe.pods.participants import Participant
 from ztprobe.rundir.store import RunDir
 
-__all__ = ("RunRecord", "write_run")
+__all__ = ("RunRecord", "conditions_of_others", "write_run")
 
 _SYSCTLS = Path("/proc/sys/net/ipv4")
 _FACTS = ("tcp_congestion_control", "tcp_slow_start_after_idle", "tcp_rmem", "tcp_wmem")
@@ -122,17 +122,7 @@ def _meta(record: RunRecord, framework: Framework) -> dict[str, Any]:
         "pods": pods,
         "facts": _facts() | _later_objects(record),
         "attachment": _attachment(record, framework),
-        "emulation": {
-            "profile": _NOT_OURS,
-            **dict.fromkeys(("backend", "requested", "measured")),
-            # Read from the kernel, whoever put it there.
-            "observed": account.observed,
-        },
-        "enforcement": {
-            "network_policy_expected": False,
-            "mtls_expected": False,
-            "details": {"whose": _NOT_OURS, **_first_objects(record)},
-        },
+        **conditions_of_others(account, _first_objects(record)),
         "machine_load": load.facts(),
         "hooks": account.hooks,
         "probes": account.probes,
@@ -155,6 +145,26 @@ def _meta(record: RunRecord, framework: Framework) -> dict[str, Any]:
         "agent_memory": account.memory,
         "wall_ns": record.detached_ns - record.attached_ns,
         "cores": os.cpu_count() or 1,
+    }
+
+
+def conditions_of_others(account: Account, objects: Mapping[str, Any]) -> dict[str, Any]:
+    """What run.json says of profile and enforcement where both are somebody else's.
+
+    :param objects: the policies in force at first, as ``objects``; empty: not known.
+    """
+    return {
+        "emulation": {
+            "profile": _NOT_OURS,
+            **dict.fromkeys(("backend", "requested", "measured")),
+            # Read from the kernel, whoever put it there.
+            "observed": account.observed,
+        },
+        "enforcement": {
+            "network_policy_expected": False,
+            "mtls_expected": False,
+            "details": {"whose": _NOT_OURS, **objects},
+        },
     }
 
 

@@ -8,6 +8,7 @@ from ztprobe.agent.interface import Account, NodeFacts
 from ztprobe.attach.nodes.accounts import account_of
 from ztprobe.attach.nodes.observation import Observation
 from ztprobe.attach.nodes.tables import process_number, tables_of
+from ztprobe.attach.record import conditions_of_others
 from ztprobe.errors import ZtprobeError
 from ztprobe.experiment.record import versions
 from ztprobe.frameworks.source import Framework
@@ -18,7 +19,6 @@ __all__ = ("run_of",)
 
 _FRAMEWORK = Framework(name="generic")
 # Nobody put a profile or a policy on: what is in force there is not ours to say.
-_NOT_OURS = "not ours: whoever runs the deployment decides"
 
 
 def run_of(seen: Observation, *, failure: ZtprobeError | None = None, so_far: bool = False) -> Run:
@@ -60,20 +60,7 @@ def _meta(seen: Observation, account: Account) -> dict[str, Any]:
         "facts": {},
         "attachment": _attachment(seen),
         "pod_counters": seen.counters,
-        "emulation": {
-            "profile": _NOT_OURS,
-            **dict.fromkeys(("backend", "requested", "measured")),
-            # Read from the kernel, whoever put it there.
-            "observed": account.observed,
-        },
-        "enforcement": {
-            "network_policy_expected": False,
-            "mtls_expected": False,
-            "details": {
-                "whose": _NOT_OURS,
-                **({"objects": seen.pods.objects} if seen.pods.objects else {}),
-            },
-        },
+        **conditions_of_others(account, {"objects": seen.pods.objects} if seen.pods.objects else {}),
         "hooks": account.hooks or seen.server_node.hooks,
         "probes": account.probes,
         "clock_samples": samples,
