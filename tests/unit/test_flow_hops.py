@@ -307,12 +307,12 @@ def test_a_result_that_nobody_answered_is_there_with_the_next_that_is_like_it() 
 
 
 def test_polls_are_found_where_parts_are_asked_for_alike() -> None:
-    """A model in three parts, each for a request as long as a poll, twice as often as polls come in vain."""
+    """A model in five parts, each for a request as long as a poll: most such requests follow another."""
     polls = [poll(at_ms, count=50) for at_ms in (0, 1_000, 5_000)]
     parts = [
         Exchange(said(True, at_ms, at_ms), said(False, at_ms + 5, at_ms + 5, 600_000))
         for start_ms in (2_000, 6_000)
-        for at_ms in (start_ms, start_ms + 10, start_ms + 20)
+        for at_ms in range(start_ms, start_ms + 50, 10)
     ]
     found = talk(*polls, *parts)
     assert [one.begun_ns // MS for one in found.polls(frozenset((NODE,)))] == [0, 1_000, 2_000, 5_000, 6_000]
