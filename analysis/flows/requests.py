@@ -122,15 +122,17 @@ class Requests:
         """How long the requests are that come alone, or behind the one that a new connection begins with, and
         are no polls: heartbeats, where there is more than one of a kind."""
         polls = set(map(id, self.polls))
-        over_ns, batches = 0, list[list[int]]()
+        over_ns, batches = 0, list[list[Exchange]]()
         for one in self._asked:
-            if one.request is None or id(one) in polls:
+            if id(one) in polls:
                 continue
             if not batches or one.begun_ns - over_ns >= _ALONE_NS:
                 batches.append([])
-            batches[-1].append(one.request.bytes)
+            batches[-1].append(one)
             over_ns = max(over_ns, one.over_ns)
-        return list(chain.from_iterable(batch for batch in batches if len(batch) <= _LONE))
+        # Where a message is among them, it is what they are about.
+        alone = (batch for batch in batches if len(batch) <= _LONE and not any(one.is_large for one in batch))
+        return [one.request.bytes for one in chain.from_iterable(alone) if one.request is not None]
 
     @cached_property
     def _batches(self) -> _Batches:

@@ -218,6 +218,36 @@ def test_a_heartbeat_on_a_connection_of_its_own_is_no_part_of_a_message() -> Non
     assert found.handed(update[0].request, 42_020 * MS, lone) == (42_024 * MS, 42_026 * MS)
 
 
+def test_who_asks_for_the_only_part_of_a_message_sends_no_heartbeat() -> None:
+    """It stands alone behind the poll that told of it, and is hardly longer than that. Who has handed one
+    over may poll at once."""
+    rounds = [
+        (
+            Exchange(
+                said(True, start_ms - 50, start_ms - 50, 20_000),
+                said(False, start_ms - 40, start_ms - 40, 90),
+            ),
+            poll(start_ms, count=130),
+            Exchange(
+                said(True, start_ms + 1_000, start_ms + 1_000),
+                said(False, start_ms + 1_200, start_ms + 1_200, 147),
+            ),
+            Exchange(
+                said(True, start_ms + 1_201, start_ms + 1_201, 103),
+                said(False, start_ms + 1_203, start_ms + 1_203, 20_000),
+            ),
+        )
+        for start_ms in (100, 5_000, 10_000)
+    ]
+    found = talk(*(one for each in rounds for one in each))
+    askers = frozenset((NODE,))
+    assert not found.lone_bytes(askers)
+    part = rounds[1][3].answer
+    assert part is not None
+    beside = found.heartbeats(askers, found.lone_bytes(askers))
+    assert found.fetch_began_ns(part, 5_500 * MS, beside, askers) == 6_000 * MS
+
+
 def test_polls_that_mostly_bring_something_are_told_from_those_in_vain() -> None:
     """Where rounds are short, more polls bring news than not."""
     news = [
