@@ -180,7 +180,12 @@ def test_ctrl_c_keeps_what_there_is_and_detaching_leaves_nothing(tmp_path: Path)
         outcome = trace.interrupt(signal.SIGINT)
         assert outcome.status == 0, outcome.stderr
         assert "attached to" in outcome.stdout
-        assert load_run(tmp_path / "run").meta["attachment"]["participants"][0]["name"] == "server"
+        saved = load_run(tmp_path / "run")
+        attachment = saved.meta["attachment"]
+        assert attachment["participants"][0]["name"] == "server"
+        # What watching costs is told of the time in which it watched, without the analysis of what was seen.
+        until_ns = saved.events["machine"]["to_ns"].max() - attachment["detached_ns"]
+        assert 0 <= until_ns < 50_000_000
         assert _programs(server_netns, "net0", "lo") == programs
         assert running.server.poll() is None
         _assert_gone(trace)

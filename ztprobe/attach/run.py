@@ -47,8 +47,8 @@ from ztprobe.rundir.store import RunDir
 __all__ = ("Attachment", "attach")
 
 _POLL_S = 0.1
-_LOOK_S = 0.5  # at processes and sockets; what begins and ends in between is told by its events
-_LOOK_AT_LEAST_S = 1.0  # at processes where none has begun since: one may have ended, or be another program
+_LOOK_S = 1.0  # at processes and sockets; what begins and ends in between is told by its events
+_LOOK_AT_LEAST_S = 2.0  # at processes where none has begun since: one may have ended, or be another program
 _SAMPLE_S = 5.0  # of clocks, and of who serves whom
 
 
@@ -120,10 +120,10 @@ class Attachment:
                     self._watch_until_it_fails(agent)
                 with self._until_interrupted(), shielded():
                     self.detached_ns = time.monotonic_ns()
+                    load.stop()  # what it costs to put together what was seen is not the cost of watching
                     self.account = self._account(agent)
                     self._complete_log()
                     self._read_rounds()
-                    load.stop()
         with self._until_interrupted(), shielded():
             self._sample_clock()
             write_run(self.target, self._record(load))
