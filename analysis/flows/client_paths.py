@@ -8,9 +8,9 @@ on: on loopback or not, through as many processes as there are.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 
+from analysis.flows.client_path import ClientPath
 from analysis.flows.copies import Copy, Phase, Update, copies_of, taken_of
 from analysis.flows.exchanges import SAME_KIND_BYTES, TRAILING_NS, Exchange, Handed, in_vain_bytes
 from analysis.flows.hops import Talk, hop_segments
@@ -18,9 +18,9 @@ from analysis.flows.phases import phases_of
 from analysis.flows.processes import Process, Processes
 from analysis.flows.roles import Parts
 from analysis.flows.turns import Channel, Turn
-from analysis.intervals import Interval, Segment
+from analysis.intervals import Segment
 
-__all__ = ("ClientPath", "ClientPaths", "Phase")
+__all__ = ("ClientPaths", "Phase")
 
 # An answer that takes longer was held back until there was something to say.
 _LONG_POLL_NS = 200_000_000
@@ -29,25 +29,6 @@ _HANDING_PAUSE_NS = 100_000_000
 # Code is loaded with pauses, for what runs as it is imported.
 _LOADS_ON_NS = 3_000_000_000
 _NOTEWORTHY_NS = 20_000_000
-
-
-@dataclass
-class ClientPath:
-    """One client's hops in one phase, downstream first, so that the first to cover an instant owns it."""
-
-    client: str
-    base: list[Segment] = field(default_factory=list)
-    arrival_ns: int | None = None  # the server had all of the update
-    handing_ns: int = 0  # it began to hand its update over
-    handed_ns: int | None = None  # whom it speaks with had it
-    has_update: bool = False  # the client sent a message back, and no mere result
-    compute: Interval | None = None
-    loads_late: bool = (
-        False  # ... once it had read its message: what its own clock includes of that is not seen
-    )
-    imports: list[Interval] = field(default_factory=list)  # a task's process loaded code
-    message_bytes: int = 0
-    turns: list[Turn] = field(default_factory=list)  # large ones, for repairs
 
 
 class ClientPaths:
@@ -110,11 +91,11 @@ class ClientPaths:
             return {}
         found = copies_of(phase, pulled, self._at_edge)
         last_ns = max((copy.had_ns for copy in found.values()), default=0)
-        whole_ns = self._at_server.handed(
+        whole = self._at_server.handed(
             phase.sent[-1], max(last_ns, phase.sent[-1].had_ns), pause_ns=TRAILING_NS
-        ).had_ns
+        )
         return {
-            client: copy._replace(had_ns=whole_ns) if copy.had_ns == last_ns else copy
+            client: Copy(copy.first_ns, *whole) if copy.had_ns == last_ns else copy
             for client, copy in found.items()
         }
 
@@ -125,18 +106,8 @@ class ClientPaths:
         talk, nodes = self._at_edge[way.client], self.parts.nodes[way.client]
         holder = "store_and_forward" if self.parts.hub is not None else "server"
         available_ns = phase.start_ns
-        if copy is not None and self._at_server is not None:
-            way.base[:0] = [
-                *hop_segments(
-                    self._at_server.during(copy.first_ns, copy.had_ns),
-                    copy.first_ns,
-                    copy.had_ns,
-                    asked="store_and_forward",
-                    unasked="server",
-                ),
-                Segment(phase.start_ns, copy.first_ns, "server"),
-            ]
-            available_ns = copy.had_ns
+        if copy is not None:
+            available_ns = self._to_hub(way, phase, copy, pulled)
         if not pulled:
             return None
         updates = talk.large(nodes, pulled[0].first_ns, phase.end_ns)
@@ -182,6 +153,23 @@ class ClientPaths:
         if self.parts.hub is None:
             way.arrival_ns = end_ns
         return handed
+
+    def _to_hub(self, way: ClientPath, phase: Phase, copy: Copy, pulled: Sequence[Turn]) -> int:
+        """From the server's preparation to the model that could be had of the hub; when that was."""
+        assert self._at_server is not None
+        way.base[:0] = [
+            *hop_segments(
+                self._at_server.during(copy.first_ns, copy.had_ns),
+                copy.first_ns,
+                copy.had_ns,
+                asked="store_and_forward",
+                unasked="server",
+            ),
+            Segment(phase.start_ns, copy.first_ns, "server"),
+        ]
+        if not copy.stored_ns or not pulled:
+            return copy.had_ns
+        return way.could_be_had_ns(Handed(copy.had_ns, copy.stored_ns), pulled[0].first_ns)
 
     def _available_ns(self, client: str, phase: Phase, first: Turn) -> int:
         """From when on a client could have had a model of a server that it speaks with itself.
@@ -345,7 +333,7 @@ class ClientPaths:
                 self._small_to_server(way, handed[client], phase)
             if (mine := found.get(client)) is not None:
                 way.turns += mine
-                available_ns = _stored_ns(way, handed[client], mine[0].first_ns)
+                available_ns = way.could_be_had_ns(handed[client], mine[0].first_ns)
                 self._fetch(way, self._at_server, mine, available_ns, "store_and_forward")
                 way.arrival_ns = max(handed[client].had_ns, *(turn.whole_ns for turn in mine))
 
@@ -368,7 +356,7 @@ class ClientPaths:
             return
         answer = pending[0].answer
         assert answer is not None
-        available_ns = _stored_ns(way, handed, answer.first_ns)
+        available_ns = way.could_be_had_ns(handed, answer.first_ns)
         began_ns = max(available_ns, pending[0].begun_ns)
         end_ns = self._at_server.over_ns(answer, answer.whole_ns)
         way.base[:0] = [
@@ -382,15 +370,3 @@ class ClientPaths:
             Segment(available_ns, began_ns, "poll_wait"),
         ]
         way.arrival_ns = end_ns
-
-
-def _stored_ns(way: ClientPath, handed: Handed, taken_ns: int) -> int:
-    """From when on a message could be had of a hub: once that has seen to all of it, unless it handed it on
-    before.
-
-    :param taken_ns: when it was handed on.
-    """
-    if handed.stored_ns > taken_ns:
-        return min(handed.had_ns, taken_ns)
-    way.base.insert(0, Segment(handed.had_ns, handed.stored_ns, "store_and_forward"))
-    return handed.stored_ns

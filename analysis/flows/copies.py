@@ -33,6 +33,7 @@ class Copy(NamedTuple):
 
     first_ns: int
     had_ns: int
+    stored_ns: int = 0  # it had been seen to: answered; 0: not told apart
 
 
 class Update(NamedTuple):

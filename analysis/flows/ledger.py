@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from analysis.evidence.reader import read_events
 from analysis.evidence.values import KernelEvents
-from analysis.flows.client_paths import ClientPath, ClientPaths, Phase
+from analysis.flows.client_path import ClientPath
+from analysis.flows.client_paths import ClientPaths, Phase
 from analysis.flows.deadlines import deadline_rows
 from analysis.flows.observations import facts_of, transfer_of
 from analysis.flows.processes import Processes

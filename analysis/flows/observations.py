@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from analysis.flows.client_paths import ClientPath
+from analysis.flows.client_path import ClientPath
 from analysis.flows.hops import Talk
 from analysis.flows.processes import Process
 from analysis.flows.requests import FEWEST_POLLS

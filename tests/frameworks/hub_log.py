@@ -20,7 +20,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LINE = re.compile(r"(?:DEBUG|INFO) (?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) ?: +(?P<text>.*)")
 _ACCESS = re.compile(
     r"(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3})Z \w+ \[uvicorn\.access\] "
-    r'(?P<peer>[\d.]+:\d+) - "POST /v1/fleet/push-(?:object|messages) '
+    r'(?P<peer>[\d.]+:\d+) - "POST /v1/(?P<api>fleet|runtime)/push-(?:object|messages) '
 )
 _ASKED = re.compile(r"\[Fleet\.PullMessages\] node_id=(?P<node>\d+)")
 _REPLIED = re.compile(r"\[Fleet\.PushMessages\] Push replies from node_id=(?P<node>\d+)")
@@ -89,7 +89,10 @@ def _read(lines: Iterable[str]) -> _Told:
     for line in lines:
         if (found := _ACCESS.search(line)) is not None:
             at = datetime.strptime(found["time"], "%Y-%m-%dT%H:%M:%S.%f").replace(tzinfo=UTC)
-            told.pushed.append((_ns(at), found["peer"]))
+            if found["api"] == "fleet":
+                told.pushed.append((_ns(at), found["peer"]))
+            else:  # answered: the line before it is written when it has come
+                told.put.append(_ns(at))
         elif (found := _LINE.match(line)) is not None:
             at_ns = _ns(datetime.strptime(found["time"], "%Y-%m-%d %H:%M:%S,%f").astimezone())
             text = found["text"]

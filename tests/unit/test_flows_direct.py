@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.evidence.values import Endpoint, Wire
-from analysis.flows.client_paths import ClientPath, ClientPaths
+from analysis.flows.client_path import ClientPath
+from analysis.flows.client_paths import ClientPaths
 from analysis.flows.processes import Process, Processes
 from analysis.flows.roles import parts_of
 from analysis.flows.turns import Channel, Turn

@@ -21,11 +21,11 @@ def flwr(at_ms: int, text: str) -> str:
     return f"\x1b[94mDEBUG {stamp}\x1b[0m:     {text}"
 
 
-def access(at_ms: int, peer: str, what: str) -> str:
+def access(at_ms: int, peer: str, what: str, api: str = "fleet") -> str:
     """A line of uvicorn's, in UTC."""
     at = BEGUN + timedelta(milliseconds=at_ms)
     stamp = f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03}Z"
-    return f'{stamp} DEBUG [uvicorn.access] {peer} - "POST /v1/fleet/{what} HTTP/1.1" 200'
+    return f'{stamp} DEBUG [uvicorn.access] {peer} - "POST /v1/{api}/{what} HTTP/1.1" 200'
 
 
 # One model for both, of which the second's part comes late; then both push at the same time.
@@ -33,7 +33,8 @@ LINES = [
     flwr(0, "[Fleet.PullMessages] node_id=70"),
     flwr(1000, "Runtime.PushMessages"),
     flwr(1040, "Runtime.PushObject"),
-    flwr(1100, "Runtime.PushObject"),
+    flwr(1090, "Runtime.PushObject"),
+    access(1100, "127.0.0.1:4000", "push-object", "runtime"),
     flwr(3000, "[Fleet.PullMessages] node_id=70"),
     access(3004, "10.244.0.3:5000", "pull-messages"),
     flwr(3500, "[Fleet.PullMessages] node_id=71"),
