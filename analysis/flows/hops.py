@@ -99,7 +99,7 @@ class Talk:
         """
         begun_ns = max(first.first_ns, since_ns)
         left_out = {id(exchange.request) for exchange in beside}
-        usual = self._requests(askers).usual_poll if askers else None
+        asked = self._requests(askers) if askers else None
         is_begun = False
         for exchange in reversed(self.exchanges_until(first.first_ns)):
             request = exchange.request
@@ -110,10 +110,11 @@ class Talk:
                 # One that waited with the holder since before: nothing was left to ask for.
                 is_held = exchange.answer is not None and exchange.answer.first_ns >= since_ns
                 return since_ns if is_held and goes_on else begun_ns
-            if not goes_on or (usual is not None and is_begun and not usual.brings_news(exchange)):
+            brings_news = asked is not None and asked.brings_news(exchange)
+            if not goes_on or (is_begun and not brings_news):
                 return begun_ns
             begun_ns = min(begun_ns, exchange.asked_ns)
-            is_begun = is_begun or (usual is not None and usual.brings_news(exchange))
+            is_begun = is_begun or brings_news
         return begun_ns
 
     def over_ns(self, last: Turn, end_ns: int, beside: Iterable[Exchange] = ()) -> int:
@@ -209,7 +210,7 @@ class Talk:
                 while behind and behind[-1][1] is None and behind[-1][0].bytes <= FRAME_BYTES:
                     del behind[-1]
                 break
-        had_ns = max([end_ns, *(request.had_ns for request, _ in behind)])
+        had_ns = max([end_ns, *(_had_ns(request, answer) for request, answer in behind)])
         answered = [answer.first_ns for _, answer in behind if answer is not None]
         return Handed(had_ns, max([had_ns, stored_ns, *answered]))
 
@@ -309,6 +310,14 @@ class Talk:
     def exchanges_until(self, end_ns: int) -> Sequence[Exchange]:
         """Those that began before."""
         return self.exchanges[: bisect_left(self.exchanges, end_ns, key=lambda exchange: exchange.begun_ns)]
+
+
+def _had_ns(request: Turn, answer: Turn | None) -> int:
+    """When a request was there: a frame of the connection may follow it in the same turn, and arrive later
+    than the answer leaves."""
+    return (
+        min(request.had_ns, answer.first_ns) if answer is not None and is_spread(request) else request.had_ns
+    )
 
 
 # An answer may come so long after its request.

@@ -8,7 +8,14 @@ from functools import cached_property
 from itertools import chain, pairwise
 from typing import NamedTuple
 
-from analysis.flows.exchanges import SAME_KIND_BYTES, Exchange, Refused, UsualPoll, in_vain_bytes
+from analysis.flows.exchanges import (
+    SAME_KIND_BYTES,
+    Exchange,
+    Refused,
+    UsualPoll,
+    in_vain_bytes,
+    is_spread,
+)
 from analysis.flows.processes import Process
 from analysis.flows.turns import Turn
 
@@ -94,6 +101,25 @@ class Requests:
         if sum(one.answer is not None for one in self.polls) < FEWEST_POLLS:
             return None
         return UsualPoll(asked[len(asked) // 2], in_vain_bytes(self.polls))
+
+    def brings_news(self, exchange: Exchange) -> bool:
+        """Whether it is a poll that was answered with more than usual.
+
+        Frames in its turn make it as long as many a request: then it has to come after a pause.
+        """
+        usual = self.usual_poll
+        if usual is None or exchange.request is None or not usual.brings_news(exchange):
+            return False
+        return not is_spread(exchange.request) or id(exchange) in self._after_pauses
+
+    @cached_property
+    def _after_pauses(self) -> frozenset[int]:
+        over_ns, found = 0, set[int]()
+        for one in self._asked:
+            if one.asked_ns - over_ns >= SAME_FETCH_NS:
+                found.add(id(one))
+            over_ns = max(over_ns, one.over_ns)
+        return frozenset(found)
 
     @cached_property
     def for_news(self) -> list[Exchange]:

@@ -68,13 +68,14 @@ def named(events: Sequence[Event], rounds: Sequence[InferredRound]) -> list[tupl
     """The rounds that both the log and the traffic tell, in the order of time.
 
     Each line was received some time after it was written. Where that tells lines apart, a round is the one
-    that began then; where lines came all at once (whoever prints to a pipe keeps them back, often to the very
-    end), the last round that is told is the last that had begun by then, and so on backwards.
+    that began then, and one whose line was late the only one between its neighbours; where lines came all at
+    once (whoever prints to a pipe keeps them back, often to the very end), the last round that is told is the
+    last that had begun by then, and so on backwards.
     """
     told = _told(events)
     by_time = _by_time(told, rounds)
     if len(by_time) * 2 > min(len(told), len(rounds)):
-        return by_time
+        return _completed(by_time, told, rounds)
     found: list[tuple[Named, InferredRound]] = []
     left = list(rounds)
     for one in reversed(told):
@@ -120,6 +121,26 @@ def _by_time(told: Sequence[Named], rounds: Sequence[InferredRound]) -> list[tup
         ):
             found.append((one, rounds[position]))
             position += 1
+    return found
+
+
+def _completed(
+    pairs: Sequence[tuple[Named, InferredRound]], told: Sequence[Named], rounds: Sequence[InferredRound]
+) -> list[tuple[Named, InferredRound]]:
+    """With what came too late for its uncertainty, where as many are told as were seen between two others."""
+    known = [(told.index(name), list(rounds).index(one)) for name, one in pairs]
+    found: list[tuple[Named, InferredRound]] = []
+    before = (-1, -1)
+    for after in (*known, (len(told), len(rounds))):
+        names, seen = told[before[0] + 1 : after[0]], rounds[before[1] + 1 : after[1]]
+        late = list(zip(names, seen, strict=False))
+        if len(names) == len(seen) and all(
+            one.start_ns <= name.received_ns + _BESIDE_NS for name, one in late
+        ):
+            found += late
+        if after[0] < len(told):
+            found.append((told[after[0]], rounds[after[1]]))
+        before = after
     return found
 
 

@@ -123,6 +123,30 @@ def test_a_message_is_there_with_its_last_small_part() -> None:
     ]
 
 
+def test_a_frame_behind_a_small_part_that_was_answered_is_no_part_of_it() -> None:
+    """It arrives 85 ms after the part has been answered, in the same turn."""
+    large = Exchange(said(True, 8_000, 8_100, 1_000_000), said(False, 8_102, 8_102))
+    asked = dataclasses.replace(said(True, 8_104, 8_180, 900), arrived_ns=8_150 * MS, whole_ns=8_240 * MS)
+    small = Exchange(asked, said(False, 8_155, 8_155, way_ms=80))
+    assert large.request is not None
+    assert talk(large, small).handed(large.request, 8_100 * MS) == (8_155 * MS, 8_155 * MS)
+    # Without an answer all of it may be a part.
+    alone = talk(large, Exchange(asked, None))
+    assert alone.handed(large.request, 8_100 * MS).had_ns == 8_240 * MS
+
+
+def test_a_part_in_a_turn_with_frames_is_no_poll_however_long() -> None:
+    """The poll brings news at 9 s; of the two parts asked for then one is as long as a poll with frames."""
+    polls = [poll(at_ms, count=50) for at_ms in (0, 3_000, 6_000)]
+    news = poll(9_000, count=400)
+    first = Exchange(said(True, 9_010, 9_010, 171), said(False, 9_200, 9_200, 300))
+    spread = Exchange(said(True, 9_020, 9_060, 197), said(False, 9_190, 9_190, 300))
+    message = Exchange(said(True, 9_210, 9_210, 175), said(False, 9_220, 9_300, 500_000))
+    assert message.answer is not None
+    found = talk(*polls, news, first, spread, message)
+    assert found.fetch_began_ns(message.answer, 6_500 * MS, askers=frozenset((NODE,))) == 9_000 * MS
+
+
 def test_parts_that_are_asked_for_once_more_bring_no_news() -> None:
     """News at 3 s of a reply whose last part is not there: it is asked for again at 4.2 s, and fetched."""
     parts = [
