@@ -81,7 +81,7 @@ def queries() -> dict[str, str]:
 
 def by_label(series: list[dict[str, Any]]) -> dict[tuple[str, ...], float]:
     """Values by the labels that are the agent's own."""
-    own = ("direction", "pod", "reason")
+    own = ("direction", "pod", "reason", "component", "client", "statistic")
     return {
         tuple(one["metric"][label] for label in own if label in one["metric"]): float(one["value"][1])
         for one in series

@@ -16,7 +16,7 @@ from typing import Any
 from analysis.ledger.model import ClientRound, Ledger, RoundLedger
 from ztprobe.frameworks.timeouts import BOUNDS
 
-__all__ = ("communication_csv", "communication_of")
+__all__ = ("COMMUNICATION_COMPONENTS", "communication_csv", "communication_of")
 
 # What a user calls it -> the ledger's components.
 _PARTS = {
@@ -30,6 +30,7 @@ _PARTS = {
     "client_and_return_path": ("client_and_return_path",),
 }
 _COMMUNICATION = ("transfer", "polling", "hubs", "set_up")
+COMMUNICATION_COMPONENTS = tuple(name for part in _COMMUNICATION for name in _PARTS[part])
 
 
 def _seconds(nanoseconds: float) -> float:

@@ -45,7 +45,7 @@ def hop_slices(client: Mapping[str, Any], start_ns: int) -> Iterator[HopSlice]:
         elif part == "server":
             track = ("server", f"application, {name}")
         else:
-            track = (name, "not explained")
+            track = (name, "not explained" if part == "residual" else PART_NAMES[part])
         yield HopSlice(
             track, PART_NAMES[part], part, start_ns + nanoseconds(from_s), start_ns + nanoseconds(to_s)
         )

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ("encoded", "send", "spans_of")
 
-_PATIENCE_S = 3  # with the exporter's own retries in it
+_PATIENCE_S = 3  # for each batch, with the exporter's own retries in it
+_BATCH = 512  # spans, as the SDK's own processor sends them
 
 
 def spans_of(report: Mapping[str, Any]) -> list[ReadableSpan]:
@@ -132,10 +133,11 @@ def encoded(spans: Sequence[ReadableSpan]) -> bytes:
     return bytes(encode_spans(spans).SerializeToString())
 
 
-def send(spans: Sequence[ReadableSpan], endpoint: str) -> None:
-    """Hand the spans to a collector by OTLP over HTTP.
+def send(spans: Sequence[ReadableSpan], endpoint: str, *, option: str = "--endpoint") -> None:
+    """Hand the spans to a collector by OTLP over HTTP, some hundreds at a time.
 
     :param endpoint: for instance http://127.0.0.1:4318/v1/traces
+    :param option: how the endpoint was given.
     :raises UsageError: nobody takes them there.
     """
     import logging
@@ -146,10 +148,11 @@ def send(spans: Sequence[ReadableSpan], endpoint: str) -> None:
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # one line of ours says it
     exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_PATIENCE_S)
     try:
-        result = exporter.export(spans)
+        taken = all(
+            exporter.export(spans[begin : begin + _BATCH]) is SpanExportResult.SUCCESS
+            for begin in range(0, len(spans), _BATCH)
+        )
     finally:
         exporter.shutdown()  # type: ignore[no-untyped-call]
-    if result is not SpanExportResult.SUCCESS:
-        raise UsageError(
-            f"--endpoint {endpoint}: takes no spans; is an OTLP collector (HTTP) listening there?"
-        )
+    if not taken:
+        raise UsageError(f"{option} {endpoint}: takes no spans; is an OTLP collector (HTTP) listening there?")

@@ -29,13 +29,14 @@ class Agents:
     directory: Path
 
     @contextlib.contextmanager
-    def serving(self, name: str) -> Iterator[Service]:
+    def serving(self, name: str, *options: str) -> Iterator[Service]:
         """The agent of a node."""
         with entered(self.node.netns), contextlib.ExitStack() as stack:
             served = stack.enter_context(
                 service(
                     self.tls["agent"],
                     self.directory / f"agent-{name}",
+                    *options,
                     listen=f"{ADDRESSES[name]}:7443",
                     NODE_NAME=name,
                 )

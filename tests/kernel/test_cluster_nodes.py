@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import signal
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,8 @@ from tests.kernel.cluster_agents import OTHER, Agents, deploy_agents
 from tests.kernel.kubelet_logs import LogServer
 from tests.kernel.test_agent_service import wait_for
 from tests.kernel.test_cluster_attach import first_line
+from tests.otlp_collector import Collector, attributes_of
+from tests.prometheus import asked, by_label, free_port, prometheus, queries
 from ztprobe.kernelnet.netns import entered
 from ztprobe.paths import REPO_DIR
 from ztprobe.rundir.store import load_run
@@ -89,6 +94,52 @@ def test_one_run_directory_of_two_nodes(agents: Agents, tmp_path: Path, clients:
     assert abs(clock["offset_ns"]) <= clock["uncertainty_ns"] < 5_000_000
     (found,) = load_analysed(out).run.meta["node_clocks"]
     assert found["offset_ns"] == clock["offset_ns"]
+
+
+def test_rounds_are_in_the_metrics_while_they_end_and_spans_afterwards(
+    agents: Agents, tmp_path: Path
+) -> None:
+    node, out, number = agents.node, tmp_path / "run", 40
+    with contextlib.ExitStack() as stack:
+        with entered(node.netns):
+            metrics = free_port()
+            scraped = stack.enter_context(prometheus(tmp_path, metrics))
+            collector = stack.enter_context(Collector())
+        stack.enter_context(agents.serving(NODE, "--metrics", f"127.0.0.1:{metrics}"))
+        stack.enter_context(agents.serving(OTHER))
+
+        def told(query: str) -> dict[tuple[str, ...], float]:
+            with entered(node.netns):
+                return by_label(asked(scraped, query))
+
+        words = (*TRACE, "--client", "app=fl-client", "--agents", "--rounds", str(number), "--out", str(out))
+        with ThreadPoolExecutor() as pool:
+            tracing = pool.submit(node.ztprobe, *words, "--json", "--otlp", collector.url, NODE_NAME="")
+            wait_for("rounds told", lambda: told("ztprobe_agent_round_seconds_count > 5"), 90)
+            assert not tracing.done()
+            assert told("ztprobe_run_rounds") == {}  # what they consist of is known afterwards
+            done = tracing.result()
+        report = json.loads(done.stdout)
+        panels = {name: query for name, query in queries().items() if "_round_" in query or "_run_" in query}
+        assert len(panels) == 6
+        wait_for("the run told", lambda: told("ztprobe_run_rounds"))
+        found = {name: told(query) for name, query in panels.items()}
+        assert all(math.isfinite(value) for series in found.values() for value in series.values()), found
+        (ended,) = told("ztprobe_agent_round_seconds_count").values()
+        assert number <= ended <= number + 3  # the last look may meet several
+        lasted_s = [one["duration_s"] for one in report["rounds"]]
+        parts = found["A round of the latest run, by component A"]
+        assert sum(parts.values()) == pytest.approx(statistics.fmean(lasted_s), rel=1e-6)
+        assert parts["compute",] >= 0.02
+        communication = report["communication"]["rounds"]
+        for client in ("fl-client-0", "fl-client-1"):
+            mine = [one["communication_s"] for one in communication if one["client"] == client]
+            series = found["Communication in a round of the latest run, by client A"]
+            assert series[client, "mean"] == pytest.approx(statistics.fmean(mine))
+            assert series[client, "longest"] == pytest.approx(max(mine))
+    whole = [span for _, span in collector.spans if not span.parent_span_id]
+    assert [attributes_of(span)["fl.round"] for span in whole] == [one["round"] for one in report["rounds"]]
+    assert {who for who, _ in collector.spans} >= {"server", "fl-client-0", "fl-client-1"}
 
 
 class Diagnosing:

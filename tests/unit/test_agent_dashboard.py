@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from analysis.results.frames import load
+from analysis.results.round_figures import round_figures
 from tests.prometheus import DASHBOARD, asked, by_label, prometheus, queries
+from tests.unit.recorded_run import RECORDED
 from tests.unit.test_tally import ACK, ETH, PODS, REASONS, RX, SYN, TX, packet, rows
+from ztprobe.agent.service.client import Connection
 from ztprobe.agent.service.metrics import Metrics
 from ztprobe.agent.service.server import AgentServer
 from ztprobe.agent.service.session import Sessions
-from ztprobe.agent.tally import EventTally
+from ztprobe.agent.tally import Counts, EventTally
 from ztprobe.events.kinds import EventKind
 
 
@@ -36,18 +41,28 @@ def traffic(tally: EventTally, number: int) -> None:
 
 def test_every_query_of_the_dashboard_finds_a_series(tmp_path: Path) -> None:
     tally, sessions = EventTally(), Sessions(tmp_path / "agent", queue_bytes=1 << 20, orphan_s=60)
+    report = load(RECORDED).report
+    told = round_figures(report)
+    server: AgentServer
+
+    def counts() -> Counts:
+        return {**server.tally(), **tally.counts()}
+
     with (
         closing(AgentServer(f"unix:{tmp_path}/socket", sessions, tls=None)) as server,
-        closing(Metrics("127.0.0.1:0", None, server.status, server.delivered, tally.counts)) as metrics,
+        closing(Metrics("127.0.0.1:0", None, server.status, server.delivered, counts)) as metrics,
+        closing(Connection(f"unix:{tmp_path}/socket", None)) as collector,
         prometheus(tmp_path, metrics.port) as scraped,
     ):
         end = time.monotonic() + 60
         number = 0
         wanted = queries()
         assert len(wanted) >= 17
+        collector.tell_run(told)
         while wanted:
             assert time.monotonic() < end, f"{wanted}: {(tmp_path / 'prometheus.log').read_text()[-2000:]}"
             traffic(tally, number := number + 1)
+            collector.tell_round(2.0)
             time.sleep(0.5)
             for name in [name for name, query in wanted.items() if asked(scraped, query)]:
                 del wanted[name]
@@ -64,6 +79,17 @@ def test_every_query_of_the_dashboard_finds_a_series(tmp_path: Path) -> None:
         assert settled("ztprobe_agent_drops_total") == {("NETFILTER_DROP",): number, ("other",): 0}
         sent = settled('ztprobe_agent_communication_seconds_total{direction="sent"}')
         assert sent == {("sent", "fl/a"): pytest.approx(0.01 * number), ("sent", "fl/b"): 0}
+        assert settled("ztprobe_agent_round_seconds_count") == {(): number}
+        assert settled("ztprobe_agent_round_seconds_sum") == {(): 2.0 * number}
+        (typical,) = settled(queries()["Rounds, as they end A"]).values()
+        assert 1 < typical <= 2.5  # the bucket that 2 s are in
+        parts = settled(queries()["A round of the latest run, by component A"])
+        lasted_s = [one["duration_s"] for one in report["rounds"]]
+        assert sum(parts.values()) == pytest.approx(statistics.fmean(lasted_s))
+        clients = settled(queries()["Communication in a round of the latest run, by client A"])
+        assert {who for who, _ in clients} == {"fl-client-0", "fl-client-1"}
+        longest_s = told["communication_longest_s"]["fl-client-1"]
+        assert clients["fl-client-1", "longest"] == pytest.approx(longest_s)
         median = queries()["TCP handshakes A"]
         (between,) = settled(median).values()
         assert 0.001 < between <= 0.0025  # the bucket that 2 ms is in

@@ -26,7 +26,7 @@ from ztprobe.agent.service.metrics import Metrics
 from ztprobe.agent.service.server import AgentServer
 from ztprobe.agent.service.session import Sessions
 from ztprobe.agent.spool_sink import SpoolSink
-from ztprobe.errors import UsageError
+from ztprobe.errors import UsageError, ZtprobeError
 from ztprobe.events.tables import RINGS
 from ztprobe.rundir.batches import BATCHES_DIR
 
@@ -144,3 +144,54 @@ def test_who_connects_and_says_nothing_stops_nobody(
             time.sleep(0.1)
         else:
             pytest.fail("nobody is answered any more")
+
+
+def test_a_run_that_is_told_replaces_the_one_before_and_cannot_make_it_grow(
+    server: AgentServer, tmp_path: Path
+) -> None:
+    def run(clients: int, **more: Any) -> dict[str, Any]:
+        times = {f"client-{number}": float(number) for number in range(clients)}
+        means = {"communication_mean_s": times, "communication_longest_s": times}
+        parts = {"compute": 1.5, "proxy": 0.5}
+        return {"ended_unix_s": 9.0, "rounds": 3, "component_mean_s": parts, **means, **more}
+
+    with (
+        closing(Metrics("127.0.0.1:0", None, *asked(server))) as metrics,
+        closing(Connection(f"unix:{tmp_path}/socket", None)) as collector,
+    ):
+        url = f"http://127.0.0.1:{metrics.port}/metrics"
+        assert not any(name.startswith("ztprobe_run_") for name in figures(url))
+        collector.tell_run(run(200))
+        found = figures(url)["ztprobe_run_communication_seconds"]
+        assert len(found) == 2 * 65
+        assert found["client-63,mean"] == 63
+        rest = range(64, 200)
+        assert (found["other,mean"], found["other,longest"]) == (sum(rest) / len(rest), 199)
+        collector.tell_run(run(2, ended_unix_s=10.0))
+        found = figures(url)
+        assert set(found["ztprobe_run_communication_seconds"]) == {
+            f"client-{number},{of}" for number in range(2) for of in ("mean", "longest")
+        }
+        assert found["ztprobe_run_component_seconds"] == {"compute": 1.5, "proxy": 0.5}
+        assert found["ztprobe_run_end_time_seconds"] == {"": 10}
+        for wrong in (
+            run(1, rounds="3"),
+            run(1, rounds=-1),
+            run(1, component_mean_s={"compute": float("inf")}),
+            run(1, component_mean_s=["compute"]),
+            {},
+            None,
+        ):
+            with pytest.raises(ZtprobeError, match="expected"):
+                collector.tell_run(wrong)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="expected"):
+            collector.tell_round(-1.0)
+        resident: dict[str, Any] = {"ztprobe_agent_resident_bytes": {}}
+        assert figures(url) | resident == found | resident
+        for duration_s in (0.2, 3.0, 5000.0):
+            collector.tell_round(duration_s)
+        ended = figures(url)
+        assert ended["ztprobe_agent_round_seconds_count"] == {"": 3}
+        assert ended["ztprobe_agent_round_seconds_sum"] == {"": pytest.approx(5003.2)}
+        buckets = ended["ztprobe_agent_round_seconds_bucket"]
+        assert (buckets["0.1"], buckets["0.25"], buckets["5.0"], buckets["1000.0"]) == (0, 1, 2, 2)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import ast
 import doctest
-import gzip
 import json
-import threading
+import statistics
 from collections import defaultdict
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1 import trace_pb2
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2
+from prometheus_client.parser import text_string_to_metric_families
 from scapy.layers.inet import IP, TCP
 from scapy.utils import PcapNgReader
 
@@ -23,6 +20,7 @@ import ztprobe
 from analysis.ledger.model import COMPONENTS
 from analysis.report.wording import PART_NAMES
 from analysis.results.perfetto_trace import perfetto_trace
+from tests.otlp_collector import Collector, spans_in
 from tests.unit.recorded_run import RECORDED
 from ztprobe.cli import main
 from ztprobe.paths import REPO_DIR
@@ -193,15 +191,6 @@ def test_each_sidecar_is_its_own_pods(run) -> None:
     assert update[0] < server[1]
 
 
-def spans_in(request: bytes) -> list[tuple[str, trace_pb2.Span]]:
-    """(service, span) of an OTLP request."""
-    found = []
-    for resource in ExportTraceServiceRequest.FromString(request).resource_spans:
-        names = {one.key: one.value.string_value for one in resource.resource.attributes}
-        found += [(names["service.name"], span) for scope in resource.scope_spans for span in scope.spans]
-    return found
-
-
 def test_spans_nest_and_are_the_same_every_time(run, tmp_path: Path) -> None:
     for name in ("one", "two"):
         assert main(["export", str(RECORDED), "--format", "otlp", "--out", str(tmp_path / name)]) == 0
@@ -220,28 +209,38 @@ def test_spans_nest_and_are_the_same_every_time(run, tmp_path: Path) -> None:
     assert {service for service, _ in spans} == {"server", "fl-client-0", "fl-client-1"}
 
 
-def test_a_collector_gets_the_spans(run, capsys) -> None:
-    bodies = []
+@pytest.mark.parametrize("path", ["", "/v1/traces"])
+def test_a_collector_gets_the_spans(run, capsys, path: str) -> None:
+    with Collector() as collector:
+        given = ["--endpoint", f"{collector.url}{path}"]
+        assert main(["export", str(RECORDED), "--format", "otlp", *given]) == 0
+    number = len(run.segments) + len(run.clients) + len(run.rounds)
+    assert len(collector.spans) == number
+    assert {where for where, _ in collector.requests} == {"/v1/traces"}
+    assert f"{number} spans sent to {collector.url}/v1/traces" in capsys.readouterr().out
 
-    class Collector(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            bodies.append(gzip.decompress(body) if self.headers["Content-Encoding"] == "gzip" else body)
-            self.send_response(200)
-            self.end_headers()
 
-        def log_message(self, *_: object) -> None:
-            """Nothing."""
-
-    with HTTPServer(("127.0.0.1", 0), Collector) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/v1/traces"
-        assert main(["export", str(RECORDED), "--format", "otlp", "--endpoint", url]) == 0
-        server.shutdown()
-    assert sum(len(spans_in(body)) for body in bodies) == len(run.segments) + len(run.clients) + len(
-        run.rounds
-    )
-    assert f"spans sent to {url}" in capsys.readouterr().out
+def test_prometheus_reads_what_a_round_consists_of(run, tmp_path: Path) -> None:
+    assert main(["export", str(RECORDED), "--format", "prometheus", "--out", str(tmp_path)]) == 0
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families((tmp_path / "rounds.prom").read_text())
+        for sample in family.samples
+    }
+    parts = [value for (name, *_), value in found.items() if name == "ztprobe_run_component_seconds"]
+    assert sum(parts) == pytest.approx(run.rounds["duration_s"].mean())
+    assert found["ztprobe_run_rounds",] == len(run.rounds)
+    last = run.report["rounds"][-1]
+    ended_unix_s = run.report["started_unix_s"] + last["start_s"] + last["duration_s"]
+    assert found["ztprobe_run_end_time_seconds",] == pytest.approx(ended_unix_s, abs=1e-3)
+    others = ("server", "compute", "task_start", "client_and_return_path")
+    for number, client in enumerate(("fl-client-0", "fl-client-1")):
+        mine = [one["clients"][number] for one in run.report["rounds"]]
+        assert {one["client"] for one in mine} == {client}
+        spent_s = [sum(s for part, s in one["components"].items() if part not in others) for one in mine]
+        name = "ztprobe_run_communication_seconds"
+        told = {what: found[name, client, what] for what in ("mean", "longest")}
+        assert told == pytest.approx({"mean": statistics.fmean(spent_s), "longest": max(spent_s)})
 
 
 @pytest.mark.parametrize(
@@ -250,8 +249,9 @@ def test_a_collector_gets_the_spans(run, capsys) -> None:
         ["--format", "otlp", "--endpoint", "http://127.0.0.1:9/v1/traces"],
         ["--format", "csv", "--endpoint", "http://127.0.0.1:9/v1/traces"],
         ["--format", "csv"],
+        ["--format", "otlp", "--endpoint", "127.0.0.1:4318"],
     ],
-    ids=["nobody listens", "csv is not sent", "nowhere to"],
+    ids=["nobody listens", "csv is not sent", "nowhere to", "no address"],
 )
 def test_what_cannot_be_exported_is_one_line(words: list[str], capsys) -> None:
     assert main(["export", str(RECORDED), *words]) == 2

@@ -13,10 +13,12 @@ import click
 from ztprobe.cli.agent_observation import are_asked, named, nodes_request
 from ztprobe.cli.agent_options import agents_options
 from ztprobe.cli.options import cluster_access, cluster_options
+from ztprobe.cli.otlp import sent
 from ztprobe.cli.profile_pods import node_option
-from ztprobe.errors import UsageError, WorkloadError
+from ztprobe.errors import UsageError, WorkloadError, ZtprobeError
 
 if TYPE_CHECKING:
+    from ztprobe.attach.nodes.request import NodesRequest
     from ztprobe.progress import Progress
     from ztprobe.runtime.cluster.place import ClusterPlace
 
@@ -98,7 +100,7 @@ _NAMES = (
 )
 _ALSO_EXPERIMENT = ("runtime", *_OF_CLUSTER, "image")
 _ONLY_HERE = ("repeat", "until_ci", "switch_level", "data_dir")  # on this machine's own runtime
-_ALSO_ATTACHED = (*_NAMES, "rounds", "stall_after", "out", "as_json", "coverage_floor", "quiet")
+_ALSO_ATTACHED = (*_NAMES, "rounds", "stall_after", "out", "as_json", "coverage_floor", "quiet", "otlp")
 
 
 def attach_options(command: _Command) -> _Command:
@@ -161,11 +163,12 @@ def trace_attached(context: click.Context) -> bool:
     has_rounds = context.get_parameter_source("rounds") is click.core.ParameterSource.COMMANDLINE
     rounds = given["rounds"] if has_rounds else None
     trace: Callable[[Progress], Path]
+    nodes: NodesRequest | None = None
     if are_asked(given):
         if given["runtime"] != "kubernetes":
             raise UsageError("--agents and --agent are about a cluster's pods: add --runtime kubernetes")
         for_s = None if given["for_text"] is None else duration_s("--for", given["for_text"])
-        trace = _through_agents(given, out, for_s, rounds)
+        nodes, trace = _through_agents(given, out, for_s, rounds)
     else:
         trace = _on_this_machine(given, out, rounds)
     with open_progress(quiet=given["quiet"]) as progress:
@@ -173,13 +176,18 @@ def trace_attached(context: click.Context) -> bool:
         progress.stage("analysis")
         report = _report(directory, given["coverage_floor"] / 100, progress.note)
         progress.done(str(directory))
+        if nodes is not None:
+            _tell_agents(nodes, directory, report, progress.note)
+        unsent = sent(report, given["otlp"], directory, progress)
     _print(report, as_json=given["as_json"])
+    if unsent is not None:
+        raise unsent
     return True
 
 
 def _through_agents(
     given: Mapping[str, Any], out: Path, for_s: float | None, rounds: int | None
-) -> Callable[[Progress], Path]:
+) -> tuple[NodesRequest, Callable[[Progress], Path]]:
     from ztprobe.attach.nodes.transaction import trace_nodes
     from ztprobe.errors import RunDirError
     from ztprobe.experiment.requirements import out_problems
@@ -188,7 +196,19 @@ def _through_agents(
         raise RunDirError("\n".join(refused))
     server, clients = given["server"], given["client_targets"]
     request = nodes_request(given, server=server, clients=clients, for_s=for_s, rounds=rounds)
-    return functools.partial(trace_nodes, request, out)
+    return request, functools.partial(trace_nodes, request, out)
+
+
+def _tell_agents(
+    request: NodesRequest, directory: Path, report: Mapping[str, Any], note: Callable[[str], None]
+) -> None:
+    from analysis.results.round_figures import round_figures
+    from ztprobe.attach.nodes.transaction import tell_run
+
+    try:
+        tell_run(request, directory, round_figures(report))
+    except ZtprobeError as error:
+        note(f"this run's rounds are not among the agents' metrics: {error}")
 
 
 def _on_this_machine(given: Mapping[str, Any], out: Path, rounds: int | None) -> Callable[[Progress], Path]:

@@ -20,6 +20,7 @@ from ztprobe.cli.options import (
     schema_option,
     wait_for_quiet_option,
 )
+from ztprobe.cli.otlp import otlp_option, sent
 from ztprobe.errors import UsageError
 from ztprobe.experiment.level_switch import LevelSwitch, parse_level_switch
 from ztprobe.experiment.names import MAX_SEED, Experiment
@@ -114,6 +115,7 @@ __all__ = ("trace",)
 )
 @fl_options
 @attach_options
+@otlp_option
 @wait_for_quiet_option
 @coverage_floor_option
 @schema_option("trace", "ztprobe.rundir", "run")
@@ -184,7 +186,8 @@ def trace(
         level_switch=_switch(switch_level, chosen, rounds),
         place=cluster_place(context.params),
     )
-    _carry_out(request, repeat, until_ci, as_json=as_json, coverage_floor=coverage_floor / 100, quiet=quiet)
+    shown = _Shown(as_json, coverage_floor / 100, quiet, context.params["otlp"])
+    _carry_out(request, repeat, until_ci, shown)
 
 
 def _switch(text: str | None, experiment: Experiment, rounds: int) -> LevelSwitch | None:
@@ -194,15 +197,17 @@ def _switch(text: str | None, experiment: Experiment, rounds: int) -> LevelSwitc
         raise UsageError(f"--switch-level {error}") from error
 
 
-def _carry_out(
-    request: TraceRequest,
-    repeat: int | None,
-    until_ci: str | None,
-    *,
-    as_json: bool,
-    coverage_floor: float,
-    quiet: bool,
-) -> None:
+@dataclasses.dataclass(frozen=True)
+class _Shown:
+    """What becomes of the result."""
+
+    as_json: bool
+    coverage_floor: float  # a share
+    quiet: bool
+    otlp: str | None  # where spans are sent
+
+
+def _carry_out(request: TraceRequest, repeat: int | None, until_ci: str | None, shown: _Shown) -> None:
     from ztprobe.experiment.requirements import check_main_job, check_on_cluster
 
     for wanted in request.experiments:
@@ -210,8 +215,13 @@ def _carry_out(
     if repeat is None and until_ci is not None:
         raise UsageError(f"--until-ci {until_ci}: needs --repeat, the most pairs that may be run")
     if repeat is not None:
+        if shown.otlp is not None:
+            raise UsageError(
+                f"--otlp {shown.otlp}: sends one run; with --repeat there are many, and `ztprobe export RUN"
+                " --format otlp --endpoint URL` sends each"
+            )
         until = None if until_ci is None else percent("--until-ci", until_ci)
-        _repeat(request, repeat, until, as_json=as_json, quiet=quiet)
+        _repeat(request, repeat, until, as_json=shown.as_json, quiet=shown.quiet)
         return
     if request.place is None:
         check_main_job(request.demands, request.out)
@@ -221,7 +231,7 @@ def _carry_out(
         check_on_cluster([request.profile_of(each) for each in request.experiments], request.out)
         if any(each.mutual_tls for each in request.experiments):
             refuse_old(request.place.api(), [each.level for each in request.experiments])
-    _run(request, as_json=as_json, coverage_floor=coverage_floor, quiet=quiet)
+    _run(request, shown)
 
 
 def _default_out(name: str) -> Path:
@@ -249,23 +259,26 @@ def _repeat(request: TraceRequest, pairs: int, until: float | None, *, as_json: 
         print_comparison(comparison)
 
 
-def _run(request: TraceRequest, *, as_json: bool, coverage_floor: float, quiet: bool) -> None:
+def _run(request: TraceRequest, shown: _Shown) -> None:
     from analysis.report.report import write_report
     from analysis.report.text_report import print_report
     from ztprobe.experiment.pair import run_pair
     from ztprobe.progress import open_progress
     from ztprobe.rundir.store import dump_json
 
-    with open_progress(quiet=quiet) as progress:
+    with open_progress(quiet=shown.quiet) as progress:
         out = run_pair(request, progress)
         progress.stage("analysis")
         try:
-            report = write_report(out, coverage_floor=coverage_floor)
+            report = write_report(out, coverage_floor=shown.coverage_floor)
         except BaseException:
             progress.note(f"the measurement is kept: `ztprobe report {out}` analyses it again")
             raise
         progress.done(str(out))
-    if as_json:
+        unsent = sent(report, shown.otlp, out, progress)
+    if shown.as_json:
         click.echo(dump_json(report), nl=False)
     else:
         print_report(report)
+    if unsent is not None:
+        raise unsent

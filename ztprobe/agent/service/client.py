@@ -97,6 +97,17 @@ class Connection:
         """What its node offers (`ztprobe.agent.offers`). :raises ZtprobeError: it does not say."""
         return dict(self.ask({"call": "offers"}))
 
+    def tell_round(self, duration_s: float) -> None:
+        """One that has ended, for its figures. :raises ZtprobeError: it does not take it."""
+        self.ask({"call": "round_ended", "duration_s": duration_s}, patience_s=0)
+
+    def tell_run(self, figures: dict[str, Any]) -> None:
+        """What a run's rounds consisted of (`ztprobe.agent.service.round_metrics`), for its figures.
+
+        :raises ZtprobeError: it does not take it.
+        """
+        self.ask({"call": "run_analysed", "figures": figures})
+
     def close(self) -> None:
         """Idempotent."""
         self._channel.close()

@@ -1,4 +1,4 @@
-"""The agent's figures for Prometheus: what it sees, watches, holds, hands on and loses.
+"""The agent's figures for Prometheus: what it sees, watches, holds, hands on, loses, and is told of rounds.
 
 Labels are what is fixed when the agent is built (kinds of events, channels of loss), and pods and reasons for
 drops, of which a cluster has any number: as many as `ztprobe.agent.tally` lists, and "other" for the rest.
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ztprobe.agent.service.http_server import HttpServer
+from ztprobe.agent.service.round_metrics import round_families
 from ztprobe.agent.service.wire import TlsFiles
 from ztprobe.agent.tally import BEYOND, HANDSHAKE_BOUNDS_S, OTHER, Counts
 from ztprobe.errors import PreflightError, UsageError
@@ -30,7 +31,7 @@ class Metrics:
     :param listen: ADDRESS:PORT; one that others can reach needs certificates.
     :param status: what `ztprobe.agent.service.server.AgentServer.status` gives.
     :param delivered: events that collectors have acknowledged, by kind.
-    :param tally: what was seen since the service began.
+    :param tally: what was seen, and told of rounds, since the service began.
     :raises UsageError: others could read it without a certificate.
     :raises PreflightError: it cannot listen there.
     """
@@ -118,7 +119,9 @@ class _Figures:
             for kind in RINGS:
                 family.add_metric([kind], counted.get(kind, 0))
             yield family
-        yield from _seen(self._tally())
+        counts = self._tally()
+        yield from _seen(counts)
+        yield from round_families(counts)
 
 
 def _seen(counts: Counts) -> Iterator[Any]:

@@ -26,6 +26,7 @@ from ztprobe.agent.offers import node_offers
 from ztprobe.agent.service import wire
 from ztprobe.agent.service.drop_streams import DropStreams
 from ztprobe.agent.service.privileges import lacking
+from ztprobe.agent.service.round_metrics import ToldRounds
 from ztprobe.agent.service.session import Session, Sessions
 from ztprobe.agent.service.wire import TlsFiles
 from ztprobe.agent.spool import END, QueueSegment
@@ -90,6 +91,7 @@ class AgentServer:
         self.delivered: dict[str, int] = {}  # events that collectors have taken, by kind
         self._ending = Event()
         self._drops = DropStreams(node, self._ending)
+        self._rounds = ToldRounds()
         self._server = grpc.server(
             futures.ThreadPoolExecutor(_THREADS, "agent-call"),
             options=wire.OPTIONS,
@@ -144,8 +146,8 @@ class AgentServer:
         }
 
     def tally(self) -> Counts:
-        """What was seen since the service began, counted."""
-        return self._sessions.tally()
+        """What was seen since the service began, and told of rounds, counted."""
+        return {**self._sessions.tally(), **self._rounds.counts()}
 
     def _admit(self, context: Any) -> None:
         if not self._secured or not self._callers:
@@ -173,6 +175,10 @@ class AgentServer:
             return answered(lambda: self._open(said))
         if name == "close":
             return answered(lambda: self._sessions.end(token, "the session was closed"))
+        if name == "round_ended":
+            return answered(lambda: self._rounds.round_ended(said.get("duration_s")))
+        if name == "run_analysed":
+            return answered(lambda: self._rounds.run_analysed(said.get("figures")))
         if name not in CALLS and name not in LEASE_CALLS and name not in NODE_VIEW_CALLS:
             return {"error": UsageError.__name__, "message": "the agent knows no such call: is it older?"}
         try:

@@ -7,7 +7,9 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from ztprobe.agent.service.client import Connection
 from ztprobe.attach.nodes.observation import Observation
 from ztprobe.attach.nodes.record import run_of
 from ztprobe.attach.nodes.request import NodesRequest
@@ -17,9 +19,10 @@ from ztprobe.progress import Progress
 from ztprobe.rundir import files, temporary
 from ztprobe.rundir.store import Run, create_run_dir
 
-__all__ = ("observed", "trace_nodes")
+__all__ = ("observed", "tell_run", "trace_nodes")
 
 _POLL_S = 0.25
+_TELL_S = 5.0
 
 
 def trace_nodes(request: NodesRequest, out: Path, progress: Progress) -> Path:
@@ -72,6 +75,7 @@ def _watch(seen: Observation, progress: Progress) -> str:
             for number, duration_s in seen.look():
                 ended += 1
                 wanted = max(request.rounds or 0, ended)
+                seen.server_node.tell_round(duration_s)
                 progress.round_done(ended, wanted, duration_s, f"the server's round {number}")
         if request.rounds is not None and ended >= request.rounds:
             return f"{request.rounds} rounds have ended"
@@ -80,6 +84,19 @@ def _watch(seen: Observation, progress: Progress) -> str:
         if seen.pods.server_is_over:
             return "the server has ended"
         time.sleep(_POLL_S)
+
+
+def tell_run(request: NodesRequest, directory: Path, figures: dict[str, Any]) -> None:
+    """Have the figures of a run that has been analysed shown by the agent of its server's node.
+
+    :raises ZtprobeError: it does not take them.
+    """
+    meta = json.loads((directory / "run.json").read_text())
+    server_node = meta["nodes"][0]["name"]
+    for one in request.agents:
+        with contextlib.closing(Connection(one.address, request.tls, patience_s=_TELL_S)) as connection:
+            if (one.node or connection.status().get("node")) == server_node:
+                connection.tell_run(figures)
 
 
 def _write(run: Run, out: Path) -> None:
