@@ -100,7 +100,7 @@ def test_jitter_is_allowed_for_in_a_rate(
     for _ in range(200):
         count = round((0.55e9 + 6e6 * jitter_ms) / gap_ns)
         arrivals = sorted(round(1e9 + n * gap_ns + chance.gauss(0, jitter_ms * 1e6)) for n in range(count))
-        rate = udp_probe._rate("client", arrivals, profile)
+        rate = udp_probe.rate_of("client", arrivals, profile)
         found.append(bool(Measured(directions=(), rates=(rate,)).problems(profile)))
     assert sum(found) / len(found) == (1.0 if wrong else 0.0)
 

@@ -27,7 +27,22 @@ from ztprobe.kernelnet.netns import entered
 from ztprobe.pods.model import Pod
 from ztprobe.profile.model import FRAME_BYTES, Profile
 
-__all__ = ("PROBES", "probe_delays", "probe_flows", "probe_rates", "rate_flows", "undisturbed", "warm_up")
+__all__ = (
+    "PROBES",
+    "ProbeEnd",
+    "can_offer",
+    "opened_ends",
+    "probe_delays",
+    "probe_flows",
+    "probe_rates",
+    "probing_s",
+    "rate_flows",
+    "rate_of",
+    "run_load",
+    "run_probes",
+    "undisturbed",
+    "warm_up",
+)
 
 _SO_RCVBUFFORCE, _SO_TIMESTAMPNS = 33, 35
 _RECEIVE_BUFFER_BYTES = 4 << 20
@@ -53,16 +68,17 @@ _OFFER_LIMIT_MBIT = 250.0  # what one Python thread surely sends
 
 
 @dataclass
-class _End:
+class ProbeEnd:
     """A pod's socket, and what has arrived on it: (sender index, sent ns, received ns)."""
 
-    pod: Pod
-    socket: socket.socket
+    name: str  # the pod's
+    socket: socket.socket | None  # None: it is on another node
     address: tuple[str, int]
     arrived: list[tuple[int, int, int]] = field(default_factory=list)
 
     def drain(self) -> None:
-        while True:
+        """Take what has arrived."""
+        while self.socket is not None:
             try:
                 data, ancillary, _, _ = self.socket.recvmsg(2048, 64)
             except BlockingIOError:
@@ -112,8 +128,12 @@ def probe_delays(
     :param probes: per direction; a slow machine wants fewer.
     """
     flows = [pair for client in clients for pair in ((client, server), (server, client))]
-    seconds = max(_PROBING_S, probes * len(flows) / _PROBES_PER_S)
-    return probe_flows(flows, profile, probes=probes, seconds=seconds)
+    return probe_flows(flows, profile, probes=probes, seconds=probing_s(len(flows), probes))
+
+
+def probing_s(flows: int, probes: int = PROBES) -> float:
+    """How long so many flows are to take."""
+    return max(_PROBING_S, probes * flows / _PROBES_PER_S)
 
 
 def probe_flows(
@@ -130,19 +150,19 @@ def probe_flows(
     """
     pods = list({id(pod): pod for flow in flows for pod in flow}.values())
     places = {id(pod): index for index, pod in enumerate(pods)}
-    with _ends(pods) as ends:
+    with opened_ends(pods) as ends:
         pairs = [(places[id(sender)], places[id(receiver)]) for sender, receiver in flows]
         tuples = [(*ends[a].address, *ends[b].address) for a, b in pairs]
         with nullcontext() if through is None else through(tuples), undisturbed():
-            _run_probes(ends, pairs, profile, probes, seconds)
+            run_probes(ends, pairs, profile, probes, seconds)
         directions = []
         for sender, receiver in pairs:
             arrived = [(sent, got) for who, sent, got in ends[receiver].arrived if who == sender]
             first = dict(reversed(arrived))  # of a probe that came twice
             directions.append(
                 direction(
-                    ends[sender].pod.name,
-                    ends[receiver].pod.name,
+                    ends[sender].name,
+                    ends[receiver].name,
                     probes,
                     [(got - sent) / 1e6 for sent, got in first.items()],
                     duplicates=len(arrived) - len(first),
@@ -170,12 +190,12 @@ def rate_flows(
         return tuple(Rate(sender=sender.name, goodput_mbit=None, frames=0) for sender, _ in flows)
     found = []
     for number, (sender, receiver) in enumerate(flows):
-        with _ends([receiver, sender]) as ends:
+        with opened_ends([receiver, sender]) as ends:
             tuples = [(*ends[1].address, *ends[0].address)]
             with through[number](tuples) if through else nullcontext(), undisturbed():
-                _run_load(ends, profile, senders=[1])
+                run_load(ends, profile, senders=[1])
             times = sorted(received_ns for _, _, received_ns in ends[0].arrived)
-            found.append(_rate(sender.name, times, profile))
+            found.append(rate_of(sender.name, times, profile))
     return tuple(found)
 
 
@@ -188,21 +208,27 @@ def probe_rates(server: Pod, clients: Sequence[Pod], profile: Profile) -> tuple[
     if profile.rate_mbit is None:
         return ()
     pods = [server, *clients]
-    if profile.rate_mbit * len(pods) * _OFFER > _OFFER_LIMIT_MBIT:
+    if not can_offer(profile, len(pods)):
         return tuple(Rate(sender=pod.name, goodput_mbit=None, frames=0) for pod in pods)
-    with _ends(pods) as ends, undisturbed():
-        _run_load(ends, profile)
+    with opened_ends(pods) as ends, undisturbed():
+        run_load(ends, profile)
         arrivals: list[list[int]] = [[] for _ in ends]
         for end in ends:
             for sender, _, received_ns in end.arrived:
                 arrivals[sender].append(received_ns)
         return tuple(
-            _rate(end.pod.name, sorted(times), profile) for end, times in zip(ends, arrivals, strict=True)
+            rate_of(end.name, sorted(times), profile) for end, times in zip(ends, arrivals, strict=True)
         )
 
 
+def can_offer(profile: Profile, pods: int) -> bool:
+    """Whether one thread surely sends more than the rate for so many pods."""
+    return (profile.rate_mbit or 0.0) * pods * _OFFER <= _OFFER_LIMIT_MBIT
+
+
 @contextlib.contextmanager
-def _ends(pods: Sequence[Pod]) -> Iterator[list[_End]]:
+def opened_ends(pods: Sequence[Pod]) -> Iterator[list[ProbeEnd]]:
+    """A socket in each pod's network meanwhile."""
     with contextlib.ExitStack() as stack:
         ends = []
         for pod in pods:
@@ -212,13 +238,23 @@ def _ends(pods: Sequence[Pod]) -> Iterator[list[_End]]:
             opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
             opened.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
             opened.bind((pod.address, 0))
-            ends.append(_End(pod, opened, opened.getsockname()))
+            ends.append(ProbeEnd(pod.name, opened, opened.getsockname()))
         yield ends
 
 
-def _run_probes(
-    ends: list[_End], flows: list[tuple[int, int]], profile: Profile, probes: int, seconds: float
+def run_probes(
+    ends: Sequence[ProbeEnd],
+    flows: Sequence[tuple[int, int]],
+    profile: Profile,
+    probes: int,
+    seconds: float,
+    *,
+    late_s: float = 0.0,
 ) -> None:
+    """Send probes along flows (sender, receiver) between ends, as far as they are here, and take them.
+
+    :param late_s: how much later than this others' may begin, which send from elsewhere.
+    """
     moments = random.Random(0)
     interval_s = seconds / probes
     start_s = time.monotonic() + 0.005
@@ -226,18 +262,18 @@ def _run_probes(
         (start_s + (number + moments.random()) * interval_s, sender, receiver)
         for sender, receiver in flows
         for number in range(probes)
+        if ends[sender].socket is not None
     ]
     heapq.heapify(schedule)
     padding = bytes(_PROBE_BYTES - _PROBE.size)
-    end_s = start_s + seconds + (profile.delay_ms + 5 * profile.jitter_ms) / 1e3 + _TAIL_S
-    expected = len(schedule)
+    end_s = start_s + seconds + (profile.delay_ms + 5 * profile.jitter_ms) / 1e3 + _TAIL_S + late_s
+    expected = probes * sum(ends[receiver].socket is not None for _, receiver in flows)
     with _selector(ends) as selector:
         while (now_s := time.monotonic()) < end_s:
             while schedule and schedule[0][0] <= now_s:
                 _, sender, receiver = heapq.heappop(schedule)
                 payload = _PROBE.pack(time.time_ns(), sender) + padding
-                with contextlib.suppress(OSError):  # not sent counts as lost, as it should
-                    ends[sender].socket.sendto(payload, ends[receiver].address)
+                _send(ends, sender, receiver, payload)  # not sent counts as lost, as it should
                 now_s = time.monotonic()
             _drain(selector, (schedule[0][0] if schedule else end_s) - now_s)
             everything = sum(len(end.arrived) for end in ends) >= expected
@@ -245,8 +281,27 @@ def _run_probes(
                 return
 
 
-def _run_load(ends: list[_End], profile: Profile, senders: Sequence[int] | None = None) -> None:
-    senders = range(len(ends)) if senders is None else senders
+def _send(ends: Sequence[ProbeEnd], sender: int, receiver: int, payload: bytes) -> None:
+    source = ends[sender].socket
+    assert source is not None
+    with contextlib.suppress(OSError):
+        source.sendto(payload, ends[receiver].address)
+
+
+def run_load(
+    ends: Sequence[ProbeEnd],
+    profile: Profile,
+    senders: Sequence[int] | None = None,
+    *,
+    late_s: float = 0.0,
+) -> None:
+    """Offer more than the rate from ends to the first one, and from that to the others, and take it.
+
+    :param senders: which of them offer; None: all that are here.
+    :param late_s: how much later than this others' may begin, which send from elsewhere.
+    """
+    if senders is None:
+        senders = [number for number, end in enumerate(ends) if end.socket is not None]
     assert profile.rate_mbit is not None
     gap_s = FRAME_BYTES * 8 / (profile.rate_mbit * _OFFER * 1e6)
     start_s = time.monotonic()
@@ -256,18 +311,17 @@ def _run_load(ends: list[_End], profile: Profile, senders: Sequence[int] | None 
     padding = bytes(_UDP_PAYLOAD_BYTES - _PROBE.size)
     turn = 0
     with _selector(ends) as selector:
-        while (now_s := time.monotonic()) < stop_s:
+        while senders and (now_s := time.monotonic()) < stop_s:
             while schedule[0][0] <= now_s:
                 due_s, sender = schedule[0]
                 heapq.heapreplace(schedule, (due_s + gap_s, sender))
                 turn += 1
                 receiver = 0 if sender else 1 + turn % (len(ends) - 1)
                 # A full socket or queue is what a rate limit looks like from here.
-                with contextlib.suppress(OSError):
-                    ends[sender].socket.sendto(_PROBE.pack(0, sender) + padding, ends[receiver].address)
+                _send(ends, sender, receiver, _PROBE.pack(0, sender) + padding)
             _drain(selector, schedule[0][0] - time.monotonic())
         # Until the queues behind the limit have run empty, for the next user of the path.
-        quiet_s = (profile.delay_ms / 1e3) + 0.15
+        quiet_s = (profile.delay_ms / 1e3) + 0.15 + late_s
         last_s, seen = time.monotonic(), -1
         while time.monotonic() - last_s < quiet_s:
             _drain(selector, 0.02)
@@ -275,7 +329,11 @@ def _run_load(ends: list[_End], profile: Profile, senders: Sequence[int] | None 
                 last_s, seen = time.monotonic(), count
 
 
-def _rate(sender: str, times_ns: list[int], profile: Profile) -> Rate:
+def rate_of(sender: str, times_ns: list[int], profile: Profile) -> Rate:
+    """What arrived of a sender's load.
+
+    :param times_ns: when its frames did, in order.
+    """
     if not times_ns:
         return Rate(sender=sender, goodput_mbit=0.0, frames=0)
     # Where the delay varies, the first and the last frames come thinly, and say nothing of the rate.
@@ -314,11 +372,12 @@ def undisturbed() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _selector(ends: list[_End]) -> Iterator[selectors.BaseSelector]:
+def _selector(ends: Sequence[ProbeEnd]) -> Iterator[selectors.BaseSelector]:
     # select(2), because epoll rounds a timeout up to whole milliseconds.
     with selectors.SelectSelector() as selector:
         for end in ends:
-            selector.register(end.socket, selectors.EVENT_READ, end)
+            if end.socket is not None:
+                selector.register(end.socket, selectors.EVENT_READ, end)
         yield selector
 
 
