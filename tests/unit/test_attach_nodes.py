@@ -13,16 +13,17 @@ from analysis.ledger.ledger import build_ledger
 from tests.unit.recorded_run import recorded
 from tests.unit.test_cluster_labels import CLIENT, SERVER, Answers
 from ztprobe.agent.interface import Account
-from ztprobe.attach.nodes import tables
-from ztprobe.attach.nodes.accounts import account_of
-from ztprobe.attach.nodes.node import ObservedNode
+from ztprobe.agent.service.node_session import NodeSession
 from ztprobe.attach.nodes.pods import DeployedPods
 from ztprobe.attach.nodes.request import NodesRequest, pod_targets
 from ztprobe.cli.entry import ztprobe
 from ztprobe.errors import PreflightError, UsageError
 from ztprobe.events.kinds import NODE
+from ztprobe.experiment.nodes import tables
+from ztprobe.experiment.nodes.accounts import account_of
 from ztprobe.kubernetes import repeated
 from ztprobe.kubernetes.api import Api
+from ztprobe.rundir.clock import Clock, ClockSample
 
 THIRD = "5ba2b8a8-21c2-4c52-9fd0-4d1e3c0c4b13"
 
@@ -90,23 +91,28 @@ def test_labels_that_mean_nobody_are_one_line(server: str, clients: tuple[str, .
     assert said in str(raised.value)
 
 
-def node(name: str, pods: list[str], *, ahead_ns: int = 0, account: Account | None = None) -> ObservedNode:
+def node(name: str, pods: list[str], *, ahead_ns: int = 0, account: Account | None = None) -> NodeSession:
     """One whose monotonic clock is ahead; wall clocks agree."""
     samples = [
         {"time_monotonic_ns": at_ns + ahead_ns, "time_unix_ns": at_ns + 10**18}
         for at_ns in (10**9, 10**12, 10**15)
     ]
     found = SimpleNamespace(
-        name=name, pods=dict.fromkeys(pods), clock_samples=samples, account=account, facts=None
+        name=name,
+        pods=dict.fromkeys(pods),
+        clock_samples=samples,
+        clock=Clock(ClockSample(**sample) for sample in samples),
+        account=account,
+        facts=None,
     )
-    return cast(ObservedNode, found)
+    return cast(NodeSession, found)
 
 
 def test_the_ledger_of_two_kernels_tables_is_that_of_one_kernels() -> None:
     run = recorded()
     clients = [one["name"] for one in run.meta["pods"] if one["name"].startswith("fl-client")]
     server, other = node("a", []), node("b", clients)
-    clocks = tables.clock_of(other), tables.clock_of(server)
+    clocks = other.clock, server.clock
     events, moved = dict(run.events), set()
     for name, table in run.events.items():
         if "pod" not in table or name not in tables.TABLES:
@@ -128,7 +134,7 @@ def test_the_ledger_of_two_kernels_tables_is_that_of_one_kernels() -> None:
 def test_what_no_pod_of_a_node_saw_is_told_by_the_servers_clock() -> None:
     table = recorded().events["connections"].head(3).assign(pod=["fl-client-0", NODE, ""], ts_ns=5 * 10**12)
     other, server = node("b", ["fl-client-0"], ahead_ns=3 * 10**9), node("a", ["fl-server"])
-    told = tables._told("connections", table, other, 1, (tables.clock_of(other), tables.clock_of(server)))
+    told = tables._told("connections", table, other, 1, (other.clock, server.clock))
     assert told["ts_ns"].tolist() == [5 * 10**12, 5 * 10**12 - 3 * 10**9, 5 * 10**12 - 3 * 10**9]
 
 
@@ -164,7 +170,7 @@ AGENTS = ("--agent", "10.0.0.1:7443")
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("trace", "--experiment", "net0-sec0", *AGENTS), "--agent: needs --attach"),
+        (("trace", "--experiment", "net0-sec0", *AGENTS), "--agent: needs --runtime kubernetes"),
         (("trace", "--attach", "--server", "app=a", *AGENTS), "add --runtime kubernetes"),
         (("trace", "--attach", "--runtime", "kubernetes", *AGENTS), "--server is missing"),
         (

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ztprobe.agent.endpoints import OwnedSocket
-from ztprobe.agent.interface import Account, NodeFacts, PodProcess
-from ztprobe.agent.service.client import AgentClient, Connection
+from ztprobe.agent.interface import PodProcess
+from ztprobe.agent.service.client import Connection
+from ztprobe.agent.service.node_session import NodeSession
 from ztprobe.attach.owner_log import OwnedEnd
-from ztprobe.errors import ZtprobeError
-from ztprobe.events.owners import AT_ATTACHMENT, SIDECAR, WHILE_RUNNING
+from ztprobe.attach.owners import owners_table
+from ztprobe.events.owners import AT_ATTACHMENT, OWNERS, SIDECAR, WHILE_RUNNING
 from ztprobe.pods.model import Pod
 from ztprobe.pods.participants import is_proxy_beside
 from ztprobe.pods.source import Processes
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ("ObservedNode",)
 
 _PLACE_AGAIN_S = 1.0  # a pod that has just begun has no processes yet
 
 
-class ObservedNode:
-    """Watches its pods until `stop`; a context manager.
+class ObservedNode(NodeSession):
+    """Watches its pods until `stop`.
 
     :param name: the node's.
     :param batches: directory for what it sees.
@@ -33,32 +36,18 @@ class ObservedNode:
     """
 
     def __init__(self, name: str, connection: Connection, batches: Path, *, run: str) -> None:
-        self.name, self.batches = name, batches
-        self._connection = connection
-        self._client = AgentClient(connection, batches, run=run, attached=True)
-        self.facts: NodeFacts | None = None
-        self.hooks: dict[str, str] = {}
-        self.pods: dict[str, Pod] = {}  # all that it ever watched, by name
+        super().__init__(name, connection, batches, run=run, attached=True)
         self.unseen: dict[str, str] = {}
         self.processes: dict[int, tuple[PodProcess, str]] = {}  # all that there ever were, with their pods
-        self.clock_samples: list[dict[str, int]] = []
         self._placed_s = -_PLACE_AGAIN_S
-        self._sampled_ns = 0  # of the last one, by this machine's clock
         self.ends: list[OwnedEnd] = []
-        self.account: Account | None = None  # None: it watches
         self.problem: str | None = None
         self._known: dict[tuple[str, object], OwnedEnd] = {}
         self._watched: Processes = {}
         self._is_begun = self._is_looked_at = False
-        # What numbers in events stand for, where the agent has not said so yet.
-        self.places: dict[str, str] = {}
-        self.names: dict[str, str] = {}
 
     def __enter__(self) -> ObservedNode:
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
 
     def begin(self, pods: Iterable[Pod]) -> None:
         """Load the probes, find the pods, and begin to see.
@@ -66,11 +55,11 @@ class ObservedNode:
         :raises PreflightError: its kernel lacks something.
         """
         self.sample()
-        self._client.prepare()
-        self.facts = self._client.facts()
+        self.client.prepare()
+        self.facts = self.client.facts()
         self.add(pods)
         self.look()
-        self.hooks = self._client.start()
+        self.hooks = self.client.start()
         self._is_begun = True
 
     def add(self, pods: Iterable[Pod]) -> list[str]:
@@ -82,39 +71,21 @@ class ObservedNode:
         if not new or time.monotonic() - self._placed_s < _PLACE_AGAIN_S:
             return []
         self._placed_s = time.monotonic()
-        found = self._client.place(new)
+        found = self.client.place(new)
         self.places |= found.places
         for pod in found.pods:
             if (before := self.pods.get(pod.name)) is not None:
-                self._client.remove_pod(before)
+                self.client.remove_pod(before)
             self.pods[pod.name] = pod
-            self._client.add_pod(pod)
+            self.client.add_pod(pod)
         notes = [why for name, why in found.unseen.items() if name not in self.unseen]
         self.unseen = found.unseen
         return notes
 
-    def sample(self) -> None:
-        """Read its clocks."""
-        self.clock_samples.append(self._client.clock())
-        self._sampled_ns = time.monotonic_ns()
-
-    def _guess_clock(self) -> None:
-        """Of a node that does not answer: nothing that it has told is later than now."""
-        last, now_ns = self.clock_samples[-1], self.now_ns
-        passed_ns = now_ns - last["time_monotonic_ns"]
-        told = {"time_monotonic_ns": now_ns, "time_unix_ns": last["time_unix_ns"] + passed_ns}
-        self.clock_samples.append(told)
-        self._sampled_ns += passed_ns
-
-    @property
-    def now_ns(self) -> int:
-        """Its CLOCK_MONOTONIC, late by what a message takes; it is not asked."""
-        return self.clock_samples[-1]["time_monotonic_ns"] + time.monotonic_ns() - self._sampled_ns
-
     def look(self) -> list[str]:
         """See which processes there are, and how things stand. :returns: notes, for people."""
         by_uid = {pod.uid: pod.name for pod in self.pods.values()}
-        found = {one.pid: one for one in self._client.processes(list(by_uid))}
+        found = {one.pid: one for one in self.client.processes(list(by_uid))}
         self.processes |= {pid: (one, by_uid[one.uid]) for pid, one in found.items()}
         # As participants are told apart: what runs in a pod is its application, or its proxy.
         programs: dict[str, set[str]] = {}
@@ -129,17 +100,17 @@ class ObservedNode:
         }
         self.names |= {str(pid): "/".join(who) for pid, who in running.items()}
         if running != self._watched:
-            self._client.watch(running)
+            self.client.watch(running)
             self._watched = running
         if not self._is_begun:
             return []
-        status = self._client.status()
-        self.problem = status.problem
+        status = self.client.status()
+        self.problem = None if status.problem is None else self.named(status.problem)
         return list(status.notes)
 
     def sockets(self) -> list[OwnedSocket]:
         """The sockets of its pods; whose they are is kept."""
-        found, now_ns = self._client.sockets(), self.now_ns
+        found, now_ns = self.client.sockets(), self.now_ns
         for one in found:
             key = one.pod, one.socket
             end = self._known.get(key)
@@ -163,21 +134,13 @@ class ObservedNode:
 
     def counters(self) -> dict[str, Any]:
         """What its pods have run into so far (`ztprobe.agent.pod_counters`)."""
-        return self._client.counters()
+        return self.client.counters()
 
-    def tell_round(self, duration_s: float) -> None:
-        """For whoever looks at its agent's figures; one that is older has none of rounds."""
-        with contextlib.suppress(ZtprobeError):
-            self._connection.tell_round(duration_s)
+    def owners(self, tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+        """Whose its connections are.
 
-    def stop(self) -> str | None:
-        """See no more, and have all that was seen. :returns: what was wrong; None: nothing."""
-        try:
-            self.account = self._client.stop()
-            self.sample()  # nothing that was seen is later
-        except ZtprobeError as error:
-            self._guess_clock()
-            reasons = self.facts.drop_reasons if self.facts is not None else {}
-            self.account = Account(hooks=self.hooks, coverage=0.0, drop_reasons=reasons)
-            return str(error)
-        return self.account.problem
+        :param tables: of what it saw.
+        """
+        pods = {pod.netns_inode: name for name, pod in self.pods.items()}
+        whose = {pid: pod for pid, (_, pod) in self.processes.items()}
+        return {OWNERS.name: owners_table(self.ends, tables, pods, whose)}

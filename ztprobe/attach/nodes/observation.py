@@ -10,12 +10,13 @@ import contextlib
 import functools
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ztprobe.agent import endpoints
 from ztprobe.agent.service.client import Connection
+from ztprobe.agent.service.node_session import addresses_by_node
 from ztprobe.attach.nodes.node import ObservedNode
 from ztprobe.attach.nodes.pods import DeployedPods
 from ztprobe.attach.nodes.request import NodesRequest
@@ -27,7 +28,6 @@ from ztprobe.pods.model import Pod
 __all__ = ("Observation",)
 
 _SOCKETS_S, _SAMPLE_S = 1.0, 5.0
-_ASK_S = 10.0  # for the name of an agent's node
 
 
 class Observation:
@@ -67,7 +67,7 @@ class Observation:
         :raises PreflightError: the API or an agent refuses, does not answer, or cannot see.
         """
         self.pods = DeployedPods(self.request)
-        self._agents = {one.node or self._node_of(one.address): one.address for one in self.request.agents}
+        self._agents = addresses_by_node(self.request.agents, self.request.tls)
         server = self.pods.server
         self.topology = endpoints.unknown(server.name, [server])
         self._begin_rounds()
@@ -111,11 +111,10 @@ class Observation:
             self._note(note)
         self._renew()
         for node in self.nodes.values():
-            with _named(node):
-                for note in node.look():
-                    self._note(f"node {node.name}: {note}")
-                if node.problem is not None:
-                    raise EnforcementError(node.problem)
+            for note in node.look():
+                self._note(f"node {node.name}: {note}")
+            if node.problem is not None:
+                raise EnforcementError(node.problem)
         if now_s >= self._next_sockets_s:
             self._next_sockets_s = now_s + _SOCKETS_S
             self._look_at_sockets()
@@ -128,9 +127,8 @@ class Observation:
         """Of clocks and counters; all of them within moments, so one time stands for all."""
         found: dict[str, Any] = {"at_ns": self.server_node.now_ns, "pods": {}, "containers": {}}
         for node in self.nodes.values():
-            with _named(node):
-                node.sample()
-                told = node.counters()
+            node.sample()
+            told = node.counters()
             for kind in ("pods", "containers"):
                 found[kind] |= told[kind]
         self.counters.append(found)
@@ -139,18 +137,14 @@ class Observation:
         """See no more. :returns: what was wrong until then."""
         self.detached_ns = self.server_node.now_ns
         last_first = reversed(self.in_order)  # all that others saw is earlier than the server's last sample
-        found = [(node, problem) for node in last_first if (problem := node.stop()) is not None]
+        found = [problem for node in last_first if (problem := node.stop()) is not None]
         if self._log is not None:
             self._log.complete()
         self._read()
-        return EnforcementError(f"node {found[0][0].name}: {found[0][1]}") if found else None
+        return EnforcementError(found[0]) if found else None
 
     def _read(self) -> list[tuple[int, float]]:
         return self.rounds.read(self.attached_ns, self.detached_ns)
-
-    def _node_of(self, address: str) -> str:
-        with contextlib.closing(Connection(address, self.request.tls, patience_s=_ASK_S)) as connection:
-            return str(connection.status().get("node") or "")
 
     def _begin_rounds(self) -> None:
         """From what the server's pod writes, if the API gives it; else from the traffic."""
@@ -192,8 +186,7 @@ class Observation:
     def _look_at_sockets(self) -> None:
         sockets = []
         for node in self.nodes.values():
-            with _named(node):
-                sockets += node.sockets()
+            sockets += node.sockets()
         watched = [pod for node in self.in_order for pod in node.pods.values()]
         self.topology = endpoints.merged(self.topology, endpoints.topology(watched, sockets))
         server = self.pods.server.name
@@ -203,12 +196,3 @@ class Observation:
             for one in sockets
             if one.pod == server and not one.socket.listens and one.socket.local_port in ports
         )
-
-
-@contextlib.contextmanager
-def _named(node: ObservedNode) -> Iterator[None]:
-    """Whatever goes wrong says on which node."""
-    try:
-        yield
-    except ZtprobeError as error:
-        raise EnforcementError(f"node {node.name}: {error}") from error

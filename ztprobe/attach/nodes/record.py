@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from ztprobe.agent.interface import Account, NodeFacts
-from ztprobe.attach.nodes.accounts import account_of
+from ztprobe.agent.service.node_session import process_number
+from ztprobe.attach.nodes.node import ObservedNode
 from ztprobe.attach.nodes.observation import Observation
-from ztprobe.attach.nodes.tables import process_number, tables_of
 from ztprobe.attach.record import conditions_of_others
 from ztprobe.errors import ZtprobeError
+from ztprobe.experiment.nodes.accounts import account_of
+from ztprobe.experiment.nodes.tables import tables_of
 from ztprobe.experiment.record import versions
 from ztprobe.frameworks.source import Framework
 from ztprobe.pods.model import Pod
@@ -27,7 +29,7 @@ def run_of(seen: Observation, *, failure: ZtprobeError | None = None, so_far: bo
     :param failure: what ended it early.
     :param so_far: it goes on; else all of its nodes have been stopped.
     """
-    tables = tables_of(seen.in_order)
+    tables = tables_of(seen.in_order, ObservedNode.owners)
     if so_far:  # after the tables, and the server's clock last: nothing that was seen is later
         for node in reversed(seen.in_order):
             node.sample()

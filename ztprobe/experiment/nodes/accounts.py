@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ztprobe.agent.interface import Account
-from ztprobe.attach.nodes.node import ObservedNode
-from ztprobe.attach.nodes.tables import clock_of, server_time_ns
+from ztprobe.agent.service.node_session import NodeSession
+from ztprobe.experiment.nodes.tables import server_time_ns
 from ztprobe.probes.collector import coverage
 
 __all__ = ("account_of",)
@@ -16,7 +16,7 @@ __all__ = ("account_of",)
 _COUNTED = ("run_count", "run_time_ns", "recursion_missed")  # of a probe
 
 
-def account_of(nodes: Sequence[ObservedNode]) -> Account:
+def account_of(nodes: Sequence[NodeSession]) -> Account:
     """Sums, but for what differs from kernel to kernel, which is the server's node's.
 
     :param nodes: all stopped; the server's first.
@@ -46,9 +46,17 @@ def account_of(nodes: Sequence[ObservedNode]) -> Account:
         memory=dict(memory),
         drop_reasons=first.drop_reasons,
         drop_places={place: name for one in reversed(accounts) for place, name in one.drop_places.items()},
+        emulation=_emulation(accounts),
         observed=observed,
+        schedule=first.schedule,
         problem=next((account.problem for account in accounts if account.problem), None),
     )
+
+
+def _emulation(accounts: Sequence[Account]) -> dict[str, Any]:
+    """What the server's node's backend counted, and what all of them cost."""
+    cpu_ns = sum(int(account.emulation.get("cpu_ns", 0)) for account in accounts)
+    return {**accounts[0].emulation, "cpu_ns": cpu_ns} if accounts[0].emulation else {}
 
 
 def _probes(accounts: Sequence[Account]) -> list[dict[str, Any]]:
@@ -64,10 +72,10 @@ def _probes(accounts: Sequence[Account]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _loss_log(node: ObservedNode, server: ObservedNode, account: Account) -> list[dict[str, Any]]:
+def _loss_log(node: NodeSession, server: NodeSession, account: Account) -> list[dict[str, Any]]:
     if node is server:
         return list(account.loss_log)
-    clocks = clock_of(node), clock_of(server)
+    clocks = node.clock, server.clock
     return [
         {
             name: server_time_ns(value, *clocks) if name in ("from_ns", "to_ns") else value

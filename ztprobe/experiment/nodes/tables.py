@@ -8,38 +8,26 @@ nodes' wall clocks agree.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ztprobe.agent.interface import Account
-from ztprobe.attach.nodes.node import ObservedNode
-from ztprobe.attach.owners import owners_table
+from ztprobe.agent.service.node_session import PROCESS_SHIFT, NodeSession
 from ztprobe.events.owners import OWNERS
 from ztprobe.events.tables import INSTANTS, TABLES, in_order
 from ztprobe.experiment.record import tables_in
-from ztprobe.rundir.clock import Clock, ClockSample
+from ztprobe.rundir.clock import Clock
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ("clock_of", "process_number", "server_time_ns", "tables_of")
+    _Tables = dict[str, pd.DataFrame]
+
+__all__ = ("server_time_ns", "tables_of")
 
 _CONNECTION_SHIFT = 58  # beyond what a kernel counts to in the life of a run
-_PROCESS_SHIFT = 24  # PID_MAX_LIMIT is 2^22 (include/linux/threads.h)
+_Node = TypeVar("_Node", bound=NodeSession)
 _PROCESSES = ("tgid", "tid", "parent", "pid")
-
-
-def process_number(number: int, node: int) -> int:
-    """A process's number, the same on no other node.
-
-    :param node: its place among the nodes; the server's is 0.
-    """
-    return number + (node << _PROCESS_SHIFT) if number else 0
-
-
-def clock_of(node: ObservedNode) -> Clock:
-    """By its samples."""
-    return Clock(ClockSample(**sample) for sample in node.clock_samples)
 
 
 def server_time_ns(at_ns: int, clock: Clock, server: Clock) -> int:
@@ -48,12 +36,15 @@ def server_time_ns(at_ns: int, clock: Clock, server: Clock) -> int:
     return unix_ns - server.offset_ns(unix_ns - server.offset_ns(at_ns))
 
 
-def tables_of(nodes: Sequence[ObservedNode]) -> dict[str, pd.DataFrame]:
-    """All of a run's tables, those of owners among them, as they are by now.
+def tables_of(
+    nodes: Sequence[_Node], more: Callable[[_Node, _Tables], _Tables] = lambda _node, _tables: {}
+) -> dict[str, pd.DataFrame]:
+    """All of a run's tables, as they are by now.
 
     :param nodes: the server's first.
+    :param more: other tables of a node, made from these.
     """
-    parts = [_of_node(node, number, clock_of(nodes[0])) for number, node in enumerate(nodes)]
+    parts = [_of_node(node, number, nodes[0].clock, more) for number, node in enumerate(nodes)]
     names = parts[0].keys()
     return {name: _whole(name, [part[name] for part in parts]) for name in names}
 
@@ -75,22 +66,22 @@ def _whole(name: str, parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return whole
 
 
-def _of_node(node: ObservedNode, number: int, server: Clock) -> dict[str, pd.DataFrame]:
+def _of_node(
+    node: _Node, number: int, server: Clock, more: Callable[[_Node, _Tables], _Tables]
+) -> dict[str, pd.DataFrame]:
     reasons = node.facts.drop_reasons if node.facts is not None else {}
     account = node.account or Account(drop_reasons=reasons)
     known = {"pods": node.places, "processes": node.names}
     tables = tables_in(node.batches, account, known, lambda _: "")
-    pods = {pod.netns_inode: name for name, pod in node.pods.items()}
-    whose = {pid: pod for pid, (_, pod) in node.processes.items()}
-    tables["owners"] = owners_table(node.ends, tables, pods, whose)
+    tables |= more(node, tables)
     if number == 0:
         return tables
-    clock = clock_of(node)
+    clock = node.clock
     return {name: _told(name, table, node, number, (clock, server)) for name, table in tables.items()}
 
 
 def _told(
-    name: str, table: pd.DataFrame, node: ObservedNode, number: int, clocks: tuple[Clock, Clock]
+    name: str, table: pd.DataFrame, node: NodeSession, number: int, clocks: tuple[Clock, Clock]
 ) -> pd.DataFrame:
     changed: dict[str, Any] = {}
     for column in _titles(name, table):
@@ -98,7 +89,7 @@ def _told(
         if column.endswith("connection"):
             changed[column] = values.where(values == 0, values + (number << _CONNECTION_SHIFT))
         elif column in _PROCESSES:
-            changed[column] = values.where(values == 0, values + (number << _PROCESS_SHIFT))
+            changed[column] = values.where(values == 0, values + (number << PROCESS_SHIFT))
     told = table.assign(**changed)
     if "pod" in told and len(told):
         ours = told["pod"].isin(list(node.pods))
