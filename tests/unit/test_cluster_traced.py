@@ -17,6 +17,7 @@ import pytest
 
 from tests.unit.test_cluster_manifests import VERSIONS
 from tests.unit.test_deploy import named, options
+from ztprobe.agent import pod_access_here
 from ztprobe.errors import PreflightError, UsageError, WorkloadError
 from ztprobe.pods.cgroup import PodProcesses
 from ztprobe.pods.model import Pod
@@ -26,6 +27,7 @@ from ztprobe.runtime.cluster.experiment import experiment_documents
 from ztprobe.runtime.cluster.kept_logs import KeptLog
 from ztprobe.runtime.cluster.place import ClusterPlace
 from ztprobe.runtime.cluster.pod_states import exits, hindrance, is_at_gate, short_of_memory
+from ztprobe.runtime.cluster.run_nodes import OneNode
 from ztprobe.runtime.cluster.run_pods import RunPods
 from ztprobe.runtime.cluster.runtime import ClusterRuntime
 from ztprobe.runtime.cluster.traced import traced_pods
@@ -321,7 +323,7 @@ def test_an_application_is_known_before_the_api_tells_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uid, sandbox, held, application = "5ba2b8a8-21c2-4c52-9fd0-4d1e3c0c4b11", "0a" * 32, "0b" * 32, "0c" * 32
-    monkeypatch.setattr(source, "PodProcesses", lambda: PodProcesses(tmp_path))
+    monkeypatch.setattr(pod_access_here, "PodProcesses", lambda: PodProcesses(tmp_path))
     gate_status = {"name": gate.GATE, "containerID": f"containerd://{held}", "state": {"running": {}}}
     pod = listed("fl-server", initContainerStatuses=[gate_status])
     pod["metadata"]["uid"] = uid
@@ -338,7 +340,8 @@ def test_an_application_is_known_before_the_api_tells_of_it(
         node_netns=tmp_path,
         uid=uid,
     )
-    found = source.RunSource(lambda: None, lambda: told, tmp_path)  # type: ignore[arg-type,return-value]
+    nodes = OneNode(lambda: None)  # type: ignore[arg-type,return-value]
+    found = source.RunSource(lambda: None, nodes, lambda: told, tmp_path)  # type: ignore[arg-type,return-value]
     place(tmp_path, 1, uid, sandbox)
     place(tmp_path, 2, uid, held)
     found.at_gates({"fl-server": "server"})

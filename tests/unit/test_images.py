@@ -21,7 +21,7 @@ AGENT = (
     *("ztprobe.cli.entry", "ztprobe.cli.agent", "ztprobe.cli.clean", "ztprobe.cli.rendering.profile"),
     *("ztprobe.agent.remote", "ztprobe.agent.lease_keeper", "ztprobe.agent.service.server"),
     *("ztprobe.agent.service.client", "ztprobe.kubernetes.pod_source", "ztprobe.preflight"),
-    *("ztprobe.conformance.verification", "kubernetes.client"),
+    *("ztprobe.agent.pod_access_host", "ztprobe.conformance.verification", "kubernetes.client"),
 )
 FL = ("fl.server", "fl.client", "fl.edge", "fl.privacy.accounting", "sklearn.datasets")
 

@@ -38,6 +38,7 @@ class ThisNode:
     def __init__(self, agent: NodeAgent) -> None:
         self._agent = agent
         self._table = ProcessTable()
+        self.placed: dict[str, Pod] = {}  # all that were found, by name
 
     def facts(self) -> NodeFacts:
         """See `NodeView`."""
@@ -65,6 +66,7 @@ class ThisNode:
                 unseen[pod.name] = f"{pod}: the agent of node {pod.node} sees none of its processes"
             except ZtprobeError as error:
                 unseen[pod.name] = str(error)
+        self.placed |= {pod.name: pod for pod in found}
         places: dict[str, str] = {}
         for pod in found:
             with contextlib.suppress(OSError):  # it has no other end here

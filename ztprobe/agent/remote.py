@@ -14,15 +14,21 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ztprobe.agent.calls import CALLS, Caller, answer_of, answered
 from ztprobe.agent.lease_calls import LEASE_CALLS, LeaseCaller
 from ztprobe.agent.node_view_calls import NODE_VIEW_CALLS, NodeViewCaller
+from ztprobe.agent.pod_access_calls import POD_ACCESS
 from ztprobe.errors import ZtprobeError
 from ztprobe.paths import REPO_DIR
 from ztprobe.process.interrupts import shielded
+
+if TYPE_CHECKING:
+    from ztprobe.agent.pod_access_host import PodAccessHost
+    from ztprobe.pods.model import Pod
 
 __all__ = ("AgentProcess",)
 
@@ -117,6 +123,22 @@ class AgentProcess(Caller, LeaseCaller, NodeViewCaller):
                 self._process.wait()
 
 
+class _PodCalls:
+    """A run's access to its pods; what that needs is loaded when one asks."""
+
+    def __init__(self, placed: Mapping[str, Pod]) -> None:
+        self._placed = placed
+        self._host: PodAccessHost | None = None
+
+    def answer(self, said: Mapping[str, Any]) -> Any:
+        """Make one."""
+        from ztprobe.agent.pod_access_host import POD_ACCESS_CALLS, PodAccessHost
+
+        if self._host is None:
+            self._host = PodAccessHost(self._placed)
+        return POD_ACCESS_CALLS[said["call"]](self._host, said)
+
+
 def main() -> int:
     """Host an agent until the socket closes."""
     # Whoever only starts one needs none of this.
@@ -157,12 +179,15 @@ def main() -> int:
     ):
         prepared = answered(agent.prepare)
         view = ThisNode(agent)
+        pods = _PodCalls(view.placed)
         for line in connection.makefile("r", encoding="utf-8"):
             said = json.loads(line)
             if said["call"] == "prepare":
                 reply = prepared
             elif (lease_call := LEASE_CALLS.get(said["call"])) is not None:
                 reply = answered(lambda call=lease_call, said=said: call(NodeLeases(), said))  # type: ignore[misc]
+            elif said["call"] in POD_ACCESS:
+                reply = answered(lambda said=said: pods.answer(said))  # type: ignore[misc]
             elif (view_call := NODE_VIEW_CALLS.get(said["call"])) is not None:
                 reply = answered(lambda call=view_call, said=said: call(view, said))  # type: ignore[misc]
             else:

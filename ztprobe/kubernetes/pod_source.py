@@ -26,7 +26,7 @@ from ztprobe.pods.selection import no_match
 from ztprobe.pods.selectors import Selector, parse_selector
 from ztprobe.pods.source import Found, Processes
 
-__all__ = ("Cluster", "pods_everywhere", "running_pods")
+__all__ = ("Cluster", "named_pod", "pods_everywhere", "running_pods")
 
 _FEW = 3
 _ASK_AGAIN_S = 2.0
@@ -225,13 +225,21 @@ def pods_everywhere(api: Api, namespace: str) -> list[Pod]:
 def running_pods(listed: Iterable[Object]) -> list[Pod]:
     """Those of what the API has listed that run; see `pods_everywhere`."""
     return [
-        dataclasses.replace(_remote(pod), uid=cgroup_uid(pod))
+        named_pod(pod)
         for pod in listed
         if pod["status"].get("phase") == "Running"
         and not _is_ending(pod)
         and not pod["spec"].get("hostNetwork")
         and _address(pod) is not None
     ]
+
+
+def named_pod(pod: Object) -> Pod:
+    """A pod with its names and address, and the UID that its cgroup has.
+
+    :raises EnforcementError: it has no IPv4 address.
+    """
+    return dataclasses.replace(_remote(pod), uid=cgroup_uid(pod))
 
 
 def _remote(pod: Object) -> Pod:

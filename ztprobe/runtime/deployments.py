@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ztprobe.paths import MANIFESTS_DIR
 from ztprobe.progress import Progress, QuietProgress
 from ztprobe.runtime.cluster.place import ClusterPlace
 from ztprobe.runtime.interface import Runtime, WorkloadOptions
 from ztprobe.runtime.local.journal import appearing_whole, clean_leftovers
+
+if TYPE_CHECKING:
+    from ztprobe.runtime.cluster.run_nodes import RunNodes
 
 __all__ = ("appearing_whole", "clean_leftovers", "make")
 
@@ -24,6 +28,7 @@ def make(
     manifests_dir: Path = MANIFESTS_DIR,
     as_admitted: bool = False,
     place: ClusterPlace | None = None,
+    nodes: RunNodes | None = None,
     progress: Progress | None = None,
 ) -> Runtime:
     """A runtime over the workload's manifests, which has touched nothing yet.
@@ -36,6 +41,7 @@ def make(
     :param manifests_dir: with an overlay for each level.
     :param as_admitted: take manifests that an API server takes, and that cannot be meant.
     :param place: on which cluster, of ``kubernetes``.
+    :param nodes: of that, which the pods may be on; None: this one alone.
     :param progress: is told what a cluster's pods wait for.
     :raises UsageError: the manifests ask for something that is not supported.
     """
@@ -51,6 +57,7 @@ def make(
             progress or QuietProgress(),
             offloads=offloads,
             manifests_dir=manifests_dir,
+            nodes=nodes,
         )
     if kind != "local":
         raise ValueError(f"no such runtime: {kind}")

@@ -22,6 +22,7 @@ from ztprobe.agent.calls import Caller, answer_of
 from ztprobe.agent.interface import Account, Status
 from ztprobe.agent.lease_calls import LeaseCaller
 from ztprobe.agent.node_view_calls import NodeViewCaller
+from ztprobe.agent.pod_access_calls import PodAccessCaller
 from ztprobe.agent.service import wire
 from ztprobe.agent.service.wire import Tls
 from ztprobe.agent.spool import END, NAMES
@@ -113,8 +114,10 @@ class Connection:
         self._channel.close()
 
 
-class AgentClient(Caller, LeaseCaller, NodeViewCaller):
+class AgentClient(Caller, LeaseCaller, NodeViewCaller, PodAccessCaller):
     """An agent, its node's leases and its view (`ztprobe.agent.interface`) elsewhere; a context manager.
+
+    It may be used from several threads; the agent is asked one thing at a time.
 
     :param batches: directory for its events (`ztprobe.rundir.batches`), to be made.
     :param run: what the agent calls the run for whom others ask.
@@ -133,6 +136,7 @@ class AgentClient(Caller, LeaseCaller, NodeViewCaller):
     ) -> None:
         self._connection = connection
         self._numbers = 0
+        self._asking = threading.Lock()
         self._probes = probes
         wanted = {"call": "open", "run": run, "probes": probes, "attached": attached}
         self._session = str(connection.ask(wanted))
@@ -153,9 +157,10 @@ class AgentClient(Caller, LeaseCaller, NodeViewCaller):
         self.close()
 
     def _ask(self, call: str, **arguments: Any) -> Any:
-        self._numbers += 1
-        said = {"call": call, "session": self._session, "number": self._numbers, **arguments}
-        return self._connection.ask(said)
+        with self._asking:
+            self._numbers += 1
+            said = {"call": call, "session": self._session, "number": self._numbers, **arguments}
+            return self._connection.ask(said)
 
     def status(self) -> Status:
         """See `Agent`; batches that cannot be had any more are a problem too."""

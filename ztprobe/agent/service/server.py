@@ -23,6 +23,7 @@ from ztprobe.agent.lease_calls import LEASE_CALLS
 from ztprobe.agent.memory import held
 from ztprobe.agent.node_view_calls import NODE_VIEW_CALLS
 from ztprobe.agent.offers import node_offers
+from ztprobe.agent.pod_access_calls import POD_ACCESS
 from ztprobe.agent.service import wire
 from ztprobe.agent.service.drop_streams import DropStreams
 from ztprobe.agent.service.privileges import lacking
@@ -179,7 +180,7 @@ class AgentServer:
             return answered(lambda: self._rounds.round_ended(said.get("duration_s")))
         if name == "run_analysed":
             return answered(lambda: self._rounds.run_analysed(said.get("figures")))
-        if name not in CALLS and name not in LEASE_CALLS and name not in NODE_VIEW_CALLS:
+        if all(name not in calls for calls in (CALLS, LEASE_CALLS, NODE_VIEW_CALLS, POD_ACCESS)):
             return {"error": UsageError.__name__, "message": "the agent knows no such call: is it older?"}
         try:
             session = self._sessions.get(token)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from ztprobe.errors import WorkloadError
 from ztprobe.pods.model import Pod
 from ztprobe.progress import Progress
 from ztprobe.runtime.cluster import gate
+from ztprobe.runtime.cluster.run_nodes import RunNodes
 from ztprobe.runtime.cluster.source import RunSource
 
 __all__ = ("GateKeeper",)
@@ -16,12 +17,13 @@ __all__ = ("GateKeeper",)
 class GateKeeper:
     """See the module.
 
+    :param nodes: that the pods are on.
     :param source: where the gates' processes are found.
     :param progress: is told who was let go.
     """
 
-    def __init__(self, source: RunSource, progress: Progress) -> None:
-        self._source, self._progress = source, progress
+    def __init__(self, nodes: RunNodes, source: RunSource, progress: Progress) -> None:
+        self._nodes, self._source, self._progress = nodes, source, progress
         self.held_s: dict[str, float] = {}  # by pod
 
     def open(self, pods: Sequence[Pod], name: str = gate.GATE) -> None:
@@ -30,9 +32,8 @@ class GateKeeper:
         :param name: of the gate; what comes after the last one is the application.
         :raises WorkloadError: one stands there no more.
         """
-        gates = self.processes(pods, name)
         for pod in pods:
-            held_s = gate.open_gate(gates.get(pod.name, ()), name)
+            held_s = self._nodes.access(pod).open_gate(self._source.pids(pod, name), name)
             if held_s is None:
                 raise WorkloadError(
                     f"{pod}: its gate ({name}) is there no more: has somebody removed the pod?"
@@ -41,11 +42,3 @@ class GateKeeper:
         longest_s = max(self.held_s[pod.name] for pod in pods)
         who = pods[0].name if len(pods) == 1 else f"{len(pods)} pods"
         self._progress.note(f"{who} let go, after {longest_s:.1f} s at the gate")
-
-    def processes(self, pods: Sequence[Pod], name: str = gate.GATE) -> Mapping[str, Sequence[int]]:
-        """Pod's name -> a gate's processes."""
-        found: dict[str, list[int]] = {}
-        for pid, (pod, container) in self._source.processes(pods).items():
-            if container == name:
-                found.setdefault(pod, []).append(pid)
-        return found

@@ -13,6 +13,7 @@ from ztprobe.kubernetes.changes import Changes
 from ztprobe.kubernetes.policy_objects import cluster_documents
 from ztprobe.pods.model import Pod
 from ztprobe.progress import Progress
+from ztprobe.runtime.attempts import PodNetworks
 from ztprobe.runtime.cluster import proof
 from ztprobe.runtime.cluster.experiment import IMAGE
 from ztprobe.runtime.cluster.hardening import prove_hardening
@@ -53,6 +54,7 @@ class LevelProof:
 
     :param namespace: of the run.
     :param source: where its logs are found.
+    :param networks: of its pods.
     """
 
     def __init__(
@@ -63,7 +65,9 @@ class LevelProof:
         namespace: str,
         certificates: RunCertificates,
         source: RunSource,
+        networks: PodNetworks,
     ) -> None:
+        self._networks = networks
         self._options, self._workload, self._place = options, workload, place
         self._namespace, self._certificates, self._source = namespace, certificates, source
 
@@ -77,17 +81,16 @@ class LevelProof:
         wanted: Enforcement,
         server: Pod,
         clients: Sequence[Pod],
-        at_gate: Sequence[int],
+        resolvers: Sequence[str],
         changes: Changes,
     ) -> Enforcement:
         """Try everything of the level.
 
         :param wanted: what is expected.
-        :param at_gate: processes of the first client's gate, which have its resolvers.
+        :param resolvers: of the first client's pod.
         :raises NotProven: something of it is not in force.
         """
         policy = self._options.network_policy
-        resolvers = next(filter(None, map(proof.nameservers, at_gate)), [])
         ways = proof.ways(server, clients, self._workload.service.port, policy=policy)
         hardening: list[Proof] = []
         if self._options.level == _HARDENED:
@@ -95,7 +98,9 @@ class LevelProof:
             hardening = prove_hardening(changes, self._namespace, accounts, self._place.image or IMAGE)
         found = dataclasses.replace(
             wanted,
-            network_policy=tuple(proof.prove_ways(ways, self._service_name, resolvers, policy=policy)),
+            network_policy=tuple(
+                proof.prove_ways(ways, self._service_name, resolvers, self._networks, policy=policy)
+            ),
             mtls=tuple(self._mutual_tls(server, clients[0]) if self._options.mutual_tls else ()),
             hardening=tuple(hardening),
         )
@@ -118,6 +123,7 @@ class LevelProof:
                 "another account's": certificates.of(theirs.secret),
                 "another authority's": certificates.foreign(self._namespace, account),
             },
+            networks=self._networks,
         )
         attempts = tls_attempts(way)
         with ThreadPoolExecutor(max_workers=len(attempts)) as pool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ztprobe.kubernetes.api import Api
+    from ztprobe.runtime.cluster.agent_nodes import RunAgents
 
 __all__ = ("ClusterPlace",)
 
@@ -20,6 +21,7 @@ class ClusterPlace:
     context: str | None = None  # of the kubeconfig; None: its current one
     kubeconfig: str | None = None  # None: $KUBECONFIG, ~/.kube/config or a service account
     image: str | None = None  # of the workload; None: what the manifests say
+    agents: RunAgents | None = None  # that act on its pods' nodes; None: all pods are on this one
 
     def api(self) -> Api:
         """:raises PreflightError: nothing says which cluster, or how to log in."""

@@ -10,20 +10,18 @@ is tried again.
 from __future__ import annotations
 
 import contextlib
-import re
-import socket
+import functools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from ztprobe.pods.model import Pod
-from ztprobe.runtime.attempts import CONNECTED, SILENT, connect, socket_in
+from ztprobe.runtime.attempts import CONNECTED, SILENT, PodNetworks, connect
 from ztprobe.runtime.interface import Proof
 from ztprobe.runtime.local import dns
 
-__all__ = ("Way", "nameservers", "prove_ways", "ways")
+__all__ = ("Way", "prove_ways", "ways")
 
 _SILENCE_S = 1.5  # longer than a profile's round trip, and than a second SYN takes to be answered
 _ANSWER_S = 6.0
@@ -63,29 +61,27 @@ def ways(server: Pod, clients: Sequence[Pod], port: int, *, policy: bool) -> lis
     return found
 
 
-def nameservers(pid: int) -> list[str]:
-    """IPv4 addresses of the resolvers that a container's process would ask, by its /etc/resolv.conf."""
-    try:
-        text = Path(f"/proc/{pid}/root/etc/resolv.conf").read_text(errors="replace")
-    except OSError:
-        return []
-    return re.findall(r"^nameserver\s+(\d+\.\d+\.\d+\.\d+)\s*$", text, re.MULTILINE)
-
-
-def prove_ways(found: Sequence[Way], name: str, resolvers: Sequence[str], *, policy: bool) -> list[Proof]:
+def prove_ways(
+    found: Sequence[Way], name: str, resolvers: Sequence[str], networks: PodNetworks, *, policy: bool
+) -> list[Proof]:
     """Try all of them and the server's name until each is as it should be, or it has taken too long.
 
     :param name: of the server, asked for by the first way's source.
     :param resolvers: of that pod.
+    :param networks: of the pods.
     """
+    tried = functools.partial(_tried, networks)
     begun_s = time.monotonic()
     until_s = begun_s + (_IN_FORCE_S if policy else _ANSWER_S)
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(max_workers=len(found) + 1) as pool:
-        listeners = [stack.enter_context(_listening(way.target, way.port)) for way in found if way.listen]
+        take_all = [
+            stack.enter_context(networks.listening(way.target, way.port)) for way in found if way.listen
+        ]
         while True:
-            resolving = pool.submit(_resolved, found[0], name, resolvers)
-            seen = list(pool.map(_tried, found))
-            _take_all(listeners)
+            resolving = pool.submit(_resolved, networks, found[0], name, resolvers)
+            seen = list(pool.map(tried, found))
+            for take in take_all:
+                take()
             proofs = [resolving.result(), *(_judged(*one) for one in zip(found, seen, strict=True))]
             if all(proof.passed for proof in proofs) or time.monotonic() > until_s:
                 break
@@ -94,10 +90,11 @@ def prove_ways(found: Sequence[Way], name: str, resolvers: Sequence[str], *, pol
     return [proof if proof.passed else _late(proof, took_s, policy) for proof in proofs]
 
 
-def _tried(way: Way) -> tuple[str, bool]:
+def _tried(networks: PodNetworks, way: Way) -> tuple[str, bool]:
     """What came of an attempt, and whether the port answers within its own pod."""
-    seen = connect(way.source, way.target.address, way.port, _ANSWER_S if way.is_open else _SILENCE_S)
-    heard = way.is_open or connect(way.target, way.target.address, way.port, _SILENCE_S) == CONNECTED
+    address, port = way.target.address, way.port
+    seen = connect(way.source, address, port, _ANSWER_S if way.is_open else _SILENCE_S, networks)
+    heard = way.is_open or connect(way.target, address, port, _SILENCE_S, networks) == CONNECTED
     return seen, heard
 
 
@@ -125,38 +122,22 @@ def _late(proof: Proof, took_s: float, policy: bool) -> Proof:
     )
 
 
-def _resolved(way: Way, name: str, resolvers: Sequence[str]) -> Proof:
+def _resolved(networks: PodNetworks, way: Way, name: str, resolvers: Sequence[str]) -> Proof:
     expected = f"{name} is {way.target.address}"
     observed = "no resolver is named in /etc/resolv.conf"
     for resolver in resolvers[:1]:
         try:
-            answers = dns.query(way.source.netns, resolver, name, _SILENCE_S)
-            observed = f"{name} is {', '.join(answers) or 'unknown'}"
-        except TimeoutError:
-            observed = SILENT
+            asked = dns.question(name)
+            answer = networks.ask(way.source, resolver, dns.PORT, asked, _SILENCE_S)
+            if answer is None:
+                observed = SILENT
+            else:
+                observed = f"{name} is {', '.join(dns.addresses(asked, answer)) or 'unknown'}"
         except OSError as error:
             observed = error.strerror or str(error)
     return Proof(
-        name=f"allowed: {way.source.name} -> {resolvers[0] if resolvers else 'DNS'}:53/udp",
+        name=f"allowed: {way.source.name} -> {resolvers[0] if resolvers else 'DNS'}:{dns.PORT}/udp",
         expected=expected,
         observed=observed,
         passed=observed == expected,
     )
-
-
-@contextlib.contextmanager
-def _listening(pod: Pod, port: int) -> Iterator[socket.socket]:
-    with socket_in(pod, _SILENCE_S) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setblocking(False)
-        listener.bind((pod.address, port))
-        listener.listen()
-        yield listener
-
-
-def _take_all(listeners: Iterable[socket.socket]) -> None:
-    """End what has come: a queue that is full takes nobody in, as if a policy were there."""
-    for listener in listeners:
-        with contextlib.suppress(OSError):  # there are no more
-            while True:
-                listener.accept()[0].close()

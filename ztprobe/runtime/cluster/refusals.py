@@ -66,6 +66,6 @@ def refuse_away(away: Mapping[str, str], node: str, count: int) -> None:
     more = f" and {len(away) - _FEW} more" if len(away) > _FEW else ""
     remedy = f"--node {node} keeps the whole run here" if len(away) < count else "run ztprobe there"
     raise UsageError(
-        f"{listed}{more}, and this is node {node}: an experiment is traced on one node; {remedy} (on several:"
-        " ztprobe deploy experiment, and trace --attach --agents)"
+        f"{listed}{more}, and this is node {node}: {remedy}, and --agents traces pods"
+        " wherever they are, through their nodes' agents"
     )

@@ -3,7 +3,7 @@
 The manifests are `deploy`'s, as one run with its own namespace. Pods stand behind gates
 (`ztprobe.runtime.cluster.gate`) until probes and profile are in force; then policies are applied and sidecars
 come up, the server's gate is opened, and the clients' once the level is proven. All pods are on the node on
-which this runs: nothing finds what happens on others yet.
+which this runs, or the agents of their nodes act for it there (`ztprobe.runtime.cluster.run_nodes`).
 """
 
 from __future__ import annotations
@@ -17,28 +17,26 @@ from typing import Any
 
 from ztprobe import paths
 from ztprobe.errors import WorkloadError
-from ztprobe.kernelnet.sockets import tcp_sockets
 from ztprobe.kubernetes.pod_source import Cluster
 from ztprobe.pods.model import Pod
 from ztprobe.process.interrupts import shielded
 from ztprobe.progress import Progress
 from ztprobe.rundir import temporary
-from ztprobe.runtime.cluster import gate, pod_states, refusals
+from ztprobe.runtime.cluster import gate, refusals
 from ztprobe.runtime.cluster.experiment import experiment_documents
 from ztprobe.runtime.cluster.gate_keeper import GateKeeper
 from ztprobe.runtime.cluster.level_proof import LevelProof, expected
 from ztprobe.runtime.cluster.place import ClusterPlace
 from ztprobe.runtime.cluster.run_certificates import RunCertificates
+from ztprobe.runtime.cluster.run_nodes import AllNetworks, OneNode, RunNodes
 from ztprobe.runtime.cluster.run_objects import RunObjects
 from ztprobe.runtime.cluster.run_pods import RunPods
 from ztprobe.runtime.cluster.run_state import RunState
 from ztprobe.runtime.cluster.source import RunSource, logs_of
 from ztprobe.runtime.cluster.traced import traced_pods
 from ztprobe.runtime.interface import Enforcement, LevelInForce, WorkloadOptions
-from ztprobe.runtime.local import cgroups, sidecar, transport
 from ztprobe.runtime.local.kustomize import render
 from ztprobe.runtime.local.later_level import overlay_of
-from ztprobe.runtime.local.network import one_by_one
 from ztprobe.runtime.local.placement import loopback_port
 from ztprobe.runtime.local.workload import Workload, plan
 
@@ -53,6 +51,7 @@ class ClusterRuntime:
     :param run_id: unique; its label, and the end of its namespace's name.
     :param log_dir: where the containers' output is kept.
     :param offloads: leave segmentation offloads of the pods' interfaces as they are.
+    :param nodes: that the pods may be on; None: this one alone.
     """
 
     def __init__(
@@ -65,6 +64,7 @@ class ClusterRuntime:
         *,
         offloads: bool,
         manifests_dir: Path = paths.MANIFESTS_DIR,
+        nodes: RunNodes | None = None,
     ) -> None:
         """Read the manifests; asks no cluster yet.
 
@@ -81,18 +81,27 @@ class ClusterRuntime:
         traced = traced_pods(documents, place.node)
         self._objects = RunObjects(traced, place, run_id, self._namespace, progress)
         self._certificates = RunCertificates(documents)
-        self._source = RunSource(lambda: self._cluster, self._told, self._log_dir)
+        self._nodes: RunNodes = nodes or OneNode(lambda: self._cluster)
+        self._is_here = nodes is None
+        self._source = RunSource(lambda: self._cluster, self._nodes, self._told, self._log_dir)
         self._level = LevelProof(
-            options, self._workload, place, self._namespace, self._certificates, self._source
+            options,
+            self._workload,
+            place,
+            self._namespace,
+            self._certificates,
+            self._source,
+            AllNetworks(self._nodes),
         )
         # The gate that holds the application: behind the sidecars, if there are any.
         self._last_gate = gate.INNER_GATE if options.mutual_tls else gate.GATE
         self._open = contextlib.ExitStack()
         self._pods: dict[str, Pod] = {}
         self._run_pods: RunPods | None = None
-        self._gates = GateKeeper(self._source, progress)
+        self._gates = GateKeeper(self._nodes, self._source, progress)
         self._state = RunState(self._workload, self._namespace, self._told, self._source)
         self._sysctls: dict[str, str | None] = {}
+        self._cgroups = ""
 
     @property
     def pods(self) -> tuple[Pod, ...]:
@@ -144,35 +153,33 @@ class ClusterRuntime:
         self._objects.begin(api)
         self._objects.apply(policies=False)
         names = [pod.name for pod in self._workload.pods]
-        told.await_gates(names, functools.partial(refusals.refuse_apart, self._cluster, count=len(names)))
+        told.await_gates(names, functools.partial(self._nodes.look_at, count=len(names)))
         self._enter(names)
 
     def _enter(self, names: list[str]) -> None:
-        """Find the pods' networks on this node."""
-        self._cluster.look_again()
+        """Find the pods' networks on their nodes."""
         objects = self._told().objects
-        found = {name: self._cluster.resolved(objects[name]) for name in names}
-        here = {pod.node for pod in found.values() if pod is not None}
-        away = {name: pod_states.node_of(objects[name]) for name, pod in found.items() if pod is None}
-        refusals.refuse_away(away, min(here, default=self._cluster.node), len(names))
-        self._pods = {name: pod for name, pod in found.items() if pod is not None}
+        found = {name: objects[name] for name in names}
+        self._pods = self._nodes.enter(found, self._workload.server.name)
         self._source.know(self._pods.values())
         if not self._options.mutual_tls:  # else sidecars come next
             self._source.at_gates(self.applications)
         # Now, for kubelet takes a pod's network away as soon as its containers have ended.
-        self._sysctls = transport.recorded(self.server.netns)
-        if not logs_of(self.server).is_dir():
+        there = self._nodes.access(self.server)
+        self._sysctls, self._cgroups = there.sysctls(self.server), there.cgroup_version()
+        if not self._is_here or not logs_of(self.server).is_dir():
             self._ask_for_logs()
         if not self._offloads:
             for pod in self._pods.values():
-                one_by_one(pod.netns, pod.interface)
+                self._nodes.access(pod).one_by_one(pod)
 
     def _ask_for_logs(self) -> None:
         """:raises PreflightError: the API does not give logs either."""
         server = self.server
         for _ in self._api.log(server.namespace, server.name, gate.GATE, None, False):
             break  # it has nothing to say, and whether it may be asked is known now
-        self._progress.note(f"{logs_of(server)} is not there: the pods' logs are read through the API")
+        if self._is_here:
+            self._progress.note(f"{logs_of(server)} is not there: the pods' logs are read through the API")
         self._source.read_logs_through(self._api)
 
     def secure(self) -> None:
@@ -188,7 +195,7 @@ class ClusterRuntime:
         self._told().await_gates(list(self._pods), gate=gate.INNER_GATE)
         waiting = list(self.pods)
         for _ in self._until("sidecars are not ready"):
-            waiting = [pod for pod in waiting if not sidecar.backends_ready(pod.netns)]
+            waiting = [pod for pod in waiting if not self._nodes.access(pod).sidecar_ready(pod)]
             if not waiting:
                 break
         self._source.at_gates(self.applications)
@@ -202,9 +209,8 @@ class ClusterRuntime:
         port = int(application.env["FL_LISTEN"].rpartition(":")[2])
         self._gates.open([self.server], self._last_gate)
         for _ in self._until(f"{self.server.name} does not listen on port {port}"):
-            running = self._source.processes([self.server]).items()
-            pids = [pid for pid, (_, container) in running if container == application.name]
-            if any(one.listens and one.local_port == port for pid in pids for one in tcp_sockets(pid)):
+            pids = self._source.pids(self.server, application.name)
+            if self._nodes.access(self.server).listens(pids, port):
                 return
 
     def expected(self) -> Enforcement:
@@ -214,8 +220,9 @@ class ClusterRuntime:
     def prove(self) -> Enforcement:
         """Show that the level's controls are in force. :raises NotProven: one is not."""
         first = self.clients[0]
-        at_gate = self._gates.processes([first], self._last_gate).get(first.name, ())
-        return self._level.prove(self.expected(), self.server, self.clients, at_gate, self._objects.changes)
+        at_gate = self._source.pids(first, self._last_gate)
+        resolvers = self._nodes.access(first).resolvers(at_gate)
+        return self._level.prove(self.expected(), self.server, self.clients, resolvers, self._objects.changes)
 
     def start_clients(self) -> None:
         """Open every client's gate."""
@@ -249,7 +256,7 @@ class ClusterRuntime:
             "congestion_control": self._sysctls.get("net.ipv4.tcp_congestion_control"),
             "sysctls": dict(self._sysctls),
             "offloads": self._offloads,
-            "cgroups": cgroups.detect().version,
+            "cgroups": self._cgroups,
             "memory_limits_bytes": self._workload.memory_limits_bytes,
             "round_deadline_s": self._workload.round_deadline_s,
             "namespace": self._namespace,

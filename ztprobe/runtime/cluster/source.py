@@ -1,4 +1,4 @@
-"""Where a traced run's pods, processes and logs are found: on the node, and by what the API last told."""
+"""Where a traced run's pods, processes and logs are found: on their nodes, and by what the API last told."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from ztprobe.kubernetes.api import Api
-from ztprobe.kubernetes.pod_facts import LOGS, cgroup_uid
+from ztprobe.kubernetes.pod_facts import LOGS
 from ztprobe.kubernetes.pod_log import PodLog
 from ztprobe.kubernetes.pod_source import Cluster
-from ztprobe.pods.cgroup import PodProcesses
 from ztprobe.pods.local import log_name
 from ztprobe.pods.model import Pod
 from ztprobe.pods.selectors import Selector
 from ztprobe.pods.source import Found, Processes
-from ztprobe.runtime.cluster.gate import HOLD, is_hold
+from ztprobe.runtime.cluster.gate import HOLD
 from ztprobe.runtime.cluster.kept_logs import KeptLog
 from ztprobe.runtime.cluster.pod_states import container_names
+from ztprobe.runtime.cluster.run_nodes import RunNodes, RunProcess
 from ztprobe.runtime.cluster.run_pods import RunPods
 
 __all__ = ("RunSource", "logs_of")
@@ -26,15 +26,17 @@ __all__ = ("RunSource", "logs_of")
 class RunSource:
     """A `ztprobe.pods.source.PodSource` that waits for no API.
 
-    :param cluster: as seen from this node.
+    :param cluster: as seen from this machine.
+    :param nodes: that the pods are on.
     :param run_pods: what the API told.
     :param kept: the directory that keeps the containers' logs.
     """
 
-    def __init__(self, cluster: Callable[[], Cluster], run_pods: Callable[[], RunPods], kept: Path) -> None:
-        self._cluster, self._run_pods, self._kept = cluster, run_pods, kept
+    def __init__(
+        self, cluster: Callable[[], Cluster], nodes: RunNodes, run_pods: Callable[[], RunPods], kept: Path
+    ) -> None:
+        self._cluster, self._nodes, self._run_pods, self._kept = cluster, nodes, run_pods, kept
         self._api: Api | None = None  # for logs; None: they are read from kubelet's files
-        self._processes = PodProcesses()
         self._applications: dict[str, str] = {}
         self._earlier: set[str] = set()  # containers' IDs
         self._logs: dict[tuple[str, str], KeptLog | PodLog] = {}
@@ -70,24 +72,31 @@ class RunSource:
         :param applications: pod's name -> the one container that comes yet.
         """
         self._applications = dict(applications)
-        self._earlier = {container for _, _, container in self._running(applications)}
+        self._earlier = {one.container for one in self._running(applications)}
 
     def processes(self, pods: Iterable[Pod]) -> Processes:
-        """See `PodSource`."""
+        """See `PodSource`; processes go by numbers that are the same on no two nodes."""
+        return {one.number: (one.pod, name) for one, name in self._named(pod.name for pod in pods)}
+
+    def pids(self, pod: Pod, container: str) -> list[int]:
+        """Processes of a container, as their node knows them."""
+        return [one.pid for one, name in self._named([pod.name]) if name == container]
+
+    def _named(self, pods: Iterable[str]) -> list[tuple[RunProcess, str]]:
+        """What runs in pods, and in which container."""
         names = container_names(self._run_pods().objects.values())
-        found: Processes = {}
-        for pid, pod, container in self._running(pod.name for pod in pods):
-            if container in names:
-                found[pid] = (pod, names[container])
-            elif pod in self._applications and container not in self._earlier:
+        found = []
+        for one in self._running(pods):
+            if one.container in names:
+                found.append((one, names[one.container]))
+            elif one.pod in self._applications and one.container not in self._earlier:
                 # The API tells of both a second or two later.
-                found[pid] = (pod, HOLD if is_hold(pid) else self._applications[pod])
+                found.append((one, HOLD if one.is_hold else self._applications[one.pod]))
         return found
 
-    def _running(self, pods: Iterable[str]) -> list[tuple[int, str, str]]:
+    def _running(self, pods: Iterable[str]) -> list[RunProcess]:
         objects = self._run_pods().objects
-        by_cgroup = {cgroup_uid(objects[name]): name for name in pods if name in objects}
-        return self._processes.look(by_cgroup)
+        return self._nodes.processes({name: objects[name] for name in pods if name in objects})
 
     def log(self, pod: Pod, container: str) -> Path:
         """See `PodSource`: as the run directory keeps it, with all that there is by now."""

@@ -8,6 +8,7 @@ logged.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -15,7 +16,19 @@ from pathlib import Path, PurePosixPath
 from ztprobe.errors import WorkloadError
 from ztprobe.kernelnet.netns import entered
 
-__all__ = ("LABELS", "NAMESPACE", "POD", "command", "query", "resolv_conf", "wait_until_answering")
+__all__ = (
+    "LABELS",
+    "NAMESPACE",
+    "POD",
+    "PORT",
+    "addresses",
+    "command",
+    "nameservers",
+    "query",
+    "question",
+    "resolv_conf",
+    "wait_until_answering",
+)
 
 POD = "kube-dns"
 NAMESPACE = "kube-system"
@@ -23,6 +36,8 @@ LABELS = {"k8s-app": "kube-dns"}
 # CoreDNS's default for cluster names in kubeadm clusters.
 _TTL_S = 30
 _READY_S = 5.0
+PORT = 53
+_LONGEST_ANSWER = 1 << 16
 
 
 def command(address: str, names: PurePosixPath, user: str = "root") -> tuple[str, ...]:
@@ -64,6 +79,38 @@ def resolv_conf(nameserver: str, namespace: str, options: Sequence[str] = ()) ->
     )
 
 
+def nameservers(pid: int) -> list[str]:
+    """IPv4 addresses of the resolvers that a container's process would ask, by its /etc/resolv.conf."""
+    try:
+        text = Path(f"/proc/{pid}/root/etc/resolv.conf").read_text(errors="replace")
+    except OSError:
+        return []
+    return re.findall(r"^nameserver\s+(\d+\.\d+\.\d+\.\d+)\s*$", text, re.MULTILINE)
+
+
+def question(name: str) -> bytes:
+    """A query for the IPv4 addresses of a name."""
+    import dns.message
+
+    return dns.message.make_query(name, "A").to_wire()
+
+
+def addresses(asked: bytes, answer: bytes) -> list[str]:
+    """The IPv4 addresses in an answer; empty if there are none, or it answers something else."""
+    import dns.exception
+    import dns.message
+    import dns.rdatatype
+
+    try:
+        query, found = dns.message.from_wire(asked), dns.message.from_wire(answer)
+    except dns.exception.DNSException:
+        return []
+    if not query.is_response(found):
+        return []
+    records = [r for r in found.answer if r.rdtype == dns.rdatatype.A]
+    return [item.address for record in records for item in record]
+
+
 def query(netns: Path, nameserver: str, name: str, timeout_s: float) -> list[str]:
     """The IPv4 addresses of ``name``, asked from inside ``netns`` over UDP; empty if there are none.
 
@@ -71,22 +118,17 @@ def query(netns: Path, nameserver: str, name: str, timeout_s: float) -> list[str
     """
     import socket
 
-    import dns.exception
-    import dns.message
-    import dns.query
-    import dns.rdatatype
-
     with entered(netns):
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with sock:
-        sock.setblocking(False)
-        question = dns.message.make_query(name, "A")
+        sock.settimeout(timeout_s)
+        asked = question(name)
         try:
-            answer = dns.query.udp(question, nameserver, timeout=timeout_s, sock=sock)
-        except (dns.exception.Timeout, OSError) as error:
+            sock.connect((nameserver, PORT))  # others' answers are none
+            sock.send(asked)
+            return addresses(asked, sock.recv(_LONGEST_ANSWER))
+        except OSError as error:
             raise TimeoutError(f"{nameserver} does not answer for {name}") from error
-    records = [r for r in answer.answer if r.rdtype == dns.rdatatype.A]
-    return [item.address for record in records for item in record]
 
 
 def wait_until_answering(netns: Path, nameserver: str, name: str) -> None:
