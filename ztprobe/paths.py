@@ -43,7 +43,9 @@ _OF_TESTS = (
     "ZTPROBE_REQUIRE_KERNEL",
     "ZTPROBE_TEST_PATIENCE",
 )
-STATE_DIR = Path(os.environ.get(_STATE_VARIABLE, "/run/ztprobe"))
+# Who is not root brings up nothing here, but runs elsewhere, through agents; those are written down, too.
+_OWN_RUNTIME_DIR = os.environ.get("XDG_RUNTIME_DIR") if os.geteuid() != 0 else None
+STATE_DIR = Path(os.environ.get(_STATE_VARIABLE) or f"{_OWN_RUNTIME_DIR or '/run'}/ztprobe")
 # Beside it, what the probes compile to (`ztprobe.probes.compiler`): valid for this kernel, hence as long.
 COMPILED_DIR = STATE_DIR.with_name(f"{STATE_DIR.name}-compiled")
 # The one directory in there that is no run's: what `ztprobe profile apply` has put on pods.

@@ -29,6 +29,7 @@ class Kubelet:
     """A context manager.
 
     :param nodes: pod's name -> where the scheduler puts it instead of here.
+    :param also: nodes besides this one whose pods run, too: they share this machine's kernel.
     :param image_problem: what keeps every image from being pulled; None: all of them are there.
     :param plugin: what becomes of packets that policies do not allow: ``drop`` or ``reject``; None: the
         network plugin enforces nothing.
@@ -39,10 +40,12 @@ class Kubelet:
         node: KubeNode,
         *,
         nodes: dict[str, str] | None = None,
+        also: tuple[str, ...] = (),
         image_problem: str | None = None,
         plugin: str | None = None,
     ) -> None:
         self._node, self._nodes = node, nodes or {}
+        self._run = (NODE, *also)
         self._image_problem, self._plugin = image_problem, plugin
         self._started: dict[str, RunningPod] = {}
         self._policed: set[str] = set()
@@ -98,7 +101,7 @@ class Kubelet:
                 self._call("DELETE", pod, body={"gracePeriodSeconds": 0})
             elif node is None:
                 self._bind(pod)
-            elif node == NODE and uid not in self._started:
+            elif node in self._run and uid not in self._started:
                 self._start(pod)
         for one in list(self._started.values()):
             one.proceed()

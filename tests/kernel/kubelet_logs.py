@@ -26,13 +26,14 @@ _WORDS = re.compile(rb"(?P<time>\S+) (?:stdout|stderr) [FP] (?P<text>.*)", re.DO
 
 
 class LogServer:
-    """A context manager; the node is known to the API while it serves.
+    """A context manager; the nodes are known to the API while it serves.
 
     :param logs: where they are, as ``/var/log/pods`` has them.
+    :param nodes: whose logs these are.
     """
 
-    def __init__(self, node: KubeNode, logs: Path) -> None:
-        self._node, self.logs = node, logs
+    def __init__(self, node: KubeNode, logs: Path, nodes: tuple[str, ...] = (NODE,)) -> None:
+        self._node, self.logs, self._nodes = node, logs, nodes
         self.breaks = 0  # streams that are to be cut in the middle
         self.streams = 0
         outer = self
@@ -75,16 +76,18 @@ class LogServer:
 
     def __enter__(self) -> LogServer:
         self._thread.start()
-        self._node.call("POST", "/api/v1/nodes", {"metadata": {"name": NODE}})
         status = {
             "addresses": [{"type": "InternalIP", "address": _ADDRESS}],
             "daemonEndpoints": {"kubeletEndpoint": {"Port": _PORT}},
         }
-        self._node.call("PATCH", f"/api/v1/nodes/{NODE}/status", {"status": status})
+        for name in self._nodes:
+            self._node.call("POST", "/api/v1/nodes", {"metadata": {"name": name}})
+            self._node.call("PATCH", f"/api/v1/nodes/{name}/status", {"status": status})
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._node.call("DELETE", f"/api/v1/nodes/{NODE}")
+        for name in self._nodes:
+            self._node.call("DELETE", f"/api/v1/nodes/{name}")
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

@@ -94,9 +94,9 @@ class Caller:
         """See `Agent`."""
         return dict(self._ask("start"))
 
-    def apply(self, profile: Profile, *, seed: int) -> None:
+    def apply(self, profile: Profile, *, seed: int) -> str:
         """See `Agent`."""
-        self._ask("apply", profile=dataclasses.asdict(profile), seed=seed)
+        return str(self._ask("apply", profile=dataclasses.asdict(profile), seed=seed))
 
     def measure(self, server: str, clients: Sequence[str]) -> Measurement:
         """See `Agent`."""

@@ -196,17 +196,6 @@ class Emulator:
             return []
         return [PodDevice(pod=pod.name, netns=pod.netns, name=pod.interface) for pod in self._pods]
 
-    def requested(self) -> dict[str, Any]:
-        """What the profile asks for (a schedule's first step), with units; None: not asked."""
-        profile = self._first
-        return {
-            "delay_ms": profile.delay_ms or None,
-            "jitter_ms": profile.jitter_ms or None,
-            "distribution": None if profile.distribution == "none" else profile.distribution,
-            "loss_pct": profile.loss_pct or None,
-            "rate_mbit": profile.rate_mbit,
-        }
-
     def stats(self) -> dict[str, Any]:
         """What the backend counted: the delay line's counters. (Of qdiscs: `ztprobe.agent.observed_qdiscs`.)
 

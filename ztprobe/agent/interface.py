@@ -224,10 +224,11 @@ class Agent(Protocol):
         """Begin to see. :returns: signal -> hook in use. :raises PreflightError: the kernel refuses."""
         ...
 
-    def apply(self, profile: Profile, *, seed: int) -> None:
+    def apply(self, profile: Profile, *, seed: int) -> str:
         """Put a profile into force on the egress of the pods that are there, until `stop`.
 
         :param seed: of the delay line's draws; netem draws its own.
+        :returns: what puts it into force.
         :raises EnforcementError: an interface is someone else's, or the kernel refused.
         :raises PreflightError: this kernel cannot emulate the profile.
         """

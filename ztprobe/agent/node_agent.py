@@ -26,6 +26,7 @@ from ztprobe.agent.observed_qdiscs import ObservedQdiscs
 from ztprobe.agent.pod_counters import PodCounters
 from ztprobe.agent.sinks import Owners, Sink
 from ztprobe.agent.tally import Counts, EventTally
+from ztprobe.conformance.judgement import requested
 from ztprobe.errors import EnforcementError
 from ztprobe.events.kinds import NODE
 from ztprobe.kernelnet.clsact import EGRESS, INGRESS
@@ -223,11 +224,12 @@ class NodeAgent:
         except OSError:
             return True
 
-    def apply(self, profile: Profile, *, seed: int) -> None:
+    def apply(self, profile: Profile, *, seed: int) -> str:
         """See `Agent`."""
         pods = list(self._pods.values())
         self._emulator = Emulator(profile, pods, pods[0].node_netns, self._state_dir, seed)
         self._emulator.apply()
+        return self._emulator.backend
 
     def measure(self, server: str, clients: Sequence[str]) -> Measurement:
         """See `Agent`."""
@@ -235,7 +237,7 @@ class NodeAgent:
         measured = emulator.measure(self._pods[server], [self._pods[name] for name in clients])
         return Measurement(
             backend=emulator.backend,
-            requested=emulator.requested(),
+            requested=requested(emulator.profile),
             measured=measured.as_dict(),
             details=measured.details(),
             summary=measured.summary(),

@@ -1,4 +1,4 @@
-"""Deployments on a cluster's nodes, observed through agents: what `trace` and `diagnose` ask for alike."""
+"""A cluster's nodes through their agents: what `trace` and `diagnose` ask for alike."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from ztprobe.errors import UsageError
 
 if TYPE_CHECKING:
     from ztprobe.attach.nodes.request import NodesRequest
+    from ztprobe.cli.agent_options import AgentAccess
+    from ztprobe.kubernetes.access import ClusterAccess
 
-__all__ = ("are_asked", "named", "nodes_request")
+__all__ = ("are_asked", "experiment_agents", "named", "nodes_request", "refuse_without_agents")
 
 _OPTIONS = {
     "--context": "context",
@@ -22,6 +24,7 @@ _OPTIONS = {
     "--key": "key",
     "--ca": "authority",
 }
+_OF_AGENTS = ("agents_in", "cert", "key", "authority")
 # What somebody on the node could see, and agents do not tell.
 _ONLY_ON_A_NODE = {"hub_targets": "--hub", "events_from": "--events-from"}
 
@@ -34,6 +37,39 @@ def are_asked(given: Mapping[str, Any]) -> bool:
 def named(given: Mapping[str, Any]) -> dict[str, Any]:
     """What was given of a cluster and its agents, by the options' names."""
     return {option: given[name] for option, name in _OPTIONS.items() if given.get(name)}
+
+
+def refuse_without_agents(given: Mapping[str, Any]) -> None:
+    """:raises UsageError: something is said of agents, and none is asked."""
+    for option in named({name: given[name] for name in _OF_AGENTS}):
+        raise UsageError(f"{option}: is about agents: give --agents, or --agent ADDRESS")
+
+
+def experiment_agents(given: Mapping[str, Any]) -> AgentAccess | None:
+    """How agents are reached that are to bring up and watch an experiment; None: none are to.
+
+    :param given: the command's values, of a cluster.
+    :raises UsageError: options that do not go together.
+    """
+    if not are_asked(given):
+        refuse_without_agents(given)
+        return None
+    return _access(given)[1]
+
+
+def _access(given: Mapping[str, Any]) -> tuple[ClusterAccess, AgentAccess]:
+    cluster = cluster_access(
+        "kubernetes",
+        given["context"],
+        given["kubeconfig"],
+        namespace=given["namespace"],
+        node=given.get("node"),
+    )
+    files = tls_files(given["cert"], given["key"], given["authority"], "--ca")
+    access = agent_access(cluster, given["through"], given["addresses"], given["agents_in"], files)
+    assert access is not None
+    assert cluster is not None
+    return cluster, access
 
 
 def nodes_request(
@@ -57,17 +93,7 @@ def nodes_request(
     if server is None:
         raise UsageError("--server is missing: the labels of the server's pod, such as app=fl-server")
     targets = pod_targets(server, clients)
-    cluster = cluster_access(
-        "kubernetes",
-        given["context"],
-        given["kubeconfig"],
-        namespace=given["namespace"],
-        node=given.get("node"),
-    )
-    files = tls_files(given["cert"], given["key"], given["authority"], "--ca")
-    access = agent_access(cluster, given["through"], given["addresses"], given["agents_in"], files)
-    assert access is not None
-    assert cluster is not None
+    cluster, access = _access(given)
     return NodesRequest(
         api=cluster.api(),
         namespace=cluster.namespace,

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ztprobe.cli.agent_observation import are_asked, named, nodes_request
+from ztprobe.cli.agent_observation import (
+    are_asked,
+    experiment_agents,
+    nodes_request,
+    refuse_without_agents,
+)
 from ztprobe.cli.agent_options import agents_options
 from ztprobe.cli.options import cluster_access, cluster_options
 from ztprobe.cli.otlp import sent
@@ -98,8 +104,10 @@ _NAMES = (
     *_OF_CLUSTER,
     *_OF_AGENTS,
 )
-_ALSO_EXPERIMENT = ("runtime", *_OF_CLUSTER, "image")
+_ALSO_EXPERIMENT = ("runtime", *_OF_CLUSTER, *_OF_AGENTS, "image")
 _ONLY_HERE = ("repeat", "until_ci", "switch_level", "data_dir")  # on this machine's own runtime
+# What a trace on the pods' node does, and agents do not.
+_ONLY_ON_A_NODE = ("wait_for_quiet", "stall_after")
 _ALSO_ATTACHED = (*_NAMES, "rounds", "stall_after", "out", "as_json", "coverage_floor", "quiet", "otlp")
 
 
@@ -126,6 +134,12 @@ def _refuse_others(context: click.Context, attach: bool) -> None:
         on_cluster = context.params["runtime"] == "kubernetes"
         if name in (*_OF_CLUSTER, "image") and not on_cluster:
             raise UsageError(f"{parameter.opts[-1]}: needs --runtime kubernetes, whose pods it is about")
+        if not attach and name in _OF_AGENTS and not on_cluster:
+            raise UsageError(f"{parameter.opts[-1]}: needs --runtime kubernetes, whose agents it is about")
+        if not attach and name in _ONLY_ON_A_NODE and are_asked(context.params):
+            raise UsageError(
+                f"{parameter.opts[0]}: is for a trace on the node itself, without --agents and --agent"
+            )
         if not attach and on_cluster and name in _ONLY_HERE:
             raise UsageError(
                 f"{parameter.opts[0]}: is for runs on this machine, not for --runtime kubernetes"
@@ -138,12 +152,19 @@ def cluster_place(given: Mapping[str, Any]) -> ClusterPlace | None:
     """On which cluster an experiment is to be brought up; None: on this machine.
 
     :param given: the command's values.
+    :raises UsageError: options do not go together.
+    :raises PreflightError: agents are asked for, and the cluster has none, or gives no certificate for them.
     """
     if given["runtime"] != "kubernetes":
         return None
     from ztprobe.runtime.cluster.place import ClusterPlace
 
-    return ClusterPlace(**{name: given[name] for name in (*_OF_CLUSTER, "image")})
+    place = ClusterPlace(**{name: given[name] for name in (*_OF_CLUSTER, "image")})
+    if (access := experiment_agents(given)) is None:
+        return place
+    from ztprobe.runtime.cluster.agent_nodes import RunAgents
+
+    return replace(place, agents=RunAgents(addresses=tuple(access.agents()), tls=access.tls()))
 
 
 def trace_attached(context: click.Context) -> bool:
@@ -189,11 +210,9 @@ def _through_agents(
     given: Mapping[str, Any], out: Path, for_s: float | None, rounds: int | None
 ) -> tuple[NodesRequest, Callable[[Progress], Path]]:
     from ztprobe.attach.nodes.transaction import trace_nodes
-    from ztprobe.errors import RunDirError
-    from ztprobe.experiment.requirements import out_problems
+    from ztprobe.experiment.requirements import check_out
 
-    if refused := out_problems(out):
-        raise RunDirError("\n".join(refused))
+    check_out(out)
     server, clients = given["server"], given["client_targets"]
     request = nodes_request(given, server=server, clients=clients, for_s=for_s, rounds=rounds)
     return request, functools.partial(trace_nodes, request, out)
@@ -216,9 +235,7 @@ def _on_this_machine(given: Mapping[str, Any], out: Path, rounds: int | None) ->
     from ztprobe.attach.transaction import attach_whole
     from ztprobe.experiment.requirements import check_attach
 
-    agents = {name: given[name] for name in _OF_AGENTS}
-    for option in named(agents):
-        raise UsageError(f"{option}: is about agents: give --agents, or --agent ADDRESS")
+    refuse_without_agents(given)
     request = make_request(
         server=given["server"],
         clients=given["client_targets"],

@@ -149,8 +149,8 @@ def trace(
 
     Brings up a federated-learning server and its clients under a network profile and a security level,
     proves that both are in force, watches them from the kernel, prints the breakdown and leaves a run
-    directory. With --runtime kubernetes it does so on a cluster's node; with --attach it watches a
-    deployment that runs already. Needs root.
+    directory. With --runtime kubernetes it does so on a cluster's node, and with --agents on all of them;
+    with --attach it watches a deployment that runs already. Needs root, but through agents.
     """
     if trace_attached(context):
         return
@@ -208,7 +208,7 @@ class _Shown:
 
 
 def _carry_out(request: TraceRequest, repeat: int | None, until_ci: str | None, shown: _Shown) -> None:
-    from ztprobe.experiment.requirements import check_main_job, check_on_cluster
+    from ztprobe.experiment.requirements import check_main_job, check_on_cluster, check_out
 
     for wanted in request.experiments:
         request.profile_of(wanted)
@@ -228,7 +228,10 @@ def _carry_out(request: TraceRequest, repeat: int | None, until_ci: str | None, 
     else:
         from ztprobe.runtime.cluster.refusals import refuse_old
 
-        check_on_cluster([request.profile_of(each) for each in request.experiments], request.out)
+        if request.place.agents is None:
+            check_on_cluster([request.profile_of(each) for each in request.experiments], request.out)
+        else:
+            check_out(request.out)
         if any(each.mutual_tls for each in request.experiments):
             refuse_old(request.place.api(), [each.level for each in request.experiments])
     _run(request, shown)

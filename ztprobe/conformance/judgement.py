@@ -16,7 +16,7 @@ from typing import Any
 from ztprobe.profile.model import Profile
 from ztprobe.profile.tolerance import mean_tolerance_ms
 
-__all__ = ("Allowance", "Measured", "OneWay", "Rate", "direction", "shape_distance")
+__all__ = ("Allowance", "Measured", "OneWay", "Rate", "direction", "requested", "shape_distance")
 
 _CONFIDENCE = 0.999
 _SD_TOLERANCE = 0.05
@@ -28,6 +28,18 @@ _STEADY = 0.05
 _LOSS_TOLERANCE_PCT = 0.1
 _RATE_TOLERANCE = 0.02
 _TOO_FEW = 20
+
+
+def requested(profile: Profile) -> dict[str, Any]:
+    """What a profile asks for (a schedule's first step), with units; None: not asked."""
+    first = profile.steps[0]
+    return {
+        "delay_ms": first.delay_ms or None,
+        "jitter_ms": first.jitter_ms or None,
+        "distribution": None if first.distribution == "none" else first.distribution,
+        "loss_pct": first.loss_pct or None,
+        "rate_mbit": first.rate_mbit,
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +88,7 @@ class Measured:
     attempts: int = 1
 
     def as_dict(self) -> dict[str, Any]:
-        """Overall values, under the names that `Emulator.requested` uses."""
+        """Overall values, under the names that `requested` uses."""
         arrived = [d for d in self.directions if d.received]
         received = sum(d.received for d in arrived)
         sent = sum(d.sent for d in self.directions)

@@ -24,6 +24,7 @@ __all__ = (
     "check_machine",
     "check_main_job",
     "check_on_cluster",
+    "check_out",
     "delay_backend",
     "machine_problems",
     "out_problems",
@@ -50,8 +51,7 @@ def check_main_job(experiments: Sequence[Experiment], out: Path, *, machine: Mac
     :raises RunDirError: no run directory can be made at ``out``.
     """
     check_machine(experiments, machine=machine)
-    if problems := out_problems(out):
-        raise RunDirError("\n".join(problems))
+    check_out(out)
 
 
 def check_attach(out: Path, *, machine: Machine | None = None) -> None:
@@ -68,8 +68,7 @@ def check_attach(out: Path, *, machine: Machine | None = None) -> None:
         problems = _kernel_problems(machine.kernel, ()) + tools + open_files_problems()
     if problems:
         raise PreflightError("\n".join(problems))
-    if refused := out_problems(out):
-        raise RunDirError("\n".join(refused))
+    check_out(out)
 
 
 def check_on_cluster(profiles: Sequence[Profile], out: Path, *, machine: Machine | None = None) -> None:
@@ -216,6 +215,12 @@ def _emulation_problems(machine: Machine) -> list[str]:
     if rate_backend(machine.kernel) is None:
         problems.append("no qdisc limits a rate: boot a kernel with CONFIG_NET_SCH_HTB")
     return problems
+
+
+def check_out(out: Path) -> None:
+    """:raises RunDirError: no run directory can be made at ``out``; nothing is created."""
+    if problems := out_problems(out):
+        raise RunDirError("\n".join(problems))
 
 
 def out_problems(out: Path) -> list[str]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import platform
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -30,28 +29,25 @@ from ztprobe.agent.stalls import Stall, stall_words
 from ztprobe.errors import EnforcementError, WorkloadError, ZtprobeError
 from ztprobe.experiment.followers import await_followers
 from ztprobe.experiment.level_switch import SwitchRecord
-from ztprobe.experiment.live_state import publish_so_far
 from ztprobe.experiment.missing_clients import Waiting, words
 from ztprobe.experiment.quiet_check import ensure_quiet
 from ztprobe.experiment.record import (
     accounted,
     described,
     kernel_drop_reasons,
-    owners_of,
     pod_record,
-    save_events,
     save_logs,
 )
 from ztprobe.experiment.spec import Interference, RunSpec
-from ztprobe.experiment.stall_watch import RunStalls, processes_of, stalls_of, workload_pods
+from ztprobe.experiment.stall_watch import RunStalls, processes_of, workload_pods
 from ztprobe.experiment.topology import seen_topology, unseen_topology
+from ztprobe.experiment.watching import watching_of
 from ztprobe.leases import notices
 from ztprobe.paths import STATE_DIR
 from ztprobe.pods.model import Pod
 from ztprobe.process.interrupts import shielded
 from ztprobe.progress import Progress
 from ztprobe.rundir.batches import BATCHES_DIR
-from ztprobe.rundir.clock import take_sample
 from ztprobe.rundir.logs import GrowingLog
 from ztprobe.rundir.store import RunDir
 from ztprobe.runtime import deployments
@@ -98,8 +94,8 @@ class Job:
         self.target = target
         self.progress = progress
         self.interference = interference
-        self._make_agent = agent or self._process
         self.run_id = secrets.token_hex(3)
+        self._see, nodes = watching_of(spec, self.run_id, target, agent or self._process)
         self.runtime = deployments.make(
             spec.runtime,
             spec.options,
@@ -110,9 +106,9 @@ class Job:
             manifests_dir=spec.manifests_dir,
             as_admitted=not spec.try_controls,
             place=spec.place,
+            nodes=nodes,
             progress=progress,
         )
-        self.clock_samples: list[dict[str, Any]] = []
         self.told: list[dict[str, Any]] = []  # of profiles that others put on the pods
         self.processes: dict[int, str] = {}  # all that there were: process id -> pod/container
         self._hooks: dict[str, str] = {}
@@ -121,6 +117,11 @@ class Job:
         self.notices = GrowingLog(STATE_DIR / self.run_id / notices.FILE)
         self.meta: dict[str, Any] = {"pod_counters": [], "exits": []}
 
+    @property
+    def clock_samples(self) -> list[dict[str, Any]]:
+        """Of the clock that the server's events carry, so far."""
+        return self._see.clock_samples
+
     def run(self) -> None:
         """Everything from pods to run.json.
 
@@ -128,20 +129,23 @@ class Job:
             whose run.json says so, once the probes have begun to see.
         """
         started_ns = time.monotonic_ns()
-        self.clock_samples.append(dataclasses.asdict(take_sample()))
+        self._see.sample()
         # First of all: it loads its probes while the pods come up.
         with (
-            self._make_agent(self.target) as agent,
+            self._see.agent(self.target) as agent,
             self._runtime_up() as runtime,
-            MachineLoad(lambda: processes_of(runtime)) as load,
+            self._see.load(runtime) as load,
             contextlib.closing(agent),  # before the pods go
         ):
-            self.progress.done(f"{len(runtime.pods)} pods on one node")
+            self.progress.done(f"{len(runtime.pods)} pods {self._see.where()}")
+            if unseen := self._see.unseen():
+                self.progress.note(unseen)
             self._attach(agent, runtime)
             failure = self._watched(agent, runtime, load)
             account, ended_early = self._account(agent)
             failure = failure or ended_early
-            load.stop()
+            if load is not None:
+                load.stop()
             self.meta["emulation"]["stats"] = account.emulation
             # Read from the kernel, whatever was asked for.
             self.meta["emulation"]["observed"] = account.observed
@@ -153,21 +157,22 @@ class Job:
             self.meta["pods"] = [pod_record(pod) for pod in runtime.pods]
             logs = {pod.name: _log(runtime, pod) for pod in workload_pods(runtime)}
             save_logs(self.target, logs, runtime.server.name, is_whole=failure is None)
-            owners = owners_of(runtime.pods, self.processes)
+            owners = self._see.owners(runtime, self.processes)
         self.meta["stalls"] = [stall.as_dict() for stall in self.stalls]
         if failure is not None:
             reason = str(failure).replace(f"{self.target.path}/", "")  # files as the directory has them
-            self.meta["failed"] = {"reason": reason, "at_ns": self._failed_ns or time.monotonic_ns()}
-        machine = load.table()
-        self.target.write_events("machine", machine)
-        rows = save_events(self.target, account, owners)
-        self.meta["table_rows"] = rows | {"machine": len(machine)}
-        self.clock_samples.append(dataclasses.asdict(take_sample()))
+            self.meta["failed"] = {"reason": reason, "at_ns": self._failed_ns or self._see.now_ns()}
+        rows = self.meta["table_rows"] = self._see.save(self.target, account, owners)
+        if load is not None:
+            machine = load.table()
+            self.target.write_events("machine", machine)
+            rows["machine"] = len(machine)
+        self._see.sample()
         self._finish(account, load, time.monotonic_ns() - started_ns)
         if failure is not None:
             raise failure
 
-    def _watched(self, agent: Agent, runtime: Runtime, load: MachineLoad) -> ZtprobeError | None:
+    def _watched(self, agent: Agent, runtime: Runtime, load: MachineLoad | None) -> ZtprobeError | None:
         """Profile, security and rounds, all of it seen by the probes; what ended it early is returned."""
         nothing = dict.fromkeys(("backend", "requested", "measured"))
         self.meta["emulation"] = {"profile": self.spec.profile.name, **nothing}
@@ -182,7 +187,7 @@ class Job:
                 agent.follow()
                 self._rounds(runtime, agent, load)
         except ZtprobeError as error:
-            self._failed_ns = time.monotonic_ns()
+            self._failed_ns = self._see.now_ns()
             self._note_exits(runtime)
             if runtime.edges:
                 await_followers(lambda: self._note_exits(runtime), self.meta["exits"])
@@ -206,7 +211,7 @@ class Job:
         self.meta["pod_counters"].append(agent.counters())
 
     def _note_exits(self, runtime: Runtime) -> None:
-        at_ns, known = time.monotonic_ns(), {one["process"] for one in self.meta["exits"]}
+        at_ns, known = self._see.now_ns(), {one["process"] for one in self.meta["exits"]}
         new = {process: status for process, status in runtime.exits().items() if process not in known}
         self.meta["exits"] += [{"process": p, "status": status, "at_ns": at_ns} for p, status in new.items()]
 
@@ -217,26 +222,16 @@ class Job:
             STATE_DIR / self.run_id,
             directory / "logs" / "agent.log",
             probes=self.spec.probes,
-            # Secure aggregation's exchanges are as short as frames, and only turns tell them apart.
-            attached=self.spec.options.fl.get("secure_aggregation", "none") != "none",
+            attached=self.spec.sees_turns,
         )
 
-    def _finish(self, account: Account, load: MachineLoad, wall_ns: int) -> None:
+    def _finish(self, account: Account, load: MachineLoad | None, wall_ns: int) -> None:
         record = self.meta | described(self.spec) | accounted(account)
-        record |= {
-            "machine_load": self.meta.get("machine_load", {}) | load.facts(),
-            "clock_samples": self.clock_samples,
-            # All pods are on the node whose clock events carry, here as in "clock_samples".
-            "nodes": [
-                {
-                    "name": platform.node(),
-                    "pods": [pod["name"] for pod in self.meta["pods"]],
-                    "clock_samples": self.clock_samples,
-                }
-            ],
-            "agent_cpu_ns": record["agent_cpu_ns"] + load.cpu_ns,
-            "wall_ns": wall_ns,
-        }
+        record |= self._see.described(pod["name"] for pod in self.meta["pods"])
+        record["wall_ns"] = wall_ns
+        if load is not None:
+            record["machine_load"] = self.meta.get("machine_load", {}) | load.facts()
+            record["agent_cpu_ns"] += load.cpu_ns
         # Tuples become lists, as they will be read back; what is no number must not cost a finished run.
         self.target.finish(json.loads(json.dumps(record), parse_constant=lambda _name: None))
 
@@ -293,25 +288,26 @@ class Job:
             self.progress.note(f"  {proof.name}: {proof.observed}")
 
     def _proven(self, runtime: Runtime) -> Enforcement:
-        from_ns = time.monotonic_ns()
+        from_ns = self._see.now_ns()
         try:
             return runtime.prove()
         except NotProven as error:
             self.meta["enforcement"] = dataclasses.asdict(error.enforcement)
             raise
         finally:
-            self.meta["proof"] = {"from_ns": from_ns, "to_ns": time.monotonic_ns()}
+            self.meta["proof"] = {"from_ns": from_ns, "to_ns": self._see.now_ns()}
 
-    def _rounds(self, runtime: Runtime, agent: Agent, load: MachineLoad) -> None:
-        quiet_s = self.spec.wait_for_quiet_s
-        self.meta["machine_load"] = ensure_quiet(load, quiet_s, self.progress, runtime.check)
+    def _rounds(self, runtime: Runtime, agent: Agent, load: MachineLoad | None) -> None:
+        if load is not None:
+            quiet_s = self.spec.wait_for_quiet_s
+            self.meta["machine_load"] = ensure_quiet(load, quiet_s, self.progress, runtime.check)
         self.progress.stage("rounds", plural(self.spec.options.rounds, "round"))
-        self.meta["clients_started_ns"] = time.monotonic_ns()
+        self.meta["clients_started_ns"] = self._see.now_ns()
         runtime.start_clients()
         # Whoever talks to the server: where there are edges, no client does.
         clients = [pod.name for pod in runtime.edges or runtime.clients]
         waiting = Waiting(clients, time.monotonic())
-        stalls = self._stalls = stalls_of(runtime, clients, self.spec.stall_after_s)
+        stalls = self._stalls = self._see.stalls(runtime, clients, self.spec.stall_after_s)
         switch = SwitchRecord(
             self.spec.level_switch, runtime, self.meta, self.progress, lambda: self._watch(agent, runtime)
         )
@@ -329,7 +325,8 @@ class Job:
                 self._look_at_topology(agent, runtime)
             for event in events:
                 waiting.take(event)
-                stalls.take(event)
+                if stalls is not None:
+                    stalls.take(event)
                 switch.take(event)
                 number = event.get("round")
                 if event["event"] == "round_start":
@@ -352,7 +349,7 @@ class Job:
             if time.monotonic() > next_sample:
                 self._tell(agent, runtime, load)
                 next_sample += _SAMPLE_S
-            if (stall := stalls.overdue(time.monotonic())) is not None:
+            if stalls is not None and (stall := stalls.overdue(time.monotonic())) is not None:
                 self.progress.note(stall_words(stall))
                 self._tell(agent, runtime, load)
             time.sleep(_POLL_S)
@@ -364,11 +361,11 @@ class Job:
         """That were noticed so far."""
         return self._stalls.found if self._stalls is not None else []
 
-    def _tell(self, agent: Agent, runtime: Runtime, load: MachineLoad) -> None:
+    def _tell(self, agent: Agent, runtime: Runtime, load: MachineLoad | None) -> None:
         """A sample of clocks and counters, and all that is known by now for who asks meanwhile."""
-        self.clock_samples.append(dataclasses.asdict(take_sample()))
+        self._see.sample()
         self._count(agent)
-        publish_so_far(self, runtime, self._hooks, load.table())
+        self._see.tell(self, runtime, self._hooks, load)
 
     def _watch(self, agent: Agent, runtime: Runtime) -> None:
         processes = processes_of(runtime)

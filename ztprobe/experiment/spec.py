@@ -44,6 +44,11 @@ class RunSpec:
         """local | kubernetes"""
         return "local" if self.place is None else "kubernetes"
 
+    @property
+    def sees_turns(self) -> bool:
+        """Secure aggregation's exchanges are as short as frames, and only turns tell them apart."""
+        return bool(self.options.fl.get("secure_aggregation", "none") != "none")
+
 
 class Interference(Protocol):
     """Something that acts on a run from outside, such as a known cost put in one place."""

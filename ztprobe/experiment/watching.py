@@ -1,0 +1,160 @@
+"""What a run is seen by: this machine, or the agents of its pods' nodes (`ztprobe.experiment.nodes`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ztprobe.agent.interface import Account, Agent
+from ztprobe.agent.machine_load import MachineLoad
+from ztprobe.experiment.live_state import publish_so_far
+from ztprobe.experiment.record import owners_of, save_events
+from ztprobe.experiment.stall_watch import RunStalls, processes_of, stalls_of
+from ztprobe.rundir.batches import BATCHES_DIR
+from ztprobe.rundir.clock import take_sample
+from ztprobe.rundir.store import RunDir
+from ztprobe.runtime.interface import Runtime
+
+if TYPE_CHECKING:
+    from ztprobe.experiment.run import Job
+    from ztprobe.experiment.spec import RunSpec
+    from ztprobe.runtime.cluster.agent_nodes import AgentNodes
+
+__all__ = ("ThisMachine", "Watching", "watching_of")
+
+
+class Watching(Protocol):
+    """See the module. Instants are of the clock that the server's events carry."""
+
+    @property
+    def clock_samples(self) -> list[dict[str, Any]]:
+        """So far."""
+        ...
+
+    def now_ns(self) -> int:
+        """CLOCK_MONOTONIC."""
+        ...
+
+    def sample(self) -> None:
+        """Read the clocks."""
+        ...
+
+    def where(self) -> str:
+        """Where the pods are, for people."""
+        ...
+
+    def unseen(self) -> str:
+        """What a run does not record by it, for people; empty: nothing is left out."""
+        ...
+
+    def agent(self, target: RunDir) -> AbstractContextManager[Agent]:
+        """Begin the agent, which leaves its events in the run directory."""
+        ...
+
+    def load(self, runtime: Runtime) -> AbstractContextManager[MachineLoad | None]:
+        """Record what else goes on; None: nobody does."""
+        ...
+
+    def stalls(self, runtime: Runtime, clients: Iterable[str], after_s: float) -> RunStalls | None:
+        """Notice that nothing goes on; None: nobody does."""
+        ...
+
+    def tell(self, job: Job, runtime: Runtime, hooks: Mapping[str, str], load: MachineLoad | None) -> None:
+        """Let others know how the run stands."""
+        ...
+
+    def owners(self, runtime: Runtime, processes: Mapping[int, str]) -> dict[str, Any]:
+        """What numbers in events stand for, as long as pods are there."""
+        ...
+
+    def save(self, target: RunDir, account: Account, owners: Mapping[str, Any]) -> dict[str, int]:
+        """Turn what was seen into the run's tables. :returns: rows of each."""
+        ...
+
+    def described(self, pods: Iterable[str]) -> dict[str, Any]:
+        """The machines, for run.json."""
+        ...
+
+
+class ThisMachine:
+    """`Watching` by a process of this machine.
+
+    :param agent: begins it.
+    """
+
+    def __init__(self, agent: Callable[[RunDir], AbstractContextManager[Agent]]) -> None:
+        self._agent = agent
+        self.clock_samples: list[dict[str, Any]] = []
+
+    def now_ns(self) -> int:
+        """See `Watching`."""
+        return time.monotonic_ns()
+
+    def sample(self) -> None:
+        """See `Watching`."""
+        self.clock_samples.append(dataclasses.asdict(take_sample()))
+
+    def where(self) -> str:
+        """See `Watching`."""
+        return "on one node"
+
+    def unseen(self) -> str:
+        """See `Watching`."""
+        return ""
+
+    def agent(self, target: RunDir) -> AbstractContextManager[Agent]:
+        """See `Watching`."""
+        return self._agent(target)
+
+    def load(self, runtime: Runtime) -> AbstractContextManager[MachineLoad | None]:
+        """See `Watching`."""
+        return MachineLoad(lambda: processes_of(runtime))
+
+    def stalls(self, runtime: Runtime, clients: Iterable[str], after_s: float) -> RunStalls | None:
+        """See `Watching`."""
+        return stalls_of(runtime, clients, after_s)
+
+    def tell(self, job: Job, runtime: Runtime, hooks: Mapping[str, str], load: MachineLoad | None) -> None:
+        """See `Watching`."""
+        assert load is not None
+        publish_so_far(job, runtime, hooks, load.table())
+
+    def owners(self, runtime: Runtime, processes: Mapping[int, str]) -> dict[str, Any]:
+        """See `Watching`."""
+        return owners_of(runtime.pods, processes)
+
+    def save(self, target: RunDir, account: Account, owners: Mapping[str, Any]) -> dict[str, int]:
+        """See `Watching`."""
+        return save_events(target, account, owners)
+
+    def described(self, pods: Iterable[str]) -> dict[str, Any]:
+        """See `Watching`: all pods are on the node whose clock events carry."""
+        node = {"name": platform.node(), "pods": list(pods), "clock_samples": self.clock_samples}
+        return {"clock_samples": self.clock_samples, "nodes": [node]}
+
+
+def watching_of(
+    spec: RunSpec, run_id: str, target: RunDir, agent: Callable[[RunDir], AbstractContextManager[Agent]]
+) -> tuple[Watching, AgentNodes | None]:
+    """By what a run is to be seen, and the nodes that its pods may be on; None: this machine.
+
+    :param agent: begins a process of this machine.
+    """
+    if spec.place is None or spec.place.agents is None:
+        return ThisMachine(agent), None
+    from ztprobe.emulation.backends import only_rate
+    from ztprobe.experiment.nodes.watching import NodesWatching
+    from ztprobe.runtime.cluster.agent_nodes import AgentNodes
+
+    nodes = AgentNodes(
+        spec.place.agents,
+        target.path / BATCHES_DIR,
+        run=run_id,
+        attached=spec.sees_turns,
+        delays=None if only_rate(spec.profile) else spec.profile.name,
+    )
+    return NodesWatching(nodes), nodes
