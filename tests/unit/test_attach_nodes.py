@@ -61,7 +61,7 @@ def test_a_server_that_is_gone_is_over_and_an_api_that_is_away_ends_nothing(
 ) -> None:
     api = Api2()
     pods = DeployedPods(request(api))
-    asked = repeated.Repeated(pods._ask_again, every_s=0)
+    asked = repeated.Repeated(pods._asked, every_s=0)
     asked._ask()
     assert not pods.server_is_over
     api.is_away = True

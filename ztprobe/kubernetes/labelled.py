@@ -21,7 +21,7 @@ from ztprobe.kubernetes.api import Api, Object
 from ztprobe.kubernetes.pod_facts import LOGS, NODE_NAME, cgroup_uid, is_over, newest_log
 from ztprobe.kubernetes.pod_log import ReadLog
 from ztprobe.kubernetes.policy_objects import cluster_documents
-from ztprobe.kubernetes.repeated import Repeated
+from ztprobe.kubernetes.repeated import NotedAnswers, Repeated
 from ztprobe.pods.cgroup_path import pod_of_path
 from ztprobe.pods.labelled import Labelled
 from ztprobe.pods.process_table import OneProcess
@@ -73,12 +73,13 @@ class ClusterLabelledPods:
         self._node = node or os.environ.get(NODE_NAME)
         self._guessed_node = socket.gethostname().lower()
         self._listed: dict[str, list[_Listed]] = {}  # by selector
-        self._again = Repeated(self._ask_again)
+        self._asked = NotedAnswers(
+            self._ask_again, "the pods known so far are watched, and it is asked again"
+        )
+        self._again = Repeated(self._asked)
         # Since when (CLOCK_MONOTONIC nanoseconds; 0: since before anybody looked), the oldest first.
         self._in_force: list[tuple[int, list[dict[str, Any]]]] = []
         self._objects_problem = ""
-        self._notes: list[str] = []
-        self._is_away = False
 
     def look(self, target: Target, processes: Iterable[OneProcess]) -> Labelled:
         """See `LabelledPods`.
@@ -130,8 +131,7 @@ class ClusterLabelledPods:
 
     def fresh_notes(self) -> Collection[str]:
         """See `LabelledPods`."""
-        notes, self._notes = self._notes, []
-        return notes
+        return self._asked.fresh_notes()
 
     def in_force(self) -> list[tuple[int, list[dict[str, Any]]]]:
         """See `LabelledPods`."""
@@ -145,8 +145,8 @@ class ClusterLabelledPods:
         except ZtprobeError as error:
             documents, problem = [], f"the policies in force are not known: {error}"
         if problem:
-            if not self._objects_problem and not self._is_away:
-                self._notes.append(problem)
+            if not self._objects_problem and not self._asked.is_away:
+                self._asked.note(problem)
         elif not self._in_force:
             self._in_force.append((0, documents))
         elif documents != self._in_force[-1][1] and len(self._in_force) < _MOST_CHANGES:
@@ -184,17 +184,9 @@ class ClusterLabelledPods:
         return [_Listed.of(pod) for pod in pods if not is_over(pod)]
 
     def _ask_again(self) -> None:
-        try:
-            for selector in list(self._listed):
-                self._listed[selector] = self._ask(selector)
-            self._read_objects()
-            if self._is_away:
-                self._notes.append("the Kubernetes API answers again")
-            self._is_away = False
-        except ZtprobeError as error:
-            if not self._is_away:
-                self._notes.append(f"{error}; the pods known so far are watched, and it is asked again")
-            self._is_away = True
+        for selector in list(self._listed):
+            self._listed[selector] = self._ask(selector)
+        self._read_objects()
 
 
 @functools.lru_cache(maxsize=4096)

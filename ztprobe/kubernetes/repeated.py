@@ -6,7 +6,9 @@ import threading
 import time
 from collections.abc import Callable
 
-__all__ = ("Repeated",)
+from ztprobe.errors import ZtprobeError
+
+__all__ = ("NotedAnswers", "Repeated")
 
 _ASK_AGAIN_S = 2.0
 
@@ -37,3 +39,39 @@ class Repeated:
         finally:
             self._asked_s = time.monotonic()
             self._is_asking = False
+
+
+class NotedAnswers:
+    """Asks an API, and notes once that it does not answer any more, and once that it does again.
+
+    :param ask: keeps what it is told itself. :raises ZtprobeError: the API refuses or does not answer.
+    :param meanwhile: what becomes of the last answer.
+    """
+
+    def __init__(self, ask: Callable[[], object], meanwhile: str) -> None:
+        self._ask, self._meanwhile = ask, meanwhile
+        self._notes: list[str] = []
+        self.is_away = False
+        self.problem = ""  # the last one
+
+    def __call__(self) -> None:
+        """Ask."""
+        try:
+            self._ask()
+            if self.is_away:
+                self._notes.append("the Kubernetes API answers again")
+            self.is_away = False
+        except ZtprobeError as error:
+            self.problem = str(error)
+            if not self.is_away:
+                self._notes.append(f"{error}; {self._meanwhile}")
+            self.is_away = True
+
+    def note(self, text: str) -> None:
+        """Something else that people should know."""
+        self._notes.append(text)
+
+    def fresh_notes(self) -> list[str]:
+        """For people, since the last time."""
+        notes, self._notes = self._notes, []
+        return notes

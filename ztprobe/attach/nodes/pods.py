@@ -11,7 +11,7 @@ from ztprobe.kubernetes.answers import Object
 from ztprobe.kubernetes.pod_facts import is_over
 from ztprobe.kubernetes.pod_source import running_pods
 from ztprobe.kubernetes.policy_objects import cluster_documents
-from ztprobe.kubernetes.repeated import Repeated
+from ztprobe.kubernetes.repeated import NotedAnswers, Repeated
 from ztprobe.pods.model import Pod
 from ztprobe.pods.selection import nothing_matches
 
@@ -31,8 +31,7 @@ class DeployedPods:
         self._request = request
         self._listed: list[Object] = []
         self._everybody: dict[str, Pod] = {}  # of the namespace, by address
-        self._notes: list[str] = []
-        self._is_away = False
+        self._asked = NotedAnswers(self._read, "the pods known so far are watched, and it is asked again")
         self._peers: set[str] = set()  # names
         self._read()
         self.server = self._one_server()
@@ -42,7 +41,7 @@ class DeployedPods:
             raise UsageError(f"{request.clients[0].option}: {self._nothing()}")
         self.objects: list[dict[str, Any]] = []  # that policies rest on, as they were at first
         self._read_objects()
-        self._again = Repeated(self._ask_again)
+        self._again = Repeated(self._asked)
 
     @property
     def all(self) -> list[Pod]:
@@ -77,8 +76,7 @@ class DeployedPods:
 
     def fresh_notes(self) -> Collection[str]:
         """For people, since the last time."""
-        notes, self._notes = self._notes, []
-        return notes
+        return self._asked.fresh_notes()
 
     def _read(self) -> None:
         listed = self._request.api.objects("pods", self._request.namespace)
@@ -116,15 +114,4 @@ class DeployedPods:
         try:
             self.objects = cluster_documents(self._request.api)
         except ZtprobeError as error:
-            self._notes.append(f"the policies in force are not known: {error}")
-
-    def _ask_again(self) -> None:
-        try:
-            self._read()
-            if self._is_away:
-                self._notes.append("the Kubernetes API answers again")
-            self._is_away = False
-        except ZtprobeError as error:
-            if not self._is_away:
-                self._notes.append(f"{error}; the pods known so far are watched, and it is asked again")
-            self._is_away = True
+            self._asked.note(f"the policies in force are not known: {error}")

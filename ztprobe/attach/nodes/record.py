@@ -12,7 +12,7 @@ from ztprobe.attach.record import conditions_of_others
 from ztprobe.errors import ZtprobeError
 from ztprobe.experiment.nodes.accounts import account_of
 from ztprobe.experiment.nodes.tables import tables_of
-from ztprobe.experiment.record import versions
+from ztprobe.experiment.record import accounted, versions
 from ztprobe.frameworks.source import Framework
 from ztprobe.pods.model import Pod
 from ztprobe.rundir.store import Run
@@ -47,7 +47,6 @@ def run_of(seen: Observation, *, failure: ZtprobeError | None = None, so_far: bo
 def _meta(seen: Observation, account: Account) -> dict[str, Any]:
     server, nodes = seen.pods.server, seen.in_order
     facts = seen.server_node.facts or NodeFacts(kernel="", machine="", cores=1, drop_reasons={})
-    spent_ns = sum(probe["run_time_ns"] for probe in account.probes) + account.reader_cpu_ns
     samples = seen.server_node.clock_samples
     return {
         "stalls": [],
@@ -63,22 +62,14 @@ def _meta(seen: Observation, account: Account) -> dict[str, Any]:
         "attachment": _attachment(seen),
         "pod_counters": seen.counters,
         **conditions_of_others(account, {"objects": seen.pods.objects} if seen.pods.objects else {}),
+        **accounted(account),
         "hooks": account.hooks or seen.server_node.hooks,
-        "probes": account.probes,
         "clock_samples": samples,
         "nodes": [
             {"name": node.name, "pods": list(node.pods), "clock_samples": node.clock_samples}
             for node in nodes
         ],
-        "loss": account.loss,
-        "loss_log": account.loss_log,
-        "coverage": account.coverage,
-        "events_seen": account.events_seen,
-        "events_unread": account.events_unread,
         "drop_reasons": account.drop_reasons or facts.drop_reasons,
-        "emulator_cpu_ns": 0,
-        "agent_cpu_ns": spent_ns,
-        "agent_memory": account.memory,
         "wall_ns": max(0, seen.detached_ns - seen.attached_ns),
         "cores": sum(node.facts.cores for node in nodes if node.facts is not None),
     }

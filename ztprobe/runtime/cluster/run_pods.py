@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from ztprobe.errors import PreflightError, WorkloadError, ZtprobeError
 from ztprobe.kubernetes.api import Api, Object
-from ztprobe.kubernetes.repeated import Repeated
+from ztprobe.kubernetes.repeated import NotedAnswers, Repeated
 from ztprobe.printable import printable
 from ztprobe.progress import Progress
 from ztprobe.runtime.cluster import pod_states
@@ -34,10 +34,9 @@ class RunPods:
     def __init__(self, api: Api, namespace: str, run: str, progress: Progress) -> None:
         self._api, self._namespace, self._label = api, namespace, f"{RUN_LABEL}={run}"
         self._progress = progress
-        self._again = Repeated(self._ask_again, every_s=_POLL_S)
+        self._asked = NotedAnswers(self.read, "the run goes on, and it is asked again")
+        self._again = Repeated(self._asked, every_s=_POLL_S)
         self._answered_s = time.monotonic()
-        self._notes: list[str] = []
-        self._is_away, self._problem = False, ""
         self.objects: dict[str, Object] = {}  # by name
 
     def read(self) -> dict[str, Object]:
@@ -53,22 +52,12 @@ class RunPods:
         :raises PreflightError: the API has not answered for minutes.
         """
         self._again.look()
-        while self._notes:
-            self._progress.note(self._notes.pop(0))
+        for note in self._asked.fresh_notes():
+            self._progress.note(note)
         if (away_s := time.monotonic() - self._answered_s) > _LONGEST_AWAY_S:
-            raise PreflightError(f"the Kubernetes API has not answered for {away_s:.0f} s: {self._problem}")
-
-    def _ask_again(self) -> None:
-        try:
-            self.read()
-            if self._is_away:
-                self._notes.append("the Kubernetes API answers again")
-            self._is_away = False
-        except ZtprobeError as error:
-            self._problem = str(error)
-            if not self._is_away:
-                self._notes.append(f"{error}; the run goes on, and it is asked again")
-            self._is_away = True
+            raise PreflightError(
+                f"the Kubernetes API has not answered for {away_s:.0f} s: {self._asked.problem}"
+            )
 
     def await_gates(
         self,
