@@ -199,7 +199,7 @@ def test_one_who_is_at_work_says_so_and_one_that_dies_is_named(
     (worker,) = (one for one in children if "ztprobe.agent.remote" in one.cmdline())
     worker.kill()
     with pytest.raises(EnforcementError, match="node node-b: the agent has ended before its time"):
-        agent.watch({})
+        agent.status()
     account = agent.stop()
     assert account.coverage == 0.0
     assert account.problem is not None

@@ -165,12 +165,18 @@ def test_accounts_of_nodes_are_one() -> None:
 
 
 AGENTS = ("--agent", "10.0.0.1:7443")
+EXPERIMENT = ("--runtime", "kubernetes", "--experiment", "net0-sec0")
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (("trace", "--experiment", "net0-sec0", *AGENTS), "--agent: needs --runtime kubernetes"),
+        (("trace", *EXPERIMENT, *AGENTS, "--stall-after", "5"), "--stall-after: is for a trace on the node"),
+        (("trace", *EXPERIMENT, *AGENTS, "--wait-for-quiet", "5"), "--wait-for-quiet: is for a trace on the"),
+        (("trace", *EXPERIMENT, *AGENTS, "--node", "a"), "--node says which node this is"),
+        (("trace", *EXPERIMENT, *AGENTS, "--repeat", "2"), "--repeat: is for runs on this machine"),
+        (("trace", *EXPERIMENT, "--agents-in", "x"), "--agents-in: is about agents"),
         (("trace", "--attach", "--server", "app=a", *AGENTS), "add --runtime kubernetes"),
         (("trace", "--attach", "--runtime", "kubernetes", *AGENTS), "--server is missing"),
         (

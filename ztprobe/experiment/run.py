@@ -55,7 +55,6 @@ from ztprobe.runtime.interface import Enforcement, NotProven, Runtime
 
 __all__ = ("Job", "run")
 
-_POLL_S = 0.1
 _SAMPLE_S = 5.0  # clocks and counters
 
 
@@ -352,7 +351,7 @@ class Job:
             if stalls is not None and (stall := stalls.overdue(time.monotonic())) is not None:
                 self.progress.note(stall_words(stall))
                 self._tell(agent, runtime, load)
-            time.sleep(_POLL_S)
+            time.sleep(self._see.poll_s)
         self._count(agent)
         self.progress.done(plural(len(starts), "round"))
 

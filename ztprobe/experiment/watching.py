@@ -35,6 +35,11 @@ class Watching(Protocol):
         """So far."""
         ...
 
+    @property
+    def poll_s(self) -> float:
+        """How often rounds are looked at."""
+        ...
+
     def now_ns(self) -> int:
         """CLOCK_MONOTONIC."""
         ...
@@ -85,6 +90,8 @@ class ThisMachine:
 
     :param agent: begins it.
     """
+
+    poll_s = 0.1
 
     def __init__(self, agent: Callable[[RunDir], AbstractContextManager[Agent]]) -> None:
         self._agent = agent

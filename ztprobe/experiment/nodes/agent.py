@@ -32,6 +32,7 @@ class NodesAgent:
         self._nodes = nodes
         self._profile: Profile | None = None
         self._backend = ""
+        self._watched: Processes = {}
 
     @property
     def _sessions(self) -> Sequence[NodeSession]:
@@ -53,11 +54,14 @@ class NodesAgent:
 
     def watch(self, processes: Processes) -> None:
         """See `Agent`; processes go by their numbers among all nodes'."""
+        if processes == self._watched:
+            return
         for number, session in enumerate(self._sessions):
             base = process_number(1, number) - 1
             own = {pid - base: who for pid, who in processes.items() if who[0] in session.pods}
             session.names |= {str(pid): "/".join(who) for pid, who in own.items()}
             session.client.watch(own)
+        self._watched = dict(processes)
 
     def start(self) -> dict[str, str]:
         """See `Agent`; of the server's node, and what others have besides."""

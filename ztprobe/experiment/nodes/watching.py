@@ -34,6 +34,8 @@ class NodesWatching:
     :param nodes: as the runtime enters them.
     """
 
+    poll_s = 0.25  # each look is a few calls of every agent
+
     def __init__(self, nodes: AgentNodes) -> None:
         self._nodes = nodes
 

@@ -87,16 +87,18 @@ class AgentNodes:
     def _session(self, node: str) -> NodeSession:
         assert self._addresses is not None
         connection = Connection(self._addresses[node], self._agents.tls)
-        if self._delays is not None and connection.offers()["delay"] is None:
+        try:
+            if self._delays is not None and connection.offers()["delay"] is None:
+                raise PreflightError(
+                    f"node {node}: {self._delays}: its kernel has no netem (CONFIG_NET_SCH_NETEM), and trace"
+                    " puts no delay line on a cluster's node: take net0, or a rate alone such as net5"
+                )
+            batches = self._batches / str(len(self.sessions))
+            session = NodeSession(node, connection, batches, run=self._run, attached=self._attached)
+        except BaseException:
             connection.close()
-            raise PreflightError(
-                f"node {node}: {self._delays}: its kernel has no netem (CONFIG_NET_SCH_NETEM), and trace puts"
-                " no delay line on a cluster's node: take net0, or a rate alone such as net5"
-            )
-        batches = self._batches / str(len(self.sessions))
-        session = self._open.enter_context(
-            NodeSession(node, connection, batches, run=self._run, attached=self._attached)
-        )
+            raise
+        self._open.enter_context(session)
         self.sessions[node] = session
         session.sample()
         return session
