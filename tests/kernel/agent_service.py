@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,9 +14,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ztprobe.agent.service.privileges import lacking
 from ztprobe.agent.service.wire import SERVER_NAME, TlsFiles
-from ztprobe.paths import REPO_DIR
+from ztprobe.paths import MANIFESTS_DIR, REPO_DIR
 from ztprobe.runtime.local.certificates import Authority, spiffe_id
+from ztprobe.runtime.local.kustomize import render
 
 COLLECTOR = spiffe_id("ztprobe", "collector")
 
@@ -100,6 +103,17 @@ def service(
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+def least_privilege() -> tuple[str, ...]:
+    """Before a service: it has the capabilities of the least-privilege manifest that are had here."""
+    (daemon,) = (d for d in render(MANIFESTS_DIR / "agent/least-privilege") if d["kind"] == "DaemonSet")
+    context = daemon["spec"]["template"]["spec"]["containers"][0]["securityContext"]
+    absent = {line.split()[1].strip(":").removeprefix("CAP_") for line in lacking()}  # on this machine
+    added = ",".join(f"+{name.lower()}" for name in context["capabilities"]["add"] if name not in absent)
+    setpriv = shutil.which("setpriv")
+    assert setpriv is not None
+    return setpriv, "--no-new-privs", f"--bounding-set=-all,{added}", "--inh-caps=-all"
 
 
 class Wire:

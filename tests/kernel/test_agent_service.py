@@ -16,12 +16,11 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.kernel.agent_service import Service, Wire, certificates, service
+from tests.kernel.agent_service import Service, Wire, certificates, least_privilege, service
 from tests.kernel.bridged import Node
 from tests.kernel.live_run import Cluster, cluster
 from tests.kernel.test_agent import ME, SENT_BYTES, of_port, sent_bytes, tables, transfer
 from tests.kernel.test_emulation import node
-from tests.programs import program
 from ztprobe.agent.interface import Account, LeaseRequest
 from ztprobe.agent.service import wire
 from ztprobe.agent.service.client import AgentClient, Connection
@@ -29,11 +28,10 @@ from ztprobe.agent.service.privileges import lacking
 from ztprobe.agent.service.wire import TlsFiles
 from ztprobe.errors import EnforcementError, PreflightError, ZtprobeError
 from ztprobe.kernelnet.netns import entered
-from ztprobe.paths import MANIFESTS_DIR, REPO_DIR
+from ztprobe.paths import REPO_DIR
 from ztprobe.profile.model import Profile
 from ztprobe.rundir.batches import BATCHES_DIR
 from ztprobe.runtime.local.certificates import Authority
-from ztprobe.runtime.local.kustomize import render
 
 __all__ = ("cluster", "node")  # fixtures
 
@@ -327,13 +325,8 @@ def test_asked_to_go_it_ends_leases_and_profiles(
 def test_the_capabilities_of_the_least_privilege_manifest_are_enough(
     node: Node, tls: dict[str, TlsFiles], tmp_path: Path
 ) -> None:
-    (daemon,) = (d for d in render(MANIFESTS_DIR / "agent/least-privilege") if d["kind"] == "DaemonSet")
-    context = daemon["spec"]["template"]["spec"]["containers"][0]["securityContext"]
-    absent = {line.split()[1].strip(":").removeprefix("CAP_") for line in lacking()}  # on this machine
-    added = ",".join(f"+{name.lower()}" for name in context["capabilities"]["add"] if name not in absent)
-    limited = (program("setpriv"), "--no-new-privs", f"--bounding-set=-all,{added}", "--inh-caps=-all")
     with (
-        service(tls["agent"], tmp_path / "agent", before=limited) as served,
+        service(tls["agent"], tmp_path / "agent", before=least_privilege()) as served,
         client(served.address, tls["collector"], tmp_path) as agent,
     ):
         syslog = "without CAP_SYSLOG: the kernel functions in which packets are dropped have no names"

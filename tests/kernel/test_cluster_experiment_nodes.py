@@ -213,11 +213,12 @@ def test_what_agents_cannot_do_is_one_line_and_nothing_is_left(agents: Agents, t
             in (done.stderr.splitlines()[-1])
         )
         assert pods_left(node) == []
-        if not netem_supported():
+    if not netem_supported():
+        with serving(agents), kubelet(node):
             done = trace(agents, out, "--experiment", "net2-sec0", "--no-baseline", fails=3)
             assert "its kernel has no netem" in done.stderr.splitlines()[-1]
             assert pods_left(node) == []
-    with kubelet(node, nodes={"fl-client-1": SILENT}):  # what listens nowhere
+    with agents.serving(NODE), kubelet(node, nodes={"fl-client-1": SILENT}):  # what listens nowhere
         done = trace(agents, out, *words, fails=3)
         assert "does not answer" in done.stderr.splitlines()[-1]
         assert pods_left(node) == []

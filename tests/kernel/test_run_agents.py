@@ -1,6 +1,7 @@
 """A run's pods on two nodes, acted on by two agents: found, watched, shaped, measured and tried.
 
 Pods are as kubelet and a network plugin make them, on one kernel; what the API says of them is written here.
+The clients' agent has the least-privilege manifest's capabilities and no others.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from tests.kernel.agent_service import certificates, service
+from tests.kernel.agent_service import certificates, least_privilege, service
 from tests.kernel.cluster import KubeNode
+from tests.kernel.test_agent_service import wait_for
 from ztprobe.errors import EnforcementError, ZtprobeError
 from ztprobe.experiment.nodes.agent import NodesAgent
 from ztprobe.experiment.nodes.tables import tables_of
@@ -27,6 +29,7 @@ from ztprobe.pods.model import Pod
 from ztprobe.profile.model import Profile, load_profile
 from ztprobe.runtime.attempts import REFUSED, SILENT, connect
 from ztprobe.runtime.cluster.agent_nodes import AgentNodes, RunAgents
+from ztprobe.runtime.cluster.gate import GATE
 from ztprobe.runtime.cluster.run_nodes import AllNetworks
 
 LAYOUT = "v2-systemd"
@@ -61,7 +64,7 @@ def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apart]:
             }
         with (
             service(tls["agent"], directory / "a", NODE_NAME="node-a") as first,
-            service(tls["agent"], directory / "b", NODE_NAME="node-b") as second,
+            service(tls["agent"], directory / "b", before=least_privilege(), NODE_NAME="node-b") as second,
         ):
             addresses = [AgentAddress(node="", address=one.address) for one in (first, second)]
             yield Apart(
@@ -119,6 +122,30 @@ def test_pods_are_found_by_their_nodes_agents(apart: Apart, nodes: AgentNodes, p
     access.one_by_one(pods["fl-server"])
     with pytest.raises(ZtprobeError, match="node node-a: fl-client-0: the agent has found no such pod"):
         access.one_by_one(pods["fl-client-0"])
+
+
+def test_a_gate_is_opened_by_its_nodes_agent_and_by_no_other(
+    apart: Apart, nodes: AgentNodes, pods: dict[str, Pod]
+) -> None:
+    gate = f"/run/{GATE}"
+    make = f'mount -t tmpfs none /run && mkdir -m 777 {gate} && exec "$@"'
+    wait = f"until [ -e {gate}/open ]; do sleep 0.05; done; echo open"
+    somebody = ("setpriv", "--reuid=65534", "--clear-groups", "sh", "-c", wait)
+    held = subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", make, "sh", *somebody], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        for group in apart.node.pods["fl-client-0"].cgroups:
+            (group / "cgroup.procs").write_text(str(held.pid))
+        wait_for("its user", lambda: psutil.Process(held.pid).uids().real == 65534)
+        assert nodes.access(pods["fl-server"]).open_gate([held.pid], GATE) is None  # of another's pod
+        held_s = nodes.access(pods["fl-client-0"]).open_gate([held.pid], GATE)
+        assert held_s is not None
+        assert 0 <= held_s < 60
+        assert held.communicate(timeout=20)[0] == "open\n"
+    finally:
+        held.kill()
+        held.wait()
 
 
 def test_ways_between_nodes_are_tried(nodes: AgentNodes, pods: dict[str, Pod]) -> None:
