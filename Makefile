@@ -128,5 +128,6 @@ cluster-node: $(STAMP) build/images/agent.oci.tar build/images/fl.oci.tar
 test-cluster: $(TESTS_STAMP) cluster-node
 	$(RUN) pytest tests/kernel/test_cluster.py tests/kernel/test_cluster_deploy.py \
 	    tests/kernel/test_cluster_attach.py tests/kernel/test_cluster_drops.py \
-	    tests/kernel/test_cluster_nodes.py tests/kernel/test_cluster_trace.py tests/kernel/test_cluster_doctor.py \
+	    tests/kernel/test_cluster_nodes.py tests/kernel/test_cluster_experiment_nodes.py \
+	    tests/kernel/test_cluster_trace.py tests/kernel/test_cluster_doctor.py \
 	    tests/cluster
