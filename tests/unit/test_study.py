@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -28,6 +29,7 @@ from ztprobe.profile.model import profile_names
 from ztprobe.progress import QuietProgress
 from ztprobe.rundir.claim import LOCK
 from ztprobe.rundir.store import RunDir
+from ztprobe.runtime.interface import Enforcement, NotProven, Proof
 from ztprobe.study import execution
 from ztprobe.study.pairs import run_pairs
 from ztprobe.study.plan import Cell, Study, load_study, plan_names
@@ -156,6 +158,19 @@ def test_failed_attempts_are_kept_with_their_class(made: Made, tmp_path: Path) -
     assert sorted(one["class"] for one in found.values()) == ["not in force", "workload", "workload"]
     assert {file.read_text() for file in attempts.glob("*/logs/server.log")} == {"as it is"}
     assert study_report(tmp_path / "out")["failures"] == {"workload": 2, "not in force": 1}
+
+
+def test_a_control_that_is_not_in_force_is_a_class_with_what_was_tried(made: Made, tmp_path: Path) -> None:
+    proof = Proof(name="forbidden: a -> b", expected="no connection", observed="connected", passed=False)
+    enforcement = Enforcement(network_policy_expected=True, mtls_expected=False, network_policy=(proof,))
+    made.failing = {1: NotProven(enforcement)}
+    study = dataclasses.replace(PAIR, repetitions=1, retries=0)
+    tally = execution.run_study(study, tmp_path / "out", QuietProgress())
+    assert (tally.done, tally.failed) == (1, 1)
+    (kept,) = (tmp_path / "out" / "attempts").glob("*/failure.json")
+    failure = json.loads(kept.read_text())
+    assert failure["class"] == "not in force"
+    assert failure["message"] == "not in force: forbidden: a -> b: expected no connection, observed connected"
 
 
 def test_what_is_no_failure_of_a_run_ends_the_study(made: Made, tmp_path: Path) -> None:

@@ -164,7 +164,8 @@ def _run_one(
                         raise _NotQuiet(f"while its rounds ran, {why}; it is made anew")
                 except tuple(_CLASSES) as error:
                     _keep_failed(partial, kept)
-                    raise type(error)(str(error).replace(str(partial), str(kept))) from error
+                    error.args = (str(error).replace(str(partial), str(kept)),)  # its class may want more
+                    raise
         except tuple(_CLASSES) as error:
             found = next(name for kind, name in _CLASSES.items() if isinstance(error, kind))
             progress.note(f"{name}: {found}: {error}")
