@@ -80,8 +80,12 @@ def _plain_numbers(axis: Axis) -> None:
 
 
 def _plain(groups: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Groups that differ in network and level alone; those with further factors have rows of their own."""
-    return [group for group in groups if not group["variant"]]
+    """Groups that differ in network and level alone, where there are any; else all."""
+    return [group for group in groups if not group["variant"]] or list(groups)
+
+
+def _row(group: Mapping[str, Any]) -> str:
+    return f"{group['profile']} {group['variant']}".rstrip()
 
 
 def _draw_success(report: Mapping[str, Any]) -> Figure:
@@ -103,22 +107,22 @@ def _heatmap(
     words_of: Callable[[Mapping[str, Any]], str],
 ) -> Figure:
     groups = _plain(report["groups"])
-    profiles = list(dict.fromkeys(group["profile"] for group in groups))
+    rows = list(dict.fromkeys(map(_row, groups)))
     levels = sorted({group["level"] for group in groups})
-    figure, axes = _figure(0.9 + 0.45 * len(profiles))
-    values = {(group["profile"], group["level"]): value_of(group) for group in groups}
+    figure, axes = _figure(0.9 + 0.45 * len(rows))
+    values = {(_row(group), group["level"]): value_of(group) for group in groups}
     highest = max((value for value in values.values() if value is not None), default=0.0) or 1.0
-    for (profile, level), value in values.items():  # vectors: a page of its own loads no picture
+    for (row, level), value in values.items():  # vectors: a page of its own loads no picture
         fill: Any = "none" if value is None else shade(value / highest)
-        corner = levels.index(level) - 0.5, profiles.index(profile) - 0.5
+        corner = levels.index(level) - 0.5, rows.index(row) - 0.5
         axes.add_artist(Rectangle(corner, 1, 1, facecolor=fill, edgecolor=PAPER, linewidth=1))
     axes.set_xlim(-0.5, len(levels) - 0.5)
-    axes.set_ylim(len(profiles) - 0.5, -0.5)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     for group in groups:
-        x, y = levels.index(group["level"]), profiles.index(group["profile"])
+        x, y = levels.index(group["level"]), rows.index(_row(group))
         axes.text(x, y, words_of(group), ha="center", va="center", color=INK)
     axes.set_xticks(range(len(levels)), [f"sec{level}" for level in levels])
-    axes.set_yticks(range(len(profiles)), profiles)
+    axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(length=0)
     return figure
 
