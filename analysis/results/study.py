@@ -27,7 +27,14 @@ from analysis.results.quantiles import MIN_ROUNDS_FOR_P99_INTERVAL, quantile_int
 from analysis.results.samples import RunGroup, sample_of
 from analysis.results.slack import ClientSlack, slack_of_group, slack_of_run
 from analysis.results.study_effects import effects_of
-from analysis.results.study_files import failed_attempts, option_words, read_commit, read_plan
+from analysis.results.study_files import (
+    failed_attempts,
+    option_words,
+    read_commit,
+    read_node,
+    read_plan,
+    runtime_of,
+)
 from analysis.results.study_outcomes import convergence_of, outcomes_of
 from analysis.results.summaries import load_summaries
 from ztprobe.errors import RunDirError
@@ -65,6 +72,7 @@ def study_cells(path: Path) -> list[dict[str, Any]]:
     }
     every = [run for of in runs.values() for run in of]
     reports = dict(zip(every, load_summaries(every), strict=True))
+    _refuse_mixed(reports, runtime_of(plan))
     cells = [
         _cell(path, cell, plan["repetitions"], {run: reports[run] for run in runs[cell["name"]]})
         for cell in plan["cells"]
@@ -74,9 +82,20 @@ def study_cells(path: Path) -> list[dict[str, Any]]:
     return cells
 
 
+def _refuse_mixed(reports: Mapping[Path, Mapping[str, Any]], runtime: str) -> None:
+    """:raises RunDirError: a run was made by another runtime than the study's."""
+    for run, report in reports.items():
+        if report["runtime"] != runtime:
+            raise RunDirError(
+                f"{run}: was made by the runtime {report['runtime']}, and the study's is {runtime}: times of"
+                " two runtimes do not go together; take it out of there"
+            )
+
+
 def report_of_cells(path: Path, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """As `study_report`, of cells that `study_cells` has read."""
     plan = read_plan(path)
+    nodes = {node for cell in cells for node in cell["nodes"]}
     cells = [_quiet(cell) for cell in cells]
     groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for cell in cells:
@@ -96,9 +115,13 @@ def report_of_cells(path: Path, cells: Sequence[Mapping[str, Any]]) -> dict[str,
         "schema_version": STUDY_REPORT_SCHEMA_VERSION,
         "study": plan["name"],
         "rounds_planned": plan["rounds"],
+        "runtime": runtime_of(plan),
+        "nodes": sorted(nodes),
         "reference": reference,
         "groups": list(reports.values()),
-        "cells": [{key: value for key, value in cell.items() if key not in _OF_RUNS} for cell in cells],
+        "cells": [
+            {key: value for key, value in cell.items() if key not in (*_OF_RUNS, "nodes")} for cell in cells
+        ],
         "effects": effects_of(cells),
         "completion": _completion(cells),
         "outcomes": outcomes_of(cells),
@@ -158,6 +181,7 @@ def _cell(
         "slack": tuple(slack),
         "conditions": tuple(conditions),  # of each run
         "curves": tuple(curves),  # of each run: round -> accuracy
+        "nodes": {node for run in reports if (node := read_node(run)) is not None},
     }
 
 

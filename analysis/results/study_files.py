@@ -14,18 +14,27 @@ from ztprobe.documents.strict_json import parse_json
 from ztprobe.errors import RunDirError
 
 __all__ = (
+    "CLUSTER",
     "CONDITIONS_FILE",
     "CONTENTION",
+    "LOCAL",
+    "NOT_OF_DEPLOYMENT",
     "STUDY_FILE",
     "failed_attempts",
     "option_words",
     "read_commit",
+    "read_node",
     "read_plan",
+    "runtime_of",
 )
 
 STUDY_FILE = "study.json"
 CONDITIONS_FILE = "reset.json"  # in each run of a study
-CONTENTION = "contention"  # class of an attempt that others spoiled, and that was made anew
+# Classes of attempts that say nothing of the deployment, and that were made anew.
+CONTENTION = "contention"  # others spoiled it
+CLUSTER = "cluster"  # the cluster's API did not answer, or refused, where it had not before
+NOT_OF_DEPLOYMENT = (CONTENTION, CLUSTER)
+LOCAL = "local"  # the runtime of a study whose plan names none
 _MOST_BYTES = 16 << 20
 _TEXT = {"type": "string"}
 _COUNT = {"type": "integer", "minimum": 1, "maximum": 1_000_000}
@@ -63,11 +72,12 @@ _PLAN = {
         "rounds": _COUNT,
         "repetitions": _COUNT,
         "cells": {"type": "array", "minItems": 1, "items": _CELL},
+        "runtime": {"enum": [LOCAL, "kubernetes"]},
     },
 }
 _CONDITIONS = {
     "type": "object",
-    "properties": {"commit": {"type": ["string", "null"]}},
+    "properties": {"commit": {"type": ["string", "null"]}, "node": _TEXT},
 }
 _FAILURE = {"type": "object", "required": ["class"], "properties": {"class": _TEXT}}
 
@@ -77,14 +87,30 @@ def read_plan(study: Path) -> dict[str, Any]:
     return _read(study / STUDY_FILE, _PLAN, f"{study}: is no study ({STUDY_FILE} is missing or damaged)")
 
 
+def runtime_of(plan: Mapping[str, Any]) -> str:
+    """local | kubernetes"""
+    return str(plan.get("runtime", LOCAL))
+
+
 def read_commit(run: Path) -> str:
     """From which commit a study's run was made, or that nobody recorded it.
 
     :raises RunDirError: the file is damaged.
     """
+    return _conditions(run).get("commit") or "not recorded"
+
+
+def read_node(run: Path) -> str | None:
+    """On which of a cluster's nodes a study's run was made; None: on none.
+
+    :raises RunDirError: the file is damaged.
+    """
+    return _conditions(run).get("node")
+
+
+def _conditions(run: Path) -> dict[str, Any]:
     file = run / CONDITIONS_FILE
-    told = _read(file, _CONDITIONS, f"{file}: is damaged") if file.exists() else {}
-    return told.get("commit") or "not recorded"
+    return _read(file, _CONDITIONS, f"{file}: is damaged") if file.exists() else {}
 
 
 def option_words(options: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import statistics
-from analysis.results.study_files import CONTENTION
+from analysis.results.study_files import NOT_OF_DEPLOYMENT
 
 __all__ = ("completion_frame", "convergence_of", "outcomes_frame", "outcomes_of")
 
@@ -34,7 +34,7 @@ def outcomes_of(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         ]
         complete = sum(cell["complete"] for cell in mine)
         failed = sum(len(cell["failures"]) for cell in mine)
-        spoiled = sum(one["class"] == CONTENTION for cell in mine for one in cell["failures"])
+        spoiled = sum(one["class"] in NOT_OF_DEPLOYMENT for cell in mine for one in cell["failures"])
         reached_s = [s for cell in mine for s in cell["time_to_target_s"] if s is not None]
         rows.append(
             {
@@ -45,7 +45,7 @@ def outcomes_of(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "distribution": distribution,
                 "planned": sum(cell["planned"] for cell in mine),
                 "complete": complete,
-                # An attempt that others spoiled says nothing of the deployment.
+                # An attempt that others or the cluster spoiled says nothing of the deployment.
                 "attempts": complete + failed - spoiled,
                 "failed_attempts": failed - spoiled,
                 "rounds": len(rounds_ns),

@@ -19,7 +19,7 @@ from analysis.results.study_figures import draw_study
 from analysis.results.study_files import read_plan
 from analysis.results.study_outcomes import completion_frame, outcomes_frame
 from analysis.results.study_rounds import ROUNDS_FILE, rounds_parquet, study_rounds
-from analysis.results.study_text import study_contention_words
+from analysis.results.study_text import runtime_words, study_contention_words
 from ztprobe.printable import printable_tree
 from ztprobe.rundir.store import dump_json, write_atomically
 
@@ -97,6 +97,7 @@ def render_study(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
     return environment.get_template("study.html.j2").render(
         s=report,
         first=study_contention_words(report),
+        runtime=runtime_words(report),
         figures={name: inline_svg(svg) for name, svg in figures.items()},
         plural=plural,
         interval=_interval,

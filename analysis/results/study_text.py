@@ -15,9 +15,10 @@ from analysis.report.text_report import WIDTH
 from analysis.report.wording import NOTHING, PART_NAMES, human_time, plural
 from analysis.results.comparison_text import human_change, spoiled_words
 from analysis.results.effects_tables import interaction_tables
+from analysis.results.study_files import LOCAL
 from ztprobe.printable import printable_tree
 
-__all__ = ("print_study", "study_contention_words")
+__all__ = ("print_study", "runtime_words", "study_contention_words")
 
 _LARGEST = 3  # components named as the largest parts of an overhead
 
@@ -34,6 +35,7 @@ def print_study(report: Mapping[str, Any], stream: IO[str] | None = None) -> Non
         console.print(
             Text(f"{report['study']}: {complete} of {plural(planned, 'run')} complete", style="bold")
         )
+        console.print(Text(runtime_words(report)))
         console.print(_times(report))
         for name, count in report["failures"].items():
             console.print(Text(f"failed attempts, {name}: {count}"))
@@ -47,6 +49,16 @@ def print_study(report: Mapping[str, Any], stream: IO[str] | None = None) -> Non
             if table["changed"] in ("mtls", "level") and table["under"] == "profile":
                 console.print(_by_part(table))
     console.file.write(printed.get())
+
+
+def runtime_words(report: Mapping[str, Any]) -> str:
+    """What its runs were made by, and where on a cluster."""
+    if report["runtime"] == LOCAL:
+        return "runtime: local, network namespaces of one machine"
+    nodes = report["nodes"]
+    where = f", {'node' if len(nodes) == 1 else 'nodes'} {', '.join(nodes)}" if nodes else ""
+    more = "; what differs between nodes is in what differs between runs" if len(nodes) > 1 else ""
+    return f"runtime: {report['runtime']}{where}{more}"
 
 
 def study_contention_words(report: Mapping[str, Any]) -> list[str]:

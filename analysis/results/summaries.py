@@ -31,6 +31,7 @@ _WORTH_A_PROCESS = 8  # runs to analyse; one that starts takes a second to impor
 # Field -> the fields of it that are read, or None for all of it.
 _READ: dict[str, Any] = {
     "experiment": None,
+    "runtime": None,
     "kernel": None,
     "started_unix_s": None,
     "emulation": {"backend": None},

@@ -30,7 +30,7 @@ from ztprobe.progress import QuietProgress
 from ztprobe.rundir.claim import LOCK
 from ztprobe.rundir.store import RunDir
 from ztprobe.runtime.interface import Enforcement, NotProven, Proof
-from ztprobe.study import execution
+from ztprobe.study import execution, run_maker
 from ztprobe.study.pairs import run_pairs
 from ztprobe.study.plan import Cell, Study, load_study, plan_names
 
@@ -101,6 +101,7 @@ class Made:
     options: list[dict[str, Any]] = field(default_factory=list)  # of the workload, of each of them
     failing: dict[int, BaseException] = field(default_factory=dict)
     busy: set[int] = field(default_factory=set)  # those during which others use the machine
+    runtime: str = "local"  # that they say they were made by
 
 
 @pytest.fixture
@@ -113,6 +114,8 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Made:
         def __init__(self, spec: Any, target: Any, _progress: Any) -> None:
             self.name, self.path = spec.experiment.name, target.path
             self.options = dict(spec.options.fl)
+            self.run_id = f"{len(made.names):06x}"
+            self.meta = {"facts": {"node": "node-a"}}
 
         def run(self) -> None:
             made.names.append(self.name)
@@ -124,10 +127,14 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Made:
             for file in ("rounds.jsonl", "clients.jsonl", "run.json"):
                 shutil.copy(source / file, self.path / file)
             shutil.copytree(source / "events", self.path / "events", dirs_exist_ok=True)
+            if made.runtime != "local":
+                told = json.loads((self.path / "run.json").read_text()) | {"runtime": made.runtime}
+                told.pop("digests", None)
+                (self.path / "run.json").write_text(json.dumps(told))
             if len(made.names) in made.busy:
                 busy_machine(self.path)
 
-    monkeypatch.setattr(execution, "Job", Copied)
+    monkeypatch.setattr(run_maker, "Job", Copied)
     return made
 
 

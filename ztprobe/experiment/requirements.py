@@ -54,9 +54,10 @@ def check_main_job(experiments: Sequence[Experiment], out: Path, *, machine: Mac
     check_out(out)
 
 
-def check_attach(out: Path, *, machine: Machine | None = None) -> None:
+def check_attach(out: Path | None, *, machine: Machine | None = None) -> None:
     """Refuse what cannot be watched here, or written to ``out``; the deployment itself needs nothing.
 
+    :param out: None: whoever writes looks at it.
     :param machine: collected already (default: ask now, 0.2 s).
     :raises PreflightError: this machine lacks something, or only root can do it.
     :raises RunDirError: no run directory can be made at ``out``.
@@ -68,14 +69,18 @@ def check_attach(out: Path, *, machine: Machine | None = None) -> None:
         problems = _kernel_problems(machine.kernel, ()) + tools + open_files_problems()
     if problems:
         raise PreflightError("\n".join(problems))
-    check_out(out)
+    if out is not None:
+        check_out(out)
 
 
-def check_on_cluster(profiles: Sequence[Profile], out: Path, *, machine: Machine | None = None) -> None:
+def check_on_cluster(
+    profiles: Sequence[Profile], out: Path | None, *, machine: Machine | None = None
+) -> None:
     """Refuse what cannot be watched on this node of a cluster, or emulated on its pods.
 
     The delay line is no part of it: its rules would stand in the node's own network, beside the cluster's.
 
+    :param out: None: whoever writes looks at it.
     :param machine: collected already (default: ask now, 0.2 s).
     :raises PreflightError: this node lacks something, or only root can do it.
     :raises RunDirError: no run directory can be made at ``out``.

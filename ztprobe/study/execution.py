@@ -6,7 +6,11 @@ seen of it until then, for `ztprobe diagnose`). A run during which the machine w
 an attempt, of the class ``contention``, and is made anew, twice at most unless the plan says otherwise: after
 that it stays, and the study's report counts it and leaves it out of what it says of times.
 What is there decides what is left to do, so an interrupted study goes on where it was; a plan that has
-changed meanwhile is refused.
+changed meanwhile is refused, and so is another runtime than the one it was begun with.
+
+On a cluster (`on_cluster`) there is one more thing that spoils a run: the API does not answer any more, or
+refuses what it had let pass. Such an attempt is of the class ``cluster`` and is made anew as well; the second
+one in a row ends the study, and so does one before any run has come through: then it is no passing trouble.
 """
 
 from __future__ import annotations
@@ -22,22 +26,29 @@ from pathlib import Path
 from analysis.causes.diagnosis import top_cause
 from analysis.report.wording import human_time, plural
 from analysis.results.new_run import keep_report
-from analysis.results.study_files import CONDITIONS_FILE, CONTENTION, STUDY_FILE, failed_attempts
-from ztprobe.documents.files import read_bytes
+from analysis.results.study_files import (
+    CLUSTER,
+    CONTENTION,
+    NOT_OF_DEPLOYMENT,
+    STUDY_FILE,
+    failed_attempts,
+    runtime_of,
+)
+from ztprobe.documents.files import read_bytes, read_text
 from ztprobe.documents.problem import DocumentError
-from ztprobe.errors import EnforcementError, RunDirError, WorkloadError, ZtprobeError
-from ztprobe.experiment.request import TraceRequest
-from ztprobe.experiment.run import Job
-from ztprobe.experiment.spec import spec_of
+from ztprobe.documents.strict_json import parse_json
+from ztprobe.errors import EnforcementError, PreflightError, RunDirError, WorkloadError, ZtprobeError
 from ztprobe.profile.model import load_profile
 from ztprobe.progress import Progress
 from ztprobe.rundir.claim import claimed, holds_results
-from ztprobe.rundir.store import create_run_dir, dump_json, write_atomically
-from ztprobe.runtime.deployments import appearing_whole, clean_leftovers
+from ztprobe.rundir.store import dump_json, write_atomically
+from ztprobe.runtime.cluster.place import ClusterPlace
+from ztprobe.runtime.deployments import appearing_whole
+from ztprobe.study.cluster_runs import ClusterRuns
 from ztprobe.study.plan import PlannedRun, Study
-from ztprobe.study.reset import machine_state
+from ztprobe.study.run_maker import RunMaker
 
-__all__ = ("STUDY_FILE", "Tally", "open_plan", "open_study", "run_block", "run_study")
+__all__ = ("STUDY_FILE", "Tally", "open_plan", "open_study", "refuse_other_runtime", "run_block", "run_study")
 
 _MOST_BYTES = 16 << 20  # of study.json
 
@@ -53,7 +64,6 @@ _CLASSES: dict[type[ZtprobeError], str] = {
     RunDirError: "storage",
     _NotQuiet: CONTENTION,
 }
-_LIMIT_S = (180, 60)  # a run may take this long, and this long a round
 
 
 @dataclass
@@ -66,6 +76,7 @@ class Tally:
     failed: int = 0  # runs without a successful attempt
     attempts: int = 0
     busy_s: float = 0.0
+    is_cluster_away: bool = False  # the latest attempt was of the class ``cluster``
 
     @property
     def left_s(self) -> float | None:
@@ -79,7 +90,21 @@ def open_study(study: Study, out: Path) -> contextlib.AbstractContextManager[Non
 
     :raises RunDirError: it holds something else, cannot be written, or another ztprobe is at it.
     """
+    refuse_other_runtime(out, study.runtime)
     return open_plan(out, STUDY_FILE, dump_json(study.as_dict()), "study")
+
+
+def refuse_other_runtime(out: Path, runtime: str) -> None:
+    """:raises RunDirError: the study that is there has runs of another one."""
+    there = None
+    with contextlib.suppress(DocumentError):  # there is none; or `open_plan` says what is wrong with it
+        plan = parse_json(read_text(out / STUDY_FILE, _MOST_BYTES))
+        there = runtime_of(plan) if isinstance(plan, dict) else None
+    if there is not None and there != runtime:
+        raise RunDirError(
+            f"{out}: holds a study of --runtime {there}, and times of two runtimes do not go together: give"
+            f" --runtime {there} to go on with it, or choose another --out"
+        )
 
 
 @contextlib.contextmanager
@@ -107,19 +132,36 @@ def _plan_there(file: Path) -> bytes:
         raise RunDirError(f"{error.at(file)}; choose another --out") from error
 
 
-def run_study(study: Study, out: Path, progress: Progress) -> Tally:
+def run_study(study: Study, out: Path, progress: Progress, place: ClusterPlace | None = None) -> Tally:
     """Run what is missing.
 
+    :param place: on which cluster, of a study that is `on_cluster.prepared`; None: on this machine.
     :raises ZtprobeError: the machine cannot go on (not: a run has failed).
     """
     tally = Tally(planned=len(study.cells) * study.repetitions)
     with open_study(study, out):
         for repetition in range(1, study.repetitions + 1):
-            run_block(study, repetition, out, progress, tally)
+            run_block(study, repetition, out, progress, tally, place)
+        if place is not None:
+            _leave(ClusterRuns(out, place), progress)
     return tally
 
 
-def run_block(study: Study, repetition: int, out: Path, progress: Progress, tally: Tally) -> None:
+def _leave(cluster: ClusterRuns, progress: Progress) -> None:
+    try:
+        cluster.remove_left(progress)
+    except PreflightError as error:  # all runs are there, and worth their report
+        progress.note(f"{error}; what may be left on the cluster goes when the sweep is started again")
+
+
+def run_block(
+    study: Study,
+    repetition: int,
+    out: Path,
+    progress: Progress,
+    tally: Tally,
+    place: ClusterPlace | None = None,
+) -> None:
     """One repetition of every cell; inside `open_study`."""
     # All runs see packets of the same size, or the offloads would pass for the profile's cost.
     offloads = not any(load_profile(cell.experiment.profile).per_packet for cell in study.cells)
@@ -129,45 +171,42 @@ def run_block(study: Study, repetition: int, out: Path, progress: Progress, tall
             tally.there += 1
             continue
         began_s = time.monotonic()
-        if _run_one(study, planned, target, out, progress, tally, offloads=offloads):
+        make = RunMaker(
+            study, planned, target, progress, offloads, None if place is None else ClusterRuns(out, place)
+        )
+        if _run_one(make, out, tally):
             tally.done += 1
         else:
             tally.failed += 1
         tally.busy_s += time.monotonic() - began_s
 
 
-def _run_one(
-    study: Study,
-    planned: PlannedRun,
-    target: Path,
-    out: Path,
-    progress: Progress,
-    tally: Tally,
-    *,
-    offloads: bool,
-) -> bool:
+def _run_one(make: RunMaker, out: Path, tally: Tally) -> bool:
     number = tally.there + tally.done + tally.failed + 1
-    name = f"{planned.cell.name}-r{planned.repetition:02d}"
-    while (before := _attempts_before(out, planned)).total() - before[CONTENTION] <= study.retries:
+    name, study, progress = make.name, make.study, make.progress
+    while _own(before := _attempts_before(out, make.planned)) <= study.retries:
         again = f", attempt {before.total() + 1}" if before else ""
         left = "" if tally.left_s is None else f", about {human_time(tally.left_s)} left"
         progress.note(f"{number} of {tally.planned}: {name}{again}{left}")
         tally.attempts += 1
         kept = out / "attempts" / f"{name}-{before.total() + 1}"
         began_s = time.monotonic()
+        classes = _classes(make, tally)
+        tally.is_cluster_away = False
         try:
-            with appearing_whole(target) as partial:
+            with appearing_whole(make.target) as partial:
                 try:
-                    _measure(study, planned, partial, target, progress, offloads=offloads)
+                    make.measure(partial)
                     why = keep_report(partial)
                     if why is not None and before[CONTENTION] < study.contention_retries:
                         raise _NotQuiet(f"while its rounds ran, {why}; it is made anew")
-                except tuple(_CLASSES) as error:
+                except tuple(classes) as error:
                     _keep_failed(partial, kept)
                     error.args = (str(error).replace(str(partial), str(kept)),)  # its class may want more
                     raise
-        except tuple(_CLASSES) as error:
-            found = next(name for kind, name in _CLASSES.items() if isinstance(error, kind))
+        except tuple(classes) as error:
+            found = next(name for kind, name in classes.items() if isinstance(error, kind))
+            tally.is_cluster_away = found == CLUSTER
             progress.note(f"{name}: {found}: {error}")
             failure = {
                 "class": found,
@@ -186,35 +225,15 @@ def _run_one(
     return False
 
 
-def _measure(
-    study: Study, planned: PlannedRun, partial: Path, target: Path, progress: Progress, *, offloads: bool
-) -> None:
-    for line in clean_leftovers():
-        progress.note(f"left by an interrupted run: {line}")
-    before = machine_state()
-    cell = planned.cell
-    request = TraceRequest(
-        experiment=cell.experiment,
-        baseline=None,
-        rounds=study.rounds,
-        clients=cell.clients,
-        dataset=study.dataset,
-        data_dir=study.data_dir,
-        out=target,
-        reconnect=cell.reconnect,
-        level_switch=cell.level_switch,
-        fl=dict(cell.fl),
-    )
-    directory = create_run_dir(partial, shown=target)
-    base_s, round_s = _LIMIT_S
-    spec = spec_of(
-        request,
-        offloads=offloads,
-        limit_s=base_s + round_s * study.rounds,
-        congestion_control=cell.congestion_control,
-    )
-    Job(spec, directory, progress).run()
-    directory.write_json(CONDITIONS_FILE, before)
+def _classes(make: RunMaker, tally: Tally) -> dict[type[ZtprobeError], str]:
+    """What ends this attempt alone, and not the study."""
+    has_worked = make.on_cluster is not None and tally.done and not tally.is_cluster_away
+    return {**_CLASSES, PreflightError: CLUSTER} if has_worked else _CLASSES
+
+
+def _own(before: Counter[str]) -> int:
+    """Attempts that were spoiled by nothing but the run itself."""
+    return before.total() - sum(before[name] for name in NOT_OF_DEPLOYMENT)
 
 
 def _attempts_before(out: Path, planned: PlannedRun) -> Counter[str]:

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 import jsonschema
 
-from analysis.results.study_files import option_words
+from analysis.results.study_files import LOCAL, option_words
 from ztprobe.documents.files import read_text
 from ztprobe.documents.problem import DocumentError, shown
 from ztprobe.documents.strict_yaml import Parsed, decimal_scalar, parse_yaml
@@ -158,6 +158,8 @@ class Study:
     order_seed: int = 1
     dataset: str = "digits"
     data_dir: Path | None = None
+    runtime: str = LOCAL  # that all of its runs are made by: local | kubernetes
+    image: str | None = None  # of a cluster's workload; None: what the manifests say
 
     def block(self, repetition: int) -> list[PlannedRun]:
         """A repetition's runs in their order."""
@@ -172,10 +174,14 @@ class Study:
 
     def as_dict(self) -> dict[str, Any]:
         """As study.json has it."""
-        return dataclasses.asdict(self) | {
+        values = dataclasses.asdict(self) | {
             "cells": [cell.as_dict() for cell in self.cells],
             "data_dir": None if self.data_dir is None else str(self.data_dir),
         }
+        of_cluster = (
+            ("runtime", "image") if self.runtime == LOCAL else ()
+        )  # as it was before there were others
+        return {name: value for name, value in values.items() if name not in of_cluster}
 
 
 def plan_names() -> list[str]:
