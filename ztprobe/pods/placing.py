@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable
 
 from ztprobe.errors import EnforcementError, PreflightError
 from ztprobe.kernelnet.netns import inode
-from ztprobe.pods.cgroup import PodNamespaces, lasting
+from ztprobe.pods.cgroup import PodNamespaces, find_namespaces, lasting
 from ztprobe.pods.links import host_end, pod_interface
 from ztprobe.pods.model import NOWHERE, Pod
 
 __all__ = ("placed",)
+
+_LOOKS = 3  # at the processes of a pod whose containers begin and end
 
 
 def placed(pod: Pod, uids: Iterable[str], seen: PodNamespaces) -> Pod:
@@ -22,25 +25,34 @@ def placed(pod: Pod, uids: Iterable[str], seen: PodNamespaces) -> Pod:
     :raises PreflightError: none of its processes can be seen from here.
     :raises EnforcementError: its network cannot be entered, or is not what was said.
     """
+    uids = tuple(uids)
+    for _ in range(_LOOKS - 1):
+        with contextlib.suppress(OSError):  # the process by which its network was found has ended meanwhile
+            return _found(pod, uids, seen)
+        seen = find_namespaces()
+    try:
+        return _found(pod, uids, seen)
+    except OSError as error:
+        raise EnforcementError(f"{pod}: its network cannot be entered: {error}") from error
+
+
+def _found(pod: Pod, uids: Iterable[str], seen: PodNamespaces) -> Pod:
     netns = next((seen.pods[uid] for uid in uids if uid in seen.pods), None)
     if netns is None:
         raise PreflightError(_unseen(str(pod), bool(seen.pods)))
     netns = lasting(netns)
-    try:
-        interface = pod_interface(netns, pod.address)
-        if interface is None:
-            raise EnforcementError(f"{pod}: no interface in its namespace has the address {pod.address}")
-        end = host_end(netns, interface, seen.others)
-        return dataclasses.replace(
-            pod,
-            netns=netns,
-            netns_inode=inode(netns),
-            interface=interface.name,
-            host_interface=end.name if end is not None else "",
-            node_netns=lasting(end.netns if end is not None else next(iter(seen.others), NOWHERE)),
-        )
-    except OSError as error:
-        raise EnforcementError(f"{pod}: its network cannot be entered: {error}") from error
+    interface = pod_interface(netns, pod.address)
+    if interface is None:
+        raise EnforcementError(f"{pod}: no interface in its namespace has the address {pod.address}")
+    end = host_end(netns, interface, seen.others)
+    return dataclasses.replace(
+        pod,
+        netns=netns,
+        netns_inode=inode(netns),
+        interface=interface.name,
+        host_interface=end.name if end is not None else "",
+        node_netns=lasting(end.netns if end is not None else next(iter(seen.others), NOWHERE)),
+    )
 
 
 def _unseen(name: str, others_are: bool) -> str:
