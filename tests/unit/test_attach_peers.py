@@ -94,6 +94,34 @@ def test_a_peer_of_this_machine_is_its_process(
     assert participants.of(20) is participants.all[1]
 
 
+def test_a_peer_that_calls_a_services_address_is_found_by_its_own(
+    deployment: tuple[Participants, ProcessTable, OwnerLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    participants, table, log = deployment
+    service = TcpSocket(
+        local="198.51.100.7", local_port=40000, remote="203.0.113.1", remote_port=80, inode=99
+    )
+    # Two that have one end for different peers: whose the server's connection is cannot be told.
+    others = [
+        TcpSocket(
+            local="198.51.100.8", local_port=40000, remote=f"203.0.113.{i}", remote_port=80, inode=90 + i
+        )
+        for i in (1, 2)
+    ]
+    monkeypatch.setattr(
+        peers_module, "tcp_sockets", lambda pid: iter([service, *others] if pid == 20 else [])
+    )
+    monkeypatch.setattr(peers_module, "socket_owners", lambda pids: dict.fromkeys((91, 92, 99), 20))
+    _spoken(log, 40000)
+    _spoken(log, 40000, remote="198.51.100.8")
+    assert Peers(participants, table, log).look([])
+    assert {(one.name, one.address) for one in participants.all if one.role == "client"} == {
+        ("client-1", ""),
+        ("client-2", "198.51.100.8"),
+    }
+    assert participants.of(20) is participants.all[1]
+
+
 def test_the_log_of_owners_knows_our_own_sockets() -> None:
     log = OwnerLog(lambda pid: "me" if pid == os.getpid() else None)
     with socket.create_server(("127.0.0.1", 0)) as listener:
