@@ -99,6 +99,32 @@ def test_pods_here_are_their_processes_and_pods_elsewhere_their_addresses(proc: 
     assert found.look() == []
 
 
+def test_who_is_still_in_the_nodes_network_is_not_in_its_pod_yet(proc: Path, api: Answers) -> None:
+    """A container's first process is in the pod's cgroup before it enters the pod's network."""
+    of_host = "5ba2b8a8-21c2-4c52-9fd0-4d1e3c0c4b14"
+    api.pods.append(pod("fl-client-2", of_host, "node-a", "10.0.0.9", app="fl-client"))
+    api.pods[-1]["spec"]["hostNetwork"] = True
+    for pid, uid in ((22, CLIENT), (40, of_host)):
+        in_pod(proc, pid, "runc init", uid)
+        (proc / str(pid) / "ns/net").unlink()
+        (proc / str(pid) / "ns/net").symlink_to("/proc/self/ns/net")
+    named = participants(proc, seen(api), "app=fl-server", "app=fl-client")
+    peers = participants(proc, seen(api), "app=fl-server")
+    for found in (named, peers):
+        found.first_look()
+    peers.add_peer(20)
+    peers.add_peer(40)
+    for found in (named, peers):
+        found.look()
+        assert pids(found)["fl-client-0"] == {20, 21}
+        assert pids(found)["fl-client-2"] == {40}
+    (proc / "22/ns/net").unlink()
+    (proc / "22/ns/net").touch()
+    for found in (named, peers):
+        found.look()
+        assert pids(found)["fl-client-0"] == {20, 21, 22}
+
+
 def test_a_peer_is_its_whole_pod_by_its_name(proc: Path, api: Answers) -> None:
     found = participants(proc, seen(api), "app=fl-server")
     found.first_look()

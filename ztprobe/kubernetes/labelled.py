@@ -7,6 +7,7 @@ said last still holds.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import socket
@@ -44,6 +45,7 @@ class _Listed:
     node: str
     addresses: tuple[str, ...]
     container: str  # the one that its log is read of
+    is_in_hosts_network: bool
 
     @classmethod
     def of(cls, pod: Object) -> _Listed:
@@ -58,6 +60,7 @@ class _Listed:
             node=spec.get("nodeName") or "",
             addresses=tuple(filter(None, listed)),
             container=annotations.get(_DEFAULT_CONTAINER) or next(iter(containers), ""),
+            is_in_hosts_network=bool(spec.get("hostNetwork")),
         )
 
 
@@ -70,6 +73,7 @@ class ClusterLabelledPods:
 
     def __init__(self, api: Api, namespace: str, *, node: str | None = None, logs: Path = LOGS) -> None:
         self._api, self._namespace, self._logs = api, namespace, logs
+        self._hosts = _hosts_networks()
         self._node = node or os.environ.get(NODE_NAME)
         self._guessed_node = socket.gethostname().lower()
         self._listed: dict[str, list[_Listed]] = {}  # by selector
@@ -88,8 +92,7 @@ class ClusterLabelledPods:
         :raises PreflightError: the API refuses or does not answer, the first time.
         """
         pods = self._pods(target.selector.text)
-        by_uid = {pod.uid: pod.name for pod in pods}
-        found = {one.pid: by_uid[uid] for one in processes if (uid := _pod_uid(one.cgroups)) in by_uid}
+        found = {one.pid: pod.name for one in processes if (pod := self._pod(one, pods)) is not None}
         here = set(found.values())
         self._guessed_node = next((pod.node for pod in pods if pod.name in here), self._guessed_node)
         away = [
@@ -122,8 +125,19 @@ class ClusterLabelledPods:
 
     def pod_of(self, process: OneProcess) -> str:
         """See `LabelledPods`."""
+        pod = self._pod(process, self._pods(""))
+        return "" if pod is None else pod.name
+
+    def _pod(self, process: OneProcess, pods: Iterable[_Listed]) -> _Listed | None:
+        """Whose process that is; None: no pod's of these, or one that is on its way into it.
+
+        A container's first process is moved into the pod's cgroup before it enters the pod's network.
+        """
         uid = _pod_uid(process.cgroups)
-        return "" if not uid else next((pod.name for pod in self._pods("") if pod.uid == uid), "")
+        found = next((pod for pod in pods if pod.uid == uid), None) if uid else None
+        if found is not None and not found.is_in_hosts_network and process.netns_inode in self._hosts:
+            return None
+        return found
 
     def pod_at(self, address: str) -> str:
         """See `LabelledPods`."""
@@ -187,6 +201,15 @@ class ClusterLabelledPods:
         for selector in list(self._listed):
             self._listed[selector] = self._ask(selector)
         self._read_objects()
+
+
+def _hosts_networks() -> set[int]:
+    """The node's own network, and whichever this command runs in."""
+    found = set()
+    for process in ("1", "self"):
+        with contextlib.suppress(OSError):
+            found.add(os.stat(f"/proc/{process}/ns/net").st_ino)
+    return found
 
 
 @functools.lru_cache(maxsize=4096)
