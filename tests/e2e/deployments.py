@@ -8,7 +8,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,22 @@ from tests.e2e.fl_processes import REPO_DIR, Process, Start, start_client, start
 from ztprobe.kernelnet.netlink import create_netns, netlink, remove_netns
 from ztprobe.kernelnet.netns import entered
 
-__all__ = ("Deployment", "Federation", "deployed", "federation", "places", "switch_ipv6_on")
+__all__ = (
+    "SERVICE",
+    "Deployment",
+    "Federation",
+    "deployed",
+    "federation",
+    "places",
+    "service",
+    "switch_ipv6_on",
+)
 
 Place = tuple[Path | None, str]
 _LOOPBACK: Place = (None, "127.0.0.1")
 _NO_DUPLICATES = 2  # IFA_F_NODAD: an address can be used at once
+SERVICE = ("10.96.0.9", 80)
+_GATEWAY = "10.98.0.254"
 _BURST_BYTES, _QUEUE_BYTES = 20_000, 4_000_000
 
 
@@ -58,6 +69,9 @@ class Federation:
     bytes: int
     server: subprocess.Popen[bytes]
     clients: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    # The server's port -> what clients call, asked once; None: the server's own address.
+    call: Callable[[int], str] | None = None
+    target: str = ""  # what they call
 
     @property
     def log(self) -> Path:
@@ -76,10 +90,11 @@ class Federation:
     def add_client(self, compute_s: float = 0.02, *, forks: bool = False) -> subprocess.Popen[bytes]:
         """One more; it takes the next place."""
         netns, _ = self.places[min(len(self.clients) + 1, len(self.places) - 1)]
-        target = f"{self.places[0][1]}:{self.port}"
+        if not self.target:
+            self.target = self.call(self.port) if self.call else f"{self.places[0][1]}:{self.port}"
         more = ["forks"] if forks else []
         with entered(netns):
-            self.clients.append(_played("client", target, str(self.bytes), str(compute_s), *more))
+            self.clients.append(_played("client", self.target, str(self.bytes), str(compute_s), *more))
         return self.clients[-1]
 
 
@@ -102,14 +117,18 @@ def federation(
     where: Sequence[Place] = (_LOOPBACK,),
     pause_s: float = 0.1,
     size: int = 300_000,
+    call: Callable[[int], str] | None = None,
 ) -> Iterator[Federation]:
-    """Rounds go on until the body is through; all of it is ended then."""
+    """Rounds go on until the body is through; all of it is ended then.
+
+    :param call: see `Federation`.
+    """
     directory.mkdir(exist_ok=True)
     netns, address = where[0]
     with entered(netns):
         numbers = map(str, (rounds, clients, size, pause_s))
         server = _played("server", address, *numbers, log=directory / "server.log")
-    made = Federation(directory, where, size, server)
+    made = Federation(directory, where, size, server, call=call)
     try:
         for number in range(clients):
             made.add_client(forks=number > 0)
@@ -161,6 +180,31 @@ def places(count: int, *, ipv6: bool = False, rate_mbit: int | None = None) -> I
                 if rate_mbit is not None and number:
                     _limit(ipr, index, rate_mbit)
         yield list(found)
+
+
+def service(where: Sequence[Place], port: int) -> str:
+    """Have `SERVICE` be an address of the first of some `places`, as kube-proxy does: translated on the way.
+
+    :param port: where the server listens there.
+    :returns: what its clients call.
+    """
+    (server, address), *clients = where
+    assert server is not None
+    node = server.with_name(f"{server.name[:-1]}n")
+    rule = f"ip daddr {SERVICE[0]} tcp dport {SERVICE[1]} dnat to {address}:{port}"
+    chain = f"type nat hook prerouting priority -100\n{rule}"
+    with entered(node):
+        subprocess.run(["ip", "address", "add", f"{_GATEWAY}/24", "dev", "br0"], check=True)
+        for setting, value in (("ip_forward", "1"), ("conf/br0/send_redirects", "0")):
+            Path(f"/proc/sys/net/ipv4/{setting}").write_text(value)
+        subprocess.run(["nft", f"table ip service {{\nchain in {{\n{chain}\n}}\n}}"], check=True)
+    for netns, _ in clients:
+        with entered(netns):
+            subprocess.run(["ip", "route", "add", SERVICE[0], "via", _GATEWAY], check=True)
+    with entered(server):
+        for _, back in clients:  # through the node, or nobody would translate the answers
+            subprocess.run(["ip", "route", "add", back, "via", _GATEWAY], check=True)
+    return f"{SERVICE[0]}:{SERVICE[1]}"
 
 
 def switch_ipv6_on(netns: Path, *interfaces: str) -> None:
