@@ -258,7 +258,7 @@ def _turns(seen: Sequence[_Seen], speaker: _Whose, listener: _Whose, asks: bool,
     arrived = [row for row in rows if row.hook == Hook.LO or (row.hook == Hook.ETH and not row.leaves)]
     arrived = _first_time(arrived, reads.rows)
     arrivals = _Pieces(arrived)
-    for row in left or arrived or reads.rows:
+    for row in _begun_before(left, arrived) or reads.rows:
         arrived_at = arrivals.overlapping(row)
         got = arrived_at or [row]
         calls = reads.overlapping(row)
@@ -281,6 +281,20 @@ def _turns(seen: Sequence[_Seen], speaker: _Whose, listener: _Whose, asks: bool,
             is_seen_arriving=bool(arrived_at),
             is_bulk=row.is_bulk,
         )
+
+
+def _begun_before(left: Sequence[_Seen], arrived: Sequence[_Seen]) -> list[_Seen]:
+    """What was said: as it left, and before that was watched, as it arrived.
+
+    Who comes in the course of a trace has spoken before its own end is watched.
+    """
+    from_seq = min((row.first_seq for row in left), default=None)
+    if from_seq is None:
+        return list(arrived)
+    earlier = [
+        row._replace(end_seq=min(row.end_seq, from_seq)) for row in arrived if row.first_seq < from_seq
+    ]
+    return [*earlier, *left]
 
 
 def _joined(turns: Sequence[Turn]) -> list[Turn]:

@@ -277,8 +277,8 @@ def test_a_handshake_behind_the_update_holds_nothing_up() -> None:
     assert holding_up([opening], compute=None, until_ns=min(one.start_ns for one in opening.overlays)) == []
 
 
-def test_a_segment_that_comes_twice_is_no_part_of_what_is_said_next() -> None:
-    """A request, its answer, a second request, with which the first one's segment arrives once more."""
+def seen_at_two_ends(told: list[tuple[int, str, str, int, int, int, int]]) -> Channel:
+    """A connection by its rows of turns: end, hook, direction, from and to in milliseconds, bytes."""
     ends = {"local": "10.0.0.1", "local_port": 40000, "remote": "10.0.0.2", "remote_port": 80}
     far = {"local": "10.0.0.2", "local_port": 80, "remote": "10.0.0.1", "remote_port": 40000}
     connections = pd.DataFrame(
@@ -287,16 +287,6 @@ def test_a_segment_that_comes_twice_is_no_part_of_what_is_said_next() -> None:
             for number, pod, of in ((1, "n", ends), (2, "s", far))
         ]
     )
-    told = [
-        (1, "eth", "tx", 0, 1, 0, 900),
-        (2, "eth", "rx", 80, 81, 0, 900),
-        (2, "sock", "rx", 82, 82, 0, 900),
-        (1, "eth", "tx", 180, 181, 900, 1800),
-        (2, "eth", "rx", 255, 280, 0, 1800),
-        (2, "sock", "rx", 281, 281, 900, 1800),
-        # A second time nothing but what is known.
-        (2, "eth", "rx", 400, 400, 900, 1800),
-    ]
     turns = [
         {
             "connection": number,
@@ -318,8 +308,49 @@ def test_a_segment_that_comes_twice_is_no_part_of_what_is_said_next() -> None:
     )
     tables = {"connections": connections, "turns": pd.DataFrame(turns), "packets": packets}
     (channel,) = channels_of(tables, Processes({"participants": []}, pd.DataFrame({"how": []})))
+    return channel
+
+
+def test_a_segment_that_comes_twice_is_no_part_of_what_is_said_next() -> None:
+    """A request, its answer, a second request, with which the first one's segment arrives once more."""
+    channel = seen_at_two_ends(
+        [
+            (1, "eth", "tx", 0, 1, 0, 900),
+            (2, "eth", "rx", 80, 81, 0, 900),
+            (2, "sock", "rx", 82, 82, 0, 900),
+            (1, "eth", "tx", 180, 181, 900, 1800),
+            (2, "eth", "rx", 255, 280, 0, 1800),
+            (2, "sock", "rx", 281, 281, 900, 1800),
+            # A second time nothing but what is known.
+            (2, "eth", "rx", 400, 400, 900, 1800),
+        ]
+    )
     assert [turn.whole_ns // MS for turn in channel.turns] == [81, 280]
     assert [turn.arrived_ns // MS for turn in channel.turns] == [80, 255]
+
+
+def test_what_was_said_before_its_sender_was_watched_is_told_as_it_arrived() -> None:
+    """A client that comes meanwhile: its end is watched in the midst of its second message."""
+    channel = seen_at_two_ends(
+        [
+            (2, "eth", "rx", 10, 12, 0, 900),
+            (2, "eth", "tx", 20, 25, 0, 5000),
+            (2, "eth", "rx", 80, 90, 900, 9900),
+            (1, "eth", "tx", 85, 89, 4900, 9900),
+            (2, "eth", "tx", 100, 105, 5000, 10_000),
+            (1, "eth", "rx", 101, 106, 5000, 10_000),
+            (1, "eth", "tx", 180, 181, 9900, 18_900),
+            (2, "eth", "rx", 181, 182, 9900, 18_900),
+        ]
+    )
+    assert [(turn.asks, turn.bytes) for turn in channel.turns] == [
+        (True, 900),
+        (False, 5000),
+        (True, 9000),
+        (False, 5000),
+        (True, 9000),
+    ]
+    assert [turn.whole_ns // MS for turn in channel.turns] == [12, 25, 90, 106, 182]
 
 
 def test_who_listens_did_not_open_the_connection() -> None:
