@@ -2,8 +2,9 @@
 
 Where messages go through a hub or a process is started for each, only `analysis.flows` can. Where server and
 clients speak with each other directly, `analysis.ledger` knows more (sidecars, handshakes, policies, what
-held a sender back) as long as a message is one run of bytes. Which it is, the rounds tell: the ledger that
-leaves more of them unexplained does not fit.
+held a sender back) as long as a message is one run of bytes and is seen at both ends, which the first ones of
+a client that came meanwhile are not. Which it is, the rounds tell: the ledger that leaves more of them
+unexplained does not fit.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def build_ledger_of_attached(run: Run) -> Ledger:
     except ValueError:
         return build_ledger(run)
     facts = flows.flow
-    if facts is None or facts.is_indirect or facts.one_sided or facts.pollers:
+    if facts is None or facts.is_indirect or facts.one_sided or facts.pollers or _somebody_came(run):
         return flows
     try:
         direct = build_ledger(run)
@@ -41,6 +42,14 @@ def build_ledger_of_attached(run: Run) -> Ledger:
     if not in_one_piece or _residual_ns(direct) > _residual_ns(flows):
         return flows
     return dataclasses.replace(direct, flow=facts)
+
+
+def _somebody_came(run: Run) -> bool:
+    attachment = run.meta["attachment"]
+    return any(
+        one["role"] == "client" and one["first_seen_ns"] > attachment["attached_ns"]
+        for one in attachment["participants"]
+    )
 
 
 def _residual_ns(ledger: Ledger) -> int:

@@ -14,7 +14,7 @@ from analysis.flows.client_path import ClientPath
 from analysis.flows.copies import Copy, Phase, Update, copies_of, taken_of
 from analysis.flows.exchanges import SAME_KIND_BYTES, TRAILING_NS, Exchange, Handed, in_vain_bytes
 from analysis.flows.hops import Talk, hop_segments
-from analysis.flows.phases import phases_of
+from analysis.flows.phases import came_at, phases_of, preparation
 from analysis.flows.processes import Process, Processes
 from analysis.flows.roles import Parts
 from analysis.flows.turns import Channel, Turn
@@ -47,6 +47,7 @@ class ClientPaths:
             client: Talk.between(channels, parts.nodes[client], parts.tasks.get(client, frozenset()))
             for client in self.clients
         }
+        self._came_ns = {name: came_at(channels, self._edge, nodes) for name, nodes in parts.nodes.items()}
         lone = sorted(
             size for client, nodes in parts.nodes.items() for size in self._at_edge[client].lone_bytes(nodes)
         )
@@ -116,8 +117,9 @@ class ClientPaths:
         way.has_update = bool(updates)
         way.message_bytes = sum(turn.bytes for turn in models)
         if self.parts.hub is None:
-            available_ns = self._available_ns(way.client, phase, models[0])
-            way.base.insert(0, Segment(phase.start_ns, available_ns, "server"))
+            came_ns = self._came_ns[way.client]
+            available_ns = max(came_ns, self._available_ns(way.client, phase, models[0]))
+            way.base[:0] = preparation(phase, available_ns, came_ns)
         self._fetch(way, talk, models, available_ns, holder)
         polls = talk.polls(nodes)
         had_ns = self._read_ns(way, talk, models, holder, polls)

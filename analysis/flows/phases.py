@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from analysis.flows.copies import Phase
 from analysis.flows.hops import Talk
+from analysis.flows.processes import Process
 from analysis.flows.roles import Parts
-from analysis.flows.turns import Turn
+from analysis.flows.turns import Channel, Turn
+from analysis.intervals import Segment
 
-__all__ = ("phases_of",)
+__all__ = ("came_at", "phases_of", "preparation")
 
 # Silence of the server between two models after which it begins something new.
 _NEW_PHASE_NS = 2_000_000_000
@@ -87,3 +89,33 @@ def _sent_to_clients(
         groups[-1].append(turn)
         last_ns[client] = turn.last_ns
     return groups
+
+
+def came_at(channels: Iterable[Channel], edge: frozenset[Process], nodes: frozenset[Process]) -> int:
+    """When a client opened its first connection to whom it speaks with (nanoseconds); 0: before the trace."""
+    opened = (
+        channel.opened_ns
+        for channel in channels
+        if any(
+            (turn.speaker in nodes and turn.listener in edge)
+            or (turn.speaker in edge and turn.listener in nodes)
+            for turn in channel.turns
+        )
+    )
+    return min(opened, default=0)
+
+
+def preparation(phase: Phase, available_ns: int, came_ns: int) -> list[Segment]:
+    """What a server has of the time until a client could have its model.
+
+    Where there was a model before the client came, nobody waited for the server in between: that goes
+    unexplained.
+
+    :param available_ns: when that was.
+    :param came_ns: see `came_at`.
+    """
+    if came_ns <= phase.start_ns:
+        return [Segment(phase.start_ns, available_ns, "server")]
+    is_told = phase.ready_ns >= phase.start_ns
+    there_ns = min(phase.ready_ns if is_told else phase.sent[0].first_ns, came_ns)
+    return [Segment(came_ns, available_ns, "server"), Segment(phase.start_ns, there_ns, "server")]

@@ -53,8 +53,10 @@ def update(client: Process, at_ms: float) -> list[Turn]:
     ]
 
 
-def ways_of(*channels: list[Turn]) -> ClientPaths:
+def ways_of(*channels: list[Turn], late_opened_ms: int = 0) -> ClientPaths:
+    """:param late_opened_ms: when the last one's connection was opened; 0: before the trace."""
     made = [Channel(turns[0].key, 0, sorted(turns, key=lambda one: one.first_ns)) for turns in channels]
+    made[-1].opened_ns = late_opened_ms * MS
     roles = [
         {"name": one.participant, "role": "server" if one is SERVER else "client"}
         for one in (SERVER, EARLY, LATE)
@@ -107,6 +109,21 @@ def test_a_client_that_asks_after_another_has_answered_is_of_the_same_phase() ->
 def test_without_a_word_of_the_application_what_comes_before_the_model_is_the_servers() -> None:
     found = phase_of(ways_of(EARLY_ONE, LATE_ONE), ready_ms=-1)
     assert milliseconds(found["late"])[:2] == [("server", 910), ("transmission", 10)]
+
+
+def test_while_a_client_was_not_there_nobody_waited_for_the_server() -> None:
+    """It came 600 ms into the round: its connection is the first that it ever had."""
+    came = [*asked(LATE, 605, answer_ms=620, count=MODEL_BYTES), *update(LATE, 2_000)]
+    late = phase_of(ways_of(EARLY_ONE, came, late_opened_ms=600))["late"]
+    assert milliseconds(late)[:4] == [
+        ("server", 100),
+        ("residual", 500),
+        ("server", 20),
+        ("transmission", 10),
+    ]
+    # The application says nothing: another one's model was there by then.
+    late = phase_of(ways_of(EARLY_ONE, came, late_opened_ms=600), ready_ms=-1)["late"]
+    assert milliseconds(late)[:3] == [("server", 310), ("residual", 290), ("server", 20)]
 
 
 def test_a_second_model_for_a_client_that_has_answered_begins_a_new_phase() -> None:
