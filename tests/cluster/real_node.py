@@ -16,7 +16,7 @@ from tools.kube_cluster.outside import Node
 from ztprobe.paths import REPO_DIR
 
 _LONGEST_S = 600.0
-_OURS = ("5a70:", "5a71:")  # handles of a run's qdiscs and of a lease's
+OURS = ("5a70:", "5a71:")  # handles of a run's qdiscs and of a lease's
 _PATHS = {
     "Namespace": "/api/v1/namespaces",
     "Service": "/api/v1/namespaces/{}/services",
@@ -95,7 +95,7 @@ class RealNode:
         said = subprocess.run(
             self.node.command(["sh", "-c", look]), capture_output=True, text=True, check=True
         ).stdout
-        return [line for line in said.splitlines() if any(f" {handle} " in line for handle in _OURS)]
+        return [line for line in said.splitlines() if any(f" {handle} " in line for handle in OURS)]
 
 
 def wait_for(what: str, condition: Callable[[], object], limit_s: float = 60.0) -> None:
