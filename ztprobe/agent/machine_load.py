@@ -64,10 +64,13 @@ class MachineLoad:
     """A context manager: a thread of its own records from beginning to end, or until `stop`.
 
     :param deployment: asked at every look, from that thread: the deployment's processes then.
+    :param interval_s: between two looks, seconds.
     """
 
-    def __init__(self, deployment: Callable[[], Iterable[int]] = tuple) -> None:
-        self._deployment = deployment
+    def __init__(
+        self, deployment: Callable[[], Iterable[int]] = tuple, *, interval_s: float = INTERVAL_S
+    ) -> None:
+        self._deployment, self._interval_s = deployment, interval_s
         self._account = CpuAccount()
         self._rows: list[dict[str, Any]] = []
         self._stop = threading.Event()
@@ -89,7 +92,7 @@ class MachineLoad:
 
         None: nothing was recorded yet.
         """
-        rows = self._rows[-max(1, round(window_s / INTERVAL_S)) :]
+        rows = self._rows[-max(1, round(window_s / self._interval_s)) :]
         wall_ns: int = sum(row["to_ns"] - row["from_ns"] for row in rows)
         foreign_ns: int = sum(row["foreign_ns"] for row in rows)
         return max(0.0, foreign_ns / (wall_ns * self.cpus)) if wall_ns else None
@@ -124,7 +127,7 @@ class MachineLoad:
             "nominal_mhz": nominal_mhz,
             "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
             "source": self._account.source,
-            "interval_s": INTERVAL_S,
+            "interval_s": self._interval_s,
             "problem": self.problem,
         }
 
@@ -146,7 +149,9 @@ class MachineLoad:
         before = self._look()
         ended = False
         while not ended:
-            ended = self._stop.wait(INTERVAL_S)  # what has happened since the last look is recorded, too
+            ended = self._stop.wait(
+                self._interval_s
+            )  # what has happened since the last look is recorded, too
             now = self._look()
             row = {"from_ns": before["at_ns"], "to_ns": now["at_ns"]}
             for name in _GROWING:

@@ -36,7 +36,7 @@ from ztprobe.experiment.record import kernel_drop_reasons, owners_of
 from ztprobe.paths import STATE_DIR
 from ztprobe.pods.labelled import LabelledPods, LocalLabelledPods
 from ztprobe.pods.participants import Participant, Participants
-from ztprobe.pods.process_table import ProcessTable, newest_pid
+from ztprobe.pods.process_table import ProcessTable
 from ztprobe.pods.source import Processes
 from ztprobe.process.interrupts import Interrupted, shielded
 from ztprobe.progress import Progress
@@ -47,8 +47,8 @@ from ztprobe.rundir.store import RunDir
 __all__ = ("Attachment", "attach")
 
 _POLL_S = 0.1
-_LOOK_S = 1.0  # at processes and sockets; what begins and ends in between is told by its events
-_LOOK_AT_LEAST_S = 2.0  # at processes where none has begun since: one may have ended, or be another program
+_LOOK_S = 2.0  # at processes and sockets; what begins and ends in between is told by its events
+_LOAD_S = 1.0  # between two looks at what else the machine does
 _SAMPLE_S = 5.0  # of clocks, and of who serves whom
 
 
@@ -100,8 +100,7 @@ class Attachment:
         self._failed_ns = 0
         self._agent_lives = True
         self.attached_ns = self.detached_ns = 0
-        self._ended_rounds = self._newest_pid = 0
-        self._looked_s = 0.0
+        self._ended_rounds = 0
         self._complete_log: Callable[[], None] = lambda: None
 
     def run(self) -> None:
@@ -114,7 +113,7 @@ class Attachment:
         with contextlib.closing(agent_process) as agent, self._rounds() as rounds:
             self._agent, self.rounds = agent, rounds
             self._find()
-            with MachineLoad(self._pids) as load:
+            with MachineLoad(self._pids, interval_s=_LOAD_S) as load:
                 self._begin(agent)
                 with self._until_interrupted():
                     self._watch_until_it_fails(agent)
@@ -251,15 +250,12 @@ class Attachment:
         return "" if self.participants.server.running else "the server has ended"
 
     def _look(self, agent: Agent) -> None:
-        newest, now_s = newest_pid(), time.monotonic()
-        if newest != self._newest_pid or now_s - self._looked_s >= _LOOK_AT_LEAST_S:
-            self._newest_pid, self._looked_s = newest, now_s
-            for one in self.participants.look():
-                self._note_come(one)
-            for note in self.labelled.fresh_notes():
-                self.progress.note(note)
-            self._hold(agent)
-            self._check(agent)
+        for one in self.participants.look():
+            self._note_come(one)
+        for note in self.labelled.fresh_notes():
+            self.progress.note(note)
+        self._hold(agent)
+        self._check(agent)
         self._look_at_sockets()
         if (processes := self._processes()) != self._watched:
             agent.watch(processes)
