@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ztprobe.kernelnet.netlink import NetlinkError, sock_diag
+from ztprobe.kernelnet.inet_diag import tcp_rows
 
 __all__ = ("SocketTables", "TcpSocket", "asked_sockets", "socket_owners", "tcp_activity", "tcp_sockets")
 
@@ -68,23 +68,32 @@ def asked_sockets(pid: int) -> Iterator[TcpSocket]:
 
     :raises OSError: this may not be asked there, the process has ended, or the dump was cut short.
     """
-    with sock_diag(_PROC / str(pid) / "ns" / "net") as diag:
-        for family in (socket.AF_INET, socket.AF_INET6):
-            try:
-                listed = diag.get_sock_stats(family=family, states=_STATES)
-            except NetlinkError as error:
-                raise OSError(error.code, str(error)) from error
-            for one in listed:
-                here = _mapped(ipaddress.ip_address(one["idiag_src"]))
-                listens = one["idiag_state"] == int(_LISTEN, 16)
-                yield TcpSocket(
-                    local=here,
-                    local_port=one["idiag_sport"],
-                    remote="" if listens else _mapped(ipaddress.ip_address(one["idiag_dst"])),
-                    remote_port=0 if listens else one["idiag_dport"],
-                    inode=one["idiag_inode"],
-                    is_ipv6=":" in here,
-                )
+    netns = _PROC / str(pid) / "ns" / "net"
+    for family, counts in ((socket.AF_INET, "sockstat"), (socket.AF_INET6, "sockstat6")):
+        if not _has_sockets(pid, counts):
+            continue
+        for row in tcp_rows(netns, family, _STATES):
+            listens = row.state == int(_LISTEN, 16)
+            yield TcpSocket(
+                local=row.local,
+                local_port=row.local_port,
+                remote="" if listens else row.remote,
+                remote_port=0 if listens else row.remote_port,
+                inode=row.inode,
+                is_ipv6=":" in row.local,
+            )
+
+
+def _has_sockets(pid: int, file: str) -> bool:
+    """Whether TCP sockets of a family are in use in a process's network namespace; for a list of them the
+    kernel walks through the whole machine's table. What cannot be read may have some."""
+    try:
+        lines = (_PROC / str(pid) / "net" / file).read_text().splitlines()
+        return any(int(line.split()[2]) > 0 for line in lines if line.startswith("TCP"))
+    except FileNotFoundError:
+        return file != "sockstat6"  # which is not there where the kernel has no IPv6
+    except (OSError, IndexError, ValueError):
+        return True
 
 
 def tcp_activity(pid: int, proc: Path = _PROC) -> str | None:

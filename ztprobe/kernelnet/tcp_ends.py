@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
+import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ztprobe.kernelnet.netlink import NetlinkError, sock_diag
+from ztprobe.kernelnet.inet_diag import TcpRow, tcp_rows
 
 __all__ = ("PROBE_TIMER", "RETRANSMIT_TIMER", "TcpEnd", "tcp_ends")
 
@@ -23,7 +22,9 @@ _STATES = {
     9: "last_ack",
     11: "closing",
 }
-_INET_DIAG_INFO = 2  # include/uapi/linux/inet_diag.h
+# struct tcp_info (include/uapi/linux/tcp.h): backoff, rto, last_data_sent, last_data_recv, bytes_acked,
+# bytes_received, bytes_sent, snd_wnd.
+_INFO = struct.Struct("=4xB3xI32xI4xI64xQQ64xQ20xI")
 RETRANSMIT_TIMER, _KEEPALIVE_TIMER, PROBE_TIMER = 1, 2, 4  # idiag_timer
 
 
@@ -67,44 +68,40 @@ def tcp_ends(netns: Path) -> list[TcpEnd]:
     """
     mask = sum(1 << state for state in _STATES)
     found = []
-    with sock_diag(netns) as diag:
-        for family in (socket.AF_INET, socket.AF_INET6):
-            try:
-                listed = diag.get_sock_stats(family=family, states=mask, extensions=1 << _INET_DIAG_INFO - 1)
-                found += [_end(each) for each in listed if each["idiag_state"] in _STATES]
-            except NetlinkError as error:  # no IPv6, or the dump was cut short
-                if family == socket.AF_INET:
-                    raise OSError(error.code, str(error)) from error
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            found += [
+                _end(row) for row in tcp_rows(netns, family, mask, with_info=True) if row.state in _STATES
+            ]
+        except OSError:  # no IPv6, or the list was cut short
+            if family == socket.AF_INET:
+                raise
     return found
 
 
-def _end(said: Any) -> TcpEnd:
-    info = said.get_attr("INET_DIAG_INFO") or {}
-    timer, timer_s = said["idiag_timer"], said["idiag_expires"] / 1e3
-    # A connection's own SYN and FIN count as a byte each.
-    acked, received = max(0, info.get("tcpi_bytes_acked", 0) - 1), info.get("tcpi_bytes_received", 0)
-    sent = info.get("tcpi_bytes_sent", 0)
-    return TcpEnd(
-        local=_address(said["idiag_src"]),
-        local_port=said["idiag_sport"],
-        remote=_address(said["idiag_dst"]),
-        remote_port=said["idiag_dport"],
-        state=_STATES[said["idiag_state"]],
-        unread_bytes=said["idiag_rqueue"],
-        unacked_bytes=said["idiag_wqueue"],
-        window_bytes=info.get("tcpi_snd_wnd", 0),
-        repeats=max(said["idiag_retrans"], info.get("tcpi_backoff", 0)),
-        timer=timer,
-        timer_s=timer_s,
-        keepalive_s=timer_s if timer == _KEEPALIVE_TIMER else None,
-        acked_bytes=acked,
-        received_bytes=received,
-        sent_age_s=info.get("tcpi_last_data_sent", 0) / 1e3 if sent else None,
-        received_age_s=info.get("tcpi_last_data_recv", 0) / 1e3 if received else None,
-        rto_s=info.get("tcpi_rto", 0) / 1e6,
+def _end(row: TcpRow) -> TcpEnd:
+    info = row.info.ljust(_INFO.size, b"\0")  # an older kernel says less
+    (backoff, rto_us, data_sent_ms, data_received_ms, acked, received, sent, window_bytes) = (
+        _INFO.unpack_from(info)
     )
-
-
-def _address(text: str) -> str:
-    address = ipaddress.ip_address(text)
-    return str(getattr(address, "ipv4_mapped", None) or address)
+    timer_s = row.expires_ms / 1e3
+    return TcpEnd(
+        local=row.local,
+        local_port=row.local_port,
+        remote=row.remote,
+        remote_port=row.remote_port,
+        state=_STATES[row.state],
+        unread_bytes=row.receive_queue_bytes,
+        unacked_bytes=row.write_queue_bytes,
+        window_bytes=window_bytes,
+        repeats=max(row.retransmissions, backoff),
+        timer=row.timer,
+        timer_s=timer_s,
+        keepalive_s=timer_s if row.timer == _KEEPALIVE_TIMER else None,
+        # A connection's own SYN and FIN count as a byte each.
+        acked_bytes=max(0, acked - 1),
+        received_bytes=received,
+        sent_age_s=data_sent_ms / 1e3 if sent else None,
+        received_age_s=data_received_ms / 1e3 if received else None,
+        rto_s=rto_us / 1e6,
+    )
