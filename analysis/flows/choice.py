@@ -45,9 +45,10 @@ def build_ledger_of_attached(run: Run) -> Ledger:
 
 
 def _somebody_came(run: Run) -> bool:
+    """As far as it was written down when participants were seen first."""
     attachment = run.meta["attachment"]
     return any(
-        one["role"] == "client" and one["first_seen_ns"] > attachment["attached_ns"]
+        one["role"] == "client" and one.get("first_seen_ns", 0) > attachment["attached_ns"]
         for one in attachment["participants"]
     )
 
