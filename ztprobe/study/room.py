@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from ztprobe.runtime.local.quantities import quantity_of
+
 __all__ = ("Room", "asked_by", "left_on", "quantity", "shortage")
 
 _Object = Mapping[str, Any]
-# https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
-_QUANTITY = re.compile(
-    r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE]([+-]?[0-9]{1,2})|(Ki|Mi|Gi|Ti|Pi|Ei|[numkMGTPE]))?"
-)
-_FACTORS = {
-    **{
-        unit: Decimal(10) ** power
-        for power, unit in zip((-9, -6, -3, 3, 6, 9, 12, 15, 18), "numkMGTPE", strict=True)
-    },
-    **{f"{unit}i": Decimal(1024) ** power for power, unit in enumerate("KMGTPE", start=1)},
-}
 _OVER = ("Succeeded", "Failed")
 
 
@@ -51,11 +41,7 @@ class Room:
 
 def quantity(text: object) -> Decimal:
     """A quantity as Kubernetes writes it: ``100m``, ``2``, ``384Mi``, ``1e3``; what is none counts as 0."""
-    match = _QUANTITY.fullmatch(str(text))
-    if match is None:
-        return Decimal(0)
-    number, power, unit = match.groups()
-    return Decimal(number) * (Decimal(10) ** int(power) if power else _FACTORS.get(unit, Decimal(1)))
+    return Decimal(repr(quantity_of(text) or 0.0))
 
 
 def asked_by(pod: _Object) -> Room:

@@ -10,7 +10,7 @@ from typing import Any
 from ztprobe.documents.problem import shown
 from ztprobe.errors import UsageError
 
-__all__ = ("cpu_cores", "memory_bytes")
+__all__ = ("cpu_cores", "memory_bytes", "quantity_of")
 
 # Quantities of the Kubernetes API: a decimal number, and a suffix or an exponent of ten.
 _QUANTITY = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))(?:([a-zA-Z]{1,2})|[eE]([+-]?\d{1,2}))?")
@@ -22,7 +22,8 @@ _SUFFIXES: Mapping[str | None, float] = {None: 1, "n": 1e-9, "u": 1e-6, "m": 1e-
 }
 
 
-def _quantity(text: Any) -> float | None:
+def quantity_of(text: Any) -> float | None:
+    """What a quantity comes to; None: it is none."""
     match = _QUANTITY.fullmatch(str(text))
     if match is None or match[2] not in _SUFFIXES:
         return None
@@ -32,7 +33,7 @@ def _quantity(text: Any) -> float | None:
 
 def memory_bytes(where: str, text: Any) -> int:
     """A memory limit. :raises UsageError: it is none; names ``where``."""
-    quantity = _quantity(text)
+    quantity = quantity_of(text)
     if quantity is None or not 1 <= quantity < 2**63:
         raise UsageError(f"manifests: {where}: memory limit {shown(text)}, expected something like 512Mi")
     return math.ceil(quantity)
@@ -40,7 +41,7 @@ def memory_bytes(where: str, text: Any) -> int:
 
 def cpu_cores(where: str, text: Any) -> float:
     """A CPU limit, in cores. :raises UsageError: it is none; names ``where``."""
-    quantity = _quantity(text)
+    quantity = quantity_of(text)
     if quantity is None or not 0 < quantity < 2**20:
         raise UsageError(f"manifests: {where}: CPU limit {shown(text)}, expected something like 500m or 2")
     return quantity
