@@ -12,6 +12,8 @@ from tests.kernel.cluster import NODE, kube_node
 from tests.kernel.cluster_agents import OTHER, SILENT, Agents, deploy_agents
 from ztprobe.preflight import choose_hooks, collect
 
+pytestmark = pytest.mark.cluster
+
 BARE = "node-d"
 DOCTOR = ("doctor", "--runtime", "kubernetes")
 DAEMONSETS = "/apis/apps/v1/namespaces/kube-system/daemonsets"

@@ -36,7 +36,7 @@ from ztprobe.experiment.record import kernel_drop_reasons, owners_of
 from ztprobe.paths import STATE_DIR
 from ztprobe.pods.labelled import LabelledPods, LocalLabelledPods
 from ztprobe.pods.participants import Participant, Participants
-from ztprobe.pods.process_table import ProcessTable
+from ztprobe.pods.process_table import ProcessTable, newest_pid
 from ztprobe.pods.source import Processes
 from ztprobe.process.interrupts import Interrupted, shielded
 from ztprobe.progress import Progress
@@ -47,7 +47,8 @@ from ztprobe.rundir.store import RunDir
 __all__ = ("Attachment", "attach")
 
 _POLL_S = 0.1
-_LOOK_S = 2.0  # at processes and sockets; what begins and ends in between is told by its events
+_LOOK_S = 0.5  # at processes and sockets; what begins and ends in between is told by its events
+_LOOK_AT_LEAST_S = 1.0  # at processes where none has begun since: one may have ended, or be another program
 _LOAD_S = 1.0  # between two looks at what else the machine does
 _SAMPLE_S = 5.0  # of clocks, and of who serves whom
 
@@ -100,7 +101,8 @@ class Attachment:
         self._failed_ns = 0
         self._agent_lives = True
         self.attached_ns = self.detached_ns = 0
-        self._ended_rounds = 0
+        self._ended_rounds = self._newest_pid = 0
+        self._looked_s = 0.0
         self._complete_log: Callable[[], None] = lambda: None
 
     def run(self) -> None:
@@ -118,6 +120,7 @@ class Attachment:
                 with self._until_interrupted():
                     self._watch_until_it_fails(agent)
                 with self._until_interrupted(), shielded():
+                    self._note_who_came()  # and who has gone since the last look
                     self.detached_ns = time.monotonic_ns()
                     load.stop()  # what it costs to put together what was seen is not the cost of watching
                     self.account = self._account(agent)
@@ -250,16 +253,22 @@ class Attachment:
         return "" if self.participants.server.running else "the server has ended"
 
     def _look(self, agent: Agent) -> None:
-        for one in self.participants.look():
-            self._note_come(one)
-        for note in self.labelled.fresh_notes():
-            self.progress.note(note)
-        self._hold(agent)
-        self._check(agent)
+        newest, now_s = newest_pid(), time.monotonic()
+        if newest != self._newest_pid or now_s - self._looked_s >= _LOOK_AT_LEAST_S:
+            self._newest_pid, self._looked_s = newest, now_s
+            self._note_who_came()
+            for note in self.labelled.fresh_notes():
+                self.progress.note(note)
+            self._hold(agent)
+            self._check(agent)
         self._look_at_sockets()
         if (processes := self._processes()) != self._watched:
             agent.watch(processes)
             self._watched = processes
+
+    def _note_who_came(self) -> None:
+        for one in self.participants.look():
+            self._note_come(one)
 
     def _note_come(self, one: Participant) -> None:
         where = f" from {one.address}, where nobody watches" if one.address else ""

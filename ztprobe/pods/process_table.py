@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ("OneProcess", "ProcessTable")
+__all__ = ("OneProcess", "ProcessTable", "newest_pid")
 
 _YOUNG_S = 2.0
 _MOST_COMMAND_BYTES = 4096  # what is kept of a command line
@@ -36,6 +36,11 @@ class OneProcess:
     def program(self) -> str:
         """The name of what it runs, as its command line has it."""
         return self.command.partition(" ")[0].rpartition("/")[2]
+
+
+def newest_pid(proc: Path = Path("/proc")) -> int:
+    """The process or thread that began last on this machine; another one: something has begun since."""
+    return int((proc / "loadavg").read_text().split()[-1])
 
 
 class ProcessTable:
