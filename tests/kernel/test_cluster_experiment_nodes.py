@@ -26,7 +26,7 @@ from tests.kernel.kubelet import Kubelet, await_line
 from tests.kernel.kubelet_logs import LogServer
 from tests.kernel.newer_api import NEWER_PORT, NewerApi
 from tests.kernel.test_cluster_nodes import POWERLESS
-from tests.kernel.test_cluster_trace import pods_left
+from tests.kernel.test_cluster_trace import assert_nothing_unsaid, pods_left
 from ztprobe.emulation.netem import netem_supported
 from ztprobe.kernelnet.netns import entered
 from ztprobe.paths import REPO_DIR
@@ -268,15 +268,4 @@ def test_what_ends_the_command_leaves_nothing_unsaid(
     node = agents.node
     with serving(agents), kubelet(node):
         begun = begin(agents, tmp_path / "run", "net5-sec0")
-        begun.send_signal(how)
-        assert begun.stderr is not None
-        begun.stderr.read()
-        begun.wait(60)
-        if how == signal.SIGINT:
-            assert pods_left(node) == []
-            return
-        found = node.call("GET", "/api/v1/pods?labelSelector=ztprobe.run")["items"]
-        (run,) = {one["metadata"]["labels"]["ztprobe.run"] for one in found}
-        said = node.ztprobe("clean").stdout
-        assert f"{run}: may still be on its cluster, in namespace fl-{run}: ztprobe undeploy {run}" in said
-        assert run in json.loads(node.ztprobe("undeploy", "--json").stdout)
+        assert_nothing_unsaid(node, begun, how)

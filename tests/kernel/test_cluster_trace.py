@@ -39,6 +39,22 @@ def pods_left(node: KubeNode) -> list[str]:
     return [pod["metadata"]["name"] for pod in found]
 
 
+def assert_nothing_unsaid(node: KubeNode, begun: subprocess.Popen[str], how: signal.Signals) -> None:
+    """What a signal ended left nothing, or can be named and removed."""
+    begun.send_signal(how)
+    assert begun.stderr is not None
+    begun.stderr.read()
+    begun.wait(60)
+    if how == signal.SIGINT:
+        assert pods_left(node) == []
+        return
+    found = node.call("GET", "/api/v1/pods?labelSelector=ztprobe.run")["items"]
+    (run,) = {one["metadata"]["labels"]["ztprobe.run"] for one in found}
+    said = node.ztprobe("clean").stdout
+    assert f"{run}: may still be on its cluster, in namespace fl-{run}: ztprobe undeploy {run}" in said
+    assert run in json.loads(node.ztprobe("undeploy", "--json").stdout)
+
+
 def trace(node: KubeNode, out: Path, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return node.ztprobe(*TRACE, "--out", str(out), *words, before=node.with_logs, **options)
 
@@ -234,18 +250,7 @@ def test_what_ends_the_command_leaves_nothing_unsaid(
 ) -> None:
     with Kubelet(node):
         begun = begin(node, tmp_path / "run")
-        begun.send_signal(how)
-        assert begun.stderr is not None
-        begun.stderr.read()
-        begun.wait(60)
-        if how == signal.SIGINT:
-            assert pods_left(node) == []
-            return
-        found = node.call("GET", "/api/v1/pods?labelSelector=ztprobe.run")["items"]
-        (run,) = {one["metadata"]["labels"]["ztprobe.run"] for one in found}
-        said = node.ztprobe("clean").stdout
-        assert f"{run}: may still be on its cluster, in namespace fl-{run}: ztprobe undeploy {run}" in said
-        assert run in json.loads(node.ztprobe("undeploy", "--json").stdout)
+        assert_nothing_unsaid(node, begun, how)
 
 
 def newer(node: KubeNode) -> dict[str, str]:
