@@ -132,6 +132,4 @@ def _plugin_words(plugins: list[NetworkPlugin] | None) -> list[str]:
 
 
 def _lacking(answered: dict[str, dict[str, Any]]) -> list[str]:
-    return [
-        f"node {name}: its agent lacks {what}" for name, said in answered.items() for what in said["lacks"]
-    ]
+    return [f"node {name}: its agent is {what}" for name, said in answered.items() for what in said["lacks"]]
