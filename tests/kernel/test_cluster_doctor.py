@@ -82,3 +82,20 @@ def test_who_may_not_ask_gets_one_line(agents: Agents) -> None:
     lost = agents.node.ztprobe("doctor", "--agents", fails=None)
     assert lost.returncode == 2
     assert "add --runtime kubernetes" in lost.stderr
+
+
+def test_each_agent_says_what_it_holds(agents: Agents) -> None:
+    done = agents.node.ztprobe("agent", "status", "--agents", "--json", fails=3, NODE_NAME="")
+    said = json.loads(done.stdout)["nodes"]
+    assert set(said) == {NODE, OTHER, SILENT}
+    assert "does not answer" in said[SILENT]["problem"]
+    for name in (NODE, OTHER):
+        assert said[name]["node"] == name
+        assert said[name]["memory"]["resident_bytes"] > 1 << 20
+        assert said[name]["sessions"] == said[name]["leases"] == []
+    lines = agents.node.ztprobe("agent", "status", "--agents", fails=3, NODE_NAME="").stdout.splitlines()
+    assert [line.split(",")[0].split(":")[0] for line in lines if line.startswith("agent ")] == [
+        f"agent 0.1.0 on {NODE}",
+        f"agent 0.1.0 on {OTHER}",
+        f"agent on {SILENT}",
+    ]

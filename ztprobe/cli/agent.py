@@ -7,12 +7,19 @@ import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ztprobe.cli.agent_options import tls_files, tls_options
+from ztprobe.cli.agent_options import agent_access, agents_options, tls_files, tls_options
+from ztprobe.cli.asking_agents import ask_agents
+from ztprobe.cli.options import cluster_access, cluster_options
 from ztprobe.cli.output import say, say_json
-from ztprobe.errors import PreflightError
+from ztprobe.errors import PreflightError, UsageError
+from ztprobe.printable import printable_lines
+
+if TYPE_CHECKING:
+    from ztprobe.agent.service.wire import TlsFiles
 
 __all__ = ("agent",)
 
@@ -149,25 +156,52 @@ def _said(address: str, port: int) -> str:
     return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
 
 
-@agent.command(epilog="Example: sudo ztprobe agent status --json")
-@click.argument("address", default=_SOCKET, metavar="[ADDRESS]")
-@tls_options("--ca")
+@agent.command(epilog="Example: ztprobe agent status --agents --context lab")
+@click.argument("address", default=None, required=False, metavar="[ADDRESS]")
+@cluster_options
+@agents_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def status(address: str, cert: Path | None, key: Path | None, authority: Path | None, as_json: bool) -> None:
+@click.pass_context
+def status(ctx: click.Context, /, address: str | None, as_json: bool, **given: Any) -> None:
     """Show what an agent does and holds: memory, pods, leases, queue.
 
-    ADDRESS is HOST:PORT or unix:PATH.
+    ADDRESS is HOST:PORT or unix:PATH; without one it is this machine's agent. With --agents all agents of a
+    cluster are asked, node by node, without root; 3 if one of them does not answer.
     """
-    from ztprobe.agent.service.client import Connection
     from ztprobe.cli.rendering.agent import status_lines
 
-    connection = Connection(address, tls_files(cert, key, authority, "--ca"), patience_s=0)
+    is_many = given["through"] or given["addresses"]
+    cluster = cluster_access("kubernetes" if is_many else None, given["context"], given["kubeconfig"])
+    files = tls_files(given["cert"], given["key"], given["authority"], "--ca")
+    if not is_many:
+        if given["agents_in"] is not None:
+            raise UsageError("--agents-in: is about a cluster's agents: give --agents")
+        found = _status_of(address or _SOCKET, files)
+        if as_json:
+            say_json(found)
+        else:
+            say("\n".join(status_lines(found)))
+        return
+    if address is not None:
+        raise UsageError(f"{address}: with --agents a cluster's agents are asked; leave the address out")
+    access = agent_access(cluster, given["through"], given["addresses"], given["agents_in"], files)
+    assert access is not None  # there are agents to be asked
+    nodes = ask_agents(access, lambda _, status: status)
+    if as_json:
+        say_json({"nodes": nodes})
+    else:
+        for name, found in sorted(nodes.items()):
+            lines = [f"agent on {name}: {found['problem']}"] if "problem" in found else status_lines(found)
+            say("\n".join(map(printable_lines, lines)))
+    if any("problem" in found for found in nodes.values()):
+        ctx.exit(PreflightError.exit_code)
+
+
+def _status_of(address: str, files: TlsFiles | None) -> dict[str, Any]:
+    from ztprobe.agent.service.client import Connection
+
+    connection = Connection(address, files, patience_s=0)
     try:
-        found = connection.status()
+        return connection.status()
     finally:
         connection.close()
-    if as_json:
-        say_json(found)
-        return
-    for line in status_lines(found):
-        say(line)

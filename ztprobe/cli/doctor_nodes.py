@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ztprobe.cli.asking_agents import ask_agents
 from ztprobe.cli.output import say_json
-from ztprobe.errors import PreflightError, ZtprobeError
+from ztprobe.errors import PreflightError
 from ztprobe.printable import printable, printable_lines
 
 if TYPE_CHECKING:
-    from ztprobe.agent.service.wire import Tls
     from ztprobe.cli.agent_options import AgentAccess
-    from ztprobe.kubernetes.agents import AgentAddress
     from ztprobe.kubernetes.network_plugins import NetworkPlugin
 
 __all__ = ("examine_nodes",)
-
-_PATIENCE_S = 5.0
-_AT_ONCE = 16
 
 
 def examine_nodes(access: AgentAccess, *, as_json: bool) -> bool:
@@ -33,9 +28,7 @@ def examine_nodes(access: AgentAccess, *, as_json: bool) -> bool:
     from ztprobe.kubernetes.network_plugins import network_plugins
 
     api = access.cluster.api()
-    agents, tls = access.agents(), access.tls()
-    with ThreadPoolExecutor(min(_AT_ONCE, len(agents)), "doctor") as threads:
-        nodes = dict(threads.map(lambda agent: _asked(agent, tls), agents))
+    nodes = ask_agents(access, lambda agent, status: {**agent.offers(), "lacks": status["lacks"]})
     problems: list[str] = []
     if not access.addresses:
         try:
@@ -64,23 +57,6 @@ def examine_nodes(access: AgentAccess, *, as_json: bool) -> bool:
     else:
         _print(nodes, plugins, problems)
     return not problems
-
-
-def _asked(agent: AgentAddress, tls: Tls) -> tuple[str, dict[str, Any]]:
-    """Which node it is, and what that offers; a problem, where it does not say."""
-    from ztprobe.agent.service.client import Connection
-
-    connection = Connection(agent.address, tls, patience_s=_PATIENCE_S)
-    try:
-        status = connection.status()
-        return agent.node or status["node"] or agent.address, {
-            **connection.offers(),
-            "lacks": status["lacks"],
-        }
-    except ZtprobeError as error:
-        return agent.node or agent.address, {"problem": str(error)}
-    finally:
-        connection.close()
 
 
 def _print(
