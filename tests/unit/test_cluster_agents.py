@@ -53,6 +53,10 @@ def test_agents_are_those_that_deploy_puts_there(api: Answers) -> None:
     assert path == f"/api/v1/namespaces/{daemon['metadata']['namespace']}/pods"
     ((name, _, value),) = (text.partition("=") for text in query["labelSelector"])
     assert template["metadata"]["labels"][name] == value
+    assert found[1].why_gone() is None
+    api.pods = [pod("a", node="node-a"), pod("d", node="node-b")]  # as its DaemonSet replaces it
+    assert found[0].why_gone() is None
+    assert found[1].why_gone() == "its pod ztprobe/b has been removed"
     api.pods = []
     with pytest.raises(PreflightError, match="ztprobe deploy agent puts one on every node"):
         agents_of(Api())

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from ztprobe.errors import PreflightError
+from ztprobe.errors import PreflightError, ZtprobeError
+from ztprobe.kubernetes.answers import Object
 from ztprobe.kubernetes.api import Api
 
 __all__ = ("AGENTS_NAMESPACE", "COLLECTOR_SECRET", "AgentAddress", "agents_of", "collector_certificate")
@@ -22,6 +26,8 @@ class AgentAddress:
 
     node: str  # empty: not known before it says so
     address: str  # HOST:PORT, or unix:PATH
+    # Why it will never answer again, of one that does not; None: nothing says so.
+    why_gone: Callable[[], str | None] = field(default=lambda: None, compare=False)
 
 
 def agents_of(api: Api, namespace: str = AGENTS_NAMESPACE) -> list[AgentAddress]:
@@ -29,18 +35,31 @@ def agents_of(api: Api, namespace: str = AGENTS_NAMESPACE) -> list[AgentAddress]
 
     :raises PreflightError: there is none, or the API refuses to list pods.
     """
-    found = {}
+    found: dict[str, AgentAddress] = {}
     for pod in api.objects("pods", namespace, _LABEL):
         spec, status = pod["spec"], pod["status"]
         address = status.get("podIP") or ""
         if status.get("phase") == "Running" and address and "deletionTimestamp" not in pod["metadata"]:
             host = f"[{address}]" if ":" in address else address
-            found[spec.get("nodeName") or ""] = f"{host}:{_PORT}"
+            node = spec.get("nodeName") or ""
+            found[node] = AgentAddress(
+                node=node,
+                address=f"{host}:{_PORT}",
+                why_gone=functools.partial(_why_gone, api, namespace, pod["metadata"]),
+            )
     if not found:
         raise PreflightError(
             f"no agent runs in namespace {namespace} ({_LABEL}): ztprobe deploy agent puts one on every node"
         )
-    return [AgentAddress(node=node, address=address) for node, address in sorted(found.items())]
+    return [found[node] for node in sorted(found)]
+
+
+def _why_gone(api: Api, namespace: str, metadata: Object) -> str | None:
+    with contextlib.suppress(ZtprobeError):  # whoever does not say so has not said that it is gone
+        pods = api.objects("pods", namespace, _LABEL)
+        if metadata["uid"] not in {pod["metadata"]["uid"] for pod in pods}:
+            return f"its pod {namespace}/{metadata['name']} has been removed"
+    return None
 
 
 def collector_certificate(api: Api, namespace: str = AGENTS_NAMESPACE) -> tuple[bytes, bytes, bytes]:

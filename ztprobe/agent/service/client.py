@@ -48,13 +48,23 @@ class Connection:
 
     :param address: HOST:PORT or unix:PATH.
     :param tls: None: without, where the agent listens on a socket of this machine's.
-    :param patience_s: how long an agent that does not answer is asked again.
+    :param patience_s: how long an agent that does not answer is asked again; one that has been given up once
+        is not waited for again.
+    :param why_gone: says why an agent that does not answer never will; None: nothing is known of it.
     :raises UsageError: a certificate cannot be read.
     """
 
-    def __init__(self, address: str, tls: Tls | None, *, patience_s: float = _PATIENCE_S) -> None:
+    def __init__(
+        self,
+        address: str,
+        tls: Tls | None,
+        *,
+        patience_s: float = _PATIENCE_S,
+        why_gone: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self.address = address
         self.patience_s = patience_s
+        self._why_gone = why_gone
         options = [
             *wire.OPTIONS,
             # gRPC would share connections between channels that look alike.
@@ -85,10 +95,26 @@ class Connection:
                 reply = json.loads(self._call(wire.encoded(said), timeout=left_s))
                 return answer_of(reply, f"see the log of the agent at {self.address}")
             except grpc.RpcError as error:
-                if error.code() not in _AWAY or time.monotonic() - begun_s > patience_s:
+                if error.code() not in _AWAY:
                     raise error_of(error, self.address) from error
+                self.wait_for(error, begun_s, patience_s)
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _AGAIN_S[1])
+
+    def wait_for(self, error: Any, since_s: float, patience_s: float | None = None) -> None:
+        """Return where an agent that does not answer may be asked again.
+
+        :param since_s: by time.monotonic, when it was heard last.
+        :raises PreflightError: it is gone, or has been waited for long enough.
+        """
+        patience_s = self.patience_s if patience_s is None else patience_s
+        why = self._why_gone() if patience_s > 0 else None
+        if why is None and time.monotonic() - since_s <= patience_s:
+            return
+        self.patience_s = 0.0
+        if why is not None:
+            raise PreflightError(f"the agent at {self.address} does not answer: {why}") from error
+        raise error_of(error, self.address) from error
 
     def status(self) -> dict[str, Any]:
         """What the agent says of itself. :raises ZtprobeError: it does not."""
@@ -189,9 +215,13 @@ class AgentClient(Caller, LeaseCaller, NodeViewCaller, PodAccessCaller):
                 if self._closing.is_set():
                     return
                 broken_s = broken_s or self._heard_s
-                gone_s = time.monotonic() - max(broken_s, self._heard_s)
-                if error.code() not in _AWAY or gone_s > self._connection.patience_s:
+                if error.code() not in _AWAY:
                     self._fail(str(error_of(error, self._connection.address)))
+                    return
+                try:
+                    self._connection.wait_for(error, max(broken_s, self._heard_s))
+                except PreflightError as gone:
+                    self._fail(str(gone))
                     return
             except Exception as error:  # a full disk, a batch that is none
                 self._fail(f"the events from {self._connection.address} cannot be kept: {error}")

@@ -122,12 +122,12 @@ def process_number(number: int, node: int) -> int:
     return number + (node << PROCESS_SHIFT) if number else 0
 
 
-def addresses_by_node(agents: Iterable[AgentAddress], tls: Tls | None) -> dict[str, str]:
+def addresses_by_node(agents: Iterable[AgentAddress], tls: Tls | None) -> dict[str, AgentAddress]:
     """Where nodes' agents listen; those whose node is not known are asked.
 
     :raises ZtprobeError: one does not answer.
     """
-    return {one.node or _node_of(one.address, tls): one.address for one in agents}
+    return {one.node or _node_of(one.address, tls): one for one in agents}
 
 
 def _node_of(address: str, tls: Tls | None) -> str:

@@ -23,6 +23,7 @@ from ztprobe.attach.nodes.request import NodesRequest
 from ztprobe.attach.pod_lines import PodLines, followed
 from ztprobe.attach.rounds import Rounds
 from ztprobe.errors import EnforcementError, PreflightError, ZtprobeError
+from ztprobe.kubernetes.agents import AgentAddress
 from ztprobe.pods.model import Pod
 
 __all__ = ("Observation",)
@@ -49,7 +50,7 @@ class Observation:
         self.topology = endpoints.unknown("", ())
         self.counters: list[dict[str, Any]] = []
         self.attached_ns = self.detached_ns = 0
-        self._agents: dict[str, str] = {}
+        self._agents: dict[str, AgentAddress] = {}
         self._unwatched: set[str] = set()
         self._log: PodLines | None = None
         self._next_sockets_s = self._next_sample_s = 0.0
@@ -167,14 +168,14 @@ class Observation:
             if name in self.nodes:
                 for why in self.nodes[name].add(pods):
                     self._note(why)
-            elif (address := self._agents.get(name)) is not None:
-                self.nodes[name] = self._node(name, address, pods)
+            elif (agent := self._agents.get(name)) is not None:
+                self.nodes[name] = self._node(name, agent, pods)
             elif name not in self._unwatched:
                 self._unwatched.add(name)
                 self._note(f"node {name}: has no agent; what happens there is not seen")
 
-    def _node(self, name: str, address: str, pods: list[Pod]) -> ObservedNode:
-        connection = Connection(address, self.request.tls)
+    def _node(self, name: str, agent: AgentAddress, pods: list[Pod]) -> ObservedNode:
+        connection = Connection(agent.address, self.request.tls, why_gone=agent.why_gone)
         node = self._open.enter_context(
             ObservedNode(name, connection, self.directory / f"batches-{len(self.nodes)}", run=self._run)
         )

@@ -50,7 +50,7 @@ class AgentNodes:
     ) -> None:
         self._agents, self._batches, self._run = agents, batches, run
         self._attached, self._delays = attached, delays
-        self._addresses: dict[str, str] | None = None
+        self._addresses: dict[str, AgentAddress] | None = None
         self._open = contextlib.ExitStack()
         self.sessions: dict[str, NodeSession] = {}  # by node, the server's first
 
@@ -86,7 +86,8 @@ class AgentNodes:
 
     def _session(self, node: str) -> NodeSession:
         assert self._addresses is not None
-        connection = Connection(self._addresses[node], self._agents.tls)
+        agent = self._addresses[node]
+        connection = Connection(agent.address, self._agents.tls, why_gone=agent.why_gone)
         try:
             if self._delays is not None and connection.offers()["delay"] is None:
                 raise PreflightError(
