@@ -20,6 +20,7 @@ __all__ = ("recognise", "words_of_exit")
 _FEW = 4
 _TOLD_TO_END = (-signal.SIGTERM, 128 + signal.SIGTERM)
 _ENDED = "it was told to end"
+_OURS = "ztprobe-"  # gates and holds of a run on a cluster, of whose end nobody tells
 _GRACE_NS = 35_000_000_000  # between SIGTERM and SIGKILL a pod has 30 s by default
 
 
@@ -52,6 +53,7 @@ def _evictions(case: Case) -> Iterator[Cause]:
     containers = {name for sample in case.counters for name in sample["containers"]}
     for pod in case.participants:
         mine = {name for name in containers if name.startswith(f"{pod}/")}
+        mine = {name for name in mine if not name.startswith(f"{pod}/{_OURS}")}
         ended = [one for one in case.exits if one.pod == pod]
         told = [one for one in ended if one.status in _TOLD_TO_END]
         # A sidecar that is told to end may do so without an error; what takes too long is killed.

@@ -373,7 +373,8 @@ BOTH = (f"{CLIENT}/client", f"{CLIENT}/{SIDECAR}")
 
 
 def test_a_pod_whose_containers_were_all_told_to_end_was_evicted() -> None:
-    case = ended((BOTH[0], 143), (BOTH[1], -15), containers=BOTH)
+    hold = f"{CLIENT}/ztprobe-hold"  # that a run on a cluster has beside its applications
+    case = ended((BOTH[0], 143), (BOTH[1], -15), containers=(*BOTH, hold))
     (found,) = application.recognise(case, [trouble()])
     assert (found.of.id, found.pods) == ("application.pod_restarted", (CLIENT,))
     assert found.strength > 0.9

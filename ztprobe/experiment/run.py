@@ -334,7 +334,7 @@ class Job:
                     duration_s = (event["time_monotonic_ns"] - starts[number]) / 1e9
                     self.progress.round_done(int(number or 0), self.spec.options.rounds, duration_s)
             self._listen()
-            self._check(agent)
+            self._check(agent, runtime)
             if finished:
                 break
             self._note_exits(runtime)
@@ -374,11 +374,12 @@ class Job:
     def _look_at_topology(self, agent: Agent, runtime: Runtime) -> None:
         self.meta["topology"] = seen_topology(self.meta, agent, runtime)
 
-    def _check(self, agent: Agent) -> None:
+    def _check(self, agent: Agent, runtime: Runtime) -> None:
         status = agent.status()
         for note in status.notes:
             self.progress.note(note)
         if status.problem is not None:
+            runtime.check()  # a pod that goes takes its interfaces along
             raise EnforcementError(status.problem)
 
     def _listen(self) -> None:

@@ -10,7 +10,18 @@ from ztprobe.kubernetes.answers import Object
 from ztprobe.printable import printable
 from ztprobe.runtime.cluster.gate import GATE, GATES, HOLD, is_sidecar
 
-__all__ = ("Hindrance", "container_names", "exits", "hindrance", "is_at_gate", "node_of", "short_of_memory")
+__all__ = (
+    "Hindrance",
+    "container_names",
+    "exits",
+    "has_ended",
+    "hindrance",
+    "is_at_gate",
+    "is_going",
+    "node_of",
+    "removed_by",
+    "short_of_memory",
+)
 
 # A container that waits for one of these waits for somebody to change something.
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
@@ -94,6 +105,27 @@ def short_of_memory(pod: Object, container: str) -> bool:
         for one in _statuses(pod)
     }
     return reasons.get(container) == "OOMKilled"
+
+
+def is_going(pod: Object) -> bool:
+    """Whether somebody removes it."""
+    return "deletionTimestamp" in pod["metadata"]
+
+
+def has_ended(pod: Object) -> bool:
+    """Whether its applications and sidecars have."""
+    names = [one for one in _statuses(pod) if one.get("name") not in (*GATES, HOLD)]
+    return all("terminated" in (one.get("state") or {}) for one in names)
+
+
+def removed_by(pod: Object) -> str | None:
+    """Who removes it and why, as its condition says (since 1.26); None: nothing is said."""
+    for one in pod["status"].get("conditions") or ():
+        if one.get("type") == "DisruptionTarget" and one.get("status") == "True":
+            return _line(
+                f"{one.get('reason') or 'no reason given'}: {one.get('message') or 'no more is said'}"
+            )
+    return None
 
 
 def hindrance(pod: Object) -> Hindrance | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from ztprobe.errors import WorkloadError
 from ztprobe.rundir.logs import last_words
@@ -13,6 +15,16 @@ from ztprobe.runtime.cluster.source import RunSource
 from ztprobe.runtime.local.workload import Workload
 
 __all__ = ("RunState",)
+
+_END_S = 10.0  # how long the containers of a pod that is removed may take until nobody waits for them
+_LOOK_S = 0.2
+
+
+class _Going(NamedTuple):
+    """A pod that goes or is gone."""
+
+    words: str
+    has_ended: bool
 
 
 class RunState:
@@ -33,6 +45,7 @@ class RunState:
         :raises PreflightError: the API has not answered for minutes.
         """
         self._look()
+        self._check_removed()
         objects = self._run_pods().objects
         applications = {f"{one.name}/{one.application.name}" for one in self._workload.pods}
         for who, status in pod_states.exits(objects.values()).items():
@@ -45,11 +58,33 @@ class RunState:
                 how += " (out of memory: its limit is in the manifests)"
             raise WorkloadError(f"{who} {how}: {self.last_words(pod, container)}")
         for one in self._workload.pods:
-            found = objects.get(one.name)
-            if found is None or "deletionTimestamp" in found["metadata"]:
-                raise WorkloadError(f"{self._namespace}/{one.name} is removed by somebody: nothing goes on")
-            if (why := pod_states.hindrance(found)) is not None and why.is_final:
+            if (why := pod_states.hindrance(objects[one.name])) is not None and why.is_final:
                 raise WorkloadError(why.words)
+
+    def _check_removed(self) -> None:
+        """:raises WorkloadError: somebody removes a pod; said once it is known how its containers end."""
+        words, until_s = "", time.monotonic() + _END_S
+        while going := self._going():
+            words = words or going[0].words
+            if time.monotonic() > until_s or all(one.has_ended for one in going):
+                break
+            time.sleep(_LOOK_S)
+            self._look()
+        if words:
+            raise WorkloadError(f"{words}: nothing goes on")
+
+    def _going(self) -> list[_Going]:
+        """Pods that somebody removes, or has."""
+        found = []
+        for one in self._workload.pods:
+            pod, words = self._run_pods().objects.get(one.name), f"{self._namespace}/{one.name} is removed"
+            if pod is None:
+                found.append(_Going(f"{words} by somebody", has_ended=True))
+            elif pod_states.is_going(pod):
+                by = pod_states.removed_by(pod)
+                how = f" from node {pod_states.node_of(pod)} ({by})" if by else " by somebody"
+                found.append(_Going(words + how, has_ended=pod_states.has_ended(pod)))
+        return found
 
     def exits(self) -> Mapping[str, int]:
         """See `ztprobe.runtime.interface.Runtime`."""
