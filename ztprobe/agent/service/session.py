@@ -27,10 +27,13 @@ from ztprobe.pods.model import Pod
 from ztprobe.process.identity import ProcessIdentity, started_ticks
 from ztprobe.rundir import files
 
-__all__ = ("Session", "Sessions")
+__all__ = ("GIVEN_UP_S", "Session", "Sessions")
 
 _FILE, _SHAPED_FILE = "session.json", "shaped.json"
 _TALLY_S = 1.0
+_SILENT_S = 15  # collectors ask every second
+# A collector waits for an agent for a minute (`ztprobe.agent.service.client`) and gives its run up then.
+GIVEN_UP_S = 90
 _MOST_LEFT = 8  # sessions of earlier services
 
 
@@ -61,6 +64,11 @@ class Session:
     def silent_s(self) -> float:
         """Since the collector was last there."""
         return time.monotonic() - self._seen_s
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it has an agent, and its collector waits no longer for that."""
+        return self.agent is not None and self.silent_s > GIVEN_UP_S and not self._calling.locked()
 
     @property
     def is_writing(self) -> bool:
@@ -162,6 +170,17 @@ class Session:
         return found
 
 
+def _how_long(session: Session) -> str:
+    since = time.strftime("%H:%M:%S UTC", time.gmtime(session.opened_unix_s))
+    silent_s = round(session.silent_s)
+    if silent_s < _SILENT_S:
+        return f"since {since}: wait until that has ended"
+    return (
+        f"since {since}, whose collector has not been heard for {silent_s} s: another may take its place"
+        f" in {max(1, GIVEN_UP_S - silent_s)} s"
+    )
+
+
 class Sessions:
     """All of a service's, below one directory.
 
@@ -216,13 +235,13 @@ class Sessions:
         :param attached: of a deployment that ran already.
         :raises EnforcementError: the agent is at work for somebody else.
         """
+        for other in self.all():
+            if other.is_given_up:
+                self.end(other.token, f"nobody asked for {GIVEN_UP_S} s, and run {run} took its place")
         with self._lock:
             for other in self._sessions.values():
                 if other.agent is not None:
-                    since = time.strftime("%H:%M:%S UTC", time.gmtime(other.opened_unix_s))
-                    raise EnforcementError(
-                        f"the agent is at work for run {other.run} since {since}: wait until that has ended"
-                    )
+                    raise EnforcementError(f"the agent is at work for run {other.run} {_how_long(other)}")
             directory = self._root / secrets.token_hex(16)
             files.make_directory(directory, 0o700)
             files.make_directory(directory / "state", 0o700)
