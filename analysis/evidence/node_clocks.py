@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.evidence.translation import untranslated
 from ztprobe.events.tables import INSTANTS
 from ztprobe.rundir.clock import Clock, ClockSample
 from ztprobe.rundir.store import Run
@@ -187,9 +188,12 @@ def _on_wires(
 
 
 def wires_of(rows: pd.DataFrame, connections: pd.DataFrame) -> list[str]:
-    """A name for the connection of each row, the same at both of its ends; empty: it is not known."""
+    """A name for the connection of each row, the same at both of its ends; empty: it is not known.
+
+    Also where a client knows its server by a Service's address.
+    """
     names = {}
-    for row in connections.itertuples(index=False):
+    for row in untranslated({"connections": connections})["connections"].itertuples(index=False):
         ends = sorted(((row.local, row.local_port), (row.remote, row.remote_port)))
         names[row.connection] = f"{ends} {row.first_seq}"
     return [names.get(connection, "") for connection in rows["connection"].tolist()]

@@ -100,6 +100,23 @@ def test_the_same_ledger_within_the_uncertainty_that_is_said(
                 assert moved_ns <= 2 * clock["uncertainty_ns"], (name, moved_ns)
 
 
+def test_clients_that_know_their_server_by_a_services_address() -> None:
+    run = load_run(PATHS["rate"])
+    connections = run.events["connections"]
+    ours = connections["pod"].str.startswith("fl-client") & connections["remote_port"].isin([50051])
+    assert ours.any()
+    translated = connections.assign(
+        remote=connections["remote"].where(~ours, "10.96.0.7"),
+        remote_port=connections["remote_port"].where(~ours, 80),
+    )
+    translated.attrs = connections.attrs
+    behind = dataclasses.replace(run, events=run.events | {"connections": translated})
+    (true,) = aligned(two_nodes(run, shifted, lambda _: 900_000)).meta[NODE_CLOCKS]
+    (found,) = aligned(two_nodes(behind, shifted, lambda _: 900_000)).meta[NODE_CLOCKS]
+    assert found == true
+    assert true["packets"] > 8
+
+
 def test_a_wall_clock_that_drifts_is_a_line() -> None:
     run = load_run(PATHS["rate"])
     begin_ns = run.meta["clock_samples"][0]["time_monotonic_ns"]
