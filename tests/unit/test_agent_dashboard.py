@@ -16,11 +16,12 @@ from analysis.results.round_figures import round_figures
 from tests.prometheus import DASHBOARD, asked, by_label, prometheus, queries
 from tests.unit.recorded_run import RECORDED
 from tests.unit.test_tally import ACK, ETH, PODS, REASONS, RX, SYN, TX, packet, rows
+from ztprobe.agent.counts import Counts
 from ztprobe.agent.service.client import Connection
 from ztprobe.agent.service.metrics import Metrics
 from ztprobe.agent.service.server import AgentServer
 from ztprobe.agent.service.session import Sessions
-from ztprobe.agent.tally import Counts, EventTally
+from ztprobe.agent.tally import EventTally
 from ztprobe.events.kinds import EventKind
 
 

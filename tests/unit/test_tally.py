@@ -8,8 +8,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from ztprobe.agent.counts import HANDSHAKE_BOUNDS_S, OTHER, Counts, added
 from ztprobe.agent.node_agent import NodeAgent
-from ztprobe.agent.tally import HANDSHAKE_BOUNDS_S, OTHER, Counts, EventTally, added
+from ztprobe.agent.tally import EventTally
 from ztprobe.events.kinds import EventKind
 from ztprobe.events.tables import RINGS, ring_type
 

@@ -6,5 +6,5 @@ own (over `calls` and `lease_calls`), `service` the same on another machine; `si
 pods, `observed_qdiscs` what stands at their interfaces, `node_leases` and `lease_keeper` the leases and the
 process behind each, `pod_counters`, `machine_load` and `cpu_account` what the kernel counts beside events,
 `stalls` and `stall_snapshot` why nothing goes on, `drop_process` with `drop_feed` drops for who watches from
-elsewhere, `memory` what all of it holds.
+elsewhere, `tally` with `counts` how much it has seen, `memory` what all of it holds.
 """

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ztprobe import errors
+from ztprobe.agent.counts import Counts
 from ztprobe.agent.interface import Account, Agent, Measurement, Status
-from ztprobe.agent.tally import Counts
 from ztprobe.errors import ZtprobeError
 from ztprobe.pods.model import Pod
 from ztprobe.pods.source import Processes

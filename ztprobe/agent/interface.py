@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ztprobe.agent.counts import Counts
 from ztprobe.agent.endpoints import OwnedSocket
-from ztprobe.agent.tally import Counts
 from ztprobe.leases.records import Lease, StepInForce
 from ztprobe.pods.model import Pod
 from ztprobe.pods.source import Processes

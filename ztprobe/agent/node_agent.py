@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 
 from ztprobe.agent import memory
+from ztprobe.agent.counts import Counts
 from ztprobe.agent.emulator import Emulator
 from ztprobe.agent.endpoints import OwnedSocket, pod_sockets, topology
 from ztprobe.agent.interface import Account, Measurement, Status
 from ztprobe.agent.observed_qdiscs import ObservedQdiscs
 from ztprobe.agent.pod_counters import PodCounters
 from ztprobe.agent.sinks import Owners, Sink
-from ztprobe.agent.tally import Counts, EventTally
+from ztprobe.agent.tally import EventTally
 from ztprobe.conformance.judgement import requested
 from ztprobe.errors import EnforcementError
 from ztprobe.events.kinds import NODE
@@ -164,6 +165,7 @@ class NodeAgent:
         self.collector = Collector(self._kernel, self._owners.pods, write)
         self._watch_interfaces(list(self._pods.values()))
         self.collector.start()
+        memory.trim()  # loading and attaching took more than watching does
         self._memory = {f"first_{name}": value for name, value in memory.held().items()}
         return self._hooks
 

@@ -144,6 +144,7 @@ def main() -> int:
     # Whoever only starts one needs none of this.
     import pyarrow
 
+    from ztprobe.agent.memory import hold_little
     from ztprobe.agent.node_agent import NodeAgent
     from ztprobe.agent.node_leases import NodeLeases
     from ztprobe.agent.node_view import ThisNode
@@ -160,6 +161,7 @@ def main() -> int:
     parser.add_argument("--spool", type=int)
     given = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    hold_little()
     # Arrow's own allocator keeps what it has once had; the system's gives it back.
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())
     sink: Sink = (

@@ -140,7 +140,7 @@ def read_message(message: bytes) -> tuple[dict[str, str], np.ndarray]:
 def _message(table: Any, said: Mapping[str, str]) -> bytes:
     table = table.replace_schema_metadata(dict(said))
     out = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
     with pa.ipc.new_stream(out, table.schema, options=options) as stream:
         stream.write_table(table)
     return out.getvalue().to_pybytes()  # type: ignore[no-any-return]

@@ -7,24 +7,16 @@ here whatever the node holds: beyond a fixed number of pods and of reasons the r
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
+from ztprobe.agent.counts import BEYOND, HANDSHAKE_BOUNDS_S, Counts, added
 from ztprobe.events.kinds import EventKind
 from ztprobe.events.layout import enums
 
-__all__ = ("BEYOND", "HANDSHAKE_BOUNDS_S", "OTHER", "Counts", "EventTally", "added")
+__all__ = ("EventTally",)
 
-# What is counted -> its label ("" where it has none) -> how often, or how many seconds.
-Counts = dict[str, dict[str, float]]
-
-OTHER = "other"
-# How many labels each may have, besides "other".
-_MOST_LABELS = {"drops": 40, "sending_s": 64, "receiving_s": 64, "sent_bytes": 64, "received_bytes": 64}
-# Upper ends of the histogram's buckets: a quiet node's loopback up to a SYN that was sent again thrice.
-HANDSHAKE_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-BEYOND = "+Inf"
 _SYN, _ACK = 2, 16
 _MOST_OPEN = 4096  # connections whose SYN has no answer yet
 _RX, _TX = enums()["direction"]["rx"], enums()["direction"]["tx"]
@@ -100,25 +92,9 @@ def _messages(rows: np.ndarray, pods: Mapping[int, str]) -> Counts:
     found: Counts = {}
     lasted_s = (rows["ts_ns"].astype(np.int64) - rows["first_ns"].astype(np.int64)) / 1e9
     for way, seconds, sizes in ((_TX, "sending_s", "sent_bytes"), (_RX, "receiving_s", "received_bytes")):
-        for number in np.unique(rows["netns"]).tolist():
+        for number in set(rows["netns"].tolist()):
             mine = (rows["netns"] == number) & (rows["direction"] == way)
             if pod := pods.get(number):
                 found.setdefault(seconds, {})[pod] = float(np.clip(lasted_s[mine], 0, None).sum())
                 found.setdefault(sizes, {})[pod] = float(rows["bytes"][mine].sum())
     return found
-
-
-def added(counts: Counts, more: Mapping[str, Mapping[str, float]]) -> Counts:
-    """Add to counts in place, and return them; a label for which there is no room counts as "other"."""
-    for name, labelled in more.items():
-        mine = counts.setdefault(name, {})
-        for label, value in labelled.items():
-            key = _label(mine, name, label)
-            mine[key] = mine.get(key, 0) + value
-    return counts
-
-
-def _label(there: Iterable[str], name: str, label: str) -> str:
-    known = set(there)
-    full = len(known - {OTHER}) >= _MOST_LABELS.get(name, len(known) + 1)
-    return OTHER if full and label not in known else label

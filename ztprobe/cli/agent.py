@@ -103,6 +103,7 @@ def serve(
     """
     if os.geteuid() != 0:
         raise PreflightError("not root: probes and network namespaces need it; run it with sudo")
+    from ztprobe.agent.memory import hold_little
     from ztprobe.agent.service.metrics import Metrics
     from ztprobe.agent.service.privileges import lacking
     from ztprobe.agent.service.server import AgentServer, checked_address
@@ -110,6 +111,7 @@ def serve(
     from ztprobe.paths import STATE_DIR
     from ztprobe.process.interrupts import shielded
 
+    hold_little()
     tls = tls_files(cert, key, authority, "--client-ca")
     address = checked_address(listen, tls)
     node = os.environ.get("NODE_NAME") or platform.node()

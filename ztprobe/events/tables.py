@@ -18,6 +18,7 @@ import numpy as np
 from ztprobe.events.heads import address_text, read_head
 from ztprobe.events.kinds import EventKind, Family, TcpState, name_of
 from ztprobe.events.layout import dtype_of, enums, structs
+from ztprobe.events.rings import ATTACHED_TABLES, RINGS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,20 +130,6 @@ _STRUCTS: dict[str, tuple[str, tuple[EventKind, ...]]] = {
     "turns": ("turn", (EventKind.TURN,)),
     "process_starts": ("process_start", (EventKind.PROCESS_START,)),
     "module_loads": ("module_load", (EventKind.MODULE_LOAD,)),
-}
-# Those that only traces of deployments that ran already have rows of, and runs with secure aggregation; older
-# runs have none of them.
-ATTACHED_TABLES = ("turns", "process_starts", "module_loads")
-# Ring buffer -> the tables that its records go to; they have one size.
-RINGS: dict[str, tuple[str, ...]] = {
-    "bursts": ("bursts",),
-    "packets": ("packets", "dns"),
-    "connections": ("connections",),
-    "drops": ("drops",),
-    "points": (
-        *("state_changes", "retransmissions", "duplicate_acks", "gaps", "blocked_readers", "cpu_waits"),
-        *ATTACHED_TABLES,
-    ),
 }
 
 

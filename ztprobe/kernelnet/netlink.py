@@ -2,19 +2,51 @@
 
 ``setns`` plus a plain ``IPRoute`` costs 0.7 ms a namespace, where pyroute2's own
 ``NetNS`` object (a process of its own) costs 7 ms.
+
+``import pyroute2`` loads all of it, databases and Wi-Fi included: 6 MiB more than what is wanted here. An
+agent is to be small on every node, so the package's own ``__init__`` waits until somebody asks for what is in
+none of its modules.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from pyroute2 import DiagSocket, IPRoute
-from pyroute2 import netns as pyroute2_netns
-from pyroute2.netlink.exceptions import NetlinkError
+from typing import Any
 
 from ztprobe.kernelnet.netns import entered
+
+
+def _empty_package(name: str) -> None:
+    """A package whose modules can be imported each by itself; nothing if it has been loaded."""
+    spec = None if name in sys.modules else importlib.util.find_spec(name)
+    if spec is None or spec.loader is None:
+        return  # the imports below say what is missing
+    package, loader = importlib.util.module_from_spec(spec), spec.loader
+
+    def wanted(attribute: str) -> Any:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        try:
+            return importlib.import_module(f"{name}.{attribute}")
+        except ModuleNotFoundError:
+            del package.__dict__["__getattr__"]
+            loader.exec_module(package)
+            return getattr(package, attribute)
+
+    package.__dict__["__getattr__"] = wanted
+    sys.modules[name] = package
+
+
+_empty_package("pyroute2")
+from pyroute2 import netns as pyroute2_netns  # noqa: E402
+from pyroute2.iproute.linux import IPRoute  # noqa: E402
+from pyroute2.netlink.diag import DiagSocket  # noqa: E402
+from pyroute2.netlink.exceptions import NetlinkError  # noqa: E402
 
 __all__ = ("DiagSocket", "IPRoute", "NetlinkError", "create_netns", "netlink", "remove_netns", "sock_diag")
 

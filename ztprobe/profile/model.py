@@ -29,7 +29,6 @@ from typing import Any
 from ztprobe.errors import PreflightError, UsageError
 from ztprobe.paths import NETPROFILES_DIR
 from ztprobe.profile import distributions
-from ztprobe.profile.file import read_profile_file
 from ztprobe.profile.schedule import CHANGING, Schedule, Step
 
 __all__ = (
@@ -362,6 +361,9 @@ def load_profile(name_or_path: str | Path) -> Profile:
 
 
 def _load(path: Path) -> Profile:
+    # Whoever is only given profiles, as an agent is, needs no readers and schemas (8 MiB).
+    from ztprobe.profile.file import read_profile_file
+
     file = read_profile_file(path)
     values = file.values
     if (model := values.get("loss_gilbert_elliott")) is not None:

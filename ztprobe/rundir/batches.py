@@ -57,7 +57,7 @@ class BatchWriter:
             table = table_of(np.concatenate(held))
             if kind not in self._writers:
                 file = pa.OSFile(str(self._directory / f"{kind}.{self._part}{_SUFFIX}"), "wb")
-                options = pa.ipc.IpcWriteOptions(compression="zstd")
+                options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
                 self._writers[kind] = pa.ipc.new_stream(file, table.schema, options=options), file
             self._writers[kind][0].write_table(table)
         self._held, self._held_rows, self._since_s = {}, 0, time.monotonic()

@@ -11,12 +11,12 @@ import ssl
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ztprobe.agent.counts import BEYOND, HANDSHAKE_BOUNDS_S, OTHER, Counts
 from ztprobe.agent.service.http_server import HttpServer
 from ztprobe.agent.service.round_metrics import round_families
 from ztprobe.agent.service.wire import TlsFiles
-from ztprobe.agent.tally import BEYOND, HANDSHAKE_BOUNDS_S, OTHER, Counts
 from ztprobe.errors import PreflightError, UsageError
-from ztprobe.events.tables import RINGS
+from ztprobe.events.rings import RINGS
 from ztprobe.rundir.schema import LOSS_CHANNELS
 
 __all__ = ("Metrics",)

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ztprobe.agent.tally import BEYOND, OTHER, Counts
+from ztprobe.agent.counts import BEYOND, OTHER, Counts
 from ztprobe.errors import UsageError
 from ztprobe.printable import printable
 

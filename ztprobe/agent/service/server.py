@@ -19,8 +19,9 @@ import grpc
 
 from ztprobe import __version__
 from ztprobe.agent.calls import CALLS, answered
+from ztprobe.agent.counts import Counts
 from ztprobe.agent.lease_calls import LEASE_CALLS
-from ztprobe.agent.memory import held
+from ztprobe.agent.memory import held, together
 from ztprobe.agent.node_view_calls import NODE_VIEW_CALLS
 from ztprobe.agent.offers import node_offers
 from ztprobe.agent.pod_access_calls import POD_ACCESS
@@ -31,7 +32,6 @@ from ztprobe.agent.service.round_metrics import ToldRounds
 from ztprobe.agent.service.session import Session, Sessions
 from ztprobe.agent.service.wire import TlsFiles
 from ztprobe.agent.spool import END, QueueSegment
-from ztprobe.agent.tally import Counts
 from ztprobe.documents.problem import DocumentError
 from ztprobe.errors import EnforcementError, PreflightError, UsageError
 from ztprobe.leases import records
@@ -132,6 +132,7 @@ class AgentServer:
             "node": self._node,
             "since_unix_s": self._since_unix_s,
             "memory": held(),
+            "resident_bytes": self._resident_bytes(),
             "lacks": lacking(),
             "sessions": [session.as_dict() for session in self._sessions.all()],
             "leases": [
@@ -145,6 +146,15 @@ class AgentServer:
                 for lease in records.all_leases()
             ],
         }
+
+    def _resident_bytes(self) -> int:
+        """Of the service and the processes with probes."""
+        agents = [session.agent for session in self._sessions.all()]
+        below = [Path(f"/proc/{agent.pid}") for agent in agents if agent is not None]
+        try:
+            return together([Path("/proc/self"), *below])
+        except OSError:  # one has just ended
+            return together([Path("/proc/self")])
 
     def tally(self) -> Counts:
         """What was seen since the service began, and told of rounds, counted."""

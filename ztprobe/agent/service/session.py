@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from ztprobe.agent.calls import answer_of
+from ztprobe.agent.counts import Counts, added
 from ztprobe.agent.memory import held
 from ztprobe.agent.remote import AgentProcess
 from ztprobe.agent.spool import Spool
-from ztprobe.agent.tally import Counts, added
 from ztprobe.errors import EnforcementError, PreflightError, ZtprobeError
 from ztprobe.pods.model import Pod
 from ztprobe.process.identity import ProcessIdentity, started_ticks

@@ -17,7 +17,7 @@ def status_lines(found: Mapping[str, Any]) -> Iterator[str]:
     :param found: as `ztprobe.agent.service.server.AgentServer.status` gives it.
     """
     yield f"agent {found['version']} on {found['node'] or 'this node'}, since {_time(found['since_unix_s'])}"
-    yield f"  the service holds {_mib(found['memory'])}"
+    yield f"  the service holds {_mib(found['memory'])}; all its processes together {_all_mib(found)}"
     for lack in found["lacks"]:
         yield f"  {lack}"
     for session in found["sessions"]:
@@ -51,6 +51,11 @@ def status_lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 def _mib(memory: Mapping[str, int]) -> str:
     return f"{memory['resident_bytes'] / _MIB:.1f} MiB"
+
+
+def _all_mib(found: Mapping[str, Any]) -> str:
+    # What they share counts once. (Older agents do not say it.)
+    return f"{found['resident_bytes'] / _MIB:.1f} MiB" if "resident_bytes" in found else "unknown"
 
 
 def _time(unix_s: float) -> str:

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from ztprobe.agent import endpoints
+from ztprobe.agent.counts import Counts, added
 from ztprobe.agent.endpoints import OwnedSocket
 from ztprobe.agent.interface import Account, Measurement, Status
 from ztprobe.agent.service.node_session import NodeSession, process_number
-from ztprobe.agent.tally import Counts, added
 from ztprobe.conformance.judgement import requested
 from ztprobe.experiment.nodes.accounts import account_of
 from ztprobe.experiment.nodes.path import measured_path
