@@ -70,6 +70,8 @@ def answer_of(reply: Mapping[str, Any], where: str) -> Any:
 class Caller:
     """`ztprobe.agent.interface.Agent` by calls that something else carries."""
 
+    _watched: Processes | None = None  # what it was told last
+
     def _ask(self, call: str, **arguments: Any) -> Any:
         """Make a call. :raises ZtprobeError: whatever it raised, or it could not be made."""
         raise NotImplementedError
@@ -87,8 +89,10 @@ class Caller:
         self._ask("remove_pod", pod=pod.as_dict())
 
     def watch(self, processes: Processes) -> None:
-        """See `Agent`."""
-        self._ask("watch", processes=[[pid, *who] for pid, who in processes.items()])
+        """See `Agent`; what it knows already is not said again."""
+        if processes != self._watched:
+            self._ask("watch", processes=[[pid, *who] for pid, who in processes.items()])
+            self._watched = dict(processes)
 
     def start(self) -> dict[str, str]:
         """See `Agent`."""

@@ -32,7 +32,8 @@ from ztprobe.pods.source import Processes
 
 __all__ = ("PodCounters",)
 
-_NET = Path("/proc/thread-self/net")  # of the calling thread's namespace; /proc/net is the first thread's
+_OPEN_FILES = re.compile(r"(?m)^Max open files\s+(\d+)")
+_NET = "/proc/thread-self/net"  # of the calling thread's namespace; /proc/net is the first thread's
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _OF_TCP = {
     "ListenOverflows": "listen_overflows",
@@ -46,6 +47,7 @@ _OF_TCP = {
 _UNLIMITED_BYTES = 1 << 62
 _PLACES = ("", "tmp", "run")  # where containers write
 _BELOW_BYTES = 4096
+_READ_BYTES = 1 << 16
 
 
 class PodCounters:
@@ -53,21 +55,24 @@ class PodCounters:
 
     def __init__(self, mounts: Path = Path("/proc/self/mounts")) -> None:
         self._mounts = _controllers(mounts)
-        self._cgroups: dict[str, tuple[Path, ...]] = {}  # POD/CONTAINER -> directories
+        self._cgroups: dict[str, tuple[Path, ...]] = {}  # POD/CONTAINER -> files
 
     def sample(self, pods: Iterable[Pod], processes: Processes) -> dict[str, Any]:
         """Now, for run.json; a pod or a process that has gone meanwhile is left out."""
         self.remember(processes)
         containers: dict[str, dict[str, Any]] = {
-            name: _cgroup_counters(places) for name, places in self._cgroups.items()
+            name: _cgroup_counters(files) for name, files in self._cgroups.items()
         }
         for pid, who in processes.items():
             with contextlib.suppress(OSError, ValueError, IndexError):
                 _merge(containers.setdefault("/".join(who), {}), _process_counters(pid))
         found: dict[str, dict[str, int]] = {}
+        nodes: dict[Path, dict[str, int]] = {}  # pods of one node share what its namespace counts
         for pod in pods:
             with contextlib.suppress(OSError):
-                found[pod.name] = _pod_counters(pod)
+                if pod.node_netns not in nodes:
+                    nodes[pod.node_netns] = _node_counters(pod.node_netns)
+                found[pod.name] = _pod_counters(pod) | nodes[pod.node_netns]
         return {"at_ns": time.monotonic_ns(), "pods": found, "containers": containers}
 
     def remember(self, processes: Processes) -> None:
@@ -75,7 +80,7 @@ class PodCounters:
         for pid, (pod, container) in processes.items():
             name = f"{pod}/{container}"
             if name not in self._cgroups and (places := tuple(self._places(pid))):
-                self._cgroups[name] = places
+                self._cgroups[name] = tuple(_files_of(places))
 
     def _places(self, pid: int) -> Iterator[Path]:
         with contextlib.suppress(OSError):
@@ -100,20 +105,39 @@ def _controllers(mounts: Path) -> dict[str, Path]:
     return found
 
 
-def _cgroup_counters(places: Iterable[Path]) -> dict[str, int]:
-    found: dict[str, int] = {}
+def _files_of(places: Iterable[Path]) -> Iterator[Path]:
+    """Those that tell something; which are there depends on the controllers."""
     for place in places:
-        for file, names in _CGROUP_FILES.items():
-            with contextlib.suppress(OSError, ValueError):
-                text = (place / file).read_text()
-                said = dict(line.split(maxsplit=1) for line in text.splitlines() if " " in line)
-                found |= {name: int(said[key]) * factor for key, name, factor in names if key in said}
-        for file, name in _CGROUP_VALUES.items():
-            with contextlib.suppress(OSError, ValueError):
-                value = int((place / file).read_text())
-                if value < _UNLIMITED_BYTES:
+        for file in (*_CGROUP_FILES, *_CGROUP_VALUES):
+            if (place / file).exists():
+                yield place / file
+
+
+def _cgroup_counters(files: Iterable[Path]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for file in files:
+        with contextlib.suppress(OSError, ValueError):
+            text = _text(file)
+            if (name := _CGROUP_VALUES.get(file.name)) is not None:
+                if (value := int(text)) < _UNLIMITED_BYTES:
                     found[name] = value
+                continue
+            said = dict(line.split(maxsplit=1) for line in text.splitlines() if " " in line)
+            names = _CGROUP_FILES[file.name]
+            found |= {name: int(said[key]) * factor for key, name, factor in names if key in said}
     return found
+
+
+def _text(path: Path | str) -> str:
+    # Hundreds of small files a sample: a text layer for each would take most of the time.
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        pieces = []
+        while piece := os.read(file, _READ_BYTES):
+            pieces.append(piece)
+        return b"".join(pieces).decode(errors="replace")
+    finally:
+        os.close(file)
 
 
 _CGROUP_FILES: Mapping[str, tuple[tuple[str, str, int], ...]] = {
@@ -134,15 +158,15 @@ _CGROUP_VALUES = {
 
 
 def _process_counters(pid: int) -> dict[str, Any]:
-    here = Path(f"/proc/{pid}")
-    fields = (here / "stat").read_text(errors="replace").rpartition(")")[2].split()
-    limit = re.search(r"(?m)^Max open files\s+(\d+)", (here / "limits").read_text())
+    here = f"/proc/{pid}"
+    fields = _text(f"{here}/stat").rpartition(")")[2].split()
+    limit = _OPEN_FILES.search(_text(f"{here}/limits"))
     return {
         "stopped": fields[0] in "Tt",
         "cpu_ns": (int(fields[11]) + int(fields[12])) * _TICK_NS,
-        "descriptors": len(os.listdir(here / "fd")),
+        "descriptors": len(os.listdir(f"{here}/fd")),
         **({"descriptor_limit": int(limit[1])} if limit else {}),
-        "full_filesystems": [f"/{place}" for place in _PLACES if _is_full(here / "root" / place)],
+        "full_filesystems": [f"/{place}" for place in _PLACES if _is_full(f"{here}/root/{place}")],
     }
 
 
@@ -159,7 +183,7 @@ def _merge(into: dict[str, Any], process: dict[str, Any]) -> None:
         into |= {name: process[name] for name in ("descriptors", "descriptor_limit") if name in process}
 
 
-def _is_full(place: Path) -> bool:
+def _is_full(place: str) -> bool:
     status = os.statvfs(place)
     return bool(status.f_blocks) and status.f_bavail * status.f_frsize < _BELOW_BYTES
 
@@ -168,12 +192,17 @@ def _pod_counters(pod: Pod) -> dict[str, int]:
     with entered(pod.netns):
         found = _tcp_counters()
         found["sockets"] = _sockets_in_use()
-        low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+        low, high = map(int, _text("/proc/sys/net/ipv4/ip_local_port_range").split())
         found["ephemeral_ports"] = high - low + 1
-    with entered(pod.node_netns):
+    return found
+
+
+def _node_counters(netns: Path) -> dict[str, int]:
+    found: dict[str, int] = {}
+    with entered(netns):
         for file, name in (("count", "conntrack_entries"), ("max", "conntrack_most")):
             with contextlib.suppress(OSError, ValueError):
-                found[name] = int(Path(f"/proc/sys/net/netfilter/nf_conntrack_{file}").read_text())
+                found[name] = int(_text(f"/proc/sys/net/netfilter/nf_conntrack_{file}"))
         with contextlib.suppress(OSError, ValueError):
             found["conntrack_dropped"] = _conntrack_dropped()
     return found
@@ -181,24 +210,23 @@ def _pod_counters(pod: Pod) -> dict[str, int]:
 
 def _conntrack_dropped() -> int:
     # A line of names, then one of hexadecimal numbers for each CPU.
-    names, *cpus = (_NET / "stat" / "nf_conntrack").read_text().splitlines()
+    names, *cpus = _text(f"{_NET}/stat/nf_conntrack").splitlines()
     column = names.split().index("drop")
     return sum(int(line.split()[column], 16) for line in cpus)
 
 
 def _tcp_counters() -> dict[str, int]:
-    lines = (_NET / "netstat").read_text().splitlines()
-    pairs = {
-        name: int(value)
-        for names, values in zip(lines[::2], lines[1::2], strict=False)
-        for name, value in zip(names.split()[1:], values.split()[1:], strict=False)
-    }
-    return {name: pairs[key] for key, name in _OF_TCP.items() if key in pairs}
+    lines = _text(f"{_NET}/netstat").splitlines()
+    found: dict[str, int] = {}
+    for names, values in zip(lines[::2], lines[1::2], strict=False):
+        said = dict(zip(names.split(), values.split(), strict=False))
+        found |= {name: int(said[key]) for key, name in _OF_TCP.items() if key in said}
+    return found
 
 
 def _sockets_in_use() -> int:
     # "TCP: inuse 3 orphan 0 tw 2 alloc 9 mem 4": those in TIME_WAIT hold their port too
-    for line in (_NET / "sockstat").read_text().splitlines():
+    for line in _text(f"{_NET}/sockstat").splitlines():
         if line.startswith("TCP:"):
             words = line.split()
             return int(words[words.index("inuse") + 1]) + int(words[words.index("tw") + 1])

@@ -39,7 +39,8 @@ from ztprobe.leases import records
 __all__ = ("AgentServer", "checked_address")
 
 _THREADS = 8
-_LOOK_S = 0.05
+# An agent queues what it saw once a second (`ztprobe.agent.spool_sink`); what is on its way is acknowledged.
+_LOOK_S, _LOOK_FOR_ACKS_S = 0.2, 0.05
 _END_S = 5.0
 _UNIX = "unix:"
 
@@ -285,7 +286,7 @@ class _Stream:
             self._wait(on_their_way)
 
     def _wait(self, on_their_way: deque[QueueSegment]) -> None:
-        self._news.wait(_LOOK_S)
+        self._news.wait(_LOOK_FOR_ACKS_S if on_their_way else _LOOK_S)
         self._news.clear()
         while on_their_way and on_their_way[0].sequence <= self._acked:
             segment = on_their_way.popleft()
