@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +94,34 @@ def test_a_full_disk_loses_and_does_not_end_the_run(tmp_path: Path, monkeypatch:
     sink.write("points", numbered("points", 100, 100))
     assert [(entry["ring"], entry["count"]) for entry in sink.losses()] == [("points", 100)]
     assert Spool(tmp_path / "queue").queued()["rows"] == 100
+
+
+def test_a_collector_that_is_away_does_not_show_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A quarter of an hour of segments, as many as with one a second and kind, each of a few rows.
+    monkeypatch.setattr(spool_sink, "_GROUP_ROWS", 1)
+    sink = SpoolSink(tmp_path / "queue", 256 << 20)
+    one = {ring: numbered(ring, 2, 0) for ring in RINGS}
+
+    def pass_by(seconds: int) -> int:
+        for _ in range(seconds):
+            for ring, rows in one.items():
+                sink.write(ring, rows.copy())
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before_bytes = pass_by(60)
+        grown_bytes = pass_by(900 - 60) - before_bytes
+        spool = Spool(tmp_path / "queue")
+        tracemalloc.reset_peak()
+        now_bytes = tracemalloc.get_traced_memory()[0]
+        assert spool.queued()["segments"] == 900 * len(RINGS)
+        asked_bytes = tracemalloc.get_traced_memory()[1] - now_bytes
+    finally:
+        tracemalloc.stop()
+    assert sink.losses() == []
+    assert grown_bytes < 3 << 19
+    assert asked_bytes < 1 << 18

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,13 @@ class QueueSegment:
     @classmethod
     def of(cls, path: Path) -> QueueSegment:
         """By its name. :raises ValueError: it is none."""
-        sequence, kind, rows = path.name.removesuffix(SUFFIX).split(".")
-        return cls(path=path, sequence=int(sequence), kind=kind, rows=int(rows))
+        sequence, kind, rows = _said(path.name)
+        return cls(path=path, sequence=sequence, kind=kind, rows=rows)
+
+
+def _said(name: str) -> tuple[int, str, int]:
+    sequence, kind, rows = name.removesuffix(SUFFIX).split(".")
+    return int(sequence), kind, int(rows)
 
 
 class Spool:
@@ -48,21 +54,25 @@ class Spool:
     def segments(self) -> list[QueueSegment]:
         """What has not been delivered yet, oldest first."""
         found = []
-        with contextlib.suppress(FileNotFoundError):
-            for path in self._directory.glob(f"*{SUFFIX}"):
-                with contextlib.suppress(ValueError):
-                    found.append(QueueSegment.of(path))
+        with contextlib.suppress(FileNotFoundError):  # a stream asks for them several times a second
+            for name in os.listdir(self._directory):
+                if name.endswith(SUFFIX):
+                    with contextlib.suppress(ValueError):
+                        found.append(QueueSegment.of(self._directory / name))
         return sorted(found, key=lambda segment: segment.sequence)
 
     def queued(self) -> dict[str, Any]:
         """``segments``, ``rows`` and ``bytes`` that wait, and ``lost`` rows by kind."""
-        waiting = self.segments()
-        size = 0
-        for segment in waiting:
-            with contextlib.suppress(FileNotFoundError):
-                size += segment.path.stat().st_size
-        rows = sum(segment.rows for segment in waiting)
-        return {"segments": len(waiting), "rows": rows, "bytes": size, "lost": self.lost()}
+        segments = rows = size = 0
+        # One by one: there may be very many, and whoever asks is to hold no more for that.
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._directory) as entries:
+            for entry in entries:
+                with contextlib.suppress(ValueError, FileNotFoundError):
+                    if entry.name.endswith(SUFFIX):
+                        here = _said(entry.name)[2]
+                        size += entry.stat().st_size
+                        segments, rows = segments + 1, rows + here
+        return {"segments": segments, "rows": rows, "bytes": size, "lost": self.lost()}
 
     def lost(self) -> dict[str, int]:
         """Rows that found the queue full so far, by kind."""

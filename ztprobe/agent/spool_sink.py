@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import struct
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -26,6 +27,9 @@ _GROUP_S = 1.0  # what an agent that is killed takes along
 _MOST_SEGMENTS = 50_000
 # Names are needed to read what is queued already; they may go beyond the bound, this far.
 _NAMES_BYTES = 8 << 20
+# Of a segment: its kind's place in a list, its rows, its bytes. Without a collector 18,000 come in an hour
+# and must not show in the agent's memory.
+_ENTRY = struct.Struct("<BIQ")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -41,8 +45,11 @@ class SpoolSink:
         self._directory = directory
         self._most_bytes = most_bytes
         self._sequence = 0
-        self._queued: deque[tuple[Path, int]] = deque()
+        # What is queued, oldest first, by `_ENTRY`; the oldest one's number.
+        self._queued: deque[bytes] = deque()
+        self._oldest = 0
         self._queued_bytes = 0
+        self._kinds: list[str] = []
         self._held: dict[str, list[np.ndarray]] = {}
         self._held_rows = 0
         self._since_s = time.monotonic()
@@ -85,13 +92,12 @@ class SpoolSink:
             raise OSError(errno.ENOSPC, f"{self._directory}: no room for the names of what is queued")
 
     def _put(self, kind: str, rows: int, message: bytes, most_bytes: int) -> bool:
-        while self._queued and not self._queued[0][0].exists():  # delivered
-            self._queued_bytes -= self._queued.popleft()[1]
+        self._forget_delivered()
         if self._queued_bytes + len(message) > most_bytes or len(self._queued) >= _MOST_SEGMENTS + (
             kind in (NAMES, END)
         ):
             return False
-        path = self._directory / f"{self._sequence:012d}.{kind}.{rows}{SUFFIX}"
+        path = self._path(self._sequence, kind, rows)
         unfinished = path.with_suffix(".partial")
         try:
             unfinished.write_bytes(message)
@@ -102,9 +108,23 @@ class SpoolSink:
                 raise
             return False
         self._sequence += 1
-        self._queued.append((path, len(message)))
+        if kind not in self._kinds:
+            self._kinds.append(kind)
+        self._queued.append(_ENTRY.pack(self._kinds.index(kind), rows, len(message)))
         self._queued_bytes += len(message)
         return True
+
+    def _path(self, sequence: int, kind: str, rows: int) -> Path:
+        return self._directory / f"{sequence:012d}.{kind}.{rows}{SUFFIX}"
+
+    def _forget_delivered(self) -> None:
+        while self._queued:
+            kind, rows, size = _ENTRY.unpack(self._queued[0])
+            if self._path(self._oldest, self._kinds[kind], rows).exists():
+                return
+            self._queued.popleft()
+            self._queued_bytes -= size
+            self._oldest += 1
 
     def _lose(self, kind: str, rows: np.ndarray) -> None:
         times = rows["ts_ns"]
