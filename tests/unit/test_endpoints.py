@@ -158,6 +158,25 @@ def test_a_quiet_table_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> Non
     assert asked == [7, 7, 8]
 
 
+def test_whose_sockets_are_is_asked_when_they_have_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = [
+        TcpSocket(local="10.0.0.1", local_port=port, remote="10.0.0.2", remote_port=2, inode=port)
+        for port in (8, 9)
+    ]
+    activity, asked = ["1"], []
+    monkeypatch.setattr(sockets_module, "tcp_activity", lambda _pid: activity[0])
+    monkeypatch.setattr(sockets_module, "asked_sockets", lambda _pid: iter(both))
+    monkeypatch.setattr(sockets_module, "socket_owners", lambda pids: asked.append(pids) or {9: pids[-1]})
+    tables = SocketTables()
+    for _ in range(2):
+        assert list(tables.owned(1, [7])) == [(both[1], 7)]  # the other one is nobody's
+    assert asked == [[7]]
+    assert list(tables.owned(1, [7, 5])) == [(both[1], 5)]
+    activity[0] = "2"
+    assert list(tables.owned(1, [7, 5])) == [(both[1], 5)]
+    assert asked == [[7], [7, 5], [7, 5]]
+
+
 def _own() -> int:
     return int(Path("/proc/self").resolve().name)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ztprobe.kernelnet.sockets import SocketTables, TcpSocket, socket_owners
+from ztprobe.kernelnet.sockets import SocketTables, TcpSocket
 from ztprobe.pods.model import Pod
 from ztprobe.pods.source import Processes
 
@@ -34,10 +34,9 @@ def pod_sockets(pods: Iterable[Pod], processes: Processes, tables: SocketTables)
     found = []
     for pod in pods:
         pids = [pid for pid, (name, _) in processes.items() if name == pod.name]
-        owners = socket_owners(pids)
-        for socket in tables.of(pod.netns_inode, pids):
-            if (pid := owners.get(socket.inode)) is not None:  # else it is no container's: a proof's own
-                found.append(OwnedSocket(pod.name, processes[pid][1], socket))
+        # What is nobody's is no container's: a proof's own.
+        for socket, pid in tables.owned(pod.netns_inode, pids):
+            found.append(OwnedSocket(pod.name, processes[pid][1], socket))
     return found
 
 

@@ -29,6 +29,7 @@ from typing import Any
 from ztprobe.kernelnet.netns import entered
 from ztprobe.pods.model import Pod
 from ztprobe.pods.source import Processes
+from ztprobe.process.procfs import text_of
 
 __all__ = ("PodCounters",)
 
@@ -47,7 +48,6 @@ _OF_TCP = {
 _UNLIMITED_BYTES = 1 << 62
 _PLACES = ("", "tmp", "run")  # where containers write
 _BELOW_BYTES = 4096
-_READ_BYTES = 1 << 16
 
 
 class PodCounters:
@@ -117,7 +117,7 @@ def _cgroup_counters(files: Iterable[Path]) -> dict[str, int]:
     found: dict[str, int] = {}
     for file in files:
         with contextlib.suppress(OSError, ValueError):
-            text = _text(file)
+            text = text_of(file)
             if (name := _CGROUP_VALUES.get(file.name)) is not None:
                 if (value := int(text)) < _UNLIMITED_BYTES:
                     found[name] = value
@@ -126,18 +126,6 @@ def _cgroup_counters(files: Iterable[Path]) -> dict[str, int]:
             names = _CGROUP_FILES[file.name]
             found |= {name: int(said[key]) * factor for key, name, factor in names if key in said}
     return found
-
-
-def _text(path: Path | str) -> str:
-    # Hundreds of small files a sample: a text layer for each would take most of the time.
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        pieces = []
-        while piece := os.read(file, _READ_BYTES):
-            pieces.append(piece)
-        return b"".join(pieces).decode(errors="replace")
-    finally:
-        os.close(file)
 
 
 _CGROUP_FILES: Mapping[str, tuple[tuple[str, str, int], ...]] = {
@@ -159,8 +147,8 @@ _CGROUP_VALUES = {
 
 def _process_counters(pid: int) -> dict[str, Any]:
     here = f"/proc/{pid}"
-    fields = _text(f"{here}/stat").rpartition(")")[2].split()
-    limit = _OPEN_FILES.search(_text(f"{here}/limits"))
+    fields = text_of(f"{here}/stat").rpartition(")")[2].split()
+    limit = _OPEN_FILES.search(text_of(f"{here}/limits"))
     return {
         "stopped": fields[0] in "Tt",
         "cpu_ns": (int(fields[11]) + int(fields[12])) * _TICK_NS,
@@ -192,7 +180,7 @@ def _pod_counters(pod: Pod) -> dict[str, int]:
     with entered(pod.netns):
         found = _tcp_counters()
         found["sockets"] = _sockets_in_use()
-        low, high = map(int, _text("/proc/sys/net/ipv4/ip_local_port_range").split())
+        low, high = map(int, text_of("/proc/sys/net/ipv4/ip_local_port_range").split())
         found["ephemeral_ports"] = high - low + 1
     return found
 
@@ -202,7 +190,7 @@ def _node_counters(netns: Path) -> dict[str, int]:
     with entered(netns):
         for file, name in (("count", "conntrack_entries"), ("max", "conntrack_most")):
             with contextlib.suppress(OSError, ValueError):
-                found[name] = int(_text(f"/proc/sys/net/netfilter/nf_conntrack_{file}"))
+                found[name] = int(text_of(f"/proc/sys/net/netfilter/nf_conntrack_{file}"))
         with contextlib.suppress(OSError, ValueError):
             found["conntrack_dropped"] = _conntrack_dropped()
     return found
@@ -210,13 +198,13 @@ def _node_counters(netns: Path) -> dict[str, int]:
 
 def _conntrack_dropped() -> int:
     # A line of names, then one of hexadecimal numbers for each CPU.
-    names, *cpus = _text(f"{_NET}/stat/nf_conntrack").splitlines()
+    names, *cpus = text_of(f"{_NET}/stat/nf_conntrack").splitlines()
     column = names.split().index("drop")
     return sum(int(line.split()[column], 16) for line in cpus)
 
 
 def _tcp_counters() -> dict[str, int]:
-    lines = _text(f"{_NET}/netstat").splitlines()
+    lines = text_of(f"{_NET}/netstat").splitlines()
     found: dict[str, int] = {}
     for names, values in zip(lines[::2], lines[1::2], strict=False):
         said = dict(zip(names.split(), values.split(), strict=False))
@@ -226,7 +214,7 @@ def _tcp_counters() -> dict[str, int]:
 
 def _sockets_in_use() -> int:
     # "TCP: inuse 3 orphan 0 tw 2 alloc 9 mem 4": those in TIME_WAIT hold their port too
-    for line in _text(f"{_NET}/sockstat").splitlines():
+    for line in text_of(f"{_NET}/sockstat").splitlines():
         if line.startswith("TCP:"):
             words = line.split()
             return int(words[words.index("inuse") + 1]) + int(words[words.index("tw") + 1])

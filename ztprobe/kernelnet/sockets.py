@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ztprobe.kernelnet.inet_diag import tcp_rows
+from ztprobe.process.procfs import text_of
 
 __all__ = ("SocketTables", "TcpSocket", "asked_sockets", "socket_owners", "tcp_activity", "tcp_sockets")
 
 _ESTABLISHED, _LISTEN = "01", "0A"  # include/net/tcp_states.h
 _STATES = 1 << int(_ESTABLISHED, 16) | 1 << int(_LISTEN, 16)
 _PROC = Path("/proc")
+_SOCKET = "socket:["  # what a descriptor of one points to, before its inode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,11 +106,10 @@ def tcp_activity(pid: int, proc: Path = _PROC) -> str | None:
     walks through the whole machine's table. None: the process has ended.
     """
     try:
-        counters = (proc / str(pid) / "net" / "snmp").read_text()
-        sockets = (proc / str(pid) / "net" / "sockstat").read_text()
-        # It has no IPv6 where the kernel has none.
-        path = proc / str(pid) / "net" / "sockstat6"
-        sockets += path.read_text() if path.exists() else ""
+        counters = text_of(f"{proc}/{pid}/net/snmp")
+        sockets = text_of(f"{proc}/{pid}/net/sockstat")
+        with contextlib.suppress(FileNotFoundError):  # the kernel has no IPv6
+            sockets += text_of(f"{proc}/{pid}/net/sockstat6")
         values = [line.split() for line in counters.splitlines() if line.startswith("Tcp:")][1]
         inuse = [line.split()[2] for line in sockets.splitlines() if line.startswith("TCP")]
     except (OSError, IndexError):
@@ -121,6 +122,7 @@ class SocketTables:
 
     def __init__(self) -> None:
         self._last: dict[int, tuple[str, list[TcpSocket]]] = {}
+        self._owners: dict[int, tuple[list[TcpSocket], list[int], dict[int, int]]] = {}
 
     def of(self, netns: int, pids: Iterable[int]) -> list[TcpSocket]:
         """What `tcp_sockets` lists of the first of these processes that has not ended.
@@ -142,7 +144,18 @@ class SocketTables:
             self._last[netns] = activity, found
             return found
         self._last.pop(netns, None)
+        self._owners.pop(netns, None)
         return []
+
+    def owned(self, netns: int, pids: list[int]) -> Iterator[tuple[TcpSocket, int]]:
+        """Sockets of these processes, with whose each is: looked up again where sockets have changed."""
+        sockets = self.of(netns, pids)
+        known = self._owners.get(netns)
+        if known is None or known[0] is not sockets or known[1] != pids:
+            known = self._owners[netns] = sockets, pids, socket_owners(pids)
+        for one in sockets:
+            if (pid := known[2].get(one.inode)) is not None:
+                yield one, pid
 
 
 def _end(text: str) -> tuple[str, int]:
@@ -162,9 +175,10 @@ def socket_owners(pids: Iterable[int], proc: Path = _PROC) -> dict[int, int]:
     owners: dict[int, int] = {}
     for pid in pids:
         with contextlib.suppress(OSError):  # it has ended
-            for descriptor in (proc / str(pid) / "fd").iterdir():
+            place = f"{proc}/{pid}/fd"
+            for descriptor in os.listdir(place):
                 with contextlib.suppress(OSError):
-                    kind, _, inode = os.readlink(descriptor).partition(":")
-                    if kind == "socket":
-                        owners.setdefault(int(inode.strip("[]")), pid)
+                    target = os.readlink(f"{place}/{descriptor}")
+                    if target.startswith(_SOCKET):
+                        owners.setdefault(int(target[len(_SOCKET) : -1]), pid)
     return owners

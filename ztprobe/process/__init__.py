@@ -1,1 +1,2 @@
-"""Processes of this machine: telling one from a later one of the same pid, ending in order on a signal."""
+"""Processes of this machine: telling one from a later one of the same pid, ending in order on a signal,
+reading what the kernel says of them."""
