@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import tracemalloc
 from pathlib import Path
@@ -113,8 +114,9 @@ def test_a_collector_that_is_away_does_not_show_in_memory(
 
     tracemalloc.start()
     try:
-        before_bytes = pass_by(60)
-        grown_bytes = pass_by(900 - 60) - before_bytes
+        held_bytes = [pass_by(225) for _ in range(4)]
+        # What grows by leaps, such as Python's own table of names, is nothing that grows with the queue.
+        grown_bytes = min(after - before for before, after in itertools.pairwise(held_bytes))
         spool = Spool(tmp_path / "queue")
         tracemalloc.reset_peak()
         now_bytes = tracemalloc.get_traced_memory()[0]
@@ -123,5 +125,5 @@ def test_a_collector_that_is_away_does_not_show_in_memory(
     finally:
         tracemalloc.stop()
     assert sink.losses() == []
-    assert grown_bytes < 3 << 19
+    assert grown_bytes < 1 << 18
     assert asked_bytes < 1 << 18
