@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import socket
@@ -16,30 +17,38 @@ from bench.startup import Watch
 from tests.kernel.pods import TestPod
 from ztprobe.events.kinds import Direction, TcpState, name_of
 from ztprobe.kernelnet.netns import entered
+from ztprobe.pods.model import Pod
 
-__all__ = ("Connections", "forked", "measure_connections", "tcp_counters")
+__all__ = ("Connections", "Flood", "flood", "forked", "measure_connections", "tcp_counters")
 
 _PORT = 5201
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _BATCH = 20
+_SETTLE_S = 0.3
 
 
-@dataclass
-class Connections:
-    """A flood of short connections: what the kernel counted and what the probes saw."""
+@dataclass(kw_only=True)
+class Flood:
+    """A flood of short connections, as the kernel counted it."""
 
     seconds: float
     opened: int  # TCP ActiveOpens of the connecting pod
     accepted: int  # TCP PassiveOpens of the other
     retransmitted: int  # both pods, by TCP's own count; a repeated SYN is no connection more
-    seen: dict[str, int]
-    loss: dict[str, int]
-    events: int
 
     @property
     def rate(self) -> float:
         """Connections a second."""
         return self.opened / self.seconds
+
+
+@dataclass(kw_only=True)
+class Connections(Flood):
+    """... and what the probes saw of it."""
+
+    seen: dict[str, int]
+    loss: dict[str, int]
+    events: int
 
     @property
     def missing(self) -> int:
@@ -101,20 +110,31 @@ def forked(netns: Path, target: Callable[[], None]) -> Iterator[int]:
             os.waitpid(child, 0)
 
 
-def measure_connections(pods: tuple[TestPod, TestPod], seconds: float, rate: float) -> Connections:
-    """Open and reset connections at up to ``rate`` a second."""
-    a, b = pods
+def flood(a: TestPod | Pod, b: TestPod | Pod, seconds: float, rate: float) -> Flood:
+    """Open and reset connections from one pod to the other at up to ``rate`` a second."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(forked(b.netns, lambda: _serve(b.address, _PORT)))
-        time.sleep(0.3)
-        before = [tcp_counters(pod.netns) for pod in pods]
-        watch = stack.enter_context(Watch(pods))
+        time.sleep(_SETTLE_S)
+        before = [tcp_counters(pod.netns) for pod in (a, b)]
         started_s = time.monotonic()
         client = stack.enter_context(forked(a.netns, lambda: _connect(b.address, _PORT, seconds, rate)))
         os.waitpid(client, 0)
         took_s = time.monotonic() - started_s
-        time.sleep(0.3)
-        after = [tcp_counters(pod.netns) for pod in pods]
+        time.sleep(_SETTLE_S)
+        after = [tcp_counters(pod.netns) for pod in (a, b)]
+    return Flood(
+        seconds=took_s,
+        opened=after[0]["ActiveOpens"] - before[0]["ActiveOpens"],
+        accepted=after[1]["PassiveOpens"] - before[1]["PassiveOpens"],
+        retransmitted=sum(x["RetransSegs"] - y["RetransSegs"] for x, y in zip(after, before, strict=True)),
+    )
+
+
+def measure_connections(pods: tuple[TestPod, TestPod], seconds: float, rate: float) -> Connections:
+    """The same with probes on both pods."""
+    a, b = pods
+    with Watch(pods) as watch:
+        found = flood(a, b, seconds, rate)
         watch.collector.stop()
         tables, loss = watch.collector.tables(), watch.collector.loss()
         events = watch.collector.events_seen
@@ -122,10 +142,7 @@ def measure_connections(pods: tuple[TestPod, TestPod], seconds: float, rate: flo
     syns = packets[(packets["kind"] == "setup") & (packets["tcp_flags"] & 18 == 2)]
     up = states[states["new_state"] == name_of(TcpState.ESTABLISHED)]
     return Connections(
-        seconds=took_s,
-        opened=after[0]["ActiveOpens"] - before[0]["ActiveOpens"],
-        accepted=after[1]["PassiveOpens"] - before[1]["PassiveOpens"],
-        retransmitted=sum(x["RetransSegs"] - y["RetransSegs"] for x, y in zip(after, before, strict=True)),
+        **dataclasses.asdict(found),
         seen={
             # A repeated SYN is the same connection's.
             "syn": syns["connection"][
