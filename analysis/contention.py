@@ -18,12 +18,15 @@ difference is within that, contention could explain it alone, and the component 
 
 CPU waiting that the deployment causes itself is no contention but its cost on this machine: it stays a
 sub-row of the ledger. A run without a record is neither quiet nor contended, and the report says so.
+
+A run on several nodes is contended if any of them was. Its figures are those of the node that others used
+most, which is named.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,7 +36,16 @@ from analysis.ledger.model import COMPONENTS, SUB_ROWS, RoundLedger
 from ztprobe.errors import RunDirError
 from ztprobe.rundir.store import Run
 
-__all__ = ("QUIET_SHARE", "judge", "machine_table", "of_round", "ran_outside_ns", "withhold")
+__all__ = (
+    "QUIET_SHARE",
+    "RunMachine",
+    "judge",
+    "machine_table",
+    "machines_of",
+    "of_round",
+    "ran_outside_ns",
+    "withhold",
+)
 
 QUIET_SHARE = 0.02
 # Of a round's time, what the record has to cover to speak of it.
@@ -42,6 +54,7 @@ _RECORDED_SHARE = 0.9
 _WORTH_NAMING = 0.01
 
 _REQUIRED = ("from_ns", "to_ns", "foreign_ns", "steal_ns")
+_SHARES = ("foreign_share", "steal_share", "memory_stalled_share")
 _OPTIONAL = ("cpu_stalled_ns", "memory_stalled_ns", "io_stalled_ns", "available_bytes", "frequency_khz")
 
 
@@ -70,25 +83,59 @@ def machine_table(run: Run) -> pd.DataFrame | None:
     return table
 
 
-def of_round(table: pd.DataFrame | None, one: RoundLedger, cpus: int) -> dict[str, Any] | None:
-    """What else the machine did in one round, intervals cut at its ends; None: not recorded."""
-    if table is None:
-        return None
-    sums = _during(table, [(one.start_ns, one.start_ns + one.duration_ns)])
-    if sums is None:
-        return None
-    return {
-        "foreign_cpu_s": _seconds(sums["foreign_ns"]),
-        "foreign_share": _share(sums["foreign_ns"], one.duration_ns * cpus),
-        "steal_s": _seconds(sums["steal_ns"]),
-        "cpu_stalled_s": _seconds(sums["cpu_stalled_ns"]),
-    }
+class RunMachine(NamedTuple):
+    """A machine that a run was on."""
+
+    node: str  # empty: the run's only one
+    cpus: int
+    table: pd.DataFrame | None  # its record; None: there is none
+    facts: Mapping[str, Any]  # run.json's machine_load, of this one
 
 
-def ran_outside_ns(table: pd.DataFrame, from_ns: int, to_ns: int) -> float | None:
+def machines_of(run: Run) -> list[RunMachine]:
+    """Each with its record, the server's first. :raises RunDirError: see `machine_table`."""
+    recorded = run.meta.get("machine_load", {})
+    table, cores = machine_table(run), run.meta.get("cores")
+    return [
+        RunMachine(
+            str(facts.get("node", "")),
+            max(1, int(facts.get("cpus") or cores or 1)),
+            None if table is None else _of_node(table, facts.get("node", "")),
+            recorded | facts,
+        )
+        for facts in recorded.get("nodes") or [recorded]
+    ]
+
+
+def _of_node(table: pd.DataFrame, node: str) -> pd.DataFrame:
+    return table[table["node"] == node] if node and "node" in table else table
+
+
+def of_round(machines: Sequence[RunMachine], one: RoundLedger) -> dict[str, Any] | None:
+    """What else the machine did in one round, intervals cut at its ends; None: not recorded.
+
+    Of several, the one that others used most, as ``node``.
+    """
+    found, span = [], (one.start_ns, one.start_ns + one.duration_ns)
+    for machine in machines:
+        if machine.table is not None and (sums := _during(machine.table, [span])) is not None:
+            told = {
+                "foreign_cpu_s": _seconds(sums["foreign_ns"]),
+                "foreign_share": _share(sums["foreign_ns"], one.duration_ns * machine.cpus),
+                "steal_s": _seconds(sums["steal_ns"]),
+                "cpu_stalled_s": _seconds(sums["cpu_stalled_ns"]),
+            }
+            found.append(told | ({"node": machine.node} if machine.node else {}))
+    return max(found, key=lambda told: told["foreign_share"] or 0.0, default=None)
+
+
+def ran_outside_ns(table: pd.DataFrame, from_ns: int, to_ns: int, node: str = "") -> float | None:
     """CPU time of processes outside of the deployment in [from, to), ztprobe's among them, without the
-    kernel's; None: not recorded."""
-    sums = _during(table, [(from_ns, to_ns)])
+    kernel's; None: not recorded.
+
+    :param node: on which, where the run was on several.
+    """
+    sums = _during(_of_node(table, node), [(from_ns, to_ns)])
     return None if sums is None else sums["foreign_ns"] + (sums["ztprobe_ns"] or 0.0)
 
 
@@ -155,30 +202,51 @@ def withhold(overhead: Mapping[str, Any], judged: Mapping[str, Any], means: str)
 
 
 def _summary(run: Run, rounds: Sequence[RoundLedger]) -> dict[str, Any]:
-    """The machine in a run's counted rounds, per round where it is a time."""
-    recorded = run.meta.get("machine_load", {})
-    cpus = max(1, int(recorded.get("cpus") or run.meta.get("cores") or 1))
-    table = machine_table(run)
-    spans = [(one.start_ns, one.start_ns + one.duration_ns) for one in rounds]
-    wall_ns = sum(one.duration_ns for one in rounds)
-    sums = _during(table, spans) if table is not None and wall_ns else None
+    """The machine in a run's counted rounds, per round where it is a time; of several the busiest."""
+    machines = machines_of(run)
+    figures = [_figures(one, rounds) for one in machines]
+    # What is known of none is no busier than what is known.
+    worst = max(range(len(machines)), key=lambda number: _most(figures[number]))
+    machine, known = machines[worst], all(figures)
     found: dict[str, Any] = {
         "experiment": run.name,
-        "known": sums is not None,
-        "cpus": cpus,
-        **{key: recorded.get(key) for key in ("cpu_model", "source", "foreign_share_before", "waited_s")},
+        "known": known,
+        "cpus": machine.cpus,
+        **{
+            key: machine.facts.get(key) for key in ("cpu_model", "source", "foreign_share_before", "waited_s")
+        },
         "drift": _drift(rounds),
         "busy": [],
         # of the critical path's threads, by the scheduler: what they wait for each other is in here
         "cpu_wait_s": _seconds(_cpu_wait_ns(rounds) / len(rounds)) if rounds else None,
+        **(figures[worst] or {}),
     }
+    if machine.node:
+        found["node"] = machine.node
+        found["nodes"] = [
+            {"node": one.node, "known": told is not None, "cpus": one.cpus}
+            | {name: None if told is None else told[name] for name in ("foreign_cpus", *_SHARES)}
+            for one, told in zip(machines, figures, strict=True)
+        ]
+    return found
+
+
+def _most(figures: Mapping[str, Any] | None) -> float:
+    return -1.0 if figures is None else max(figures[name] or 0.0 for name in _SHARES)
+
+
+def _figures(machine: RunMachine, rounds: Sequence[RoundLedger]) -> dict[str, Any] | None:
+    """One machine's; None: not recorded."""
+    spans = [(one.start_ns, one.start_ns + one.duration_ns) for one in rounds]
+    wall_ns = sum(one.duration_ns for one in rounds)
+    sums = _during(machine.table, spans) if machine.table is not None and wall_ns else None
     if sums is None:
-        return found
-    found |= {
+        return None
+    found = {
         "foreign_cpu_s": _seconds(sums["foreign_ns"] / len(rounds)),
         "foreign_cpus": _rounded(sums["foreign_ns"] / wall_ns),
-        "foreign_share": _share(sums["foreign_ns"], wall_ns * cpus),
-        "steal_share": _share(sums["steal_ns"], wall_ns * cpus),
+        "foreign_share": _share(sums["foreign_ns"], wall_ns * machine.cpus),
+        "steal_share": _share(sums["steal_ns"], wall_ns * machine.cpus),
         "cpu_stalled_share": _share(sums["cpu_stalled_ns"], wall_ns),
         "memory_stalled_share": _share(sums["memory_stalled_ns"], wall_ns),
         "io_stalled_share": _share(sums["io_stalled_ns"], wall_ns),
@@ -186,12 +254,7 @@ def _summary(run: Run, rounds: Sequence[RoundLedger]) -> dict[str, Any]:
         "frequency_mhz": sums["frequency_mhz"],
         "load_1m": sums["load_1m"],
     }
-    found["busy"] = [
-        name
-        for name in ("foreign_share", "steal_share", "memory_stalled_share")
-        if (found[name] or 0.0) >= QUIET_SHARE
-    ]
-    return found
+    return found | {"busy": [name for name in _SHARES if (found[name] or 0.0) >= QUIET_SHARE]}
 
 
 def _during(table: pd.DataFrame, spans: Sequence[tuple[int, int]]) -> dict[str, Any] | None:
@@ -263,13 +326,18 @@ def _reach(
     for part in (("duration",), ("residual",), *((name,) for name in COMPONENTS)):
         longer = _entry(overhead, part)["delta_s"] >= 0
         summary, its_rounds = (mine, rounds) if longer else (theirs, baseline_rounds)
-        # CPUs that others held, on average; a thread waits for one of them at a time.
-        stolen = (summary.get("steal_share") or 0.0) * summary["cpus"]
-        held = min(1.0, (summary.get("foreign_cpus") or 0.0) + stolen)
+        held = min(1.0, max(map(_held_cpus, summary.get("nodes") or [summary])))
         if summary["busy"] == ["memory_stalled_share"]:
             held = summary["memory_stalled_share"]
         found[part] = held * _mean_s(its_rounds, part)
     return found
+
+
+def _held_cpus(machine: Mapping[str, Any]) -> float:
+    """CPUs that others held, on average; a thread waits for one of them at a time."""
+    stolen = (machine.get("steal_share") or 0.0) * machine["cpus"]
+    held: float = (machine.get("foreign_cpus") or 0.0) + stolen
+    return held
 
 
 def _explained(

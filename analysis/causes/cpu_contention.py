@@ -54,12 +54,17 @@ def recognise_contention(case: Case, troubles: Sequence[Trouble]) -> Iterator[Ca
         longest = max((one for one in waiting if one is not None), key=lambda one: one.more_ns, default=None)
         if longest is None or longest.more_ns < max(_LEAST_NS, _SHARE * took_ns):
             continue
-        others_ns = ran_outside_ns(case.machine, trouble.from_ns, trouble.to_ns)
+        node = _node_of(case, longest.process.partition("/")[0])
+        others_ns = ran_outside_ns(case.machine, trouble.from_ns, trouble.to_ns, node)
         if others_ns is not None and others_ns >= _OTHERS_SHARE * longest.more_ns:
             found = _cause(trouble, longest, others_ns)
             if _works_more(case, longest.process, trouble, calm):
                 found = dataclasses.replace(found, strength=_AS_WORKS_MORE)
             yield found
+
+
+def _node_of(case: Case, pod: str) -> str:
+    return next((str(one["name"]) for one in case.run.meta.get("nodes", ()) if pod in one["pods"]), "")
 
 
 def _waiting(

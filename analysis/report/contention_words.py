@@ -20,9 +20,9 @@ __all__ = (
 _MOST_NAMED = 3
 _CLOCKED_APART = 0.05
 _BUSY = {
-    "foreign_share": "other processes used {share} of the machine's CPU time ({cpus:.2f} of {of} CPUs)",
-    "steal_share": "the hypervisor took {share} of its CPU time",
-    "memory_stalled_share": "tasks waited for memory {share} of the time",
+    "foreign_share": "other processes used {share} of {whose} CPU time ({cpus:.2f} of {of} CPUs)",
+    "steal_share": "the hypervisor took {share} of {its} CPU time",
+    "memory_stalled_share": "tasks waited for memory {share} of the time{on}",
 }
 
 
@@ -115,7 +115,14 @@ def advice(report: Mapping[str, Any]) -> str | None:
             f"{_title(name)} differs by {_delta(report, name)}, of which contention may be "
             f"{human_time(judged['reach_s'][name])}"
         )
-    return f"{subject}, because the machine was not quiet ({what}): {do}."
+    return f"{subject}, because {_busy_machine(judged)} was not quiet ({what}): {do}."
+
+
+def _busy_machine(judged: Mapping[str, Any]) -> str:
+    """Which it was, where a run was on several."""
+    runs = [one for one in (judged["run"], judged["baseline"]) if one is not None and one["busy"]]
+    nodes = dict.fromkeys(one["node"] for one in runs if one.get("node"))
+    return " and ".join(nodes) or "the machine"
 
 
 def machine_sentence(report: Mapping[str, Any]) -> str:
@@ -130,7 +137,8 @@ def machine_sentence(report: Mapping[str, Any]) -> str:
             said.append(f"not recorded in {_whose(one, judged)} rounds")
             continue
         stolen = f", stolen {human_percent(one['steal_share'])}" if one["steal_share"] else ""
-        said.append(f"{human_percent(one['foreign_share'])} in {_whose(one, judged)} rounds{stolen}")
+        on = f" on {one['node']}" if one.get("node") else ""
+        said.append(f"{human_percent(one['foreign_share'])}{on} in {_whose(one, judged)} rounds{stolen}")
     limit = f"{100 * judged['quiet_below_share']:g} %"
     return f"{'; '.join(said)} (of the machine's CPU time; quiet is below {limit})"
 
@@ -179,7 +187,14 @@ def machine_rows(report: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         ("CPU frequency", lambda one: _number(one.get("frequency_mhz"), " MHz")),
         ("CPUs", lambda one: f"{one['cpus']} × {one['cpu_model'] or 'unknown'}"),
     ]
+    if any("nodes" in one for one in runs):
+        rows.insert(1, ("the same by node", _by_node))
     return [(name, [value(one) for one in runs]) for name, value in rows]
+
+
+def _by_node(one: Mapping[str, Any]) -> str:
+    told = [f"{each['node']} {human_percent(each['foreign_share'])}" for each in one.get("nodes", ())]
+    return ", ".join(told) or NOTHING
 
 
 def _gigabytes(size_bytes: int | None) -> str:
@@ -192,8 +207,17 @@ def _number(value: float | None, unit: str) -> str:
 
 def busy_words(one: Mapping[str, Any]) -> list[str]:
     """What others did to the machine of one run (the contention's `run` or `baseline`); empty: nothing."""
+    node = one.get("node")
+    whose, its, on = (f"{node}'s", f"{node}'s", f" on {node}") if node else ("the machine's", "its", "")
     return [
-        _BUSY[kind].format(share=human_percent(one[kind]), cpus=one["foreign_cpus"], of=one["cpus"])
+        _BUSY[kind].format(
+            share=human_percent(one[kind]),
+            cpus=one["foreign_cpus"],
+            of=one["cpus"],
+            whose=whose,
+            its=its,
+            on=on,
+        )
         for kind in one["busy"]
     ]
 

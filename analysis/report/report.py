@@ -191,11 +191,10 @@ def _of_run(run: Run) -> dict[str, Any]:
 def _add_conditions(report: dict[str, Any], run: Run, in_order: Sequence[RoundLedger]) -> None:
     """Beside each round, what it took place under: the machine, the schedule, what stood in its way."""
     emulation = run.meta["emulation"]
-    machine = contention.machine_table(run)
+    machines = contention.machines_of(run)
     conditions, late = conditions_of(run.meta), late_spans(emulation)
-    cpus = report["contention"]["run"]["cpus"]
     for one, entry in zip(in_order, report["rounds"], strict=True):
-        entry["machine"] = contention.of_round(machine, one, cpus)
+        entry["machine"] = contention.of_round(machines, one)
         if conditions.scheduled:
             entry["conditions"] = round_conditions(conditions, one.start_ns, one.duration_ns)
         if (late_ns := late_in_round(late, one)) is not None:

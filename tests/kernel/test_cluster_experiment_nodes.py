@@ -12,19 +12,24 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pytest
 
 from tests.kernel.agent_service import Service, certificates
 from tests.kernel.cluster import NODE, KubeNode, kube_node
 from tests.kernel.cluster_agents import OTHER, SILENT, Agents, deploy_agents
+from tests.kernel.kube_cgroups import places_of
 from tests.kernel.kubelet import Kubelet, await_line
 from tests.kernel.kubelet_logs import LogServer
 from tests.kernel.newer_api import NEWER_PORT, NewerApi
+from tests.kernel.running_pod import LAYOUT
 from tests.kernel.test_cluster_nodes import POWERLESS
 from tests.kernel.test_cluster_trace import assert_nothing_unsaid, pods_left
 from ztprobe.emulation.netem import netem_supported
@@ -126,6 +131,75 @@ def test_a_whole_job_on_two_nodes_leaves_the_run_directory_of_one(agents: Agents
     assert len(run.clients) >= 2 * ROUNDS
 
 
+@contextlib.contextmanager
+def burner() -> Iterator[int]:
+    """Somebody else's process, which computes all the time."""
+    process = subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"])
+    try:
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
+def ran_ns(pid: int) -> int:
+    """By the scheduler's own account of a process of one thread."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
+
+
+def pods_ran_ns(node: KubeNode) -> int:
+    """All that ever were, by the cgroup that theirs are below; the kernel keeps what is gone."""
+    ((top,), _) = places_of(node.tag, "", LAYOUT, "")
+    stat = top / "kubepods.slice" / "cpu.stat"
+    return int(stat.read_text().split()[1]) * 1000 if stat.exists() else 0
+
+
+def test_who_else_computes_on_a_node_is_told_and_the_deployment_is_not_foreign(
+    agents: Agents, tmp_path: Path
+) -> None:
+    """Both agents see all of the one kernel, and each watches its own pods alone."""
+    out = tmp_path / "run"
+    with serving(agents), kubelet(agents.node), burner() as pid:
+        begun_ns, began_at_ns = ran_ns(pid), time.monotonic_ns()
+        words = ("--experiment", "net0-sec0", "--json", "--no-baseline", "--wait-for-quiet", "1")
+        with ThreadPoolExecutor() as pool:
+            tracing = pool.submit(trace, agents, out, *words)
+            used = []  # when, and by all pods so far
+            while not tracing.done():
+                used.append((time.monotonic_ns(), pods_ran_ns(agents.node)))
+                time.sleep(0.1)
+            done = tracing.result()
+        burnt = (ran_ns(pid) - begun_ns) / (time.monotonic_ns() - began_at_ns)  # CPUs
+        assert pods_left(agents.node) == []
+    report, run = json.loads(done.stdout), load_run(out)
+    assert "is busy: other processes use" in done.stderr
+    judged = report["contention"]
+    assert (judged["known"], judged["contended"]) == (True, True)
+    assert judged["run"]["busy"][0] == "foreign_share"
+    assert judged["run"]["foreign_cpus"] >= 0.7 * burnt > 0.1
+    assert f"{judged['run']['node']}'s CPU time" in judged["said"][0]
+    assert all(one["machine"]["foreign_share"] > 0 for one in report["rounds"])
+    nodes = {one["node"]: one for one in run.meta["machine_load"]["nodes"]}
+    assert {name: one["same_kernel_as"] for name, one in nodes.items()} == {NODE: [OTHER], OTHER: [NODE]}
+    assert run.meta["machine_load"]["waited_s"] >= 1
+    table = run.events["machine"]
+    assert {name: len(rows) for name, rows in table.groupby("node")} == dict.fromkeys(
+        (NODE, OTHER), len(table) // 2
+    )
+    own = table[table["node"] == NODE]
+    assert (own["foreign_ns"].to_numpy() == table[table["node"] == OTHER]["foreign_ns"].to_numpy()).all()
+    # In the rounds, by the cgroup above all pods, which no agent reads.
+    begin_ns, end_ns = run.rounds[0]["time_monotonic_ns"], run.rounds[-1]["time_monotonic_ns"]
+    inside = own[(own["from_ns"] >= begin_ns) & (own["to_ns"] <= end_ns)]
+    edges_ns = [inside["from_ns"].min(), inside["to_ns"].max()]
+    used_ns = float(np.diff(np.interp(edges_ns, *zip(*used, strict=True)))[0])
+    assert used_ns > 0.5e9
+    assert inside["deployment_ns"].sum() == pytest.approx(used_ns, rel=0.05)
+    # Whatever is spent is somebody's: what is foreign is neither the pods' nor the agents' nor the command's.
+    assert own["ztprobe_ns"].sum() > 0
+    assert own["foreign_ns"].sum() <= own["tasks_ns"].sum() - own["deployment_ns"].sum()
+
+
 def test_a_rate_is_in_force_on_both_nodes_behind_the_gates(agents: Agents, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with serving(agents), kubelet(agents.node):
@@ -199,7 +273,6 @@ def test_what_agents_cannot_do_is_one_line_and_nothing_is_left(agents: Agents, t
     words = ("--experiment", "net0-sec0", "--no-baseline")
     for option, status, said in (
         (("--stall-after", "5"), 2, "--stall-after: is for a trace on the node itself"),
-        (("--wait-for-quiet", "5"), 2, "--wait-for-quiet: is for a trace on the node itself"),
         (("--node", NODE), 2, "--node says which node this is"),
         (("--agents-in", "fl"), 3, "no agent runs in namespace fl"),
     ):

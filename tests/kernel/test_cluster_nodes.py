@@ -92,6 +92,10 @@ def test_one_run_directory_of_two_nodes(agents: Agents, tmp_path: Path, clients:
     assert clock["packets"] > 0
     # One kernel has one clock: what is found must be nothing, within what is said.
     assert abs(clock["offset_ns"]) <= clock["uncertainty_ns"] < 5_000_000
+    assert report["contention"]["known"]
+    assert {one["node"] for one in report["contention"]["run"]["nodes"]} == {NODE, OTHER}
+    machine = run.events["machine"]
+    assert (machine.groupby("node")[["deployment_ns", "ztprobe_ns"]].sum() > 0).all(axis=None)
     (found,) = load_analysed(out).run.meta["node_clocks"]
     assert found["offset_ns"] == clock["offset_ns"]
 

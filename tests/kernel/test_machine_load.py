@@ -141,6 +141,20 @@ def test_our_own_children_are_not_foreign() -> None:
     assert spent["tasks_ns"] >= spent["ztprobe_ns"] - tick_s
 
 
+def test_who_is_named_as_ours_is_not_foreign_nor_are_its_children() -> None:
+    """A service is no child of its worker, which keeps the account."""
+    burning_child = "if not os.fork(): exec(burn)\nos.wait()\n"
+    program = f"burn = {_BURN!r}\n{burning_child}import time\ntime.sleep(60)"
+    with orphan(program) as (pid, process):
+        account = CpuAccount(ours=[pid])
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        before = account.read()
+        go(process)
+        assert process.stdout.readline() == b"done\n"
+        spent = difference(account.read(), before)
+    assert spent["ztprobe_ns"] == pytest.approx(_BURN_S, abs=0.2)
+
+
 def test_children_too_brief_to_be_seen_are_counted_too() -> None:
     account = CpuAccount()
     before = account.read()

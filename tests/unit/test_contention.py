@@ -193,6 +193,59 @@ def test_a_record_that_ended_early_is_unknown() -> None:
     assert report["contention"]["run"]["known"] is False
 
 
+def on_nodes(ledger: Ledger, **foreign: float | None) -> tuple[Run, Ledger]:
+    """A run on nodes of these names, of whose CPU time others use that share; None: not recorded."""
+    tables = [
+        machine(ledger, foreign=share).assign(node=name)
+        for name, share in foreign.items()
+        if share is not None
+    ]
+    nodes = [{"node": name, "cpus": CPUS, "same_kernel_as": [], "problem": None} for name in foreign]
+    run = make_run("net0-sec0", ledger, machine_load={"cpus": CPUS, "source": "cgroup2", "nodes": nodes})
+    return replace(run, events={"machine": pd.concat(tables, ignore_index=True)}), ledger
+
+
+def test_a_run_is_contended_if_any_of_its_nodes_was_and_that_one_is_named() -> None:
+    ledger = make_ledger(NET0_SEC0, tls=False)
+    quiet = on_nodes(ledger, alpha=0.001, beta=0.002)
+    assert build_report(*quiet, None)["contention"]["contended"] is False
+    report = build_report(*on_nodes(ledger, alpha=0.001, beta=0.3, gamma=0.1), quiet)
+    judged = report["contention"]
+    assert judged["contended"] is True
+    assert intervals(report) == {"contention"}
+    found = judged["run"]
+    assert (found["node"], found["busy"]) == ("beta", ["foreign_share"])
+    assert found["foreign_share"] == pytest.approx(0.3)
+    assert {one["node"]: one["foreign_share"] for one in found["nodes"]} == pytest.approx(
+        {"alpha": 0.001, "beta": 0.3, "gamma": 0.1}
+    )
+    assert "30.0 % of beta's CPU time (0.60 of 2 CPUs)" in judged["said"][0]
+    assert "because beta was not quiet" in report["diagnosis"]
+    assert {one["machine"]["node"] for one in report["rounds"]} == {"beta"}
+    assert "on beta in this run's rounds" in " ".join(text_of(report).split())
+    page = render_page(report, draw_figures(report))
+    assert "alpha 0.1 %, beta 30.0 %, gamma 10.0 %" in page
+
+
+def test_a_larger_node_reaches_further_though_its_share_is_smaller() -> None:
+    """A thread waits for one CPU: 3.2 of 64 are enough to keep it waiting all the time."""
+    ledger = make_ledger(NET0_SEC0, tls=False)
+    run, _ = on_nodes(ledger, small=0.3, large=0.05 * 64 / CPUS)
+    run.meta["machine_load"]["nodes"][1]["cpus"] = 64
+    reach_s = build_report(run, ledger, on_nodes(ledger, small=0.0, large=0.0))["contention"]["reach_s"]
+    mean_s = sum(one.components_ns["compute"] for one in ledger.rounds[1:]) / 1e9 / len(ledger.rounds[1:])
+    assert reach_s["compute"] == pytest.approx(mean_s)
+
+
+def test_a_node_without_a_record_leaves_open_what_the_others_do_not_decide() -> None:
+    ledger = make_ledger(NET0_SEC0, tls=False)
+    open_ = build_report(*on_nodes(ledger, alpha=0.001, beta=None), None)["contention"]
+    assert (open_["known"], open_["contended"]) == (False, None)
+    assert [one["known"] for one in open_["run"]["nodes"]] == [True, False]
+    busy = build_report(*on_nodes(ledger, alpha=0.2, beta=None), None)["contention"]
+    assert (busy["known"], busy["contended"], busy["run"]["node"]) == (False, True, "alpha")
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [

@@ -18,6 +18,7 @@ class Load:
     """A machine on which others use these shares, one look after the other, and the last one for ever."""
 
     problem: str | None = None
+    where = "this machine"
 
     def __init__(self, *shares: float | None) -> None:
         self._shares = list(shares)

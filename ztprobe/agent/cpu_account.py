@@ -8,8 +8,8 @@ whole, so every part has to be read from a clock that is exact and keeps the dea
   2's ``cpu.stat`` of the root's children (the root's own file is sampled by ticks) with the kernel's threads,
   unless processes stand directly in the root, who die with their clocks; else ``/proc/stat``, ticks of 10 ms;
 - the deployment: ``cpu.stat`` or ``cpuacct.usage`` of the cgroups of the processes that are watched;
-- ztprobe: this process and its living descendants by their process clocks (clock_getcpuclockid(3)), which
-  also keep threads that have ended, and the children that they waited for;
+- ztprobe: this process, others that are named, and their living descendants by their process clocks
+  (clock_getcpuclockid(3)), which also keep threads that have ended, and the children that they waited for;
 - the kernel: the clocks of kernel threads. They do what others cause, packets of our own pods
   not least, so they are nobody's. Softirq work outside of threads is in none of these numbers.
 
@@ -74,11 +74,19 @@ class CpuAccount:
 
     :param proc: where procfs is.
     :param mounts: the table of mounted file systems.
+    :param ours: processes besides this one that are ztprobe's, and so are their descendants.
     """
 
-    def __init__(self, proc: Path = Path("/proc"), mounts: Path = Path("/proc/self/mounts")) -> None:
+    def __init__(
+        self,
+        proc: Path = Path("/proc"),
+        mounts: Path = Path("/proc/self/mounts"),
+        *,
+        ours: Iterable[int] = (),
+    ) -> None:
         self._proc = proc
         self._own_pid = os.getpid()
+        self._ours = frozenset({self._own_pid, *ours})
         self._cpuacct, self._cgroup2 = _roots(mounts)
         self._kinds: dict[int, Kind] = {}
         self._deployment: frozenset[tuple[Path, str]] = frozenset()  # (counter file, cgroup as /proc says)
@@ -174,7 +182,7 @@ class CpuAccount:
         return pids
 
     def _kind(self, pid: int) -> Kind:
-        if pid == self._own_pid:
+        if pid in self._ours:
             self._kinds[pid] = "ztprobe"
         if (known := self._kinds.get(pid)) is not None:
             return known
@@ -183,7 +191,7 @@ class CpuAccount:
             parent, flags = int(fields[1]), int(fields[6])
             if flags & _PF_KTHREAD:
                 kind = "kernel"
-            elif parent > 1 and self._kind(parent) == "ztprobe":
+            elif (parent > 1 or parent in self._ours) and self._kind(parent) == "ztprobe":
                 kind = "ztprobe"
         self._kinds[pid] = kind
         return kind

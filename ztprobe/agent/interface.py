@@ -17,6 +17,7 @@ from ztprobe.agent.endpoints import OwnedSocket
 from ztprobe.leases.records import Lease, StepInForce
 from ztprobe.pods.model import Pod
 from ztprobe.pods.source import Processes
+from ztprobe.process.identity import MachineProcess
 from ztprobe.profile.model import Profile
 
 __all__ = (
@@ -25,6 +26,7 @@ __all__ = (
     "LeaseRequest",
     "LeaseState",
     "Leases",
+    "LoadPart",
     "Measurement",
     "NodeFacts",
     "NodeView",
@@ -133,6 +135,15 @@ class PodProcess:
     command: str  # as it may be shown
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoadPart:
+    """Of a node's record of what else it does."""
+
+    rows: list[dict[str, Any]]  # those that were asked for; see `ztprobe.agent.machine_load`
+    facts: dict[str, Any]
+    cpu_ns: int  # that recording itself has cost so far
+
+
 class NodeView(Protocol):
     """What a node tells somebody elsewhere of pods that an API has named."""
 
@@ -157,6 +168,27 @@ class NodeView(Protocol):
 
     def sockets(self) -> list[OwnedSocket]:
         """The TCP sockets of the processes that the agent watches."""
+        ...
+
+    def record_load(self, ours: Sequence[MachineProcess]) -> str:
+        """Begin to record what else the node does (`ztprobe.agent.machine_load`).
+
+        The deployment is what `Agent.watch` has named, ztprobe the agent with all its processes.
+
+        :param ours: ztprobe's, too, if they run under this kernel.
+        :returns: the kernel's boot id.
+        """
+        ...
+
+    def load(self, after: int, *, last: bool = False) -> LoadPart:
+        """What was recorded but for the first so many rows, which are forgotten.
+
+        :param last: record no more.
+        """
+        ...
+
+    def busiest(self) -> str | None:
+        """Which foreign process uses most CPU time just now; None: none."""
         ...
 
 

@@ -21,15 +21,16 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ztprobe.agent.cpu_account import CpuAccount
 
-__all__ = ("COLUMNS", "MachineLoad")
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ("COLUMNS", "GROWING", "LoadRecord", "MachineLoad", "foreign_share", "load_table")
 
 INTERVAL_S = 0.5
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -54,10 +55,67 @@ COLUMNS = {
     "load_1m": "float64",
     "frequency_khz": "Int64",
 }
-_GROWING = (
+# Of these a row holds what was added in its time; besides foreign_ns, what is left of tasks_ns.
+GROWING = (
     *("tasks_ns", "deployment_ns", "ztprobe_ns", "kernel_ns", "steal_ns"),
     *(f"{name}_stalled_ns" for name in _STALLS),
 )
+
+
+class LoadRecord(Protocol):
+    """What is known of the machines that a run is on: of this one, or of several by their agents."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why it has ended early."""
+        ...
+
+    @property
+    def where(self) -> str:
+        """The machine that others used most by its last `foreign_share`, for people."""
+        ...
+
+    @property
+    def cpu_ns(self) -> int:
+        """That recording itself has cost so far."""
+        ...
+
+    def foreign_share(self, window_s: float) -> float | None:
+        """Foreign CPU time over the machine's, 0..1, in the last ``window_s`` or what of it was recorded.
+
+        None: nothing was recorded yet.
+        """
+        ...
+
+    def busiest(self) -> str | None:
+        """Which other process uses most CPU time just now, ``NAME (pid N)``; None: none lives long enough."""
+        ...
+
+    def table(self) -> pd.DataFrame:
+        """What was recorded so far; see the module."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """For run.json: what the machine is, and where the account comes from."""
+        ...
+
+    def stop(self) -> None:
+        """Record no more; idempotent."""
+        ...
+
+
+def foreign_share(rows: Sequence[Mapping[str, Any]], cpus: int) -> float | None:
+    """Foreign CPU time over the machine's, 0..1, in these rows; None: there are none."""
+    wall_ns: int = sum(row["to_ns"] - row["from_ns"] for row in rows)
+    foreign_ns: int = sum(row["foreign_ns"] for row in rows)
+    return max(0.0, foreign_ns / (wall_ns * cpus)) if wall_ns else None
+
+
+def load_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows as a table; see the module."""
+    import pandas as pd  # which an agent does without
+
+    return pd.DataFrame(list(rows), columns=list(COLUMNS)).astype(COLUMNS)
 
 
 class MachineLoad:
@@ -65,19 +123,26 @@ class MachineLoad:
 
     :param deployment: asked at every look, from that thread: the deployment's processes then.
     :param interval_s: between two looks, seconds.
+    :param ours: processes besides this one that are ztprobe's, and so are their descendants.
     """
 
     def __init__(
-        self, deployment: Callable[[], Iterable[int]] = tuple, *, interval_s: float = INTERVAL_S
+        self,
+        deployment: Callable[[], Iterable[int]] = tuple,
+        *,
+        interval_s: float = INTERVAL_S,
+        ours: Iterable[int] = (),
     ) -> None:
         self._deployment, self._interval_s = deployment, interval_s
-        self._account = CpuAccount()
+        self._ours = tuple(ours)
+        self._account = CpuAccount(ours=self._ours)
         self._rows: list[dict[str, Any]] = []
+        self._forgotten = 0  # rows that whoever asked for them has
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.cpus = os.sysconf("SC_NPROCESSORS_ONLN")
-        self.cpu_ns = 0  # that recording itself has cost so far
-        self.problem: str | None = None  # why it has ended early
+        self.cpu_ns = 0
+        self.problem: str | None = None
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._run, name="machine-load", daemon=True)
@@ -87,19 +152,18 @@ class MachineLoad:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def foreign_share(self, window_s: float) -> float | None:
-        """Foreign CPU time over the machine's, 0..1, in the last ``window_s`` or what of it was recorded.
+    @property
+    def where(self) -> str:
+        """See `LoadRecord`."""
+        return "this machine"
 
-        None: nothing was recorded yet.
-        """
-        rows = self._rows[-max(1, round(window_s / self._interval_s)) :]
-        wall_ns: int = sum(row["to_ns"] - row["from_ns"] for row in rows)
-        foreign_ns: int = sum(row["foreign_ns"] for row in rows)
-        return max(0.0, foreign_ns / (wall_ns * self.cpus)) if wall_ns else None
+    def foreign_share(self, window_s: float) -> float | None:
+        """See `LoadRecord`."""
+        return foreign_share(self._rows[-max(1, round(window_s / self._interval_s)) :], self.cpus)
 
     def busiest(self) -> str | None:
-        """Which other process uses most CPU time just now, ``NAME (pid N)``; None: none lives long enough."""
-        account = CpuAccount()  # its own: the recorder's thread uses the other
+        """See `LoadRecord`."""
+        account = CpuAccount(ours=self._ours)  # its own: the recorder's thread uses the other
         account.belongs(self._deployment())
         before = account.others()
         time.sleep(_LOOK_S)
@@ -114,12 +178,19 @@ class MachineLoad:
         # Anybody may call a process anything.
         return f"{''.join(c if c.isprintable() else '?' for c in name)} (pid {pid})"
 
+    def rows(self, after: int) -> list[dict[str, Any]]:
+        """What was recorded so far but for the first so many, which are forgotten; see the module."""
+        forgotten = max(0, min(after - self._forgotten, len(self._rows)))
+        del self._rows[:forgotten]
+        self._forgotten += forgotten
+        return self._rows[after - self._forgotten :]
+
     def table(self) -> pd.DataFrame:
-        """What was recorded so far; see the module."""
-        return pd.DataFrame(list(self._rows), columns=list(COLUMNS)).astype(COLUMNS)
+        """See `LoadRecord`."""
+        return load_table(self._rows)
 
     def facts(self) -> dict[str, Any]:
-        """For run.json: what the machine is, and where the account comes from."""
+        """See `LoadRecord`."""
         model, nominal_mhz = _cpu_model()
         return {
             "cpus": self.cpus,
@@ -132,7 +203,7 @@ class MachineLoad:
         }
 
     def stop(self) -> None:
-        """Record no more; idempotent."""
+        """See `LoadRecord`."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -154,7 +225,7 @@ class MachineLoad:
             )  # what has happened since the last look is recorded, too
             now = self._look()
             row = {"from_ns": before["at_ns"], "to_ns": now["at_ns"]}
-            for name in _GROWING:
+            for name in GROWING:
                 row[name] = None if now[name] is None else now[name] - before[name]
             ours_ns = row["deployment_ns"] + row["ztprobe_ns"] + row["kernel_ns"]
             # Negative by a little where a counter was read a moment later; sums are right.

@@ -277,6 +277,11 @@ class NodeAgent:
         return pod_sockets(list(self._pods.values()), self._running, self._sockets)
 
     @property
+    def running(self) -> Processes:
+        """The processes that are watched."""
+        return self._running
+
+    @property
     def reason_names(self) -> dict[int, str]:
         """This kernel's reasons for dropping a packet, by their numbers; none without probes."""
         return dict(self._kernel.reason_names) if self._kernel is not None else {}

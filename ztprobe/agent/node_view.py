@@ -8,7 +8,8 @@ import platform
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ztprobe.agent.interface import NodeFacts, PlacedPods, PodProcess
+from ztprobe.agent.interface import LoadPart, NodeFacts, PlacedPods, PodProcess
+from ztprobe.agent.machine_load import MachineLoad
 from ztprobe.errors import PreflightError, ZtprobeError
 from ztprobe.events.kinds import NODE
 from ztprobe.kernelnet.netns import inode
@@ -18,6 +19,7 @@ from ztprobe.pods.command_line import without_secrets
 from ztprobe.pods.model import Pod
 from ztprobe.pods.placing import placed
 from ztprobe.pods.process_table import ProcessTable
+from ztprobe.process.identity import MachineProcess, boot_id
 from ztprobe.rundir.clock import take_sample
 
 if TYPE_CHECKING:
@@ -33,10 +35,13 @@ class ThisNode:
     """`ztprobe.agent.interface.NodeView` by this machine's ``/proc``.
 
     :param agent: watches the pods.
+    :param service: the process that hosts it, whose descendants all are ztprobe's; None: this one.
     """
 
-    def __init__(self, agent: NodeAgent) -> None:
+    def __init__(self, agent: NodeAgent, service: int | None = None) -> None:
         self._agent = agent
+        self._service = os.getpid() if service is None else service
+        self._load: MachineLoad | None = None
         self._table = ProcessTable()
         self.placed: dict[str, Pod] = {}  # all that were found, by name
 
@@ -96,3 +101,27 @@ class ThisNode:
     def sockets(self) -> list[OwnedSocket]:
         """See `NodeView`."""
         return self._agent.sockets()
+
+    def record_load(self, ours: Iterable[MachineProcess]) -> str:
+        """See `NodeView`."""
+        if self._load is None:
+            there = [one.pid for one in ours if one.is_here]
+            self._load = MachineLoad(lambda: self._agent.running, ours=[self._service, *there])
+            self._load.__enter__()
+        return boot_id()
+
+    def load(self, after: int, *, last: bool = False) -> LoadPart:
+        """See `NodeView`."""
+        load = self._recorded()
+        if last:
+            load.stop()
+        return LoadPart(rows=load.rows(after), facts=load.facts(), cpu_ns=load.cpu_ns)
+
+    def busiest(self) -> str | None:
+        """See `NodeView`."""
+        return self._recorded().busiest()
+
+    def _recorded(self) -> MachineLoad:
+        if self._load is None:
+            raise RuntimeError("record_load() comes first")
+        return self._load

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ztprobe.agent.endpoints import OwnedSocket
-from ztprobe.agent.interface import NodeFacts, NodeView, PlacedPods, PodProcess
+from ztprobe.agent.interface import LoadPart, NodeFacts, NodeView, PlacedPods, PodProcess
 from ztprobe.kernelnet.sockets import TcpSocket
 from ztprobe.pods.model import Pod
+from ztprobe.process.identity import MachineProcess
 
 __all__ = ("NODE_VIEW_CALLS", "NodeViewCaller")
 
@@ -24,6 +25,9 @@ NODE_VIEW_CALLS: Mapping[str, Callable[[NodeView, Mapping[str, Any]], Any]] = {
     "place": lambda view, said: _placed(view.place([Pod.from_dict(pod) for pod in said["pods"]])),
     "processes": lambda view, said: [dataclasses.asdict(one) for one in view.processes(said["uids"])],
     "sockets": lambda view, _: [dataclasses.asdict(one) for one in view.sockets()],
+    "record_load": lambda view, said: view.record_load([MachineProcess(**one) for one in said["ours"]]),
+    "load": lambda view, said: dataclasses.asdict(view.load(said["after"], last=said["last"])),
+    "busiest": lambda view, _: view.busiest(),
 }
 
 
@@ -57,3 +61,16 @@ class NodeViewCaller:
             OwnedSocket(one["pod"], one["container"], TcpSocket(**one["socket"]))
             for one in self._ask("sockets")
         ]
+
+    def record_load(self, ours: Sequence[MachineProcess]) -> str:
+        """See `NodeView`."""
+        return str(self._ask("record_load", ours=[dataclasses.asdict(one) for one in ours]))
+
+    def load(self, after: int, *, last: bool = False) -> LoadPart:
+        """See `NodeView`."""
+        return LoadPart(**self._ask("load", after=after, last=last))
+
+    def busiest(self) -> str | None:
+        """See `NodeView`."""
+        found = self._ask("busiest")
+        return None if found is None else str(found)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -180,7 +181,7 @@ def main() -> int:
         ) as agent,
     ):
         prepared = answered(agent.prepare)
-        view = ThisNode(agent)
+        view = ThisNode(agent, service=None if given.spool is None else os.getppid())
         pods = _PodCalls(view.placed)
         for line in connection.makefile("r", encoding="utf-8"):
             said = json.loads(line)

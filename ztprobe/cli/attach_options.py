@@ -107,7 +107,7 @@ _NAMES = (
 _ALSO_EXPERIMENT = ("runtime", *_OF_CLUSTER, *_OF_AGENTS, "image")
 _ONLY_HERE = ("repeat", "until_ci", "switch_level", "data_dir")  # on this machine's own runtime
 # What a trace on the pods' node does, and agents do not.
-_ONLY_ON_A_NODE = ("wait_for_quiet", "stall_after")
+_ONLY_ON_A_NODE = ("stall_after",)
 _ALSO_ATTACHED = (*_NAMES, "rounds", "stall_after", "out", "as_json", "coverage_floor", "quiet", "otlp")
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ztprobe.agent.machine_load import MachineLoad
+from ztprobe.agent.machine_load import LoadRecord
 from ztprobe.progress import Progress
 
 __all__ = ("QUIET_SHARE", "ensure_quiet")
@@ -23,7 +23,7 @@ _POLL_S = 0.25
 
 
 def ensure_quiet(
-    load: MachineLoad, wait_s: float | None, progress: Progress, check: Callable[[], None]
+    load: LoadRecord, wait_s: float | None, progress: Progress, check: Callable[[], None]
 ) -> dict[str, Any]:
     """Warn of a busy machine, or wait until it is quiet; then go on in any case.
 
@@ -46,14 +46,14 @@ def ensure_quiet(
         who = load.busiest()
         hint = "" if wait_s is not None else "; --wait-for-quiet waits for them"
         progress.note(
-            f"warning: this machine is busy: other processes use {_percent(share)} of its CPU time"
+            f"warning: {load.where} is busy: other processes use {_percent(share)} of its CPU time"
             f"{f', most of it {who}' if who else ''} (quiet is below {_percent(QUIET_SHARE)}): "
             f"that can pass for overhead{hint}"
         )
     return {"foreign_share_before": round(share, 6), "waited_s": round(waited_s, 3)}
 
 
-def _share(load: MachineLoad, check: Callable[[], None]) -> float:
+def _share(load: LoadRecord, check: Callable[[], None]) -> float:
     while (share := load.foreign_share(_WINDOW_S)) is None:
         if load.problem is not None:
             return 0.0  # cannot be told, and the report will say so

@@ -23,7 +23,7 @@ from typing import Any
 
 from analysis.report.wording import plural
 from ztprobe.agent.interface import Account, Agent
-from ztprobe.agent.machine_load import MachineLoad
+from ztprobe.agent.machine_load import LoadRecord
 from ztprobe.agent.remote import AgentProcess
 from ztprobe.agent.stalls import Stall, stall_words
 from ztprobe.errors import EnforcementError, WorkloadError, ZtprobeError
@@ -143,8 +143,7 @@ class Job:
             failure = self._watched(agent, runtime, load)
             account, ended_early = self._account(agent)
             failure = failure or ended_early
-            if load is not None:
-                load.stop()
+            load.stop()
             self.meta["emulation"]["stats"] = account.emulation
             # Read from the kernel, whatever was asked for.
             self.meta["emulation"]["observed"] = account.observed
@@ -162,16 +161,15 @@ class Job:
             reason = str(failure).replace(f"{self.target.path}/", "")  # files as the directory has them
             self.meta["failed"] = {"reason": reason, "at_ns": self._failed_ns or self._see.now_ns()}
         rows = self.meta["table_rows"] = self._see.save(self.target, account, owners)
-        if load is not None:
-            machine = load.table()
-            self.target.write_events("machine", machine)
-            rows["machine"] = len(machine)
+        machine = load.table()
+        self.target.write_events("machine", machine)
+        rows["machine"] = len(machine)
         self._see.sample()
         self._finish(account, load, time.monotonic_ns() - started_ns)
         if failure is not None:
             raise failure
 
-    def _watched(self, agent: Agent, runtime: Runtime, load: MachineLoad | None) -> ZtprobeError | None:
+    def _watched(self, agent: Agent, runtime: Runtime, load: LoadRecord) -> ZtprobeError | None:
         """Profile, security and rounds, all of it seen by the probes; what ended it early is returned."""
         nothing = dict.fromkeys(("backend", "requested", "measured"))
         self.meta["emulation"] = {"profile": self.spec.profile.name, **nothing}
@@ -224,13 +222,12 @@ class Job:
             attached=self.spec.sees_turns,
         )
 
-    def _finish(self, account: Account, load: MachineLoad | None, wall_ns: int) -> None:
+    def _finish(self, account: Account, load: LoadRecord, wall_ns: int) -> None:
         record = self.meta | described(self.spec) | accounted(account)
         record |= self._see.described(pod["name"] for pod in self.meta["pods"])
         record["wall_ns"] = wall_ns
-        if load is not None:
-            record["machine_load"] = self.meta.get("machine_load", {}) | load.facts()
-            record["agent_cpu_ns"] += load.cpu_ns
+        record["machine_load"] = self.meta.get("machine_load", {}) | load.facts()
+        record["agent_cpu_ns"] += load.cpu_ns
         # Tuples become lists, as they will be read back; what is no number must not cost a finished run.
         self.target.finish(json.loads(json.dumps(record), parse_constant=lambda _name: None))
 
@@ -296,10 +293,9 @@ class Job:
         finally:
             self.meta["proof"] = {"from_ns": from_ns, "to_ns": self._see.now_ns()}
 
-    def _rounds(self, runtime: Runtime, agent: Agent, load: MachineLoad | None) -> None:
-        if load is not None:
-            quiet_s = self.spec.wait_for_quiet_s
-            self.meta["machine_load"] = ensure_quiet(load, quiet_s, self.progress, runtime.check)
+    def _rounds(self, runtime: Runtime, agent: Agent, load: LoadRecord) -> None:
+        quiet_s = self.spec.wait_for_quiet_s
+        self.meta["machine_load"] = ensure_quiet(load, quiet_s, self.progress, runtime.check)
         self.progress.stage("rounds", plural(self.spec.options.rounds, "round"))
         self.meta["clients_started_ns"] = self._see.now_ns()
         runtime.start_clients()
@@ -360,7 +356,7 @@ class Job:
         """That were noticed so far."""
         return self._stalls.found if self._stalls is not None else []
 
-    def _tell(self, agent: Agent, runtime: Runtime, load: MachineLoad | None) -> None:
+    def _tell(self, agent: Agent, runtime: Runtime, load: LoadRecord) -> None:
         """A sample of clocks and counters, and all that is known by now for who asks meanwhile."""
         self._see.sample()
         self._count(agent)

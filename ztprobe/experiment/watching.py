@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ztprobe.agent.interface import Account, Agent
-from ztprobe.agent.machine_load import MachineLoad
+from ztprobe.agent.machine_load import LoadRecord, MachineLoad
 from ztprobe.experiment.live_state import publish_so_far
 from ztprobe.experiment.record import owners_of, save_events
 from ztprobe.experiment.stall_watch import RunStalls, processes_of, stalls_of
@@ -60,15 +60,15 @@ class Watching(Protocol):
         """Begin the agent, which leaves its events in the run directory."""
         ...
 
-    def load(self, runtime: Runtime) -> AbstractContextManager[MachineLoad | None]:
-        """Record what else goes on; None: nobody does."""
+    def load(self, runtime: Runtime) -> AbstractContextManager[LoadRecord]:
+        """Record what else goes on."""
         ...
 
     def stalls(self, runtime: Runtime, clients: Iterable[str], after_s: float) -> RunStalls | None:
         """Notice that nothing goes on; None: nobody does."""
         ...
 
-    def tell(self, job: Job, runtime: Runtime, hooks: Mapping[str, str], load: MachineLoad | None) -> None:
+    def tell(self, job: Job, runtime: Runtime, hooks: Mapping[str, str], load: LoadRecord) -> None:
         """Let others know how the run stands."""
         ...
 
@@ -117,7 +117,7 @@ class ThisMachine:
         """See `Watching`."""
         return self._agent(target)
 
-    def load(self, runtime: Runtime) -> AbstractContextManager[MachineLoad | None]:
+    def load(self, runtime: Runtime) -> AbstractContextManager[LoadRecord]:
         """See `Watching`."""
         return MachineLoad(lambda: processes_of(runtime))
 
@@ -125,9 +125,8 @@ class ThisMachine:
         """See `Watching`."""
         return stalls_of(runtime, clients, after_s)
 
-    def tell(self, job: Job, runtime: Runtime, hooks: Mapping[str, str], load: MachineLoad | None) -> None:
+    def tell(self, job: Job, runtime: Runtime, hooks: Mapping[str, str], load: LoadRecord) -> None:
         """See `Watching`."""
-        assert load is not None
         publish_so_far(job, runtime, hooks, load.table())
 
     def owners(self, runtime: Runtime, processes: Mapping[int, str]) -> dict[str, Any]:

@@ -58,6 +58,7 @@ class NodeSession:
         self.clock_samples: list[dict[str, int]] = []
         self._sampled_ns = 0  # of the last one, by this machine's clock
         self.account: Account | None = None  # None: it watches
+        self.is_lost = False  # it did not live to tell
         # What numbers in events stand for, where the agent has not said so yet.
         self.places: dict[str, str] = {}
         self.names: dict[str, str] = {}
@@ -97,6 +98,7 @@ class NodeSession:
             self.account = self.client.stop()
             self.sample()  # nothing that was seen is later
         except ZtprobeError as error:
+            self.is_lost = True
             self._guess_clock()
             reasons = self.facts.drop_reasons if self.facts is not None else {}
             self.account = Account(hooks=self.hooks, coverage=0.0, drop_reasons=reasons)

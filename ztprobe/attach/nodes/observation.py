@@ -23,6 +23,7 @@ from ztprobe.attach.nodes.request import NodesRequest
 from ztprobe.attach.pod_lines import PodLines, followed
 from ztprobe.attach.rounds import Rounds
 from ztprobe.errors import EnforcementError, PreflightError, ZtprobeError
+from ztprobe.experiment.nodes.load import NodesLoad
 from ztprobe.kubernetes.agents import AgentAddress
 from ztprobe.pods.model import Pod
 
@@ -46,6 +47,7 @@ class Observation:
         self.pods: DeployedPods
         self.ever: dict[str, Pod] = {}  # all that were ever watched or known of, by name; the server first
         self.nodes: dict[str, ObservedNode] = {}  # the server's first
+        self.load = NodesLoad()  # what else the nodes do
         self.rounds: Rounds
         self.topology = endpoints.unknown("", ())
         self.counters: list[dict[str, Any]] = []
@@ -133,12 +135,14 @@ class Observation:
             for kind in ("pods", "containers"):
                 found[kind] |= told[kind]
         self.counters.append(found)
+        self.load.renew()
 
     def stop(self) -> ZtprobeError | None:
         """See no more. :returns: what was wrong until then."""
         self.detached_ns = self.server_node.now_ns
         last_first = reversed(self.in_order)  # all that others saw is earlier than the server's last sample
         found = [problem for node in last_first if (problem := node.stop()) is not None]
+        self.load.stop()
         if self._log is not None:
             self._log.complete()
         self._read()
@@ -180,6 +184,7 @@ class Observation:
             ObservedNode(name, connection, self.directory / f"batches-{len(self.nodes)}", run=self._run)
         )
         node.begin(pods)
+        self.load.add(node)
         for why in node.unseen.values():
             self._note(why)
         return node

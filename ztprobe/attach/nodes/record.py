@@ -29,7 +29,7 @@ def run_of(seen: Observation, *, failure: ZtprobeError | None = None, so_far: bo
     :param failure: what ended it early.
     :param so_far: it goes on; else all of its nodes have been stopped.
     """
-    tables = tables_of(seen.in_order, ObservedNode.owners)
+    tables = tables_of(seen.in_order, ObservedNode.owners) | {"machine": seen.load.table()}
     if so_far:  # after the tables, and the server's clock last: nothing that was seen is later
         for node in reversed(seen.in_order):
             node.sample()
@@ -48,6 +48,7 @@ def _meta(seen: Observation, account: Account) -> dict[str, Any]:
     server, nodes = seen.pods.server, seen.in_order
     facts = seen.server_node.facts or NodeFacts(kernel="", machine="", cores=1, drop_reasons={})
     samples = seen.server_node.clock_samples
+    told = accounted(account)
     return {
         "stalls": [],
         "topology": {**seen.topology, "rounds_of": server.name},
@@ -62,7 +63,9 @@ def _meta(seen: Observation, account: Account) -> dict[str, Any]:
         "attachment": _attachment(seen),
         "pod_counters": seen.counters,
         **conditions_of_others(account, {"objects": seen.pods.objects} if seen.pods.objects else {}),
-        **accounted(account),
+        **told,
+        "agent_cpu_ns": told["agent_cpu_ns"] + seen.load.cpu_ns,
+        "machine_load": seen.load.facts(),
         "hooks": account.hooks or seen.server_node.hooks,
         "clock_samples": samples,
         "nodes": [

@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from ztprobe.agent.interface import Account, Agent, NodeFacts
-from ztprobe.agent.machine_load import MachineLoad
+from ztprobe.agent.machine_load import LoadRecord
 from ztprobe.experiment.nodes.agent import NodesAgent
+from ztprobe.experiment.nodes.load import NodesLoad
 from ztprobe.experiment.nodes.tables import tables_of
 from ztprobe.experiment.stall_watch import RunStalls
 from ztprobe.rundir.batches import BATCHES_DIR
@@ -29,7 +30,7 @@ _UNKNOWN = NodeFacts(kernel="", machine="", cores=1, drop_reasons={})
 class NodesWatching:
     """`ztprobe.experiment.watching.Watching` by agents.
 
-    What else nodes do, and why nothing goes on, nobody records; a run that goes on is known here alone.
+    Why nothing goes on nobody records; a run that goes on is known here alone.
 
     :param nodes: as the runtime enters them.
     """
@@ -38,6 +39,7 @@ class NodesWatching:
 
     def __init__(self, nodes: AgentNodes) -> None:
         self._nodes = nodes
+        self._load = NodesLoad()
 
     @property
     def clock_samples(self) -> list[dict[str, Any]]:
@@ -61,22 +63,24 @@ class NodesWatching:
 
     def unseen(self) -> str:
         """See `Watching`."""
-        return "through agents a run does not record what else the nodes' CPUs do, nor why nothing goes on"
+        return "through agents a run does not record why nothing goes on"
 
     def agent(self, target: RunDir) -> AbstractContextManager[Agent]:
         """See `Watching`."""
         return contextlib.closing(NodesAgent(self._nodes))
 
-    def load(self, runtime: Runtime) -> AbstractContextManager[MachineLoad | None]:
+    def load(self, runtime: Runtime) -> AbstractContextManager[LoadRecord]:
         """See `Watching`."""
-        return contextlib.nullcontext()
+        self._load = NodesLoad(self._nodes.sessions.values())
+        return self._load
 
     def stalls(self, runtime: Runtime, clients: Iterable[str], after_s: float) -> RunStalls | None:
         """See `Watching`."""
         return None
 
-    def tell(self, job: Job, runtime: Runtime, hooks: Mapping[str, str], load: MachineLoad | None) -> None:
-        """See `Watching`."""
+    def tell(self, job: Job, runtime: Runtime, hooks: Mapping[str, str], load: LoadRecord) -> None:
+        """See `Watching`; what agents have recorded is had before one of them may end."""
+        self._load.renew()
 
     def owners(self, runtime: Runtime, processes: Mapping[int, str]) -> dict[str, Any]:
         """See `Watching`; each node's session knows its own."""
