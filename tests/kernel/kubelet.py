@@ -78,6 +78,11 @@ class Kubelet:
         remove_netns(self._dns_netns.name)
         assert self.problem is None, self.problem
 
+    def pid(self, name: str, container: str) -> int:
+        """Of a pod's container's first process."""
+        (one,) = (one for one in self._started.values() if one.name == name)
+        return one.pid(container)
+
     def kill(self, name: str, container: str | None = None) -> None:
         """Have the kernel end what runs in a pod. :param container: this one alone."""
         (one,) = (one for one in self._started.values() if one.name == name)

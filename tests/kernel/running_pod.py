@@ -75,6 +75,10 @@ class RunningPod:
         self._said: dict[str, Any] = {}
         self._volumes = node.directory / "volumes" / self.uid
 
+    def pid(self, container: str) -> int:
+        """Of a container's first process."""
+        return self._begun[container].process.pid
+
     def proceed(self) -> None:
         """Start what is next, or see how what runs has ended."""
         if not self._is_over:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from analysis.causes.diagnosis import diagnose_run
 from tests.kernel.agent_service import Service, certificates
 from tests.kernel.cluster import NODE, KubeNode, kube_node
 from tests.kernel.cluster_agents import OTHER, SILENT, Agents, deploy_agents
@@ -272,7 +274,6 @@ def test_what_agents_cannot_do_is_one_line_and_nothing_is_left(agents: Agents, t
     out, node = tmp_path / "run", agents.node
     words = ("--experiment", "net0-sec0", "--no-baseline")
     for option, status, said in (
-        (("--stall-after", "5"), 2, "--stall-after: is for a trace on the node itself"),
         (("--node", NODE), 2, "--node says which node this is"),
         (("--agents-in", "fl"), 3, "no agent runs in namespace fl"),
     ):
@@ -298,20 +299,65 @@ def test_what_agents_cannot_do_is_one_line_and_nothing_is_left(agents: Agents, t
     assert not out.exists()
 
 
-def begin(agents: Agents, out: Path, experiment: str = "net0-sec0") -> subprocess.Popen[str]:
-    """A trace of many rounds, which have begun when this returns."""
+def begin(
+    agents: Agents, out: Path, experiment: str = "net0-sec0", *options: str, rounds: int = 500
+) -> subprocess.Popen[str]:
+    """A trace whose rounds have begun when this returns."""
     words = [*POWERLESS, sys.executable, "-m", "ztprobe", *TRACE, "--experiment", experiment]
     environment = {name: value for name, value in agents.node.environment().items() if name != "NODE_NAME"}
     with entered(agents.node.netns):
         begun = subprocess.Popen(
-            [*words, "--rounds", "500", "--out", str(out), "--no-baseline"],
+            [*words, "--rounds", str(rounds), "--out", str(out), "--no-baseline", *options],
             cwd=REPO_DIR,
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
         )
-    await_line(begun, "round   1 of 500", 180)
+    await_line(begun, f"round {1:>{len(str(rounds))}} of {rounds}", 180)
     return begun
+
+
+def test_a_client_that_is_stopped_is_a_stall_with_its_cause(agents: Agents, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with serving(agents), kubelet(agents.node) as pods:
+        begun = begin(agents, out, "net0-sec0", "--stall-after", "4", rounds=4)
+        client = pods.pid("fl-client-0", "client")
+        os.kill(client, signal.SIGSTOP)
+        try:
+            said = await_line(begun, "stands still", 60).splitlines()[-1]
+        finally:
+            os.kill(client, signal.SIGCONT)
+        _, rest = begun.communicate(timeout=180)
+        assert begun.returncode == 0, rest
+        assert pods_left(agents.node) == []
+    assert "fl-server waits for fl-client-0" in said
+    assert "fl-client-0 is stopped by a signal" in said
+    assert "stands still" not in rest  # rounds go on
+    run, report = load_run(out), json.loads((out / "report.json").read_text())
+    (stall,) = run.meta["stalls"]
+    assert stall["words"] in said
+    assert (stall["waiting"], stall["waits_for"]) == ("fl-server", ["fl-client-0"])
+    assert stall["states"] == {"fl-client-0": "stopped by a signal"}
+    assert {one["source"].partition(":")[0] for one in stall["connections"]} <= PODS
+    assert len(stall["connections"]) == 1
+    # By the server's clock, as its round's events.
+    begun_ns, ended_ns = (
+        next(
+            e["time_monotonic_ns"]
+            for e in run.rounds
+            if (e["event"], e.get("round")) == (kind, stall["round"])
+        )
+        for kind in ("round_start", "round_end")
+    )
+    assert begun_ns - 1e9 <= stall["since_ns"] < stall["at_ns"] <= ended_ns
+    assert stall["at_ns"] - stall["since_ns"] >= 4e9
+    assert any(note.startswith("Stalled: ") for note in report["notes"])
+    found = diagnose_run(run)
+    assert ("stall", [stall["round"]]) in [(one["kind"], one["rounds"]) for one in found["troubles"]]
+    assert (found["causes"][0]["id"], found["causes"][0]["pods"]) == (
+        "application.process_stopped",
+        ["fl-client-0"],
+    )
 
 
 def test_an_agent_that_dies_ends_the_run_and_what_was_seen_is_kept(agents: Agents, tmp_path: Path) -> None:

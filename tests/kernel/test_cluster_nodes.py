@@ -26,6 +26,7 @@ from analysis.load import load_analysed
 from tests.kernel.agent_service import certificates
 from tests.kernel.cluster import NODE, KubeNode, kube_node
 from tests.kernel.cluster_agents import OTHER, Agents, deploy_agents
+from tests.kernel.kubelet import await_line
 from tests.kernel.kubelet_logs import LogServer
 from tests.kernel.test_agent_service import wait_for
 from tests.kernel.test_cluster_attach import first_line
@@ -168,15 +169,54 @@ class Diagnosing:
         wait_for(what, met, 60)
 
 
-def test_what_goes_wrong_on_another_node_is_said_while_it_does(agents: Agents, tmp_path: Path) -> None:
-    node = agents.node
-    (client,) = (
+def client_process(node: KubeNode) -> psutil.Process:
+    """The second client's."""
+    (found,) = (
         child
         for child in psutil.Process().children(recursive=True)
         if "tests.e2e.small_federation" in child.cmdline()
         and "client" in child.cmdline()
         and node.pods["fl-client-1"].inode == Path(f"/proc/{child.pid}/ns/net").stat().st_ino
     )
+    return found
+
+
+def test_a_stall_of_what_was_attached_to_is_recorded_with_its_cause(agents: Agents, tmp_path: Path) -> None:
+    out, client = tmp_path / "run", client_process(agents.node)
+    words = [*TRACE, "--client", "app=fl-client", "--agents", "--stall-after", "4", "--out", str(out)]
+    with agents.serving(NODE), agents.serving(OTHER):
+        with entered(agents.node.netns):
+            tracing = subprocess.Popen(
+                [*POWERLESS, sys.executable, "-m", "ztprobe", *words],
+                cwd=REPO_DIR,
+                env=agents.node.environment(),
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        try:
+            await_line(tracing, "the server's round", 90)
+            client.send_signal(signal.SIGSTOP)
+            said = await_line(tracing, "stands still", 60).splitlines()[-1]
+            client.send_signal(signal.SIGCONT)
+            await_line(tracing, "the server's round", 60)
+            tracing.send_signal(signal.SIGINT)
+            _, rest = tracing.communicate(timeout=90)
+        finally:
+            client.send_signal(signal.SIGCONT)
+            if tracing.poll() is None:
+                tracing.kill()
+    assert tracing.returncode == 0, rest
+    (stall,) = load_run(out).meta["stalls"]
+    assert stall["words"] in said
+    assert (stall["waiting"], stall["waits_for"]) == ("fl-server-0", ["fl-client-1"])
+    assert stall["states"]["fl-client-1"] == "stopped by a signal"
+    (between,) = stall["connections"]
+    assert {between[end].partition(":")[0] for end in ("source", "target")} == {"fl-server-0", "fl-client-1"}
+
+
+def test_what_goes_wrong_on_another_node_is_said_while_it_does(agents: Agents, tmp_path: Path) -> None:
+    node = agents.node
+    client = client_process(node)
     with agents.serving(NODE), agents.serving(OTHER):
         watching = Diagnosing(node, tmp_path, "--agents", "-n", "fl")
         try:

@@ -172,7 +172,6 @@ EXPERIMENT = ("--runtime", "kubernetes", "--experiment", "net0-sec0")
     ("words", "said"),
     [
         (("trace", "--experiment", "net0-sec0", *AGENTS), "--agent: needs --runtime kubernetes"),
-        (("trace", *EXPERIMENT, *AGENTS, "--stall-after", "5"), "--stall-after: is for a trace on the node"),
         (("trace", *EXPERIMENT, *AGENTS, "--node", "a"), "--node says which node this is"),
         (("trace", *EXPERIMENT, *AGENTS, "--repeat", "2"), "--repeat: is for runs on this machine"),
         (("trace", *EXPERIMENT, "--agents-in", "x"), "--agents-in: is about agents"),

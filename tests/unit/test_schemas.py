@@ -27,7 +27,7 @@ from tests.unit.recorded_run import RECORDED, recorded, truth
 from tests.unit.synthetic_run import START_NS, make_ledger, make_run
 from tests.unit.test_compare import group
 from tests.unit.test_conditions import a_change, an_other, moving
-from tests.unit.test_contention import drifting, pair
+from tests.unit.test_contention import drifting, on_nodes, pair
 from tests.unit.test_contention import recorded as on_a_recorded_machine
 from tests.unit.test_ledger_coverage import withheld_report
 from tests.unit.test_report_workload import EVENTS
@@ -61,6 +61,11 @@ def report_of(run: Path) -> dict[str, Any]:
 
 def contended() -> dict[str, Any]:
     return pair({"foreign": 0.25, "steal": 0.1, "memory": 0.1}, slower_by=1.3)
+
+
+def contended_on_one_of_its_nodes() -> dict[str, Any]:
+    run, ledger = on_nodes(make_ledger(), alpha=0.001, beta=0.3, gamma=None)
+    return build_report(run, ledger, on_nodes(ledger, alpha=0.0, beta=0.0, gamma=0.0))
 
 
 def with_drift() -> dict[str, Any]:
@@ -123,6 +128,7 @@ def test_reports_of_recorded_runs_fit(run: Path) -> None:
     "build",
     [
         contended,
+        contended_on_one_of_its_nodes,
         with_drift,
         with_options_and_a_p99,
         with_a_changing_network,

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from ztprobe.agent.counts import Counts
 from ztprobe.agent.endpoints import OwnedSocket
+from ztprobe.agent.stall_snapshot import StallLook
 from ztprobe.leases.records import Lease, StepInForce
 from ztprobe.pods.model import Pod
 from ztprobe.pods.source import Processes
@@ -168,6 +169,10 @@ class NodeView(Protocol):
 
     def sockets(self) -> list[OwnedSocket]:
         """The TCP sockets of the processes that the agent watches."""
+        ...
+
+    def stall_look(self) -> StallLook:
+        """How connections and processes of the pods that the agent watches stand."""
         ...
 
     def record_load(self, ours: Sequence[MachineProcess]) -> str:

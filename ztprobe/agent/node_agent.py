@@ -277,6 +277,11 @@ class NodeAgent:
         return pod_sockets(list(self._pods.values()), self._running, self._sockets)
 
     @property
+    def pods(self) -> list[Pod]:
+        """Those that are watched."""
+        return list(self._pods.values())
+
+    @property
     def running(self) -> Processes:
         """The processes that are watched."""
         return self._running

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ztprobe.agent.interface import LoadPart, NodeFacts, PlacedPods, PodProcess
 from ztprobe.agent.machine_load import MachineLoad
+from ztprobe.agent.stall_snapshot import StallLook, look
 from ztprobe.errors import PreflightError, ZtprobeError
 from ztprobe.events.kinds import NODE
 from ztprobe.kernelnet.netns import inode
@@ -101,6 +102,10 @@ class ThisNode:
     def sockets(self) -> list[OwnedSocket]:
         """See `NodeView`."""
         return self._agent.sockets()
+
+    def stall_look(self) -> StallLook:
+        """See `NodeView`."""
+        return look(self._agent.pods, self._agent.running)
 
     def record_load(self, ours: Iterable[MachineProcess]) -> str:
         """See `NodeView`."""

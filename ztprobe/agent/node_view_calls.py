@@ -8,7 +8,9 @@ from typing import Any
 
 from ztprobe.agent.endpoints import OwnedSocket
 from ztprobe.agent.interface import LoadPart, NodeFacts, NodeView, PlacedPods, PodProcess
+from ztprobe.agent.stall_snapshot import ProcessLook, StallLook
 from ztprobe.kernelnet.sockets import TcpSocket
+from ztprobe.kernelnet.tcp_ends import TcpEnd
 from ztprobe.pods.model import Pod
 from ztprobe.process.identity import MachineProcess
 
@@ -25,6 +27,7 @@ NODE_VIEW_CALLS: Mapping[str, Callable[[NodeView, Mapping[str, Any]], Any]] = {
     "place": lambda view, said: _placed(view.place([Pod.from_dict(pod) for pod in said["pods"]])),
     "processes": lambda view, said: [dataclasses.asdict(one) for one in view.processes(said["uids"])],
     "sockets": lambda view, _: [dataclasses.asdict(one) for one in view.sockets()],
+    "stall_look": lambda view, _: dataclasses.asdict(view.stall_look()),
     "record_load": lambda view, said: view.record_load([MachineProcess(**one) for one in said["ours"]]),
     "load": lambda view, said: dataclasses.asdict(view.load(said["after"], last=said["last"])),
     "busiest": lambda view, _: view.busiest(),
@@ -61,6 +64,16 @@ class NodeViewCaller:
             OwnedSocket(one["pod"], one["container"], TcpSocket(**one["socket"]))
             for one in self._ask("sockets")
         ]
+
+    def stall_look(self) -> StallLook:
+        """See `NodeView`."""
+        said = self._ask("stall_look")
+        said["ends"] = {pod: tuple(TcpEnd(**one) for one in ends) for pod, ends in said["ends"].items()}
+        said["processes"] = {
+            pod: {int(pid): ProcessLook(**one) for pid, one in running.items()}  # JSON's keys are text
+            for pod, running in said["processes"].items()
+        }
+        return StallLook(**said)
 
     def record_load(self, ours: Sequence[MachineProcess]) -> str:
         """See `NodeView`."""

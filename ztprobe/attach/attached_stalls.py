@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from ztprobe.agent.stall_snapshot import ProcessLook, StallLook, process_look, tcp_limits
 from ztprobe.agent.stalls import Stall, StallWatch, Standing
@@ -19,7 +19,7 @@ from ztprobe.attach.rounds import Rounds
 from ztprobe.kernelnet.tcp_ends import TcpEnd, tcp_ends
 from ztprobe.pods.participants import Participant, Participants
 
-__all__ = ("AttachedStalls", "look_at_participants", "who_waits")
+__all__ = ("AttachedStalls", "look_at_participants", "participants_stalls", "who_waits")
 
 # Between two looks: more than polls and heartbeats of frameworks carry, less than any model.
 _CONTROL_BYTES = 4096
@@ -29,16 +29,24 @@ _CONTROL_CPU_SHARE = 0.05  # of a core: more than what polls, waits and logs
 class AttachedStalls:
     """The stalls of one trace.
 
+    :param look: looks at all participants.
+    :param roles: names of servers and hubs, and of clients, as they are now.
+    :param since_s: when the trace began (CLOCK_MONOTONIC of the server's node, as all times here).
     :param after_s: how long nothing must go on.
     """
 
     def __init__(
-        self, participants: Participants, namespaces: Namespaces, owners: OwnerLog, *, after_s: float
+        self,
+        look: Callable[[], StallLook],
+        roles: Callable[[], tuple[list[str], list[str]]],
+        *,
+        since_s: float,
+        after_s: float,
     ) -> None:
-        self._participants, self._namespaces, self._owners = participants, namespaces, owners
+        self._look, self._roles = look, roles
         self._watch = StallWatch(
             after_s,
-            since_s=time.monotonic(),
+            since_s=since_s,
             least_bytes=_CONTROL_BYTES,
             least_cpu_share=_CONTROL_CPU_SHARE,
         )
@@ -56,20 +64,34 @@ class AttachedStalls:
             self._watch.moved()
         if rounds.between or not self._watch.due(now_s):
             return None
-        everybody = self._participants.all
-        look = look_at_participants(everybody, self._namespaces.held, self._owners)
-        stall = self._watch.take(look, round_number=rounds.now)
+        stall = self._watch.take(self._look(), round_number=rounds.now)
         if stall is None:
             return None
-        servers = [one.name for one in everybody if one.role != "client"]
-        clients = [one.name for one in everybody if one.role == "client"]
-        waiting, waits_for = who_waits(stall.connections, servers, clients)
+        waiting, waits_for = who_waits(stall.connections, *self._roles())
         wanted = {frozenset((waiting, one)) for one in waits_for}
         between = tuple(one for one in stall.connections if _ends(one) in wanted) or stall.connections
         self.found.append(
             dataclasses.replace(stall, waiting=waiting, waits_for=waits_for, connections=between)
         )
         return self.found[-1]
+
+
+def participants_stalls(
+    participants: Participants, namespaces: Namespaces, owners: OwnerLog, *, after_s: float
+) -> AttachedStalls:
+    """Of participants on this machine."""
+
+    def roles() -> tuple[list[str], list[str]]:
+        everybody = participants.all
+        clients = [one.name for one in everybody if one.role == "client"]
+        return [one.name for one in everybody if one.role != "client"], clients
+
+    return AttachedStalls(
+        lambda: look_at_participants(participants.all, namespaces.held, owners),
+        roles,
+        since_s=time.monotonic(),
+        after_s=after_s,
+    )
 
 
 def who_waits(

@@ -19,7 +19,7 @@ from ztprobe.agent.interface import Account, Agent
 from ztprobe.agent.machine_load import MachineLoad
 from ztprobe.agent.remote import AgentProcess
 from ztprobe.agent.stalls import stall_words
-from ztprobe.attach.attached_stalls import AttachedStalls
+from ztprobe.attach.attached_stalls import AttachedStalls, participants_stalls
 from ztprobe.attach.lines import Lines
 from ztprobe.attach.namespaces import Namespaces
 from ztprobe.attach.owner_log import OwnerLog
@@ -188,7 +188,7 @@ class Attachment:
         agent.watch(self._watched)
         self._hooks = agent.start()
         self.attached_ns = time.monotonic_ns()
-        self.stalls = AttachedStalls(
+        self.stalls = participants_stalls(
             self.participants, self.namespaces, self.owners, after_s=self.request.stall_after_s
         )
         self.progress.done(f"{len(self._hooks)} signals attached")

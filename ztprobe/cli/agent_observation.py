@@ -79,6 +79,7 @@ def nodes_request(
     clients: Sequence[str],
     for_s: float | None = None,
     rounds: int | None = None,
+    stall_after_s: float | None = None,
 ) -> NodesRequest:
     """Check what was typed.
 
@@ -86,6 +87,7 @@ def nodes_request(
     :raises PreflightError: the cluster has no agents, or does not give a certificate for them.
     """
     from ztprobe.attach.nodes.request import NodesRequest, pod_targets
+    from ztprobe.experiment.request import STALL_AFTER_S
 
     for name, option in _ONLY_ON_A_NODE.items():
         if given.get(name):
@@ -103,4 +105,5 @@ def nodes_request(
         tls=access.tls(),
         for_s=for_s,
         rounds=rounds,
+        stall_after_s=STALL_AFTER_S if stall_after_s is None else stall_after_s,
     )

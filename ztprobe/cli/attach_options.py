@@ -106,8 +106,6 @@ _NAMES = (
 )
 _ALSO_EXPERIMENT = ("runtime", *_OF_CLUSTER, *_OF_AGENTS, "image")
 _ONLY_HERE = ("repeat", "until_ci", "switch_level", "data_dir")  # on this machine's own runtime
-# What a trace on the pods' node does, and agents do not.
-_ONLY_ON_A_NODE = ("stall_after",)
 _ALSO_ATTACHED = (*_NAMES, "rounds", "stall_after", "out", "as_json", "coverage_floor", "quiet", "otlp")
 
 
@@ -136,10 +134,6 @@ def _refuse_others(context: click.Context, attach: bool) -> None:
             raise UsageError(f"{parameter.opts[-1]}: needs --runtime kubernetes, whose pods it is about")
         if not attach and name in _OF_AGENTS and not on_cluster:
             raise UsageError(f"{parameter.opts[-1]}: needs --runtime kubernetes, whose agents it is about")
-        if not attach and name in _ONLY_ON_A_NODE and are_asked(context.params):
-            raise UsageError(
-                f"{parameter.opts[0]}: is for a trace on the node itself, without --agents and --agent"
-            )
         if not attach and on_cluster and name in _ONLY_HERE:
             raise UsageError(
                 f"{parameter.opts[0]}: is for runs on this machine, not for --runtime kubernetes"
@@ -214,7 +208,14 @@ def _through_agents(
 
     check_out(out)
     server, clients = given["server"], given["client_targets"]
-    request = nodes_request(given, server=server, clients=clients, for_s=for_s, rounds=rounds)
+    request = nodes_request(
+        given,
+        server=server,
+        clients=clients,
+        for_s=for_s,
+        rounds=rounds,
+        stall_after_s=given["stall_after"],
+    )
     return request, functools.partial(trace_nodes, request, out)
 
 

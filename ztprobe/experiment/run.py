@@ -137,8 +137,6 @@ class Job:
             contextlib.closing(agent),  # before the pods go
         ):
             self.progress.done(f"{len(runtime.pods)} pods {self._see.where()}")
-            if unseen := self._see.unseen():
-                self.progress.note(unseen)
             self._attach(agent, runtime)
             failure = self._watched(agent, runtime, load)
             account, ended_early = self._account(agent)
@@ -320,8 +318,7 @@ class Job:
                 self._look_at_topology(agent, runtime)
             for event in events:
                 waiting.take(event)
-                if stalls is not None:
-                    stalls.take(event)
+                stalls.take(event)
                 switch.take(event)
                 number = event.get("round")
                 if event["event"] == "round_start":
@@ -344,7 +341,7 @@ class Job:
             if time.monotonic() > next_sample:
                 self._tell(agent, runtime, load)
                 next_sample += _SAMPLE_S
-            if stalls is not None and (stall := stalls.overdue(time.monotonic())) is not None:
+            if (stall := stalls.overdue(self._see.now_ns() / 1e9)) is not None:
                 self.progress.note(stall_words(stall))
                 self._tell(agent, runtime, load)
             time.sleep(self._see.poll_s)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ztprobe.agent.stall_snapshot import StallLook, look
+from ztprobe.agent.stall_snapshot import StallLook
 from ztprobe.agent.stalls import Stall, StallWatch, Timeout
 from ztprobe.pods.model import Pod
 from ztprobe.pods.source import Processes
@@ -27,13 +26,15 @@ def processes_of(runtime: Runtime) -> Processes:
     return runtime.source.processes(workload_pods(runtime))
 
 
-def stalls_of(runtime: Runtime, clients: Iterable[str], after_s: float) -> RunStalls:
-    """Watch a run whose clients have just been started."""
+def stalls_of(
+    runtime: Runtime, clients: Iterable[str], look: Callable[[], StallLook], *, since_s: float, after_s: float
+) -> RunStalls:
+    """Watch a run whose clients have just been started; see `RunStalls`."""
     return RunStalls(
         runtime.server.name,
         clients,
-        lambda: look(workload_pods(runtime), processes_of(runtime)),
-        since_s=time.monotonic(),
+        look,
+        since_s=since_s,
         after_s=after_s,
         deadline_s=runtime.facts().get("round_deadline_s"),
     )
@@ -45,7 +46,7 @@ class RunStalls:
     :param server: its pod.
     :param clients: who is to contribute to each round.
     :param look: looks at all pods.
-    :param since_s: when the clients were started (CLOCK_MONOTONIC, as all times here).
+    :param since_s: when the clients were started (CLOCK_MONOTONIC of the server's node, as all times here).
     :param after_s: how long nothing must go on.
     :param deadline_s: how long the server waits for its clients, and in each round for their updates; None:
         not known.

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ztprobe.agent.interface import Account, Agent
 from ztprobe.agent.machine_load import LoadRecord, MachineLoad
+from ztprobe.agent.stall_snapshot import look
 from ztprobe.experiment.live_state import publish_so_far
 from ztprobe.experiment.record import owners_of, save_events
-from ztprobe.experiment.stall_watch import RunStalls, processes_of, stalls_of
+from ztprobe.experiment.stall_watch import RunStalls, processes_of, stalls_of, workload_pods
 from ztprobe.rundir.batches import BATCHES_DIR
 from ztprobe.rundir.clock import take_sample
 from ztprobe.rundir.store import RunDir
@@ -52,10 +53,6 @@ class Watching(Protocol):
         """Where the pods are, for people."""
         ...
 
-    def unseen(self) -> str:
-        """What a run does not record by it, for people; empty: nothing is left out."""
-        ...
-
     def agent(self, target: RunDir) -> AbstractContextManager[Agent]:
         """Begin the agent, which leaves its events in the run directory."""
         ...
@@ -64,8 +61,8 @@ class Watching(Protocol):
         """Record what else goes on."""
         ...
 
-    def stalls(self, runtime: Runtime, clients: Iterable[str], after_s: float) -> RunStalls | None:
-        """Notice that nothing goes on; None: nobody does."""
+    def stalls(self, runtime: Runtime, clients: Iterable[str], after_s: float) -> RunStalls:
+        """Notice that nothing goes on."""
         ...
 
     def tell(self, job: Job, runtime: Runtime, hooks: Mapping[str, str], load: LoadRecord) -> None:
@@ -109,10 +106,6 @@ class ThisMachine:
         """See `Watching`."""
         return "on one node"
 
-    def unseen(self) -> str:
-        """See `Watching`."""
-        return ""
-
     def agent(self, target: RunDir) -> AbstractContextManager[Agent]:
         """See `Watching`."""
         return self._agent(target)
@@ -121,9 +114,15 @@ class ThisMachine:
         """See `Watching`."""
         return MachineLoad(lambda: processes_of(runtime))
 
-    def stalls(self, runtime: Runtime, clients: Iterable[str], after_s: float) -> RunStalls | None:
+    def stalls(self, runtime: Runtime, clients: Iterable[str], after_s: float) -> RunStalls:
         """See `Watching`."""
-        return stalls_of(runtime, clients, after_s)
+        return stalls_of(
+            runtime,
+            clients,
+            lambda: look(workload_pods(runtime), processes_of(runtime)),
+            since_s=time.monotonic(),
+            after_s=after_s,
+        )
 
     def tell(self, job: Job, runtime: Runtime, hooks: Mapping[str, str], load: LoadRecord) -> None:
         """See `Watching`."""

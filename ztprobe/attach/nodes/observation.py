@@ -7,6 +7,7 @@ its rounds' events carry, too.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import secrets
 import time
@@ -17,6 +18,9 @@ from typing import Any
 from ztprobe.agent import endpoints
 from ztprobe.agent.service.client import Connection
 from ztprobe.agent.service.node_session import addresses_by_node
+from ztprobe.agent.stall_snapshot import StallLook
+from ztprobe.agent.stalls import stall_words
+from ztprobe.attach.attached_stalls import AttachedStalls
 from ztprobe.attach.nodes.node import ObservedNode
 from ztprobe.attach.nodes.pods import DeployedPods
 from ztprobe.attach.nodes.request import NodesRequest
@@ -24,6 +28,7 @@ from ztprobe.attach.pod_lines import PodLines, followed
 from ztprobe.attach.rounds import Rounds
 from ztprobe.errors import EnforcementError, PreflightError, ZtprobeError
 from ztprobe.experiment.nodes.load import NodesLoad
+from ztprobe.experiment.nodes.looks import look_at_nodes
 from ztprobe.kubernetes.agents import AgentAddress
 from ztprobe.pods.model import Pod
 
@@ -49,6 +54,7 @@ class Observation:
         self.nodes: dict[str, ObservedNode] = {}  # the server's first
         self.load = NodesLoad()  # what else the nodes do
         self.rounds: Rounds
+        self.stalls: AttachedStalls
         self.topology = endpoints.unknown("", ())
         self.counters: list[dict[str, Any]] = []
         self.attached_ns = self.detached_ns = 0
@@ -86,6 +92,12 @@ class Observation:
         self._look_at_sockets()
         self._renew()  # peers, if no clients were named
         self.attached_ns = self.server_node.now_ns
+        self.stalls = AttachedStalls(
+            self._look_at_pods,
+            lambda: ([self.pods.server.name], list(self.pods.clients)),
+            since_s=self.attached_ns / 1e9,
+            after_s=self.request.stall_after_s,
+        )
 
     @property
     def server_node(self) -> ObservedNode:
@@ -124,7 +136,15 @@ class Observation:
         if now_s >= self._next_sample_s:
             self._next_sample_s = now_s + _SAMPLE_S
             self._sample()
-        return self._read()
+        ended = self._read()
+        if (stall := self.stalls.overdue(self.server_node.now_ns / 1e9, self.rounds)) is not None:
+            self._note(stall_words(stall))
+        return ended
+
+    def _look_at_pods(self) -> StallLook:
+        found = look_at_nodes(self.in_order)
+        elsewhere = {pod.address: pod.name for pod in self.ever.values()}  # where nobody watches
+        return dataclasses.replace(found, addresses={**elsewhere, **found.addresses})
 
     def _sample(self) -> None:
         """Of clocks and counters; all of them within moments, so one time stands for all."""

@@ -50,7 +50,7 @@ def _meta(seen: Observation, account: Account) -> dict[str, Any]:
     samples = seen.server_node.clock_samples
     told = accounted(account)
     return {
-        "stalls": [],
+        "stalls": [stall.as_dict() for stall in seen.stalls.found],
         "topology": {**seen.topology, "rounds_of": server.name},
         "experiment": {"name": f"attached-{_FRAMEWORK.name}"},
         "options": {},

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ztprobe.agent.service.wire import Tls
 from ztprobe.errors import UsageError
+from ztprobe.experiment.request import STALL_AFTER_S
 from ztprobe.kubernetes.agents import AgentAddress
 from ztprobe.kubernetes.api import Api
 from ztprobe.pods.targets import Target, parse_target
@@ -26,6 +27,7 @@ class NodesRequest:
     tls: Tls | None  # None: agents listen on sockets of this machine
     for_s: float | None = None  # how long; None: until Ctrl-C, the rounds or the server's end
     rounds: int | None = None  # how many ends of rounds
+    stall_after_s: float = STALL_AFTER_S  # without progress
 
 
 def pod_targets(server: str, clients: Sequence[str]) -> tuple[Target, tuple[Target, ...]]:

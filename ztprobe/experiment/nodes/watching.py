@@ -12,8 +12,9 @@ from ztprobe.agent.interface import Account, Agent, NodeFacts
 from ztprobe.agent.machine_load import LoadRecord
 from ztprobe.experiment.nodes.agent import NodesAgent
 from ztprobe.experiment.nodes.load import NodesLoad
+from ztprobe.experiment.nodes.looks import look_at_nodes
 from ztprobe.experiment.nodes.tables import tables_of
-from ztprobe.experiment.stall_watch import RunStalls
+from ztprobe.experiment.stall_watch import RunStalls, stalls_of
 from ztprobe.rundir.batches import BATCHES_DIR
 from ztprobe.rundir.store import RunDir
 from ztprobe.runtime.cluster.agent_nodes import AgentNodes
@@ -30,7 +31,7 @@ _UNKNOWN = NodeFacts(kernel="", machine="", cores=1, drop_reasons={})
 class NodesWatching:
     """`ztprobe.experiment.watching.Watching` by agents.
 
-    Why nothing goes on nobody records; a run that goes on is known here alone.
+    A run that goes on is known here alone.
 
     :param nodes: as the runtime enters them.
     """
@@ -61,10 +62,6 @@ class NodesWatching:
         count = len(self._nodes.sessions)
         return f"on {', '.join(self._nodes.sessions)}" if count > 1 else "on one node"
 
-    def unseen(self) -> str:
-        """See `Watching`."""
-        return "through agents a run does not record why nothing goes on"
-
     def agent(self, target: RunDir) -> AbstractContextManager[Agent]:
         """See `Watching`."""
         return contextlib.closing(NodesAgent(self._nodes))
@@ -74,9 +71,12 @@ class NodesWatching:
         self._load = NodesLoad(self._nodes.sessions.values())
         return self._load
 
-    def stalls(self, runtime: Runtime, clients: Iterable[str], after_s: float) -> RunStalls | None:
+    def stalls(self, runtime: Runtime, clients: Iterable[str], after_s: float) -> RunStalls:
         """See `Watching`."""
-        return None
+        sessions = list(self._nodes.sessions.values())
+        return stalls_of(
+            runtime, clients, lambda: look_at_nodes(sessions), since_s=self.now_ns() / 1e9, after_s=after_s
+        )
 
     def tell(self, job: Job, runtime: Runtime, hooks: Mapping[str, str], load: LoadRecord) -> None:
         """See `Watching`; what agents have recorded is had before one of them may end."""
