@@ -22,13 +22,13 @@ from ztprobe.agent.cpu_account import CpuAccount, CpuTimes
 from ztprobe.agent.machine_load import COLUMNS, INTERVAL_S, MachineLoad
 from ztprobe.runtime.local.cgroups import detect, remove
 
-_BURN_S = 0.6
+BURN_S = 0.6
 # Burns that much CPU time, whatever wall time it takes, once its standard input is closed.
-_BURN = f"""
+BURN = f"""
 import sys, time
 print("ready", flush=True)
 sys.stdin.read()
-while time.process_time() < {_BURN_S}: pass
+while time.process_time() < {BURN_S}: pass
 print("done", flush=True)
 """
 # Beforehand its parent goes away, so that it is no descendant of ours any more.
@@ -110,7 +110,7 @@ def orphan(program: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
 
 
 def test_an_other_process_is_foreign_by_every_source(accounts: dict[str, CpuAccount]) -> None:
-    with orphan(_BURN + "time.sleep(60)") as (pid, process):
+    with orphan(BURN + "time.sleep(60)") as (pid, process):
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
         before = {source: account.read() for source, account in accounts.items()}
         ran_s = -ran(pid)
@@ -118,7 +118,7 @@ def test_an_other_process_is_foreign_by_every_source(accounts: dict[str, CpuAcco
         assert process.stdout.readline() == b"done\n"
         spent = {source: difference(account.read(), before[source]) for source, account in accounts.items()}
         ran_s += ran(pid)
-    assert ran_s == pytest.approx(_BURN_S, abs=0.1)
+    assert ran_s == pytest.approx(BURN_S, abs=0.1)
     for source, one in spent.items():
         # Ticks are 10 ms, and a kernel that samples them may be off by more.
         assert foreign_s(one) > ran_s * (0.6 if source == "proc_stat" else 0.85), (source, one)
@@ -131,12 +131,12 @@ def ran(pid: int) -> float:
 
 def test_our_own_children_are_not_foreign() -> None:
     account = CpuAccount()
-    with waiting(_BURN) as process:
+    with waiting(BURN) as process:
         before = account.read()
         go(process)
         process.wait()
         spent = difference(account.read(), before)
-    assert spent["ztprobe_ns"] == pytest.approx(_BURN_S, abs=0.15)
+    assert spent["ztprobe_ns"] == pytest.approx(BURN_S, abs=0.15)
     tick_s = 1 / os.sysconf("SC_CLK_TCK")  # of /proc/stat; the other is by the scheduler's own clock
     assert spent["tasks_ns"] >= spent["ztprobe_ns"] - tick_s
 
@@ -144,7 +144,7 @@ def test_our_own_children_are_not_foreign() -> None:
 def test_who_is_named_as_ours_is_not_foreign_nor_are_its_children() -> None:
     """A service is no child of its worker, which keeps the account."""
     burning_child = "if not os.fork(): exec(burn)\nos.wait()\n"
-    program = f"burn = {_BURN!r}\n{burning_child}import time\ntime.sleep(60)"
+    program = f"burn = {BURN!r}\n{burning_child}import time\ntime.sleep(60)"
     with orphan(program) as (pid, process):
         account = CpuAccount(ours=[pid])
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
@@ -152,7 +152,7 @@ def test_who_is_named_as_ours_is_not_foreign_nor_are_its_children() -> None:
         go(process)
         assert process.stdout.readline() == b"done\n"
         spent = difference(account.read(), before)
-    assert spent["ztprobe_ns"] == pytest.approx(_BURN_S, abs=0.2)
+    assert spent["ztprobe_ns"] == pytest.approx(BURN_S, abs=0.2)
 
 
 def test_children_too_brief_to_be_seen_are_counted_too() -> None:
@@ -185,14 +185,14 @@ def test_a_deployment_s_cgroup_is_its_own_and_counts_once() -> None:
     cgroup.mkdir()
     try:
         account = CpuAccount()
-        with waiting(_BURN, joins=cgroup / "cgroup.procs") as process:
+        with waiting(BURN, joins=cgroup / "cgroup.procs") as process:
             account.belongs([process.pid])
             before = account.read()
             go(process)
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
             spent = difference(account.read(), before)
             process.wait()
-        assert spent["deployment_ns"] == pytest.approx(_BURN_S, abs=0.15)
+        assert spent["deployment_ns"] == pytest.approx(BURN_S, abs=0.15)
         assert spent["ztprobe_ns"] < 0.1
     finally:
         remove(cgroup)

@@ -20,8 +20,12 @@ import pytest
 from tests.kernel.agent_service import certificates, least_privilege, service
 from tests.kernel.cluster import KubeNode
 from tests.kernel.test_agent_service import wait_for
+from tests.kernel.test_machine_load import BURN, BURN_S, go, waiting
+from ztprobe.agent.service.node_session import process_number
 from ztprobe.errors import EnforcementError, ZtprobeError
 from ztprobe.experiment.nodes.agent import NodesAgent
+from ztprobe.experiment.nodes.load import NodesLoad
+from ztprobe.experiment.nodes.looks import look_at_nodes
 from ztprobe.experiment.nodes.tables import tables_of
 from ztprobe.kernelnet.netns import entered
 from ztprobe.kubernetes.agents import AgentAddress
@@ -122,6 +126,39 @@ def test_pods_are_found_by_their_nodes_agents(apart: Apart, nodes: AgentNodes, p
     access.one_by_one(pods["fl-server"])
     with pytest.raises(ZtprobeError, match="node node-a: fl-client-0: the agent has found no such pod"):
         access.one_by_one(pods["fl-client-0"])
+
+
+def test_whose_cpu_time_it_is_and_how_pods_stand_by_two_agents_under_one_kernel(
+    apart: Apart, nodes: AgentNodes, pods: dict[str, Pod]
+) -> None:
+    agent = NodesAgent(nodes)
+    agent.prepare()
+    for pod in pods.values():
+        agent.add_pod(pod)
+    sessions = list(nodes.sessions.values())
+    groups = apart.node.pods["fl-client-0"].cgroups
+    with waiting(BURN) as theirs, waiting(BURN, joins=groups[0] / "cgroup.procs") as own:
+        number = process_number(own.pid, 1)
+        agent.watch({number: ("fl-client-0", "client")})
+        with NodesLoad(sessions) as load:
+            wait_for("a first row", lambda: load.foreign_share(1.0) is not None)
+            for process in (theirs, own):
+                go(process)
+            for process in (theirs, own):
+                assert process.stdout is not None and process.stdout.readline() == b"done\n"
+            load.stop()
+        found = look_at_nodes(sessions)
+    table = load.table()
+    assert load.problem is None
+    spent = table.groupby("node")[["deployment_ns", "foreign_ns", "ztprobe_ns"]].sum() / 1e9
+    for node in ("node-a", "node-b"):  # whichever agent it is that watches
+        assert spent.loc[node, "deployment_ns"] == pytest.approx(BURN_S, abs=0.15)
+        assert spent.loc[node, "foreign_ns"] > 0.85 * BURN_S
+        assert spent.loc[node, "ztprobe_ns"] > 0
+    assert set(found.ends) == set(found.limits) == set(pods)
+    assert all(limits["tcp_retries2"] > 0 for limits in found.limits.values())
+    assert list(found.processes["fl-client-0"]) == [number]
+    assert found.processes["fl-client-0"][number].cpu_s == pytest.approx(BURN_S, abs=0.15)
 
 
 def test_a_gate_is_opened_by_its_nodes_agent_and_by_no_other(

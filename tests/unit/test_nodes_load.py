@@ -115,6 +115,19 @@ def test_each_node_has_rows_in_the_time_of_the_server_s() -> None:
     assert load.problem is None
 
 
+def test_rows_during_which_a_wall_clock_was_set_back_are_left_out() -> None:
+    other = session("beta", Client(record(1, 1, 1, 1), "boot-b"))
+    steps = [(0, 1_000), (10_500, 1_010_500), (10_900, 1_009_000), (20_000, 1_018_100)]  # milliseconds
+    other.clock = Clock(  # type: ignore[misc]
+        [ClockSample(time_monotonic_ns=at * 10**6, time_unix_ns=unix * 10**6) for at, unix in steps]
+    )
+    with NodesLoad([session("alpha", Client(record(1, 1, 1, 1), "boot-a")), other]) as load:
+        load.stop()
+        table = load.table()
+    assert (table["to_ns"] > table["from_ns"]).all()
+    assert table.groupby("node").size().to_dict() == {"alpha": 4, "beta": 3}
+
+
 def test_nodes_under_one_kernel_have_one_record() -> None:
     server, other = Client(record(100, 100), "boot-a"), Client(record(200, 200), "boot-a")
     with NodesLoad([session("alpha", server), session("beta", other)]) as load:

@@ -183,7 +183,7 @@ class MachineLoad:
         forgotten = max(0, min(after - self._forgotten, len(self._rows)))
         del self._rows[:forgotten]
         self._forgotten += forgotten
-        return self._rows[after - self._forgotten :]
+        return self._rows[max(0, after - self._forgotten) :]
 
     def table(self) -> pd.DataFrame:
         """See `LoadRecord`."""

@@ -151,6 +151,7 @@ class NodesLoad:
                     for name in ("from_ns", "to_ns")
                 }
                 table = table.assign(**told)
+                table = table[table["to_ns"] > table["from_ns"]]  # unless a wall clock was set back
             parts.append(table.assign(node=one.session.name))
         return pd.concat(parts, ignore_index=True)
 
