@@ -236,6 +236,34 @@ def test_what_goes_wrong_on_another_node_is_said_while_it_does(agents: Agents, t
     assert watching.process.returncode == 0, watching.said.read_text()
 
 
+def test_pods_that_come_and_go_are_told_with_their_times(agents: Agents, tmp_path: Path) -> None:
+    out, node = tmp_path / "run", agents.node
+    with agents.serving(NODE), agents.serving(OTHER):
+        node.run("fl-client-8", {"app": "fl-client"}, 18, layout="v2-systemd", node=OTHER)
+        command = [sys.executable, "-m", "ztprobe", *TRACE, "--client", "app=fl-client", "--agents"]
+        with entered(node.netns):
+            tracing = subprocess.Popen(
+                [*command, "--for", "25s", "--out", str(out)],
+                cwd=REPO_DIR,
+                env=node.environment(),
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        await_line(tracing, "the server's round", 60)
+        node.call("DELETE", "/api/v1/namespaces/fl/pods/fl-client-8?gracePeriodSeconds=0")
+        node.run("fl-client-9", {"app": "fl-client"}, 19, layout="v2-systemd", node=OTHER)
+        assert tracing.wait(120) == 0
+    node.call("DELETE", "/api/v1/namespaces/fl/pods/fl-client-9?gracePeriodSeconds=0")
+    told = load_run(out).meta["attachment"]
+    times = {one["name"]: (one["first_seen_ns"], one["ended_ns"]) for one in told["participants"]}
+    since_ns, until_ns = told["attached_ns"], told["detached_ns"]
+    for name in ("fl-server-0", "fl-client-0", "fl-client-1"):
+        assert times[name] == (since_ns, 0)
+    assert times["fl-client-8"][0] == since_ns < times["fl-client-8"][1] < until_ns
+    assert since_ns < times["fl-client-9"][0] < until_ns
+    assert times["fl-client-9"][1] == 0
+
+
 def test_an_agent_that_dies_ends_it_and_what_was_seen_is_kept(agents: Agents, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with agents.serving(NODE), agents.serving(OTHER) as other:

@@ -59,6 +59,8 @@ class Observation:
         self.counters: list[dict[str, Any]] = []
         self.attached_ns = self.detached_ns = 0
         self._agents: dict[str, AgentAddress] = {}
+        self.came_ns: dict[str, int] = {}  # pods that were not there at first: when that was noticed
+        self.left_ns: dict[str, int] = {}  # pods that are gone: likewise
         self._unwatched: set[str] = set()
         self._log: PodLines | None = None
         self._next_sockets_s = self._next_sample_s = 0.0
@@ -185,6 +187,13 @@ class Observation:
     def _renew(self) -> None:
         """Watch pods that are new, and open sessions on nodes that are."""
         by_node: dict[str, list[Pod]] = {}
+        there = {pod.name for pod in self.pods.all}
+        for name in self.ever.keys() - there:
+            self.left_ns.setdefault(name, self.server_node.now_ns)
+        if self.ever:
+            self.came_ns |= dict.fromkeys(there - self.ever.keys(), self.server_node.now_ns)
+        for name in there:  # what the API did not list once may be there again
+            self.left_ns.pop(name, None)
         for pod in self.pods.all:
             self.ever.setdefault(pod.name, pod)
             by_node.setdefault(pod.node, []).append(pod)

@@ -114,7 +114,13 @@ def _participant(seen: Observation, pod: Pod, role: str) -> dict[str, Any]:
         ),
         "",
     )
-    found: dict[str, Any] = {"name": pod.name, "role": role, "target": target}
+    found: dict[str, Any] = {
+        "name": pod.name,
+        "role": role,
+        "target": target,
+        "first_seen_ns": seen.came_ns.get(pod.name, seen.attached_ns),
+        "ended_ns": seen.left_ns.get(pod.name, 0),
+    }
     for number, node in enumerate(seen.in_order):
         if (placed := node.pods.get(pod.name)) is not None:
             processes = [
