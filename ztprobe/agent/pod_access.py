@@ -51,6 +51,7 @@ class PathLoad:
     own: Mapping[int, str]
     profile: Profile
     late_s: float
+    senders: tuple[int, ...] | None = None  # of them; None: all
 
 
 class PodAccess(PodNetworks, Protocol):

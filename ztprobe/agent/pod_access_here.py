@@ -85,7 +85,8 @@ class PodAccessHere(PodNetworksHere):
         """See `PodAccess`."""
         ends = self._all_ends(share.ends, share.own)
         with udp_probe.undisturbed():
-            udp_probe.run_load(ends, share.profile, late_s=share.late_s)
+            senders = None if share.senders is None else [one for one in share.senders if one in share.own]
+            udp_probe.run_load(ends, share.profile, senders, late_s=share.late_s)
         return _arrivals(ends)
 
     def _all_ends(self, addresses: Sequence[Address], own: Mapping[int, str]) -> list[udp_probe.ProbeEnd]:

@@ -136,6 +136,12 @@ def _probed(host: PodAccessHost, said: Mapping[str, Any]) -> dict[int, list[Arri
     return host.access.probe_path(share)
 
 
+def _loaded(host: PodAccessHost, said: Mapping[str, Any]) -> dict[int, list[Arrival]]:
+    senders = said.get("senders")
+    share = PathLoad(**_share(said), senders=None if senders is None else tuple(map(int, senders)))
+    return host.access.load_path(share)
+
+
 POD_ACCESS_CALLS: Mapping[str, Callable[[PodAccessHost, Mapping[str, Any]], Any]] = {
     "containers": lambda host, said: [
         dataclasses.asdict(one) for one in host.access.containers(said["uids"], frozenset(said["named"]))
@@ -155,6 +161,6 @@ POD_ACCESS_CALLS: Mapping[str, Callable[[PodAccessHost, Mapping[str, Any]], Any]
     "stop_listening": lambda host, said: host.stop_listening(said["pod"], said["port"]),
     "open_ends": lambda host, said: host.access.open_ends([host.pod(name) for name in said["pods"]]),
     "probe_path": _probed,
-    "load_path": lambda host, said: host.access.load_path(PathLoad(**_share(said))),
+    "load_path": _loaded,
     "close_ends": lambda host, _: host.access.close_ends(),
 }

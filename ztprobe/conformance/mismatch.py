@@ -22,7 +22,15 @@ from ztprobe.kernelnet.root_qdisc import HANDLE, root_qdisc
 from ztprobe.leases.records import Lease
 from ztprobe.pods.model import Pod
 
-__all__ = ("Flow", "PathActivity", "PathMonitor", "moment_causes", "path_causes")
+__all__ = (
+    "Flow",
+    "PathActivity",
+    "PathMonitor",
+    "applied_twice",
+    "met_leases",
+    "moment_causes",
+    "path_causes",
+)
 
 Flow = tuple[Pod, Pod]  # sender, receiver
 
@@ -118,25 +126,37 @@ def path_causes(lease: Lease, leases: Sequence[Lease], flows: Sequence[Flow]) ->
     state = counters(lease)["in_force"]
     if not state.startswith("yes"):
         causes.append(f"the profile is not on the path ({state.removeprefix('no: ')})")
-    for sender, receiver in flows:
-        met = [
-            (other, "leaving" if at_sender else "entering", pod)
-            for other in leases
-            for at_sender, pod, peer in ((True, sender, receiver), (False, receiver, sender))
-            if ("egress" if at_sender else "ingress") in other.directions
-            and any(p.netns_inode == pod.netns_inode for p in other.pods)
-            and (other.peers is None or any(p.address == peer.address for p in other.peers))
-        ]
-        if len(met) > 1:
-            where = " and ".join(f"{w} {pod.name} ({o.profile.name}, lease {o.id})" for o, w, pod in met)
-            both = {what for _, what, _ in met} == {"leaving", "entering"}
-            causes.append(f"{'applied at both ends' if both else 'applied twice'}: {where}")
-            break
+    causes += applied_twice(leases, flows)
     for sender, _ in flows:
         if own := _own_profile(sender):
             causes.append(own)
             break
     return causes
+
+
+def met_leases(leases: Sequence[Lease], flow: Flow) -> list[tuple[Lease, str, Pod]]:
+    """The leases that a flow's packets meet: each with ``leaving`` or ``entering``, and which pod."""
+    sender, receiver = flow
+    return [
+        (lease, "leaving" if at_sender else "entering", pod)
+        for lease in leases
+        for at_sender, pod, peer in ((True, sender, receiver), (False, receiver, sender))
+        if ("egress" if at_sender else "ingress") in lease.directions
+        # Nodes number their namespaces each on its own.
+        and any((p.netns_inode, p.node) == (pod.netns_inode, pod.node) for p in lease.pods)
+        and (lease.peers is None or any(p.address == peer.address for p in lease.peers))
+    ]
+
+
+def applied_twice(leases: Sequence[Lease], flows: Sequence[Flow]) -> list[str]:
+    """The first flow whose packets meet more than one lease, for people; empty: none does."""
+    for flow in flows:
+        met = met_leases(leases, flow)
+        if len(met) > 1:
+            where = " and ".join(f"{w} {pod.name} ({o.profile.name}, lease {o.id})" for o, w, pod in met)
+            both = {what for _, what, _ in met} == {"leaving", "entering"}
+            return [f"{'applied at both ends' if both else 'applied twice'}: {where}"]
+    return []
 
 
 def _own_profile(pod: Pod) -> str | None:

@@ -25,15 +25,27 @@ from ztprobe.leases.records import Lease, StepInForce, now_ns
 from ztprobe.pods.model import Pod, still_there
 from ztprobe.profile.model import Profile
 
-__all__ = ("PROBES", "Conformance", "verify")
+__all__ = (
+    "ATTEMPTS",
+    "CLOSED_PODS",
+    "INTERRUPTIONS",
+    "PROBES",
+    "Conformance",
+    "await_step",
+    "probes_take_s",
+    "verify",
+    "whole_s",
+)
 
 PROBES = 1500  # per flow
+# Where no probe arrived in a cluster.
+CLOSED_PODS = "if a NetworkPolicy of the cluster closes these pods, verify cannot measure them"
 _PROBES_PER_S = 8000  # of all flows together: what one thread sends on time
 _SHORTEST_S = 1.1
 _PROBE_BITS = 106 * 8
 _OF_THE_RATE = 0.2
-_ATTEMPTS = 3
-_INTERRUPTIONS = 5
+ATTEMPTS = 3
+INTERRUPTIONS = 5
 _AFTER_PROBES_S = 0.5  # the tail of the probes, and a busy machine
 _RATE_EACH_S = 1.1
 _KEEPER_LATE_S = 3.0
@@ -81,13 +93,13 @@ def _verify(lease: Lease, leases: Sequence[Lease], pods: Sequence[Pod], probes: 
     _resolve(flows)
     attempts, interrupted = 1, 0
     while True:
-        held = _await_step(lease, lambda step: _whole_s(step, len(flows), probes))
+        held = await_step(lease, lambda step: whole_s(step, len(flows), probes), lease.step_in_force)
         if lease.backend == "netem":
             # Which meets ARP too: an answer that is still under way would hold the first probes.
             _resolve(flows)
             time.sleep(2 * lease.profile.steps[0 if held is None else held.step].delay_ms / 1e3)
         profile = lease.profile.steps[0 if held is None else held.step]
-        seconds = _probing_s(profile, len(flows), probes)
+        seconds = probes_take_s(profile, len(flows), probes)
         watch = PathMonitor(lease)
         directions = probe_flows(
             flows, profile, probes=probes, seconds=seconds, through=_through(flows, profile, seconds)
@@ -98,18 +110,18 @@ def _verify(lease: Lease, leases: Sequence[Lease], pods: Sequence[Pod], probes: 
         measured = Measured(directions=directions, rates=rates, attempts=attempts)
         if held is not None and lease.step_in_force() != held:
             interrupted += 1
-            if interrupted < _INTERRUPTIONS:
+            if interrupted < INTERRUPTIONS:
                 continue
             raise EnforcementError(f"lease {lease.id}: its profile changed during every measurement")
         problems = measured.problems(profile)
-        if not problems or attempts == _ATTEMPTS:
+        if not problems or attempts == ATTEMPTS:
             break
         attempts += 1
     causes = []
     if problems:
         causes = [*path_causes(lease, leases, flows), *moment_causes(watch.finish())]
         if lease.pods[0].runtime == "kubernetes" and not any(d.received for d in measured.directions):
-            causes.append("if a NetworkPolicy of the cluster closes these pods, verify cannot measure them")
+            causes.append(CLOSED_PODS)
     return Conformance(
         lease=lease,
         measured=measured,
@@ -119,24 +131,28 @@ def _verify(lease: Lease, leases: Sequence[Lease], pods: Sequence[Pod], probes: 
     )
 
 
-def _probing_s(profile: Profile, flows: int, probes: int) -> float:
+def probes_take_s(profile: Profile, flows: int, probes: int) -> float:
+    """How long so many flows' probes are to take: a fraction of a rate, and what one thread sends on time."""
     seconds = max(_SHORTEST_S, flows * probes / _PROBES_PER_S)
     if profile.rate_mbit is not None:
         seconds = max(seconds, probes * _PROBE_BITS / (profile.rate_mbit * 1e6 * _OF_THE_RATE))
     return seconds
 
 
-def _whole_s(profile: Profile, flows: int, probes: int) -> float:
+def whole_s(profile: Profile, flows: int, probes: int) -> float:
     """How long a whole measurement takes, with some room."""
-    seconds = _probing_s(profile, flows, probes) + _AFTER_PROBES_S + 4 * profile.delay_ms / 1e3
+    seconds = probes_take_s(profile, flows, probes) + _AFTER_PROBES_S + 4 * profile.delay_ms / 1e3
     if profile.rate_mbit is not None:
         seconds += flows * (_RATE_EACH_S + profile.delay_ms / 1e3)
     return seconds
 
 
-def _await_step(lease: Lease, needed_s: Callable[[Profile], float]) -> StepInForce | None:
+def await_step(
+    lease: Lease, needed_s: Callable[[Profile], float], in_force: Callable[[], StepInForce | None]
+) -> StepInForce | None:
     """Wait for a step that lasts long enough from now on; None: the profile has no schedule.
 
+    :param in_force: where the lease is in it now, by this machine's CLOCK_BOOTTIME.
     :raises EnforcementError: no step ever lasts that long, or nobody follows the schedule.
     """
     schedule, steps = lease.profile.schedule, lease.profile.steps
@@ -150,7 +166,7 @@ def _await_step(lease: Lease, needed_s: Callable[[Profile], float]) -> StepInFor
             f" longer than {lasts_s[longest]:g} s, so nothing can be measured between two changes"
         )
     while True:
-        held = lease.step_in_force()
+        held = in_force()
         if held is None:
             raise EnforcementError(f"lease {lease.id}: its keeper has not begun the schedule")
         if held.until_ns is None:

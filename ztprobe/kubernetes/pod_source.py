@@ -26,7 +26,15 @@ from ztprobe.pods.selection import no_match
 from ztprobe.pods.selectors import Selector, parse_selector
 from ztprobe.pods.source import Found, Processes
 
-__all__ = ("Cluster", "named_pod", "pods_everywhere", "running_pods")
+__all__ = (
+    "Cluster",
+    "in_front",
+    "matching",
+    "named_pod",
+    "pods_everywhere",
+    "refuse_hosts_network",
+    "running_pods",
+)
 
 _FEW = 3
 _ASK_AGAIN_S = 2.0
@@ -57,25 +65,13 @@ class Cluster:
         :raises PreflightError: the API refuses, or a pod's processes cannot be seen from here.
         :raises EnforcementError: a pod is not to be touched (hostNetwork), or nothing of it runs yet.
         """
-        listed = self._api.objects("pods", namespace, selector.text)
-        alive = [pod for pod in listed if not is_over(pod)]
-        if not alive:
-            there = [_words(pod) for pod in self._api.objects("pods", namespace)]
-            raise no_match(selector, namespace, there, option=option)
-        notes = []
-        running = [p for p in alive if p["status"].get("phase") == "Running" and not _is_ending(p)]
-        if not running:
-            what = "ending" if _is_ending(alive[0]) else alive[0]["status"].get("phase", "Pending")
-            raise EnforcementError(f"{_name(alive[0])} is {what}: wait until it runs")
-        if len(running) < len(alive):
-            left_out = [_name(pod) for pod in alive if pod not in running]
-            notes.append(f"{_few(left_out)} left out: not running yet, or ending")
+        running, notes = matching(self._api, selector, namespace, option=option)
         here = [pod for pod in running if self._is_here(pod)]
         elsewhere = [pod for pod in running if not self._is_here(pod)]
         return Found(
             here=tuple(self._resolve(pod) for pod in here),
             elsewhere=tuple(_remote(pod) for pod in elsewhere),
-            notes=tuple(notes),
+            notes=notes,
         )
 
     def pods_here(self, selector: Selector, namespace: str) -> Found:
@@ -104,26 +100,8 @@ class Cluster:
         own interface.
         """
         found = self.pods(selector, namespace, option="--to")
-        pods = [*found.here, *found.elsewhere]
-        notes = found.notes
-        try:
-            services = [s for s in self._api.objects("services", namespace) if _is_in_front(s, pods)]
-        except PreflightError as error:
-            services, notes = [], (*notes, f"traffic to Services' cluster addresses is not met: {error}")
-        addresses = tuple(
-            Pod(
-                name=f"service/{service['metadata']['name']}",
-                namespace=namespace,
-                address=service["spec"]["clusterIP"],
-                netns=NOWHERE,
-                netns_inode=0,
-                interface="",
-                host_interface="",
-                node_netns=NOWHERE,
-            )
-            for service in services
-        )
-        return Found(here=found.here, elsewhere=(*found.elsewhere, *addresses), notes=notes)
+        services, notes = in_front(self._api, namespace, [*found.here, *found.elsewhere])
+        return Found(here=found.here, elsewhere=(*found.elsewhere, *services), notes=(*found.notes, *notes))
 
     def neighbours(self, namespace: str) -> list[Pod]:
         """Every pod of a namespace that runs on this node and can be entered."""
@@ -204,12 +182,63 @@ class Cluster:
         return next((pods[uid] for uid in uids if uid in pods), None)
 
     def _resolve(self, pod: Object) -> Pod:
-        if pod["spec"].get("hostNetwork"):
-            raise EnforcementError(
-                f"{_name(pod)} uses its node's own network (hostNetwork): a profile on it would be on the"
-                " whole node; narrow the selector"
-            )
+        refuse_hosts_network(pod)
         return placed(_remote(pod), (cgroup_uid(pod), pod["metadata"]["uid"]), self._seen())
+
+
+def matching(
+    api: Api, selector: Selector, namespace: str, *, option: str = "--selector"
+) -> tuple[list[Object], tuple[str, ...]]:
+    """The running pods that a selector means, on whatever node, as the API has them; and notes, for people.
+
+    :param option: for messages.
+    :raises UsageError: it means none.
+    :raises PreflightError: the API refuses.
+    :raises EnforcementError: none of them runs yet.
+    """
+    listed = api.objects("pods", namespace, selector.text)
+    alive = [pod for pod in listed if not is_over(pod)]
+    if not alive:
+        there = [_words(pod) for pod in api.objects("pods", namespace)]
+        raise no_match(selector, namespace, there, option=option)
+    running = [p for p in alive if p["status"].get("phase") == "Running" and not _is_ending(p)]
+    if not running:
+        what = "ending" if _is_ending(alive[0]) else alive[0]["status"].get("phase", "Pending")
+        raise EnforcementError(f"{_name(alive[0])} is {what}: wait until it runs")
+    left_out = [_name(pod) for pod in alive if pod not in running]
+    notes = (f"{_few(left_out)} left out: not running yet, or ending",) if left_out else ()
+    return running, notes
+
+
+def in_front(api: Api, namespace: str, pods: Sequence[Pod]) -> tuple[tuple[Pod, ...], tuple[str, ...]]:
+    """The cluster addresses of Services in front of pods, as if they were pods; and notes, for people."""
+    try:
+        services = [s for s in api.objects("services", namespace) if _is_in_front(s, pods)]
+    except PreflightError as error:
+        return (), (f"traffic to Services' cluster addresses is not met: {error}",)
+    addresses = tuple(
+        Pod(
+            name=f"service/{service['metadata']['name']}",
+            namespace=namespace,
+            address=service["spec"]["clusterIP"],
+            netns=NOWHERE,
+            netns_inode=0,
+            interface="",
+            host_interface="",
+            node_netns=NOWHERE,
+        )
+        for service in services
+    )
+    return addresses, ()
+
+
+def refuse_hosts_network(pod: Object) -> None:
+    """:raises EnforcementError: a profile on it would be on its whole node."""
+    if pod["spec"].get("hostNetwork"):
+        raise EnforcementError(
+            f"{_name(pod)} uses its node's own network (hostNetwork): a profile on it would be on the"
+            " whole node; narrow the selector"
+        )
 
 
 def pods_everywhere(api: Api, namespace: str) -> list[Pod]:
