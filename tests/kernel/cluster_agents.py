@@ -29,8 +29,11 @@ class Agents:
     directory: Path
 
     @contextlib.contextmanager
-    def serving(self, name: str, *options: str) -> Iterator[Service]:
-        """The agent of a node."""
+    def serving(self, name: str, *options: str, own_state: bool = False) -> Iterator[Service]:
+        """The agent of a node.
+
+        :param own_state: its leases are no other's, as on a machine of its own.
+        """
         with entered(self.node.netns), contextlib.ExitStack() as stack:
             served = stack.enter_context(
                 service(
@@ -38,12 +41,17 @@ class Agents:
                     self.directory / f"agent-{name}",
                     *options,
                     listen=f"{ADDRESSES[name]}:7443",
+                    ztprobe_state=self.state(name) if own_state else None,
                     NODE_NAME=name,
                 )
             )
             kept = stack.pop_all()
         with kept:
             yield served
+
+    def state(self, name: str) -> Path:
+        """Where a node's leases are written down, if they are no other's."""
+        return self.directory / f"state-{name}"
 
 
 def _announce(node: KubeNode, name: str) -> None:

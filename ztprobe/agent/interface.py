@@ -91,6 +91,7 @@ class LeaseRequest:
     at: str = "auto"  # auto | pod | host: which end of a pod's veth is shaped
     replace: bool = False  # take other qdiscs away for the time
     backend: str | None = None  # netem | nfqueue | tbf; None: the kernel's best
+    lease_id: str | None = None  # the same on several nodes; None: a new one
     # How the pods were found, to be told again.
     selector: str = ""
     to: str | None = None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ztprobe.agent.interface import LeaseRequest, Leases, LeaseState
-from ztprobe.leases.records import Lease, StepInForce, lease_from_dict
+from ztprobe.leases.records import Lease, StepInForce, lease_from_dict, now_ns
 from ztprobe.pods.model import Pod
 from ztprobe.profile.model import profile_from_dict
 
@@ -28,6 +28,8 @@ class LeaseCaller:
             for one in dataclasses.fields(wanted)
             if one.name not in ("profile", "pods", "peers")
         }
+        if wanted.lease_id is None:
+            del asked["lease_id"]
         asked["profile"] = dataclasses.asdict(wanted.profile)
         asked["pods"] = [pod.as_dict() for pod in wanted.pods]
         asked["peers"] = None if wanted.peers is None else [pod.as_dict() for pod in wanted.peers]
@@ -38,15 +40,8 @@ class LeaseCaller:
         self._ask("begin_lease", lease=lease.as_dict())
 
     def leases(self) -> list[LeaseState]:
-        """See `Leases`."""
-        return [
-            LeaseState(
-                lease=lease_from_dict(one["lease"]),
-                counted=one["counted"],
-                step=None if one["step"] is None else StepInForce(**one["step"]),
-            )
-            for one in self._ask("leases")
-        ]
+        """See `Leases`; times are told by this machine's clock."""
+        return [_state_here(one) for one in self._ask("leases")]
 
     def end_leases(self, ids: Sequence[str]) -> list[Lease]:
         """See `Leases`."""
@@ -67,7 +62,22 @@ def _state(one: LeaseState) -> dict[str, Any]:
         "lease": one.lease.as_dict(),
         "counted": one.counted,
         "step": None if one.step is None else dataclasses.asdict(one.step),
+        "now_ns": now_ns(),
     }
+
+
+def _state_here(said: Mapping[str, Any]) -> LeaseState:
+    # CLOCK_BOOTTIME is each machine's own.
+    here_ns = now_ns()
+    ahead_ns = here_ns - said.get("now_ns", here_ns)
+    lease = lease_from_dict(said["lease"])
+    lease.created_ns += ahead_ns
+    lease.expires_ns += ahead_ns
+    step = None if said["step"] is None else StepInForce(**said["step"])
+    if step is not None:
+        until_ns = None if step.until_ns is None else step.until_ns + ahead_ns
+        step = dataclasses.replace(step, since_ns=step.since_ns + ahead_ns, until_ns=until_ns)
+    return LeaseState(lease=lease, counted=said["counted"], step=step)
 
 
 # How each call's arguments are read, and its answer written.

@@ -11,7 +11,7 @@ from ztprobe.conformance.udp_probe import warm_up
 from ztprobe.emulation.apply import backend_for, plan_rules
 from ztprobe.emulation.attach_points import plan_points
 from ztprobe.emulation.counters import counters
-from ztprobe.errors import EnforcementError, PreflightError
+from ztprobe.errors import EnforcementError, PreflightError, UsageError
 from ztprobe.leases import records
 from ztprobe.leases.records import Lease
 from ztprobe.pods.model import still_there
@@ -33,7 +33,8 @@ class NodeLeases:
         _refuse_taken(wanted, directions, taken)
         backend = backend_for(wanted.profile, wanted.backend)
         _refuse_impossible(wanted, backend)
-        lease_id, now_ns = records.new_id(), records.now_ns()
+        lease_id, now_ns = wanted.lease_id or records.new_id(), records.now_ns()
+        _refuse_name(lease_id, taken)
         return Lease(
             id=lease_id,
             profile=wanted.profile,
@@ -73,6 +74,13 @@ class NodeLeases:
             for lease in chosen:
                 lease_keeper.end(lease)
         return chosen
+
+
+def _refuse_name(lease_id: str, taken: Sequence[Lease]) -> None:
+    if not records.is_id(lease_id):  # it names a directory
+        raise UsageError(f"{lease_id!r} is no name of a lease: expected six hexadecimal digits")
+    if any(lease.id == lease_id for lease in taken):
+        raise EnforcementError(f"there is a lease {lease_id} already: ztprobe profile clear {lease_id}")
 
 
 def _refuse_taken(wanted: LeaseRequest, directions: Sequence[str], leases: Sequence[Lease]) -> None:

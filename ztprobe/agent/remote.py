@@ -1,9 +1,9 @@
 """An agent in a process of its own, and the one interface to it.
 
-``python -m ztprobe.agent.remote SOCKET BATCHES STATE [--no-probes] [--attached] [--spool BYTES]`` hosts a
-`NodeAgent` and answers calls (`ztprobe.agent.calls`) on the socket that it was given, one JSON object a
-line. It loads its probes at once, while whoever started it brings up pods, and ends when the socket is closed
-on the other side, having undone everything: so it does not outlive whom it works for, however that ends.
+``python -m ztprobe.agent.remote SOCKET BATCHES STATE [OPTION]...`` hosts a `NodeAgent` and answers calls
+(`ztprobe.agent.calls`) on the socket that it was given, one JSON object a line. It loads its probes at once,
+while whoever started it brings up pods, and ends when the socket is closed on the other side, having undone
+everything: so it does not outlive whom it works for, however that ends.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from ztprobe.paths import REPO_DIR
 from ztprobe.process.interrupts import shielded
 
 if TYPE_CHECKING:
+    from ztprobe.agent.interface import Leases
     from ztprobe.agent.pod_access_host import PodAccessHost
     from ztprobe.pods.model import Pod
 
@@ -44,6 +45,7 @@ class AgentProcess(Caller, LeaseCaller, NodeViewCaller):
     :param log: where it writes what goes wrong.
     :param probes: False: see nothing, only emulate.
     :param attached: of a deployment that ran already: see turns and process starts besides.
+    :param placed_only: leases on pods that it has placed, and on no others.
     :param spool_bytes: `batches` is a queue (`ztprobe.agent.spool`) that holds no more than this.
     """
 
@@ -55,6 +57,7 @@ class AgentProcess(Caller, LeaseCaller, NodeViewCaller):
         *,
         probes: bool = True,
         attached: bool = False,
+        placed_only: bool = False,
         spool_bytes: int | None = None,
     ) -> None:
         self._log = log
@@ -71,6 +74,8 @@ class AgentProcess(Caller, LeaseCaller, NodeViewCaller):
             command.append("--no-probes")
         if attached:
             command.append("--attached")
+        if placed_only:
+            command.append("--placed-only")
         if spool_bytes is not None:
             command += ["--spool", str(spool_bytes)]
         with theirs, log.open("wb") as errors_:
@@ -149,6 +154,7 @@ def main() -> int:
     from ztprobe.agent.node_agent import NodeAgent
     from ztprobe.agent.node_leases import NodeLeases
     from ztprobe.agent.node_view import ThisNode
+    from ztprobe.agent.placed_leases import PlacedLeases
     from ztprobe.agent.sinks import RunDirSink, Sink
     from ztprobe.agent.spool_sink import SpoolSink
     from ztprobe.rundir.batches import BatchWriter
@@ -159,6 +165,7 @@ def main() -> int:
     parser.add_argument("state_dir", type=Path)
     parser.add_argument("--no-probes", action="store_true")
     parser.add_argument("--attached", action="store_true")
+    parser.add_argument("--placed-only", action="store_true")
     parser.add_argument("--spool", type=int)
     given = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -183,12 +190,15 @@ def main() -> int:
         prepared = answered(agent.prepare)
         view = ThisNode(agent, service=None if given.spool is None else os.getppid())
         pods = _PodCalls(view.placed)
+        leases: Leases = NodeLeases()
+        if given.placed_only:
+            leases = PlacedLeases(leases, view.placed)
         for line in connection.makefile("r", encoding="utf-8"):
             said = json.loads(line)
             if said["call"] == "prepare":
                 reply = prepared
             elif (lease_call := LEASE_CALLS.get(said["call"])) is not None:
-                reply = answered(lambda call=lease_call, said=said: call(NodeLeases(), said))  # type: ignore[misc]
+                reply = answered(lambda call=lease_call, said=said: call(leases, said))  # type: ignore[misc]
             elif said["call"] in POD_ACCESS:
                 reply = answered(lambda said=said: pods.answer(said))  # type: ignore[misc]
             elif (view_call := NODE_VIEW_CALLS.get(said["call"])) is not None:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ztprobe.cli import completion
 from ztprobe.cli.output import say, say_json
+from ztprobe.cli.profile_agents import (
+    apply_through,
+    clear_through,
+    leases_options,
+    profile_access,
+    show_leases_of,
+    verify_through,
+)
 from ztprobe.cli.profile_pods import (
     choose_pods,
     node_option,
@@ -20,6 +29,7 @@ from ztprobe.cli.profile_pods import (
 )
 from ztprobe.cli.rendering.profile import (
     lease_dict,
+    lease_row,
     notes,
     plan_lines,
     pod_words,
@@ -35,7 +45,7 @@ from ztprobe.cli.rendering.profile import (
 from ztprobe.errors import PreflightError, UsageError
 
 if TYPE_CHECKING:
-    from ztprobe.agent.interface import Leases
+    from ztprobe.agent.interface import LeaseRequest, Leases
     from ztprobe.leases.records import Lease
 
 __all__ = ("profile",)
@@ -156,6 +166,7 @@ def show(name: str, as_json: bool) -> None:
     help="Instead of the kernel's best.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+@leases_options
 @_JSON
 def apply(
     name: str,
@@ -172,6 +183,7 @@ def apply(
     backend: str | None,
     dry_run: bool,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Put a profile on running pods, for a time.
 
@@ -182,9 +194,11 @@ def apply(
     Where the kernel has no netem, delay and loss are the delay line's, on the node's forward path:
     there is no end of a veth to choose then, and --at is refused for all profiles but net5, which is a
     rate alone (net6 --at host, for one, needs netem).
+
+    With --agents it is put on a cluster's pods wherever they are, from anywhere and without root, by their
+    nodes' agents: on all that match now, or on none.
     """
     from ztprobe.agent.interface import LeaseRequest
-    from ztprobe.agent.node_leases import NodeLeases
     from ztprobe.leases.records import parse_duration
     from ztprobe.profile.model import load_profile
 
@@ -192,12 +206,10 @@ def apply(
     lasts_s = parse_duration(duration)
     if wanted.is_empty:
         raise UsageError(f"{wanted.name} emulates nothing: there is nothing to apply")
-    _need_root()
-    chosen = choose_pods(runtime, selector, to, namespace, run=run, node=node)
-    request = LeaseRequest(
+    access = profile_access(given, runtime=runtime, node=node, namespace=namespace)
+    request = functools.partial(
+        LeaseRequest,
         profile=wanted,
-        pods=chosen.pods,
-        peers=chosen.peers,
         lasts_s=lasts_s,
         direction=direction,
         at=at,
@@ -207,14 +219,27 @@ def apply(
         to=to,
         namespace=namespace,
     )
+    if access is None:
+        _need_root()
+        chosen = choose_pods(runtime, selector, to, namespace, run=run, node=node)
+        _apply_here(request(pods=chosen.pods, peers=chosen.peers), chosen.notes, dry_run, as_json)
+        return
+    if run is not None:
+        raise UsageError("--run names a run of the local runtime; leave it out with --agents")
+    apply_through(access, request, selector, to, dry_run=dry_run, as_json=as_json)
+
+
+def _apply_here(wanted: LeaseRequest, notes: Sequence[str], dry_run: bool, as_json: bool) -> None:
+    from ztprobe.agent.node_leases import NodeLeases
+
     node_leases = NodeLeases()
-    lease = node_leases.plan_lease(request)
+    lease = node_leases.plan_lease(wanted)
     if dry_run:
-        _tell(lease, chosen.notes, as_json)
+        _tell(lease, notes, as_json)
         return
     with _begun(node_leases, lease):
         lease.state = "in force"
-        _tell(lease, chosen.notes, as_json)
+        _tell(lease, notes, as_json)
 
 
 @contextlib.contextmanager
@@ -255,12 +280,19 @@ def _tell(lease: Lease, more: Sequence[str], as_json: bool) -> None:
 
 
 @profile.command(epilog="Example: sudo ztprobe profile status")
+@leases_options
 @_JSON
-def status(as_json: bool) -> None:
-    """Show what is in force now, as the kernel has it."""
-    from ztprobe.agent.node_leases import NodeLeases
-    from ztprobe.leases.records import words
+@click.pass_context
+def status(context: click.Context, /, as_json: bool, **given: Any) -> None:
+    """Show what is in force now, as the kernel has it.
 
+    With --agents on all nodes of a cluster, node by node, without root; 3 if an agent does not answer.
+    """
+    from ztprobe.agent.node_leases import NodeLeases
+
+    if (access := profile_access(given)) is not None:
+        show_leases_of(context, access, as_json=as_json)
+        return
     _need_root()
     found = NodeLeases().leases()
     if as_json:
@@ -270,22 +302,7 @@ def status(as_json: bool) -> None:
     if not found:
         say("no profile is in force")
         return
-    rows = []
-    for one in found:
-        lease, counted = one.lease, one.counted
-        towards = f" to {lease.to}" if lease.to is not None else ""
-        way = "both ways" if lease.direction == "both" else lease.direction
-        rows.append(
-            (
-                lease.id,
-                lease.profile.name,
-                lease.backend,
-                f"{way} of {pod_words(lease)}{towards}",
-                counted["in_force"],
-                words(lease.remaining_s),
-                f"{counted['packets']} packets, {counted['drops']} dropped",
-            )
-        )
+    rows = [lease_row(one) for one in found]
     table(("lease", "profile", "backend", "pods", "in force", "left", "counted"), rows)
     for one in found:
         for line in step_words(one):
@@ -302,22 +319,34 @@ def status(as_json: bool) -> None:
     help="Per pod and direction.",
 )
 @node_option
+@leases_options
 @_JSON
 @click.pass_context
 def verify(
-    context: click.Context, ids: tuple[str, ...], probes: int, node: str | None, as_json: bool
+    context: click.Context,
+    /,
+    ids: tuple[str, ...],
+    probes: int,
+    node: str | None,
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Measure what pods really get, and compare.
 
     Real packets, with tolerances of 1 % or 0.2 ms (mean), 5 % (standard deviation), 0.03
     (Kolmogorov-Smirnov distance) and 2 % (rate). What chance does to so many probes is allowed for
     beside that, and shown: more --probes allow less. Exits with 5 if a pod gets something else, and
-    says why, or if no profile is in force.
+    says why, or if no profile is in force. With --agents pods of all nodes are measured, between nodes
+    where nobody else is on theirs; then no clock is shared, and a delay that is wrong in one direction
+    shows as half of that.
     """
     from ztprobe.conformance.verification import verify as verify_lease
     from ztprobe.errors import EnforcementError
     from ztprobe.leases.records import all_leases, named
 
+    if (access := profile_access(given, node=node)) is not None:
+        verify_through(context, access, ids, probes, as_json=as_json)
+        return
     _need_root()
     everything = all_leases()
     wanted = named(everything, ids)
@@ -336,11 +365,19 @@ def verify(
 
 @profile.command(epilog="Example: sudo ztprobe profile clear")
 @click.argument("ids", metavar="[LEASE]...", nargs=-1, shell_complete=completion.leases)
+@leases_options
 @_JSON
-def clear(ids: tuple[str, ...], as_json: bool) -> None:
-    """End leases now: those named, or all of them."""
+@click.pass_context
+def clear(context: click.Context, /, ids: tuple[str, ...], as_json: bool, **given: Any) -> None:
+    """End leases now: those named, or all of them.
+
+    With --agents on all nodes of a cluster, whoever began them there; 3 if an agent does not answer.
+    """
     from ztprobe.agent.node_leases import NodeLeases
 
+    if (access := profile_access(given)) is not None:
+        clear_through(context, access, ids, as_json=as_json)
+        return
     _need_root()
     chosen = NodeLeases().end_leases(ids)
     if as_json:

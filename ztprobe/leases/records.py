@@ -38,6 +38,7 @@ __all__ = (
     "Point",
     "StepInForce",
     "all_leases",
+    "is_id",
     "lease_from_dict",
     "load",
     "named",
@@ -198,6 +199,11 @@ def now_ns() -> int:
 def new_id() -> str:
     """Six hexadecimal digits."""
     return secrets.token_hex(3)
+
+
+def is_id(text: str) -> bool:
+    """Whether that may be what `new_id` gives."""
+    return re.fullmatch("[0-9a-f]{6}", text) is not None
 
 
 def all_leases() -> list[Lease]:

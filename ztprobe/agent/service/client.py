@@ -32,11 +32,11 @@ from ztprobe.printable import printable
 from ztprobe.process.interrupts import shielded
 from ztprobe.rundir.batches import BatchWriter
 
-__all__ = ("AgentClient", "Connection", "error_of", "until_none")
+__all__ = ("AgentClient", "Connection", "SessionCaller", "error_of", "until_none")
 
 _CALL_S = 600.0  # the longest call: a measurement that is repeated, probes that compile
 _STATUS_S = 10.0
-_FAREWELL_S = 2.0  # an agent that is gone need not be told
+_FAREWELL_S = 2.0
 _PATIENCE_S = 60.0
 _AGAIN_S = (0.1, 2.0)  # between attempts: at first, at most
 _LONGEST_MESSAGE = 300
@@ -140,7 +140,32 @@ class Connection:
         self._channel.close()
 
 
-class AgentClient(Caller, LeaseCaller, NodeViewCaller, PodAccessCaller):
+class SessionCaller:
+    """Calls within a session, one at a time, each made once however often it is asked for.
+
+    :param wanted: what `open` is told.
+    :raises ZtprobeError: the agent does not answer, or is at work for somebody else.
+    """
+
+    def __init__(self, connection: Connection, wanted: dict[str, Any]) -> None:
+        self._connection = connection
+        self._numbers = 0
+        self._asking = threading.Lock()
+        self._session = str(connection.ask({"call": "open", **wanted}))
+
+    def _ask(self, call: str, **arguments: Any) -> Any:
+        with self._asking:
+            self._numbers += 1
+            said = {"call": call, "session": self._session, "number": self._numbers, **arguments}
+            return self._connection.ask(said)
+
+    def leave(self) -> None:
+        """End the session; an agent that is gone need not be told."""
+        with contextlib.suppress(ZtprobeError):
+            self._connection.ask({"call": "close", "session": self._session}, patience_s=_FAREWELL_S)
+
+
+class AgentClient(SessionCaller, Caller, LeaseCaller, NodeViewCaller, PodAccessCaller):
     """An agent, its node's leases and its view (`ztprobe.agent.interface`) elsewhere; a context manager.
 
     It may be used from several threads; the agent is asked one thing at a time.
@@ -160,12 +185,8 @@ class AgentClient(Caller, LeaseCaller, NodeViewCaller, PodAccessCaller):
         probes: bool = True,
         attached: bool = False,
     ) -> None:
-        self._connection = connection
-        self._numbers = 0
-        self._asking = threading.Lock()
+        super().__init__(connection, {"run": run, "probes": probes, "attached": attached})
         self._probes = probes
-        wanted = {"call": "open", "run": run, "probes": probes, "attached": attached}
-        self._session = str(connection.ask(wanted))
         self._writer = BatchWriter(batches)
         self._after = -1  # the newest batch that has been written
         self._closing, self._complete = threading.Event(), threading.Event()
@@ -181,12 +202,6 @@ class AgentClient(Caller, LeaseCaller, NodeViewCaller, PodAccessCaller):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _ask(self, call: str, **arguments: Any) -> Any:
-        with self._asking:
-            self._numbers += 1
-            said = {"call": call, "session": self._session, "number": self._numbers, **arguments}
-            return self._connection.ask(said)
 
     def status(self) -> Status:
         """See `Agent`; batches that cannot be had any more are a problem too."""
@@ -271,8 +286,7 @@ class AgentClient(Caller, LeaseCaller, NodeViewCaller, PodAccessCaller):
             self._closing.set()
             if self._stream is not None:
                 self._stream.cancel()
-            with contextlib.suppress(ZtprobeError):
-                self._connection.ask({"call": "close", "session": self._session}, patience_s=_FAREWELL_S)
+            self.leave()
             self._receiver.join(_STATUS_S)
             self._connection.close()
 

@@ -135,7 +135,7 @@ class AgentServer:
             "memory": held(),
             "resident_bytes": self._resident_bytes(),
             "lacks": lacking(),
-            "sessions": [session.as_dict() for session in self._sessions.all()],
+            "sessions": [one.as_dict() for one in self._sessions.all() if not one.is_beside],
             "leases": [
                 {
                     "lease": lease.id,
@@ -201,7 +201,12 @@ class AgentServer:
 
     def _open(self, said: dict[str, Any]) -> str:
         attached = bool(said.get("attached", False))
-        return self._sessions.open(str(said["run"]), probes=bool(said["probes"]), attached=attached).token
+        return self._sessions.open(
+            str(said["run"]),
+            probes=bool(said["probes"]),
+            attached=attached,
+            is_beside=bool(said.get("leases", False)),
+        ).token
 
     def _events(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         self._admit(context)

@@ -19,15 +19,16 @@ from typing import Any
 
 from ztprobe.agent.calls import answer_of
 from ztprobe.agent.counts import Counts, added
+from ztprobe.agent.lease_calls import LEASE_CALLS
 from ztprobe.agent.memory import held
 from ztprobe.agent.remote import AgentProcess
 from ztprobe.agent.spool import Spool
-from ztprobe.errors import EnforcementError, PreflightError, ZtprobeError
+from ztprobe.errors import EnforcementError, PreflightError, UsageError, ZtprobeError
 from ztprobe.pods.model import Pod
 from ztprobe.process.identity import ProcessIdentity, started_ticks
 from ztprobe.rundir import files
 
-__all__ = ("GIVEN_UP_S", "Session", "Sessions")
+__all__ = ("BESIDE_CALLS", "GIVEN_UP_S", "Session", "Sessions")
 
 _FILE, _SHAPED_FILE = "session.json", "shaped.json"
 _TALLY_S = 1.0
@@ -35,6 +36,12 @@ _SILENT_S = 15  # collectors ask every second
 # A collector waits for an agent for a minute (`ztprobe.agent.service.client`) and gives its run up then.
 GIVEN_UP_S = 90
 _MOST_LEFT = 8  # sessions of earlier services
+_MOST_BESIDE = 4
+_BESIDE_ORPHAN_S = 120.0  # it waits for other nodes at most
+# What a session for leases may ask for: leases on pods that it has placed, and what they get of them.
+BESIDE_CALLS = frozenset(
+    (*LEASE_CALLS, *("place", "clock", "open_ends", "probe_path", "load_path", "close_ends"))
+)
 
 
 class Session:
@@ -47,6 +54,7 @@ class Session:
         self.spool = Spool(directory / "queue")
         self.directory = directory
         self.agent = agent
+        self.is_beside = bool(said.get("beside", False))  # for leases: others may watch meanwhile
         self._given: dict[str, dict[str, Any]] = {}  # pods, as they were given
         self.told: Counts = {}  # what it had seen when it was asked last
         self.profile: str | None = None
@@ -87,6 +95,8 @@ class Session:
             return self._reply
 
     def _made(self, said: dict[str, Any]) -> dict[str, Any]:
+        if self.is_beside and said["call"] not in BESIDE_CALLS:
+            return {"error": UsageError.__name__, "message": f"{said['call']}: not in a session for leases"}
         if self.agent is None:
             if said["call"] == "status":
                 return {"answer": {"problem": self.lapsed, "notes": []}}
@@ -225,23 +235,25 @@ class Sessions:
             except (OSError, ValueError, KeyError, TypeError):
                 files.remove_tree(path.parent)
                 continue
+            if session.is_beside:  # it has put nothing on pods but leases, which others end
+                files.remove_tree(path.parent)
+                continue
             self._sessions[session.token] = session
             if taken := session.take_off():
                 self.found.append(f"a profile of run {session.run} was left on {', '.join(taken)}: taken off")
 
-    def open(self, run: str, *, probes: bool, attached: bool = False) -> Session:
+    def open(self, run: str, *, probes: bool, attached: bool = False, is_beside: bool = False) -> Session:
         """A session with an agent of its own, which begins to load its probes.
 
         :param attached: of a deployment that ran already.
+        :param is_beside: for leases alone, which others' sessions do not hinder.
         :raises EnforcementError: the agent is at work for somebody else.
         """
         for other in self.all():
-            if other.is_given_up:
+            if other.is_given_up and other.is_beside == is_beside:
                 self.end(other.token, f"nobody asked for {GIVEN_UP_S} s, and run {run} took its place")
         with self._lock:
-            for other in self._sessions.values():
-                if other.agent is not None:
-                    raise EnforcementError(f"the agent is at work for run {other.run} {_how_long(other)}")
+            self._refuse_more(is_beside)
             directory = self._root / secrets.token_hex(16)
             files.make_directory(directory, 0o700)
             files.make_directory(directory / "state", 0o700)
@@ -250,12 +262,14 @@ class Sessions:
                     directory / "queue",
                     directory / "state",
                     directory / "agent.log",
-                    probes=probes,
+                    probes=probes and not is_beside,
                     attached=attached,
+                    placed_only=is_beside,
                     spool_bytes=self._queue_bytes,
                 )
                 identity = ProcessIdentity(pid=agent.pid, started_ticks=started_ticks(agent.pid))
                 said = {"run": run, "opened_unix_s": time.time(), "process": asdict(identity)}
+                said["beside"] = is_beside
                 files.write_whole(directory / _FILE, json.dumps(said).encode(), mode=0o600)
             except BaseException:
                 shutil.rmtree(directory, ignore_errors=True)
@@ -263,6 +277,14 @@ class Sessions:
             session = Session(directory, said, agent)
             self._sessions[session.token] = session
             return session
+
+    def _refuse_more(self, is_beside: bool) -> None:
+        others = [one for one in self._sessions.values() if one.agent is not None]
+        others = [one for one in others if one.is_beside == is_beside]
+        if is_beside and len(others) >= _MOST_BESIDE:
+            raise EnforcementError(f"{len(others)} others ask the agent for leases: wait until one has ended")
+        if others and not is_beside:
+            raise EnforcementError(f"the agent is at work for run {others[0].run} {_how_long(others[0])}")
 
     def get(self, token: str) -> Session:
         """:raises EnforcementError: there is none, or none any more."""
@@ -298,8 +320,9 @@ class Sessions:
         """End those whose collector stays away. :returns: what was done, a line each."""
         said = []
         for session in self.all():
-            if session.silent_s > self._orphan_s:
-                why = f"nobody asked the agent for {self._orphan_s:.0f} s, so it ended run {session.run}"
+            most_s = min(self._orphan_s, _BESIDE_ORPHAN_S) if session.is_beside else self._orphan_s
+            if session.silent_s > most_s:
+                why = f"nobody asked the agent for {most_s:.0f} s, so it ended run {session.run}"
                 said.append(f"{why}; {session.spool.queued()['rows']} events that nobody took are gone")
                 self.end(session.token, why)
         return said

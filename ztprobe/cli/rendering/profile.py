@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "lease_dict",
+    "lease_row",
     "notes",
     "plan_lines",
     "pod_words",
@@ -141,6 +142,7 @@ def pod_words(lease: Lease) -> str:
 
 
 def plan_lines(lease: Lease) -> list[str]:
+    """What is put where, a line for each pod and direction."""
     lines = []
     towards = f", towards {', '.join(p.name for p in lease.peers)} only" if lease.peers is not None else ""
     for point in lease.points:
@@ -204,6 +206,24 @@ def lease_dict(lease: Lease) -> dict[str, Any]:
             for p in lease.points
         ],
     }
+
+
+def lease_row(one: LeaseState) -> tuple[str, ...]:
+    """A lease in the table that `status` prints."""
+    from ztprobe.leases.records import words
+
+    lease, counted = one.lease, one.counted
+    towards = f" to {lease.to}" if lease.to is not None else ""
+    way = "both ways" if lease.direction == "both" else lease.direction
+    return (
+        lease.id,
+        lease.profile.name,
+        lease.backend,
+        f"{way} of {pod_words(lease)}{towards}",
+        counted["in_force"],
+        words(lease.remaining_s),
+        f"{counted['packets']} packets, {counted['drops']} dropped",
+    )
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
