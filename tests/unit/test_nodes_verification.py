@@ -16,8 +16,10 @@ from ztprobe.agent.nodes.verification import NodeLease, NodesVerification
 from ztprobe.agent.pod_access import Arrival, PathLoad, PathProbes
 from ztprobe.conformance.verification import Conformance
 from ztprobe.errors import EnforcementError, PreflightError
+from ztprobe.leases.records import StepInForce
 from ztprobe.pods.model import Pod
 from ztprobe.profile.model import FRAME_BYTES, Profile
+from ztprobe.profile.schedule import Schedule, Step
 
 AHEAD_NS = {"node-a": 0, "node-b": 3_000_000_000}  # their clocks
 WAY_MS = 0.05
@@ -47,7 +49,11 @@ class Agent:
         self.closed = 0
 
     def leases(self) -> list[LeaseState]:
-        return self.there
+        # As it is told by another machine's clock, which is asked each time.
+        steps = [
+            one.step and dataclasses.replace(one.step, since_ns=random.getrandbits(20)) for one in self.there
+        ]
+        return [dataclasses.replace(one, step=step) for one, step in zip(self.there, steps, strict=True)]
 
     def place(self, pods: list[Pod]) -> PlacedPods:
         found = [dataclasses.replace(HERE[pod.name], node=self.node) for pod in pods]
@@ -81,12 +87,12 @@ class Agent:
         return {0: [(1, 0, 10**18 + round(number * gap_ns)) for number in range(500)]}
 
 
-def measured(profile: Profile, ways: Ways, **changes: Any) -> Conformance:
+def measured(profile: Profile, ways: Ways, *, step: StepInForce | None = None, **changes: Any) -> Conformance:
     """Of a lease on `a` of one node, measured with `b` of another."""
     lease = dataclasses.replace(
         a_lease(profile), **{"pods": (A,), "peers": None, "direction": "egress", "points": ()} | changes
     )
-    state = LeaseState(lease=lease, counted=COUNTED, step=None)
+    state = LeaseState(lease=lease, counted=COUNTED, step=step)
     nodes = NodesLeases({}, None)
     agents = {"node-a": Agent("node-a", ways, [state]), "node-b": Agent("node-b", ways, [])}
     nodes.clients |= agents  # type: ignore[arg-type]
@@ -113,6 +119,16 @@ def test_both_directions_of_a_lease_are_measured() -> None:
     verdict = measured(LATE, Ways(a=LATE, b=LATE), pods=(here,), direction="both")
     assert verdict.passed, verdict.problems
     assert [str(way) for way in verdict.measured.directions] == ["a -> b", "b -> a"]
+
+
+def test_the_step_that_is_in_force_is_what_is_compared_with() -> None:
+    steps = (Step(at_ns=0, delay_ms=50), Step(at_ns=10**9, delay_ms=20, jitter_ms=5, distribution="normal"))
+    changing = Profile(name="changing", schedule=Schedule(steps=steps))
+    held = StepInForce(number=1, step=1, since_ns=0, until_ns=None)
+    here = dataclasses.replace(HERE["a"], node="node-a")
+    verdict = measured(changing, Ways(a=LATE), pods=(here,), step=held)
+    assert (verdict.passed, verdict.step) == (True, 1), verdict.problems
+    assert not measured(changing, Ways(a=LATE), pods=(here,), step=dataclasses.replace(held, step=0)).passed
 
 
 def test_a_delay_that_is_not_there_shows_as_half_and_is_refused() -> None:

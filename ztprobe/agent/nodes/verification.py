@@ -10,6 +10,7 @@ much a delay varies need no clocks.
 from __future__ import annotations
 
 import contextlib
+import functools
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -145,12 +146,13 @@ class NodesVerification:
         count = len(flows) + sum(a.node != b.node for a, b in flows)
         attempts, interrupted = 1, 0
         while True:
-            held = await_step(lease, lambda step: whole_s(step, count, probes), lambda: self._step(one))
+            held = await_step(lease, lambda step: _takes_s(step, count, probes), lambda: self._step(one))
             step = lease.profile.steps[0 if held is None else held.step]
             seconds = probes_take_s(step, count, probes)
-            directions = path.delays(flows, step, probes, seconds, self._asked_ms)
+            asked_ms = functools.partial(_asked_ms, self._now())
+            directions = path.delays(flows, step, probes, seconds, asked_ms)
             measured = Measured(directions=directions, rates=path.rates(flows, step), attempts=attempts)
-            if held is not None and self._step(one) != held:
+            if held is not None and _number(self._step(one)) != held.number:
                 interrupted += 1
                 if interrupted < INTERRUPTIONS:
                     continue
@@ -173,16 +175,15 @@ class NodesVerification:
         found = [state for state in self._nodes.clients[one.node].leases() if state.lease.id == one.lease.id]
         return found[0].step if found else None
 
-    def _asked_ms(self, flow: Flow) -> float:
-        """The delay that leases ask of a direction, in the median."""
-        asked = 0.0
-        for lease, _, pod in met_leases([one.lease for one in self._everything], flow):
-            step = next(
-                one.state.step for one in self._everything if one.lease is lease and one.node == pod.node
-            )
-            held = lease.profile.steps[0 if step is None else step.step]
-            asked += statistics.median(held.expected_delays_ms)
-        return asked
+    def _now(self) -> Sequence[NodeLease]:
+        """All nodes' leases with the steps that they are in."""
+        if all(one.lease.profile.schedule is None for one in self._everything):
+            return self._everything
+        return [
+            NodeLease(node=node, state=state)
+            for node, client in self._nodes.clients.items()
+            for state in client.leases()
+        ]
 
     def _causes(self, one: NodeLease, measured: Measured, flows: Sequence[Flow]) -> list[str]:
         causes = []
@@ -194,6 +195,25 @@ class NodesVerification:
         if not any(d.received for d in measured.directions):
             causes.append(CLOSED_PODS)
         return causes
+
+
+def _takes_s(step: Profile, flows: int, probes: int) -> float:
+    """How long a whole measurement takes, with what calls to two agents may be apart each time."""
+    return whole_s(step, flows, probes) + (2 + flows) * _LATE_S
+
+
+def _number(step: StepInForce | None) -> int | None:
+    return None if step is None else step.number
+
+
+def _asked_ms(leases: Sequence[NodeLease], flow: Flow) -> float:
+    """The delay that leases ask of a direction, in the median."""
+    asked = 0.0
+    for lease, _, _ in met_leases([one.lease for one in leases], flow):
+        step = next(one.state.step for one in leases if one.lease is lease)
+        held = lease.profile.steps[0 if step is None else step.step]
+        asked += statistics.median(held.expected_delays_ms)
+    return asked
 
 
 class _Path:

@@ -94,9 +94,9 @@ def print_verdict(verdict: Conformance) -> None:
         " together)"
     )
     for problem in verdict.problems:
-        say(f"wrong: {problem}")
+        say(f"wrong: {printable(problem)}")
     for cause in verdict.causes:
-        say(f"because: {cause}")
+        say(f"because: {printable(cause)}")
     if verdict.passed:
         say("as asked for")
 
