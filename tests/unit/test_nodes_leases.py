@@ -122,6 +122,15 @@ def test_what_one_refuses_begins_nowhere(nodes: Nodes) -> None:
     with pytest.raises(EnforcementError) as raised:
         nodes.leases.plan(wanted(A, B))
     assert str(raised.value) == "node node-b: fl/b is under slow already; nothing was put on any node"
+    for node in (nodes.a, nodes.b):
+        node.refuses["plan"] = EnforcementError("it is under a lease: ztprobe profile clear abcdef")
+    with pytest.raises(EnforcementError) as raised:
+        nodes.leases.plan(wanted(A, B))
+    assert str(raised.value) == (
+        "node node-a: it is under a lease: ztprobe profile clear abcdef --agents; node-b could not either;"
+        " nothing was put on any node"
+    )
+    del nodes.a.refuses["plan"]
     nodes.b.unseen = {"b": "fl/b: the agent of node node-b sees none of its processes"}
     with pytest.raises(PreflightError, match="sees none of its processes; nothing was put on any node"):
         nodes.leases.plan(wanted(A, B))

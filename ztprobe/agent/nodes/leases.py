@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -83,7 +84,7 @@ class NodesLeases:
             planned, failed = self._at_each(nodes, lambda node: self._planned(node, request))
             _raise_first(failed)
         except ZtprobeError as error:
-            raise _and(error, "nothing was put on any node") from error
+            raise _and(error, "nothing was put on any node", for_node=True) from error
         return planned
 
     def _planned(self, node: str, wanted: LeaseRequest) -> Lease:
@@ -169,11 +170,14 @@ def _refuse_without_agent(pods: Iterable[Pod], addresses: Mapping[str, str]) -> 
 
 def _raise_first(failed: Mapping[str, ZtprobeError]) -> None:
     for error in failed.values():
-        more = f" (and {len(failed) - 1} more nodes)" if len(failed) > 1 else ""
-        raise _and(error, "", more) if more else error
+        others = sorted(failed.keys() - {next(iter(failed))})
+        raise _and(error, f"{', '.join(others)} could not either") if others else error
 
 
-def _and(error: ZtprobeError, what: str, more: str = "") -> ZtprobeError:
-    told = type(error)(f"{error}{more}" + (f"; {what}" if what else ""))
+def _and(error: ZtprobeError, what: str, *, for_node: bool = False) -> ZtprobeError:
+    text = f"{error}; {what}"
+    if for_node:  # what a node's agent advises is for whoever is on the node
+        text = re.sub(r"(ztprobe profile clear [0-9a-f]{6})\b", r"\1 --agents", text)
+    told = type(error)(text)
     told.exit_code = error.exit_code
     return told
