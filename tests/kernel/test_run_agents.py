@@ -20,7 +20,7 @@ import pytest
 from tests.kernel.agent_service import certificates, least_privilege, service
 from tests.kernel.cluster import KubeNode
 from tests.kernel.test_agent_service import wait_for
-from tests.kernel.test_machine_load import BURN, BURN_S, go, waiting
+from tests.kernel.test_machine_load import BURN, BURN_S, go, orphan
 from ztprobe.agent.service.node_session import process_number
 from ztprobe.errors import EnforcementError, ZtprobeError
 from ztprobe.experiment.nodes.agent import NodesAgent
@@ -137,8 +137,12 @@ def test_whose_cpu_time_it_is_and_how_pods_stand_by_two_agents_under_one_kernel(
         agent.add_pod(pod)
     sessions = list(nodes.sessions.values())
     groups = apart.node.pods["fl-client-0"].cgroups
-    with waiting(BURN) as theirs, waiting(BURN, joins=groups[0] / "cgroup.procs") as own:
-        number = process_number(own.pid, 1)
+    program = f"{BURN}time.sleep(60)"  # no child of this process, which is the command to the agents
+    with orphan(program) as (_, theirs), orphan(program) as (pid, own):
+        (groups[0] / "cgroup.procs").write_text(str(pid))
+        for process in (theirs, own):
+            assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        number = process_number(pid, 1)
         agent.watch({number: ("fl-client-0", "client")})
         with NodesLoad(sessions) as load:
             wait_for("a first row", lambda: load.foreign_share(1.0) is not None)
