@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 from typing import Any
 
@@ -145,6 +146,25 @@ def test_a_rate_needs_no_clocks(ways: Ways, passed: bool, seen_mbit: float) -> N
     assert verdict.passed == passed
     (rate,) = verdict.measured.rates
     assert rate.goodput_mbit == pytest.approx(seen_mbit, rel=0.001)
+
+
+@pytest.mark.parametrize(("others", "is_shared"), [(40, False), (900, True)])
+def test_what_else_goes_through_a_rate_is_named(
+    monkeypatch: pytest.MonkeyPatch, others: int, is_shared: bool
+) -> None:
+    of_probes, asked = 1503, itertools.count()  # with those that look for neighbours
+
+    def leases(self: Agent) -> list[LeaseState]:
+        # Asked right before and right after the probes.
+        packets = (next(asked) + 1) // 2 * (of_probes + others)
+        counted = {**COUNTED, "packets": packets, "overflow": 0}
+        return [dataclasses.replace(one, counted=counted) for one in self.there]
+
+    monkeypatch.setattr(Agent, "leases", leases)
+    verdict = measured(RATE, Ways(), pods=(dataclasses.replace(HERE["a"], node="node-a"),))
+    assert not verdict.passed
+    said = f"other traffic shared the rate meanwhile ({others} packets beside {of_probes} probes)"
+    assert any(cause.startswith(said) for cause in verdict.causes) == is_shared
 
 
 def test_a_pod_that_its_agent_does_not_see_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:

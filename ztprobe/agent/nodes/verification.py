@@ -15,13 +15,13 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ztprobe.agent.interface import LeaseState
 from ztprobe.agent.nodes.leases import NodesLeases
 from ztprobe.agent.pod_access import Address, Arrival, PathLoad, PathProbes
 from ztprobe.conformance.judgement import Measured, OneWay, Rate, direction
-from ztprobe.conformance.mismatch import Flow, applied_twice, met_leases
+from ztprobe.conformance.mismatch import Flow, PathActivity, applied_twice, met_leases, moment_causes
 from ztprobe.conformance.udp_probe import can_offer, rate_of
 from ztprobe.conformance.verification import (
     ATTEMPTS,
@@ -150,7 +150,9 @@ class NodesVerification:
             step = lease.profile.steps[0 if held is None else held.step]
             seconds = probes_take_s(step, count, probes)
             asked_ms = functools.partial(_asked_ms, self._now())
+            before = self._counted(one)
             directions = path.delays(flows, step, probes, seconds, asked_ms)
+            activity = _activity(before, self._counted(one), step, (probes + _RESOLVING) * len(flows))
             measured = Measured(directions=directions, rates=path.rates(flows, step), attempts=attempts)
             if held is not None and _number(self._step(one)) != held.number:
                 interrupted += 1
@@ -165,7 +167,7 @@ class NodesVerification:
             lease=lease,
             measured=measured,
             problems=tuple(problems),
-            causes=tuple(self._causes(one, measured, flows) if problems else ()),
+            causes=tuple([*self._causes(one, measured, flows), *moment_causes(activity)] if problems else ()),
             step=None if held is None else held.step,
         )
 
@@ -185,10 +187,14 @@ class NodesVerification:
             for state in client.leases()
         ]
 
+    def _counted(self, one: NodeLease) -> Mapping[str, Any]:
+        """What its node's kernel has counted of it by now (`ztprobe.emulation.counters`)."""
+        states = self._nodes.clients[one.node].leases()
+        return next((state.counted for state in states if state.lease.id == one.lease.id), {})
+
     def _causes(self, one: NodeLease, measured: Measured, flows: Sequence[Flow]) -> list[str]:
         causes = []
-        states = self._nodes.clients[one.node].leases()
-        state = next((state.counted["in_force"] for state in states if state.lease.id == one.lease.id), "")
+        state = str(self._counted(one).get("in_force", ""))
         if not state.startswith("yes"):
             causes.append(f"the profile is not on the path ({state.removeprefix('no: ') or 'it has ended'})")
         causes += applied_twice([each.lease for each in self._everything], flows)
@@ -200,6 +206,22 @@ class NodesVerification:
 def _takes_s(step: Profile, flows: int, probes: int) -> float:
     """How long a whole measurement takes, with what calls to two agents may be apart each time."""
     return whole_s(step, flows, probes) + (2 + flows) * _LATE_S
+
+
+def _activity(
+    before: Mapping[str, Any], after: Mapping[str, Any], step: Profile, probes: int
+) -> PathActivity:
+    """What the lease's own queues tell of the measurement; what its node's CPUs did is not known here."""
+    packets, overflow = (after.get(name, 0) - before.get(name, 0) for name in ("packets", "overflow"))
+    return PathActivity(
+        idle={},
+        stolen=0.0,
+        overflow=max(0, overflow),
+        timer_resolution_ms=0.0,
+        timer_late_ms=0.0,
+        probes=probes,
+        others=0 if step.rate_mbit is None else max(0, packets - probes),
+    )
 
 
 def _number(step: StepInForce | None) -> int | None:
