@@ -13,7 +13,7 @@ from ztprobe import paths
 from ztprobe.agent import node_leases
 from ztprobe.agent.interface import LeaseRequest
 from ztprobe.emulation.backends import choose_backend, refusal
-from ztprobe.errors import EnforcementError, PreflightError, UsageError
+from ztprobe.errors import EnforcementError, PreflightError
 from ztprobe.leases import records
 from ztprobe.pods.model import Pod
 from ztprobe.process.identity import ProcessIdentity
@@ -134,19 +134,6 @@ def test_a_half_written_lease_is_skipped(state: Path) -> None:
     (state / "leases" / "abc").mkdir(parents=True)
     (state / "leases" / "abc" / "lease.json").write_text('{"id": "abc"')
     assert records.all_leases() == []
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("0.5s", 0.5), ("7d", 604800)]
-)
-def test_durations(text: str, seconds: float) -> None:
-    assert records.parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "10", "m", "10 m", "1w", "0s", "8d", "-5m", "1h-5m"])
-def test_other_durations_are_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="--for"):
-        records.parse_duration(text)
 
 
 def test_words_for_durations() -> None:

@@ -81,7 +81,7 @@ def test_show_tells_what_samples_come_to(tmp_path: Path, capsys: pytest.CaptureF
     ("words", "status", "message"),
     [
         (["show", "net9"], 2, "unknown network profile 'net9'; valid ones: net0"),
-        (["apply", "net1", "-l", "a=b", "--for", "soon"], 2, "--for soon: expected a duration like 90s"),
+        (["apply", "net1", "-l", "a=b", "--for", "soon"], 2, "--for soon: expected a time such as 90s"),
         (["apply", "net0", "-l", "a=b"], 2, "net0 emulates nothing"),
         (["apply", "net1"], 2, "Missing option '--selector'"),
     ],

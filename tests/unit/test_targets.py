@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ztprobe.attach.request import duration_s, make_request
+from ztprobe.attach.request import make_request
 from ztprobe.errors import UsageError
 from ztprobe.pods.participants import Participants
 from ztprobe.pods.process_table import ProcessTable
@@ -197,19 +197,6 @@ def test_a_zombie_has_ended(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None
     found.look()
     assert _pids(found) == {"server": set()}
     assert found.server.ended_ns
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("1h", 3600), ("500ms", 0.5)]
-)
-def test_times(text: str, seconds: float) -> None:
-    assert duration_s("--for", text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "0", "-1s", "10 days", "1e3", "nan", "99999h"])
-def test_what_is_no_time(text: str) -> None:
-    with pytest.raises(UsageError, match="expected a time such as 90s, 10m or 1h"):
-        duration_s("--for", text)
 
 
 def test_a_request_says_what_does_not_go_together(tmp_path: Path) -> None:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ztprobe.durations import duration_s
 from ztprobe.errors import UsageError
 from ztprobe.experiment.request import STALL_AFTER_S
 from ztprobe.frameworks.log_readers import FRAMEWORKS
 from ztprobe.kubernetes.access import ClusterAccess
 from ztprobe.pods.targets import Role, Target, parse_target
 
-__all__ = ("POD_LOG", "AttachRequest", "duration_s", "make_request")
+__all__ = ("POD_LOG", "AttachRequest", "make_request")
 
 POD_LOG = "pod"  # for --events-from: what the server's pod writes
-
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
-_LONGEST_S = 30 * 86_400.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +86,3 @@ def make_request(
         must_tell=must_tell,
         cluster=cluster,
     )
-
-
-def duration_s(option: str, text: str) -> float:
-    """``90``, ``90s``, ``10m`` or ``1h`` in seconds. :raises UsageError: none of them."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", text.strip())
-    seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
-    if not 0 < seconds <= _LONGEST_S:
-        raise UsageError(f"{option} {text}: expected a time such as 90s, 10m or 1h")
-    return seconds

@@ -171,7 +171,7 @@ def trace_attached(context: click.Context) -> bool:
     _refuse_others(context, given["attach"])
     if not given["attach"]:
         return False
-    from ztprobe.attach.request import duration_s
+    from ztprobe.durations import duration_s
     from ztprobe.progress import open_progress
 
     out = (given["out"] or Path("runs") / f"attached-{datetime.now(UTC):%Y%m%d-%H%M%S}").absolute()

@@ -9,7 +9,7 @@ import click
 
 from ztprobe.cli.agent_observation import are_asked, named, nodes_request
 from ztprobe.cli.agent_options import agents_options
-from ztprobe.cli.options import cluster_options
+from ztprobe.cli.options import Time, cluster_options
 from ztprobe.cli.output import say, say_json
 from ztprobe.cli.policy_objects import read_files
 from ztprobe.errors import UsageError
@@ -25,9 +25,9 @@ _SERVER = "app=fl-server"  # as our own manifests have it
 @click.option(
     "--for",
     "seconds",
-    type=click.FloatRange(0, 86_400, min_open=True),
-    metavar="SECONDS",
-    help="With --live: for so long.",
+    type=Time(),
+    metavar="TIME",
+    help="With --live: for so long (90s, 10m).",
 )
 @click.option("--run", "live_run", metavar="NAME", help="With --live: of this run, where several go on.")
 @click.option(

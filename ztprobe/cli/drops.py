@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ztprobe.cli.agent_options import agent_access, agents_options, tls_files
-from ztprobe.cli.options import cluster_access, cluster_options
+from ztprobe.cli.options import Time, cluster_access, cluster_options
 from ztprobe.cli.output import say, say_json
 from ztprobe.cli.policy_objects import read_files
 from ztprobe.cli.profile_pods import node_option
@@ -31,9 +31,9 @@ _WATCHED_S = 10.0
 @click.option(
     "--for",
     "seconds",
-    type=click.FloatRange(0, 86_400, min_open=True),
-    metavar="SECONDS",
-    help="Of pods that run now, for so long.  [default: 10]",
+    type=Time(),
+    metavar="TIME",
+    help="Of pods that run now, for so long (90s, 10m).  [default: 10s]",
 )
 @click.option("--selector", "-l", help="Of these pods that run now, as a Kubernetes label selector.")
 @click.option("--run", "live_run", metavar="NAME", help="Of this run, where several are going on.")

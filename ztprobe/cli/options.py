@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "OutPath",
+    "Time",
     "cluster_access",
     "cluster_options",
     "coverage_floor_option",
@@ -26,6 +27,19 @@ __all__ = (
     "schema_option",
     "wait_for_quiet_option",
 )
+
+
+class Time(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
+    """As `ztprobe.durations` reads it; seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """:raises UsageError: it is no time."""
+        from ztprobe.durations import duration_s
+
+        option = param.opts[0] if param is not None else "--for"
+        return value if isinstance(value, float) else duration_s(option, str(value), longest_days=1)
 
 
 class OutPath(click.Path):

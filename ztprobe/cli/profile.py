@@ -199,11 +199,11 @@ def apply(
     nodes' agents: on all that match now, or on none.
     """
     from ztprobe.agent.interface import LeaseRequest
-    from ztprobe.leases.records import parse_duration
+    from ztprobe.durations import duration_s
     from ztprobe.profile.model import load_profile
 
     wanted = load_profile(name)
-    lasts_s = parse_duration(duration)
+    lasts_s = duration_s("--for", duration, longest_days=7)
     if wanted.is_empty:
         raise UsageError(f"{wanted.name} emulates nothing: there is nothing to apply")
     access = profile_access(given, runtime=runtime, node=node, namespace=namespace)

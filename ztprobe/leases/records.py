@@ -32,7 +32,6 @@ from ztprobe.profile.model import Profile, profile_from_dict
 from ztprobe.rundir import files, state
 
 __all__ = (
-    "LONGEST_S",
     "Lease",
     "NodeRules",
     "Point",
@@ -44,13 +43,10 @@ __all__ = (
     "named",
     "new_id",
     "now_ns",
-    "parse_duration",
     "words",
 )
 
-LONGEST_S = 7 * 24 * 3600.0
 _FILE, _STEP_FILE = "lease.json", "step.json"
-_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,20 +228,6 @@ def named(leases: Sequence[Lease], ids: Sequence[str]) -> list[Lease]:
 def load(lease_id: str) -> Lease:
     """One lease. :raises (OSError, ValueError, KeyError, TypeError): it cannot be read."""
     return lease_from_dict(json.loads((paths.STATE_DIR / paths.LEASES / lease_id / _FILE).read_text()))
-
-
-def parse_duration(text: str) -> float:
-    """Seconds in e.g. ``90s``, ``10m``, ``1h30m``, ``2d``.
-
-    :raises UsageError: not a duration, or longer than a week.
-    """
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise UsageError(f"--for {text}: expected a duration like 90s, 10m, 1h30m or 2d")
-    seconds = sum(float(number) * _UNITS_S[unit] for number, unit in parts)
-    if not 0 < seconds <= LONGEST_S:
-        raise UsageError(f"--for {text}: expected more than 0s and at most 7d")
-    return seconds
 
 
 def words(seconds: float) -> str:
