@@ -195,28 +195,34 @@ class KubeNode:
         *,
         layout: str,
         pinned: bool = True,
+        users: bool = False,
         node: str = NODE,
     ) -> KubePod:
         """Create a pod and bring it up on this machine.
 
         :param layout: v2-systemd | v1-cgroupfs
         :param pinned: have the namespace bound under /run/netns, as CNI runtimes do.
+        :param users: with a user namespace of its own, to which its others belong (hostUsers: false).
         :param node: where it is by the API; nodes of other names share this machine's kernel.
         """
-        pod = self.bring_up(name, self.create(name, labels, node=node), number, layout=layout, pinned=pinned)
+        uid = self.create(name, labels, node=node)
+        pod = self.bring_up(name, uid, number, layout=layout, pinned=pinned, users=users)
         self.report(name, "Running", pod.address)
         return pod
 
-    def bring_up(self, name: str, uid: str, number: int, *, layout: str, pinned: bool = True) -> KubePod:
+    def bring_up(
+        self, name: str, uid: str, number: int, *, layout: str, pinned: bool = True, users: bool = False
+    ) -> KubePod:
         """Make the sandbox of a pod that the API knows already; see `run`."""
         address, host_interface = f"10.98.0.{number}", f"veth{secrets.token_hex(4)}"
-        pin = f"cni-{secrets.token_hex(8)}" if pinned else None
+        pin = f"cni-{secrets.token_hex(8)}" if pinned and not users else None
         command = [sys.executable, "-S", "-c", "import time; print(flush=True); time.sleep(3600)"]
         with contextlib.ExitStack() as stack:
             if pin is not None:
                 stack.enter_context(entered(create_netns(pin)))
             else:
-                command = ["unshare", "--net", *command]
+                own_users = ["--user", "--map-root-user"] if users else []
+                command = ["unshare", *own_users, "--net", *command]
             pause = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert pause.stdout is not None
         pause.stdout.readline()
