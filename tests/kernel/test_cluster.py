@@ -102,7 +102,7 @@ def test_to_meets_pods_anywhere_and_their_service(node: KubeNode) -> None:
 def test_a_restarted_pod_lapses_and_the_others_stay(node: KubeNode) -> None:
     v1 = "v1-cgroupfs" if cgroups.detect().memory_v1 is not None else "v2-systemd"
     node.run("fl-client-2", {**CLIENT, "tier": "c"}, 13, layout=v1)
-    lease = node.profile("apply", "net5", "-l", "tier in (b,c)")["lease"]
+    lease = node.profile("apply", "net5", "-l", "tier in (b,c)", "--no-follow")["lease"]
     node.kill("fl-client-2")
     node.call("DELETE", "/api/v1/namespaces/fl/pods/fl-client-2", {"gracePeriodSeconds": 0})
     try:

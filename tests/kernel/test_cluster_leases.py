@@ -155,7 +155,9 @@ def test_a_rate_is_on_pods_of_both_nodes_measured_and_taken_away(
         assert lease["packets"] > 100
         assert 200 < lease["remaining_s"] < 300
     lines = run_text(node, "profile", "status", "--agents").splitlines()
-    assert [line.split()[:2] for line in lines[1:]] == [[NODE, said["lease"]], [OTHER, said["lease"]]]
+    assert [line.split()[:2] for line in lines[1:3]] == [[NODE, said["lease"]], [OTHER, said["lease"]]]
+    for line, name, client in zip(lines[3:], (NODE, OTHER), ("fl-client-0", "fl-client-1"), strict=True):
+        assert line.startswith(f"node {name}: lease {said['lease']}: fl/{client} since ")
 
     verdicts = run(node, "profile", "verify", "--probes", "300", "--agents", "--json")
     assert verdicts["problems"] == {}

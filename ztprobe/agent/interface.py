@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from ztprobe.agent.counts import Counts
 from ztprobe.agent.endpoints import OwnedSocket
 from ztprobe.agent.stall_snapshot import StallLook
+from ztprobe.leases.following import Following, FollowState
 from ztprobe.leases.records import Lease, StepInForce
 from ztprobe.pods.model import Pod
 from ztprobe.pods.source import Processes
@@ -96,6 +97,7 @@ class LeaseRequest:
     selector: str = ""
     to: str | None = None
     namespace: str = ""
+    follow: Following | None = None  # None: on these pods and no others, also if the selector means more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,7 @@ class LeaseState:
     lease: Lease
     counted: dict[str, Any]  # `ztprobe.emulation.counters`
     step: StepInForce | None  # of its profile's schedule, as its keeper wrote it down last
+    followed: FollowState | None = None  # since when pods are under it, likewise
 
 
 @dataclass(frozen=True, kw_only=True)

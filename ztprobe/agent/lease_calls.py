@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ztprobe.agent.interface import LeaseRequest, Leases, LeaseState
+from ztprobe.leases.following import Following, follow_state_from_dict, shifted
 from ztprobe.leases.records import Lease, StepInForce, lease_from_dict, now_ns
 from ztprobe.pods.model import Pod
 from ztprobe.profile.model import profile_from_dict
@@ -28,10 +29,13 @@ class LeaseCaller:
             for one in dataclasses.fields(wanted)
             if one.name not in ("profile", "pods", "peers")
         }
-        if wanted.lease_id is None:
-            del asked["lease_id"]
+        for name in ("lease_id", "follow"):  # an older agent does not know what is not wanted of it
+            if asked[name] is None:
+                del asked[name]
         asked["profile"] = dataclasses.asdict(wanted.profile)
         asked["pods"] = [pod.as_dict() for pod in wanted.pods]
+        if wanted.follow is not None:
+            asked["follow"] = dataclasses.asdict(wanted.follow)
         asked["peers"] = None if wanted.peers is None else [pod.as_dict() for pod in wanted.peers]
         return lease_from_dict(self._ask("plan_lease", wanted=asked))
 
@@ -54,6 +58,8 @@ def _request(said: Mapping[str, Any]) -> LeaseRequest:
     values["pods"] = tuple(Pod.from_dict(pod) for pod in values["pods"])
     if values["peers"] is not None:
         values["peers"] = tuple(Pod.from_dict(pod) for pod in values["peers"])
+    if values.get("follow") is not None:
+        values["follow"] = Following.from_dict(values["follow"])
     return LeaseRequest(**values)
 
 
@@ -62,6 +68,7 @@ def _state(one: LeaseState) -> dict[str, Any]:
         "lease": one.lease.as_dict(),
         "counted": one.counted,
         "step": None if one.step is None else dataclasses.asdict(one.step),
+        "followed": None if one.followed is None else dataclasses.asdict(one.followed),
         "now_ns": now_ns(),
     }
 
@@ -77,7 +84,10 @@ def _state_here(said: Mapping[str, Any]) -> LeaseState:
     if step is not None:
         until_ns = None if step.until_ns is None else step.until_ns + ahead_ns
         step = dataclasses.replace(step, since_ns=step.since_ns + ahead_ns, until_ns=until_ns)
-    return LeaseState(lease=lease, counted=said["counted"], step=step)
+    followed = said.get("followed")
+    if followed is not None:
+        followed = shifted(follow_state_from_dict(followed), ahead_ns)
+    return LeaseState(lease=lease, counted=said["counted"], step=step, followed=followed)
 
 
 # How each call's arguments are read, and its answer written.

@@ -2,12 +2,13 @@
 
 ``python -m ztprobe.agent.lease_keeper ID`` is two processes that watch each other. The *worker* imposes
 the lease, reports on standard output in one JSON line, and lifts it on SIGTERM
-(`ztprobe profile clear`), at its expiry, or when its pods are gone; between, it follows the
-profile's schedule if there is one. The *warden*, the
-worker's parent, lifts it if the worker ends in any other way; the worker lifts it if the
-warden does. Killed both at once, the next ztprobe command finds the lease without an owner
-(`sweep`); each has a session of its own, so that what kills a session or a process group hits one
-of them. A delay line ends with its worker, and packets pass undelayed from then on.
+(`ztprobe profile clear`), at its expiry, or when its pods are gone and none can come; between, it
+follows the profile's schedule if there is one, and the lease's selector
+(`ztprobe.agent.lease_follower`). The *warden*, the worker's parent, lifts it if the worker ends in
+any other way; the worker lifts it if the warden does. Killed both at once, the next ztprobe command
+finds the lease without an owner (`sweep`); each has a session of its own, so that what kills a
+session or a process group hits one of them. A delay line ends with its worker, and packets pass
+undelayed from then on.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ import subprocess
 import sys
 import time
 
+from ztprobe.agent.coming_pods import pods_coming
+from ztprobe.agent.lease_conflicts import refuse_taken
+from ztprobe.agent.lease_follower import LeaseFollower, first_pods
 from ztprobe.emulation.apply import put_into_force, revert
 from ztprobe.emulation.delay_line.node import NodeQueue
 from ztprobe.emulation.profile_change import change
@@ -38,6 +42,7 @@ from ztprobe.profile.model import Profile
 __all__ = ("end", "keep", "sweep")
 
 _LOOK_S = 0.5  # at pods and delay lines
+_FOLLOW_S = 0.02  # at pods that may come
 _ANSWER_S = 30.0
 _END_S = 10.0
 
@@ -48,6 +53,7 @@ def keep(lease: Lease) -> None:
     :raises ZtprobeError: it could not be put into force; nothing of it is left.
     """
     lease.write()
+    _refuse_taken_meanwhile(lease)
     command = [sys.executable, "-m", "ztprobe.agent.lease_keeper", lease.id]
     process = subprocess.Popen(
         command,
@@ -56,6 +62,7 @@ def keep(lease: Lease) -> None:
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C and a closed terminal are not for it
         cwd=REPO_DIR,
+        env=_environment(),
         text=True,
     )
     stdout = process.stdout
@@ -77,6 +84,26 @@ def keep(lease: Lease) -> None:
     process.returncode = 0
 
 
+def _refuse_taken_meanwhile(lease: Lease) -> None:
+    """:raises EnforcementError: since it was planned, another lease has taken one of its pods."""
+    try:
+        with records.being_changed():
+            others = [one for one in records.all_leases() if one.id != lease.id]
+            refuse_taken(lease.pods, lease.directions, others)
+    except BaseException:
+        lease.remove()
+        raise
+
+
+def _environment() -> dict[str, str]:
+    """Of the keeper, which is at another place: what names a cluster names it from there, too."""
+    environment = dict(os.environ)
+    if named := environment.get("KUBECONFIG"):
+        whole = [os.path.abspath(os.path.expanduser(path)) for path in named.split(os.pathsep) if path]
+        environment["KUBECONFIG"] = os.pathsep.join(whole)
+    return environment
+
+
 def _give_up(process: subprocess.Popen[str], lease: Lease) -> None:
     # Without its warden the worker lifts what it has imposed; `end` waits for that.
     process.kill()
@@ -86,8 +113,7 @@ def _give_up(process: subprocess.Popen[str], lease: Lease) -> None:
 
 def end(lease: Lease) -> list[str]:
     """End a lease now, through its keeper or without it; says what was removed."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        lease = records.load(lease.id)  # its owner may have changed
+    lease = _as_written(lease)  # its owner may have changed
     owner = lease.owner
     if owner.pid != os.getpid() and owner.alive:
         with contextlib.suppress(ProcessLookupError):
@@ -98,7 +124,16 @@ def end(lease: Lease) -> list[str]:
         if owner.alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(owner.pid, signal.SIGKILL)
-    return _lift(lease)
+    if owner.pid != os.getpid() and not lease.directory.exists():
+        return []  # its keeper has lifted it; what is there by now may be another's
+    return _lift(_as_written(lease))
+
+
+def _as_written(lease: Lease) -> Lease:
+    """The lease with the pods that have come to it since."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return records.load(lease.id)
+    return lease
 
 
 def _lift(lease: Lease) -> list[str]:
@@ -128,6 +163,7 @@ def _worker(lease: Lease, warden: int) -> int:
     lease.owner = ProcessIdentity.own()
     lease.write()
     queues: list[NodeQueue] = []
+    follower: LeaseFollower | None = None
     from_ns = time.monotonic_ns()
     try:
         try:
@@ -146,18 +182,37 @@ def _worker(lease: Lease, warden: int) -> int:
         lease.write()
         notices.tell_applied(lease, from_ns)
         stepping = _begin_schedule(lease, queues)
+        follower = _begin_following(lease)
         _answer(in_force=True)
-        _wait(lease, queues, stepping, [awake.fileno(), warden])
+        _wait(lease, queues, stepping, follower, [awake.fileno(), warden])
     finally:
+        if follower is not None:
+            follower.close()
         for queue in queues:
             queue.stop()
         _lift(lease)
     return 0
 
 
-def _wait(lease: Lease, queues: list[NodeQueue], stepping: ScheduleRunner | None, watched: list[int]) -> None:
+def _begin_following(lease: Lease) -> LeaseFollower | None:
+    coming = pods_coming(lease)
+    if lease.follow is None or coming is None:
+        lease.write_following(first_pods(lease))
+        return None
+    follower = LeaseFollower(lease, lease.follow, coming)
+    follower.look()  # since when the first pods are under it is there to be read
+    return follower
+
+
+def _wait(
+    lease: Lease,
+    queues: list[NodeQueue],
+    stepping: ScheduleRunner | None,
+    follower: LeaseFollower | None,
+    watched: list[int],
+) -> None:
     while (left_s := lease.remaining_s) > 0:
-        wait_s = min(left_s, _LOOK_S)
+        wait_s = min(left_s, _LOOK_S if follower is None else _FOLLOW_S)
         next_ns = stepping.next_ns if stepping is not None else None
         if next_ns is not None:
             wait_s = max(0.0, min(wait_s, (next_ns - time.monotonic_ns()) / 1e9))
@@ -167,7 +222,11 @@ def _wait(lease: Lease, queues: list[NodeQueue], stepping: ScheduleRunner | None
             _note(lease, stepping, changed)
             if changed.at_ns is not None:
                 notices.tell_changed(lease, lease.profile.steps[changed.step], changed.at_ns)
-        if not any(still_there(pod.netns, pod.netns_inode) for pod in lease.pods):
+        if follower is not None:
+            follower.look()
+            if follower.is_over:
+                return
+        elif not any(still_there(pod.netns, pod.netns_inode) for pod in lease.pods):
             return
         if lease.state == "in force" and any(queue.pid is None for queue in queues):
             lease.state = "undelayed"
@@ -235,7 +294,7 @@ def main() -> int:
     _let_go_of_output()
     _, status = os.waitpid(child, 0)
     if status != 0:
-        _lift(lease)
+        _lift(_as_written(lease))
     return 0
 
 

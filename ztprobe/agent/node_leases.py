@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ztprobe.agent import lease_keeper
 from ztprobe.agent.interface import LeaseRequest, LeaseState
+from ztprobe.agent.lease_conflicts import refuse_taken
 from ztprobe.conformance.policy_bypass import has_policies
 from ztprobe.conformance.udp_probe import warm_up
 from ztprobe.emulation.apply import backend_for, plan_rules
@@ -14,7 +15,6 @@ from ztprobe.emulation.counters import counters
 from ztprobe.errors import EnforcementError, PreflightError, UsageError
 from ztprobe.leases import records
 from ztprobe.leases.records import Lease
-from ztprobe.pods.model import still_there
 from ztprobe.process.identity import ProcessIdentity
 from ztprobe.process.interrupts import shielded
 
@@ -30,9 +30,12 @@ class NodeLeases:
         """See `Leases`."""
         taken = records.all_leases()
         directions = ("egress", "ingress") if wanted.direction == "both" else (wanted.direction,)
-        _refuse_taken(wanted, directions, taken)
+        refuse_taken(wanted.pods, directions, taken)
         backend = backend_for(wanted.profile, wanted.backend)
         _refuse_impossible(wanted, backend)
+        follow, why_not = wanted.follow, ""
+        if follow is not None and "nfqueue" in backend:
+            follow, why_not = None, "a delay line is for the pods with which it begins"
         lease_id, now_ns = wanted.lease_id or records.new_id(), records.now_ns()
         _refuse_name(lease_id, taken)
         return Lease(
@@ -52,6 +55,8 @@ class NodeLeases:
             owner=ProcessIdentity.own(),
             created_ns=now_ns,
             expires_ns=now_ns + round(wanted.lasts_s * 1e9),
+            follow=follow,
+            why_not_followed=why_not,
         )
 
     def begin_lease(self, lease: Lease) -> None:
@@ -63,7 +68,9 @@ class NodeLeases:
     def leases(self) -> list[LeaseState]:
         """See `Leases`."""
         return [
-            LeaseState(lease=lease, counted=counters(lease), step=lease.step_in_force())
+            LeaseState(
+                lease=lease, counted=counters(lease), step=lease.step_in_force(), followed=lease.followed()
+            )
             for lease in records.all_leases()
         ]
 
@@ -81,21 +88,6 @@ def _refuse_name(lease_id: str, taken: Sequence[Lease]) -> None:
         raise UsageError(f"{lease_id!r} is no name of a lease: expected six hexadecimal digits")
     if any(lease.id == lease_id for lease in taken):
         raise EnforcementError(f"there is a lease {lease_id} already: ztprobe profile clear {lease_id}")
-
-
-def _refuse_taken(wanted: LeaseRequest, directions: Sequence[str], leases: Sequence[Lease]) -> None:
-    # By its namespace: after a restart, a pod of the same name is another one, though the kernel may have
-    # given its namespace the number of the one that is gone.
-    inodes = {pod.netns_inode for pod in wanted.pods}
-    for lease in leases:
-        taken = [
-            pod for pod in lease.pods if pod.netns_inode in inodes and still_there(pod.netns, pod.netns_inode)
-        ]
-        if taken and set(lease.directions) & set(directions):
-            raise EnforcementError(
-                f"{min(str(pod) for pod in taken)} is under {lease.profile.name} already (lease {lease.id}, "
-                f"{records.words(lease.remaining_s)} left): ztprobe profile clear {lease.id}"
-            )
 
 
 def _refuse_impossible(wanted: LeaseRequest, backend: str) -> None:

@@ -36,12 +36,12 @@ from ztprobe.cli.rendering.profile import (
     print_verdict,
     profile_dict,
     profile_words,
-    step_dict,
     step_words,
     table,
     value_words,
     verdict_dict,
 )
+from ztprobe.cli.rendering.profile_since import pod_lines, states_dicts
 from ztprobe.errors import PreflightError, UsageError
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def apply(
 
     NAME is one of `ztprobe profile list`, or a YAML file. Unless --at says otherwise, egress is shaped on
     the pod's own interface, ingress on the host end of its veth. The lease is written down first; a
-    process of its own keeps it and ends it.
+    process of its own keeps it, puts it on pods that come, and ends it.
 
     Where the kernel has no netem, delay and loss are the delay line's, on the node's forward path:
     there is no end of a veth to choose then, and --at is refused for all profiles but net5, which is a
@@ -222,7 +222,10 @@ def apply(
     if access is None:
         _need_root()
         chosen = choose_pods(runtime, selector, to, namespace, run=run, node=node)
-        _apply_here(request(pods=chosen.pods, peers=chosen.peers), chosen.notes, dry_run, as_json)
+        follow = chosen.following(at, replace=replace) if given["follow"] else None
+        _apply_here(
+            request(pods=chosen.pods, peers=chosen.peers, follow=follow), chosen.notes, dry_run, as_json
+        )
         return
     if run is not None:
         raise UsageError("--run names a run of the local runtime; leave it out with --agents")
@@ -296,8 +299,7 @@ def status(context: click.Context, /, as_json: bool, **given: Any) -> None:
     _need_root()
     found = NodeLeases().leases()
     if as_json:
-        states = [lease_dict(one.lease) | one.counted | {"schedule": step_dict(one)} for one in found]
-        say_json(states)
+        say_json(states_dicts(found))
         return
     if not found:
         say("no profile is in force")
@@ -305,7 +307,7 @@ def status(context: click.Context, /, as_json: bool, **given: Any) -> None:
     rows = [lease_row(one) for one in found]
     table(("lease", "profile", "backend", "pods", "in force", "left", "counted"), rows)
     for one in found:
-        for line in step_words(one):
+        for line in (*step_words(one), *pod_lines(one)):
             say(line)
 
 

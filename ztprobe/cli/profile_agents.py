@@ -18,9 +18,9 @@ from ztprobe.cli.rendering.profile_nodes import (
     print_applied,
     print_leases,
     print_verdicts,
-    states_dicts,
     verdicts_dict,
 )
+from ztprobe.cli.rendering.profile_since import states_dicts
 from ztprobe.errors import EnforcementError, PreflightError, UsageError, ZtprobeError
 from ztprobe.printable import printable_lines
 

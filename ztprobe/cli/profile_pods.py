@@ -11,6 +11,7 @@ import click
 from ztprobe.errors import PreflightError, UsageError
 
 if TYPE_CHECKING:
+    from ztprobe.leases.following import Following
     from ztprobe.leases.records import Lease
     from ztprobe.pods.model import Pod
     from ztprobe.pods.selectors import Selector
@@ -41,7 +42,13 @@ def runtime_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Whose pods. auto: the local runtime's while a run is going on, else those of the cluster"
         " that KUBECONFIG or a service account names.",
     )
-    return runtime(node_option(command))
+    follow = click.option(
+        "--follow/--no-follow",
+        default=True,
+        show_default=True,
+        help="Also on pods that come or are restarted while it lasts, before their first packet if possible.",
+    )
+    return runtime(node_option(follow(command)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +58,16 @@ class Chosen:
     pods: tuple[Pod, ...]
     peers: tuple[Pod, ...] | None
     notes: tuple[str, ...] = ()
+
+    def following(self, at: str, *, replace: bool) -> Following:
+        """How the lease on these pods is kept to its selector."""
+        from ztprobe.leases.following import Following
+
+        runs = {pod.run for pod in (*self.pods, *(self.peers or ())) if pod.run}
+        first = self.pods[0]
+        return Following(
+            runtime=first.runtime, node=first.node, runs=tuple(sorted(runs)), at=at, replace=replace
+        )
 
 
 def choose_pods(
@@ -101,9 +118,7 @@ def running_pods(leases: Sequence[Lease], node: str | None) -> list[Pod]:
     from ztprobe.pods.local import local_pods
 
     found = local_pods()
-    namespaces = sorted(
-        {lease.namespace for lease in leases if any(p.runtime == "kubernetes" for p in lease.pods)}
-    )
+    namespaces = sorted({lease.namespace for lease in leases if lease.runtime == "kubernetes"})
     if namespaces:
         cluster = Cluster(node)
         for namespace in namespaces:

@@ -120,7 +120,7 @@ def _verify(lease: Lease, leases: Sequence[Lease], pods: Sequence[Pod], probes: 
     causes = []
     if problems:
         causes = [*path_causes(lease, leases, flows), *moment_causes(watch.finish())]
-        if lease.pods[0].runtime == "kubernetes" and not any(d.received for d in measured.directions):
+        if lease.runtime == "kubernetes" and not any(d.received for d in measured.directions):
             causes.append(CLOSED_PODS)
     return Conformance(
         lease=lease,
@@ -181,6 +181,8 @@ def await_step(
 
 def _flows(lease: Lease, pods: Sequence[Pod]) -> list[Flow]:
     here = [pod for pod in lease.pods if still_there(pod.netns, pod.netns_inode)]
+    if not lease.pods:
+        raise EnforcementError(f"lease {lease.id}: no pod is under it at the moment")
     if not here:
         raise EnforcementError(f"lease {lease.id}: none of its pods is there any more")
     own = {pod.netns_inode for pod in here}

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import ipaddress
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from ztprobe.emulation.backends import choose_backend, only_rate, refusal
 from ztprobe.emulation.delay_line.node import CHAIN, NodeQueue, QueuedPod, queued_by, remove_rules
 from ztprobe.emulation.delay_line.process import MAX_PODS
 from ztprobe.emulation.netem import netem_options, netem_supported, set_netem
+from ztprobe.emulation.peer_filters import PEERS_CLASS, classify
 from ztprobe.emulation.tbf import set_tbf
 from ztprobe.errors import EnforcementError, PreflightError
 from ztprobe.kernelnet.netlink import IPRoute, NetlinkError, netlink
@@ -42,17 +42,13 @@ from ztprobe.profile.model import Profile
 
 __all__ = ("LeaseCounts", "backend_for", "count_lease", "plan_rules", "put_into_force", "revert")
 
-_CLASS = LEASE_HANDLE | 2
 _BELOW = 0x5A72_0000
 _BELOW_CLASS = _BELOW | 1
 _SEGMENTED = 0x5A73_0000
 _FIRST_QUEUE = 1000
 _QUEUES_EACH = MAX_PODS
-_UNSHAPED_BYTES_PER_S = 4_000_000_000
 # Segments are at most as large as the bucket: one frame, not two.
 _SEGMENTING_BYTES_PER_S, _SEGMENTING_BURST_BYTES = 1_000_000_000, 2500
-_ETH_P_IP = 0x0800
-_OFFSET = {"egress": 16, "ingress": 12}  # of the peer's address in the IPv4 header
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,21 +107,23 @@ def plan_rules(
     return tuple(planned)
 
 
-def put_into_force(lease: Lease) -> list[NodeQueue]:
+def put_into_force(lease: Lease, step: Profile | None = None) -> list[NodeQueue]:
     """Put a lease into force and read it back.
 
+    :param step: of its profile's schedule; None: the first, which is all of a profile without.
     :returns: the delay lines that were started; they run as long as this process.
     :raises EnforcementError: the kernel refused, or holds other values than were set.
     """
     started: list[NodeQueue] = []
+    step = step or lease.profile.steps[0]
     if lease.points:
         first, *others = lease.points
-        _attach_checked(lease, first)
+        _attach_checked(lease, first, step)
         if lease.peers is not None:  # classes and filters are not in a description
             for point in others:
-                _attach_checked(lease, point)
+                _attach_checked(lease, point, step)
         else:
-            _attach_alike(lease, first, others)
+            _attach_alike(lease, first, others, step)
     try:
         for rules in lease.rules:
             started.append(_start_queue(lease, rules))
@@ -202,7 +200,7 @@ def count_lease(lease: Lease, point: Point) -> LeaseCounts:
 
 
 def _deepest(ipr: IPRoute, index: int, root: RootQdisc | None) -> RootQdisc | None:
-    for parent in (_BELOW_CLASS, LEASE_HANDLE | 1, _CLASS):
+    for parent in (_BELOW_CLASS, LEASE_HANDLE | 1, PEERS_CLASS):
         if (found := qdisc_at(ipr, index, parent)) is not None:
             return found
     return root
@@ -217,13 +215,13 @@ def _link(point: Point) -> Iterator[tuple[IPRoute, int]]:
         yield ipr, int(found[0])
 
 
-def _attach_checked(lease: Lease, point: Point) -> None:
+def _attach_checked(lease: Lease, point: Point, step: Profile) -> None:
     add_ifb(point)
     with _link(point) as (ipr, index):
         if point.saved is not None:
             ipr.tc("del", index=index, handle=point.saved.handle, root=True)
         try:
-            _attach(ipr, index, lease, point)
+            _attach(ipr, index, lease, point, step)
         except NetlinkError as error:
             raise EnforcementError(
                 f"{point.pod}: the kernel refused {lease.backend} for {lease.profile.name}: {error}"
@@ -231,14 +229,14 @@ def _attach_checked(lease: Lease, point: Point) -> None:
         redirect(ipr, point)
 
 
-def _attach_alike(lease: Lease, first: Point, others: Sequence[Point]) -> None:
+def _attach_alike(lease: Lease, first: Point, others: Sequence[Point], step: Profile) -> None:
     # What the kernel made of the first, which has been compared with the profile, is set on the
     # others and compared with that.
     with links(first.netns) as there:
         wanted = there.qdiscs(there.index(first.device))
     distribution = None
     if lease.backend == "netem":
-        distribution = dict(netem_options(lease.profile.steps[0])["attrs"]).get("TCA_NETEM_DELAY_DIST")
+        distribution = dict(netem_options(step)["attrs"]).get("TCA_NETEM_DELAY_DIST")
     for point in others:
         try:
             add_ifb(point)
@@ -259,15 +257,14 @@ def _attach_alike(lease: Lease, first: Point, others: Sequence[Point]) -> None:
             raise EnforcementError(f"{point.pod}: {lease.profile.name} was refused: {error}") from error
 
 
-def _attach(ipr: IPRoute, index: int, lease: Lease, point: Point) -> None:
+def _attach(ipr: IPRoute, index: int, lease: Lease, point: Point, step: Profile) -> None:
     spot = LinkSpot(ipr=ipr, index=index, pod=point.pod, handle=LEASE_HANDLE)
     addresses = lease.peer_addresses
     if addresses is not None:
-        _classify(ipr, index, point, addresses)
-        spot = dataclasses.replace(spot, parent=_CLASS, handle=_BELOW)
-    profile = lease.profile.steps[0]
+        classify(ipr, index, point, addresses)
+        spot = dataclasses.replace(spot, parent=PEERS_CLASS, handle=_BELOW)
     if lease.backend != "netem":
-        set_tbf(spot, profile)
+        set_tbf(spot, step)
         return
     if lease.profile.per_packet:
         # tc qdisc add ... tbf rate 8gbit burst 2500: larger packets are segmented
@@ -282,45 +279,7 @@ def _attach(ipr: IPRoute, index: int, lease: Lease, point: Point) -> None:
             limit=1 << 30,
         )
         spot = dataclasses.replace(spot, parent=spot.handle | 1, handle=_SEGMENTED)
-    set_netem(spot, profile)
-
-
-def _classify(ipr: IPRoute, index: int, point: Point, addresses: Sequence[str]) -> None:
-    # tc qdisc add dev eth0 root handle 5a71: htb default 0
-    ipr.tc("add", "htb", index, LEASE_HANDLE, default=0)
-    # tc class add dev eth0 parent 5a71: classid 5a71:2 htb rate 32gbit quantum 60000
-    ipr.tc(
-        "add-class",
-        "htb",
-        index,
-        _CLASS,
-        parent=LEASE_HANDLE,
-        rate=_UNSHAPED_BYTES_PER_S,
-        burst=1 << 20,
-        cburst=1 << 20,
-        quantum=60_000,
-    )
-    for address in addresses:
-        # tc filter add dev eth0 parent 5a71: protocol ip prio 1 u32 match ip dst ADDRESS flowid 5a71:2
-        value = int(ipaddress.IPv4Address(address))
-        ipr.tc(
-            "add-filter",
-            "u32",
-            index,
-            parent=LEASE_HANDLE,
-            prio=1,
-            protocol=_ETH_P_IP,
-            target=_CLASS,
-            keys=[f"0x{value:08x}/0xffffffff+{_OFFSET[point.direction]}"],
-        )
-    wanted = sorted(ipaddress.IPv4Address(address).packed for address in addresses)
-    with links(point.netns) as there:
-        keys = there.u32_matches(index, LEASE_HANDLE)
-    got = sorted(value for offset, _, value in keys if offset == _OFFSET[point.direction])
-    if got != wanted:
-        raise EnforcementError(
-            f"{point.pod}: {len(wanted)} filters were set and {len(got)} read back, or for other addresses"
-        )
+    set_netem(spot, step)
 
 
 def _start_queue(lease: Lease, rules: NodeRules) -> NodeQueue:

@@ -64,12 +64,14 @@ def plan_points(
     replace: bool,
     at: str = "auto",
     lease_id: str = "",
+    first: int = 0,
 ) -> tuple[Point, ...]:
     """The devices that will be shaped; changes nothing.
 
     :param replace: take somebody else's qdisc away (it is kept, and put back in the end).
     :param at: ``pod`` or ``host``, an end of the veth, or ``auto``.
     :param lease_id: names the IFB devices.
+    :param first: their first number.
     :raises EnforcementError: an interface carries something that must not or cannot be replaced, or
         the place cannot be reached.
     """
@@ -83,7 +85,7 @@ def plan_points(
     points: list[Point] = []
     for pod in pods:
         for direction in directions:
-            ifb = f"ztp{lease_id}-{len(points)}"
+            ifb = f"ztp{lease_id}-{first + len(points)}"
             points.append(_planned(pod, direction, at, ifb, replace=replace))
     return tuple(points)
 
@@ -254,12 +256,17 @@ def remove_redirect(ipr: IPRoute, point: Point) -> bool:
     """Take redirect, IFB device and our clsact away, whatever is there of them; says if anything was."""
     removed = False
     for interface in ipr.link_lookup(ifname=point.interface):
-        if _redirects(ipr, interface):
-            # tc filter del dev eth0 ingress prio 23153 protocol all
-            ipr.tc("del-filter", index=interface, parent=INGRESS, info=_INFO)
-            removed = True
-        if point.made_clsact:
-            remove_if_empty(ipr, interface)
+        try:
+            if _redirects(ipr, interface):
+                # tc filter del dev eth0 ingress prio 23153 protocol all
+                ipr.tc("del-filter", index=interface, parent=INGRESS, info=_INFO)
+                removed = True
+            if point.made_clsact:
+                remove_if_empty(ipr, interface)
+        except NetlinkError:
+            if ipr.link_lookup(ifname=point.interface):
+                raise
+            # It has just gone with its pod; the IFB device has not.
     for ifb in ipr.link_lookup(ifname=point.ifb):
         ipr.link("del", index=ifb)
         removed = True

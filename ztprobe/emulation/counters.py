@@ -61,6 +61,8 @@ def counters(lease: Lease) -> dict[str, Any]:
         overflow += lost_by_queue
     if lapsed and not problems:
         problems.append(f"yes, but lapsed for {', '.join(lapsed)}: restarted or gone")
+    if not lease.pods and not problems:
+        problems.append("yes, on no pod at the moment")
     return {
         "in_force": problems[0] if problems else "yes",
         "lapsed": lapsed,

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ztprobe.kernelnet.netlink import netlink
+from ztprobe.kernelnet.netns import entered
 
-__all__ = ("Interfaces", "interfaces_of")
+__all__ = ("Interfaces", "interfaces_of", "sent_packets")
 
 _ETHERNET, _LOOPBACK = 1, 772  # include/uapi/linux/if_arp.h
 _UP = 1
 _UNICAST = 1
+_COUNTS = Path("/proc/thread-self/net/dev")  # of the namespace that the thread is in
+_SENT = 9  # of the columns after the name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,3 +61,17 @@ def interfaces_of(netns: Path) -> Interfaces:
         addresses=tuple(address for index in in_order for address in carried.get(index, ())),
         has_loopback=bool(loopback),
     )
+
+
+def sent_packets(netns: Path, interface: str) -> int | None:
+    """How many packets an interface has sent so far; None: there is no such interface.
+
+    :raises OSError: the namespace is gone, or cannot be entered.
+    """
+    with entered(netns):
+        text = _COUNTS.read_text()
+    for line in text.splitlines():
+        name, colon, counts = line.partition(":")
+        if colon and name.strip() == interface:
+            return int(counts.split()[_SENT])
+    return None

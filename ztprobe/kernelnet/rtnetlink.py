@@ -28,12 +28,14 @@ __all__ = (
     "attributes",
     "handle_text",
     "links",
+    "u32_keys",
 )
 
 ROOT = 0xFFFF_FFFF
 DELAY_DISTRIBUTION = 2  # TCA_NETEM_DELAY_DIST, the one option that a dump lacks
 
 _RTM_NEW = {"qdisc": 36, "class": 40, "filter": 44}
+_RTM_DEL_FILTER = 45
 _RTM_GET = {"qdisc": 38, "class": 42, "filter": 46}
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 1, 4, 0x300
 _NLM_F_CREATE, _NLM_F_REPLACE, _NLM_F_EXCL = 0x400, 0x100, 0x200
@@ -122,14 +124,14 @@ class Links:
 
     def u32_matches(self, index: int, parent: int) -> list[tuple[int, bytes, bytes]]:
         """(offset in the packet, mask, value) of every key of the u32 filters below ``parent``."""
-        keys = []
-        for found in self.described("filter", index, parent):
-            selector = attributes(found.options).get(_TCA_U32_SEL, b"")
-            for key in range(selector[2] if selector else 0):
-                start = _U32_SEL_BYTES + key * _U32_KEY.size
-                mask, value, offset, _ = _U32_KEY.unpack_from(selector, start)
-                keys.append((offset, mask, value))
-        return keys
+        return [key for found in self.described("filter", index, parent) for key in u32_keys(found)]
+
+    def remove_filter(self, index: int, there: TcObject) -> None:
+        """Take a filter away, as it was described. :raises OSError: the kernel refuses."""
+        # tc filter del dev eth0 parent PARENT protocol PROTOCOL prio PRIORITY handle HANDLE KIND
+        body = _TCMSG.pack(0, index, there.handle, there.parent, there.info)
+        body += attribute(_TCA_KIND, there.kind.encode() + b"\0")
+        self._request(_RTM_DEL_FILTER, body, 0, f"to remove filter {there.kind} {handle_text(there.handle)}")
 
     def put(
         self,
@@ -172,13 +174,15 @@ class Links:
             body += attribute(_TCA_CHAIN, struct.pack("=I", part.chain))
         if options:
             body += attribute(_TCA_OPTIONS, options)
+        what = f"{part.what} {part.kind} {handle_text(part.handle)}"
+        self._request(_RTM_NEW[part.what], body, flags, what)
+
+    def _request(self, kind: int, body: bytes, flags: int, what: str) -> None:
         flags |= _NLM_F_REQUEST | _NLM_F_ACK
-        self._route.send(_HEADER.pack(16 + len(body), _RTM_NEW[part.what], flags, 1, 0) + body)
+        self._route.send(_HEADER.pack(16 + len(body), kind, flags, 1, 0) + body)
         (error,) = struct.unpack_from("=i", self._route.recv(1 << 16), 16)
         if error:
-            text = os.strerror(-error)
-            what = f"{part.what} {part.kind} {handle_text(part.handle)}"
-            raise OSError(-error, f"the kernel refused {what} ({text})")
+            raise OSError(-error, f"the kernel refused {what} ({os.strerror(-error)})")
 
     def described(self, what: str, index: int, parent: int = 0) -> list[TcObject]:
         """Every qdisc, class or filter of a link; filters are those below ``parent``."""
@@ -220,6 +224,17 @@ def links(netns: Path) -> Iterator[Links]:
     with route:
         route.bind((0, 0))
         yield Links(route, indices)
+
+
+def u32_keys(found: TcObject) -> list[tuple[int, bytes, bytes]]:
+    """(offset in the packet, mask, value) of every key of a u32 filter; of anything else: none."""
+    selector = attributes(found.options).get(_TCA_U32_SEL, b"") if found.kind == "u32" else b""
+    keys = []
+    for key in range(selector[2] if selector else 0):
+        start = _U32_SEL_BYTES + key * _U32_KEY.size
+        mask, value, offset, _ = _U32_KEY.unpack_from(selector, start)
+        keys.append((offset, mask, value))
+    return keys
 
 
 def attributes(data: bytes) -> dict[int, bytes]:

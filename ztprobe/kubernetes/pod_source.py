@@ -28,6 +28,7 @@ from ztprobe.pods.source import Found, Processes
 
 __all__ = (
     "Cluster",
+    "coming_pod",
     "in_front",
     "matching",
     "named_pod",
@@ -271,10 +272,19 @@ def named_pod(pod: Object) -> Pod:
     return dataclasses.replace(_remote(pod), uid=cgroup_uid(pod))
 
 
+def coming_pod(pod: Object) -> Pod:
+    """Like `named_pod`; its address may be empty, as long as kubelet has not told it."""
+    return dataclasses.replace(_without_network(pod, _address(pod) or ""), uid=cgroup_uid(pod))
+
+
 def _remote(pod: Object) -> Pod:
     address = _address(pod)
     if address is None:
         raise EnforcementError(f"{_name(pod)} has no IPv4 address")
+    return _without_network(pod, address)
+
+
+def _without_network(pod: Object, address: str) -> Pod:
     return Pod(
         name=pod["metadata"]["name"],
         namespace=pod["metadata"]["namespace"],

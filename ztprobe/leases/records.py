@@ -5,7 +5,8 @@ the profile, the pods, every interface and rule that will be touched, what stood
 before, an owner (the process that keeps it) and an expiry. Whoever reads it can undo it
 without asking anyone. Time is CLOCK_BOOTTIME: a stepped wall clock neither shortens nor
 lengthens a lease, and /run ends with the boot. Where the profile has a schedule, its keeper
-writes each change down beside the lease (``step.json``).
+writes each change down beside the lease (``step.json``), and since when each pod is under it
+(``following.json``).
 
 This module only reads and writes; ``ztprobe.emulation.apply`` puts into force and lifts.
 """
@@ -14,11 +15,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
+import os
 import re
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from typing import Any
 from ztprobe import paths
 from ztprobe.errors import UsageError, ZtprobeError
 from ztprobe.kernelnet.rtnetlink import SavedPart, SavedQdisc
+from ztprobe.leases.following import Following, FollowState, follow_state_from_dict
 from ztprobe.pods.model import Pod
 from ztprobe.process.identity import ProcessIdentity
 from ztprobe.profile.model import Profile, profile_from_dict
@@ -37,6 +41,7 @@ __all__ = (
     "Point",
     "StepInForce",
     "all_leases",
+    "being_changed",
     "is_id",
     "lease_from_dict",
     "load",
@@ -46,7 +51,7 @@ __all__ = (
     "words",
 )
 
-_FILE, _STEP_FILE = "lease.json", "step.json"
+_FILE, _STEP_FILE, _FOLLOWING_FILE = "lease.json", "step.json", "following.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +115,8 @@ class Lease:
     created_ns: int  # CLOCK_BOOTTIME
     expires_ns: int
     state: str = "applying"  # then: in force | undelayed (its delay line died)
+    follow: Following | None = None  # None: it holds for these pods and no others
+    why_not_followed: str = ""  # though it was asked for
 
     @property
     def directory(self) -> Path:
@@ -125,6 +132,13 @@ class Lease:
     def directions(self) -> tuple[str, ...]:
         """egress, ingress, or both."""
         return ("egress", "ingress") if self.direction == "both" else (self.direction,)
+
+    @property
+    def runtime(self) -> str:
+        """local | kubernetes; of a lease that has no pods at the moment, too."""
+        if self.follow is not None:
+            return self.follow.runtime
+        return self.pods[0].runtime if self.pods else "kubernetes"
 
     @property
     def peer_addresses(self) -> tuple[str, ...] | None:
@@ -167,6 +181,18 @@ class Lease:
         except (OSError, ValueError, TypeError):
             return None
 
+    def write_following(self, held: FollowState) -> None:
+        """Write down since when pods are under it; what cannot be written only `status` would have shown."""
+        with contextlib.suppress(OSError):
+            self._replace(_FOLLOWING_FILE, json.dumps(dataclasses.asdict(held)))
+
+    def followed(self) -> FollowState | None:
+        """Since when pods are under it; None: nothing is in force yet."""
+        try:
+            return follow_state_from_dict(json.loads((self.directory / _FOLLOWING_FILE).read_text()))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     @property
     def profile_now(self) -> Profile:
         """What is in force now: the profile, or the step of its schedule."""
@@ -185,6 +211,20 @@ class Lease:
 
 
 _GRACE_S = 3.0  # a keeper reverts within a fraction of a second
+
+
+@contextlib.contextmanager
+def being_changed() -> Iterator[None]:
+    """Nobody else takes a pod for a lease during the body; there is a lease already.
+
+    :raises OSError: there is none any more.
+    """
+    directory = os.open(paths.STATE_DIR / paths.LEASES, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
 
 
 def now_ns() -> int:
@@ -251,6 +291,8 @@ def lease_from_dict(data: Mapping[str, Any]) -> Lease:
         values["peers"] = tuple(Pod.from_dict(pod) for pod in values["peers"])
     values["points"] = tuple(_point(point) for point in values["points"])
     values["rules"] = tuple(NodeRules(**r | {"netns": Path(r["netns"])}) for r in values["rules"])
+    if values.get("follow") is not None:
+        values["follow"] = Following.from_dict(values["follow"])
     return Lease(**values)
 
 

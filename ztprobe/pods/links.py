@@ -15,9 +15,11 @@ from typing import Any
 
 from ztprobe.kernelnet.netlink import IPRoute, NetlinkError, netlink
 
-__all__ = ("HostEnd", "PodInterface", "host_end", "pod_interface")
+__all__ = ("HostEnd", "PodInterface", "first_interface", "host_end", "pod_interface")
 
 _VETH = "veth"
+_CNI_NAME = "eth0"  # as every container runtime asks for
+_LOOPBACK = 772  # include/uapi/linux/if_arp.h
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +46,39 @@ def pod_interface(netns: Path, address: str) -> PodInterface | None:
         for carried in ipr.get_addr(family=socket.AF_INET):
             if carried.get_attr("IFA_ADDRESS") == address or carried.get_attr("IFA_LOCAL") == address:
                 (link,) = ipr.get_links(carried["index"])
-                kind = _kind(link)
-                return PodInterface(
-                    name=link.get_attr("IFLA_IFNAME"),
-                    index=link["index"],
-                    kind=kind,
-                    peer_index=link.get_attr("IFLA_LINK") if kind == _VETH else None,
-                )
+                return _interface(link)
     return None
+
+
+def first_interface(netns: Path) -> tuple[PodInterface, str] | None:
+    """The interface of a pod whose address nobody has told yet, and its IPv4 address (empty: none yet).
+
+    The one that a container runtime asks for counts from the moment that it is there, any other one once it
+    has an address: until then its name may change.
+
+    :returns: None: there is none yet.
+    :raises OSError: no such namespace.
+    """
+    with netlink(netns) as ipr:
+        there = [link for link in ipr.get_links() if link["ifi_type"] != _LOOPBACK]
+        addresses: dict[int, str] = {}
+        for carried in ipr.get_addr(family=socket.AF_INET):
+            address = carried.get_attr("IFA_LOCAL") or carried.get_attr("IFA_ADDRESS")
+            addresses.setdefault(carried["index"], address)
+    named = [link for link in there if link.get_attr("IFLA_IFNAME") == _CNI_NAME]
+    for link in named or [link for link in there if link["index"] in addresses]:
+        return _interface(link), addresses.get(link["index"], "")
+    return None
+
+
+def _interface(link: Any) -> PodInterface:
+    kind = _kind(link)
+    return PodInterface(
+        name=link.get_attr("IFLA_IFNAME"),
+        index=link["index"],
+        kind=kind,
+        peer_index=link.get_attr("IFLA_LINK") if kind == _VETH else None,
+    )
 
 
 def host_end(netns: Path, interface: PodInterface, hosts: Sequence[Path]) -> HostEnd | None:

@@ -138,6 +138,8 @@ def value_words(value: Any) -> str:
 
 def pod_words(lease: Lease) -> str:
     names = [pod.name for pod in lease.pods]
+    if not names:
+        return "no pod now"
     return ", ".join(names) if len(names) <= 3 else f"{len(names)} pods"
 
 
@@ -165,6 +167,8 @@ def plan_lines(lease: Lease) -> list[str]:
 
 def notes(lease: Lease) -> list[str]:
     notes = []
+    if lease.why_not_followed:
+        notes.append(f"it is not on pods that come later or are restarted: {lease.why_not_followed}")
     if lease.direction == "both":
         ends = {p.address for p in lease.pods}
         others = ends if lease.peers is None else {p.address for p in lease.peers}
@@ -189,7 +193,7 @@ def lease_dict(lease: Lease) -> dict[str, Any]:
         "direction": lease.direction,
         "selector": lease.selector,
         "namespace": lease.namespace,
-        "runtime": lease.pods[0].runtime,
+        "runtime": lease.runtime,
         "to": lease.to,
         "pods": [str(pod) for pod in lease.pods],
         "peers": None if lease.peers is None else [str(pod) for pod in lease.peers],

@@ -13,11 +13,11 @@ from ztprobe.cli.rendering.profile import (
     plan_lines,
     pod_words,
     print_verdict,
-    step_dict,
     step_words,
     table,
     verdict_dict,
 )
+from ztprobe.cli.rendering.profile_since import pod_lines
 from ztprobe.printable import printable_lines
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ __all__ = (
     "print_applied",
     "print_leases",
     "print_verdicts",
-    "states_dicts",
     "verdicts_dict",
 )
 
@@ -95,11 +94,6 @@ def _all_notes(planned: Mapping[str, Lease], more: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*more, *(note for lease in planned.values() for note in notes(lease))]))
 
 
-def states_dicts(states: Sequence[LeaseState]) -> list[dict[str, Any]]:
-    """Leases of one node, as the kernel has them."""
-    return [lease_dict(one.lease) | one.counted | {"schedule": step_dict(one)} for one in states]
-
-
 def print_leases(nodes: Mapping[str, Sequence[LeaseState]]) -> None:
     """All of them in one table."""
     if any(nodes.values()):
@@ -109,7 +103,7 @@ def print_leases(nodes: Mapping[str, Sequence[LeaseState]]) -> None:
         say(f"no profile is in force on {', '.join(map(printable_lines, nodes))}")
     for node, states in nodes.items():
         for one in states:
-            for line in step_words(one):
+            for line in (*step_words(one), *pod_lines(one)):
                 say(printable_lines(of_node(node, line)))
 
 
