@@ -29,7 +29,9 @@ class Agents:
     directory: Path
 
     @contextlib.contextmanager
-    def serving(self, name: str, *options: str, own_state: bool = False) -> Iterator[Service]:
+    def serving(
+        self, name: str, *options: str, own_state: bool = False, **environment: str
+    ) -> Iterator[Service]:
         """The agent of a node.
 
         :param own_state: its leases are no other's, as on a machine of its own.
@@ -43,6 +45,7 @@ class Agents:
                     listen=f"{ADDRESSES[name]}:7443",
                     ztprobe_state=self.state(name) if own_state else None,
                     NODE_NAME=name,
+                    **environment,
                 )
             )
             kept = stack.pop_all()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Protocol
 
 from ztprobe import paths
 from ztprobe.kernelnet.netlink import NetlinkError
-from ztprobe.kubernetes.api import Api
+from ztprobe.kubernetes.api import Api, configured
 from ztprobe.kubernetes.followed_pods import FollowedPods
 from ztprobe.leases.records import Lease
 from ztprobe.pods.cgroup import find_namespaces, lasting
@@ -27,9 +28,18 @@ from ztprobe.pods.placing import placed_early
 from ztprobe.pods.selectors import parse_selector
 from ztprobe.pods.sightings import Sightings
 
-__all__ = ("ClusterComing", "ComingPod", "ComingPods", "LocalComing", "identity", "pods_coming")
+__all__ = (
+    "ClusterComing",
+    "ComingPod",
+    "ComingPods",
+    "LocalComing",
+    "identity",
+    "pods_coming",
+    "why_unheard",
+)
 
 _SOON_S, _SELDOM_S = 5.0, 0.5
+_ANSWER_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,6 +263,22 @@ class LocalComing:
 
     def close(self) -> None:
         """See `ComingPods`."""
+
+
+def why_unheard(namespace: str, selector: str) -> str:
+    """Why nobody says here which pods a selector means; empty: a cluster's API does.
+
+    It is asked once, and given a few seconds.
+    """
+    if not configured():
+        return "no cluster's API can be asked from there (no service account, no kubeconfig)"
+    followed = FollowedPods(Api, namespace, selector, node="", to=None)
+    asking = threading.Thread(target=followed.look, daemon=True)
+    asking.start()
+    asking.join(_ANSWER_S)
+    if asking.is_alive():
+        return f"the Kubernetes API does not answer within {_ANSWER_S:g} s"
+    return followed.problem
 
 
 def pods_coming(lease: Lease) -> ComingPods | None:

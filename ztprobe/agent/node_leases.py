@@ -91,7 +91,10 @@ def _refuse_name(lease_id: str, taken: Sequence[Lease]) -> None:
 
 
 def _refuse_impossible(wanted: LeaseRequest, backend: str) -> None:
-    if "nfqueue" in backend and any(pod.runtime == "kubernetes" for pod in wanted.pods):
+    runtimes = {pod.runtime for pod in wanted.pods}
+    if wanted.follow is not None:
+        runtimes.add(wanted.follow.runtime)
+    if "nfqueue" in backend and "kubernetes" in runtimes:
         raise PreflightError(
             f"{wanted.profile.name} needs netem on a cluster's node (CONFIG_NET_SCH_NETEM), and this kernel"
             " has none or it was not chosen: the delay line that stands in for it queues on a node's forward"
@@ -106,7 +109,7 @@ def _resolve_neighbours(lease: Lease) -> None:
     down there anyway), and not in a cluster, whose pods are not ours to send from.
     """
     met = list({pod.netns_inode: pod for pod in (*lease.pods, *(lease.peers or ()))}.values())
-    if len(met) > _FEW_PODS or any(pod.runtime != "local" for pod in met):
+    if not lease.pods or len(met) > _FEW_PODS or any(pod.runtime != "local" for pod in met):
         return
     try:
         if not any(has_policies(node) for node in {pod.node_netns for pod in met}):

@@ -196,7 +196,7 @@ def apply(
     rate alone (net6 --at host, for one, needs netem).
 
     With --agents it is put on a cluster's pods wherever they are, from anywhere and without root, by their
-    nodes' agents: on all that match now, or on none.
+    nodes' agents: on all that match now, or on none, and on those that come.
     """
     from ztprobe.agent.interface import LeaseRequest
     from ztprobe.durations import duration_s
@@ -229,7 +229,7 @@ def apply(
         return
     if run is not None:
         raise UsageError("--run names a run of the local runtime; leave it out with --agents")
-    apply_through(access, request, selector, to, dry_run=dry_run, as_json=as_json)
+    apply_through(access, request, selector, to, follow=given["follow"], dry_run=dry_run, as_json=as_json)
 
 
 def _apply_here(wanted: LeaseRequest, notes: Sequence[str], dry_run: bool, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -43,7 +44,8 @@ __all__ = (
     "verify_through",
 )
 
-_LATER = "pods that come later or are restarted are not under it, on whichever node: apply it again then"
+_LATER = "pods that come later or are restarted are not under it"
+_NOWHERE = f"{_LATER}, on whichever node: apply it again then"
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -80,25 +82,34 @@ def apply_through(
     selector: str,
     to: str | None,
     *,
+    follow: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Put a profile on pods of all nodes, or on none.
 
     :param wanted: makes the request of `pods` and `peers`.
+    :param follow: on those that come while it lasts, too.
     """
     from ztprobe.agent.nodes.leases import NodesLeases
     from ztprobe.agent.service.node_session import addresses_by_node
     from ztprobe.kubernetes.selected_pods import selected_pods
+    from ztprobe.leases.following import Following
     from ztprobe.pods.selectors import parse_selector
 
     towards = parse_selector(to) if to is not None else None
     chosen = selected_pods(access.cluster.api(), parse_selector(selector), towards, access.cluster.namespace)
     agents, tls = access.agents(), access.tls()
     addresses = {node: one.address for node, one in addresses_by_node(agents, tls).items()}
+    request = wanted(pods=chosen.pods, peers=chosen.peers)
+    if follow:
+        following = Following(runtime="kubernetes", at=request.at, replace=request.replace)
+        request = dataclasses.replace(request, follow=following)
     with NodesLeases(addresses, tls) as nodes:
-        planned = nodes.plan(wanted(pods=chosen.pods, peers=chosen.peers))
-        show = functools.partial(_tell, planned, (*chosen.notes, _LATER), as_json=as_json)
+        planned = nodes.plan(request)
+        later = [of_node(node, f"{_LATER}: {why}") for node, why in nodes.unfollowed.items()]
+        notes = (*chosen.notes, *(later if follow else [_NOWHERE]))
+        show = functools.partial(_tell, planned, notes, as_json=as_json)
         if dry_run:
             show()
             return
@@ -205,6 +216,9 @@ def verify_through(
         ]
         _refuse_unknown(ids, {one.lease.id for one in everything}, problems)
         wanted = [one for one in everything if not ids or one.lease.id in ids]
+        held = {one.lease.id for one in wanted if one.lease.pods}
+        # On a node where no such pod is yet there is nothing to measure.
+        wanted = [one for one in wanted if one.lease.pods or one.lease.id not in held]
         running = functools.cache(functools.partial(_running, access, frozenset(nodes.clients)))
         verification = NodesVerification(nodes, everything, running, probes=probes)
         verdicts = [(one, _verdict(verification, one)) for one in wanted]

@@ -44,6 +44,8 @@ class NodesLeases:
         self._addresses, self._tls = addresses, tls
         self._open = contextlib.ExitStack()
         self.clients: dict[str, LeaseClient] = {}  # by node
+        # Nodes without a lease of what was planned last, though pods may come there, and why.
+        self.unfollowed: dict[str, str] = {}
 
     def __enter__(self) -> NodesLeases:
         return self
@@ -72,6 +74,8 @@ class NodesLeases:
     def plan(self, wanted: LeaseRequest) -> dict[str, Lease]:
         """What would be done, by node; nothing is changed.
 
+        Where further pods are followed, nodes that have none yet are among them, if their agents can.
+
         :param wanted: pods of any node, of which the names, addresses and UIDs are known.
         :raises PreflightError: a pod's node has no agent, or its kernel cannot emulate the profile.
         :raises ZtprobeError: a node refuses.
@@ -85,6 +89,21 @@ class NodesLeases:
             _raise_first(failed)
         except ZtprobeError as error:
             raise _and(error, "nothing was put on any node", for_node=True) from error
+        return planned | (self._planned_ahead(request) if wanted.follow is not None else {})
+
+    def _planned_ahead(self, request: LeaseRequest) -> dict[str, Lease]:
+        """On nodes without such pods. One that cannot hinders none of the others."""
+        nodes = sorted(self._addresses.keys() - {pod.node for pod in request.pods})
+        failed = self.open(nodes)
+        reached = [node for node in nodes if node not in failed]
+        planned, refused = self._at_each(reached, lambda node: self._planned(node, request))
+        self.unfollowed = {
+            node: str(error).removeprefix(f"node {node}: ") for node, error in (failed | refused).items()
+        }
+        for node, lease in list(planned.items()):
+            if lease.follow is None:
+                self.unfollowed[node] = lease.why_not_followed
+                del planned[node]
         return planned
 
     def _planned(self, node: str, wanted: LeaseRequest) -> Lease:
@@ -100,7 +119,8 @@ class NodesLeases:
         if wanted.peers is not None:
             towards = tuple(by_uid.get(pod.uid, pod) if pod.uid else pod for pod in wanted.peers)
         pods = tuple(by_uid[pod.uid] for pod in mine)
-        return client.plan_lease(dataclasses.replace(wanted, pods=pods, peers=towards))
+        follow = None if wanted.follow is None else dataclasses.replace(wanted.follow, node=node)
+        return client.plan_lease(dataclasses.replace(wanted, pods=pods, peers=towards, follow=follow))
 
     @contextlib.contextmanager
     def begun(self, planned: Mapping[str, Lease], tell: Callable[[str], None]) -> Iterator[None]:

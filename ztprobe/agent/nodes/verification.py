@@ -73,6 +73,8 @@ def choose_flows(one: NodeLease, everything: Iterable[NodeLease], pods: Sequence
         raise EnforcementError(
             f"lease {lease.id}: is on pods of the local runtime there: verify it on that machine"
         )
+    if not lease.pods:
+        raise EnforcementError(f"lease {lease.id}: no pod is under it there at the moment")
     lapsed = set(one.state.counted["lapsed"])
     mine = {pod.uid for pod in lease.pods if str(pod) not in lapsed}
     here = [pod for pod in pods if pod.uid in mine and pod.node == one.node]

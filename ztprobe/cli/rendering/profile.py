@@ -168,7 +168,7 @@ def plan_lines(lease: Lease) -> list[str]:
 def notes(lease: Lease) -> list[str]:
     notes = []
     if lease.why_not_followed:
-        notes.append(f"it is not on pods that come later or are restarted: {lease.why_not_followed}")
+        notes.append(f"pods that come later or are restarted are not under it: {lease.why_not_followed}")
     if lease.direction == "both":
         ends = {p.address for p in lease.pods}
         others = ends if lease.peers is None else {p.address for p in lease.peers}

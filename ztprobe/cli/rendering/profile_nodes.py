@@ -78,8 +78,9 @@ def print_applied(planned: Mapping[str, Lease], more: Sequence[str]) -> None:
     if first.state == _PLANNED:
         say("dry run: nothing was changed")
         return
-    pods = sum(len(lease.pods) for lease in planned.values())
-    whose = pod_words(first) if len(planned) == 1 else f"{pods} pods of {len(planned)} nodes"
+    holding = [lease for lease in planned.values() if lease.pods]
+    pods = sum(len(lease.pods) for lease in holding)
+    whose = pod_words(first) if len(holding) == 1 else f"{pods} pods of {len(holding)} nodes"
     say(
         f"lease {first.id}: {first.profile.name} on {whose} for {words(_lasts_s(first))}; "
         "ztprobe profile verify | status | clear --agents"
