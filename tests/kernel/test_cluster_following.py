@@ -72,7 +72,7 @@ def test_a_pod_that_comes_to_any_node_is_under_it(agents: Agents) -> None:
         agents.serving(NODE, own_state=True, KUBECONFIG=account),
         agents.serving(OTHER, own_state=True, KUBECONFIG=account),
     ):
-        said = apply(node, "net5", *CLIENTS, "--for", "5m")
+        said = apply(node, "net5", *CLIENTS, "--for", "2m")
         assert said["nodes"] == {NODE: ["fl/fl-client-0"], OTHER: []}
         assert said["notes"] == []
         assert node.qdiscs() == {"fl-client-0": "tbf"}
@@ -115,7 +115,7 @@ def test_where_an_agent_cannot_ask_it_holds_for_the_pods_that_it_was_told_of(age
         agents.serving(NODE, own_state=True, KUBECONFIG=nobody),
         agents.serving(OTHER, own_state=True, KUBECONFIG="", HOME="/nonexistent"),
     ):
-        said = apply(node, "net5", *CLIENTS, "--for", "5m")
+        said = apply(node, "net5", *CLIENTS, "--for", "2m")
         assert said["nodes"] == {NODE: ["fl/fl-client-0"]}
         first, second = sorted(said["notes"])
         assert first.startswith(f"node {OTHER}: pods that come later or are restarted are not under it: no ")
@@ -130,7 +130,7 @@ def test_an_agent_follows_pods_of_its_node_alone(agents: Agents) -> None:
     node = agents.node
     account = str(node.kubeconfig(ACCOUNT))
     with agents.serving(NODE, own_state=True, KUBECONFIG=account):
-        said = apply(node, "net5", *CLIENTS)
+        said = apply(node, "net5", *CLIENTS, "--for", "2m")
         assert said["nodes"] == {NODE: ["fl/fl-client-0"]}
         (note,) = said["notes"]  # there is no such pod there yet, so that hinders nobody
         assert note.startswith(f"node {OTHER}: pods that come later or are restarted are not under it: the ")
