@@ -313,6 +313,9 @@ def _joined(turns: Sequence[Turn]) -> list[Turn]:
             and (before.is_bulk or turn.is_bulk)
             and turn.first_ns - before.last_ns < _silence_ns(before, turn)
         ):
+            if not before.is_bulk:  # it begins with its own bytes: frames ahead may be of what came before it
+                before.first_ns, before.arrived_ns = turn.first_ns, turn.arrived_ns
+                before.read_ns, before.first_ack_ns = turn.read_ns, turn.first_ack_ns
             before.is_bulk = True
             before.last_ns = max(before.last_ns, turn.last_ns)
             before.whole_ns = max(before.whole_ns, turn.whole_ns)
