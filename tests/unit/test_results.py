@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import doctest
 import json
+import shutil
 import statistics
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -26,6 +28,8 @@ from ztprobe.cli import main
 from ztprobe.paths import REPO_DIR
 from ztprobe.rundir.store import load_run
 
+# Perfetto's own program, which its site offers for download and no registry has.
+TRACE_PROCESSOR = shutil.which("trace_processor_shell") or shutil.which("trace_processor")
 BEGIN = perfetto_trace_pb2.TrackEvent.TYPE_SLICE_BEGIN
 
 
@@ -170,6 +174,27 @@ def test_a_perfetto_trace_can_be_read_back(run, tmp_path: Path) -> None:
     segments = run.segments.assign(time_s=run.segments["end_s"] - run.segments["start_s"])
     for name, total_s in segments.groupby("component")["time_s"].sum().items():
         assert spent_ns[PART_NAMES[str(name)]] == pytest.approx(total_s * 1e9, abs=1e4)
+
+
+def critical(report: dict[str, Any]) -> list[dict[str, Any]]:
+    return [client for one in report["rounds"] for client in one["clients"] if client["critical"]]
+
+
+@pytest.mark.skipif(TRACE_PROCESSOR is None, reason="Perfetto's trace_processor is not on this machine")
+def test_perfettos_own_trace_processor_takes_the_trace(run, tmp_path: Path) -> None:
+    from perfetto.trace_processor import TraceProcessor, TraceProcessorConfig
+
+    assert main(["export", str(RECORDED), "--format", "perfetto", "--out", str(tmp_path)]) == 0
+    config = TraceProcessorConfig(bin_path=TRACE_PROCESSOR)
+    with TraceProcessor(trace=str(tmp_path / "trace.perfetto-trace"), config=config) as processor:
+
+        def count(what: str) -> int:
+            return next(iter(processor.query(f"select count(*) as n from {what}"))).n
+
+        assert count("stats where severity != 'info' and value > 0") == 0
+        assert count("slice") == len(run.segments) + len(run.rounds)
+        assert count("slice where dur < 0 or depth > 0") == 0  # all end, none in another
+        assert count("flow") == sum(len(one["segments"]) - 1 for one in critical(run.report))
 
 
 def test_each_sidecar_is_its_own_pods(run) -> None:
