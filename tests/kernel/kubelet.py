@@ -116,7 +116,7 @@ class Kubelet:
     def _bind(self, pod: dict[str, Any]) -> None:
         name = pod["metadata"]["name"]
         wanted = pod["spec"].get("affinity", {}).get("nodeAffinity")
-        node = NODE if wanted is not None else self._nodes.get(name, NODE)
+        node = _required(wanted) if wanted is not None else self._nodes.get(name, NODE)
         if node == "":
             condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
             self.report(pod, {"conditions": [condition | {"message": "0/1 nodes: Insufficient cpu."}]})
@@ -126,7 +126,9 @@ class Kubelet:
 
     def _start(self, pod: dict[str, Any]) -> None:
         name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
-        sandbox = self._node.bring_up(name, uid, next(self._numbers), layout=LAYOUT)
+        # Runs of several namespaces have pods of the same names.
+        key = name if name not in self._node.pods else f"{name}-{uid}"
+        sandbox = self._node.bring_up(key, uid, next(self._numbers), layout=LAYOUT)
         service, namespace = pod["metadata"]["labels"]["app"], pod["metadata"]["namespace"]
         with self.names.open("a") as file:
             file.write(f"{sandbox.address} {service}.{namespace}.svc.cluster.local\n")
@@ -136,19 +138,20 @@ class Kubelet:
     def _gone(self, uid: str) -> None:
         if (one := self._started.pop(uid, None)) is not None:
             one.kill()
-            self._node.kill(one.name)
+            self._node.kill(one.sandbox.name)
 
     def _police(self) -> None:
         """Once a namespace has policies: what these manifests' mean, in its pods' own networks."""
         policies = self._node.call("GET", "/apis/networking.k8s.io/v1/networkpolicies")["items"]
         closed = {one["metadata"]["namespace"] for one in policies}
         ours = [one for one in self._started.values() if one.namespace in closed]
-        servers = [one.sandbox.address for one in ours if one.app == "fl-server"]
-        clients = [one.sandbox.address for one in ours if one.app == "fl-client"]
         for one in ours:
             if one.uid in self._policed:
                 continue
             self._policed.add(one.uid)
+            run = [other for other in ours if other.namespace == one.namespace]
+            servers = [other.sandbox.address for other in run if other.app == "fl-server"]
+            clients = [other.sandbox.address for other in run if other.app == "fl-client"]
             opened = {
                 "in": [f"ip saddr {{ {', '.join(clients)} }} tcp dport 50051"]
                 if one.app == "fl-server"
@@ -173,6 +176,15 @@ class Kubelet:
         metadata = pod["metadata"]
         path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}{more}"
         self._node.call(method, path, body, check=False)  # it may have been removed meanwhile
+
+
+def _required(affinity: dict[str, Any]) -> str:
+    """The only node that a pod may be put on."""
+    required = affinity["requiredDuringSchedulingIgnoredDuringExecution"]
+    (term,) = required["nodeSelectorTerms"]
+    (field,) = term["matchFields"]
+    (node,) = field["values"]
+    return str(node)
 
 
 def await_line(process: subprocess.Popen[str], words: str, timeout_s: float) -> str:

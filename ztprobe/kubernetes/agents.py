@@ -20,6 +20,10 @@ _PORT = 7443
 _FILES = ("tls.crt", "tls.key", "ca.crt")
 
 
+def _unknown() -> None:
+    """What nothing says."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class AgentAddress:
     """Where a node's agent listens."""
@@ -27,7 +31,7 @@ class AgentAddress:
     node: str  # empty: not known before it says so
     address: str  # HOST:PORT, or unix:PATH
     # Why it will never answer again, of one that does not; None: nothing says so.
-    why_gone: Callable[[], str | None] = field(default=lambda: None, compare=False)
+    why_gone: Callable[[], str | None] = field(default=_unknown, compare=False)
 
 
 def agents_of(api: Api, namespace: str = AGENTS_NAMESPACE) -> list[AgentAddress]:

@@ -66,6 +66,11 @@ class Api:
 
     def __init__(self, kubeconfig: str | None = None, context: str | None = None) -> None:
         self._core = _client(kubeconfig, context)
+        self._given = (kubeconfig, context)
+
+    def __reduce__(self) -> tuple[type[Api], tuple[str | None, str | None]]:
+        """In another process: the same cluster, logged in to anew."""
+        return Api, self._given
 
     def dynamic(self, cache: Path) -> Any:
         """The library's client for objects of any kind, which first asks what kinds there are.

@@ -46,9 +46,22 @@ from ztprobe.runtime.cluster.place import ClusterPlace
 from ztprobe.runtime.deployments import appearing_whole
 from ztprobe.study.cluster_runs import ClusterRuns
 from ztprobe.study.plan import PlannedRun, Study
-from ztprobe.study.run_maker import RunMaker
+from ztprobe.study.run_maker import RunMaker, run_name
 
-__all__ = ("STUDY_FILE", "Tally", "open_plan", "open_study", "refuse_other_runtime", "run_block", "run_study")
+__all__ = (
+    "STUDY_FILE",
+    "Tally",
+    "keep_failure",
+    "keeps_offloads",
+    "leave",
+    "may_try",
+    "open_plan",
+    "open_study",
+    "refuse_other_runtime",
+    "run_block",
+    "run_one",
+    "run_study",
+)
 
 _MOST_BYTES = 16 << 20  # of study.json
 
@@ -75,14 +88,27 @@ class Tally:
     done: int = 0
     failed: int = 0  # runs without a successful attempt
     attempts: int = 0
-    busy_s: float = 0.0
+    busy_s: float = 0.0  # of all runs together
+    at_once: int = 1
     is_cluster_away: bool = False  # the latest attempt was of the class ``cluster``
+
+    @property
+    def tried(self) -> int:
+        """Runs that this call is through with."""
+        return self.done + self.failed
 
     @property
     def left_s(self) -> float | None:
         """At the pace so far; None: nothing has been run yet."""
-        tried = self.done + self.failed
-        return None if not tried else self.busy_s / tried * (self.planned - self.there - tried)
+        left = self.planned - self.there - self.tried
+        return None if not self.tried else self.busy_s / self.tried * left / min(self.at_once, max(left, 1))
+
+    def count(self, is_there: bool) -> None:
+        """A run more that is through."""
+        if is_there:
+            self.done += 1
+        else:
+            self.failed += 1
 
 
 def open_study(study: Study, out: Path) -> contextlib.AbstractContextManager[None]:
@@ -139,15 +165,17 @@ def run_study(study: Study, out: Path, progress: Progress, place: ClusterPlace |
     :raises ZtprobeError: the machine cannot go on (not: a run has failed).
     """
     tally = Tally(planned=len(study.cells) * study.repetitions)
+    cluster = None if place is None else ClusterRuns(out, place)
     with open_study(study, out):
         for repetition in range(1, study.repetitions + 1):
-            run_block(study, repetition, out, progress, tally, place)
-        if place is not None:
-            _leave(ClusterRuns(out, place), progress)
+            run_block(study, repetition, out, progress, tally, cluster)
+        if cluster is not None:
+            leave(cluster, progress)
     return tally
 
 
-def _leave(cluster: ClusterRuns, progress: Progress) -> None:
+def leave(cluster: ClusterRuns, progress: Progress) -> None:
+    """Have nothing of a study on its cluster once its runs are there."""
     try:
         cluster.remove_left(progress)
     except PreflightError as error:  # all runs are there, and worth their report
@@ -160,36 +188,42 @@ def run_block(
     out: Path,
     progress: Progress,
     tally: Tally,
-    place: ClusterPlace | None = None,
+    cluster: ClusterRuns | None = None,
 ) -> None:
     """One repetition of every cell; inside `open_study`."""
-    # All runs see packets of the same size, or the offloads would pass for the profile's cost.
-    offloads = not any(load_profile(cell.experiment.profile).per_packet for cell in study.cells)
+    offloads = keeps_offloads(study)
     for planned in study.block(repetition):
         target = out / planned.directory
         if (target / "run.json").exists():
             tally.there += 1
             continue
         began_s = time.monotonic()
-        make = RunMaker(
-            study, planned, target, progress, offloads, None if place is None else ClusterRuns(out, place)
-        )
-        if _run_one(make, out, tally):
-            tally.done += 1
-        else:
-            tally.failed += 1
+        make = RunMaker(study, planned, target, progress, offloads, cluster)
+        tally.count(run_one(make, out, tally, tally.there + tally.tried + 1))
         tally.busy_s += time.monotonic() - began_s
 
 
-def _run_one(make: RunMaker, out: Path, tally: Tally) -> bool:
-    number = tally.there + tally.done + tally.failed + 1
+def keeps_offloads(study: Study) -> bool:
+    """All runs see packets of the same size, or the offloads would pass for the profile's cost."""
+    return not any(load_profile(cell.experiment.profile).per_packet for cell in study.cells)
+
+
+def run_one(make: RunMaker, out: Path, tally: Tally, number: int) -> bool:
+    """Make a run, in as many attempts as the plan allows.
+
+    :param tally: how far the study is; attempts are counted there.
+    :param number: of the run among the study's, for people.
+    :returns: whether it is there now.
+    :raises ZtprobeError: the study cannot go on.
+    """
     name, study, progress = make.name, make.study, make.progress
-    while _own(before := _attempts_before(out, make.planned)) <= study.retries:
+    while may_try(study, out, make.planned):
+        before = _attempts_before(out, make.planned)
         again = f", attempt {before.total() + 1}" if before else ""
         left = "" if tally.left_s is None else f", about {human_time(tally.left_s)} left"
         progress.note(f"{number} of {tally.planned}: {name}{again}{left}")
         tally.attempts += 1
-        kept = out / "attempts" / f"{name}-{before.total() + 1}"
+        kept = _kept(out, make.planned, before)
         began_s = time.monotonic()
         classes = _classes(make, tally)
         tally.is_cluster_away = False
@@ -208,13 +242,7 @@ def _run_one(make: RunMaker, out: Path, tally: Tally) -> bool:
             found = next(name for kind, name in classes.items() if isinstance(error, kind))
             tally.is_cluster_away = found == CLUSTER
             progress.note(f"{name}: {found}: {error}")
-            failure = {
-                "class": found,
-                "cause": top_cause(kept),
-                "message": str(error),
-                "took_s": time.monotonic() - began_s,
-            }
-            write_atomically(kept / "failure.json", dump_json(failure))
+            _write_failure(kept, found, str(error), time.monotonic() - began_s)
         else:
             if why is not None:
                 progress.note(
@@ -223,6 +251,28 @@ def _run_one(make: RunMaker, out: Path, tally: Tally) -> bool:
                 )
             return True
     return False
+
+
+def may_try(study: Study, out: Path, planned: PlannedRun) -> bool:
+    """Whether the plan allows one more attempt at a run that is not there."""
+    return _own(_attempts_before(out, planned)) <= study.retries
+
+
+def keep_failure(out: Path, planned: PlannedRun, found: str, message: str, took_s: float) -> None:
+    """Write down an attempt of which nothing else is there.
+
+    :param found: its class.
+    """
+    _write_failure(_kept(out, planned, _attempts_before(out, planned)), found, message, took_s)
+
+
+def _kept(out: Path, planned: PlannedRun, before: Counter[str]) -> Path:
+    return out / "attempts" / f"{run_name(planned)}-{before.total() + 1}"
+
+
+def _write_failure(kept: Path, found: str, message: str, took_s: float) -> None:
+    failure = {"class": found, "cause": top_cause(kept), "message": message, "took_s": took_s}
+    write_atomically(kept / "failure.json", dump_json(failure))
 
 
 def _classes(make: RunMaker, tally: Tally) -> dict[type[ZtprobeError], str]:

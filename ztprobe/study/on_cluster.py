@@ -1,8 +1,9 @@
 """A study whose runs are made on a cluster: all that can be refused is, before anything of it is made there.
 
-Its runs are made on one node, the one on which this runs, one after the other: a run is watched from the node
-where its pods are, and two on one node would share its cores, and each be spoiled by the other. What the
-largest of its runs asks for has to be left on that node.
+Without agents its runs are made on one node, the one on which this runs, one after the other: a run is
+watched from the node where its pods are, and two on one node would share its cores, and each be spoiled by
+the other. What the largest of its runs asks for has to be left on that node. Through agents:
+`nodes_of_study`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from ztprobe.errors import PreflightError, UsageError
 from ztprobe.experiment.requirements import check_on_cluster
-from ztprobe.kubernetes.api import Object
+from ztprobe.kubernetes.api import Api, Object
 from ztprobe.kubernetes.pod_facts import NODE_NAME
 from ztprobe.profile.model import load_profile
 from ztprobe.progress import Progress
@@ -31,7 +32,7 @@ from ztprobe.study.plan import Cell, Study
 from ztprobe.study.room import Room, asked_by, left_on, shortage
 from ztprobe.study.run_maker import options_of
 
-__all__ = ("prepared", "this_node")
+__all__ = ("as_of_cluster", "prepared", "refuse_cells", "short_of", "this_node")
 
 _KUBERNETES = "kubernetes"
 _WHERE = "--runtime kubernetes"
@@ -47,13 +48,10 @@ def prepared(study: Study, place: ClusterPlace, out: Path, progress: Progress) -
     :raises UsageError: the plan has something that is not to be had on a cluster, or this is no node of it.
     :raises PreflightError: this node or the cluster lacks something, or has no room, or does not answer.
     """
-    for cell in study.cells:
-        _refuse(cell, study)
+    refuse_cells(study)
     check_on_cluster([load_profile(name) for name in {c.experiment.profile: 0 for c in study.cells}], None)
     api = place.api()
-    api.version()  # whether it answers at all
-    refuse_old(api, [cell.experiment.level for cell in study.cells])
-    study = dataclasses.replace(study, runtime=_KUBERNETES, image=place.image)
+    study = as_of_cluster(study, place, api)
     try:
         nodes = api.everywhere("nodes", "", "v1") or []
         pods = api.everywhere("pods", "", "v1") or []
@@ -64,8 +62,21 @@ def prepared(study: Study, place: ClusterPlace, out: Path, progress: Progress) -
     node = this_node(nodes, named)
     ours = ClusterRuns(out, place).left()
     others = [pod for pod in pods if (pod["metadata"].get("labels") or {}).get(RUN_LABEL) not in ours]
-    _refuse_cramped(study, place, node, left_on(node, others))
+    if (short := short_of(study, place, left_on(node, others))) is not None:
+        raise PreflightError(
+            f"{short} on node {node['metadata']['name']}, where all of a run's pods have to be"
+        )
     return study, dataclasses.replace(place, node=node["metadata"]["name"])
+
+
+def as_of_cluster(study: Study, place: ClusterPlace, api: Api) -> Study:
+    """The study as one of a cluster that can run it.
+
+    :raises PreflightError: the cluster is too old, or does not answer.
+    """
+    api.version()  # whether it answers at all
+    refuse_old(api, [cell.experiment.level for cell in study.cells])
+    return dataclasses.replace(study, runtime=_KUBERNETES, image=place.image)
 
 
 def this_node(nodes: Sequence[Object], named: str | None) -> Object:
@@ -87,6 +98,12 @@ def this_node(nodes: Sequence[Object], named: str | None) -> Object:
     )
 
 
+def refuse_cells(study: Study) -> None:
+    """:raises UsageError: the plan has something that is not to be had on a cluster."""
+    for cell in study.cells:
+        _refuse(cell, study)
+
+
 def _refuse(cell: Cell, study: Study) -> None:
     if cell.congestion_control != Cell.congestion_control:
         raise UsageError(
@@ -99,18 +116,16 @@ def _refuse(cell: Cell, study: Study) -> None:
         raise UsageError(f"{cell.name}: {error}") from error
 
 
-def _refuse_cramped(study: Study, place: ClusterPlace, node: Object, left: Room) -> None:
-    """:raises PreflightError: a cell's run asks for more than the node has left."""
+def short_of(study: Study, place: ClusterPlace, left: Room) -> str | None:
+    """Which cell's run asks for more than a node has left, and of what; None: there is room for each."""
     asked: dict[tuple[int, int], Room] = {}
     for cell in study.cells:
         kind = (cell.experiment.level, cell.clients)
         if kind not in asked:
             asked[kind] = _asked(traced_pods(_documents(cell, study, place)))
         if (short := shortage(asked[kind], left)) is not None:
-            raise PreflightError(
-                f"{cell.name}: its pods ask for {short} on node {node['metadata']['name']}, where all of a"
-                " run's pods have to be"
-            )
+            return f"{cell.name}: its pods ask for {short}"
+    return None
 
 
 def _documents(cell: Cell, study: Study, place: ClusterPlace) -> list[Document]:

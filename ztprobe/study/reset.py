@@ -14,7 +14,7 @@ from typing import Any
 
 from ztprobe import paths
 
-__all__ = ("machine_state",)
+__all__ = ("commit", "machine_state")
 
 _NAMESPACES = Path("/run/netns")
 _GIT_S = 10
@@ -24,10 +24,10 @@ _CONGESTION_CONTROLS = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
 def machine_state() -> dict[str, Any]:
     """Live runs and namespaces of ztprobe (none, unless somebody else runs one), settings, load.
 
-    :returns: also the commit that this is, with ``-dirty`` where files differ from it; None: it is no clone.
+    :returns: also the `commit`.
     """
     return {
-        "commit": _commit(),
+        "commit": commit(),
         "runs": sorted(p.parent.name for p in paths.STATE_DIR.glob("*/journal.json")),
         "namespaces": sorted(p.name for p in _NAMESPACES.glob("ztp-*")),
         "allowed_congestion_controls": _CONGESTION_CONTROLS.read_text().split(),
@@ -35,7 +35,8 @@ def machine_state() -> dict[str, Any]:
     }
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
+    """Which one this is, with ``-dirty`` where files differ from it; None: it is no clone."""
     if not (paths.REPO_DIR / ".git").exists():
         return None  # installed: a directory above may be a clone of something else
     # A clone may belong to another user than root, whose code this is anyway.

@@ -15,9 +15,9 @@ from ztprobe.runtime.deployments import clean_leftovers
 from ztprobe.runtime.interface import WorkloadOptions
 from ztprobe.study.cluster_runs import ClusterRuns
 from ztprobe.study.plan import Cell, PlannedRun, Study
-from ztprobe.study.reset import machine_state
+from ztprobe.study.reset import commit, machine_state
 
-__all__ = ("RunMaker", "options_of")
+__all__ = ("RunMaker", "options_of", "run_name")
 
 _LIMIT_S = (180, 60)  # a run may take this long, and this long a round
 
@@ -35,8 +35,8 @@ class RunMaker:
 
     @property
     def name(self) -> str:
-        """For people, and of its attempts."""
-        return f"{self.planned.cell.name}-r{self.planned.repetition:02d}"
+        """See `run_name`."""
+        return run_name(self.planned)
 
     def measure(self, partial: Path) -> None:
         """Everything from pods to run.json, into a directory that becomes the target's."""
@@ -45,7 +45,8 @@ class RunMaker:
         cluster = self.on_cluster
         if cluster is not None:
             cluster.remove_left(self.progress)
-        before = machine_state()
+        is_here = cluster is None or cluster.place.agents is None
+        before = machine_state() if is_here else {"commit": commit()}
         directory = create_run_dir(partial, shown=self.target)
         job = self._job(directory)
         if cluster is None:
@@ -69,6 +70,11 @@ class RunMaker:
             congestion_control=cell.congestion_control,
         )
         return Job(spec, directory, self.progress)
+
+
+def run_name(planned: PlannedRun) -> str:
+    """For people, and of its attempts."""
+    return f"{planned.cell.name}-r{planned.repetition:02d}"
 
 
 def options_of(study: Study, cell: Cell) -> WorkloadOptions:
