@@ -67,6 +67,7 @@ def check_study(path: Path, only: WhatIfChange | None = None) -> dict[str, Any]:
         "about": about,
         "rows": rows,
         "by_option": _by_option(rows),
+        "overall": _errors(rows) if rows else None,
     }
 
 
@@ -198,21 +199,22 @@ def _rounded(interval: tuple[float, float] | None) -> list[float] | None:
 
 
 def _by_option(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    found = []
-    for options in dict.fromkeys(row["options"] for row in rows):
-        errors = [abs(row["error"]) for row in rows if row["options"] == options]
-        beyond = [row["error_beyond"] for row in rows if row["options"] == options]
-        found.append(
-            {
-                "options": options,
-                "predictions": len(errors),
-                "mean_error": round(float(np.mean(errors)), 6),
-                "largest_error": round(max(errors), 6),
-                "mean_error_beyond": round(float(np.mean(beyond)), 6),
-                "p95_error_beyond": round(float(np.percentile(beyond, 95)), 6),
-            }
-        )
-    return found
+    return [
+        {"options": options} | _errors([row for row in rows if row["options"] == options])
+        for options in dict.fromkeys(row["options"] for row in rows)
+    ]
+
+
+def _errors(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    errors = [abs(row["error"]) for row in rows]
+    beyond = [row["error_beyond"] for row in rows]
+    return {
+        "predictions": len(errors),
+        "mean_error": round(float(np.mean(errors)), 6),
+        "largest_error": round(max(errors), 6),
+        "mean_error_beyond": round(float(np.mean(beyond)), 6),
+        "p95_error_beyond": round(float(np.percentile(beyond, 95)), 6),
+    }
 
 
 def kept_checks() -> dict[str, dict[str, Any]]:

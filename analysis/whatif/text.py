@@ -78,7 +78,7 @@ def print_check(check: Mapping[str, Any], stream: IO[str] | None = None) -> None
             console.print(_rows([row for row in check["rows"] if row["options"] == options]))
         console.print(Text("\nby question (error beyond: the cell's own interval between runs granted)"))
         table = _table("", "predictions", "mean error", "largest", "mean beyond", "95th percentile")
-        for one in check["by_option"]:
+        for one in (*check["by_option"], {"options": "all"} | check["overall"]):
             table.add_row(
                 one["options"],
                 str(one["predictions"]),

@@ -14,6 +14,7 @@ import pytest
 
 from analysis import statistics
 from analysis.ledger.model import COMPONENTS
+from analysis.whatif import question
 from analysis.whatif.change import WhatIfCell, WhatIfChange, check_profile
 from analysis.whatif.check import CHECK_SCHEMA_VERSION, check_study, kept_checks
 from analysis.whatif.graph import ClientWay, MessageWay, RoundWay, RunWay, way_of
@@ -209,7 +210,10 @@ def test_an_interval_of_the_mean_holds_it() -> None:
         (["--without", "sleep"], "--without"),
     ],
 )
-def test_what_cannot_be_answered_is_one_line(capsys, options: list[str], expected: str) -> None:
+def test_what_cannot_be_answered_is_one_line(
+    capsys, monkeypatch: pytest.MonkeyPatch, options: list[str], expected: str
+) -> None:
+    monkeypatch.setattr(question, "kept_checks", dict)  # as if none came with ztprobe
     assert main(["whatif", str(RECORDED), *options]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
