@@ -28,6 +28,7 @@ __all__ = ("HeadlineRow", "headline_markdown", "headline_rows", "plain_rounds")
 
 _WIDTH = 118  # characters of a line of text
 _REFERENCE = "net0-sec0"
+_SETTLED = 0.1  # of a round: what its first and last quarter may differ by and count as alike
 _PLAIN = {
     "clients": 5,
     "reconnect": False,
@@ -165,12 +166,28 @@ def _sentences(rounds: StudyRounds, rows: list[HeadlineRow]) -> list[str]:
         f" {listed(told['kernel'])}), networks emulated by {listed(backends) or 'nothing'},"
         f" {' to '.join(dict.fromkeys((days[0], days[-1])))}, commit {listed(told['commit'])}, data set"
         f" {rounds.dataset}. Intervals draw whole runs; {plural(failed, 'attempt')} failed or made anew."
-        f"{left_out}",
+        f"{left_out}{_settling(plain_rounds(rounds), rounds.rounds_planned)}",
         f"Published: Tables I and III of ZeroTrust-FLBench, {PUBLISHED_ROUNDS} rounds a run of MNIST on"
         f" minikube with 8 CPUs, means over 10 runs, {PUBLISHED_ATTEMPTS} attempts in all; its raw data"
         " cannot be found, another version of it has other seconds, and on which interface its netem stood is"
         " not told. Seconds differ by machine, data and rounds; what can be compared are the ratios.",
     ]
+
+
+def _settling(frame: pd.DataFrame, planned: int) -> str:
+    """Under which networks a run's last quarter of rounds takes another time than its first; or nothing."""
+    quarter = planned // 4
+    first = frame[frame["round"].between(2, 1 + quarter)].groupby("profile")["duration_s"].median()
+    last = frame[frame["round"] > planned - quarter].groupby("profile")["duration_s"].median()
+    told = [
+        f"under {profile} the median of rounds 2 to {1 + quarter} is {human_time(first[profile])}, of"
+        f" {planned - quarter + 1} to {planned} {human_time(last[profile])}"
+        for profile in first.index.intersection(last.index)
+        if quarter > 1 and abs(last[profile] / first[profile] - 1) > _SETTLED
+    ]
+    return (
+        f" Rounds change within a run ({'; '.join(told)}): more of them have other medians." if told else ""
+    )
 
 
 def _sec0(group: str) -> str:
