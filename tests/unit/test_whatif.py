@@ -332,3 +332,11 @@ def test_checks_that_come_with_ztprobe_can_be_read() -> None:
     for name, check in kept_checks().items():
         assert (check["study"], check["schema_version"]) == (name, CHECK_SCHEMA_VERSION)
         assert check["rows"]
+        assert check["overall"]["mean_error_beyond"] <= 0.03
+        assert check["overall"]["p95_error_beyond"] <= 0.08
+
+
+def test_a_check_that_comes_with_ztprobe_lets_its_questions_be_asked(capsys) -> None:
+    options = ["--without", "mtls", "--without", "policy", "--without", "profile"]
+    assert main(["whatif", str(RECORDED), *options]) == 0
+    assert "checked on paper-80: " in capsys.readouterr().out
