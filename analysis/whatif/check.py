@@ -157,6 +157,8 @@ def _row(
         "source": source.name,
         "target": target.name,
         "profile": source.profile,
+        "reconnect": source.reconnect,
+        "congestion_control": source.congestion_control,
         "runs": [len(of.ways), len(measured.ways)],
         "contended": any(way.contended is True for way in (*of.ways, *measured.ways)),
         "predicted_s": round(mean_s, 9),
@@ -241,14 +243,17 @@ def kept_checks() -> dict[str, dict[str, Any]]:
 def rows_for(check: Mapping[str, Any], change: WhatIfChange, cell: WhatIfCell) -> list[dict[str, Any]]:
     """The rows of a check that say how far a question about a run of this cell may be off.
 
-    The same question under the same profile; of the same cell alone, where the check has it. What others used
-    the machine for is no check: such runs took what they took for another reason.
+    The same question under the same profile, with connections and windows of the same kind; of the same cell
+    alone, where the check has it. What others used the machine for is no check: such runs took what they took
+    for another reason.
     """
     rows = [
         row
         for row in check["rows"]
         if row["options"] == " ".join(change.words)
         and row["profile"] == cell.profile
+        and row["reconnect"] == cell.reconnect
+        and row["congestion_control"] == cell.congestion_control
         and not row["contended"]
     ]
     same = [row for row in rows if row["source"] == cell.name]

@@ -1,6 +1,7 @@
 """One question about a run: its prediction, and the measured runs that say how far it may be off.
 
-A question that no measured runs check is refused, however plausible its answer would be.
+A question that no measured runs check is refused, however plausible its answer would be; and so is one whose
+check says that such answers are wrong.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from analysis.report.wording import human_percent, listed, plural
 from analysis.whatif.change import WhatIfCell, WhatIfChange, cell_of
 from analysis.whatif.check import check_study, kept_checks, rows_for
 from analysis.whatif.graph import way_of
@@ -16,7 +18,9 @@ from analysis.whatif.replay import predict
 from ztprobe.errors import UsageError
 from ztprobe.rundir.store import load_run
 
-__all__ = ("answer", "checks_of")
+__all__ = ("MOST_ERROR", "answer", "checks_of")
+
+MOST_ERROR = 0.1  # of a round: what predictions may be off by on average and still be told
 
 
 def answer(run: Path, change: WhatIfChange, check: str | None) -> dict[str, Any]:
@@ -52,7 +56,7 @@ def checks_of(
 ) -> list[dict[str, Any]]:
     """The measured runs that say how far off answers to a question are.
 
-    :raises UsageError: there are none; the line says which there are.
+    :raises UsageError: there are none, and the line says which there are; or they say that answers are wrong.
     """
     found = _checks(change, check)
     fitting = [
@@ -62,6 +66,16 @@ def checks_of(
     ]
     if not fitting:
         raise UsageError(_refusal(change, cell, check, found))
+    rows = [row for one in fitting for row in one["rows"]]
+    error = sum(abs(row["error"]) for row in rows) / len(rows)
+    if error > MOST_ERROR:
+        name = fitting[0]["study"] if check is None else check
+        raise UsageError(
+            f"{' '.join(change.words)}: is not answered, as measured runs under {cell.profile} show that"
+            f" answers are wrong: off by {human_percent(error)} on average of"
+            f" {plural(len(rows), 'prediction')} in {listed([one['study'] for one in fitting])};"
+            f" ztprobe whatif --check {name} shows each"
+        )
     return fitting
 
 

@@ -9,8 +9,8 @@ last update. Without a change the recorded rounds come out again. What a change 
   windows follows from the round trip and the bytes (`analysis.whatif.transport`); what the sender's socket
   put down to rate or queues stays. A handshake keeps what it took beyond its
   round trip.
-- *reconnect*: what setting up this run's connections cost comes before every update, whose window starts
-  anew.
+- *reconnect*: what setting up this run's connections cost comes before every update; its window starts anew,
+  and so does that of the model that comes over the same connection after it.
 - *congestion control*: waiting for windows follows from the new one's rules.
 
 The interval is over rounds (the run's own, `statistics.mean_interval`): how another run would differ is not
@@ -162,7 +162,7 @@ def _changed(way: ClientWay, run: RunWay, change: WhatIfChange, round_trip_ns: i
     for _ in range(_TURNS):  # how long one direction is idle depends on how long the other takes
         down_idle_ns, up_idle_ns = at_client_total_ns + up.total_ns, at_client_total_ns + down.total_ns
         down = _message(way.down, run, change, round_trip_ns, down_idle_ns)
-        up = _message(way.up, run, change, round_trip_ns, up_idle_ns, is_update=True)
+        up = _message(way.up, run, change, round_trip_ns, up_idle_ns)
     return ClientWay(client=way.client, before_ns=way.before_ns, down=down, at_client_ns=at_client_ns, up=up)
 
 
@@ -174,13 +174,7 @@ def _one_way_ns(change: WhatIfChange) -> int | None:
 
 
 def _message(
-    message: MessageWay,
-    run: RunWay,
-    change: WhatIfChange,
-    round_trip_ns: int,
-    idle_ns: int,
-    *,
-    is_update: bool = False,
+    message: MessageWay, run: RunWay, change: WhatIfChange, round_trip_ns: int, idle_ns: int
 ) -> MessageWay:
     after = dict(message.components_ns)
     if "mtls" in change.without:
@@ -189,9 +183,9 @@ def _message(
         after["policy_drop"] = 0
     one_way_ns = _one_way_ns(change)
     window_ns, jitter_ns = message.window_ns, message.jitter_ns
-    # With a connection for each round, an update's is new; a model comes over the one before.
-    was_new = run.reconnect and is_update
-    is_new = (run.reconnect or change.reconnect) and is_update
+    # With a connection for each round, its client sends the update on it first, and the server the model
+    # after that: neither has sent on it before.
+    was_new, is_new = run.reconnect, run.reconnect or change.reconnect
     control = change.congestion_control or run.congestion_control
 
     def wait_ns(trip_ns: int, congestion_control: str, new_connection: bool) -> int:
