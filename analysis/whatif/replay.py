@@ -157,12 +157,13 @@ def _changed(way: ClientWay, run: RunWay, change: WhatIfChange, round_trip_ns: i
         for name in _ONE_ROUND_TRIP:
             if at_client_ns[name]:
                 at_client_ns[name] = max(0, at_client_ns[name] - round_trip_ns) + 2 * one_way_ns
-    at_client_total_ns = sum(at_client_ns.values())
+    at_client_total_ns, before_ns = sum(at_client_ns.values()), sum(way.at_client_ns.values())
+    was_down_idle_ns, was_up_idle_ns = before_ns + way.up.total_ns, before_ns + way.down.total_ns
     down, up = way.down, way.up
     for _ in range(_TURNS):  # how long one direction is idle depends on how long the other takes
         down_idle_ns, up_idle_ns = at_client_total_ns + up.total_ns, at_client_total_ns + down.total_ns
-        down = _message(way.down, run, change, round_trip_ns, down_idle_ns)
-        up = _message(way.up, run, change, round_trip_ns, up_idle_ns)
+        down = _message(way.down, run, change, round_trip_ns, (was_down_idle_ns, down_idle_ns))
+        up = _message(way.up, run, change, round_trip_ns, (was_up_idle_ns, up_idle_ns))
     return ClientWay(client=way.client, before_ns=way.before_ns, down=down, at_client_ns=at_client_ns, up=up)
 
 
@@ -174,8 +175,9 @@ def _one_way_ns(change: WhatIfChange) -> int | None:
 
 
 def _message(
-    message: MessageWay, run: RunWay, change: WhatIfChange, round_trip_ns: int, idle_ns: int
+    message: MessageWay, run: RunWay, change: WhatIfChange, round_trip_ns: int, idle_ns: tuple[int, int]
 ) -> MessageWay:
+    """:param idle_ns: how long its connection had been idle in the recorded round, and is now."""
     after = dict(message.components_ns)
     if "mtls" in change.without:
         after["proxy"] = 0
@@ -188,11 +190,11 @@ def _message(
     was_new, is_new = run.reconnect, run.reconnect or change.reconnect
     control = change.congestion_control or run.congestion_control
 
-    def wait_ns(trip_ns: int, congestion_control: str, new_connection: bool) -> int:
+    def wait_ns(trip_ns: int, congestion_control: str, new_connection: bool, idle: int = 1) -> int:
         return window_wait_ns(
             message.bytes,
             trip_ns,
-            idle_ns=idle_ns,
+            idle_ns=idle_ns[idle],
             congestion_control=congestion_control,
             new_connection=new_connection,
         )
@@ -203,7 +205,8 @@ def _message(
     elif change.congestion_control is not None:
         window_ns = wait_ns(round_trip_ns, control, is_new)
     elif is_new != was_new:
-        more_ns = wait_ns(round_trip_ns, control, is_new) - wait_ns(round_trip_ns, control, was_new)
+        before_ns = wait_ns(round_trip_ns, control, was_new, idle=0)
+        more_ns = wait_ns(round_trip_ns, control, is_new) - before_ns
         window_ns = max(0, window_ns + more_ns)
     after["transmission"] += window_ns - message.window_ns + jitter_ns - message.jitter_ns
     return MessageWay(

@@ -90,6 +90,14 @@ def test_a_removed_handshake_leaves_the_round_trip_of_tcp() -> None:
     assert predicted.components_s["tcp_handshake"] > 0.1
 
 
+def test_windows_of_a_new_connection_are_new_on_both_sides() -> None:
+    """No message waited for its window before, as none came after an idle phase."""
+    run = run_of(client("one", 50, transmission_ms=20, window_ms=0), setup_ns={"tcp_handshake": 200 * MS})
+    (as_it_was,) = replay(run, WhatIfChange())
+    (anew,) = replay(run, WhatIfChange(reconnect=True))
+    assert anew.duration_ns - as_it_was.duration_ns == (200 + 2 * 8 * 200) * MS
+
+
 def message(transmission_ms: int, window_ms: int, propagation_ms: int = 100) -> MessageWay:
     parts = dict.fromkeys((*COMPONENTS, "residual"), 0)
     parts |= {"propagation": propagation_ms * MS, "transmission": transmission_ms * MS}
