@@ -99,6 +99,11 @@ def test_the_readme_shows_what_the_report_says(tree: Path, study: Path) -> None:
         assert (tree / link).is_file()
 
 
+def test_where_it_was_on_this_machine_is_not_told(tree: Path, study: Path) -> None:
+    place = str(study).encode()
+    assert not [path for path in tree.rglob("*") if path.is_file() and place in path.read_bytes()]
+
+
 def test_doing_it_again_changes_nothing(tree: Path, study: Path) -> None:
     before = {path: path.read_bytes() for path in tree.rglob("*") if path.is_file()}
     assert main([str(study)], tree) == 0

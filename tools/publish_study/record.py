@@ -71,11 +71,21 @@ def _files(study: Path, report: dict[str, Any]) -> dict[Path, bytes]:
     table = headline_markdown(rounds)
     of_report = ["study.html", "study-report.json", *(path.name for path in study.glob("study*.csv"))]
     figures = [f"figures/{path.name}" for path in (study / "figures").glob("*.svg")]
-    files = {docs / name: (study / name).read_bytes() for name in sorted(of_report + figures)}
+    files = {
+        docs / name: _without_place((study / name).read_bytes(), study, report["study"])
+        for name in sorted(of_report + figures)
+    }
     files[docs / _FIGURE] = draw_headline(rounds).encode()
     files[docs / "README.md"] = _page(report["study"], table).encode()
     files[RECORDS_DIR.relative_to(REPO_DIR) / f"{report['study']}.parquet"] = record
     return files
+
+
+def _without_place(content: bytes, study: Path, name: str) -> bytes:
+    """A file of the report without where on this machine the study was."""
+    for place in (str(study.absolute()), str(study)):
+        content = content.replace(place.encode(), name.encode())
+    return content
 
 
 def _page(name: str, table: str) -> str:
