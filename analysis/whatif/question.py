@@ -18,9 +18,9 @@ from analysis.whatif.replay import predict
 from ztprobe.errors import UsageError
 from ztprobe.rundir.store import load_run
 
-__all__ = ("MOST_ERROR", "answer", "checks_of")
+__all__ = ("answer", "checks_of")
 
-MOST_ERROR = 0.1  # of a round: what predictions may be off by on average and still be told
+_MOST_ERROR = 0.1  # of a round: what predictions may be off by on average and still be told
 
 
 def answer(run: Path, change: WhatIfChange, check: str | None) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def checks_of(
         raise UsageError(_refusal(change, cell, check, found))
     rows = [row for one in fitting for row in one["rows"]]
     error = sum(abs(row["error"]) for row in rows) / len(rows)
-    if error > MOST_ERROR:
+    if error > _MOST_ERROR:
         name = fitting[0]["study"] if check is None else check
         raise UsageError(
             f"{' '.join(change.words)}: is not answered, as measured runs under {cell.profile} show that"

@@ -162,8 +162,8 @@ def _changed(way: ClientWay, run: RunWay, change: WhatIfChange, round_trip_ns: i
     down, up = way.down, way.up
     for _ in range(_TURNS):  # how long one direction is idle depends on how long the other takes
         down_idle_ns, up_idle_ns = at_client_total_ns + up.total_ns, at_client_total_ns + down.total_ns
-        down = _message(way.down, run, change, round_trip_ns, (was_down_idle_ns, down_idle_ns))
-        up = _message(way.up, run, change, round_trip_ns, (was_up_idle_ns, up_idle_ns))
+        down = _message(way.down, run, change, round_trip_ns, was_down_idle_ns, down_idle_ns)
+        up = _message(way.up, run, change, round_trip_ns, was_up_idle_ns, up_idle_ns)
     return ClientWay(client=way.client, before_ns=way.before_ns, down=down, at_client_ns=at_client_ns, up=up)
 
 
@@ -175,9 +175,14 @@ def _one_way_ns(change: WhatIfChange) -> int | None:
 
 
 def _message(
-    message: MessageWay, run: RunWay, change: WhatIfChange, round_trip_ns: int, idle_ns: tuple[int, int]
+    message: MessageWay,
+    run: RunWay,
+    change: WhatIfChange,
+    round_trip_ns: int,
+    was_idle_ns: int,
+    now_idle_ns: int,
 ) -> MessageWay:
-    """:param idle_ns: how long its connection had been idle in the recorded round, and is now."""
+    """:param was_idle_ns: its connection, in the recorded round, before it."""
     after = dict(message.components_ns)
     if "mtls" in change.without:
         after["proxy"] = 0
@@ -190,23 +195,22 @@ def _message(
     was_new, is_new = run.reconnect, run.reconnect or change.reconnect
     control = change.congestion_control or run.congestion_control
 
-    def wait_ns(trip_ns: int, congestion_control: str, new_connection: bool, idle: int = 1) -> int:
+    def wait_ns(trip_ns: int, new_connection: bool, idle_ns: int = now_idle_ns) -> int:
         return window_wait_ns(
             message.bytes,
             trip_ns,
-            idle_ns=idle_ns[idle],
-            congestion_control=congestion_control,
+            idle_ns=idle_ns,
+            congestion_control=control,
             new_connection=new_connection,
         )
 
     if one_way_ns is not None:
         after["propagation"], after["retransmission"], jitter_ns = one_way_ns, 0, 0
-        window_ns = wait_ns(2 * one_way_ns, control, is_new)
+        window_ns = wait_ns(2 * one_way_ns, is_new)
     elif change.congestion_control is not None:
-        window_ns = wait_ns(round_trip_ns, control, is_new)
+        window_ns = wait_ns(round_trip_ns, is_new)
     elif is_new != was_new:
-        before_ns = wait_ns(round_trip_ns, control, was_new, idle=0)
-        more_ns = wait_ns(round_trip_ns, control, is_new) - before_ns
+        more_ns = wait_ns(round_trip_ns, is_new) - wait_ns(round_trip_ns, was_new, was_idle_ns)
         window_ns = max(0, window_ns + more_ns)
     after["transmission"] += window_ns - message.window_ns + jitter_ns - message.jitter_ns
     return MessageWay(

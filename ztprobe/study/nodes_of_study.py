@@ -26,9 +26,8 @@ from ztprobe.profile.model import load_profile
 from ztprobe.progress import Progress
 from ztprobe.runtime.cluster.agent_nodes import RunAgents
 from ztprobe.runtime.cluster.place import ClusterPlace
-from ztprobe.runtime.cluster.rewriting import RUN_LABEL
 from ztprobe.study.cluster_runs import ClusterRuns
-from ztprobe.study.on_cluster import as_of_cluster, refuse_cells, short_of
+from ztprobe.study.on_cluster import as_of_cluster, of_others, refuse_cells, short_of
 from ztprobe.study.plan import Study
 from ztprobe.study.room import left_on
 
@@ -59,12 +58,7 @@ def places_of(
     study = as_of_cluster(study, place, api)
     addresses = addresses_by_node(agents.addresses, agents.tls)
     nodes = {str(one["metadata"]["name"]): one for one in api.everywhere("nodes", "", "v1") or []}
-    ours = ClusterRuns(out, place).left()
-    pods = [
-        pod
-        for pod in api.everywhere("pods", "", "v1") or []
-        if (pod["metadata"].get("labels") or {}).get(RUN_LABEL) not in ours
-    ]
+    pods = of_others(api.everywhere("pods", "", "v1") or [], ClusterRuns(out, place))
     delays = next((one for one in _profiles(study) if not only_rate(load_profile(one))), None)
     why_not: dict[str, str] = {}
     places: list[ClusterPlace] = []

@@ -32,7 +32,7 @@ from ztprobe.study.plan import Cell, Study
 from ztprobe.study.room import Room, asked_by, left_on, shortage
 from ztprobe.study.run_maker import options_of
 
-__all__ = ("as_of_cluster", "prepared", "refuse_cells", "short_of", "this_node")
+__all__ = ("as_of_cluster", "of_others", "prepared", "refuse_cells", "short_of", "this_node")
 
 _KUBERNETES = "kubernetes"
 _WHERE = "--runtime kubernetes"
@@ -60,13 +60,18 @@ def prepared(study: Study, place: ClusterPlace, out: Path, progress: Progress) -
         return study, place
     named = place.node or os.environ.get(NODE_NAME)
     node = this_node(nodes, named)
-    ours = ClusterRuns(out, place).left()
-    others = [pod for pod in pods if (pod["metadata"].get("labels") or {}).get(RUN_LABEL) not in ours]
+    others = of_others(pods, ClusterRuns(out, place))
     if (short := short_of(study, place, left_on(node, others))) is not None:
         raise PreflightError(
             f"{short} on node {node['metadata']['name']}, where all of a run's pods have to be"
         )
     return study, dataclasses.replace(place, node=node["metadata"]["name"])
+
+
+def of_others(pods: Iterable[Object], ours: ClusterRuns) -> list[Object]:
+    """Pods that stay where they are: not what is left of our own runs, which goes before a run."""
+    left = ours.left()
+    return [pod for pod in pods if (pod["metadata"].get("labels") or {}).get(RUN_LABEL) not in left]
 
 
 def as_of_cluster(study: Study, place: ClusterPlace, api: Api) -> Study:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ztprobe.errors import ZtprobeError
 from ztprobe.process.interrupts import Interrupted, catching
-from ztprobe.process.lifeline import end_with
+from ztprobe.process.lifeline import signalled_at_end_of
 from ztprobe.progress import PlainProgress
 from ztprobe.runtime.cluster.place import ClusterPlace
 from ztprobe.study.cluster_runs import ClusterRuns
@@ -130,7 +130,8 @@ def _tell(told: Connection, what: object) -> None:
 def _make(task: RunTask, told: Connection, parent: int) -> None:
     """The process's own."""
     os.setpgrp()  # Ctrl-C is for the study's process, which ends this one
-    end_with(parent, signal.SIGTERM)
+    if not signalled_at_end_of(parent, signal.SIGTERM):
+        return
     try:
         with catching(lambda _notice: None):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)

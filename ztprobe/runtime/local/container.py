@@ -20,22 +20,21 @@ import traceback
 from typing import Any, NoReturn
 
 from ztprobe.kernelnet import netns
+from ztprobe.process.lifeline import signalled_at_end_of
 from ztprobe.runtime.local import mounts
 
 __all__ = ("EXIT_NOT_STARTED", "become", "die_with_parent")
 
 # As shells do: found, but could not be started.
 EXIT_NOT_STARTED = 126
-_PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
-_PR_SET_NAME = 15
+_PR_SET_NAME = 15  # include/uapi/linux/prctl.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def die_with_parent(parent: int) -> None:
     """Have the kernel kill this process as soon as process ``parent`` (its thread that forked) ends."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it ended before the call
+    if not signalled_at_end_of(parent, signal.SIGKILL):
         os._exit(EXIT_NOT_STARTED)
 
 
