@@ -20,8 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.kernel.agent_service import certificates
 from tests.unit.test_batches import rows_of
-from ztprobe.agent.service import http_server
-from ztprobe.agent.service.client import AgentClient, Connection
+from ztprobe.agent.service import http_server, wire
+from ztprobe.agent.service.client import AgentClient, Connection, SessionCaller
 from ztprobe.agent.service.metrics import Metrics
 from ztprobe.agent.service.server import AgentServer
 from ztprobe.agent.service.session import Sessions
@@ -80,10 +80,11 @@ def test_the_figures_are_those_of_the_sessions(server: AgentServer, tmp_path: Pa
             for path in (directory / "more").glob("*.arrow"):
                 path.rename(directory / path.name)
             for _ in range(100):
-                if not list(directory.glob("*.arrow")):
+                if figures(url)["ztprobe_agent_events_delivered_total"]["points"]:
                     break
                 agent._closing.wait(0.05)
             assert agent._after == 0
+            assert not list(directory.glob("*.arrow"))
         after = figures(url)
         assert after["ztprobe_agent_sessions"] == {"": 0}
         assert after["ztprobe_agent_events_delivered_total"]["points"] == 20_000
@@ -91,6 +92,34 @@ def test_the_figures_are_those_of_the_sessions(server: AgentServer, tmp_path: Pa
         assert {name: set(values) for name, values in after.items()} == {
             name: set(values) for name, values in before.items()
         }
+
+
+def test_what_arrived_before_its_stream_broke_is_counted_by_the_next(
+    server: AgentServer, tmp_path: Path
+) -> None:
+    connection = Connection(f"unix:{tmp_path}/socket", None)
+    caller = SessionCaller(connection, {"run": "test", "probes": False})
+    caller._ask("prepare")
+    (directory,) = (tmp_path / "agent").glob("*/queue")
+    sink = SpoolSink(directory.parent / "written", 64 << 20)
+    sink.write("points", rows_of("points", 500, 1))
+    sink._flush()
+    for path in (directory.parent / "written").glob("*.arrow"):
+        path.rename(directory / path.name)
+    stream = connection.events(iter([wire.encoded({"session": caller._session, "after": -1})]))
+    assert wire.unframed(next(stream))[0] == 0
+    stream.cancel()  # before what has come is acknowledged
+    assert server.delivered == {}
+    again = connection.events(iter([wire.encoded({"session": caller._session, "after": 0})]))
+    for _ in range(100):
+        if server.delivered:
+            break
+        time.sleep(0.05)
+    assert server.delivered == {"points": 500}
+    assert not list(directory.glob("*.arrow"))
+    again.cancel()
+    caller.leave()
+    connection.close()
 
 
 def test_others_need_a_certificate(server: AgentServer, tmp_path: Path) -> None:

@@ -82,9 +82,10 @@ class Spool:
             return {}
         return lost
 
-    def delivered_until(self, sequence: int) -> None:
-        """Everything up to this one has arrived: forget it."""
-        for segment in self.segments():
-            if segment.sequence > sequence:
-                return
-            segment.path.unlink(missing_ok=True)
+    def forget(self, segment: QueueSegment) -> bool:
+        """It has been delivered. False where it was forgotten before."""
+        try:
+            segment.path.unlink()
+        except FileNotFoundError:
+            return False
+        return True

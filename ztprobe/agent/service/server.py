@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any
 
 import grpc
@@ -91,6 +91,7 @@ class AgentServer:
         self._node = node
         self._since_unix_s = time.time()
         self.delivered: dict[str, int] = {}  # events that collectors have taken, by kind
+        self._counting = Lock()
         self._ending = Event()
         self._drops = DropStreams(node, self._ending)
         self._rounds = ToldRounds()
@@ -218,27 +219,29 @@ class AgentServer:
         except (DocumentError, KeyError, ValueError, TypeError, StopIteration):
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "expected a session and a sequence number")
         session.stream += 1
-        stream = _Stream(session, after, requests, context, self._ending)
-        for message in stream.messages():
-            yield message
-            self._count(stream.taken)
-        self._count(stream.taken)
+        stream = _Stream(session, after, requests, context, self._ending, self._count)
+        yield from stream.messages()
 
     def _watched_drops(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         self._admit(context)
         yield from self._drops.messages(requests, context)
 
-    def _count(self, taken: dict[str, int]) -> None:
-        for kind, rows in taken.items():
+    def _count(self, kind: str, rows: int) -> None:
+        with self._counting:  # streams of several sessions may be acknowledged at once
             self.delivered[kind] = self.delivered.get(kind, 0) + rows
-        taken.clear()
 
 
 class _Stream:
     """What is queued, batch by batch, no more of them on the way than the window."""
 
     def __init__(
-        self, session: Session, after: int, requests: Iterator[bytes], context: Any, ending: Event
+        self,
+        session: Session,
+        after: int,
+        requests: Iterator[bytes],
+        context: Any,
+        ending: Event,
+        count: Callable[[str, int], None],
     ) -> None:
         self._session = session
         self._number = session.stream
@@ -246,9 +249,11 @@ class _Stream:
         self._acked = after
         self._context = context
         self._ending = ending
-        self.taken: dict[str, int] = {}  # events acknowledged and not counted yet, by kind
+        self._count = count  # is told of events acknowledged: their kind, how many
         self._news = Event()  # an acknowledgement, or the end
-        session.spool.delivered_until(after)
+        for segment in session.spool.segments():
+            if segment.sequence <= after:  # it has arrived, and no acknowledgement of it has
+                self._forget(segment)
         Thread(target=self._listen, args=(requests,), name="agent-acks", daemon=True).start()
 
     def _listen(self, requests: Iterator[bytes]) -> None:
@@ -294,7 +299,9 @@ class _Stream:
         self._news.wait(_LOOK_FOR_ACKS_S if on_their_way else _LOOK_S)
         self._news.clear()
         while on_their_way and on_their_way[0].sequence <= self._acked:
-            segment = on_their_way.popleft()
-            segment.path.unlink(missing_ok=True)
-            if segment.rows:
-                self.taken[segment.kind] = self.taken.get(segment.kind, 0) + segment.rows
+            self._forget(on_their_way.popleft())
+
+    def _forget(self, segment: QueueSegment) -> None:
+        """It has arrived. Counted at once: a collector that leaves ends this stream wherever it stands."""
+        if self._session.spool.forget(segment) and segment.rows:
+            self._count(segment.kind, segment.rows)
