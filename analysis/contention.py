@@ -215,6 +215,7 @@ def _summary(run: Run, rounds: Sequence[RoundLedger]) -> dict[str, Any]:
         **{
             key: machine.facts.get(key) for key in ("cpu_model", "source", "foreign_share_before", "waited_s")
         },
+        **{key: machine.facts[key] for key in ("own_cpus",) if key in machine.facts},
         "drift": _drift(rounds),
         "busy": [],
         # of the critical path's threads, by the scheduler: what they wait for each other is in here

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.attached import DEPLOYMENTS, measure_attached, rows_of
-from bench.clients import growth_of, growth_words, measure_clients, words_of
+from bench.clients import measure_sizes
 from bench.delayline import measure_delay_line
+from bench.duet import measure_duet
 from bench.emissions import emissions
 from bench.machine import machine_facts
 from bench.policy import measure as measure_policy
@@ -62,6 +63,7 @@ _PARTS = (
     "clients",
     "attached",
     "flower",
+    "duet",
     *(plan.experiment for plan in _FULL),
 )
 _QUIET_NS, _LOUD_NS = 150, 300  # goals: a run that emits nothing, a run that does
@@ -207,18 +209,11 @@ def _policy(quick: bool) -> tuple[list[Row], dict[str, Any]]:
     return rows, found
 
 
-def _clients(quick: bool, progress: Progress) -> tuple[list[Row], dict[str, Any]]:
-    found = []
-    sizes = (5, 20, 60) if quick else (5, 20, 60, 200)
-    with progress.bar("  clients", len(sizes)) as advance:
-        for clients in sizes:
-            found.append(measure_clients(clients))
-            advance(1)
-    rows = [Row(*words) for one in found for words in words_of(one)]
-    return [*rows, Row(*growth_words(found))], {
-        "runs": [asdict(one) for one in found],
-        "growth": growth_of(found),
-    }
+def _duet(options: argparse.Namespace, progress: Progress) -> tuple[list[Row], dict[str, Any]]:
+    pairs = options.cycles or (4 if options.quick else 16)
+    with progress.bar("  duet", 2 * pairs) as advance:
+        found = measure_duet(pairs, 6 if options.quick else 11, options.seed, advance)
+    return [Row(*words) for words in found.words()], asdict(found)
 
 
 def _attached(part: str, options: argparse.Namespace, progress: Progress) -> tuple[list[Row], dict[str, Any]]:
@@ -339,7 +334,10 @@ def _measure(part: str, options: argparse.Namespace, progress: Progress) -> tupl
     if part in DEPLOYMENTS:
         return _attached(part, options, progress)
     if part == "clients":
-        return _clients(quick, progress)
+        words, record = measure_sizes(quick, progress)
+        return [Row(*each) for each in words], record
+    if part == "duet":
+        return _duet(options, progress)
     if part == "throughput":
         return _throughput(quick, options.seed, progress)
     (plan,) = (plan for plan in (_QUICK if quick else _FULL) if plan.experiment == part)

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,12 @@ from ztprobe.experiment.request import TraceRequest
 from ztprobe.experiment.run import run
 from ztprobe.experiment.spec import spec_of
 from ztprobe.profile.model import profile_names
-from ztprobe.progress import QuietProgress
+from ztprobe.progress import Progress, QuietProgress
 from ztprobe.rundir.store import create_run_dir
 from ztprobe.rundir.temporary import scratch
 from ztprobe.runtime.interface import Runtime
 
-__all__ = ("ClientsResult", "growth_of", "growth_words", "measure_clients", "words_of")
+__all__ = ("ClientsResult", "growth_of", "growth_words", "measure_clients", "measure_sizes", "words_of")
 
 _EXPERIMENT, _ROUNDS = "net0-sec0", 3
 _SYNTHETIC = {"client": "synthetic", "synthetic_compute_ms": 20.0}
@@ -123,6 +123,19 @@ def measure_clients(clients: int, fl: Mapping[str, Any] = _SYNTHETIC) -> Clients
             report_bytes=sum(os.path.getsize(path / name) for name in ("report.json", "report.html")),
             analysis_s=analysis_s,
         )
+
+
+def measure_sizes(quick: bool, progress: Progress) -> tuple[list[tuple[str, str, str]], dict[str, Any]]:
+    """Several numbers of clients: what, value and goal of the table's rows, and the figures."""
+    found = []
+    sizes = (5, 20, 60) if quick else (5, 20, 60, 200)
+    with progress.bar("  clients", len(sizes)) as advance:
+        for clients in sizes:
+            found.append(measure_clients(clients))
+            advance(1)
+    rows = [row for one in found for row in words_of(one)]
+    figures = {"runs": [asdict(one) for one in found], "growth": growth_of(found)}
+    return [*rows, growth_words(found)], figures
 
 
 def words_of(found: ClientsResult) -> list[tuple[str, str, str]]:

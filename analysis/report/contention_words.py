@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from analysis.report.wording import NOTHING, PART_NAMES, human_percent, human_time, listed
+from ztprobe.cpu_numbers import cpu_words
 
 __all__ = (
     "advice",
     "busy_words",
+    "duet_notes",
     "first_sentences",
     "machine_differences",
     "machine_rows",
@@ -140,7 +142,12 @@ def machine_sentence(report: Mapping[str, Any]) -> str:
         on = f" on {one['node']}" if one.get("node") else ""
         said.append(f"{human_percent(one['foreign_share'])}{on} in {_whose(one, judged)} rounds{stolen}")
     limit = f"{100 * judged['quiet_below_share']:g} %"
-    return f"{'; '.join(said)} (of the machine's CPU time; quiet is below {limit})"
+    of = (
+        "the machine's CPU time"
+        if "own_cpus" not in runs[0]
+        else f"the time of {cpu_words(runs[0]['own_cpus'])}"
+    )
+    return f"{'; '.join(said)} (of {of}; quiet is below {limit})"
 
 
 def not_recorded(report: Mapping[str, Any]) -> str | None:
@@ -151,6 +158,16 @@ def not_recorded(report: Mapping[str, Any]) -> str | None:
         return None
     whose = " and ".join(_whose(one, judged) for one in unknown)
     return f"Foreign CPU time was not recorded, so whether others lengthened {whose} rounds is unknown."
+
+
+def duet_notes(meta: Mapping[str, Any]) -> list[str]:
+    """Of half of a duet pair, from run.json: where it ran, and beside what."""
+    if (own := meta.get("own_cores")) is None:
+        return []
+    return [
+        f"This run had {cpu_words(own['cpus'])} of {own['of']} for itself, while {own['beside']} ran on"
+        " others: times are those of a machine of this size, and are to be compared with that run's."
+    ]
 
 
 def machine_differences(report: Mapping[str, Any]) -> list[str]:
@@ -185,11 +202,15 @@ def machine_rows(report: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         ("least memory available", lambda one: _gigabytes(one.get("least_available_bytes"))),
         ("load (1 minute)", lambda one: _number(one.get("load_1m"), "")),
         ("CPU frequency", lambda one: _number(one.get("frequency_mhz"), " MHz")),
-        ("CPUs", lambda one: f"{one['cpus']} × {one['cpu_model'] or 'unknown'}"),
+        ("CPUs", lambda one: f"{one['cpus']} × {one['cpu_model'] or 'unknown'}{_own(one)}"),
     ]
     if any("nodes" in one for one in runs):
         rows.insert(1, ("the same by node", _by_node))
     return [(name, [value(one) for one in runs]) for name, value in rows]
+
+
+def _own(one: Mapping[str, Any]) -> str:
+    return f" ({cpu_words(one['own_cpus'])})" if "own_cpus" in one else ""
 
 
 def _by_node(one: Mapping[str, Any]) -> str:
@@ -207,8 +228,11 @@ def _number(value: float | None, unit: str) -> str:
 
 def busy_words(one: Mapping[str, Any]) -> list[str]:
     """What others did to the machine of one run (the contention's `run` or `baseline`); empty: nothing."""
-    node = one.get("node")
-    whose, its, on = (f"{node}'s", f"{node}'s", f" on {node}") if node else ("the machine's", "its", "")
+    whose, its, on = "the machine's", "its", ""
+    if node := one.get("node"):
+        whose, its, on = f"{node}'s", f"{node}'s", f" on {node}"
+    elif "own_cpus" in one:
+        whose = f"{cpu_words(one['own_cpus'])}'s"
     return [
         _BUSY[kind].format(
             share=human_percent(one[kind]),

@@ -10,7 +10,7 @@ import numpy as np
 from analysis import statistics
 from analysis.ledger.model import COMPONENTS, ClientRound, ConnectionSetup, Ledger, RoundLedger
 from analysis.report.conditions import late_notes, late_spans, notes_of, problems_of, stall_notes
-from analysis.report.contention_words import machine_differences, not_recorded
+from analysis.report.contention_words import duet_notes, machine_differences, not_recorded
 from analysis.report.level_switch import switch_notes
 from analysis.report.wording import plural
 from ztprobe.rundir.clock import Clock
@@ -200,7 +200,7 @@ def notes(
     said = list(ledger.notes)
     if unknown := not_recorded(report):
         said.append(unknown)
-    said += machine_differences(report)
+    said += [*duet_notes(run.meta), *machine_differences(report)]
     ended = sum(event["event"] == "round_end" for event in run.rounds)
     if ended > len(ledger.rounds):
         said.append(f"{ended - len(ledger.rounds)} of {ended} finished rounds could not be placed.")

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.report.text_report import WIDTH
-from analysis.report.wording import NOTHING, PART_NAMES, human_time, listed, plural
+from analysis.report.wording import NOTHING, PART_NAMES, human_percent, human_time, listed, plural
 from analysis.results.samples import PARTS
 from ztprobe.printable import printable_tree
 
@@ -23,6 +23,8 @@ __all__ = (
     "rows_of",
     "spoiled_words",
 )
+
+_MOSTLY_TOGETHER = 0.8
 
 
 def print_comparison(comparison: Mapping[str, Any], stream: IO[str] | None = None) -> None:
@@ -108,7 +110,18 @@ def pair_words(comparison: Mapping[str, Any]) -> str | None:
         if comparison["repeated_runs"]
         else ""
     )
-    return f"{plural(comparison['pairs'], 'pair')} compared{left_out}{again}."
+    said = f"{plural(comparison['pairs'], 'pair')} compared{left_out}{again}."
+    return said if "duet" not in comparison else f"{said} {_duet_words(comparison['duet'])}"
+
+
+def _duet_words(duet: Mapping[str, Any]) -> str:
+    share = duet["together_share"]
+    said = (
+        "Both runs of a pair ran at once, each on half of the cores: times are those of a machine of half the"
+        f" size. Their counted rounds went on together for {human_percent(share)} of the longer run's time"
+    )
+    alone = "; in the rest what slowed it is not in the other one" if share < _MOSTLY_TOGETHER else ""
+    return f"{said}{alone}."
 
 
 def _named(group: Mapping[str, Any]) -> str:

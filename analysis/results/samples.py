@@ -37,6 +37,7 @@ class Sample:
     parts_ns: NDArray[np.int64]  # rounds x PARTS
     contended: bool = False  # others used the machine meanwhile, or its memory was short
     rounds: tuple[int, ...] = ()  # their numbers
+    span_unix_s: tuple[float, float] = (0.0, 0.0)  # from the first one's beginning to the last one's end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,10 @@ def sample_of(report: Mapping[str, Any], path: Path) -> Sample:
         parts_ns=parts_ns,
         contended=contended,
         rounds=tuple(one["round"] for one in counted),
+        span_unix_s=(
+            report["started_unix_s"] + counted[0]["start_s"],
+            report["started_unix_s"] + counted[-1]["start_s"] + counted[-1]["duration_s"],
+        ),
     )
 
 

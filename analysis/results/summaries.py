@@ -40,6 +40,7 @@ _READ: dict[str, Any] = {
     "rounds": {
         "round": None,
         "counted": None,
+        "start_s": None,
         "duration_s": None,
         "components": None,
         "residual_s": None,

@@ -27,7 +27,7 @@ from ztprobe.runtime.interface import Enforcement, NotProven, Proof
 class Failing:
     """In place of a whole deployment: a client that says why and dies."""
 
-    def __init__(self, spec: Any, target: Any, _progress: Any) -> None:
+    def __init__(self, spec: Any, target: Any, _progress: Any, **_more: Any) -> None:
         self.spec, self.target = spec, target
 
     def run(self) -> None:

@@ -111,7 +111,7 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Made:
     made = Made()
 
     class Copied:
-        def __init__(self, spec: Any, target: Any, _progress: Any) -> None:
+        def __init__(self, spec: Any, target: Any, _progress: Any, **_more: Any) -> None:
             self.name, self.path = spec.experiment.name, target.path
             self.options = dict(spec.options.fl)
             self.run_id = f"{len(made.names):06x}"

@@ -29,10 +29,11 @@ from ztprobe.runtime.cluster.agent_nodes import RunAgents
 from ztprobe.runtime.cluster.place import ClusterPlace
 from ztprobe.runtime.interface import Enforcement, NotProven
 from ztprobe.study import at_once, nodes_of_study
+from ztprobe.study.at_once import Ended, NodeRun
 from ztprobe.study.cluster_runs import ClusterRuns
 from ztprobe.study.execution import Tally
 from ztprobe.study.plan import Cell, Study
-from ztprobe.study.run_process import Ended, RunTask, StudyProcess, _portable
+from ztprobe.study.run_process import StudyProcess, _portable
 
 STUDY = dataclasses.replace(PAIR, repetitions=2, retries=1)
 RATE_ALONE = Study(name="x", rounds=7, cells=(Cell(experiment=Experiment(profile="net5", level=0)),))
@@ -183,16 +184,15 @@ class Fake:
     most_at_work = 0
     given_up: list[str] = []  # noqa: RUF012
 
-    def __init__(self, task: RunTask) -> None:
-        self.task, self.node = task, str(task.place.node)
-        self.name = f"{task.planned.cell.name}-r{task.planned.repetition:02d}"
+    def __init__(self, task: NodeRun) -> None:
+        self.task, self.name = task, task.name
         self.told, theirs = multiprocessing.Pipe(duplex=False)
         end = Fake.ends.pop(self.name, Ended(is_there=True, attempts=1, is_cluster_away=False))
         theirs.send("  round 1 of 7")
         if end is not None:
             theirs.send(end)
         theirs.close()
-        Fake.begun.append((self.name, self.node, task.number))
+        Fake.begun.append((self.name, str(task.place.node), task.number))
         Fake.at_work += 1
         Fake.most_at_work = max(Fake.most_at_work, Fake.at_work)
 
@@ -201,9 +201,9 @@ class Fake:
     def give_up(self) -> None:
         Fake.given_up.append(self.name)
 
-    def await_end(self) -> int:
+    def await_end(self) -> str:
         Fake.at_work -= 1
-        return -signal.SIGKILL
+        return "SIGKILL"
 
 
 @pytest.fixture
@@ -263,8 +263,8 @@ def test_what_concerns_all_runs_ends_the_study_and_every_run(fake: type[Fake], t
     assert fake.given_up
 
 
-def task(tmp_path: Path, kubeconfig: str) -> RunTask:
-    return RunTask(
+def task(tmp_path: Path, kubeconfig: str) -> NodeRun:
+    return NodeRun(
         study=dataclasses.replace(STUDY, runtime="kubernetes"),
         planned=next(STUDY.runs()),
         out=tmp_path / "out",
@@ -285,11 +285,11 @@ def test_a_process_of_its_own_says_what_it_does_and_what_ended_it(tmp_path: Path
     one = StudyProcess(task(tmp_path, str(tmp_path / "none")))
     try:
         line = one.hear()
-        assert line == f"  1 of 4: {one.name}"
+        assert line == f"  1 of 4: {one.task.name}"
         with pytest.raises(PreflightError, match="none: "):
             list(iter(one.hear, None))
     finally:
-        assert one.await_end() == 0
+        assert one.await_end() == ""
     assert not list((tmp_path / "out").rglob("*partial*"))
 
 
@@ -313,7 +313,7 @@ def test_a_process_that_is_given_up_ends_and_leaves_nothing(tmp_path: Path) -> N
     with connection:
         one.give_up()
         time.sleep(0.5)  # it is told of its end first, and of the server's then
-    assert one.await_end() == 128 + signal.SIGTERM
+    assert one.await_end() == f"status {128 + signal.SIGTERM}"
     assert not list((tmp_path / "out").rglob("*partial*"))
     assert not list((tmp_path / "state").glob("*/journal.json"))
     # The next call looks after it.

@@ -13,6 +13,11 @@ whole, so every part has to be read from a clock that is exact and keeps the dea
 - the kernel: the clocks of kernel threads. They do what others cause, packets of our own pods
   not least, so they are nobody's. Softirq work outside of threads is in none of these numbers.
 
+Of a deployment that has CPUs of its own the account may be of these alone. The whole is then what ran
+there (``cpuacct.usage_percpu`` of version 1's root, else ``/proc/schedstat``, else ``/proc/stat``), whoever
+ran it, and a kernel thread counts by the CPU on which it is found after it ran. The deployment and ztprobe
+are taken to stay on these CPUs; what strays from other CPUs is foreign here.
+
 All values are cumulative nanoseconds; only their differences mean something.
 """
 
@@ -32,6 +37,7 @@ __all__ = ("CpuAccount", "CpuTimes")
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h
 _CPUCLOCK_SCHED = 2  # include/linux/posix-timers.h: the clock of a whole process, by what it ran
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+_FILES = {"schedstat": "schedstat", "proc_stat": "stat"}
 
 Kind = Literal["kernel", "ztprobe", "other"]
 
@@ -40,7 +46,7 @@ Kind = Literal["kernel", "ztprobe", "other"]
 class CpuTimes:
     """CPU time since some moment, in nanoseconds."""
 
-    tasks_ns: int  # of all threads of the machine
+    tasks_ns: int  # of all threads of the machine, or of its CPUs that are looked at
     deployment_ns: int
     ztprobe_ns: int
     kernel_ns: int  # of kernel threads
@@ -75,6 +81,7 @@ class CpuAccount:
     :param proc: where procfs is.
     :param mounts: the table of mounted file systems.
     :param ours: processes besides this one that are ztprobe's, and so are their descendants.
+    :param cpus: that are looked at; None: the whole machine.
     """
 
     def __init__(
@@ -83,8 +90,10 @@ class CpuAccount:
         mounts: Path = Path("/proc/self/mounts"),
         *,
         ours: Iterable[int] = (),
+        cpus: Iterable[int] | None = None,
     ) -> None:
         self._proc = proc
+        self._cpus = None if cpus is None else frozenset(cpus)
         self._own_pid = os.getpid()
         self._ours = frozenset({self._own_pid, *ours})
         self._cpuacct, self._cgroup2 = _roots(mounts)
@@ -94,12 +103,17 @@ class CpuAccount:
         self._starters: set[int] = set()  # processes that have started some of the deployment's
         self._uncontained: set[int] = set()  # processes of the deployment without a cgroup of their own
         self._sums = {name: _Sum() for name in ("kernel", "deployment", "whole")}
-        # Where the whole comes from: ``cpuacct``, ``cgroup2`` or, coarse, ``proc_stat``. It stays the same.
+        self._kernel_ran_ns: dict[object, int] = {}  # by kernel thread, on whichever CPU
+        self._kernel_here_ns = 0  # of them all, on the CPUs that are looked at
+        # Where the whole comes from: ``cpuacct``, ``cgroup2``, ``schedstat`` or, coarse, ``proc_stat``.
+        # It stays the same.
         self.source = self._found_source()
 
     def _found_source(self) -> str:
         if _is_root(self._cpuacct, "release_agent"):
             return "cpuacct"
+        if self._cpus is not None:  # of which version 2 says nothing
+            return "schedstat" if (self._proc / "schedstat").exists() else "proc_stat"
         # Only the root of version 2 has no type.
         if self._cgroup2 is None or (self._cgroup2 / "cgroup.type").exists():
             return "proc_stat"
@@ -124,7 +138,7 @@ class CpuAccount:
     def read(self) -> CpuTimes:
         """The account now; takes about a millisecond on a machine with 150 processes."""
         pids = self._classified()
-        kernel_ns = self._sums["kernel"].take(_clocks(pid for pid in pids if self._kinds[pid] == "kernel"))
+        kernel_ns = self._kernel_ns(_clocks(pid for pid in pids if self._kinds[pid] == "kernel"))
         deployment = {
             path: value for path, _ in self._deployment if (value := _counter_ns(path)) is not None
         } | _clocks(pid for pid in self._uncontained if self._kinds.get(pid) == "other")
@@ -145,7 +159,32 @@ class CpuAccount:
                 found[int(str(pid))] = ran_ns
         return found
 
+    def _kernel_ns(self, ran_ns: dict[object, int]) -> int:
+        if self._cpus is None:
+            return self._sums["kernel"].take(ran_ns)
+        for pid, now_ns in ran_ns.items():
+            more_ns = now_ns - self._kernel_ran_ns.get(pid, now_ns)
+            if more_ns and (fields := self._stat(int(str(pid)))) is not None:
+                self._kernel_here_ns += more_ns if int(fields[36]) in self._cpus else 0
+        self._kernel_ran_ns = ran_ns
+        return self._kernel_here_ns
+
+    def _ran_on_cpus_ns(self, cpus: frozenset[int]) -> int:
+        """What ran on these CPUs."""
+        if self.source == "cpuacct" and self._cpuacct is not None:
+            by_cpu = (self._cpuacct / "cpuacct.usage_percpu").read_text().split()
+            return sum(int(by_cpu[cpu]) for cpu in cpus)
+        # Documentation/scheduler/sched-stats.rst: the 7th number of a CPU's line is how long it ran tasks. Of
+        # /proc/stat it is user, nice and system, the first three.
+        lines = (line.split() for line in (self._proc / _FILES[self.source]).read_text().splitlines())
+        of_cpu = {words[0]: words[1:] for words in lines if words}
+        if self.source == "schedstat":
+            return sum(int(of_cpu[f"cpu{cpu}"][6]) for cpu in cpus)
+        return sum(int(ticks) for cpu in cpus for ticks in of_cpu[f"cpu{cpu}"][:3]) * _TICK_NS
+
     def _whole_ns(self, kernel_ns: int) -> int:
+        if self._cpus is not None:
+            return self._ran_on_cpus_ns(self._cpus)
         if self.source == "cpuacct" and self._cpuacct is not None:
             return int((self._cpuacct / "cpuacct.usage").read_text())
         if self.source == "cgroup2" and self._cgroup2 is not None:

@@ -5,7 +5,8 @@ how much CPU time others used (`ztprobe.agent.cpu_account`), what the hypervisor
 long tasks stood still for want of a CPU, of memory or of the disk (pressure, where the kernel
 keeps it), memory left, load and the CPUs' frequency where it shows. Judging is the analysis'
 (analysis/contention.py); nothing here knows rounds. A look costs about a millisecond of one CPU, which
-the agent's own account includes.
+the agent's own account includes. Of a run that has CPUs of its own (half of a duet pair) the record is of
+these; how long tasks stood still the kernel tells of the whole machine only.
 
 The table ``machine`` has one row per interval, whose columns say their unit: ``from_ns`` and
 ``to_ns`` (CLOCK_MONOTONIC); within them ``tasks_ns`` (of all threads), of which ``deployment_ns``,
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ztprobe.agent.cpu_account import CpuAccount
+from ztprobe.cpu_numbers import cpu_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,6 +126,7 @@ class MachineLoad:
     :param deployment: asked at every look, from that thread: the deployment's processes then.
     :param interval_s: between two looks, seconds.
     :param ours: processes besides this one that are ztprobe's, and so are their descendants.
+    :param cpus: that are recorded; None: all.
     """
 
     def __init__(
@@ -132,15 +135,17 @@ class MachineLoad:
         *,
         interval_s: float = INTERVAL_S,
         ours: Iterable[int] = (),
+        cpus: Sequence[int] | None = None,
     ) -> None:
         self._deployment, self._interval_s = deployment, interval_s
         self._ours = tuple(ours)
-        self._account = CpuAccount(ours=self._ours)
+        self._own_cpus = cpus
+        self._account = CpuAccount(ours=self._ours, cpus=cpus)
         self._rows: list[dict[str, Any]] = []
         self._forgotten = 0  # rows that whoever asked for them has
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self.cpus = os.sysconf("SC_NPROCESSORS_ONLN")
+        self.cpus = os.sysconf("SC_NPROCESSORS_ONLN") if cpus is None else len(cpus)
         self.cpu_ns = 0
         self.problem: str | None = None
 
@@ -155,7 +160,7 @@ class MachineLoad:
     @property
     def where(self) -> str:
         """See `LoadRecord`."""
-        return "this machine"
+        return "this machine" if self._own_cpus is None else cpu_words(self._own_cpus)
 
     def foreign_share(self, window_s: float) -> float | None:
         """See `LoadRecord`."""
@@ -192,7 +197,8 @@ class MachineLoad:
     def facts(self) -> dict[str, Any]:
         """See `LoadRecord`."""
         model, nominal_mhz = _cpu_model()
-        return {
+        own = {} if self._own_cpus is None else {"own_cpus": list(self._own_cpus)}
+        return own | {
             "cpus": self.cpus,
             "cpu_model": model,
             "nominal_mhz": nominal_mhz,
@@ -246,12 +252,19 @@ class MachineLoad:
             "deployment_ns": times.deployment_ns,
             "ztprobe_ns": times.ztprobe_ns,
             "kernel_ns": times.kernel_ns,
-            "steal_ns": int(Path("/proc/stat").read_text().split(maxsplit=9)[8]) * _TICK_NS,
+            "steal_ns": _steal_ns(self._own_cpus),
             **{f"{name}_stalled_ns": _stalled_ns(name) for name in _STALLS},
             "available_bytes": _available_bytes(),
             "load_1m": float(Path("/proc/loadavg").read_text().split()[0]),
-            "frequency_khz": _frequency_khz(),
+            "frequency_khz": _frequency_khz(self._own_cpus or sorted(os.sched_getaffinity(0))),
         }
+
+
+def _steal_ns(cpus: Sequence[int] | None) -> int:
+    lines = Path("/proc/stat").read_text().splitlines()
+    wanted = ("cpu",) if cpus is None else tuple(f"cpu{cpu}" for cpu in cpus)
+    ticks = [int(line.split(maxsplit=9)[8]) for line in lines if line.partition(" ")[0] in wanted]
+    return sum(ticks) * _TICK_NS
 
 
 def _stalled_ns(what: str) -> int | None:
@@ -266,8 +279,7 @@ def _available_bytes() -> int:
     return int(found[1]) * 1024 if found else 0
 
 
-def _frequency_khz() -> int | None:
-    cpus = sorted(os.sched_getaffinity(0))
+def _frequency_khz(cpus: Sequence[int]) -> int | None:
     values = []
     for cpu in cpus[:: -(-len(cpus) // _MOST_CPUS_ASKED)]:
         with contextlib.suppress(OSError, ValueError):

@@ -105,7 +105,7 @@ _NAMES = (
     *_OF_AGENTS,
 )
 _ALSO_EXPERIMENT = ("runtime", *_OF_CLUSTER, *_OF_AGENTS, "image")
-_ONLY_HERE = ("repeat", "until_ci", "switch_level", "data_dir")  # on this machine's own runtime
+_ONLY_HERE = ("repeat", "until_ci", "duet", "switch_level", "data_dir")  # on this machine's own runtime
 _ALSO_ATTACHED = (*_NAMES, "rounds", "stall_after", "out", "as_json", "coverage_floor", "quiet", "otlp")
 
 

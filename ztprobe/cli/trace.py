@@ -70,6 +70,12 @@ __all__ = ("trace",)
     metavar="PERCENT",
     help="With --repeat: stop as soon as the overhead's interval is no wider than this to either side.",
 )
+@click.option(
+    "--duet",
+    is_flag=True,
+    help="With --repeat: make both runs of a pair at once, each on half of the cores, so that what slows the"
+    " machine meets both alike.",
+)
 @click.option("--no-baseline", is_flag=True, help="Run no baseline: the report has no overhead.")
 @click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True, help="Of training.")
 @click.option(
@@ -129,6 +135,7 @@ def trace(
     baseline: str | None,
     repeat: int | None,
     until_ci: str | None,
+    duet: bool,
     no_baseline: bool,
     rounds: int,
     clients: int,
@@ -187,7 +194,7 @@ def trace(
         place=cluster_place(context.params),
     )
     shown = _Shown(as_json, coverage_floor / 100, quiet, context.params["otlp"])
-    _carry_out(request, repeat, until_ci, shown)
+    _carry_out(request, _Repeated(repeat, until_ci, duet), shown)
 
 
 def _switch(text: str | None, experiment: Experiment, rounds: int) -> LevelSwitch | None:
@@ -207,21 +214,36 @@ class _Shown:
     otlp: str | None  # where spans are sent
 
 
-def _carry_out(request: TraceRequest, repeat: int | None, until_ci: str | None, shown: _Shown) -> None:
+@dataclasses.dataclass(frozen=True)
+class _Repeated:
+    """What is asked of pairs, as it was given."""
+
+    pairs: int | None
+    until_ci: str | None
+    duet: bool
+
+    @property
+    def until(self) -> float | None:
+        """As a share."""
+        return None if self.until_ci is None else percent("--until-ci", self.until_ci)
+
+
+def _carry_out(request: TraceRequest, repeated: _Repeated, shown: _Shown) -> None:
     from ztprobe.experiment.requirements import check_main_job, check_on_cluster, check_out
 
     for wanted in request.experiments:
         request.profile_of(wanted)
-    if repeat is None and until_ci is not None:
-        raise UsageError(f"--until-ci {until_ci}: needs --repeat, the most pairs that may be run")
-    if repeat is not None:
+    if repeated.pairs is None and repeated.until_ci is not None:
+        raise UsageError(f"--until-ci {repeated.until_ci}: needs --repeat, the most pairs that may be run")
+    if repeated.pairs is None and repeated.duet:
+        raise UsageError("--duet: needs --repeat, the number of pairs")
+    if repeated.pairs is not None:
         if shown.otlp is not None:
             raise UsageError(
                 f"--otlp {shown.otlp}: sends one run; with --repeat there are many, and `ztprobe export RUN"
                 " --format otlp --endpoint URL` sends each"
             )
-        until = None if until_ci is None else percent("--until-ci", until_ci)
-        _repeat(request, repeat, until, as_json=shown.as_json, quiet=shown.quiet)
+        _repeat(request, repeated, as_json=shown.as_json, quiet=shown.quiet)
         return
     if request.place is None:
         check_main_job(request.demands, request.out)
@@ -241,17 +263,21 @@ def _default_out(name: str) -> Path:
     return Path("runs") / f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
-def _repeat(request: TraceRequest, pairs: int, until: float | None, *, as_json: bool, quiet: bool) -> None:
+def _repeat(request: TraceRequest, repeated: _Repeated, *, as_json: bool, quiet: bool) -> None:
     from analysis.results.comparison_text import print_comparison
     from ztprobe.experiment.requirements import check_machine
+    from ztprobe.process.own_cpus import halves
     from ztprobe.progress import open_progress
     from ztprobe.rundir.store import dump_json
     from ztprobe.study.pairs import run_pairs
     from ztprobe.study.plan import pair_study
 
+    pairs, until = repeated.pairs or 1, repeated.until
     if request.profile is not None:
         raise UsageError(f"--repeat {pairs}: takes the profiles that come with ztprobe, not --profile")
-    study = pair_study(request, pairs)
+    study = pair_study(request, pairs, duet=repeated.duet)
+    if repeated.duet:
+        halves()
     check_machine(request.demands)
     with open_progress(quiet=quiet) as progress:
         comparison = run_pairs(study, request.out, progress, until=until)

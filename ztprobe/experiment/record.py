@@ -154,14 +154,15 @@ def save_logs(target: RunDir, logs: Mapping[str, Path], server: str, *, is_whole
 def described(spec: RunSpec) -> dict[str, Any]:
     """What a run was asked for, and what it ran on."""
     experiment, options = spec.experiment, spec.options
-    return {
+    own = spec.own_cores
+    return ({} if own is None else {"own_cores": dataclasses.asdict(own)}) | {
         "experiment": dataclasses.asdict(experiment) | {"name": experiment.name},
         "options": dataclasses.asdict(options) | {"data_dir": str(options.data_dir or "")},
         "runtime": spec.runtime,
         "kernel": platform.release(),
         "machine": platform.machine(),
         "versions": versions(),
-        "cores": os.cpu_count() or 1,
+        "cores": (os.cpu_count() or 1) if own is None else len(own.cpus),
     }
 
 

@@ -16,7 +16,16 @@ from ztprobe.profile.model import Profile
 from ztprobe.runtime.cluster.place import ClusterPlace
 from ztprobe.runtime.interface import Runtime, WorkloadOptions
 
-__all__ = ("Interference", "RunSpec", "spec_of")
+__all__ = ("Interference", "OwnCores", "RunSpec", "spec_of")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnCores:
+    """CPUs that a run has for itself while another run is made on others of the same machine."""
+
+    cpus: tuple[int, ...]
+    of: int  # CPUs of the machine
+    beside: str  # the other run's experiment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +47,7 @@ class RunSpec:
     try_controls: bool = True
     stall_after_s: float = STALL_AFTER_S
     level_switch: LevelSwitch | None = None  # while rounds go on
+    own_cores: OwnCores | None = None  # whoever makes the run stays on them; None: all are
 
     @property
     def runtime(self) -> str:
@@ -71,6 +81,7 @@ def spec_of(
     environment: Mapping[str, str] | None = None,
     limit_s: float | None = None,
     congestion_control: str = "cubic",
+    own_cores: OwnCores | None = None,
 ) -> RunSpec:
     """The spec of one of a request's experiments.
 
@@ -78,6 +89,7 @@ def spec_of(
     :param profile: instead of the one that the experiment's name says.
     :param environment: more of it for the workload's containers.
     :param limit_s: how long the rounds may take.
+    :param own_cores: to which the caller keeps itself.
     :raises UsageError: there is no profile of that name.
     """
     experiment = experiment or request.experiment
@@ -105,4 +117,5 @@ def spec_of(
         stall_after_s=request.stall_after_s,
         level_switch=switch,
         place=request.place,
+        own_cores=own_cores,
     )

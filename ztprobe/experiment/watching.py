@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -86,12 +86,17 @@ class ThisMachine:
     """`Watching` by a process of this machine.
 
     :param agent: begins it.
+    :param cpus: that the run has for itself; None: all.
     """
 
     poll_s = 0.1
 
-    def __init__(self, agent: Callable[[RunDir], AbstractContextManager[Agent]]) -> None:
-        self._agent = agent
+    def __init__(
+        self,
+        agent: Callable[[RunDir], AbstractContextManager[Agent]],
+        cpus: Sequence[int] | None = None,
+    ) -> None:
+        self._agent, self._cpus = agent, cpus
         self.clock_samples: list[dict[str, Any]] = []
 
     def now_ns(self) -> int:
@@ -112,7 +117,7 @@ class ThisMachine:
 
     def load(self, runtime: Runtime) -> AbstractContextManager[LoadRecord]:
         """See `Watching`."""
-        return MachineLoad(lambda: processes_of(runtime))
+        return MachineLoad(lambda: processes_of(runtime), cpus=self._cpus)
 
     def stalls(self, runtime: Runtime, clients: Iterable[str], after_s: float) -> RunStalls:
         """See `Watching`."""
@@ -150,7 +155,7 @@ def watching_of(
     :param agent: begins a process of this machine.
     """
     if spec.place is None or spec.place.agents is None:
-        return ThisMachine(agent), None
+        return ThisMachine(agent, None if spec.own_cores is None else spec.own_cores.cpus), None
     from ztprobe.emulation.backends import only_rate
     from ztprobe.experiment.nodes.watching import NodesWatching
     from ztprobe.runtime.cluster.agent_nodes import AgentNodes

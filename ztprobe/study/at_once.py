@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import signal
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from multiprocessing.connection import wait
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from ztprobe.process.interrupts import shielded
 from ztprobe.progress import Progress
 from ztprobe.runtime.cluster.place import ClusterPlace
+from ztprobe.study.attempts import keep_failure, may_try
 from ztprobe.study.cluster_runs import ClusterRuns
-from ztprobe.study.execution import Tally, keep_failure, keeps_offloads, leave, may_try, open_study
+from ztprobe.study.execution import Tally, keeps_offloads, leave, open_study, run_one
+from ztprobe.study.nodes_of_study import await_free
 from ztprobe.study.plan import PlannedRun, Study
-from ztprobe.study.run_process import Ended, RunTask, StudyProcess
+from ztprobe.study.run_maker import RunMaker, run_name
+from ztprobe.study.run_process import StudyProcess
 
-__all__ = ("run_at_once",)
+__all__ = ("Ended", "NodeRun", "run_at_once")
 
 _PATIENCE_S = 120.0  # with an earlier call's runs, which end when it does
 _WORKLOAD = "workload"
@@ -49,6 +52,45 @@ def run_at_once(study: Study, places: Sequence[ClusterPlace], out: Path, progres
     return tally
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """What came of a run."""
+
+    is_there: bool
+    attempts: int
+    is_cluster_away: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeRun:
+    """Which run is to be made, on which node, and how far its study is (`run_process.Task`)."""
+
+    study: Study
+    planned: PlannedRun
+    out: Path  # the study's directory
+    place: ClusterPlace
+    offloads: bool
+    tally: Tally
+    number: int  # of the run among the study's
+
+    @property
+    def name(self) -> str:
+        """The run's, for people."""
+        return run_name(self.planned)
+
+    def carry_out(self, progress: Progress, _told: Connection) -> Ended:
+        """See `Task`."""
+        tally = dataclasses.replace(self.tally, attempts=0)
+        runs = ClusterRuns(self.out, self.place)
+        target = self.out / self.planned.directory
+        make = RunMaker(self.study, self.planned, target, progress, self.offloads, runs)
+        if self.place.agents is not None:
+            await_free(self.place.agents, progress)
+        is_there = run_one(make, self.out, tally, self.number)
+        leave(runs, progress)
+        return Ended(is_there=is_there, attempts=tally.attempts, is_cluster_away=tally.is_cluster_away)
+
+
 class _Nodes:
     """Which node makes which run."""
 
@@ -57,7 +99,7 @@ class _Nodes:
     ) -> None:
         self._free = deque(places)
         self._missing: deque[tuple[int, PlannedRun]] = deque()  # with their numbers, for people
-        self._busy: dict[StudyProcess, float] = {}  # since when
+        self._busy: dict[StudyProcess[NodeRun], float] = {}  # since when
         self._study, self._out, self._progress, self._tally = study, out, progress, tally
         self._offloads = keeps_offloads(study)
 
@@ -78,7 +120,7 @@ class _Nodes:
         """Have every free node make a run, as long as there are some. :returns: whether one does."""
         while self._missing and self._free:
             number, planned = self._missing.popleft()
-            task = RunTask(
+            task = NodeRun(
                 study=self._study,
                 planned=planned,
                 out=self._out,
@@ -97,12 +139,12 @@ class _Nodes:
         for one in [one for one in self._busy if one.told in ready]:
             said = one.hear()
             if isinstance(said, str):
-                self._progress.note(f"{one.node}: {said.strip()}")
+                self._progress.note(f"{one.task.place.node}: {said.strip()}")
             else:
                 self._take(one, said)
 
-    def _take(self, one: StudyProcess, ended: Ended | None) -> None:
-        status = one.await_end()
+    def _take(self, one: StudyProcess[NodeRun], ended: Ended | None) -> None:
+        how = one.await_end()
         took_s = time.monotonic() - self._busy.pop(one)
         self._free.append(one.task.place)
         self._tally.busy_s += took_s
@@ -111,16 +153,12 @@ class _Nodes:
             self._tally.is_cluster_away = ended.is_cluster_away
             self._tally.count(ended.is_there)
             return
-        planned, how = one.task.planned, f" ({_ended_by(status)})" if status else ""
-        what = f"the process that made it has ended before it was through{how}"
-        self._progress.note(f"{one.node}: {one.name}: {_WORKLOAD}: {what}")
+        planned = one.task.planned
+        what = f"the process that made it has ended before it was through{f' ({how})' if how else ''}"
+        self._progress.note(f"{one.task.place.node}: {one.task.name}: {_WORKLOAD}: {what}")
         keep_failure(self._out, planned, _WORKLOAD, what, took_s)
         self._tally.attempts += 1
         if may_try(self._study, self._out, planned):
             self._missing.appendleft((one.task.number, planned))
         else:
             self._tally.count(False)
-
-
-def _ended_by(status: int) -> str:
-    return signal.Signals(-status).name if status < 0 else f"status {status}"

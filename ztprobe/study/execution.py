@@ -16,45 +16,48 @@ one in a row ends the study, and so does one before any run has come through: th
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.causes.diagnosis import top_cause
 from analysis.report.wording import human_time, plural
 from analysis.results.new_run import keep_report
 from analysis.results.study_files import (
     CLUSTER,
     CONTENTION,
-    NOT_OF_DEPLOYMENT,
     STUDY_FILE,
-    failed_attempts,
     runtime_of,
 )
 from ztprobe.documents.files import read_bytes, read_text
 from ztprobe.documents.problem import DocumentError
 from ztprobe.documents.strict_json import parse_json
-from ztprobe.errors import EnforcementError, PreflightError, RunDirError, WorkloadError, ZtprobeError
+from ztprobe.errors import PreflightError, RunDirError, ZtprobeError
 from ztprobe.profile.model import load_profile
 from ztprobe.progress import Progress
 from ztprobe.rundir.claim import claimed, holds_results
 from ztprobe.rundir.store import dump_json, write_atomically
 from ztprobe.runtime.cluster.place import ClusterPlace
 from ztprobe.runtime.deployments import appearing_whole
+from ztprobe.study.attempts import (
+    FAILURES,
+    NotQuiet,
+    attempts_before,
+    class_of,
+    keep_seen,
+    may_try,
+    place_of,
+    write_failure,
+)
 from ztprobe.study.cluster_runs import ClusterRuns
-from ztprobe.study.plan import PlannedRun, Study
-from ztprobe.study.run_maker import RunMaker, run_name
+from ztprobe.study.plan import Study
+from ztprobe.study.run_maker import RunMaker
 
 __all__ = (
     "STUDY_FILE",
     "Tally",
-    "keep_failure",
     "keeps_offloads",
     "leave",
-    "may_try",
     "open_plan",
     "open_study",
     "refuse_other_runtime",
@@ -64,19 +67,6 @@ __all__ = (
 )
 
 _MOST_BYTES = 16 << 20  # of study.json
-
-
-class _NotQuiet(ZtprobeError):
-    """Others used the machine while the rounds ran."""
-
-
-# What makes an attempt a failed one. Anything else ends the study: the machine lacks something, a bug.
-_CLASSES: dict[type[ZtprobeError], str] = {
-    EnforcementError: "not in force",
-    WorkloadError: "workload",
-    RunDirError: "storage",
-    _NotQuiet: CONTENTION,
-}
 
 
 @dataclass
@@ -218,12 +208,12 @@ def run_one(make: RunMaker, out: Path, tally: Tally, number: int) -> bool:
     """
     name, study, progress = make.name, make.study, make.progress
     while may_try(study, out, make.planned):
-        before = _attempts_before(out, make.planned)
+        before = attempts_before(out, make.planned)
         again = f", attempt {before.total() + 1}" if before else ""
         left = "" if tally.left_s is None else f", about {human_time(tally.left_s)} left"
         progress.note(f"{number} of {tally.planned}: {name}{again}{left}")
         tally.attempts += 1
-        kept = _kept(out, make.planned, before)
+        kept = place_of(out, make.planned, before)
         began_s = time.monotonic()
         classes = _classes(make, tally)
         tally.is_cluster_away = False
@@ -233,16 +223,16 @@ def run_one(make: RunMaker, out: Path, tally: Tally, number: int) -> bool:
                     make.measure(partial)
                     why = keep_report(partial)
                     if why is not None and before[CONTENTION] < study.contention_retries:
-                        raise _NotQuiet(f"while its rounds ran, {why}; it is made anew")
+                        raise NotQuiet(f"while its rounds ran, {why}; it is made anew")
                 except tuple(classes) as error:
-                    _keep_failed(partial, kept)
+                    keep_seen(partial, kept)
                     error.args = (str(error).replace(str(partial), str(kept)),)  # its class may want more
                     raise
         except tuple(classes) as error:
-            found = next(name for kind, name in classes.items() if isinstance(error, kind))
+            found = class_of(error, classes)
             tally.is_cluster_away = found == CLUSTER
             progress.note(f"{name}: {found}: {error}")
-            _write_failure(kept, found, str(error), time.monotonic() - began_s)
+            write_failure(kept, found, str(error), time.monotonic() - began_s)
         else:
             if why is not None:
                 progress.note(
@@ -253,47 +243,7 @@ def run_one(make: RunMaker, out: Path, tally: Tally, number: int) -> bool:
     return False
 
 
-def may_try(study: Study, out: Path, planned: PlannedRun) -> bool:
-    """Whether the plan allows one more attempt at a run that is not there."""
-    return _own(_attempts_before(out, planned)) <= study.retries
-
-
-def keep_failure(out: Path, planned: PlannedRun, found: str, message: str, took_s: float) -> None:
-    """Write down an attempt of which nothing else is there.
-
-    :param found: its class.
-    """
-    _write_failure(_kept(out, planned, _attempts_before(out, planned)), found, message, took_s)
-
-
-def _kept(out: Path, planned: PlannedRun, before: Counter[str]) -> Path:
-    return out / "attempts" / f"{run_name(planned)}-{before.total() + 1}"
-
-
-def _write_failure(kept: Path, found: str, message: str, took_s: float) -> None:
-    failure = {"class": found, "cause": top_cause(kept), "message": message, "took_s": took_s}
-    write_atomically(kept / "failure.json", dump_json(failure))
-
-
 def _classes(make: RunMaker, tally: Tally) -> dict[type[ZtprobeError], str]:
     """What ends this attempt alone, and not the study."""
     has_worked = make.on_cluster is not None and tally.done and not tally.is_cluster_away
-    return {**_CLASSES, PreflightError: CLUSTER} if has_worked else _CLASSES
-
-
-def _own(before: Counter[str]) -> int:
-    """Attempts that were spoiled by nothing but the run itself."""
-    return before.total() - sum(before[name] for name in NOT_OF_DEPLOYMENT)
-
-
-def _attempts_before(out: Path, planned: PlannedRun) -> Counter[str]:
-    """By class, those that are kept."""
-    return Counter(one["class"] for one in failed_attempts(out, planned.cell.name, planned.repetition))
-
-
-def _keep_failed(partial: Path, kept: Path) -> None:
-    # Without room on the disk the class and the message have to do.
-    with contextlib.suppress(OSError, shutil.Error):
-        whole = (partial / "run.json").exists()  # else it failed before anything was seen
-        source, target = (partial, kept) if whole else (partial / "logs", kept / "logs")
-        shutil.copytree(source, target, dirs_exist_ok=True)
+    return {**FAILURES, PreflightError: CLUSTER} if has_worked else FAILURES

@@ -9,6 +9,8 @@ often than 95 %, which the record says.
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from analysis.results.study_files import CONTENTION, failed_attempts
 from ztprobe.errors import WorkloadError
 from ztprobe.progress import Progress
 from ztprobe.rundir.store import dump_json, write_atomically
+from ztprobe.study.duet import run_duet
 from ztprobe.study.execution import Tally, open_study, run_block
 from ztprobe.study.plan import Study
 
@@ -40,7 +43,7 @@ def run_pairs(study: Study, out: Path, progress: Progress, *, until: float | Non
     comparison: dict[str, Any] | None = None
     with open_study(study, out):
         for repetition in range(1, study.repetitions + 1):
-            run_block(study, repetition, out, progress, tally)
+            (run_duet if study.duet else run_block)(study, repetition, out, progress, tally)
             comparison = _compared(study, out)
             if comparison is None:
                 continue
@@ -79,6 +82,7 @@ def _compared(study: Study, out: Path) -> dict[str, Any] | None:
             one["class"] == CONTENTION for cell in study.cells for one in failed_attempts(out, cell.name)
         ),
         "order_seed": study.order_seed,
+        **({"duet": {"together_share": _together(quiet)}} if study.duet else {}),
     }
 
 
@@ -90,6 +94,16 @@ def _pairs(study: Study, out: Path) -> list[tuple[Sample, ...]]:
         if all((run / "run.json").exists() for run in runs.values()):
             pairs.append(tuple(sample_of(load_report(runs[cell]), runs[cell]) for cell in study.cells))
     return pairs
+
+
+def _together(pairs: Sequence[tuple[Sample, ...]]) -> float:
+    """The part of the longer run's counted rounds in which the other's were going on; of pairs the median."""
+    shares = []
+    for pair in pairs:
+        begins, ends = zip(*(sample.span_unix_s for sample in pair), strict=True)
+        longest_s = max(end - begin for begin, end in zip(begins, ends, strict=True))
+        shares.append(max(0.0, min(ends) - max(begins)) / longest_s if longest_s else 0.0)
+    return round(statistics.median(shares), 9)
 
 
 def _why_none(study: Study, out: Path) -> str:

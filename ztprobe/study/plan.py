@@ -160,6 +160,7 @@ class Study:
     data_dir: Path | None = None
     runtime: str = LOCAL  # that all of its runs are made by: local | kubernetes
     image: str | None = None  # of a cluster's workload; None: what the manifests say
+    duet: bool = False  # of two cells: both at once, each on cores of its own
 
     def block(self, repetition: int) -> list[PlannedRun]:
         """A repetition's runs in their order."""
@@ -178,10 +179,12 @@ class Study:
             "cells": [cell.as_dict() for cell in self.cells],
             "data_dir": None if self.data_dir is None else str(self.data_dir),
         }
-        of_cluster = (
-            ("runtime", "image") if self.runtime == LOCAL else ()
-        )  # as it was before there were others
-        return {name: value for name, value in values.items() if name not in of_cluster}
+        # As it was before there were others.
+        left_out = {
+            *(("runtime", "image") if self.runtime == LOCAL else ()),
+            *(() if self.duet else ("duet",)),
+        }
+        return {name: value for name, value in values.items() if name not in left_out}
 
 
 def plan_names() -> list[str]:
@@ -298,9 +301,10 @@ def _with_options(
     return tuple(dict.fromkeys(found))
 
 
-def pair_study(request: TraceRequest, repetitions: int) -> Study:
+def pair_study(request: TraceRequest, repetitions: int, *, duet: bool = False) -> Study:
     """An experiment and its baseline, again and again, in either order.
 
+    :param duet: or both at once.
     :raises UsageError: the request has no baseline.
     """
     if request.baseline is None:
@@ -324,4 +328,5 @@ def pair_study(request: TraceRequest, repetitions: int) -> Study:
         repetitions=repetitions,
         dataset=request.dataset,
         data_dir=request.data_dir,
+        duet=duet,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from analysis.results.study_files import CONDITIONS_FILE
 from ztprobe.experiment.request import TraceRequest
 from ztprobe.experiment.run import Job
-from ztprobe.experiment.spec import spec_of
+from ztprobe.experiment.spec import Interference, OwnCores, spec_of
 from ztprobe.progress import Progress
 from ztprobe.rundir.store import RunDir, create_run_dir
 from ztprobe.runtime.deployments import clean_leftovers
@@ -32,6 +32,8 @@ class RunMaker:
     progress: Progress
     offloads: bool
     on_cluster: ClusterRuns | None
+    own_cores: OwnCores | None = None  # to which this process keeps itself
+    interference: Interference | None = None
 
     @property
     def name(self) -> str:
@@ -68,8 +70,9 @@ class RunMaker:
             offloads=self.offloads,
             limit_s=base_s + round_s * study.rounds,
             congestion_control=cell.congestion_control,
+            own_cores=self.own_cores,
         )
-        return Job(spec, directory, self.progress)
+        return Job(spec, directory, self.progress, interference=self.interference)
 
 
 def run_name(planned: PlannedRun) -> str:

@@ -1,4 +1,4 @@
-"""One run of a study in a process of its own, so that several nodes have one each at the same time.
+"""One run of a study in a process of its own, so that several are made at the same time.
 
 A run is brought up, watched and taken away as everywhere, by the one main thread that a signal interrupts.
 What it has to say goes to the study's process line by line; a signal to that one ends this one too, after it
@@ -13,61 +13,52 @@ import signal
 import sys
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
 from ztprobe.errors import ZtprobeError
 from ztprobe.process.interrupts import Interrupted, catching
 from ztprobe.process.lifeline import signalled_at_end_of
-from ztprobe.progress import PlainProgress
-from ztprobe.runtime.cluster.place import ClusterPlace
-from ztprobe.study.cluster_runs import ClusterRuns
-from ztprobe.study.execution import Tally, leave, run_one
-from ztprobe.study.nodes_of_study import await_free
-from ztprobe.study.plan import PlannedRun, Study
-from ztprobe.study.run_maker import RunMaker, run_name
+from ztprobe.progress import PlainProgress, Progress
 
-__all__ = ("Ended", "RunTask", "StudyProcess")
+__all__ = ("StudyProcess", "Task", "tell")
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunTask:
-    """Which run is to be made, where, and how far its study is."""
+class Task(Protocol):
+    """What the process does; it is sent there."""
 
-    study: Study
-    planned: PlannedRun
-    out: Path  # the study's directory
-    place: ClusterPlace
-    offloads: bool
-    tally: Tally
-    number: int  # of the run among the study's
+    @property
+    def name(self) -> str:
+        """Of the process."""
+        ...
 
+    def carry_out(self, progress: Progress, told: Connection) -> object:
+        """Do it.
 
-@dataclass(frozen=True, kw_only=True)
-class Ended:
-    """What came of it."""
-
-    is_there: bool
-    attempts: int
-    is_cluster_away: bool
+        :param told: takes what else is to be heard on the way (`tell`); strings are lines for people.
+        :returns: is heard last; no string.
+        """
+        ...
 
 
-class StudyProcess:
+TaskT = TypeVar("TaskT", bound=Task)
+
+
+class StudyProcess(Generic[TaskT]):
     """A run that is being made.
 
     :param task: begins at once.
     """
 
-    def __init__(self, task: RunTask) -> None:
+    def __init__(self, task: TaskT) -> None:
         self.task = task
         self.told, theirs = multiprocessing.Pipe(duplex=False)
         # Not forked: threads and connections of this process would be half there.
         self._process: BaseProcess = multiprocessing.get_context("spawn").Process(
-            target=_make, args=(task, theirs, os.getpid()), name=run_name(task.planned)
+            target=_make, args=(task, theirs, os.getpid()), name=task.name
         )
         # Until it hears signals in its own way it gets none.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -77,15 +68,10 @@ class StudyProcess:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
 
-    @property
-    def node(self) -> str:
-        """On which it is made."""
-        return str(self.task.place.node)
+    def hear(self) -> Any:
+        """A line for people, or what else it has to tell; None: it has ended without a word.
 
-    def hear(self) -> str | Ended | None:
-        """The next line that it says, or what came of it; None: it has ended without a word.
-
-        :raises Exception: what ended it, and with it the study.
+        :raises Exception: what ended it.
         """
         try:
             said = self.told.recv()
@@ -93,22 +79,18 @@ class StudyProcess:
             return None
         if isinstance(said, Exception):
             raise said
-        return said if isinstance(said, Ended) else str(said)
-
-    @property
-    def name(self) -> str:
-        """The run's, for people."""
-        return run_name(self.task.planned)
+        return said
 
     def give_up(self) -> None:
         """Have it end, after it has removed what it made; nobody hears it any more."""
         self.told.close()  # else it would wait for somebody who does
         self._process.terminate()
 
-    def await_end(self) -> int | None:
-        """:returns: its exit status; negative: the signal that ended it."""
+    def await_end(self) -> str:
+        """:returns: the signal or status that ended it, for people; empty: it ended well."""
         self._process.join()
-        return self._process.exitcode
+        status = self._process.exitcode or 0
+        return signal.Signals(-status).name if status < 0 else f"status {status}" if status else ""
 
 
 class _Told(PlainProgress):
@@ -119,15 +101,16 @@ class _Told(PlainProgress):
         self._told = told
 
     def _write(self, text: str) -> None:
-        _tell(self._told, text)
+        tell(self._told, text)
 
 
-def _tell(told: Connection, what: object) -> None:
+def tell(told: Connection, what: object) -> None:
+    """Send it to whoever hears this process."""
     with suppress(OSError):  # nobody hears it any more, and a clean-up goes on nevertheless
         told.send(what)
 
 
-def _make(task: RunTask, told: Connection, parent: int) -> None:
+def _make(task: Task, told: Connection, parent: int) -> None:
     """The process's own."""
     os.setpgrp()  # Ctrl-C is for the study's process, which ends this one
     if not signalled_at_end_of(parent, signal.SIGTERM):
@@ -135,11 +118,12 @@ def _make(task: RunTask, told: Connection, parent: int) -> None:
     try:
         with catching(lambda _notice: None):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-            _tell(told, _ended(task, told))
+            with _Told(told) as progress:
+                tell(told, task.carry_out(progress, told))
     except Interrupted as interrupt:
         sys.exit(interrupt.exit_code)
     except Exception as error:
-        _tell(told, _portable(error))
+        tell(told, _portable(error))
 
 
 def _portable(error: Exception) -> Exception:
@@ -151,16 +135,3 @@ def _portable(error: Exception) -> Exception:
     bug = RuntimeError(f"{type(error).__name__}: {error}")
     bug.add_note("".join(traceback.format_exception(error)))
     return bug
-
-
-def _ended(task: RunTask, told: Connection) -> Ended:
-    tally = replace(task.tally, attempts=0)
-    with _Told(told) as progress:
-        runs = ClusterRuns(task.out, task.place)
-        target = task.out / task.planned.directory
-        make = RunMaker(task.study, task.planned, target, progress, task.offloads, runs)
-        if task.place.agents is not None:
-            await_free(task.place.agents, progress)
-        is_there = run_one(make, task.out, tally, task.number)
-        leave(runs, progress)
-    return Ended(is_there=is_there, attempts=tally.attempts, is_cluster_away=tally.is_cluster_away)

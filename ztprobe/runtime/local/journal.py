@@ -14,6 +14,7 @@ describes something that is not there, which undoing tolerates.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -41,6 +42,7 @@ _NETNS_DIR = Path("/run/netns")
 _NETNS_MARK = ".netns-directory-is-ours"
 
 _Entries = dict[str, Any]
+_numbers = itertools.count(1)  # of what this process makes
 
 
 class Journal:
@@ -154,7 +156,7 @@ def appearing_whole(out: Path) -> Iterator[Path]:
     :raises RunDirError: ``out`` is there and not empty, cannot be written, or others could replace it.
     """
     partial = files.unguessable(out, "partial")
-    journal = Journal(f"job-{os.getpid()}")
+    journal = Journal(f"job-{os.getpid()}-{next(_numbers)}")
     journal.scratch(partial)
     try:
         with _refusing(out), files.opened_directory(out.parent, make=0o777):
