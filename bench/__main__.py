@@ -211,9 +211,15 @@ def _policy(quick: bool) -> tuple[list[Row], dict[str, Any]]:
 
 def _duet(options: argparse.Namespace, progress: Progress) -> tuple[list[Row], dict[str, Any]]:
     pairs = options.cycles or (4 if options.quick else 16)
-    with progress.bar("  duet", 2 * pairs) as advance:
-        found = measure_duet(pairs, 6 if options.quick else 11, options.seed, advance)
-    return [Row(*words) for words in found.words()], asdict(found)
+    rows, record = [], {}
+    for disturbed in (False, True):
+        where = "disturbed" if disturbed else "as it is"
+        with progress.bar(f"  duet, {where}", 2 * pairs) as advance:
+            rounds = 6 if options.quick else 11
+            found = measure_duet(pairs, rounds, options.seed, advance, disturbed=disturbed)
+        rows += [Row(*words) for words in found.words()]
+        record[where] = asdict(found)
+    return rows, record
 
 
 def _attached(part: str, options: argparse.Namespace, progress: Progress) -> tuple[list[Row], dict[str, Any]]:

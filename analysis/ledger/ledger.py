@@ -13,7 +13,7 @@ from typing import Any
 
 from analysis.evidence.participants import by_participant
 from analysis.evidence.reader import read_events
-from analysis.intervals import Segment, clip, overlap_ns, paint
+from analysis.intervals import Segment, clip, overlap_ns, paint, union
 from analysis.ledger.connections import Path, Topology
 from analysis.ledger.coverage import losses_of
 from analysis.ledger.critical_path import Chain, setup_overlays
@@ -293,6 +293,7 @@ class _Builder:
             mutual=tls.mutual if tls else None,
             resumed=tls.resumed if tls else None,
             syn_retransmissions=setup.syn_count - 1,
+            dns_round_trips=len(union((s.start_ns, s.end_ns) for s in overlays if s.component == "dns")),
         )
 
 

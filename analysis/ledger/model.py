@@ -147,6 +147,7 @@ class ConnectionSetup:
     mutual: str | None = None
     resumed: bool | None = None
     syn_retransmissions: int = 0
+    dns_round_trips: int = 0  # questions that were not asked while another one was open
 
 
 @dataclass(frozen=True, kw_only=True)

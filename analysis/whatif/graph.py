@@ -90,6 +90,7 @@ class RunWay:
     counted_ns: tuple[int, ...]  # durations of all counted rounds
     contended: bool | None  # others used its machine (`analysis.contention`); None: not recorded
     setup_ns: dict[str, int] = field(default_factory=dict)  # component -> median of what a connection cost
+    questions: int = 1  # for names, one after another, of a connection that asks for one
 
     @property
     def left_out(self) -> int:
@@ -97,14 +98,13 @@ class RunWay:
         return len(self.counted_ns) - len(self.rounds)
 
     @property
-    def round_trip_ns(self) -> dict[str, int]:
+    def one_way_ns(self) -> dict[str, tuple[int, int]]:
         """Client -> a first segment's way down and an update's way up, in the median."""
-        found: dict[str, int] = {}
+        found: dict[str, tuple[int, int]] = {}
         for client in {way.client for one in self.rounds for way in one.clients}:
             ways = [way for one in self.rounds for way in one.clients if way.client == client]
-            found[client] = round(
-                median(way.down.one_way_ns for way in ways) + median(way.up.one_way_ns for way in ways)
-            )
+            down, up = ([getattr(way, name).one_way_ns for way in ways] for name in ("down", "up"))
+            found[client] = round(median(down)), round(median(up))
         return found
 
 
@@ -139,6 +139,7 @@ def way_of(run: Run) -> RunWay:
         rounds=tuple(ways),
         counted_ns=tuple(one.ledger.duration_ns for one in counted),
         contended=contention.judge((run, [one.ledger for one in counted]), None, None)["contended"],
+        questions=max(1, round(median(setup.dns_round_trips for setup in setups))) if setups else 1,
         setup_ns={name: round(median(one[name] for one in parts)) for name in (parts[0] if parts else ())},
     )
 

@@ -7,8 +7,8 @@ last update. Without a change the recorded rounds come out again. What a change 
 - *policy*: what it dropped is gone.
 - *profile*: segments travel for as long as the new path takes, with no jitter and nothing lost; waiting for
   windows follows from the round trip and the bytes (`analysis.whatif.transport`); what the sender's socket
-  put down to rate or queues stays. A handshake keeps what it took beyond its
-  round trip.
+  put down to rate or queues stays. A handshake keeps what it took beyond its round trip, and questions for
+  names what they took beyond their way there, one after another, as many as were seen.
 - *reconnect*: what setting up this run's connections cost comes before every update; its window starts anew,
   and so does that of the model that comes over the same connection after it.
 - *congestion control*: waiting for windows follows from the new one's rules.
@@ -38,7 +38,7 @@ __all__ = ("Prediction", "Replayed", "predict", "replay")
 # What a bridge and two pairs of interfaces of one machine take: the way without a profile.
 _BARE_ONE_WAY_NS = 30_000
 # Each takes one round trip; TLS 1.3 and HTTP/2's settings as well.
-_ONE_ROUND_TRIP = ("dns", "tcp_handshake", "tls_handshake", "http2_setup")
+_ONE_ROUND_TRIP = ("tcp_handshake", "tls_handshake", "http2_setup")
 _TURNS = 6
 _SET_UP = ("dns", "tcp_handshake", "tls_handshake", "http2_setup", "proxy")
 
@@ -107,16 +107,16 @@ def replay(run: RunWay, change: WhatIfChange) -> list[Replayed]:
         )
     if change.reconnect and not run.setup_ns:
         raise UsageError(f"--reconnect: {run.path} does not show how its connections were set up")
-    round_trip_ns = run.round_trip_ns
-    return [_replay_round(one, run, change, round_trip_ns) for one in run.rounds]
+    one_way_ns = run.one_way_ns
+    return [_replay_round(one, run, change, one_way_ns) for one in run.rounds]
 
 
 def _replay_round(
-    one: RoundWay, run: RunWay, change: WhatIfChange, round_trip_ns: Mapping[str, int]
+    one: RoundWay, run: RunWay, change: WhatIfChange, one_way_ns: Mapping[str, tuple[int, int]]
 ) -> Replayed:
     spans = [(way.ready_ns, way.ready_ns + way.at_client_ns["compute"]) for way in one.clients]
     work_ns = work_of(spans, run.cpus)
-    changed = [_changed(way, run, change, round_trip_ns[way.client]) for way in one.clients]
+    changed = [_changed(way, run, change, *one_way_ns[way.client]) for way in one.clients]
     starts_ns = [way.ready_ns for way in changed]
     ends_ns = ends_of(starts_ns, work_ns, run.cpus)
     arrivals: list[tuple[int, ClientWay]] = []
@@ -142,8 +142,14 @@ def _replay_round(
     )
 
 
-def _changed(way: ClientWay, run: RunWay, change: WhatIfChange, round_trip_ns: int) -> ClientWay:
-    """A client's edges after the change, but for how long it trains."""
+def _changed(
+    way: ClientWay, run: RunWay, change: WhatIfChange, was_down_ns: int, was_up_ns: int
+) -> ClientWay:
+    """A client's edges after the change, but for how long it trains.
+
+    :param was_down_ns: a first segment's way to it, and ``was_up_ns`` from it.
+    """
+    round_trip_ns = was_down_ns + was_up_ns
     at_client_ns = dict(way.at_client_ns)
     if change.reconnect:
         for name in _SET_UP:
@@ -157,6 +163,10 @@ def _changed(way: ClientWay, run: RunWay, change: WhatIfChange, round_trip_ns: i
         for name in _ONE_ROUND_TRIP:
             if at_client_ns[name]:
                 at_client_ns[name] = max(0, at_client_ns[name] - round_trip_ns) + 2 * one_way_ns
+        if at_client_ns["dns"]:
+            # Profiles are the deployment's own: a question travels by them, its answer does not.
+            asked_ns = max(0, at_client_ns["dns"] - run.questions * was_up_ns)
+            at_client_ns["dns"] = asked_ns + run.questions * one_way_ns
     at_client_total_ns, before_ns = sum(at_client_ns.values()), sum(way.at_client_ns.values())
     was_down_idle_ns, was_up_idle_ns = before_ns + way.up.total_ns, before_ns + way.down.total_ns
     down, up = way.down, way.up

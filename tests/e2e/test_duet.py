@@ -16,6 +16,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from bench.duet import measure_duet
 from tests.e2e.command import Trace, run
 from tests.e2e.machine import assert_nothing_left, look
 from tests.e2e.test_contention import counted_rounds
@@ -151,6 +152,15 @@ def test_who_uses_one_half_spoils_that_run_alone(tmp_path: Path) -> None:
     assert shares[True]["busy"] == ["foreign_share"]
     assert shares[True]["foreign_cpus"] > 0.25
     assert shares[False]["foreign_cpus"] < shares[True]["foreign_cpus"] / 4
+
+
+@pytest.mark.long
+def test_what_slows_all_cores_for_a_while_hardly_widens_the_interval() -> None:
+    """Pairs of either kind in turns, while up to half of every CPU is taken away, the same of all."""
+    found = measure_duet(6, 5, 1, lambda _: None, disturbed=True)
+    assert len(found.one_by_one) == len(found.at_once) == 6
+    _ratio, _low, high = found.narrower()
+    assert high < 1, found
 
 
 def test_a_killed_pair_leaves_nothing_and_is_made_by_the_next_call(tmp_path: Path) -> None:
