@@ -90,7 +90,8 @@ class RunWay:
     counted_ns: tuple[int, ...]  # durations of all counted rounds
     contended: bool | None  # others used its machine (`analysis.contention`); None: not recorded
     setup_ns: dict[str, int] = field(default_factory=dict)  # component -> median of what a connection cost
-    questions: int = 1  # for names, one after another, of a connection that asks for one
+    first: dict[str, ClientWay] = field(default_factory=dict)  # by client, in round 1; empty: not all seen
+    questions: int = 0  # for names, one after another, before a connection; 0: none was seen
 
     @property
     def left_out(self) -> int:
@@ -121,7 +122,9 @@ def way_of(run: Run) -> RunWay:
         raise RunDirError(f"{run.path}: has edge aggregators, through which rounds cannot be replayed yet")
     in_order = sorted(rounds, key=lambda one: one.ledger.start_ns)
     counted = in_order[1:] if len(in_order) > 1 else in_order
-    ways = [way for one in counted if (way := _round_way(one)) is not None]
+    control = str(run.meta.get("facts", {}).get("congestion_control", "cubic"))
+    ways = [way for one in counted if (way := _round_way(one, control == "bbr")) is not None]
+    first = _round_way(in_order[0], control == "bbr")
     if not ways:
         raise RunDirError(
             f"{run.path}: in none of {plural(len(counted), 'counted round')} was every client seen to its end"
@@ -133,20 +136,21 @@ def way_of(run: Run) -> RunWay:
         experiment=experiment,
         clients=len(ways[0].clients),
         reconnect=bool(run.meta.get("options", {}).get("reconnect")),
-        congestion_control=str(run.meta.get("facts", {}).get("congestion_control", "cubic")),
+        congestion_control=control,
         cpus=int(run.meta.get("cores") or 1),
         has_rate=bool((run.meta["emulation"].get("requested") or {}).get("rate_mbit")),
         rounds=tuple(ways),
         counted_ns=tuple(one.ledger.duration_ns for one in counted),
         contended=contention.judge((run, [one.ledger for one in counted]), None, None)["contended"],
-        questions=max(1, round(median(setup.dns_round_trips for setup in setups))) if setups else 1,
+        first={} if first is None else {way.client: way for way in first.clients},
+        questions=round(median(setup.dns_round_trips for setup in setups)) if setups else 0,
         setup_ns={name: round(median(one[name] for one in parts)) for name in (parts[0] if parts else ())},
     )
 
 
-def _round_way(one: RoundChains) -> RoundWay | None:
+def _round_way(one: RoundChains, is_paced: bool) -> RoundWay | None:
     ways = [
-        _client_way(chain, client, one.ledger.start_ns)
+        _client_way(chain, client, one.ledger.start_ns, is_paced)
         for chain, client in zip(one.chains, one.ledger.clients, strict=True)
     ]
     whole = [way for way in ways if way is not None]
@@ -161,7 +165,7 @@ def _round_way(one: RoundChains) -> RoundWay | None:
     )
 
 
-def _client_way(chain: Chain, client: ClientRound, start_ns: int) -> ClientWay | None:
+def _client_way(chain: Chain, client: ClientRound, start_ns: int, is_paced: bool) -> ClientWay | None:
     """None: not seen from end to end."""
     at_client = next((piece for piece in chain.base if piece.component == "compute"), None)
     if chain.down is None or chain.up is None or client.arrival_ns is None or at_client is None:
@@ -173,9 +177,9 @@ def _client_way(chain: Chain, client: ClientRound, start_ns: int) -> ClientWay |
     return ClientWay(
         client=chain.client,
         before_ns=first_ns - start_ns,
-        down=_message_way(chain, chain.down, _within(client.segments, first_ns, received_ns)),
+        down=_message_way(chain, chain.down, _within(client.segments, first_ns, received_ns), is_paced),
         at_client_ns=_within(client.segments, received_ns, written_ns),
-        up=_message_way(chain, chain.up, _within(client.segments, written_ns, end_ns)),
+        up=_message_way(chain, chain.up, _within(client.segments, written_ns, end_ns), is_paced),
     )
 
 
@@ -188,14 +192,17 @@ def _within(pieces: Sequence[Segment], start_ns: int, end_ns: int) -> dict[str, 
     return found
 
 
-def _message_way(chain: Chain, message: HopMessage, components_ns: dict[str, int]) -> MessageWay:
+def _message_way(
+    chain: Chain, message: HopMessage, components_ns: dict[str, int], is_paced: bool
+) -> MessageWay:
     accounted = next((one for one in chain.transmissions if one.message is message), None)
     rows = dict(accounted.accounted_ns) if accounted is not None else {}
     transmission_ns = components_ns["transmission"]
     # The sender's account may be longer than what arrived was on its way.
     share = min(1.0, transmission_ns / total) if (total := sum(rows.values())) else 0.0
     jitter_ns = round(share * rows.get("jitter", 0))
-    queue_ns = rows.get("rate_or_queue", 0)
+    # Who paces by what comes back waits for the path, and not for a rate.
+    queue_ns = 0 if is_paced else rows.get("rate_or_queue", 0)
     if accounted is not None and accounted.windows_full:
         queue_ns += rows.get("congestion_window", 0)  # packets that waited for one another: the rate's time
     # Time with nothing in flight is not transmission. With something in flight, a sender that neither rate

@@ -10,7 +10,8 @@ last update. Without a change the recorded rounds come out again. What a change 
   put down to rate or queues stays. A handshake keeps what it took beyond its round trip, and questions for
   names what they took beyond their way there, one after another, as many as were seen.
 - *reconnect*: what setting up this run's connections cost comes before every update; its window starts anew,
-  and so does that of the model that comes over the same connection after it.
+  and so does that of the model that comes over the same connection after it. On the same path both take what
+  they took in the run's first round, when its connections were new.
 - *congestion control*: waiting for windows follows from the new one's rules.
 
 The interval is over rounds (the run's own, `statistics.mean_interval`): how another run would differ is not
@@ -20,7 +21,7 @@ in it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ __all__ = ("Prediction", "Replayed", "predict", "replay")
 
 # What a bridge and two pairs of interfaces of one machine take: the way without a profile.
 _BARE_ONE_WAY_NS = 30_000
+_SHORT_WAY_NS = 1_000_000  # a few questions are no more than noise
 # Each takes one round trip; TLS 1.3 and HTTP/2's settings as well.
 _ONE_ROUND_TRIP = ("tcp_handshake", "tls_handshake", "http2_setup")
 _TURNS = 6
@@ -108,7 +110,20 @@ def replay(run: RunWay, change: WhatIfChange) -> list[Replayed]:
     if change.reconnect and not run.setup_ns:
         raise UsageError(f"--reconnect: {run.path} does not show how its connections were set up")
     one_way_ns = run.one_way_ns
+    _refuse_unseen_names(run, change, max(up_ns for _down_ns, up_ns in one_way_ns.values()))
     return [_replay_round(one, run, change, one_way_ns) for one in run.rounds]
+
+
+def _refuse_unseen_names(run: RunWay, change: WhatIfChange, was_up_ns: int) -> None:
+    """Sidecars connect without asking; what their applications would ask for themselves is not seen."""
+    if "mtls" not in change.without or run.questions or not (run.reconnect or change.reconnect):
+        return
+    changed_ns = _one_way_ns(change)
+    if (was_up_ns if changed_ns is None else changed_ns) > _SHORT_WAY_NS:
+        raise UsageError(
+            f"--without mtls: {run.path}: its sidecars know the server's address, so it does not show what a"
+            " new connection asks for names without them, and every question takes this path's delay"
+        )
 
 
 def _replay_round(
@@ -165,15 +180,18 @@ def _changed(
                 at_client_ns[name] = max(0, at_client_ns[name] - round_trip_ns) + 2 * one_way_ns
         if at_client_ns["dns"]:
             # Profiles are the deployment's own: a question travels by them, its answer does not.
-            asked_ns = max(0, at_client_ns["dns"] - run.questions * was_up_ns)
-            at_client_ns["dns"] = asked_ns + run.questions * one_way_ns
+            questions = max(1, run.questions)
+            beyond_ns = max(0, at_client_ns["dns"] - questions * was_up_ns)
+            at_client_ns["dns"] = beyond_ns + questions * one_way_ns
     at_client_total_ns, before_ns = sum(at_client_ns.values()), sum(way.at_client_ns.values())
     was_down_idle_ns, was_up_idle_ns = before_ns + way.up.total_ns, before_ns + way.down.total_ns
     down, up = way.down, way.up
+    first = run.first.get(way.client)
+    first_down, first_up = (None, None) if first is None else (first.down, first.up)
     for _ in range(_TURNS):  # how long one direction is idle depends on how long the other takes
         down_idle_ns, up_idle_ns = at_client_total_ns + up.total_ns, at_client_total_ns + down.total_ns
-        down = _message(way.down, run, change, round_trip_ns, was_down_idle_ns, down_idle_ns)
-        up = _message(way.up, run, change, round_trip_ns, was_up_idle_ns, up_idle_ns)
+        down = _message(way.down, first_down, run, change, round_trip_ns, was_down_idle_ns, down_idle_ns)
+        up = _message(way.up, first_up, run, change, round_trip_ns, was_up_idle_ns, up_idle_ns)
     return ClientWay(client=way.client, before_ns=way.before_ns, down=down, at_client_ns=at_client_ns, up=up)
 
 
@@ -186,13 +204,15 @@ def _one_way_ns(change: WhatIfChange) -> int | None:
 
 def _message(
     message: MessageWay,
+    first: MessageWay | None,
     run: RunWay,
     change: WhatIfChange,
     round_trip_ns: int,
     was_idle_ns: int,
     now_idle_ns: int,
 ) -> MessageWay:
-    """:param was_idle_ns: its connection, in the recorded round, before it."""
+    """:param first: its like in the run's first round; None: not seen from end to end.
+    :param was_idle_ns: its connection, in the recorded round, before it."""
     after = dict(message.components_ns)
     if "mtls" in change.without:
         after["proxy"] = 0
@@ -219,15 +239,19 @@ def _message(
         window_ns = wait_ns(2 * one_way_ns, is_new)
     elif change.congestion_control is not None:
         window_ns = wait_ns(round_trip_ns, is_new)
+    elif is_new != was_new and first is not None:
+        # On these very connections, when they were new.
+        moved = ("transmission", "retransmission")
+        as_new = after | {name: first.components_ns[name] for name in moved}
+        return replace(message, components_ns=as_new, window_ns=first.window_ns, jitter_ns=first.jitter_ns)
     elif is_new != was_new:
         more_ns = wait_ns(round_trip_ns, is_new) - wait_ns(round_trip_ns, was_new, was_idle_ns)
         window_ns = max(0, window_ns + more_ns)
     after["transmission"] += window_ns - message.window_ns + jitter_ns - message.jitter_ns
-    return MessageWay(
+    return replace(
+        message,
         components_ns=after,
         window_ns=window_ns,
         jitter_ns=jitter_ns,
         one_way_ns=message.one_way_ns if one_way_ns is None else one_way_ns,
-        bytes=message.bytes,
-        packets=message.packets,
     )

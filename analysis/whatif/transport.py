@@ -4,9 +4,16 @@ Nothing here is fitted to a measurement. A message of n segments that starts wit
 many flights as it takes until w (1 + 2 + 4 + ...) reaches n, and waits one round trip before each flight
 but the first (slow start, RFC 5681; an initial window of 10, RFC 6928). After an idle phase Linux halves
 the window once for every retransmission timeout (tcp_cwnd_restart), down to the initial one; the timeout is
-the round trip and at least 200 ms more. BBR leaves it (tcp_slow_start_after_idle_check does nothing for it)
-and paces at 2/ln 2 times the bandwidth of its best round trip until it has seen that the path gives no
-more.
+the round trip and at least 200 ms more.
+
+BBR leaves the window (tcp_slow_start_after_idle_check does nothing for it) and paces at 2/ln 2 times the
+bandwidth of its best round trip until it has seen that the path gives no more, which one message after
+another never shows. Its first message doubles its rate every round trip, so that its last one carried half
+of it, and that is the bandwidth (bbr_update_bw leaves what was limited by the application unless it is more).
+
+No more is on its way than the send buffer holds, tcp_wmem's 4 MiB at most, where a segment of 1448 bytes
+takes 1497. Of a larger message the rest is written once a third of the buffer is free again
+(sk_stream_is_writeable), after the first acknowledgements.
 """
 
 from __future__ import annotations
@@ -20,6 +27,7 @@ _INITIAL_WINDOW = 10
 _LEAST_TIMEOUT_NS = 200_000_000
 _SEGMENT_BYTES = 1448  # of an MTU of 1500, with timestamps
 _STARTUP_GAIN = 2 / math.log(2)
+_BUFFERED = (4 << 20) // 1497  # segments
 _ROUNDS = 20  # until the window at the beginning is the same each round
 
 
@@ -35,8 +43,7 @@ def window_wait_ns(
     if new_connection:
         return (_flights(segments, _INITIAL_WINDOW) - 1) * round_trip_ns
     if congestion_control == "bbr":
-        largest = _INITIAL_WINDOW << (_flights(segments, _INITIAL_WINDOW) - 1)
-        return round(round_trip_ns * segments / (_STARTUP_GAIN * min(largest, segments)))
+        return round(_paced(segments) * round_trip_ns)
     halvings = idle_ns // (round_trip_ns + _LEAST_TIMEOUT_NS)
     window = _INITIAL_WINDOW
     for _ in range(_ROUNDS):
@@ -45,4 +52,16 @@ def window_wait_ns(
 
 
 def _flights(segments: int, window: int) -> int:
-    return max(1, math.ceil(math.log2(segments / window + 1)))
+    flights = 0
+    while segments > 0:
+        segments -= min(window, _BUFFERED)
+        window, flights = 2 * window, flights + 1
+    return flights
+
+
+def _paced(segments: int) -> float:
+    """Round trips from a message's first segment to its last, at the rate that BBR has seen before."""
+    a_round_trip = _STARTUP_GAIN * max(segments / 2, min(segments, _INITIAL_WINDOW))
+    if segments <= _BUFFERED:
+        return segments / a_round_trip
+    return 1 + (_BUFFERED / 3 + segments - _BUFFERED) / a_round_trip
