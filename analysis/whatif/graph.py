@@ -90,7 +90,7 @@ class RunWay:
     counted_ns: tuple[int, ...]  # durations of all counted rounds
     contended: bool | None  # others used its machine (`analysis.contention`); None: not recorded
     setup_ns: dict[str, int] = field(default_factory=dict)  # component -> median of what a connection cost
-    first: dict[str, ClientWay] = field(default_factory=dict)  # by client, in round 1; empty: not all seen
+    first: tuple[ClientWay, ...] = ()  # the clients' in round 1, on new connections; empty: not all seen
     questions: int = 0  # for names, one after another, before a connection; 0: none was seen
 
     @property
@@ -142,7 +142,7 @@ def way_of(run: Run) -> RunWay:
         rounds=tuple(ways),
         counted_ns=tuple(one.ledger.duration_ns for one in counted),
         contended=contention.judge((run, [one.ledger for one in counted]), None, None)["contended"],
-        first={} if first is None else {way.client: way for way in first.clients},
+        first=() if first is None else first.clients,
         questions=round(median(setup.dns_round_trips for setup in setups)) if setups else 0,
         setup_ns={name: round(median(one[name] for one in parts)) for name in (parts[0] if parts else ())},
     )

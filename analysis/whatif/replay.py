@@ -11,15 +11,16 @@ last update. Without a change the recorded rounds come out again. What a change 
   names what they took beyond their way there, one after another, as many as were seen.
 - *reconnect*: what setting up this run's connections cost comes before every update; its window starts anew,
   and so does that of the model that comes over the same connection after it. On the same path both take what
-  they took in the run's first round, when its connections were new.
+  some client's took in the run's first round, when its connections were new; whose is drawn for each.
 - *congestion control*: waiting for windows follows from the new one's rules.
 
 The interval is over rounds (the run's own, `statistics.mean_interval`): how another run would differ is not
-in it.
+in it. What rests on the first round's messages has none.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -62,12 +63,14 @@ class Prediction:
     rounds: tuple[Replayed, ...]
     mean_s: float
     interval_s: tuple[float, float] | None
+    rests_on_first: bool  # its messages are those of the first round, and nothing says how such ones vary
     components_s: dict[str, float]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
             "rounds": len(self.rounds),
+            "rests_on_first": self.rests_on_first,
             "mean_s": round(self.mean_s, 9),
             "ci95": None if self.interval_s is None else [round(edge, 9) for edge in self.interval_s],
             "components": {name: round(value, 9) for name, value in self.components_s.items()},
@@ -87,16 +90,24 @@ def predict(run: RunWay, change: WhatIfChange) -> Prediction:
     """
     rounds = tuple(replay(run, change))
     durations_ns = np.array([one.duration_ns for one in rounds], dtype=np.int64)
-    interval_ns = statistics.mean_interval(durations_ns)
+    of_first = _rests_on_first(run, change)
+    interval_ns = None if of_first else statistics.mean_interval(durations_ns)
     return Prediction(
         rounds=rounds,
         mean_s=float(durations_ns.mean()) / 1e9,
+        rests_on_first=of_first,
         interval_s=None if interval_ns is None else (interval_ns[0] / 1e9, interval_ns[1] / 1e9),
         components_s={
             name: sum(one.components_ns[name] for one in rounds) / len(rounds) / 1e9
             for name in (*COMPONENTS, "residual")
         },
     )
+
+
+def _rests_on_first(run: RunWay, change: WhatIfChange) -> bool:
+    """New connections on the same path, by the same rules, whose like the first round had."""
+    same = _one_way_ns(change) is None and change.congestion_control is None
+    return change.reconnect and same and bool(run.first)
 
 
 def replay(run: RunWay, change: WhatIfChange) -> list[Replayed]:
@@ -131,7 +142,11 @@ def _replay_round(
 ) -> Replayed:
     spans = [(way.ready_ns, way.ready_ns + way.at_client_ns["compute"]) for way in one.clients]
     work_ns = work_of(spans, run.cpus)
-    changed = [_changed(way, run, change, *one_way_ns[way.client]) for way in one.clients]
+    drawn = random.Random(one.round)
+    changed = [
+        _changed(way, run, change, *one_way_ns[way.client], new=_drawn_as_new(run, change, drawn))
+        for way in one.clients
+    ]
     starts_ns = [way.ready_ns for way in changed]
     ends_ns = ends_of(starts_ns, work_ns, run.cpus)
     arrivals: list[tuple[int, ClientWay]] = []
@@ -157,12 +172,28 @@ def _replay_round(
     )
 
 
+def _drawn_as_new(
+    run: RunWay, change: WhatIfChange, drawn: random.Random
+) -> tuple[MessageWay, MessageWay] | None:
+    """A message of each direction as it was when connections were new; None: the rules have to tell."""
+    if not _rests_on_first(run, change):
+        return None
+    return drawn.choice(run.first).down, drawn.choice(run.first).up
+
+
 def _changed(
-    way: ClientWay, run: RunWay, change: WhatIfChange, was_down_ns: int, was_up_ns: int
+    way: ClientWay,
+    run: RunWay,
+    change: WhatIfChange,
+    was_down_ns: int,
+    was_up_ns: int,
+    *,
+    new: tuple[MessageWay, MessageWay] | None,
 ) -> ClientWay:
     """A client's edges after the change, but for how long it trains.
 
     :param was_down_ns: a first segment's way to it, and ``was_up_ns`` from it.
+    :param new: its messages are to take what these took; None: what the rules say.
     """
     round_trip_ns = was_down_ns + was_up_ns
     at_client_ns = dict(way.at_client_ns)
@@ -186,12 +217,11 @@ def _changed(
     at_client_total_ns, before_ns = sum(at_client_ns.values()), sum(way.at_client_ns.values())
     was_down_idle_ns, was_up_idle_ns = before_ns + way.up.total_ns, before_ns + way.down.total_ns
     down, up = way.down, way.up
-    first = run.first.get(way.client)
-    first_down, first_up = (None, None) if first is None else (first.down, first.up)
+    new_down, new_up = new or (None, None)
     for _ in range(_TURNS):  # how long one direction is idle depends on how long the other takes
         down_idle_ns, up_idle_ns = at_client_total_ns + up.total_ns, at_client_total_ns + down.total_ns
-        down = _message(way.down, first_down, run, change, round_trip_ns, was_down_idle_ns, down_idle_ns)
-        up = _message(way.up, first_up, run, change, round_trip_ns, was_up_idle_ns, up_idle_ns)
+        down = _message(way.down, new_down, run, change, round_trip_ns, was_down_idle_ns, down_idle_ns)
+        up = _message(way.up, new_up, run, change, round_trip_ns, was_up_idle_ns, up_idle_ns)
     return ClientWay(client=way.client, before_ns=way.before_ns, down=down, at_client_ns=at_client_ns, up=up)
 
 
@@ -204,14 +234,14 @@ def _one_way_ns(change: WhatIfChange) -> int | None:
 
 def _message(
     message: MessageWay,
-    first: MessageWay | None,
+    new: MessageWay | None,
     run: RunWay,
     change: WhatIfChange,
     round_trip_ns: int,
     was_idle_ns: int,
     now_idle_ns: int,
 ) -> MessageWay:
-    """:param first: its like in the run's first round; None: not seen from end to end.
+    """:param new: it is to take what this one took; None: what the rules say.
     :param was_idle_ns: its connection, in the recorded round, before it."""
     after = dict(message.components_ns)
     if "mtls" in change.without:
@@ -239,11 +269,10 @@ def _message(
         window_ns = wait_ns(2 * one_way_ns, is_new)
     elif change.congestion_control is not None:
         window_ns = wait_ns(round_trip_ns, is_new)
-    elif is_new != was_new and first is not None:
-        # On these very connections, when they were new.
+    elif new is not None:
         moved = ("transmission", "retransmission")
-        as_new = after | {name: first.components_ns[name] for name in moved}
-        return replace(message, components_ns=as_new, window_ns=first.window_ns, jitter_ns=first.jitter_ns)
+        as_new = after | {name: new.components_ns[name] for name in moved}
+        return replace(message, components_ns=as_new, window_ns=new.window_ns, jitter_ns=new.jitter_ns)
     elif is_new != was_new:
         more_ns = wait_ns(round_trip_ns, is_new) - wait_ns(round_trip_ns, was_new, was_idle_ns)
         window_ns = max(0, window_ns + more_ns)

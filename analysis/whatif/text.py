@@ -37,7 +37,12 @@ def print_prediction(found: Mapping[str, Any], stream: IO[str] | None = None) ->
         table.add_row("round", *map(human_time, whole), difference, style="bold")
         console.print(table)
         rounds = plural(predicted["rounds"], "round")
-        if predicted["ci95"] is None:
+        if predicted["rests_on_first"]:
+            console.print(
+                "without an interval: new connections take what those of the first round took, and how others"
+                " would differ one round does not say"
+            )
+        elif predicted["ci95"] is None:
             console.print(f"without an interval: {rounds} replayed, and it takes 7")
         else:
             interval = " … ".join(human_time(edge) for edge in predicted["ci95"])
