@@ -72,6 +72,7 @@ def _described(group: RunGroup) -> dict[str, Any]:
         "rounds": group.rounds,
         "contended_runs": group.contended,
         "left_out_runs": group.left_out,
+        "cpus": sorted({sample.cpus for sample in group.samples if sample.cpus is not None}),
         "mean_s": {part: _seconds(mean) for part, mean in zip(PARTS, means_ns, strict=True)},
     }
 

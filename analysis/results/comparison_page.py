@@ -13,7 +13,7 @@ from analysis.report.figures import COLOURS, INK, STYLE, svg_text
 from analysis.report.html import inline_svg
 from analysis.report.pages import page_environment
 from analysis.report.wording import PART_NAMES, plural
-from analysis.results.comparison_text import contention_words, human_change, pair_words, rows_of
+from analysis.results.comparison_text import first_words, human_change, pair_words, rows_of
 from analysis.results.samples import PARTS
 from ztprobe.printable import printable_tree
 
@@ -28,7 +28,7 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
     return environment.get_template("comparison.html.j2").render(
         c=comparison,
         rows_of=rows_of,
-        first=contention_words([comparison["reference"], *comparison["groups"]]),
+        first=first_words([comparison["reference"], *comparison["groups"]]),
         pairs=pair_words(comparison),
         plural=plural,
         drawings=[inline_svg(_draw(group)) for group in comparison["groups"]],

@@ -16,7 +16,7 @@ from analysis.results.samples import PARTS
 from ztprobe.printable import printable_tree
 
 __all__ = (
-    "contention_words",
+    "first_words",
     "human_change",
     "pair_words",
     "print_comparison",
@@ -33,7 +33,7 @@ def print_comparison(comparison: Mapping[str, Any], stream: IO[str] | None = Non
     console = Console(file=stream or sys.stdout, width=WIDTH, highlight=False)
     reference = comparison["reference"]
     with console.capture() as printed:
-        for words in contention_words([reference, *comparison["groups"]]):
+        for words in first_words([reference, *comparison["groups"]]):
             console.print(Text(f"read this first: {words}", style="bold"))
         if (pairs := pair_words(comparison)) is not None:
             console.print(Text(pairs))
@@ -44,8 +44,19 @@ def print_comparison(comparison: Mapping[str, Any], stream: IO[str] | None = Non
     console.file.write(printed.get())
 
 
-def contention_words(groups: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What to say before any number of groups that hold runs on a machine that was not quiet."""
+def first_words(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What to say before any number: of machines that were not quiet, or not of one size."""
+    return [*_size_words(groups), *_contention_words(groups)]
+
+
+def _size_words(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    if len({cpus for group in groups for cpus in group["cpus"]}) < 2:
+        return []
+    had = [f"{one['experiment']} {' or '.join(map(str, one['cpus']))}" for one in groups if one["cpus"]]
+    return [f"runs had different numbers of CPUs ({listed(had)}): differences may be that and nothing else."]
+
+
+def _contention_words(groups: Sequence[Mapping[str, Any]]) -> list[str]:
     counts = [(group["experiment"], group["contended_runs"], group["runs"]) for group in groups]
     kept = [
         f"{words} Differences may be that and nothing else, so they have no interval; make those runs anew."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from scipy import stats
 
 from analysis.results.comparison import compare, worse_by
-from analysis.results.comparison_text import human_change
+from analysis.results.comparison_text import first_words, human_change
 from analysis.results.samples import PARTS, RunGroup, Sample, find_runs, load_group
 from tests.unit.recorded_run import RECORDED
 from ztprobe.cli import main
@@ -66,6 +67,21 @@ def test_one_run_against_several_has_no_interval() -> None:
     found = only(compare([group([1.0, 1.1]), group([1.2])]))
     assert found["parts"]["duration"]["ci95"] is None
     assert worse_by(found) is None
+
+
+def test_machines_of_other_sizes_are_told_of_before_any_number() -> None:
+    """Halves of a duet pair beside runs that had the whole machine, say."""
+
+    def on(cpus: int, one: RunGroup) -> RunGroup:
+        return replace(one, samples=tuple(replace(sample, cpus=cpus) for sample in one.samples))
+
+    reference, other = group([1.0, 1.1]), group([1.2, 1.3], seed=2)
+    compared = compare([on(2, reference), on(1, other)])
+    assert [one["cpus"] for one in (compared["reference"], only(compared))] == [[2], [1]]
+    (words,) = first_words([compared["reference"], only(compared)])
+    assert words.startswith("runs had different numbers of CPUs (net0-sec0 2 and net0-sec0 1): ")
+    for same in (compare([on(2, reference), on(2, other)]), compare([reference, other])):
+        assert first_words([same["reference"], *same["groups"]]) == []
 
 
 def test_a_part_that_nobody_has_differs_by_nothing() -> None:
