@@ -49,7 +49,7 @@ def test_halves_share_no_core(
 
 def test_two_threads_of_one_core_are_no_two_halves(tmp_path: Path) -> None:
     one_core = topology(tmp_path, {0: "0-1", 1: "0-1"})
-    with pytest.raises(PreflightError, match=re.escape("need two cores, one for each, and CPUs 0-1 of")):
+    with pytest.raises(PreflightError, match=re.escape("and there is one here (CPUs 0-1): run")):
         halves([0, 1], one_core)
 
 

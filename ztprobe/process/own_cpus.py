@@ -30,8 +30,8 @@ def halves(
     each = len(cores) // 2
     if not each:
         raise PreflightError(
-            f"two runs at once need two cores, one for each, and {cpu_words(there)} of this machine"
-            " are what may be used here: run them one after the other, without --duet"
+            f"two runs at once need two cores, one for each, and there is one here ({cpu_words(there)}): run"
+            " them one after the other, without --duet"
         )
     # Where cores have a different number of threads, or their number is odd, one may be left idle.
     first, second = (
