@@ -124,6 +124,26 @@ def test_an_other_process_is_foreign_by_every_source(accounts: dict[str, CpuAcco
         assert foreign_s(one) > ran_s * (0.6 if source == "proc_stat" else 0.85), (source, one)
 
 
+def test_an_account_of_some_cpus_sees_who_runs_on_them_and_nobody_else() -> None:
+    cpus = sorted(os.sched_getaffinity(0))
+    accounts = {cpu: CpuAccount(cpus=[cpu]) for cpu in cpus}
+    for cpu in cpus[:2]:
+        pinned = f"import os\nos.sched_setaffinity(0, {{{cpu}}})\n{BURN}time.sleep(60)"
+        with orphan(pinned) as (pid, process):
+            assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+            before = {each: account.read() for each, account in accounts.items()}
+            ran_s = -ran(pid)
+            go(process)
+            assert process.stdout.readline() == b"done\n"
+            spent = {each: difference(account.read(), before[each]) for each, account in accounts.items()}
+            ran_s += ran(pid)
+        assert ran_s == pytest.approx(BURN_S, abs=0.1)
+        loose = 0.6 if accounts[cpu].source == "proc_stat" else 0.85
+        assert foreign_s(spent[cpu]) > ran_s * loose, spent
+        # Others of this machine may run there, but not this one.
+        assert all(foreign_s(one) < ran_s / 2 for each, one in spent.items() if each != cpu), spent
+
+
 def ran(pid: int) -> float:
     """Seconds that a process of one thread ran, by the scheduler's own account of it."""
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / NS
