@@ -34,6 +34,8 @@ from ztprobe.experiment.request import (
 
 __all__ = ("trace",)
 
+_OF_ONE_RUN = ("wait_for_quiet", "stall_after", "coverage_floor")  # mean nothing to a study
+
 
 @click.command(epilog="Example: sudo ztprobe trace --experiment net2-sec3 --rounds 20")
 @click.option(
@@ -163,6 +165,8 @@ def trace(
         return
     from ztprobe.profile.model import load_profile, profile_names
 
+    if repeat is not None:
+        _refuse_of_one_run(context)
     # A path even where the file is called like a shipped profile.
     profile = None if profile_file is None else load_profile(profile_file.absolute())
     chosen, against = choose_experiments(
@@ -195,6 +199,15 @@ def trace(
     )
     shown = _Shown(as_json, coverage_floor / 100, quiet, context.params["otlp"])
     _carry_out(request, _Repeated(repeat, until_ci, duet), shown)
+
+
+def _refuse_of_one_run(context: click.Context) -> None:
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in _OF_ONE_RUN and source is click.core.ParameterSource.COMMANDLINE:
+            raise UsageError(
+                f"{parameter.opts[0]}: is for a single run, not for --repeat's: leave one of the two away"
+            )
 
 
 def _switch(text: str | None, experiment: Experiment, rounds: int) -> LevelSwitch | None:
