@@ -29,7 +29,7 @@ from ztprobe.rundir.store import create_run_dir
 from ztprobe.rundir.temporary import scratch
 from ztprobe.runtime.interface import Runtime
 
-__all__ = ("ClientsResult", "growth_of", "growth_words", "measure_clients", "measure_sizes", "words_of")
+__all__ = ("ClientsResult", "growth_of", "measure_clients", "measure_sizes")
 
 _EXPERIMENT, _ROUNDS = "net0-sec0", 3
 _SYNTHETIC = {"client": "synthetic", "synthetic_compute_ms": 20.0}

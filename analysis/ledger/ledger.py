@@ -293,7 +293,7 @@ class _Builder:
             mutual=tls.mutual if tls else None,
             resumed=tls.resumed if tls else None,
             syn_retransmissions=setup.syn_count - 1,
-            dns_round_trips=len(union((s.start_ns, s.end_ns) for s in overlays if s.component == "dns")),
+            questions=len(union((s.start_ns, s.end_ns) for s in overlays if s.component == "dns")),
         )
 
 

@@ -147,7 +147,7 @@ class ConnectionSetup:
     mutual: str | None = None
     resumed: bool | None = None
     syn_retransmissions: int = 0
-    dns_round_trips: int = 0  # questions that were not asked while another one was open
+    questions: int = 0  # for names, one after another: not those asked while another one was open
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -143,7 +143,7 @@ def way_of(run: Run) -> RunWay:
         counted_ns=tuple(one.ledger.duration_ns for one in counted),
         contended=contention.judge((run, [one.ledger for one in counted]), None, None)["contended"],
         first=() if first is None else first.clients,
-        questions=round(median(setup.dns_round_trips for setup in setups)) if setups else 0,
+        questions=round(median(setup.questions for setup in setups)) if setups else 0,
         setup_ns={name: round(median(one[name] for one in parts)) for name in (parts[0] if parts else ())},
     )
 

@@ -61,7 +61,7 @@ class Fake:
         Fake.given_up.append(self.task.name)
 
     def await_end(self) -> str:
-        return "SIGKILL"
+        return "the process that made it has ended before it was through (SIGKILL)"
 
 
 @pytest.fixture

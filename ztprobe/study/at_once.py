@@ -144,7 +144,7 @@ class _Nodes:
                 self._take(one, said)
 
     def _take(self, one: StudyProcess[NodeRun], ended: Ended | None) -> None:
-        how = one.await_end()
+        what = one.await_end()
         took_s = time.monotonic() - self._busy.pop(one)
         self._free.append(one.task.place)
         self._tally.busy_s += took_s
@@ -154,7 +154,6 @@ class _Nodes:
             self._tally.count(ended.is_there)
             return
         planned = one.task.planned
-        what = f"the process that made it has ended before it was through{f' ({how})' if how else ''}"
         self._progress.note(f"{one.task.place.node}: {one.task.name}: {_WORKLOAD}: {what}")
         keep_failure(self._out, planned, _WORKLOAD, what, took_s)
         self._tally.attempts += 1

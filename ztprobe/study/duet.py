@@ -290,6 +290,4 @@ def _await_all(sides: Sequence[_Side], progress: Progress) -> None:
                 side.process.await_end()
                 del left[side.process.told]
             else:
-                how = side.process.await_end()
-                what = f"the process that made it has ended before it was through{f' ({how})' if how else ''}"
-                raise _PairFailed({side.number: WorkloadError(what)})
+                raise _PairFailed({side.number: WorkloadError(side.process.await_end())})

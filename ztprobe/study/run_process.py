@@ -87,10 +87,11 @@ class StudyProcess(Generic[TaskT]):
         self._process.terminate()
 
     def await_end(self) -> str:
-        """:returns: the signal or status that ended it, for people; empty: it ended well."""
+        """:returns: for where it has ended without a word: that it has, and by what signal or status."""
         self._process.join()
         status = self._process.exitcode or 0
-        return signal.Signals(-status).name if status < 0 else f"status {status}" if status else ""
+        how = signal.Signals(-status).name if status < 0 else f"status {status}" if status else ""
+        return f"the process that made it has ended before it was through{f' ({how})' if how else ''}"
 
 
 class _Told(PlainProgress):
