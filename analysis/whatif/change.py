@@ -15,6 +15,8 @@ __all__ = ("REMOVABLE", "WhatIfCell", "WhatIfChange", "cell_of", "check_profile"
 
 REMOVABLE = ("mtls", "policy", "profile", "polling")
 _NONE = "net0"
+# What a bridge and two pairs of interfaces of one machine take: the way without a profile.
+_BARE_ONE_WAY_NS = 30_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,13 @@ class WhatIfChange:
             *(["--reconnect"] if self.reconnect else []),
             *([f"--congestion-control {self.congestion_control}"] if self.congestion_control else []),
         )
+
+    @property
+    def one_way_ns(self) -> int | None:
+        """Of the new path; None: it stays."""
+        if self.profile is not None:
+            return _BARE_ONE_WAY_NS + round((self.profile.delay_ms or 0) * 1e6)
+        return _BARE_ONE_WAY_NS if "profile" in self.without else None
 
     def target(self, cell: WhatIfCell) -> WhatIfCell:
         """Which cell a run of this one is asked to be. :raises UsageError: it has nothing to take away."""

@@ -30,7 +30,7 @@ from ztprobe.errors import RunDirError, UsageError
 from ztprobe.profile.model import load_profile
 from ztprobe.rundir.store import load_run
 
-__all__ = ("CHECK_SCHEMA_VERSION", "check_study", "kept_checks", "rows_for")
+__all__ = ("CHECK_SCHEMA_VERSION", "check_study", "errors_of", "kept_checks", "rows_for", "rows_like")
 
 CHECK_SCHEMA_VERSION = 1
 _FACTS = ("kernel", "cores", "versions")
@@ -67,7 +67,7 @@ def check_study(path: Path, only: WhatIfChange | None = None) -> dict[str, Any]:
         "about": about,
         "rows": rows,
         "by_option": _by_option(rows),
-        "overall": _errors(rows) if rows else None,
+        "overall": errors_of(rows) if rows else None,
     }
 
 
@@ -84,6 +84,7 @@ def _measured(path: Path) -> tuple[dict[WhatIfCell, _Measured], dict[str, Any]]:
         for file in sorted((path / "runs" / name).glob("r*/run.json")):
             run = load_run(file.parent)
             about |= {key: run.meta[key] for key in _FACTS if key in run.meta}
+            about |= {"offloads": bool(run.meta.get("facts", {}).get("offloads", True))}
             control = cell.get("congestion_control", "cubic")
             key = cell_of(cell["experiment"], cell["clients"], cell["reconnect"], control, cell.get("fl", {}))
             ways[key].append(way_of(run))
@@ -202,12 +203,13 @@ def _rounded(interval: tuple[float, float] | None) -> list[float] | None:
 
 def _by_option(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
-        {"options": options} | _errors([row for row in rows if row["options"] == options])
+        {"options": options} | errors_of([row for row in rows if row["options"] == options])
         for options in dict.fromkeys(row["options"] for row in rows)
     ]
 
 
-def _errors(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def errors_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How far off a check's rows are, one or more, as shares of the measured round."""
     errors = [abs(row["error"]) for row in rows]
     beyond = [row["error_beyond"] for row in rows]
     return {
@@ -241,20 +243,27 @@ def kept_checks() -> dict[str, dict[str, Any]]:
 
 
 def rows_for(check: Mapping[str, Any], change: WhatIfChange, cell: WhatIfCell) -> list[dict[str, Any]]:
-    """The rows of a check that say how far a question about a run of this cell may be off.
+    """The rows of a check that say how far a question about a run of this cell may be off."""
+    asked = {
+        "options": " ".join(change.words),
+        "source": cell.name,
+        "profile": cell.profile,
+        "reconnect": cell.reconnect,
+        "congestion_control": cell.congestion_control,
+    }
+    return rows_like(check, asked)
+
+
+def rows_like(check: Mapping[str, Any], asked: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a check that say how far a prediction is off that stands in such a row.
 
     The same question under the same profile, with connections and windows of the same kind; of the same cell
     alone, where the check has it. What others used the machine for is no check: such runs took what they took
     for another reason.
     """
+    kind = ("options", "profile", "reconnect", "congestion_control")
     rows = [
-        row
-        for row in check["rows"]
-        if row["options"] == " ".join(change.words)
-        and row["profile"] == cell.profile
-        and row["reconnect"] == cell.reconnect
-        and row["congestion_control"] == cell.congestion_control
-        and not row["contended"]
+        row for row in check["rows"] if all(row[key] == asked[key] for key in kind) and not row["contended"]
     ]
-    same = [row for row in rows if row["source"] == cell.name]
+    same = [row for row in rows if row["source"] == asked["source"]]
     return same or rows

@@ -9,7 +9,7 @@ how long it took and how many others trained at the same time (`analysis.whatif.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -25,6 +25,9 @@ from ztprobe.errors import RunDirError
 from ztprobe.rundir.store import Run
 
 __all__ = ("ClientWay", "MessageWay", "RoundWay", "RunWay", "way_of")
+
+
+_STEADY_MS = 1.0  # paths of a fixed delay show less than a tenth of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +94,8 @@ class RunWay:
     contended: bool | None  # others used its machine (`analysis.contention`); None: not recorded
     setup_ns: dict[str, int] = field(default_factory=dict)  # component -> median of what a connection cost
     first: tuple[ClientWay, ...] = ()  # the clients' in round 1, on new connections; empty: not all seen
+    varies: bool = False  # in the proof before it its path's delay was not fixed, or packets were lost
+    offloads: bool = True  # interfaces cut into packets what pods send
     questions: int = 0  # for names, one after another, before a connection; 0: none was seen
 
     @property
@@ -122,7 +127,8 @@ def way_of(run: Run) -> RunWay:
         raise RunDirError(f"{run.path}: has edge aggregators, through which rounds cannot be replayed yet")
     in_order = sorted(rounds, key=lambda one: one.ledger.start_ns)
     counted = in_order[1:] if len(in_order) > 1 else in_order
-    control = str(run.meta.get("facts", {}).get("congestion_control", "cubic"))
+    facts = run.meta.get("facts", {})
+    control = str(facts.get("congestion_control", "cubic"))
     ways = [way for one in counted if (way := _round_way(one, control == "bbr")) is not None]
     first = _round_way(in_order[0], control == "bbr")
     if not ways:
@@ -143,9 +149,15 @@ def way_of(run: Run) -> RunWay:
         counted_ns=tuple(one.ledger.duration_ns for one in counted),
         contended=contention.judge((run, [one.ledger for one in counted]), None, None)["contended"],
         first=() if first is None else first.clients,
+        varies=_varies(run.meta["emulation"].get("measured") or {}),
+        offloads=bool(facts.get("offloads", True)),
         questions=round(median(setup.questions for setup in setups)) if setups else 0,
         setup_ns={name: round(median(one[name] for one in parts)) for name in (parts[0] if parts else ())},
     )
+
+
+def _varies(measured: Mapping[str, float | None]) -> bool:
+    return (measured.get("jitter_ms") or 0) > _STEADY_MS or bool(measured.get("loss_pct"))
 
 
 def _round_way(one: RoundChains, is_paced: bool) -> RoundWay | None:

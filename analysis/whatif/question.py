@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from analysis.report.wording import human_percent, listed, plural
+from analysis.whatif.answered import is_answered, mean_error
 from analysis.whatif.change import WhatIfCell, WhatIfChange, cell_of
 from analysis.whatif.check import check_study, kept_checks, rows_for
 from analysis.whatif.graph import way_of
+from analysis.whatif.refusals import refuse_untold
 from analysis.whatif.replay import predict
 from ztprobe.errors import UsageError
 from ztprobe.rundir.store import load_run
 
 __all__ = ("answer", "checks_of")
-
-_MOST_ERROR = 0.1  # of a round: what predictions may be off by on average and still be told
 
 
 def answer(run: Path, change: WhatIfChange, check: str | None) -> dict[str, Any]:
@@ -38,6 +38,7 @@ def answer(run: Path, change: WhatIfChange, check: str | None) -> dict[str, Any]
     way = way_of(load_run(run))
     cell = cell_of(way.experiment, way.clients, way.reconnect, way.congestion_control)
     target = change.target(cell)
+    refuse_untold(way, change)
     checks = checks_of(change, cell, target, check)
     return {
         "run": str(run),
@@ -47,6 +48,7 @@ def answer(run: Path, change: WhatIfChange, check: str | None) -> dict[str, Any]
         "recorded": predict(way, WhatIfChange()).as_dict(),
         "predicted": predict(way, change).as_dict(),
         "left_out": way.left_out,
+        "offloads": way.offloads,
         "checks": checks,
     }
 
@@ -60,19 +62,18 @@ def checks_of(
     """
     found = _checks(change, check)
     fitting = [
-        {"study": one["study"], "target": target.name, "rows": rows}
+        {"study": one["study"], "target": target.name, "offloads": one["about"]["offloads"], "rows": rows}
         for one in found
         if (rows := rows_for(one, change, cell))
     ]
     if not fitting:
         raise UsageError(_refusal(change, cell, check, found))
     rows = [row for one in fitting for row in one["rows"]]
-    error = sum(abs(row["error"]) for row in rows) / len(rows)
-    if error > _MOST_ERROR:
+    if not is_answered(rows):
         name = fitting[0]["study"] if check is None else check
         raise UsageError(
             f"{' '.join(change.words)}: is not answered, as measured runs under {cell.profile} show that"
-            f" answers are wrong: off by {human_percent(error)} on average of"
+            f" answers are wrong: off by {human_percent(mean_error(rows))} on average of"
             f" {plural(len(rows), 'prediction')} in {listed([one['study'] for one in fitting])};"
             f" ztprobe whatif --check {name} shows each"
         )

@@ -29,17 +29,14 @@ import numpy as np
 
 from analysis import statistics
 from analysis.ledger.model import COMPONENTS
-from analysis.whatif.change import WhatIfChange, cell_of
+from analysis.whatif.change import WhatIfChange
 from analysis.whatif.graph import ClientWay, MessageWay, RoundWay, RunWay
 from analysis.whatif.processors import ends_of, work_of
+from analysis.whatif.refusals import refuse_untold
 from analysis.whatif.transport import window_wait_ns
-from ztprobe.errors import UsageError
 
 __all__ = ("Prediction", "Replayed", "predict", "replay")
 
-# What a bridge and two pairs of interfaces of one machine take: the way without a profile.
-_BARE_ONE_WAY_NS = 30_000
-_SHORT_WAY_NS = 1_000_000  # a few questions are no more than noise
 # Each takes one round trip; TLS 1.3 and HTTP/2's settings as well.
 _ONE_ROUND_TRIP = ("tcp_handshake", "tls_handshake", "http2_setup")
 _TURNS = 6
@@ -106,35 +103,15 @@ def predict(run: RunWay, change: WhatIfChange) -> Prediction:
 
 def _rests_on_first(run: RunWay, change: WhatIfChange) -> bool:
     """New connections on the same path, by the same rules, whose like the first round had."""
-    same = _one_way_ns(change) is None and change.congestion_control is None
+    same = change.one_way_ns is None and change.congestion_control is None
     return change.reconnect and same and bool(run.first)
 
 
 def replay(run: RunWay, change: WhatIfChange) -> list[Replayed]:
     """Every round of a run after a change. :raises UsageError: see `predict`."""
-    if change.words:
-        change.target(cell_of(run.experiment, run.clients, run.reconnect, run.congestion_control))
-    if run.has_rate and _one_way_ns(change) is not None:
-        raise UsageError(
-            f"{run.path}: its profile limits the rate, so it does not show how fast its path is without one"
-        )
-    if change.reconnect and not run.setup_ns:
-        raise UsageError(f"--reconnect: {run.path} does not show how its connections were set up")
+    refuse_untold(run, change)
     one_way_ns = run.one_way_ns
-    _refuse_unseen_names(run, change, max(up_ns for _down_ns, up_ns in one_way_ns.values()))
     return [_replay_round(one, run, change, one_way_ns) for one in run.rounds]
-
-
-def _refuse_unseen_names(run: RunWay, change: WhatIfChange, was_up_ns: int) -> None:
-    """Sidecars connect without asking; what their applications would ask for themselves is not seen."""
-    if "mtls" not in change.without or run.questions or not (run.reconnect or change.reconnect):
-        return
-    changed_ns = _one_way_ns(change)
-    if (was_up_ns if changed_ns is None else changed_ns) > _SHORT_WAY_NS:
-        raise UsageError(
-            f"--without mtls: {run.path}: its sidecars know the server's address, so it does not show what a"
-            " new connection asks for names without them, and every question takes this path's delay"
-        )
 
 
 def _replay_round(
@@ -204,7 +181,7 @@ def _changed(
         at_client_ns |= {"proxy": 0, "tls_handshake": 0}
     if "policy" in change.without:
         at_client_ns["policy_drop"] = 0
-    one_way_ns = _one_way_ns(change)
+    one_way_ns = change.one_way_ns
     if one_way_ns is not None:
         for name in _ONE_ROUND_TRIP:
             if at_client_ns[name]:
@@ -225,13 +202,6 @@ def _changed(
     return ClientWay(client=way.client, before_ns=way.before_ns, down=down, at_client_ns=at_client_ns, up=up)
 
 
-def _one_way_ns(change: WhatIfChange) -> int | None:
-    """Of the new path; None: it stays."""
-    if change.profile is not None:
-        return _BARE_ONE_WAY_NS + round((change.profile.delay_ms or 0) * 1e6)
-    return _BARE_ONE_WAY_NS if "profile" in change.without else None
-
-
 def _message(
     message: MessageWay,
     new: MessageWay | None,
@@ -248,7 +218,7 @@ def _message(
         after["proxy"] = 0
     if "policy" in change.without:
         after["policy_drop"] = 0
-    one_way_ns = _one_way_ns(change)
+    one_way_ns = change.one_way_ns
     window_ns, jitter_ns = message.window_ns, message.jitter_ns
     # With a connection for each round, its client sends the update on it first, and the server the model
     # after that: neither has sent on it before.
@@ -262,6 +232,7 @@ def _message(
             idle_ns=idle_ns,
             congestion_control=control,
             new_connection=new_connection,
+            offloads=run.offloads,
         )
 
     if one_way_ns is not None:

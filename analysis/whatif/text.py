@@ -11,13 +11,18 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.report.text_report import WIDTH
-from analysis.report.wording import NOTHING, PART_NAMES, human_percent, human_time, plural
+from analysis.report.wording import NOTHING, PART_NAMES, human_percent, human_time, listed, plural
 from analysis.results.comparison_text import human_change
+from analysis.whatif.answered import mean_error
 
 __all__ = ("print_check", "print_prediction", "wrong_parts")
 
 _WRONG = 0.02  # of the measured round: a component's error worth naming
 _NAMED = 2
+_OTHER_PACKETS = {  # by whether this run's pods had offloads
+    True: "  (packets were smaller there: its pods' interfaces had no segmentation offloads)",
+    False: "  (packets were larger there: its pods' interfaces had segmentation offloads)",
+}
 
 
 def print_prediction(found: Mapping[str, Any], stream: IO[str] | None = None) -> None:
@@ -53,15 +58,17 @@ def print_prediction(found: Mapping[str, Any], stream: IO[str] | None = None) ->
             console.print(f"left out: {plural(found['left_out'], 'round')}, not seen to the end")
         for check in found["checks"]:
             console.print(Text(_check_line(check)))
+            if check["offloads"] != found["offloads"]:
+                console.print(Text(_OTHER_PACKETS[found["offloads"]]))
     console.file.write(printed.get())
 
 
 def _check_line(check: Mapping[str, Any]) -> str:
     rows = check["rows"]
-    errors = [abs(row["error"]) for row in rows]
+    largest = max(abs(row["error"]) for row in rows)
     words = (
         f"checked on {check['study']}: {plural(len(rows), 'prediction')} off by"
-        f" {human_percent(sum(errors) / len(errors))} on average, {human_percent(max(errors))} at most"
+        f" {human_percent(mean_error(rows))} on average, {human_percent(largest)} at most"
     )
     same = [row for row in rows if row["target"] == check["target"]]
     if not same:
@@ -93,12 +100,29 @@ def print_check(check: Mapping[str, Any], stream: IO[str] | None = None) -> None
                 ),
             )
         console.print(table)
+        if answered := check.get("answered"):
+            console.print(Text(_answered_line(answered)))
         if contended := check["about"]["contended_runs"]:
             console.print(
                 f"others used the machine during {contended} of {plural(check['about']['runs'], 'run')}:"
                 " they are left out where their cell has others, and check nothing where it has none"
             )
     console.file.write(printed.get())
+
+
+def _answered_line(answered: Mapping[str, Any]) -> str:
+    others, errors = listed(answered["by"]), answered["errors"]
+    if not answered["by"]:
+        return "no other measured runs say which of these would be answered"
+    if errors is None:
+        return f"by what {others} showed, none of these questions would be answered"
+    return (
+        f"by what {others} showed, {errors['predictions']} of these predictions would be told: they are off"
+        f" by {human_percent(errors['mean_error'])} on average,"
+        f" {human_percent(errors['largest_error'])} at most; beyond the interval by"
+        f" {human_percent(errors['mean_error_beyond'])} on average,"
+        f" {human_percent(errors['p95_error_beyond'])} at the 95th percentile"
+    )
 
 
 def _rows(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -11,9 +11,11 @@ bandwidth of its best round trip until it has seen that the path gives no more, 
 another never shows. Its first message doubles its rate every round trip, so that its last one carried half
 of it, and that is the bandwidth (bbr_update_bw leaves what was limited by the application unless it is more).
 
-No more is on its way than the send buffer holds, tcp_wmem's 4 MiB at most, where a segment of 1448 bytes
-takes 1497. Of a larger message the rest is written once a third of the buffer is free again
-(sk_stream_is_writeable), after the first acknowledgements.
+No more is on its way than the send buffer holds, tcp_wmem's 4 MiB at most. There a segment of 1448 bytes
+takes 1497 where segmentation is offloaded, and 2280 where each is a packet of its own: the kernel counts its
+own structures as well (both as ss -tim shows them). Of a larger message the next part is written once a third
+of the buffer is free again (sk_stream_is_writeable), which is twice a round trip: the third time it takes the
+acknowledgements of what was written the first time.
 """
 
 from __future__ import annotations
@@ -27,41 +29,57 @@ _INITIAL_WINDOW = 10
 _LEAST_TIMEOUT_NS = 200_000_000
 _SEGMENT_BYTES = 1448  # of an MTU of 1500, with timestamps
 _STARTUP_GAIN = 2 / math.log(2)
-_BUFFERED = (4 << 20) // 1497  # segments
+_BUFFER_BYTES = 4 << 20
+_OFFLOADED_BYTES = 1497  # of a segment in the buffer
+_PACKET_BYTES = 2280
 _ROUNDS = 20  # until the window at the beginning is the same each round
 
 
 def window_wait_ns(
-    size_bytes: int, round_trip_ns: int, *, idle_ns: int, congestion_control: str, new_connection: bool
+    size_bytes: int,
+    round_trip_ns: int,
+    *,
+    idle_ns: int,
+    congestion_control: str,
+    new_connection: bool,
+    offloads: bool,
 ) -> int:
     """Of one message among many equal ones: how long its sender waits for acknowledgements.
 
     :param idle_ns: between the end of one message and the beginning of the next.
     :param new_connection: for each message.
+    :param offloads: its sender leaves it to the interface to cut what it sends into packets.
     """
     segments = max(1, -(-size_bytes // _SEGMENT_BYTES))
+    buffered = _BUFFER_BYTES // (_OFFLOADED_BYTES if offloads else _PACKET_BYTES)
     if new_connection:
-        return (_flights(segments, _INITIAL_WINDOW) - 1) * round_trip_ns
+        return (_flights(segments, _INITIAL_WINDOW, buffered) - 1) * round_trip_ns
     if congestion_control == "bbr":
-        return round(_paced(segments) * round_trip_ns)
+        return round(_paced(segments, buffered) * round_trip_ns)
     halvings = idle_ns // (round_trip_ns + _LEAST_TIMEOUT_NS)
     window = _INITIAL_WINDOW
     for _ in range(_ROUNDS):
         window = max(_INITIAL_WINDOW, (window + segments) >> min(halvings, 32))
-    return (_flights(segments, window) - 1) * round_trip_ns
+    return (_flights(segments, window, buffered) - 1) * round_trip_ns
 
 
-def _flights(segments: int, window: int) -> int:
-    flights = 0
-    while segments > 0:
-        segments -= min(window, _BUFFERED)
+def _flights(segments: int, window: int, buffered: int) -> int:
+    third = buffered // 3 + 1
+    sent = flights = 0
+    while sent < segments:
+        written = buffered + sent // third * third  # all that was sent has been acknowledged
+        sent = min(sent + window, written)
         window, flights = 2 * window, flights + 1
     return flights
 
 
-def _paced(segments: int) -> float:
+def _paced(segments: int, buffered: int) -> float:
     """Round trips from a message's first segment to its last, at the rate that BBR has seen before."""
     a_round_trip = _STARTUP_GAIN * max(segments / 2, min(segments, _INITIAL_WINDOW))
-    if segments <= _BUFFERED:
+    if segments <= buffered:
         return segments / a_round_trip
-    return 1 + (_BUFFERED / 3 + segments - _BUFFERED) / a_round_trip
+    third, rest = buffered // 3 + 1, segments - buffered
+    writes = -(-rest // third)
+    round_trips = -(-writes // 2)
+    acknowledged = third if writes % 2 else 2 * third  # in the last of these, before the last write
+    return round_trips + (acknowledged + rest - (writes - 1) * third) / a_round_trip

@@ -52,7 +52,11 @@ def test_without_a_change_the_recorded_rounds_come_out(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [NOTHING_IN_THE_WAY, WhatIfChange(profile=load_profile("net4")), WhatIfChange(congestion_control="bbr")],
+    [
+        NOTHING_IN_THE_WAY,
+        WhatIfChange(profile=load_profile("net4")),
+        WhatIfChange(profile=load_profile("net4"), congestion_control="bbr"),
+    ],
     ids=lambda change: " ".join(change.words),
 )
 def test_components_are_the_predicted_round(change: WhatIfChange) -> None:
@@ -218,7 +222,7 @@ def test_an_interval_of_the_mean_holds_it() -> None:
         ([], "nothing is asked"),
         (["--without", "polling"], "--without polling: no measured runs with and without it are at hand"),
         (["--reconnect"], "--reconnect: no measured runs under net2 check it"),
-        (["--congestion-control", "bbr"], "no measured runs under net2 check it"),
+        (["--congestion-control", "bbr"], "its path's delay varies or loses packets"),
         (["--profile", "net4"], "--profile net4: no measured runs under net2 check it"),
         (["--profile", "net1"], "--profile net1: has jitter"),
         (["--profile", "net5"], "--profile net5: has a rate"),
@@ -363,15 +367,3 @@ def test_a_check_that_comes_with_ztprobe_lets_its_questions_be_asked(capsys) -> 
     assert "checked on paper-80: " in capsys.readouterr().out
     assert main(["whatif", str(RECORDED / "baseline"), "--profile", "net4"]) == 0
     assert "checked on whatif-check: " in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    "options", [["--congestion-control", "bbr"], ["--reconnect", "--congestion-control", "bbr"]]
-)
-def test_an_answer_that_measured_runs_show_to_be_wrong_is_not_given(capsys, options: list[str]) -> None:
-    assert main(["whatif", str(RECORDED), *options]) == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert "is not answered, as measured runs under net2 show that answers are wrong: off by " in shown.err
-    assert "ztprobe whatif --check whatif-check shows each" in shown.err
-    assert shown.err.count("\n") == 1

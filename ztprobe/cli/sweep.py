@@ -65,8 +65,8 @@ def sweep(study: str, out: Path | None, only_list: bool, as_json: bool, runtime:
     """Run a whole study: every combination of its factors.
 
     STUDY is a YAML file, or the name of one that comes with ztprobe (smoke, paper-80, dynamic, scale,
-    whatif-check).
-    Every attempt is kept. A study that was interrupted goes on with what is missing, without repeating a run.
+    whatif-check, whatif-holdout). Every attempt is kept. A study that was interrupted goes on with what is
+    missing, without repeating a run.
     Without --runtime its runs are made on this machine. Needs root, but through agents.
     """
     from ztprobe.cli.fl_options import study_fl_options

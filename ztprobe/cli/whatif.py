@@ -79,14 +79,17 @@ def whatif(
 def _check(change: WhatIfChange, check: str | None, *, as_json: bool, out: Path | None) -> None:
     if check is None:
         raise UsageError("RUN: is missing, or --check with a study to check predictions on")
+    from analysis.whatif.answered import answered_by
     from analysis.whatif.check import check_study, kept_checks
     from analysis.whatif.text import print_check
     from ztprobe.rundir.store import dump_json, write_atomically
 
-    kept = {} if Path(check).is_dir() else kept_checks()
-    found = kept.get(check) or check_study(Path(check), only=change if change.words else None)
+    kept = kept_checks()
+    found = None if Path(check).is_dir() else kept.get(check)
+    found = found or check_study(Path(check), only=change if change.words else None)
     if not found["rows"]:
         raise UsageError(f"--check {check}: no two of its cells differ in what can be asked")
+    found |= {"answered": answered_by(found, kept)}
     if out is not None:
         import pandas as pd
 
