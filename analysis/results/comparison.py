@@ -73,6 +73,7 @@ def _described(group: RunGroup) -> dict[str, Any]:
         "contended_runs": group.contended,
         "left_out_runs": group.left_out,
         "cpus": sorted({sample.cpus for sample in group.samples if sample.cpus is not None}),
+        "offloads": sorted({sample.offloads for sample in group.samples if sample.offloads is not None}),
         "mean_s": {part: _seconds(mean) for part, mean in zip(PARTS, means_ns, strict=True)},
     }
 

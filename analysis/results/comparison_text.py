@@ -45,8 +45,8 @@ def print_comparison(comparison: Mapping[str, Any], stream: IO[str] | None = Non
 
 
 def first_words(groups: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What to say before any number: of machines that were not quiet, or not of one size."""
-    return [*_size_words(groups), *_contention_words(groups)]
+    """What to say before any number: of machines that were not quiet, or not alike."""
+    return [*_size_words(groups), *_offload_words(groups), *_contention_words(groups)]
 
 
 def _size_words(groups: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -54,6 +54,20 @@ def _size_words(groups: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     had = [f"{one['experiment']} {' or '.join(map(str, one['cpus']))}" for one in groups if one["cpus"]]
     return [f"runs had different numbers of CPUs ({listed(had)}): differences may be that and nothing else."]
+
+
+def _offload_words(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    if len({on for group in groups for on in group["offloads"]}) < 2:
+        return []
+    had = [
+        f"{one['experiment']} {' or '.join('on' if on else 'off' for on in one['offloads'])}"
+        for one in groups
+        if one["offloads"]
+    ]
+    return [
+        f"segmentation offloads of the pods' interfaces were not alike ({listed(had)}), and neither were the"
+        " sizes of packets: differences may be that and nothing else."
+    ]
 
 
 def _contention_words(groups: Sequence[Mapping[str, Any]]) -> list[str]:

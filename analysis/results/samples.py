@@ -37,6 +37,7 @@ class Sample:
     parts_ns: NDArray[np.int64]  # rounds x PARTS
     contended: bool = False  # others used the machine meanwhile, or its memory was short
     cpus: int | None = None  # that it had; None: not known
+    offloads: bool | None = None  # of its pods' interfaces, for segmentation; None: not known
     rounds: tuple[int, ...] = ()  # their numbers
     span_unix_s: tuple[float, float] = (0.0, 0.0)  # from the first one's beginning to the last one's end
 
@@ -110,6 +111,7 @@ def sample_of(report: Mapping[str, Any], path: Path) -> Sample:
         parts_ns=parts_ns,
         contended=contended,
         cpus=report["contention"]["run"]["cpus"],
+        offloads=report["facts"].get("offloads"),
         rounds=tuple(one["round"] for one in counted),
         span_unix_s=(
             report["started_unix_s"] + counted[0]["start_s"],

@@ -33,6 +33,7 @@ _READ: dict[str, Any] = {
     "experiment": None,
     "runtime": None,
     "kernel": None,
+    "facts": None,
     "started_unix_s": None,
     "emulation": {"backend": None},
     "contention": None,

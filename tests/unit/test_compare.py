@@ -84,6 +84,21 @@ def test_machines_of_other_sizes_are_told_of_before_any_number() -> None:
         assert first_words([same["reference"], *same["groups"]]) == []
 
 
+def test_packets_of_other_sizes_are_told_of_before_any_number() -> None:
+    """A study with jitter beside a single run without, say: under net4 BBR takes 40 % more there."""
+
+    def with_offloads(on: bool, one: RunGroup) -> RunGroup:
+        return replace(one, samples=tuple(replace(sample, offloads=on) for sample in one.samples))
+
+    reference, other = group([1.0, 1.1]), group([1.2, 1.3], seed=2)
+    compared = compare([with_offloads(True, reference), with_offloads(False, other)])
+    assert [one["offloads"] for one in (compared["reference"], only(compared))] == [[True], [False]]
+    (words,) = first_words([compared["reference"], only(compared)])
+    assert "were not alike (net0-sec0 on and net0-sec0 off)" in words
+    same = compare([with_offloads(False, reference), with_offloads(False, other)])
+    assert first_words([same["reference"], *same["groups"]]) == []
+
+
 def test_a_part_that_nobody_has_differs_by_nothing() -> None:
     found = only(compare([group([1.0, 1.1]), group([1.2, 1.3], seed=2)]))["parts"]["proxy"]
     assert (found["delta_s"], found["ci95"]) == (0, [0, 0])
