@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # typing.TYPE_CHECKING, without typing's 3 ms
 if TYPE_CHECKING:
     from pathlib import Path
 

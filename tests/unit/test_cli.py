@@ -14,8 +14,9 @@ import pytest
 
 from ztprobe import __version__
 from ztprobe.cli import main
-from ztprobe.cli.commands import COMMANDS
+from ztprobe.cli.command_names import COMMANDS
 from ztprobe.cli.entry import ztprobe
+from ztprobe.cli.overview import overview
 from ztprobe.errors import (
     EnforcementError,
     PreflightError,
@@ -290,16 +291,45 @@ def test_the_list_of_commands_says_what_each_says_of_itself(name: str) -> None:
     assert " ".join((command.help or "").split()).startswith(words) and words.endswith(".")
 
 
-def test_help_imports_no_command() -> None:
-    """Nor what they take: it has to appear at once."""
+def loaded_by(*arguments: str) -> tuple[set[str], str]:
     script = (
-        "import sys; from ztprobe.cli import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
+        "import sys; from ztprobe.cli import main; main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    loaded = set(done.stderr.split())
-    assert "ztprobe.cli.entry" in loaded and "Commands:" in done.stdout
-    assert not loaded & {*(f"ztprobe.cli.{module}" for module, _ in COMMANDS.values())}
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return set(done.stderr.split()), done.stdout
+
+
+def test_help_imports_neither_commands_nor_what_runs_them() -> None:
+    """It has to appear at once."""
+    loaded, shown = loaded_by("--help")
+    assert "ztprobe.cli.overview" in loaded and "Commands:" in shown
+    assert not loaded & {"click", "ztprobe.cli.entry", "logging", "traceback"}
+
+
+def test_a_command_imports_no_other() -> None:
+    loaded, shown = loaded_by("whatif", "--help")
+    assert "ztprobe.cli.whatif" in loaded and "--without" in shown
+    others = {f"ztprobe.cli.{module}" for module, _ in COMMANDS.values()} - {"ztprobe.cli.whatif"}
+    assert not loaded & others
     assert not loaded & {"numpy", "pandas", "jsonschema", "yaml", "grpc", "ztprobe.experiment"}
+
+
+@pytest.mark.parametrize("columns", [1, *range(50, 104), 300])
+def test_help_is_what_click_prints(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with ztprobe.make_context("ztprobe", ["trace"]) as context:
+        assert overview(columns) == f"{context.get_help()}\n"
+
+
+@pytest.mark.parametrize("options", [["--help"], ["-h"]])
+def test_help_takes_the_terminals_width(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    for told, columns in (("64", 64), ("", 80), ("wide", 80), ("0", 80)):
+        monkeypatch.setenv("COLUMNS", told)
+        assert main(options) == 0
+        assert capsys.readouterr() == (overview(columns), "")
 
 
 def run_with(

@@ -18,8 +18,10 @@ import click
 
 from ztprobe import __version__
 from ztprobe.cli import completion
+from ztprobe.cli.command_names import EPILOG, HELP
 from ztprobe.cli.commands import CommandGroup
 from ztprobe.cli.libraries import heard
+from ztprobe.cli.overview import MOST_COLUMNS
 from ztprobe.cli.streams import (
     drop_buffered,
     end_as_sigpipe_would,
@@ -41,21 +43,14 @@ _EX_SOFTWARE = 70  # sysexits.h
 
 @click.group(
     cls=CommandGroup,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="""Example: sudo ztprobe trace --experiment net2-sec3
-
-    Exit codes: 0 done, 1 something else failed, 2 the command line, a profile or a manifest is wrong,
-    3 this machine lacks something, 4 a run directory is incomplete, or results cannot be written, 5 a
-    control or a profile was not in force, 6 the workload failed, 7 validate found an error beyond its
-    bound, 70 a bug, 129, 130, 141 and 143 ended by a closed terminal, Ctrl-C, a closed pipe, SIGTERM.
-
-    Environment: ZTPROBE_STATE_DIR (runs' records, instead of /run/ztprobe), KUBECONFIG, NODE_NAME,
-    NO_COLOR. Completion in bash: eval "$(_ZTPROBE_COMPLETE=bash_source ztprobe)"; zsh and fish likewise.""",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": MOST_COLUMNS},
+    help=HELP,
+    epilog="\n\n".join(EPILOG),
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.pass_context
 def ztprobe(context: click.Context) -> None:
-    """Say where each millisecond of a federated-learning round goes, measured from the kernel."""
+    """Whatever the command is."""
     for line in unknown_variables(os.environ):
         _say(line)
     if context.invoked_subcommand != "clean":  # which says what it removes in its own words
