@@ -11,6 +11,7 @@ import pytest
 
 from analysis.ledger.ledger import build_ledger
 from tests.e2e.conftest import CLIENTS, Traced
+from tests.e2e.losses import assert_nothing_lost
 from tests.kernel.agent_service import certificates, service
 from ztprobe.agent.interface import Agent
 from ztprobe.agent.service.client import AgentClient, Connection
@@ -70,7 +71,7 @@ def test_a_job_through_the_service_leaves_the_same_run_directory(
 
     assert there.meta["hooks"] == here.meta["hooks"]
     assert there.meta["topology"]["serves"] == here.meta["topology"]["serves"]
-    assert not any(there.meta["loss"].values()), there.meta["loss"]
+    assert_nothing_lost(there.meta)
     assert (there.meta["coverage"], there.meta["events_unread"]) == (1, 0)
     assert there.meta["agent_memory"].keys() == here.meta["agent_memory"].keys()
     assert there.events.keys() == here.events.keys()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.losses import assert_nothing_lost
 from tests.kernel.agent_service import certificates, service
 from tests.kernel.agent_use import AgentUse, maps_bytes, processes_below, resident_bytes
 from tests.kernel.test_agent_service import status
@@ -106,7 +107,7 @@ def test_the_agent_of_a_node_with_fifty_pods(tmp_path: Path) -> None:
     assert processes + programs < CORE_SHARE
     assert 40 << 20 < resident <= RESIDENT_BYTES
     assert 32 << 20 < maps <= MAPS_BYTES
-    assert not any(run.meta["loss"].values()), run.meta["loss"]
+    assert_nothing_lost(run.meta)
     assert len(run.meta["pods"]) > CLIENTS
     # What the agent says of itself is that.
     (session,) = watched.said["sessions"]
