@@ -78,7 +78,7 @@ def test_disturbed_runs_neither_judge_nor_are_judged() -> None:
 
 
 def test_runs_that_had_no_part_in_the_decision_find_answers_right() -> None:
-    """whatif-holdout was measured after the rules stood and the other two had decided what is answered."""
+    """What is told of whatif-holdout is decided by the other two."""
     kept = kept_checks()
     found = answered_by(kept["whatif-holdout"], {name: kept[name] for name in ("paper-80", "whatif-check")})
     assert found["errors"]["predictions"] >= 50
