@@ -48,8 +48,8 @@ def whatif(
     """Predict how long rounds would take without a component.
 
     Replays the recorded rounds of RUN with components removed or rescaled: every client's way is changed, and
-    who is critical is found anew. Nothing is fitted. A question whose answer RUN does not show is refused, and
-    so is one that no measured runs check, or that they show to be answered wrongly.
+    who is critical is found anew. Nothing is fitted. A question whose answer RUN does not show is refused,
+    and so is one that no measured runs check, or that they show to be answered wrongly.
     """
     from analysis.whatif.change import WhatIfChange, check_profile
     from ztprobe.profile.model import load_profile
