@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 from rich.console import Console
@@ -50,24 +50,25 @@ def first_words(groups: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _size_words(groups: Sequence[Mapping[str, Any]]) -> list[str]:
-    if len({cpus for group in groups for cpus in group["cpus"]}) < 2:
+    if not (had := _unlike(groups, "cpus", str)):
         return []
-    had = [f"{one['experiment']} {' or '.join(map(str, one['cpus']))}" for one in groups if one["cpus"]]
-    return [f"runs had different numbers of CPUs ({listed(had)}): differences may be that and nothing else."]
+    return [f"runs had different numbers of CPUs ({had}): differences may be that and nothing else."]
 
 
 def _offload_words(groups: Sequence[Mapping[str, Any]]) -> list[str]:
-    if len({on for group in groups for on in group["offloads"]}) < 2:
+    if not (had := _unlike(groups, "offloads", lambda on: "on" if on else "off")):
         return []
-    had = [
-        f"{one['experiment']} {' or '.join('on' if on else 'off' for on in one['offloads'])}"
-        for one in groups
-        if one["offloads"]
-    ]
     return [
-        f"segmentation offloads of the pods' interfaces were not alike ({listed(had)}), and neither were the"
-        " sizes of packets: differences may be that and nothing else."
+        f"segmentation offloads of the pods' interfaces were not alike ({had}), and neither were the sizes"
+        " of packets: differences may be that and nothing else."
     ]
+
+
+def _unlike(groups: Sequence[Mapping[str, Any]], fact: str, word: Callable[[Any], str]) -> str:
+    """What each group's runs had; empty: all had the same."""
+    if len({value for group in groups for value in group[fact]}) < 2:
+        return ""
+    return listed([f"{one['experiment']} {' or '.join(map(word, one[fact]))}" for one in groups if one[fact]])
 
 
 def _contention_words(groups: Sequence[Mapping[str, Any]]) -> list[str]:

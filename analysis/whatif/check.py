@@ -84,10 +84,11 @@ def _measured(path: Path) -> tuple[dict[WhatIfCell, _Measured], dict[str, Any]]:
         for file in sorted((path / "runs" / name).glob("r*/run.json")):
             run = load_run(file.parent)
             about |= {key: run.meta[key] for key in _FACTS if key in run.meta}
-            about |= {"offloads": bool(run.meta.get("facts", {}).get("offloads", True))}
             control = cell.get("congestion_control", "cubic")
             key = cell_of(cell["experiment"], cell["clients"], cell["reconnect"], control, cell.get("fl", {}))
-            ways[key].append(way_of(run))
+            way = way_of(run)
+            about |= {"offloads": way.offloads}
+            ways[key].append(way)
     if not ways:
         raise RunDirError(f"{path}: none of the study's runs is there yet")
     every = [way for of in ways.values() for way in of]

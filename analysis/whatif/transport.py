@@ -31,7 +31,7 @@ _SEGMENT_BYTES = 1448  # of an MTU of 1500, with timestamps
 _STARTUP_GAIN = 2 / math.log(2)
 _BUFFER_BYTES = 4 << 20
 _OFFLOADED_BYTES = 1497  # of a segment in the buffer
-_PACKET_BYTES = 2280
+_PACKET_BYTES = 2280  # of one that is a packet of its own
 _ROUNDS = 20  # until the window at the beginning is the same each round
 
 

@@ -99,6 +99,11 @@ def test_packets_of_other_sizes_are_told_of_before_any_number() -> None:
     assert first_words([same["reference"], *same["groups"]]) == []
 
 
+def test_whether_a_runs_packets_were_cut_is_read_from_its_report() -> None:
+    (sample,) = load_group(RECORDED).samples
+    assert sample.offloads is False  # as run.json's facts have it
+
+
 def test_a_part_that_nobody_has_differs_by_nothing() -> None:
     found = only(compare([group([1.0, 1.1]), group([1.2, 1.3], seed=2)]))["parts"]["proxy"]
     assert (found["delta_s"], found["ci95"]) == (0, [0, 0])
